@@ -1,0 +1,196 @@
+"""The broker as the rest of Driftline sees it: four small protocols and the values they exchange.
+
+Adapters (`memory`, `kafka_python`, `librdkafka`) implement them and pass one contract suite
+(`tests/broker/contract.py`). All consumers read committed records only; every adapter spreads keys
+over partitions with murmur2, as Java clients do.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Committed(NamedTuple):
+    """A group's committed position: the next offset to read, and free text kept beside it."""
+
+    offset: int
+    metadata: str = ""
+
+
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """A record read from a topic. `timestamp_ms` is the publish time, never the event time."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    timestamp_ms: int = 0
+
+
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
+    """A record to publish. Without `partition`, murmur2 of the key chooses one."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None = None
+    partition: int | None = None
+    headers: Headers = ()
+
+
+class NewTopic(msgspec.Struct, frozen=True):
+    """A topic to create; `config` holds Kafka's own names and values."""
+
+    name: str
+    partitions: int
+    replication_factor: int = 1
+    config: Mapping[str, str] = {}
+
+
+class TopicInfo(msgspec.Struct, frozen=True):
+    """A topic as the broker describes it; `config` holds all of Kafka's settings for it."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+
+
+class OffsetRange(NamedTuple):
+    """The readable range of a partition: `[start, end)`, `end` being the last stable offset."""
+
+    start: int
+    end: int
+
+
+Rebalanced = Callable[[Sequence[TopicPartition]], None]
+
+
+class Consumer(Protocol):
+    """Reads topics, either as a member of a group (`subscribe`) or alone (`assign`)."""
+
+    def subscribe(
+        self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
+    ) -> None:
+        """Join the group (classic protocol, range assignor).
+
+        `assigned` is called from inside `poll` with the partitions gained, before any of their
+        records is returned; the callback may call `committed` and `seek`. A partition without a
+        `seek` starts at its committed offset, or at the earliest one. `revoked` is called from
+        inside `poll` or `close` with the partitions lost, while commits are still possible.
+        """
+
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read these partitions from these offsets, without a group."""
+
+    def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
+        """What is there, at most `max_records`; blocks up to `timeout_s` while nothing is.
+
+        Raises BrokerUnavailable, BrokerError.
+        """
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that this consumer reads now."""
+
+    def position(self, partition: TopicPartition) -> int:
+        """The offset of the next record that `poll` would return."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Continue from `offset`."""
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        """Return no records of these partitions until `resume`."""
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        """Undo `pause`."""
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
+        """The group's committed positions; a partition without one is left out."""
+
+    def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        """Commit for the group and wait for the answer. Raises BrokerError (also when fenced)."""
+
+    def group_metadata(self) -> object:
+        """What `Producer.send_offsets` needs from this consumer; opaque."""
+
+    def close(self) -> None:
+        """Leave the group and free everything. Safe to call twice."""
+
+
+class Producer(Protocol):
+    """Publishes records, in a transaction when it was made with a `transactional_id`."""
+
+    def send(self, record: Outgoing) -> None:
+        """Queue a record; blocks while the client's queue is full. Raises MessageTooLarge."""
+
+    def flush(self) -> None:
+        """Wait until every record sent so far is acknowledged. Raises DeliveryFailed."""
+
+    def begin(self) -> None:
+        """Begin a transaction. The first call fences older producers of the same id."""
+
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
+    ) -> None:
+        """Make these commits part of the transaction. Raises TransactionAborted when fenced."""
+
+    def commit(self) -> None:
+        """Commit the transaction, records and offsets together. Raises TransactionAborted."""
+
+    def abort(self) -> None:
+        """Abort the transaction; nothing of it becomes visible."""
+
+    def close(self) -> None:
+        """Free everything; an open transaction is aborted. Safe to call twice."""
+
+
+class Admin(Protocol):
+    """Looks at topics and groups, creates and deletes topics."""
+
+    def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
+        """These topics (all, without an argument); one that does not exist is left out."""
+
+    def create(self, topics: Iterable[NewTopic]) -> None:
+        """Create topics and wait until they can be used. Raises BrokerError if one exists."""
+
+    def delete(self, topics: Iterable[str]) -> None:
+        """Delete topics and wait until they are gone; one that does not exist is no error."""
+
+    def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
+        """The readable range of each partition."""
+
+    def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
+        """All that a group has committed."""
+
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+
+
+class Broker(Protocol):
+    """Makes clients for one cluster, all with the same properties."""
+
+    def consumer(self, group: str | None = None, *, client_id: str = "driftline") -> Consumer: ...
+
+    def producer(
+        self,
+        transactional_id: str | None = None,
+        *,
+        transaction_timeout_s: float = 10.0,
+        client_id: str = "driftline",
+    ) -> Producer: ...
+
+    def admin(self) -> Admin: ...
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest key plus value that `send` takes, in bytes."""

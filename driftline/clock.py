@@ -1,0 +1,47 @@
+"""The clock that services are given: real in production, set by hand in tests and in `run`."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Wall time for stamping, monotonic time for measuring waits. Both in seconds."""
+
+    def time(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def time(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class ManualClock:
+    """A clock that stands still until it is moved.
+
+    >>> clock = ManualClock(start_s=100.0)
+    >>> clock.advance(2.5)
+    >>> clock.time(), clock.monotonic()
+    (102.5, 102.5)
+    """
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def time(self) -> float:
+        return self._now_s
+
+    def monotonic(self) -> float:
+        return self._now_s
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds`; never back."""
+        if seconds < 0:
+            raise ValueError(f"a clock does not go back: {seconds}")
+        self._now_s += seconds

@@ -1,0 +1,112 @@
+"""Events to and from bytes: JSON values, CloudEvents headers on the rare topics, dead letters.
+
+The headers follow CloudEvents 1.0 in Kafka's binary mode (`ce_id`, `ce_type`, …). Hot topics
+(predictions, outcomes) carry none: headers double the cost of producing.
+"""
+
+from typing import TypeVar
+
+import msgspec
+
+from driftline.broker.port import Headers, Message, Outgoing
+from driftline.errors import DataError
+from driftline.events import (
+    DriftEvent,
+    Event,
+    ModelsEvent,
+    OutcomesEvent,
+    PredictionsEvent,
+    RetrainEvent,
+    WindowsEvent,
+)
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+predictions_decoder: msgspec.json.Decoder[PredictionsEvent] = msgspec.json.Decoder(PredictionsEvent)
+outcomes_decoder: msgspec.json.Decoder[OutcomesEvent] = msgspec.json.Decoder(OutcomesEvent)
+windows_decoder: msgspec.json.Decoder[WindowsEvent] = msgspec.json.Decoder(WindowsEvent)
+drift_decoder: msgspec.json.Decoder[DriftEvent] = msgspec.json.Decoder(DriftEvent)
+retrain_decoder: msgspec.json.Decoder[RetrainEvent] = msgspec.json.Decoder(RetrainEvent)
+models_decoder: msgspec.json.Decoder[ModelsEvent] = msgspec.json.Decoder(ModelsEvent)
+
+
+def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
+    """Decode one message; raises DataError naming where it stands and what is wrong with it."""
+    try:
+        return decoder.decode(message.value or b"")
+    except msgspec.DecodeError as error:
+        raise DataError(
+            f"{message.topic}[{message.partition}]@{message.offset}: {error}"
+        ) from error
+
+
+def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
+    """Headers that let any CloudEvents consumer route an event without reading its value."""
+    kind = type(event).__struct_config__.tag
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id.encode()),
+        ("ce_type", f"driftline.{kind}".encode()),
+        ("ce_source", f"/driftline/{source}".encode()),
+        ("content-type", b"application/json"),
+    )
+
+
+def rare(topic: str, event: Event, *, id: str, key: str | None = None) -> Outgoing:
+    """An event for one of the single-partition topics: windows, drift, retrain, models."""
+    return Outgoing(
+        topic=topic,
+        key=(key or id).encode(),
+        value=encode(event),
+        partition=0,
+        headers=cloud_event_headers(event, id=id, source=topic),
+    )
+
+
+def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> Outgoing:
+    """The message as it came, with its origin and the reason as headers."""
+    return Outgoing(
+        topic=topic,
+        key=message.key,
+        value=message.value,
+        partition=message.partition,
+        headers=(
+            *message.headers,
+            ("driftline_reason", reason.encode()),
+            ("driftline_service", service.encode()),
+            ("driftline_topic", message.topic.encode()),
+            ("driftline_partition", str(message.partition).encode()),
+            ("driftline_offset", str(message.offset).encode()),
+        ),
+    )
+
+
+class DeadLetterOrigin(msgspec.Struct, frozen=True):
+    """What the headers of a dead letter say."""
+
+    reason: str
+    service: str
+    topic: str
+    partition: int
+    offset: int
+
+
+def dead_letter_origin(message: Message) -> DeadLetterOrigin:
+    """Read a dead letter's headers. Raises DataError if they are not there."""
+    # A letter that was replayed and failed again carries two sets: the last one is its own.
+    headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
+    try:
+        return DeadLetterOrigin(
+            reason=headers["driftline_reason"],
+            service=headers["driftline_service"],
+            topic=headers["driftline_topic"],
+            partition=int(headers["driftline_partition"]),
+            offset=int(headers["driftline_offset"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(
+            f"{message.topic}[{message.partition}]@{message.offset}: not a dead letter: {error}"
+        ) from error

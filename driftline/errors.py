@@ -1,0 +1,99 @@
+"""Every error that Driftline raises on purpose, under one base class.
+
+DriftlineError
+├── StreamFileError        the stream file is wrong: file, key, what was expected
+├── SettingsError          a setting, flag or environment variable is wrong
+├── MissingExtra           an optional library is not installed
+├── DataError              a data file or record cannot be used
+├── BrokerError            something the broker said
+│   ├── BrokerUnavailable  it cannot be reached
+│   ├── TopicMismatch      topics are missing, or differ from the plan
+│   ├── MessageTooLarge    one message is over its topic's limit
+│   ├── DeliveryFailed     a message was not acknowledged
+│   └── TransactionAborted the transaction is gone; state must be rebuilt from committed offsets
+├── PackageError           a model package cannot be used
+│   ├── PackageNotFound    the store does not hold it
+│   ├── DigestMismatch     its bytes are not those that were announced
+│   ├── UntrustedPackage   it is unsigned, or signed by a key that is not trusted
+│   └── PackageCheckFailed it loads, but does not do what it says
+└── TrainingError          no model could be made from this data
+"""
+
+
+class DriftlineError(Exception):
+    """Base class. `message` says what happened and where, `hint` what to do about it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class StreamFileError(DriftlineError):
+    """The stream file is wrong."""
+
+
+class SettingsError(DriftlineError):
+    """A setting, a flag or an environment variable is wrong."""
+
+
+class MissingExtra(DriftlineError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(f"{library} is not installed", hint=f"pip install 'driftline[{extra}]'")
+
+
+class DataError(DriftlineError):
+    """A data file or a record cannot be used."""
+
+
+class BrokerError(DriftlineError):
+    """Something the broker said."""
+
+
+class BrokerUnavailable(BrokerError):
+    """The broker cannot be reached."""
+
+
+class TopicMismatch(BrokerError):
+    """Topics are missing on the broker, or differ from the plan."""
+
+
+class MessageTooLarge(BrokerError):
+    """One message is over its topic's limit."""
+
+
+class DeliveryFailed(BrokerError):
+    """A message was not acknowledged by the broker."""
+
+
+class TransactionAborted(BrokerError):
+    """The transaction is gone; state must be rebuilt from the committed offsets."""
+
+
+class PackageError(DriftlineError):
+    """A model package cannot be used."""
+
+
+class PackageNotFound(PackageError):
+    """The model store does not hold the package."""
+
+
+class DigestMismatch(PackageError):
+    """The package's bytes are not those that were announced."""
+
+
+class UntrustedPackage(PackageError):
+    """The package is unsigned, or signed by a key that is not trusted."""
+
+
+class PackageCheckFailed(PackageError):
+    """The package loads, but does not do what it says."""
+
+
+class TrainingError(DriftlineError):
+    """No model could be made from this data."""

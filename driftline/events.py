@@ -1,0 +1,268 @@
+"""Everything that Driftline publishes, as frozen structs: the wire format of each topic.
+
+JSON, snake_case; times are RFC 3339 UTC, ids strings, digests `sha256:…`, missing is `null`. A
+`position` is a whole number on the axis of the stream's windows: the record's number, or
+microseconds since 1970 UTC. Feature records and labels are the user's own JSON (`codec.records`).
+"""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from driftline.stream import DriftKind, Kind, Metric, Task
+
+Value = str | float  # a class's name, or a number
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """Base of all events; the field `type` names which one it is."""
+
+
+def event_id(kind: str, *parts: object) -> str:
+    """A stable id: the same causes give the same id, in a live run and in a replay.
+
+    >>> event_id("drift", "data", 7)
+    'drift-52cf42d9f7f3'
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+# ---- predictions and outcomes (the hot topics) ---------------------------------------------------
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where the scored record stands in the log. A prediction's identity."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Prediction(Event, frozen=True, tag="prediction"):
+    """What a model said about one record, the record spliced in as its raw bytes."""
+
+    record_id: str
+    time: str | None
+    row: int | None
+    prediction: Value
+    scores: dict[str, float] | None  # class → probability
+    model: str
+    source: Source
+    record: msgspec.Raw
+
+
+class Watermark(Event, frozen=True, tag="watermark"):
+    """No record of this partition with a position below `position` is still to come."""
+
+    position: int
+
+
+class Outcome(Event, frozen=True, tag="outcome"):
+    """A prediction joined with its label. `revision` counts changes of the label, from 0."""
+
+    record_id: str
+    time: str | None
+    row: int | None
+    prediction: Value
+    scores: dict[str, float] | None
+    model: str
+    source: Source
+    record: msgspec.Raw
+    label: Value
+    label_time: str | None  # when the truth was known: event time, or
+    label_row: int | None  # the record number that the stream had reached
+    revision: int
+
+
+# ---- windows ------------------------------------------------------------------------------------
+
+
+class ColumnResult(msgspec.Struct, frozen=True):
+    """One column of a window against the reference of the model that scored it."""
+
+    column: str
+    kind: Kind
+    test: str
+    p_value: float | None  # None where the test gives a distance, or there was nothing to test
+    effect: float  # Wasserstein distance in standard deviations, or Jensen-Shannon distance
+    drifted: bool
+    missing: int = 0
+    unseen: int = 0
+    out_of_range: int = 0
+
+
+class DataGroup(msgspec.Struct, frozen=True):
+    """The records of a window that one model scored."""
+
+    model: str
+    records: int
+    tested: bool  # enough records, and a reference was at hand
+    columns: tuple[ColumnResult, ...] = ()
+    prediction: ColumnResult | None = None
+
+
+class PerformanceGroup(msgspec.Struct, frozen=True):
+    """The outcomes of a window that one model predicted."""
+
+    model: str
+    records: int
+    metric: float
+
+
+class DataWindow(Event, frozen=True, tag="data_window"):
+    """A closed window of predictions, by the records' own position."""
+
+    id: str
+    index: int
+    start: int
+    end: int
+    records: int
+    late: int
+    groups: tuple[DataGroup, ...]
+
+
+class PerformanceWindow(Event, frozen=True, tag="performance_window"):
+    """A closed window of outcomes, by the position at which the label was known."""
+
+    id: str
+    index: int
+    start: int
+    end: int
+    records: int
+    late: int
+    metric: Metric
+    value: float | None
+    groups: tuple[PerformanceGroup, ...]
+
+
+class PerformancePane(Event, frozen=True, tag="performance_pane"):
+    """A closed pane of outcomes: the errors in order of (position, id), for the detectors.
+
+    `errors` are 0 or 1 for classification, absolute errors for regression; `positions` are those
+    of the records themselves, to estimate the onset of a change.
+    """
+
+    id: str
+    index: int
+    start: int
+    end: int
+    model: str | None  # the model of all of them; None when several
+    errors: tuple[float, ...]
+    first_position: int
+    last_position: int
+
+
+# ---- drift, retraining --------------------------------------------------------------------------
+
+
+class DriftEvent(Event, frozen=True, tag="drift"):
+    """A drift event opened, updated or resolved. `id` is the same through its life."""
+
+    id: str
+    action: Literal["opened", "updated", "resolved"]
+    kind: DriftKind
+    columns: tuple[str, ...]
+    severity: float  # data: largest effect; quality: share of records; performance: share of loss
+    message: str
+    position: int
+    onset: int | None  # position from which the data are thought to be new
+    model: str | None
+    detector: str | None
+    windows: tuple[str, ...]  # ids of the windows or panes that caused it
+    report: str | None = None  # path of the HTML report, when one was drawn
+
+
+class RetrainRequest(Event, frozen=True, tag="retrain_request"):
+    """A wish for a new model, with its cause."""
+
+    id: str
+    cause: Literal["drift", "manual", "schedule"]
+    caused_by: tuple[str, ...]  # ids of drift events
+    reason: str
+    position: int | None  # reached when it was asked for
+    since: int | None  # onset: data before it may be of another concept
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """Outcomes that cleaning took out, and why."""
+
+    reason: str
+    count: int
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One candidate that was trained, on one range of the outcomes."""
+
+    candidate: str
+    parameters: dict[str, str | int | float | bool | None]
+    range: str
+    rows: int
+    metric: float
+
+
+class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
+    """What came of a request: a model, or none, and why."""
+
+    id: str
+    request: str
+    published: bool
+    promoted: bool
+    model: str | None
+    reason: str
+    metric: Metric
+    challenger: float | None
+    champion: float | None
+    outcomes: int
+    removed: tuple[Removed, ...]
+    trials: tuple[Trial, ...]
+
+
+# ---- models -------------------------------------------------------------------------------------
+
+
+class ModelAnnounced(Event, frozen=True, tag="model"):
+    """A package that was published; key `model/<digest>`."""
+
+    digest: str
+    signature: str  # hex, Ed25519 over the digest's text
+    key_id: str
+    location: str
+    stream: str
+    task: Task
+    candidate: str
+    metric: Metric
+    value: float
+    parent: str | None
+    cause: str | None  # id of the retrain request
+    trained_at: str
+
+
+class RolePointer(Event, frozen=True, tag="role"):
+    """Which model has a role; key `role/champion`. Ignored if `replaces` no longer holds."""
+
+    id: str
+    role: Literal["champion", "challenger"]
+    digest: str
+    replaces: str | None  # id of the pointer that it replaces
+    cause: str | None
+    by: Literal["trainer", "person"]
+    reason: str
+    at: str
+
+
+class Freeze(Event, frozen=True, tag="freeze"):
+    """Stops (or allows again) automatic promotion; key `freeze`."""
+
+    id: str
+    frozen: bool
+    reason: str
+    at: str
+
+
+PredictionsEvent = Prediction | Watermark
+OutcomesEvent = Outcome | Watermark
+WindowsEvent = DataWindow | PerformanceWindow | PerformancePane
+RetrainEvent = RetrainRequest | RetrainDecision
+ModelsEvent = ModelAnnounced | RolePointer | Freeze

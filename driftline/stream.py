@@ -1,0 +1,528 @@
+"""The stream file: one TOML that says what a stream is, read, checked and given its defaults here.
+
+In: a path. Out: a frozen `Stream`, every key of which carries its meaning (`driftline config`
+prints them). It never talks to a broker and never looks at data.
+"""
+
+import re
+import tomllib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from driftline.errors import StreamFileError
+
+ROW: Final = "@row"  # the field in which producers number the records
+ID: Final = "@id"  # as a key: the record's id, whatever its column is called
+
+Task = Literal["classification", "regression"]
+Kind = Literal["number", "category"]
+DriftKind = Literal["data", "prediction", "quality", "performance"]
+Metric = Literal["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"]
+Client = Literal["memory", "kafka-python", "librdkafka"]
+Delivery = Literal["at_least_once", "exactly_once"]
+
+_UNITS_US = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+
+
+class Span:
+    """A stretch of the stream: a duration in event time, or a number of records.
+
+    >>> Span.parse("30m").us, Span.parse(500).records
+    (1800000000, 500)
+    """
+
+    __slots__ = ("records", "us")
+
+    def __init__(self, *, us: int | None = None, records: int | None = None) -> None:
+        if (us is None) == (records is None):
+            raise ValueError("a span is either a duration or a number of records")
+        self.us = us
+        self.records = records
+
+    @classmethod
+    def parse(cls, value: object) -> "Span":
+        """From `"90s"`, `"30m"`, `"7d"` … or a whole number of records. Raises ValueError."""
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return cls(records=value)
+        if isinstance(value, str) and (
+            found := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", value)
+        ):
+            return cls(us=round(float(found[1]) * _UNITS_US[found[2]]))
+        raise ValueError(
+            f'Expected a duration such as "90s", "30m", "7d" or a number of records, got {value!r}'
+        )
+
+    def __str__(self) -> str:
+        if self.us is None:
+            return f"{self.records} records"
+        for unit in ("w", "d", "h", "m", "s"):
+            if self.us and self.us % _UNITS_US[unit] == 0:
+                return f"{self.us // _UNITS_US[unit]}{unit}"
+        return f"{self.us / 1000:g}ms"
+
+    __repr__ = __str__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Span):
+            return NotImplemented
+        return (self.us, self.records) == (other.us, other.records)
+
+    def __hash__(self) -> int:
+        return hash((self.us, self.records))
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a feature record is identified and what of it is let in."""
+
+    id: Annotated[
+        str, Meta(description='column with the record\'s id; "@row" numbers the rows')
+    ] = ROW
+    key: Annotated[str, Meta(description='column that chooses the partition; "@id" is the id')] = ID
+    drop: Annotated[tuple[str, ...], Meta(description="columns that producers leave out")] = ()
+    unknown_columns: Annotated[
+        Literal["ignore", "refuse"], Meta(description="a column that is not declared here")
+    ] = "ignore"
+    missing: Annotated[
+        Literal["dead_letter", "impute"],
+        Meta(description="a declared column that is absent or null; impute: median, own category"),
+    ] = "dead_letter"
+    unseen: Annotated[
+        Literal["dead_letter", "score"],
+        Meta(description="a category that was not in the training data; score: as none of them"),
+    ] = "score"
+
+
+class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the event time is found. Without it, records are ordered by their number alone."""
+
+    column: Annotated[str | None, Meta(description="column with the event time")] = None
+    format: Annotated[
+        str | None,
+        Meta(
+            description='"rfc3339", "unix_s", "unix_ms" or a strptime pattern (without zone: UTC)'
+        ),
+    ] = None
+    start: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        Meta(description="time = start + step × column (default: the row's number)"),
+    ] = None
+    step: Annotated[Span | None, Meta(description="duration of one step")] = None
+    sequence: Annotated[
+        Literal["@row"] | None, Meta(description="no event time: records are only numbered")
+    ] = None
+
+
+class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input of the model."""
+
+    kind: Annotated[Kind, Meta(description="number or category")]
+    watch: Annotated[bool, Meta(description="test it for drift")] = True
+    unit: Annotated[str | None, Meta(description="for people")] = None
+    min: Annotated[float | None, Meta(description="below it: out of range")] = None
+    max: Annotated[float | None, Meta(description="above it: out of range")] = None
+
+
+class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long truth may take."""
+
+    horizon: Annotated[
+        Span | None, Meta(description="a prediction or label waits this long for the other")
+    ] = None
+
+
+class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The tumbling windows over which drift is tested; a twentieth of one is a pane."""
+
+    records: Annotated[
+        Annotated[int, Meta(ge=20)] | None, Meta(description="window as a span of record numbers")
+    ] = None
+    span: Annotated[Span | None, Meta(description="window as a span of event time")] = None
+    lateness: Annotated[
+        Span | None, Meta(description="how far out of order a record may come within a partition")
+    ] = None
+    min_records: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="fewer records of a model are not tested")
+    ] = 100
+    max_sample: Annotated[
+        Annotated[int, Meta(ge=100)], Meta(description="records kept of a window for its tests")
+    ] = 10_000
+    idle: Annotated[
+        Span,
+        Meta(description="a partition that is silent this long no longer holds back the others"),
+    ] = Span(us=10_000_000)
+
+
+class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a difference is a drift event."""
+
+    false_alarm_rate: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)],
+        Meta(description="tolerated per window that did not drift, all columns together"),
+    ] = 0.005
+    number_test: Annotated[str, Meta(description="Evidently's test for numbers")] = "ks"
+    category_test: Annotated[str, Meta(description="Evidently's test for categories")] = "chisquare"
+    effect_size: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(
+            description="smallest shift that matters: Wasserstein distance in standard deviations "
+            "(numbers), Jensen-Shannon distance (categories)"
+        ),
+    ] = 0.1
+    detectors: Annotated[
+        tuple[str, ...],
+        Meta(description="River detectors on the errors: adwin, page_hinkley, ddm, …"),
+    ] = ("adwin",)
+    min_metric_loss: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(description="smallest worsening of the error that matters, as a share of it"),
+    ] = 0.1
+    resolve_after: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="quiet windows in a row that resolve an event")
+    ] = 2
+
+
+class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When to ask for a new model, and on what to train it."""
+
+    on: Annotated[
+        tuple[DriftKind, ...],
+        Meta(description="kinds of drift event that ask for retraining; [] for none"),
+    ] = ("data", "performance")
+    cooldown: Annotated[
+        Span | None, Meta(description="shortest time between two automatic requests")
+    ] = None
+    train_on: Annotated[Span | None, Meta(description="how far back outcomes are collected")] = None
+    min_outcomes: Annotated[
+        Annotated[int, Meta(ge=10)], Meta(description="fewer labelled records train nothing")
+    ] = 200
+    promote: Annotated[
+        Literal["auto", "manual"], Meta(description="who makes a better challenger the champion")
+    ] = "auto"
+
+
+class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which models are tried, and how they are compared."""
+
+    candidates: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="logistic_regression, linear_regression, decision_tree, "
+            "k_nearest_neighbours, random_forest, hist_gradient_boosting, or a class path"
+        ),
+    ] = ()
+    holdout: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)],
+        Meta(description="share held out to choose and to judge"),
+    ] = 0.2
+    split: Annotated[
+        Literal["time", "stratified"],
+        Meta(description="time: the newest are held out; stratified: where order means nothing"),
+    ] = "time"
+    tune: Annotated[bool, Meta(description="try a few parameters of each candidate")] = True
+    seed: Annotated[int, Meta(description="for whatever draws numbers")] = 0
+
+
+class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Topics and delivery."""
+
+    topic_prefix: Annotated[str, Meta(description="put before every topic and group")] = ""
+    partitions: Annotated[
+        Annotated[int, Meta(ge=1, le=1000)],
+        Meta(description="of features, labels, predictions and outcomes; fixed for ever"),
+    ] = 6
+    replication_factor: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="of every topic")
+    ] = 1
+    retention: Annotated[
+        Span | None,
+        Meta(description="how long topics keep records; default 30d, or twice horizon or train_on"),
+    ] = None
+    inference_delivery: Annotated[
+        Delivery, Meta(description="at_least_once (quick) or exactly_once, for predictions")
+    ] = "at_least_once"
+    max_wait_ms: Annotated[
+        Annotated[int, Meta(ge=0, le=10_000)],
+        Meta(description="longest wait for a record before timers run"),
+    ] = 50
+    max_batch: Annotated[
+        Annotated[int, Meta(ge=1)], Meta(description="records handled at once, at most")
+    ] = 5000
+
+
+class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A random delay: mean of an exponential, or bounds of a uniform distribution."""
+
+    distribution: Annotated[Literal["exponential", "uniform"], Meta(description="its family")]
+    mean: Annotated[Span | None, Meta(description="exponential: the mean")] = None
+    low: Annotated[Span | None, Meta(description="uniform: the least")] = None
+    high: Annotated[Span | None, Meta(description="uniform: the most")] = None
+
+
+class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a finished data set is played as a stream; read by `run` and `produce` alone."""
+
+    label_delay: Annotated[
+        str | int | LabelDelay,
+        Meta(description='a span, a distribution, or "data": a later row of the id has the label'),
+    ] = 0
+    label_missing: Annotated[
+        Annotated[float, Meta(ge=0, le=1)], Meta(description="share of labels that never come")
+    ] = 0.0
+
+    @property
+    def delay(self) -> Span | LabelDelay | None:
+        """The label's delay; None when the data brings its own."""
+        if isinstance(self.label_delay, LabelDelay):
+            return self.label_delay
+        return None if self.label_delay == "data" else Span.parse(self.label_delay)
+
+
+class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A stream: its records, features, windows, drift rules, models and topics."""
+
+    version: Annotated[Literal[1], Meta(description="of this file's format")]
+    name: Annotated[
+        Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")],
+        Meta(description="lower-case letters, digits, hyphens"),
+    ]
+    task: Annotated[Task, Meta(description="classification or regression")]
+    target: Annotated[str, Meta(description="column to predict")]
+    features: Annotated[
+        dict[str, Kind | Feature], Meta(description="columns that the model reads, with their kind")
+    ]
+    metric: Annotated[
+        Metric | None,
+        Meta(description="by which models are judged; default accuracy, or mae for regression"),
+    ] = None
+    baseline: Annotated[
+        Literal["prior", "previous_label"],
+        Meta(description="printed beside the metric: most frequent label or mean, or the last one"),
+    ] = "prior"
+    record: Annotated[Record, Meta(description="identity and policies of a record")] = Record()
+    time: Annotated[Time, Meta(description="event time")] = Time(sequence=ROW)
+    derived: Annotated[
+        dict[str, str], Meta(description="features computed from columns: name = expression")
+    ] = {}
+    labels: Annotated[Labels, Meta(description="truth that comes later")] = Labels()
+    windows: Annotated[Windows, Meta(description="windows of the monitor")] = Windows()
+    drift: Annotated[Drift, Meta(description="drift events")] = Drift()
+    retrain: Annotated[Retrain, Meta(description="retraining")] = Retrain()
+    models: Annotated[Models, Meta(description="candidates")] = Models()
+    kafka: Annotated[Kafka, Meta(description="topics and delivery")] = Kafka()
+    simulate: Annotated[Simulate, Meta(description="playing a data set")] = Simulate()
+
+    # After `load`, none of the optional spans, the metric and the candidates are None or empty,
+    # and every feature is a `Feature`; these properties say so to the type checker.
+
+    @property
+    def inputs(self) -> dict[str, Feature]:
+        """The declared features by column name, in file order."""
+        return {
+            name: spec if isinstance(spec, Feature) else Feature(kind=spec)
+            for name, spec in self.features.items()
+        }
+
+    @property
+    def judged_by(self) -> Metric:
+        """The metric by which models are compared."""
+        return self.metric or ("accuracy" if self.task == "classification" else "mae")
+
+    @property
+    def has_time(self) -> bool:
+        """Whether records have an event time (else only numbers)."""
+        return self.time.sequence is None
+
+    @property
+    def axis(self) -> Literal["time", "row"]:
+        """What windows are spans of: event time, or record numbers."""
+        return "row" if self.windows.records is not None else "time"
+
+    @property
+    def needs_row(self) -> bool:
+        """Whether producers must number the records (field `@row`)."""
+        spans = (self.labels.horizon, self.retrain.cooldown, self.retrain.train_on)
+        return (
+            self.axis == "row"
+            or ROW in (self.record.id, self.record.key)
+            or not self.has_time
+            or self.time.column is None
+            or any(span is not None and span.records is not None for span in spans)
+        )
+
+    @property
+    def window_size(self) -> int:
+        """Length of a window on its axis: microseconds, or records."""
+        return _amount(self.windows.records or self.windows.span)
+
+    @property
+    def pane_size(self) -> int:
+        """Length of a pane, a twentieth of a window, on the same axis; at least 1."""
+        return max(1, self.window_size // 20)
+
+    @property
+    def lateness(self) -> int:
+        """Allowed disorder within a partition, on the windows' axis."""
+        return _amount(self.windows.lateness or 0)
+
+
+def _amount(value: "Span | int | None") -> int:
+    if isinstance(value, Span):
+        return value.us if value.us is not None else value.records or 0
+    return value or 0
+
+
+def load(path: Path) -> Stream:
+    """Read a stream file, check it and fill in its defaults.
+
+    Raises StreamFileError naming the file, the key and what was expected.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StreamFileError(
+            f"{path}: {error.strerror or error}",
+            hint="`driftline init DATA --target COLUMN` writes a stream file",
+        ) from error
+    return loads(text, name=str(path))
+
+
+def loads(text: str, *, name: str = "stream file") -> Stream:
+    """As `load`, from text; `name` is what errors call it."""
+    try:
+        stream = msgspec.convert(tomllib.loads(text), Stream, dec_hook=_decode_span)
+    except tomllib.TOMLDecodeError as error:
+        raise StreamFileError(f"{name}: not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise StreamFileError(f"{name}: {_explain(str(error))}") from error
+    return _with_defaults(stream, name)
+
+
+def _decode_span(kind: type, value: object) -> Any:
+    if kind is Span:
+        return Span.parse(value)
+    raise NotImplementedError(f"no decoder for {kind}")
+
+
+def _explain(error: str) -> str:
+    """Turn msgspec's "Expected `int`, got `str` - at `$.windows.records`" into key-first words."""
+    message, _, path = error.rpartition(" - at `$")
+    if not path:
+        return error
+    return f"[{path.strip('`').lstrip('.') or 'top level'}] {message}"
+
+
+def _with_defaults(stream: Stream, name: str) -> Stream:
+    def fail(key: str, problem: str) -> StreamFileError:
+        return StreamFileError(f"{name}: [{key}] {problem}")
+
+    metrics = {
+        "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
+        "regression": ("mae", "rmse"),
+    }
+    if stream.metric and stream.metric not in metrics[stream.task]:
+        allowed = ", ".join(metrics[stream.task])
+        raise fail("metric", f"Expected one of {allowed} for {stream.task}, got {stream.metric}")
+    if not stream.features:
+        raise fail("features", "Expected at least one feature")
+    if stream.target in stream.features:
+        raise fail("features", f"Expected inputs only, but {stream.target!r} is the target")
+    if clash := set(stream.derived) & {*stream.features, stream.target}:
+        raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is a column already")
+    if wrong := set(stream.record.drop) & {*stream.features, stream.target, stream.record.id}:
+        raise fail("record.drop", f"Expected unused columns, but {sorted(wrong)[0]!r} is needed")
+
+    time = stream.time
+    if time.sequence is None:
+        if (time.start is None) != (time.step is None):
+            raise fail("time", "Expected `start` and `step` together")
+        if time.start is None and time.column is None:
+            raise fail("time", "Expected `column`, or `start` and `step`, or `sequence`")
+        if time.step is not None and time.step.us is None:
+            raise fail("time.step", "Expected a duration")
+        if time.start is None and time.format is None:
+            time = msgspec.structs.replace(time, format="rfc3339")
+    elif (time.column, time.start, time.step, time.format) != (None, None, None, None):
+        raise fail("time", "Expected `sequence` alone, or a time")
+
+    windows = stream.windows
+    if windows.records is not None and windows.span is not None:
+        raise fail("windows", "Expected `records` or `span`, not both")
+    if windows.records is None and windows.span is None:
+        windows = msgspec.structs.replace(windows, records=1000)
+    if windows.span is not None and (windows.span.us is None or time.sequence is not None):
+        raise fail("windows.span", "Expected a duration, on a stream with event time")
+    by_row = windows.records is not None
+    if windows.lateness is None:
+        windows = msgspec.structs.replace(
+            windows, lateness=Span(records=0) if by_row else Span(us=0)
+        )
+    elif (windows.lateness.records is None) == by_row:
+        raise fail(
+            "windows.lateness", "Expected " + ("a number of records" if by_row else "a duration")
+        )
+
+    def several(count: int) -> Span:
+        if windows.records is not None:
+            return Span(records=count * windows.records)
+        return Span(us=count * _amount(windows.span))
+
+    try:
+        _ = stream.simulate.delay
+    except ValueError as error:
+        raise fail("simulate.label_delay", str(error)) from error
+    labels, retrain = stream.labels, stream.retrain
+    labels = msgspec.structs.replace(labels, horizon=labels.horizon or several(10))
+    retrain = msgspec.structs.replace(
+        retrain,
+        cooldown=retrain.cooldown or several(1),
+        train_on=retrain.train_on or several(10),
+    )
+    if time.sequence is not None:
+        for key, span in (
+            ("labels.horizon", labels.horizon),
+            ("retrain.cooldown", retrain.cooldown),
+            ("retrain.train_on", retrain.train_on),
+        ):
+            if span is not None and span.us is not None:
+                raise fail(key, "Expected a number of records: the stream has no event time")
+    if stream.kafka.retention is not None and stream.kafka.retention.us is None:
+        raise fail("kafka.retention", "Expected a duration")
+    enough_us = max(
+        30 * _UNITS_US["d"],
+        *(2 * (span.us or 0) for span in (labels.horizon, retrain.train_on) if span),
+    )
+    linear = "logistic_regression" if stream.task == "classification" else "linear_regression"
+    candidates = stream.models.candidates or (linear, "decision_tree", "k_nearest_neighbours")
+    return msgspec.structs.replace(
+        stream,
+        metric=stream.judged_by,
+        features=stream.inputs,
+        time=time,
+        windows=windows,
+        labels=labels,
+        retrain=retrain,
+        models=msgspec.structs.replace(stream.models, candidates=candidates),
+        kafka=msgspec.structs.replace(
+            stream.kafka, retention=stream.kafka.retention or Span(us=enough_us)
+        ),
+    )
+
+
+def to_time_us(value: datetime) -> int:
+    """Microseconds since 1970 UTC.
+
+    >>> to_time_us(datetime(1970, 1, 2, tzinfo=UTC))
+    86400000000
+    """
+    return (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

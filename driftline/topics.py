@@ -1,0 +1,220 @@
+"""The topics of a stream: names, keys, partitions, retention, who writes and who reads each.
+
+In: a `Stream`. Out: the plan of its nine topics, and the difference between plan and broker.
+`driftline topics apply` creates what is missing; what differs is reported, never changed.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from driftline.broker.port import Admin, NewTopic
+from driftline.errors import TopicMismatch
+from driftline.stream import Stream
+
+Role = Literal[
+    "features",
+    "labels",
+    "predictions",
+    "outcomes",
+    "windows",
+    "drift",
+    "retrain",
+    "models",
+    "deadletters",
+]
+Service = Literal["inference", "outcomes", "monitor", "trainer"]
+SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
+
+# Kafka's own default; records are checked against it before they are sent.
+MAX_RECORD_BYTES = 1_048_588
+# A dead letter holds a whole record and its reason, so its topic takes more than any source topic.
+MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic of the plan. `key` says what its keys are, for people."""
+
+    role: Role
+    name: str
+    partitions: int
+    key: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    config: Mapping[str, str]
+
+
+class Topics:
+    """The topics of one stream, by role.
+
+    >>> from driftline.stream import loads
+    >>> stream = loads('''
+    ... version = 1
+    ... name = "iris"
+    ... task = "classification"
+    ... target = "species"
+    ... features = { petal_width = "number" }
+    ... ''')
+    >>> topics = Topics(stream)
+    >>> topics.features, topics.group("monitor")
+    ('iris.features', 'iris.monitor')
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._base = f"{stream.kafka.topic_prefix}{stream.name}"
+        self._stream = stream
+        self.features = self._name("features")
+        self.labels = self._name("labels")
+        self.predictions = self._name("predictions")
+        self.outcomes = self._name("outcomes")
+        self.windows = self._name("windows")
+        self.drift = self._name("drift")
+        self.retrain = self._name("retrain")
+        self.models = self._name("models")
+        self.deadletters = self._name("deadletters")
+
+    def _name(self, role: Role) -> str:
+        return f"{self._base}.{role}"
+
+    def group(self, service: Service) -> str:
+        """The consumer group of a service; also the stem of its transactional ids."""
+        return f"{self._base}.{service}"
+
+    def plan(self) -> tuple[Topic, ...]:
+        """All nine topics, as they should be on the broker."""
+        kafka = self._stream.kafka
+        retention_ms = (kafka.retention.us or 0) // 1000 if kafka.retention else -1
+        kept = {
+            "retention.ms": str(retention_ms),
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(MAX_RECORD_BYTES),
+        }
+        # The history of decisions is small, and `trace` follows it however old it is.
+        forever = kept | {"retention.ms": "-1"}
+        compacted = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
+        large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
+        many = kafka.partitions
+
+        def topic(
+            role: Role,
+            partitions: int,
+            key: str,
+            writers: str,
+            readers: str,
+            config: Mapping[str, str],
+        ) -> Topic:
+            return Topic(
+                role=role,
+                name=self._name(role),
+                partitions=partitions,
+                key=key,
+                writers=tuple(writers.split()),
+                readers=tuple(readers.split()),
+                config=config,
+            )
+
+        return (
+            topic(
+                "features",
+                many,
+                f"[record] key = {self._stream.record.key}",
+                "producers",
+                "inference",
+                kept,
+            ),
+            topic("labels", many, "as features", "producers", "outcomes", kept),
+            topic(
+                "predictions",
+                many,
+                "as its source",
+                "inference",
+                "outcomes monitor subscribers",
+                kept,
+            ),
+            topic(
+                "outcomes", many, "as its source", "outcomes", "monitor trainer subscribers", kept
+            ),
+            topic("windows", 1, "id of the window", "monitor", "monitor", forever),
+            topic("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
+            topic("retrain", 1, "id of the request", "monitor people trainer", "trainer", forever),
+            topic(
+                "models",
+                1,
+                "model/<digest>, role/<role>",
+                "trainer people",
+                "inference trainer",
+                compacted,
+            ),
+            topic("deadletters", many, "as its source", "inference outcomes", "people", large),
+        )
+
+    def creation(self) -> tuple[NewTopic, ...]:
+        """The plan as the broker takes it."""
+        return tuple(
+            NewTopic(
+                name=topic.name,
+                partitions=topic.partitions,
+                replication_factor=self._stream.kafka.replication_factor,
+                config=topic.config,
+            )
+            for topic in self.plan()
+        )
+
+
+class TopicDifference(msgspec.Struct, frozen=True):
+    """What the broker has otherwise than planned; `found` is None where the topic is missing."""
+
+    topic: str
+    what: str
+    planned: str
+    found: str | None
+
+
+def differences(admin: Admin, topics: Topics) -> tuple[TopicDifference, ...]:
+    """Compare the plan with the broker. Raises BrokerError."""
+    found = admin.describe([topic.name for topic in topics.plan()])
+    result = []
+    for topic in topics.plan():
+        if (info := found.get(topic.name)) is None:
+            result.append(
+                TopicDifference(topic.name, "topic", f"{topic.partitions} partitions", None)
+            )
+            continue
+        if info.partitions != topic.partitions:
+            result.append(
+                TopicDifference(
+                    topic.name, "partitions", str(topic.partitions), str(info.partitions)
+                )
+            )
+        result.extend(
+            TopicDifference(topic.name, key, planned, info.config.get(key, "unset"))
+            for key, planned in topic.config.items()
+            if info.config.get(key) != planned
+        )
+    return tuple(result)
+
+
+def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
+    """Create the topics that are missing; returns their names. Raises BrokerError."""
+    found = admin.describe([topic.name for topic in topics.plan()])
+    missing = [topic for topic in topics.creation() if topic.name not in found]
+    if missing:
+        admin.create(missing)
+    return tuple(topic.name for topic in missing)
+
+
+def require(admin: Admin, topics: Topics) -> None:
+    """Raise TopicMismatch unless the broker has the topics as planned."""
+    if wrong := differences(admin, topics):
+        lines = "; ".join(
+            f"{d.topic}: {d.what} is {d.found}, planned {d.planned}"
+            if d.found is not None
+            else f"{d.topic} is missing"
+            for d in wrong
+        )
+        raise TopicMismatch(
+            lines,
+            hint="`driftline topics apply` creates missing topics; "
+            "change the stream file or the topic where they differ",
+        )
