@@ -1,0 +1,1 @@
+"""Bytes to values and back: feature records and labels, and the events that Driftline publishes."""

@@ -1,0 +1,106 @@
+"""Labels: the truth about one record as flat JSON, from and to bytes."""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import astuple
+
+from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
+from driftline.codec.values import format_time, parse_time, text
+from driftline.errors import DataError
+from driftline.stream import ID, Stream
+
+AT: Final = "@at"  # the field of a label that says when the truth was known
+
+
+class Label(msgspec.Struct, frozen=True, gc=False):
+    """The truth about one record. `at`: position on the stream's axis at which it was known, or
+    None for the record's own; `key`: value of the key column, None where that is the id."""
+
+    record_id: str
+    label: str | float
+    at: int | None = None
+    key: str | None = None
+
+
+class LabelCodec:
+    """Encodes and decodes the labels of one stream.
+
+    >>> from driftline.stream import loads
+    >>> stream = loads('''
+    ... version = 1
+    ... name = "iris"
+    ... task = "classification"
+    ... target = "species"
+    ... record = { id = "flower" }
+    ... features = { petal_width = "number" }
+    ... ''')
+    >>> codec = LabelCodec(stream)
+    >>> codec.encode("7", "setosa", at=12)
+    b'{"flower":"7","species":"setosa","@at":12}'
+    >>> codec.decode(b'{"flower": 7, "species": "setosa"}')
+    Label(record_id='7', label='setosa', at=None, key=None)
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._id = stream.record.id
+        key = stream.record.key
+        self._key = None if key in (ID, self._id) else key
+        types: dict[str, Any] = {
+            self._id: IdType,
+            stream.target: float | None if stream.task == "regression" else Scalar,
+            AT: str | int | None,
+        }
+        if self._key is not None and self._key not in types:
+            types[self._key] = Scalar
+        self._key_place = list(types).index(self._key) if self._key is not None else None
+        self._decode = make_decoder(types, refuse_unknown=False)
+
+    def decode(self, value: bytes | None) -> Label:
+        """Raises DataError naming the column and what was expected."""
+        if value is None:
+            raise DataError("no value: the label is empty")
+        try:
+            fields = astuple(self._decode(value))
+        except DECODE_ERRORS as error:
+            raise DataError(reason_of(error)) from error
+        record_id, label, at = fields[:3]
+        if record_id is None or record_id == "":
+            raise DataError(f"missing id: column {self._id!r} is {record_id!r}")
+        if label is None:
+            raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
+        key = None
+        if self._key_place is not None and fields[self._key_place] is not None:
+            key = text(fields[self._key_place])
+        return Label(
+            text(record_id),
+            label if self._stream.task == "regression" else text(label),
+            self._position(at),
+            key,
+        )
+
+    def _position(self, at: str | int | None) -> int | None:
+        if at is None:
+            return None
+        if self._stream.axis == "row":
+            if isinstance(at, int) and 0 <= at < 2**63:
+                return at
+            raise DataError(f"field {AT!r}: expected a record number, got {at!r}")
+        try:
+            return parse_time(str(at))
+        except ValueError as error:
+            raise DataError(f"field {AT!r}: {error}") from error
+
+    def encode(
+        self, record_id: str, label: str | float, *, at: int | None = None, key: object = None
+    ) -> bytes:
+        """One label as JSON. `at` is a position on the stream's axis; `key` is the record's value
+        of the key column, where that is not its id."""
+        fields: dict[str, object] = {self._id: record_id}
+        if self._key is not None and key is not None:
+            fields[self._key] = key
+        fields[self._stream.target] = label
+        if at is not None:
+            fields[AT] = at if self._stream.axis == "row" else format_time(at)
+        return msgspec.json.encode(fields)

@@ -1,0 +1,94 @@
+"""Decoders made from a stream's columns, and their errors in words.
+
+In: column names with the types that JSON may have there. Out: a function from bytes to a tuple-like
+struct, None where a column is absent.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+Scalar = str | int | float | bool | None
+IdType = str | int | float | None
+
+# UnicodeDecodeError: from the caller's own check of what the schema skips.
+DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
+    """A decoder to a struct with one field for each name, in this order, None where absent.
+
+    It raises `DECODE_ERRORS`, which `reason_of` explains.
+    """
+    fields = [(f"f{place}", type_, None) for place, type_ in enumerate(types.values())]
+    odd = any(not _can_be_renamed(name) for name in types)
+    names = {f"f{place}": name for place, name in enumerate(types)}
+    struct: type[msgspec.Struct] = msgspec.defstruct(
+        "FeatureRecord",
+        fields,
+        rename=None if odd else names,
+        frozen=True,
+        gc=False,
+        forbid_unknown_fields=refuse_unknown,
+    )
+    if not odd:
+        return msgspec.json.Decoder(struct).decode
+    # msgspec takes no quotes, backslashes or control characters in a field's name: such streams
+    # go through a dict, which is slower.
+    to_dict = msgspec.json.Decoder(dict[str, Any])
+    aliases = {name: alias for alias, name in names.items()}
+
+    def decode(value: bytes) -> Any:
+        raw = to_dict.decode(value)
+        try:
+            return msgspec.convert(
+                {aliases.get(name, f"column {name}"): item for name, item in raw.items()}, struct
+            )
+        except msgspec.ValidationError as error:
+            message = str(error)
+            for alias, name in names.items():
+                if message.endswith(f"`$.{alias}`"):
+                    message = message[: -len(alias) - 1] + f"{name}`"
+            raise msgspec.ValidationError(message.replace("field `column ", "field `")) from error
+
+    return decode
+
+
+def _can_be_renamed(name: str) -> bool:
+    return not any(character in '\\"' or character < " " for character in name)
+
+
+_TYPES: Final = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "null": "null",
+    "object": "an object",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """What is wrong with a record or a label, in words that name the column."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not JSON: not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deeply"
+    message = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return f"not JSON: {message}"
+    said, _, path = message.partition(" - at `$.")
+    if said.startswith("Object contains unknown field "):
+        return f"unknown column {said.removeprefix('Object contains unknown field ').strip('`')!r}"
+    if said.startswith("Expected `object`") and not path:
+        return "not a JSON object: " + said.partition(", ")[2].replace("`", "")
+    where = f"column {path.removesuffix('`')!r}: " if path else ""
+    if said.startswith("Expected `"):
+        expected, _, got = said.removeprefix("Expected `").partition("`, got ")
+        parts = [_TYPES.get(part, part) for part in expected.split(" | ")]
+        if "float" in expected and "int" in expected:
+            parts.remove(_TYPES["int"])
+        words = " or ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return f"{where}expected {words}, got {got.strip('`')}"
+    return where + said[0].lower() + said[1:]
