@@ -1,0 +1,130 @@
+"""What commands share: arguments with their help, finding the stream file, opening a broker."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+
+from driftline.broker import Broker, connect
+from driftline.errors import SettingsError, StreamFileError
+from driftline.settings import Settings, load_settings
+from driftline.stream import Stream, load
+
+# People read standard error (progress, notes); standard output is for results.
+stderr = Console(stderr=True)
+stdout = Console()
+
+StreamFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[FILE]",
+        help="Stream file; may be left out when the folder has just one.",
+        show_default=False,
+    ),
+]
+StreamOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--stream",
+        "-s",
+        metavar="FILE",
+        help="Stream file; may be left out when the folder has just one.",
+        show_default=False,
+    ),
+]
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-server",
+        "-b",
+        metavar="HOST:PORT",
+        help='Kafka to talk to; "local" is the one of `driftline broker up`. '
+        "Default: KAFKA_BOOTSTRAP_SERVERS, else local.",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help='Read the topics that `driftline run` kept: a run\'s name, its folder, or "last".',
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON line per item, for programs.")]
+
+
+def find_stream(file: Path | None) -> Stream:
+    """Load the given stream file, or the only one in this folder.
+
+    Raises StreamFileError when there is none, or more than one.
+    """
+    return load(find_stream_file(file))
+
+
+def find_stream_file(file: Path | None) -> Path:
+    """The given path, or that of the only stream file in this folder."""
+    if file is not None:
+        return file
+    found = [path for path in sorted(Path().glob("*.toml")) if _is_stream_file(path)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(str(path) for path in found)
+    raise StreamFileError(
+        f"several stream files here: {names}" if found else "no stream file in this folder",
+        hint="name one" if found else "`driftline init DATA --target COLUMN` writes one",
+    )
+
+
+def _is_stream_file(path: Path) -> bool:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # somebody else's file; a stream file with a mistake must be named
+    return "version" in content and "task" in content
+
+
+def run_folder(settings: Settings, name: str) -> Path:
+    """The folder of a run by name, by path, or "last". Raises SettingsError."""
+    if name == "last":
+        runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
+        if not runs:
+            raise SettingsError(
+                f"no run in {settings.runs}", hint="`driftline run FILE DATA` makes one"
+            )
+        return runs[-1].parent
+    for folder in (settings.runs / name, Path(name)):
+        if (folder / "stream.toml").is_file():
+            return folder
+    raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What most commands need: settings, the stream, and a broker that holds its topics."""
+
+    settings: Settings
+    stream: Stream
+    broker: Broker
+
+
+def open_context(
+    file: Path | None, bootstrap_servers: str | None = None, run: str | None = None
+) -> Context:
+    """Settings, stream and broker of a command; with `run`, those that the run kept.
+
+    Raises StreamFileError, SettingsError.
+    """
+    settings = load_settings(bootstrap_servers=bootstrap_servers)
+    if run is not None:
+        from driftline.broker.memory import MemoryBroker
+
+        folder = run_folder(settings, run)
+        kept = msgspec.structs.replace(settings, model_store=str(folder / "models"))
+        return Context(kept, load(folder / "stream.toml"), MemoryBroker.load(folder / "topics"))
+    stream = find_stream(file)
+    broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+    return Context(settings, stream, broker)
