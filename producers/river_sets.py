@@ -1,0 +1,157 @@
+"""River's bundled data sets and drift generators as sources.
+
+In: `river:NAME`, with parameters where it is a generator. Out: a `Source` whose target column is
+called `target`. It downloads nothing.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, Final
+
+from driftline.errors import DataError
+from producers.sources import Row, Source
+
+TARGET: Final = "target"
+# Generators never end; this many rows hold a few drifts and take about a second.
+DEFAULT_ROWS: Final = 10_000
+
+
+class RiverSource:
+    """Rows of a River data set: its features, and `target`. `make` builds it anew for each read."""
+
+    textual: Final = False
+
+    def __init__(self, name: str, make: Callable[[], Any], rows: int) -> None:
+        self.name = name
+        self._make = make
+        self._rows = rows
+
+    def count(self) -> int:
+        return self._rows
+
+    def rows(self) -> Iterator[Row]:
+        for features, target in islice(self._make(), self._rows):
+            yield {**{str(name): value for name, value in features.items()}, TARGET: target}
+
+
+def open_river(name: str) -> Source:
+    """A bundled set: `river:Phishing`. A generator: `river:SEA:variant=2,seed=1,n=20000`.
+
+    Two generators joined by `/` drift from the first to the second (`ConceptDriftStream`), by a
+    sigmoid around row `at` (default: the middle) over about `width` rows (default 1):
+    `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. `n` is the number of rows,
+    `seed` (default 0) seeds the generator that it stands with; other names are River's parameters.
+    Raises DataError.
+
+    >>> source = open_river("river:SEA:seed=1,n=2")
+    >>> [sorted(row) for row in source.rows()]
+    [['0', '1', '2', 'target'], ['0', '1', '2', 'target']]
+    """
+    from river import datasets
+    from river.datasets import base, synth
+
+    parts = [_parse(part, name) for part in name.removeprefix("river:").split("/")]
+    if len(parts) > 2:
+        raise DataError(f"{name}: at most two generators can be joined")
+    if len(parts) == 1:
+        class_name, _ = parts[0]
+        found: Any = getattr(datasets, class_name, None)
+        if inspect.isclass(found) and issubclass(found, base.RemoteDataset):
+            raise DataError(
+                f"{name}: this set is not bundled with River; it would have to be downloaded",
+                hint=f"bundled: {', '.join(bundled())}",
+            )
+        if class_name in bundled():
+            if parts[0][1]:
+                raise DataError(f"{name}: a bundled set takes no parameters")
+            return RiverSource(name, found, found().n_samples)
+    rows, at, width = DEFAULT_ROWS, None, 1
+    makers = []
+    for class_name, parameters in parts:
+        generator = getattr(synth, class_name, None)
+        if not inspect.isclass(generator):
+            known = [n for n in dir(synth) if n[0].isupper() and n != "ConceptDriftStream"]
+            raise DataError(
+                f"{name}: River has no set or generator {class_name!r}",
+                hint=f"sets: {', '.join(bundled())}; generators: {', '.join(known)}",
+            )
+        rows = _whole(parameters.pop("n", rows), "n", name)
+        at = parameters.pop("at", at)
+        width = _whole(parameters.pop("width", width), "width", name)
+        makers.append(_maker(generator, parameters, name))
+    if len(makers) == 1:
+        return RiverSource(name, makers[0], rows)
+    position = rows // 2 if at is None else _whole(at, "at", name)
+
+    def joined() -> Any:
+        return synth.ConceptDriftStream(
+            stream=makers[0](), drift_stream=makers[1](), position=position, width=width, seed=0
+        )
+
+    return RiverSource(name, joined, rows)
+
+
+def bundled() -> tuple[str, ...]:
+    """Names of the data sets inside River's wheel that have one target."""
+    from river import datasets
+    from river.datasets import base
+
+    sets: dict[str, Any] = vars(datasets)
+    return tuple(
+        name
+        for name, found in sets.items()
+        if isinstance(found, type)
+        and issubclass(found, base.FileDataset)
+        and not issubclass(found, base.RemoteDataset)
+        and not str(found().task).startswith("Multi-output")
+    )
+
+
+def _parse(part: str, name: str) -> tuple[str, dict[str, Any]]:
+    class_name, _, text = part.partition(":")
+    parameters: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise DataError(f"{name}: expected key=value, got {item!r}")
+        parameters[key] = _value(value)
+    return class_name, parameters
+
+
+def _value(text: str) -> int | float | bool | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _whole(value: object, key: str, name: str) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise DataError(f"{name}: expected a positive whole number for {key}, got {value!r}")
+
+
+def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[], Any]:
+    allowed = [p for p in inspect.signature(generator).parameters if p != "self"]
+    # River calls them seed, or seed_model and seed_sample, seed_tree …
+    seeds = {p: parameters.get("seed", 0) for p in allowed if p.startswith("seed")}
+    given = {key: value for key, value in parameters.items() if key != "seed"}
+    if wrong := set(given) - set(allowed):
+        raise DataError(
+            f"{name}: {generator.__name__} has no parameter {sorted(wrong)[0]!r}",
+            hint=f"it has {', '.join(('n', *allowed))}",
+        )
+
+    def make() -> Any:
+        return generator(**{**seeds, **given})
+
+    try:
+        next(iter(make()))
+    except Exception as error:  # River's own words on a wrong value are the best
+        raise DataError(f"{name}: {error}") from error
+    return make

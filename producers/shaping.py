@@ -1,0 +1,165 @@
+"""From a source's row to a feature record of a stream, and what of it is target, id, key and time.
+
+In: rows as sources give them. Out: `Shaped`. What cannot be read stays as it is, for inference to
+dead-letter: nothing is repaired or dropped.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+
+import msgspec
+
+from driftline.codec.records import LabelCodec, key_bytes, text
+from driftline.codec.values import time_reader
+from driftline.errors import DataError
+from driftline.stream import ID, ROW, Stream
+
+# What files write for a missing number. A category may well be called "None" or "NA".
+MISSING_NUMBERS: Final = frozenset({"NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
+
+
+class Shaped(msgspec.Struct, frozen=True, gc=False):
+    """One row as a stream sees it. `target` is None where the row has none; `record_id` is None
+    where it has no id; `time_us` is None without a readable event time."""
+
+    value: bytes
+    key: bytes
+    record_id: str | None
+    key_value: Any
+    target: Any
+    time_us: int | None
+
+
+class Shaper:
+    """Shapes the rows of one source for one stream."""
+
+    def __init__(self, stream: Stream, *, textual: bool) -> None:
+        self._stream = stream
+        self._textual = textual
+        self._drop = frozenset((*stream.record.drop, stream.target, ROW))
+        self._time_column = (stream.time.column or ROW) if stream.has_time else None
+        self._read_time = time_reader(stream)
+        self._write_time = _time_writer(stream.time.format)
+        numbers = {name for name, spec in stream.inputs.items() if spec.kind == "number"}
+        if stream.time.format in ("unix_s", "unix_ms") or stream.time.start is not None:
+            numbers.add(stream.time.column or ROW)
+        if stream.task == "regression":
+            numbers.add(stream.target)
+        self._numbers = frozenset(numbers)
+        self._labels = LabelCodec(stream)
+
+    def shape(self, row: Mapping[str, Any], number: int) -> Shaped:
+        """The record that goes out as number `number`. Raises DataError if it cannot be JSON."""
+        record: dict[str, Any] = {}
+        target = None
+        for name, value in row.items():
+            if name not in self._drop:
+                record[name] = self._value(name, value)
+            elif name == self._stream.target:
+                target = self._value(name, value)
+        if self._stream.needs_row:
+            record[ROW] = number
+        record_id = text(number) if self._stream.record.id == ROW else None
+        if (found := record.get(self._stream.record.id)) is not None and record_id is None:
+            record_id = text(found)
+        match self._stream.record.key:
+            case key if key in (ID, self._stream.record.id):
+                key_value: Any = record_id
+            case key:
+                key_value = record.get(key)
+        try:
+            value = msgspec.json.encode(record)
+        except (TypeError, ValueError) as error:  # ValueError: text that is no Unicode
+            raise DataError(f"row {number} cannot be written as JSON: {error}") from error
+        return Shaped(
+            value=value,
+            key=b"" if key_value is None else key_bytes(key_value),
+            record_id=record_id or None,
+            key_value=key_value,
+            target=None if target == "" else target,
+            time_us=self._time(record),
+        )
+
+    def label(self, shaped: Shaped, record_id: str, at: int | None) -> bytes:
+        """The label of a shaped row. A regression target that is no number goes out as it is."""
+        target = shaped.target
+        if self._stream.task == "classification":
+            target = text(target)
+        return self._labels.encode(record_id, target, at=at, key=shaped.key_value)
+
+    def label_value(self, shaped: Shaped) -> str | float | None:
+        """The target as models learn it; None where there is none, or no number in regression."""
+        if shaped.target is None or shaped.record_id is None:
+            return None
+        if self._stream.task == "classification":
+            return text(shaped.target)
+        is_number = isinstance(shaped.target, int | float) and not isinstance(shaped.target, bool)
+        return float(shaped.target) if is_number else None
+
+    def _time(self, record: dict[str, Any]) -> int | None:
+        if self._time_column is None:
+            return None
+        try:
+            return self._read_time(record.get(self._time_column))
+        except (ValueError, OverflowError):
+            return None
+
+    def _value(self, name: str, value: Any) -> Any:
+        if value is None or value == "":
+            return None
+        if self._textual:
+            return _number(value) if name in self._numbers else value
+        if isinstance(value, str | bool | int):
+            return value
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return value
+            return None if math.isnan(value) else str(value)
+        if isinstance(value, datetime | date):
+            moment = value if isinstance(value, datetime) else datetime.combine(value, time())
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return self._write_time(moment) if name == self._time_column else _rfc3339(moment)
+        if isinstance(value, Decimal):
+            return float(value) if value.is_finite() else None
+        if hasattr(value, "item"):  # a NumPy scalar
+            return self._value(name, value.item())
+        return value if isinstance(value, list | dict) else str(value)
+
+
+def _number(value: str) -> int | float | str | None:
+    """What a CSV cell says, or the cell itself where that is no finite number.
+
+    >>> [_number(cell) for cell in ("3", "0.5", "NA", "inf", "wide", "1_000")]
+    [3, 0.5, None, 'inf', 'wide', '1_000']
+    """
+    if value in MISSING_NUMBERS:
+        return None
+    if "_" in value:  # Python would read 1_000
+        return value
+    try:
+        return int(value)
+    except ValueError:
+        pass
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()[:-6] + "Z"
+
+
+def _time_writer(pattern: str | None) -> Callable[[datetime], object]:
+    match pattern:
+        case "rfc3339" | None:
+            return _rfc3339
+        case "unix_s":
+            return lambda moment: moment.timestamp()
+        case "unix_ms":
+            return lambda moment: moment.timestamp() * 1000
+    return lambda moment: moment.strftime(pattern)
