@@ -61,8 +61,7 @@ class PlayCounts(msgspec.Struct):
 class Playback:
     """Plays one source once: `warm_up` or `skip` at most once, then `play`.
 
-    `limit` bounds the data rows; `first_row` is the number of the first record (`@row`); `seed`
-    draws delays and missing labels.
+    `limit` bounds the data rows; `seed` draws delays and missing labels.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class Playback:
         *,
         seed: int = 0,
         limit: int | None = None,
-        first_row: int = 0,
     ) -> None:
         self.counts = PlayCounts()
         self._stream = stream
@@ -81,7 +79,7 @@ class Playback:
         self._random = np.random.default_rng(seed)
         self._limit = limit
         self._rows: Iterator[tuple[int, Row]] = enumerate(islice(source.rows(), limit))
-        self._number = first_row
+        self._number = 0
         self._delay = _checked(stream)
         self._before: set[str] = set()  # ids of the warm-up; only where the data bring the labels
 
@@ -95,6 +93,10 @@ class Playback:
     def next_row(self) -> int:
         """The number that the next feature record gets."""
         return self._number
+
+    def number_from(self, row: int) -> None:
+        """Number the next record `row` at least, as where a topic has numbers already."""
+        self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
         """Take the first `share` (0 to 1) of the rows for training.

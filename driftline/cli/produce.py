@@ -1,0 +1,183 @@
+"""`driftline produce`: play a data set into the features and labels topics of a broker."""
+
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from driftline.broker.port import Broker
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    StreamOption,
+    open_context,
+    stderr,
+    stdout,
+)
+from driftline.clock import SystemClock
+from driftline.errors import SettingsError
+from driftline.stream import Stream
+from driftline.topics import Topics, require
+from producers.delivery import Delivery
+from producers.numbering import next_row
+from producers.pacing import paced
+from producers.playback import Playback
+from producers.sources import Source, open_source
+
+_SHOWN_TOO_LARGE = 5
+# Rows between two updates of the bar, which cost more than sending a record.
+_PROGRESS_EVERY = 500
+
+
+def produce(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help='CSV, CSV.gz, Parquet or JSON lines; "-" for JSON lines on standard input; '
+            '"iris", "iris-drift", "river:Phishing", "river:SEA:variant=2,n=10000".',
+        ),
+    ],
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Records a second; as fast as possible without.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many data rows.", show_default=False)
+    ] = None,
+    skip: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROWS|SHARE",
+            help="Leave out the first rows, such as 1000, or 0.2 of all; they are numbered.",
+            show_default=False,
+        ),
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Send the labels, when they are due.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Draws random delays and missing labels.")] = 0,
+    json: Json = False,
+) -> None:
+    """Play DATA into the stream's topics: feature records, and labels after their delay."""
+    source = open_source(data)
+    context = open_context(stream, bootstrap_server)
+    playback = _playback(context.stream, context.broker, source, seed, limit, skip)
+    producer = context.broker.producer()
+    delivery = Delivery(producer, Topics(context.stream))
+    interrupted = False
+    try:
+        with _progress(json) as progress:
+            task = progress.add_task(context.stream.name, total=playback.total)
+            try:
+                _send(playback, delivery, rate, labels, progress, task)
+            except KeyboardInterrupt:
+                interrupted = True
+            delivery.confirm()
+    finally:
+        producer.close()
+    _report(delivery, interrupted, json)
+    if interrupted:
+        raise typer.Exit(130)
+    if delivery.too_large:
+        raise typer.Exit(1)
+
+
+def _playback(
+    stream: Stream,
+    broker: Broker,
+    source: Source,
+    seed: int,
+    limit: int | None,
+    skip: str | None,
+) -> Playback:
+    topics = Topics(stream)
+    admin = broker.admin()
+    try:
+        require(admin, topics)
+    finally:
+        admin.close()
+    reached = next_row(broker, topics) if stream.needs_row else 0
+    playback = Playback(stream, source, seed=seed, limit=limit)
+    if skip is not None:
+        playback.skip(_rows_to_skip(skip, playback.total))
+    # In an empty topic the numbers are those of the data; later they go on after the highest.
+    playback.number_from(reached)
+    return playback
+
+
+def _rows_to_skip(skip: str, total: int | None) -> int:
+    try:
+        value = float(skip)
+    except ValueError:
+        value = -1.0
+    if "." in skip and 0 < value < 1:
+        if total is None:
+            raise SettingsError("--skip: no share can be taken of data without a known length")
+        return int(total * value)
+    if value >= 0 and value.is_integer():
+        return int(value)
+    raise SettingsError(f"--skip: expected rows such as 1000 or a share such as 0.2, got {skip!r}")
+
+
+def _send(
+    playback: Playback,
+    delivery: Delivery,
+    rate: float | None,
+    labels: bool,
+    progress: Progress,
+    task: TaskID,
+) -> None:
+    plays = (play for play in playback.play() if labels or play.kind == "record")
+    step = 1 if rate else _PROGRESS_EVERY
+    shown = -step
+    for play in paced(plays, rate, clock=SystemClock(), sleep=time.sleep):
+        delivery.send(play)
+        if play.row - shown >= step:
+            shown = play.row
+            progress.update(task, completed=play.row + 1)
+
+
+def _progress(json: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=json or not stderr.is_terminal,
+    )
+
+
+def _report(delivery: Delivery, interrupted: bool, json: bool) -> None:
+    if json:
+        result = {
+            "records": delivery.records,
+            "labels": delivery.labels,
+            "row": delivery.row,
+            "too_large": len(delivery.too_large),
+            "interrupted": interrupted,
+        }
+        print(msgspec.json.encode(result).decode())
+    else:
+        stdout.print(
+            f"{'interrupted: ' if interrupted else ''}{delivery.records} records and "
+            f"{delivery.labels} labels delivered"
+            + ("" if delivery.row is None else f", up to data row {delivery.row}")
+        )
+    for item in delivery.too_large[:_SHOWN_TOO_LARGE]:
+        stderr.print(f"not sent: data row {item.row}: {item.reason}", style="red")
+    if (more := len(delivery.too_large) - _SHOWN_TOO_LARGE) > 0:
+        stderr.print(f"not sent: {more} more", style="red")

@@ -1,0 +1,149 @@
+"""The client with which applications send feature records and, later, labels."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import Any
+
+from driftline.broker.port import Broker, Outgoing
+from driftline.codec.records import LabelCodec, RecordCodec, key_bytes, text
+from driftline.errors import DataError
+from driftline.settings import load_settings
+from driftline.stream import ID, ROW, Stream, to_time_us
+from driftline.topics import Topics
+from producers.numbering import next_row
+from producers.shaping import Shaper
+
+
+class FeatureProducer:
+    """Checks records against the stream file, numbers them where the stream needs it, sends them.
+
+    broker: a broker, or `"host:port"` of a Kafka (client and its properties from the environment,
+    as everywhere). stream: what `driftline.stream.load` gave. What `send` accepts, inference can
+    score, unseen categories aside. Not for several threads at once; and where the stream is
+    numbered, one producer at a time: it goes on after the highest number in the topic.
+
+    >>> from driftline.broker.memory import MemoryBroker
+    >>> from driftline.stream import loads
+    >>> stream = loads('''
+    ... version = 1
+    ... name = "shop"
+    ... task = "classification"
+    ... target = "returned"
+    ... record = { id = "order" }
+    ... features = { price = "number", colour = "category" }
+    ... ''')
+    >>> broker = MemoryBroker()
+    >>> broker.admin().create(Topics(stream).creation())
+    >>> with FeatureProducer(broker, stream) as producer:
+    ...     order = producer.send({"order": 17, "price": 9.5, "colour": "red"})
+    ...     producer.label(order, "no")
+    >>> order
+    '17'
+    """
+
+    def __init__(self, broker: Broker | str, stream: Stream) -> None:
+        if isinstance(broker, str):
+            from driftline.broker import connect
+
+            settings = load_settings(bootstrap_servers=broker)
+            broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+        self._stream = stream
+        self._topics = Topics(stream)
+        self._records = RecordCodec(stream)
+        self._labels = LabelCodec(stream)
+        self._shaper = Shaper(stream, textual=False)
+        self._row = next_row(broker, self._topics) if stream.needs_row else 0
+        self._producer = broker.producer()
+
+    def send(self, record: Mapping[str, Any]) -> str:
+        """Send one feature record; returns its id.
+
+        record: column → value; `datetime` and NumPy scalars are taken too. Columns that the stream
+        file drops, and the target, are left out. `@row` is added where needed. The record is on
+        its way when this returns, and delivered after `flush`. Raises DataError with what is wrong
+        and nothing is sent; MessageTooLarge; BrokerError.
+        """
+        shaped = self._shaper.shape(record, self._row)
+        batch = self._records.decode([shaped.value])
+        if batch.rejected:
+            raise DataError(f"stream {self._stream.name}: {batch.rejected[0].reason}")
+        self._producer.send(
+            Outgoing(topic=self._topics.features, key=shaped.key, value=shaped.value)
+        )
+        self._row += 1
+        return batch.ids[0]
+
+    def label(
+        self,
+        record_id: str | int,
+        value: str | float | bool,
+        *,
+        at: datetime | int | None = None,
+        key: str | float | None = None,
+    ) -> None:
+        """Send the truth about a record that was sent, or will be.
+
+        record_id: what `send` returned. value: the class, or the number. at: when it became known,
+        a time with a zone where windows are spans of time, the record number reached where they
+        are spans of records; without it, the record's own. key: the record's value of the key
+        column, where the stream file names one that is not the id, so that both meet in one
+        partition. Raises DataError, MessageTooLarge, BrokerError.
+        """
+        record_id = text(record_id)
+        by_id = self._stream.record.key in (ID, self._stream.record.id)
+        if by_id:
+            key = record_id
+        elif key is None:
+            raise DataError(
+                f"stream {self._stream.name}: the label of {record_id!r} needs a key",
+                hint=f"records are spread by {self._stream.record.key!r}: give the record's value",
+            )
+        label = text(value) if self._stream.task == "classification" else value
+        encoded = self._labels.encode(record_id, label, at=self._position(at), key=key)
+        self._labels.decode(encoded)
+        self._producer.send(Outgoing(topic=self._topics.labels, key=key_bytes(key), value=encoded))
+
+    @property
+    def next_row(self) -> int:
+        """The number (`@row`) of the next record; meaningless where the stream has no numbers."""
+        return self._row
+
+    def flush(self) -> None:
+        """Wait until the broker has confirmed all that was sent. Raises DeliveryFailed."""
+        self._producer.flush()
+
+    def close(self) -> None:
+        """Free everything, without waiting. Safe to call twice."""
+        self._producer.close()
+
+    def __enter__(self) -> "FeatureProducer":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Flush, also after an error in the block: what was sent before it counts; then close."""
+        try:
+            self.flush()
+        finally:
+            self.close()
+
+    def _position(self, at: datetime | int | None) -> int | None:
+        if at is None:
+            return None
+        if self._stream.axis == "row":
+            if isinstance(at, datetime):
+                raise DataError(
+                    f"stream {self._stream.name}: windows are spans of records, so `at` is a "
+                    f"record number ({ROW}), not a time"
+                )
+            return at
+        if not isinstance(at, datetime) or at.tzinfo is None:
+            raise DataError(
+                f"stream {self._stream.name}: `at` must be a time with a zone, got {at!r}"
+            )
+        return to_time_us(at)
