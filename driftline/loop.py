@@ -117,7 +117,7 @@ class Loop:
         self._in_transaction = False
         self._dirty = False  # something was handled or sent since the last commit
         self._last_commit_s = clock.monotonic()
-        self._paused = False
+        self._paused: set[TopicPartition] = set()
         self._aborts = 0
         self._positions: dict[TopicPartition, int] = {}  # next offset to handle
         self._followed: Consumer | None = None
@@ -137,6 +137,9 @@ class Loop:
             busy = self._follow()
             self._pause_or_resume()
             messages = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
+            if messages and not self._handler.ready:
+                self._put_back(messages)
+                messages = []
             output: list[Outgoing] = []
             if messages:
                 for message in messages:
@@ -205,7 +208,6 @@ class Loop:
         resume = self._committed(partitions)
         self._positions.update({partition: at.offset for partition, at in resume.items()})
         self._handler.assigned(resume)
-        self._paused = False  # new partitions come unpaused
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if self._consumer_can_commit(partitions):
@@ -219,6 +221,7 @@ class Loop:
                 self._producer = self._new_producer()
         for partition in partitions:
             self._positions.pop(partition, None)
+        self._paused.difference_update(partitions)
         self._handler.revoked(partitions)
 
     def _consumer_can_commit(self, partitions: Sequence[TopicPartition]) -> bool:
@@ -229,13 +232,19 @@ class Loop:
         return {partition: found.get(partition, Committed(0)) for partition in partitions}
 
     def _pause_or_resume(self) -> None:
-        if self._handler.ready == self._paused:
-            partitions = self._consumer.assignment()
-            if self._paused:
-                self._consumer.resume(partitions)
-            else:
-                self._consumer.pause(partitions)
-            self._paused = bool(partitions) and not self._paused
+        partitions = self._consumer.assignment()
+        if not self._handler.ready:
+            if fresh := partitions - self._paused:
+                self._consumer.pause(fresh)
+                self._paused |= fresh
+        elif self._paused:
+            self._consumer.resume(self._paused & partitions)
+            self._paused.clear()
+
+    def _put_back(self, messages: Sequence[Message]) -> None:
+        """Undo a poll in which partitions were assigned while the handler is not ready."""
+        for message in reversed(messages):
+            self._consumer.seek(TopicPartition(message.topic, message.partition), message.offset)
 
     # ---- delivery -------------------------------------------------------------------------------
 

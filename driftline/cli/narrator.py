@@ -1,0 +1,151 @@
+"""Tells a person what happens in a run, line by line, and fills the run's report."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from driftline.cli.observer import Happening
+from driftline.cli.report import (
+    Happened,
+    MetricOverTime,
+    RunEvent,
+    RunReport,
+    Totals,
+    write_report,
+)
+from driftline.cli.simulation import FirstModel, RunResult, Simulation
+from driftline.evaluation import higher_is_better
+from driftline.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
+from driftline.stream import Stream
+
+# Blocks in the report's picture: enough to see a drop and a recovery, few enough to be calm.
+BLOCKS = 100
+
+
+class Narrator:
+    """Prints one line for each happening."""
+
+    def __init__(self, stream: Stream, console: Console) -> None:
+        self._stream = stream
+        self._console = console
+
+    def start(self, first: FirstModel) -> None:
+        """The first model is there, the stream begins."""
+        self._say(
+            f"[bold]{self._stream.name}[/]: first model {short(first.digest)} "
+            f"({first.candidate}, {self._stream.judged_by} {first.value:.3f} held out) trained on "
+            f"{first.rows:,} rows; streaming from row {first.next_row:,}"
+        )
+
+    def tell(self, happening: Happening) -> None:
+        """One line, unless there is nothing a person wants to know of it."""
+        event = happening.event
+        match event:
+            case DriftEvent(action="updated"):
+                return
+            case DriftEvent():
+                colour = "red" if event.action == "opened" else "green"
+                text = f"[{colour}]{event.kind} drift {event.action}[/]  {escape(event.message)}"
+            case RetrainRequest():
+                text = f"[yellow]retrain asked for[/]  {escape(event.reason)}"
+            case RetrainDecision():
+                kind = "[yellow]retrained[/]" if event.trials else "[yellow]not retrained[/]"
+                text = f"{kind}  {escape(event.reason)}"
+            case RolePointer():
+                text = f"[cyan]model swapped[/]  {short(event.digest)} answers now"
+        self._say(f"row {happening.row:>9,}  {text}")
+
+    def finish(self, result: RunResult, report: Path) -> None:
+        """The totals, the metric beside its rivals, the way to the report."""
+        metric = result.metric
+        lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
+        self._say(
+            f"\n{result.records:,} records → {result.predictions:,} predictions, "
+            f"{result.outcomes:,} outcomes, {result.dead_letters:,} dead letters, {lost}; "
+            f"{len(result.alerts)} drift events, {len(result.retrains)} retrainings, "
+            f"{len(result.models)} models, {result.seconds:.1f} s"
+        )
+        error = f" ± {metric.gain_error:.3f}" if metric.gain_error is not None else ""
+        gain = f"; gain {metric.gain:+.3f}{error}" if metric.gain is not None else ""
+        self._say(
+            f"{metric.name}: loop [bold]{shown(metric.loop)}[/], first model kept "
+            f"{shown(metric.static)}, {self._stream.baseline.replace('_', ' ')} "
+            f"{shown(metric.baseline)}{gain}"
+        )
+        self._say(f"report: {report}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def short(digest: str) -> str:
+    """A digest as people read it."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def shown(value: float | None) -> str:
+    """A metric as people read it."""
+    return "–" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> None:
+    """Write the HTML report of a finished run."""
+    stream = simulation.stream
+    block = max(1, result.records // BLOCKS)
+    rows, values = simulation.observer.over_time(block)
+    metric = result.metric
+    write_report(
+        path,
+        RunReport(
+            stream=stream.name,
+            run=path.parent.name,
+            metric=metric.name,
+            higher_is_better=higher_is_better(metric.name),
+            baseline=stream.baseline,
+            totals=Totals(
+                records=result.records,
+                predictions=result.predictions,
+                outcomes=result.outcomes,
+                dead_letters=result.dead_letters,
+                lost=result.lost,
+                windows=result.windows,
+                models=len(result.models),
+                loop=metric.loop,
+                static=metric.static,
+                baseline=metric.baseline,
+                seconds=result.seconds,
+            ),
+            over_time=MetricOverTime(
+                rows=tuple(rows),
+                loop=tuple(values["loop"]),
+                static=tuple(values["static"]),
+                baseline=tuple(values["baseline"]),
+                block=block,
+            ),
+            events=tuple(_report_event(happening) for happening in simulation.happenings),
+        ),
+    )
+
+
+def _report_event(happening: Happening) -> RunEvent:
+    event = happening.event
+    what: Happened
+    match event:
+        case DriftEvent():
+            what = f"drift {event.action}"  # type: ignore[assignment]  # one of the three
+            return RunEvent(
+                row=happening.row,
+                what=what,
+                text=event.message,
+                id=event.id,
+                drift=event.kind,
+                report=event.report,
+            )
+        case RetrainRequest():
+            return RunEvent(row=happening.row, what="retrain", text=event.reason, id=event.id)
+        case RetrainDecision():
+            what = "swap" if event.promoted else "kept"
+            return RunEvent(row=happening.row, what=what, text=event.reason, id=event.id)
+        case RolePointer():
+            return RunEvent(row=happening.row, what="swap", text=event.reason, id=event.digest)

@@ -1,0 +1,148 @@
+"""`driftline run` and `driftline demo`: the whole loop over one data set, in one process."""
+
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from driftline.cli.options import BootstrapServers, Json, find_stream_file, stderr, stdout
+from driftline.settings import Settings, load_settings
+
+WarmUpShare = Annotated[
+    float,
+    typer.Option(
+        "--warmup",
+        min=0.01,
+        max=0.9,
+        help="Share of the data that trains the first model; the rest is streamed.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Stop after so many rows of the data.", show_default=False),
+]
+Seed = Annotated[int, typer.Option(help="For drawn delays and missing labels.")]
+
+
+def run(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Stream file.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME.",
+        ),
+    ],
+    warmup: WarmUpShare = 0.2,
+    limit: Limit = None,
+    seed: Seed = 0,
+    bootstrap_servers: BootstrapServers = None,
+    as_json: Json = False,
+) -> None:
+    """Play DATA through the whole loop: predict, join labels, watch, retrain, swap.
+
+    Runs all services in this process on an in-memory broker, until the data is through, and keeps
+    the topics in a run folder: `driftline tail drift --run last`, `trace`, `reconcile` read them.
+    With -b it does the same on a Kafka, with topics of its own.
+
+    Example: driftline run elec2.toml elec2.csv.gz --warmup 0.2
+    """
+    play(file, data, warmup, limit, seed, bootstrap_servers, as_json)
+
+
+def demo(
+    limit: Limit = None,
+    seed: Seed = 0,
+    bootstrap_servers: BootstrapServers = None,
+    as_json: Json = False,
+) -> None:
+    """See the loop at work: Iris flowers, and a sensor that starts to measure wrongly.
+
+    Records are drawn from the real Iris set; then the measuring changes. Watch drift being found,
+    a model retrained and swapped in, the accuracy recover; the report's path is printed last.
+    """
+    play(
+        Path(__file__).with_name("demo.toml"),
+        "iris-drift",
+        0.2,
+        limit,
+        seed,
+        bootstrap_servers,
+        as_json,
+    )
+
+
+def play(
+    file: Path,
+    data: str,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+    bootstrap_servers: str | None,
+    as_json: bool,
+) -> None:
+    """What `run` and `demo` share. Prints as it goes; raises DriftlineError."""
+    # Imported here: they bring pandas and scikit-learn, which `--help` should not wait for.
+    from driftline.cli.narrator import Narrator, write_run_report
+    from driftline.cli.simulation import prepare
+    from driftline.stream import load
+
+    settings = load_settings(bootstrap_servers=bootstrap_servers)
+    stream = load(find_stream_file(file))
+    folder = _new_folder(settings, stream.name)
+    settings = msgspec.structs.replace(settings, model_store=str(folder / "models"))
+    shutil.copyfile(file, folder / "stream.toml")
+    narrator = Narrator(stream, stderr if as_json else stdout)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("warming up", total=None)
+        simulation = prepare(
+            stream,
+            data,
+            settings,
+            warmup=warmup,
+            limit=limit,
+            seed=seed,
+            on_kafka=bootstrap_servers is not None,
+            on_happening=narrator.tell,
+            on_progress=lambda row: bar.update(task, completed=row),
+        )
+        narrator.start(simulation.first)
+        bar.update(task, description="streaming", total=simulation.total_rows)
+        try:
+            result = simulation.run()
+            simulation.save(folder / "topics")
+        finally:
+            simulation.close()
+    (folder / "result.json").write_bytes(msgspec.json.encode(result))
+    report = folder / "report.html"
+    write_run_report(report, stream, simulation, result)
+    narrator.finish(result, report)
+    if as_json:
+        print(msgspec.json.encode(result).decode())
+    if result.lost:
+        raise typer.Exit(1)
+
+
+def _new_folder(settings: Settings, name: str) -> Path:
+    """A new folder under `runs`, named by time so that the newest sorts last."""
+    stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y%m%dT%H%M%S")
+    folder = settings.runs / f"{stamp}-{name}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = settings.runs / f"{stamp}-{number:02}-{name}"
+    folder.mkdir(parents=True)
+    return folder

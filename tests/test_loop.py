@@ -1,0 +1,269 @@
+"""The loop's promises about delivery, with a small stateful handler: sums of pairs of numbers.
+
+The handler holds the first of a pair until the second comes, so that its committed offset lags
+behind what it has read: after a restart it must rebuild that state and publish nothing twice.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.errors import TransactionAborted
+from driftline.loop import MAX_ABORTS_IN_A_ROW, Loop
+from driftline.stream import Delivery
+
+IN, OUT, FOLLOWED = "in", "out", "followed"
+
+
+class PairSums:
+    """Publishes the sum of each two numbers of a partition."""
+
+    inputs = (IN,)
+    follows: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.followed: list[bytes] = []
+        self.assignments: list[dict[TopicPartition, Committed]] = []
+        self._first: dict[TopicPartition, Message] = {}
+        self._published: dict[TopicPartition, int] = {}
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        self.followed.extend(message.value or b"" for message in messages)
+        return []
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        self.assignments.append(dict(resume))
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self._first.pop(partition, None)
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        output = []
+        for message in messages:
+            partition = TopicPartition(message.topic, message.partition)
+            if first := self._first.pop(partition, None):
+                total = int(first.value or b"0") + int(message.value or b"0")
+                output.append(Outgoing(OUT, str(total).encode(), partition=message.partition))
+            else:
+                self._first[partition] = message
+        return output
+
+    def tick(self) -> Sequence[Outgoing]:
+        return []
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {p: Committed(m.offset, "first of a pair") for p, m in self._first.items()}
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return new_broker()
+
+
+def new_broker(partitions: int = 1) -> MemoryBroker:
+    broker = MemoryBroker(ManualClock())
+    broker.admin().create([NewTopic(name, partitions) for name in (IN, OUT, FOLLOWED)])
+    return broker
+
+
+def new_loop(
+    broker: MemoryBroker,
+    handler: PairSums | None = None,
+    *,
+    delivery: Delivery = "exactly_once",
+    clock: ManualClock | None = None,
+    interval_s: float = 0.0,
+    max_records: int = 100,
+) -> Loop:
+    return Loop(
+        handler or PairSums(),
+        broker,
+        group="pairs",
+        delivery=delivery,
+        clock=clock or ManualClock(),
+        commit_interval_s=interval_s,
+        max_records=max_records,
+    )
+
+
+def put(broker: MemoryBroker, *numbers: int, topic: str = IN) -> None:
+    producer = broker.producer()
+    for number in numbers:
+        producer.send(Outgoing(topic, str(number).encode(), partition=0))
+    producer.close()
+
+
+def got(broker: MemoryBroker, topic: str = OUT, partitions: int = 1) -> list[int]:
+    consumer = broker.consumer()
+    consumer.assign({TopicPartition(topic, p): 0 for p in range(partitions)})
+    messages = consumer.poll(max_records=10_000, timeout_s=0)
+    consumer.close()
+    return [int(message.value or b"") for message in messages]
+
+
+def run(loop: Loop) -> None:
+    while loop.step(0):
+        pass
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_records_go_through(broker: MemoryBroker, delivery: Delivery) -> None:
+    put(broker, 1, 2, 3, 4)
+    run(new_loop(broker, delivery=delivery))
+    assert got(broker) == [3, 7]
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+def test_a_restart_goes_on_from_the_oldest_record_still_needed(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    put(broker, 1, 2, 3)
+    first = new_loop(broker, delivery=delivery)
+    run(first)
+    first.close()
+    handler = PairSums()
+    put(broker, 4)
+    run(new_loop(broker, handler, delivery=delivery))
+    assert got(broker) == [3, 7]
+    assert handler.assignments == [{TopicPartition(IN, 0): Committed(2, "first of a pair")}]
+
+
+def test_nothing_of_an_uncommitted_transaction_is_seen(broker: MemoryBroker) -> None:
+    put(broker, 1, 2)
+    loop = new_loop(broker, clock=(clock := ManualClock()), interval_s=10)
+    loop.step(0)
+    assert got(broker) == []
+    clock.advance(10)
+    loop.step(0)
+    assert got(broker) == [3]
+
+
+def test_an_aborted_transaction_is_redone_from_the_committed_offsets(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(broker, 1, 2, 3, 4)
+    loop = new_loop(broker, max_records=2)
+    commit = type(loop._producer).commit
+    failures = [True, True, False, True]
+
+    def commit_sometimes(producer: object) -> None:
+        if failures and failures.pop(0):
+            raise TransactionAborted("a coordinator moved")
+        commit(producer)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(loop._producer), "commit", commit_sometimes)
+    run(loop)
+    assert got(broker) == [3, 7]
+
+
+def test_aborts_without_end_are_an_error(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def abort(producer: object) -> None:
+        raise TransactionAborted("always")
+
+    put(broker, 1, 2)
+    loop = new_loop(broker)
+    monkeypatch.setattr(type(loop._producer), "commit", abort)
+    for _ in range(MAX_ABORTS_IN_A_ROW):
+        loop.step(0)
+    with pytest.raises(TransactionAborted, match="always"):
+        loop.step(0)
+
+
+def test_followed_topics_are_read_to_their_end_before_the_first_input(
+    broker: MemoryBroker,
+) -> None:
+    seen: list[list[bytes]] = []
+
+    class Handler(PairSums):
+        follows = (FOLLOWED,)
+
+        def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+            seen.append(list(self.followed))
+            return super().handle(messages)
+
+    put(broker, *range(300), topic=FOLLOWED)
+    put(broker, 1)
+    loop = new_loop(broker, handler := Handler(), max_records=7)
+    run(loop)
+    assert len(seen[0]) == 300
+    put(broker, 300, topic=FOLLOWED)
+    run(loop)
+    assert handler.followed[-1] == b"300"
+
+
+def test_inputs_wait_while_the_handler_is_not_ready(broker: MemoryBroker) -> None:
+    put(broker, 1, 2)
+    handler = PairSums()
+    handler.ready = False
+    loop = new_loop(broker, handler)
+    run(loop)
+    run(loop)
+    assert got(broker) == []
+    handler.ready = True
+    run(loop)
+    assert got(broker) == [3]
+
+
+def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:
+    broker = new_broker(partitions=4)
+    first = Loop(
+        PairSums(), broker, group="g", delivery="exactly_once", clock=ManualClock(),
+        commit_interval_s=0,
+    )  # fmt: skip
+    producer = broker.producer()
+    for number in range(40):
+        producer.send(Outgoing(IN, b"1", partition=number % 4))
+    run(first)
+    second = Loop(
+        PairSums(), broker, group="g", delivery="exactly_once", clock=ManualClock(), slot=1,
+        commit_interval_s=0,
+    )  # fmt: skip
+    for number in range(40):
+        producer.send(Outgoing(IN, b"1", partition=number % 4))
+    for _ in range(20):
+        first.step(0)
+        second.step(0)
+    assert got(broker, partitions=4) == [2] * 40
+    assert len(first._consumer.assignment()) == len(second._consumer.assignment()) == 2
+
+
+@given(st.data())
+@settings(max_examples=100, deadline=None)
+def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, 99), max_size=20))
+    broker = new_broker()
+    put(broker, *numbers)
+    for _ in range(data.draw(st.integers(0, 4))):
+        clock = ManualClock()
+        size = data.draw(st.integers(1, 5))
+        doomed = new_loop(broker, clock=clock, interval_s=1, max_records=size)
+        for _ in range(data.draw(st.integers(0, 6))):
+            doomed.step(0)
+            clock.advance(data.draw(st.sampled_from([0, 1])))
+        # It dies: its transaction is never committed; its successor fences it.
+        doomed._consumer.close = lambda: None  # type: ignore[method-assign]
+        _forget_member(broker)
+    last = new_loop(broker, max_records=3)
+    for _ in range(30):
+        last.step(0)
+    pairs = zip(numbers[::2], numbers[1::2], strict=False)
+    assert got(broker) == [a + b for a, b in pairs]
+
+
+def _forget_member(broker: MemoryBroker) -> None:
+    """What a broker does when a member's session times out."""
+    group = broker._groups["pairs"]
+    for member in list(group.members.values()):
+        group.leave(member)
