@@ -13,7 +13,9 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from driftline.errors import StreamFileError
+from driftline.errors import DataError, StreamFileError
+from driftline.stream_keys import describe as describe
+from driftline.stream_keys import explain, quoted_key
 
 ROW: Final = "@row"  # the field in which producers number the records
 ID: Final = "@id"  # as a key: the record's id, whatever its column is called
@@ -400,11 +402,14 @@ def load(path: Path) -> Stream:
 def loads(text: str, *, name: str = "stream file") -> Stream:
     """As `load`, from text; `name` is what errors call it."""
     try:
-        stream = msgspec.convert(tomllib.loads(text), Stream, dec_hook=_decode_span)
+        raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StreamFileError(f"{name}: not TOML: {error}") from error
+    try:
+        stream = msgspec.convert(raw, Stream, dec_hook=_decode_span)
     except msgspec.ValidationError as error:
-        raise StreamFileError(f"{name}: {_explain(str(error))}") from error
+        problem = explain(str(error), raw, Stream, _fits)
+        raise StreamFileError(f"{name}: {problem}") from error
     return _with_defaults(stream, name)
 
 
@@ -414,12 +419,12 @@ def _decode_span(kind: type, value: object) -> Any:
     raise NotImplementedError(f"no decoder for {kind}")
 
 
-def _explain(error: str) -> str:
-    """Turn msgspec's "Expected `int`, got `str` - at `$.windows.records`" into key-first words."""
-    message, _, path = error.rpartition(" - at `$")
-    if not path:
-        return error
-    return f"[{path.strip('`').lstrip('.') or 'top level'}] {message}"
+def _fits(kind: Any, value: object) -> bool:
+    try:
+        msgspec.convert(value, kind, dec_hook=_decode_span)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _with_defaults(stream: Stream, name: str) -> Stream:
@@ -439,6 +444,18 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         raise fail("features", f"Expected inputs only, but {stream.target!r} is the target")
     if clash := set(stream.derived) & {*stream.features, stream.target}:
         raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is a column already")
+    if stream.derived:
+        # Imported here: only streams with derived features need it.
+        from driftline.expressions import Expression
+
+        kinds = {column: spec.kind for column, spec in stream.inputs.items()}
+        for derived, expression in stream.derived.items():
+            try:
+                Expression(expression, kinds)
+            except DataError as error:
+                raise StreamFileError(
+                    f"{name}: [derived.{quoted_key(derived)}] {error.message}", hint=error.hint
+                ) from error
     if wrong := set(stream.record.drop) & {*stream.features, stream.target, stream.record.id}:
         raise fail("record.drop", f"Expected unused columns, but {sorted(wrong)[0]!r} is needed")
 

@@ -1,0 +1,32 @@
+"""`driftline config`: every key of a stream file with its value and meaning."""
+
+import tomllib
+
+import msgspec
+from rich.markup import escape
+from rich.table import Table
+
+from driftline.cli.options import Json, StreamFile, find_stream_file, stdout
+from driftline.stream import describe, load
+
+
+def config(file: StreamFile = None, json: Json = False) -> None:
+    """Print every key of a stream file, its value, and what it means.
+
+    Values that come from defaults are dim, with --json they have `"given": false`.
+    """
+    path = find_stream_file(file)
+    stream = load(path)
+    rows = describe(stream, tomllib.loads(path.read_text(encoding="utf-8")))
+    if json:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())
+        return
+    table = Table(title=f"{path}: written in it, or default", title_justify="left")
+    for column in ("key", "value", "meaning"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        value = escape(row.value) or "unset"
+        shown = value if row.given else f"[dim]{value} (default)[/dim]"
+        table.add_row(escape(row.key), shown, escape(row.meaning))
+    stdout.print(table)
