@@ -1,0 +1,286 @@
+"""The report of a run: one HTML file that needs nothing else, no script and no network.
+
+In: a `RunReport` with the metric over time and what happened. Out: the file. It reads no topic and
+computes nothing; whoever ran the streams fills it.
+"""
+
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from driftline.cli.chart import Mark, Series, chart, element, format_value
+from driftline.stream import DriftKind
+
+Happened = Literal[
+    "drift opened", "drift updated", "drift resolved", "retrain", "swap", "kept", "refused"
+]
+
+_STYLE = Path(__file__).with_name("report.css")
+
+_MEANING: dict[Happened, str] = {
+    "drift opened": "A drift event began.",
+    "drift updated": "An open drift event grew.",
+    "drift resolved": "A drift event ended.",
+    "retrain": "A new model was asked for.",
+    "swap": "A new champion answers from here on.",
+    "kept": "A challenger was trained and the champion was better.",
+    "refused": "A model package was not let in.",
+}
+
+
+class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened while the stream ran."""
+
+    row: int  # the data's row, from 0, that was reached
+    what: Happened
+    text: str  # why, in a sentence
+    id: str  # of the drift event, the retrain request or the decision; a digest for a swap
+    drift: DriftKind | None = None  # of the three drift kinds of `what`
+    report: str | None = None  # Evidently's HTML, relative to the run's report
+
+
+class MetricOverTime(msgspec.Struct, frozen=True, kw_only=True):
+    """The metric in blocks of equal length; None where a block had no outcome.
+
+    `rows[i]` is the last row of block i; the other three have one value for each block.
+    """
+
+    rows: tuple[int, ...]
+    loop: tuple[float | None, ...]
+    static: tuple[float | None, ...]
+    baseline: tuple[float | None, ...]
+    block: int  # rows in a block
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """What the run counted."""
+
+    records: int
+    predictions: int
+    outcomes: int
+    dead_letters: int
+    lost: int
+    windows: int
+    models: int  # published, the first one included
+    loop: float | None
+    static: float | None
+    baseline: float | None
+    seconds: float
+
+
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the page shows."""
+
+    stream: str
+    run: str  # name of the run's folder
+    metric: str
+    higher_is_better: bool
+    baseline: str  # what the baseline is: "prior" or "previous_label"
+    totals: Totals
+    over_time: MetricOverTime
+    events: tuple[RunEvent, ...]  # in order of row
+    notes: tuple[str, ...] = ()  # sentences for the end of the page
+
+
+def write_report(path: Path, report: RunReport) -> None:
+    """Write the page to `path`, whose folder exists. Raises OSError."""
+    page = element(
+        "html",
+        element(
+            "head",
+            element("meta", charset="utf-8"),
+            element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            element("title", f"Run of {report.stream}"),
+            element("style", _STYLE.read_text(encoding="utf-8")),
+        ),
+        element("body", element("main", *_body(report))),
+        lang="en",
+    )
+    path.write_text(
+        "<!doctype html>\n" + ET.tostring(page, encoding="unicode", method="html") + "\n",
+        encoding="utf-8",
+    )
+
+
+def _body(report: RunReport) -> list[ET.Element]:
+    parts = [
+        element("p", "Driftline run ", element("code", report.run), class_="over"),
+        element("h1", report.stream),
+        element("p", _summary(report), class_="lead"),
+        _tiles(report),
+        element("h2", f"{_title(report.metric)} over time"),
+        _legend(report),
+        element("div", _chart(report), class_="scroll", tabindex="0"),
+        element("h2", "What happened"),
+    ]
+    if report.events:
+        parts.append(element("div", _table(report), class_="scroll", tabindex="0"))
+    else:
+        parts.append(element("p", "No drift event, no retraining: the first model served all."))
+    parts.extend(element("p", note, class_="note") for note in report.notes)
+    return parts
+
+
+def _summary(report: RunReport) -> str:
+    totals = report.totals
+    opened = _count(report, "drift opened")
+    sentence = (
+        f"{_plural(totals.records, 'record')} streamed; {_plural(opened, 'drift event')}, "
+        f"{_plural(_count(report, 'retrain'), 'retraining')}, "
+        f"{_plural(_count(report, 'swap'), 'swap')} of the model."
+    )
+    if totals.loop is None or totals.static is None:
+        return sentence
+    return (
+        f"{sentence} {_title(report.metric)} {format_value(totals.loop)}; with the first model "
+        f"kept for ever it would have been {format_value(totals.static)}."
+    )
+
+
+def _tiles(report: RunReport) -> ET.Element:
+    totals = report.totals
+    better = "higher is better" if report.higher_is_better else "lower is better"
+    shown: list[tuple[str, str, str]] = [
+        (f"{report.metric}, loop", format_value(totals.loop), better),
+        (f"{report.metric}, static", format_value(totals.static), "first model, never retrained"),
+        (f"{report.metric}, baseline", format_value(totals.baseline), _baseline(report)),
+        ("records", f"{totals.records:,}", f"in {totals.seconds:.1f} s"),
+        ("predictions", f"{totals.predictions:,}", "records that were scored"),
+        ("outcomes", f"{totals.outcomes:,}", "predictions with their label"),
+        ("dead letters", f"{totals.dead_letters:,}", "could not be processed"),
+        ("lost", f"{totals.lost:,}", "neither prediction nor dead letter"),
+        ("windows", f"{totals.windows:,}", "tested for drift"),
+        ("models", f"{totals.models:,}", "published, with the first"),
+    ]
+    return element(
+        "dl",
+        *(
+            element(
+                "div",
+                element("dt", name),
+                element("dd", value),
+                element("dd", note, class_="small"),
+                class_="bad" if name == "lost" and totals.lost else "tile",
+            )
+            for name, value, note in shown
+        ),
+    )
+
+
+def _baseline(report: RunReport) -> str:
+    return {
+        "prior": "always the commonest label, or the mean",
+        "previous_label": "always the last known label",
+    }.get(report.baseline, report.baseline)
+
+
+def _chart(report: RunReport) -> ET.Element:
+    over = report.over_time
+    series = (
+        Series(name="baseline", values=over.baseline),
+        Series(name="static", values=over.static),
+        Series(name="loop", values=over.loop),
+    )
+    return chart(
+        rows=over.rows,
+        block=over.block,
+        series=series,
+        marks=_marks(report),
+        label=f"{report.metric} of loop, static model and baseline, by row of the data",
+    )
+
+
+def _marks(report: RunReport) -> tuple[Mark, ...]:
+    """Drift events as spans from opened to resolved; the rest as points."""
+    last = report.over_time.rows[-1] if report.over_time.rows else 0
+    resolved = {event.id: event.row for event in report.events if event.what == "drift resolved"}
+    marks = []
+    for event in report.events:
+        if event.what in ("drift updated", "drift resolved"):
+            continue
+        drift = event.what == "drift opened"
+        marks.append(
+            Mark(
+                row=event.row,
+                until=resolved.get(event.id, last) if drift else event.row,
+                lane=f"{event.drift or 'data'} drift" if drift else event.what,
+                style="drift" if drift else event.what,
+                text=f"row {event.row:,}: {event.what}: {event.text}",
+                link=f"#{event.id}",
+            )
+        )
+    # Lanes appear in this order: what was found, what was asked for, what came of it.
+    order = {"drift": 0, "retrain": 1, "swap": 2, "kept": 3, "refused": 4}
+    return tuple(sorted(marks, key=lambda mark: (order[mark.style], mark.row)))
+
+
+def _legend(report: RunReport) -> ET.Element:
+    block = f"blocks of {report.over_time.block:,} rows"
+    entries = [
+        ("loop", "the model that answered"),
+        ("static", "the first model, never retrained"),
+        ("baseline", _baseline(report)),
+    ]
+    return element(
+        "p",
+        *(
+            element(
+                "span",
+                element("i", class_=f"key {name}"),
+                element("b", name),
+                f" {meaning}",
+                class_="entry",
+            )
+            for name, meaning in entries
+        ),
+        element("span", f"{block}; point at anything to read it", class_="entry small"),
+        class_="legend",
+    )
+
+
+def _table(report: RunReport) -> ET.Element:
+    seen: set[str] = set()
+    rows = []
+    for event in report.events:
+        # The chart links to the first line of an id: that on which it began.
+        anchor = {} if event.id in seen else {"id": event.id}
+        seen.add(event.id)
+        why: list[ET.Element | str] = [event.text]
+        if event.report:
+            why += [" ", element("a", "Evidently report", href=event.report)]
+        name = event.what.replace("drift", f"{event.drift} drift") if event.drift else event.what
+        rows.append(
+            element(
+                "tr",
+                element("td", f"{event.row:,}", class_="number"),
+                element(
+                    "td",
+                    element("i", class_=f"dot {event.what.split()[0]}"),
+                    element("span", name, title=_MEANING[event.what]),
+                    class_="what",
+                ),
+                element("td", *why, class_="why"),
+                element("td", element("code", _short(event.id), title=event.id)),
+                **anchor,
+            )
+        )
+    head = element("tr", *(element("th", name) for name in ("Row", "What", "Why", "Id")))
+    return element("table", element("thead", head), element("tbody", *rows))
+
+
+def _short(id: str) -> str:
+    return id[:19] + "…" if id.startswith("sha256:") else id
+
+
+def _count(report: RunReport, what: Happened) -> int:
+    return sum(event.what == what for event in report.events)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def _title(metric: str) -> str:
+    return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()
