@@ -68,8 +68,10 @@ def demo(
     Records are drawn from the real Iris set; then the measuring changes. Watch drift being found,
     a model retrained and swapped in, the accuracy recover; the report's path is printed last.
     """
+    from producers.iris import STREAM_FILE
+
     play(
-        Path(__file__).with_name("demo.toml"),
+        STREAM_FILE,
         "iris-drift",
         0.2,
         limit,
