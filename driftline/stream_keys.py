@@ -51,6 +51,7 @@ def _rows(struct: msgspec.Struct, raw: Mapping[str, Any] | None, prefix: str) ->
                 yield KeyRow(key, "{}", given, meaning)
             for name, item in value.items():
                 yield KeyRow(f"{key}.{quoted_key(name)}", _compact(item), True, meaning)
+                meaning = ""  # said once, with the first of them
             yield from _parts(hints[field.name], key)
         else:
             yield KeyRow(key, toml(value), given, meaning)

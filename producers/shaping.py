@@ -111,7 +111,7 @@ class Shaper:
         if value is None or value == "":
             return None
         if self._textual:
-            return _number(value) if name in self._numbers else value
+            return as_number(value) if name in self._numbers else value
         if isinstance(value, str | bool | int):
             return value
         if isinstance(value, float):
@@ -129,10 +129,10 @@ class Shaper:
         return value if isinstance(value, list | dict) else str(value)
 
 
-def _number(value: str) -> int | float | str | None:
+def as_number(value: str) -> int | float | str | None:
     """What a CSV cell says, or the cell itself where that is no finite number.
 
-    >>> [_number(cell) for cell in ("3", "0.5", "NA", "inf", "wide", "1_000")]
+    >>> [as_number(cell) for cell in ("3", "0.5", "NA", "inf", "wide", "1_000")]
     [3, 0.5, None, 'inf', 'wide', '1_000']
     """
     if value in MISSING_NUMBERS:

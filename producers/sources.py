@@ -69,6 +69,8 @@ def _by_name(name: str) -> Source:
 
         return open_river(name)
     path = Path(name)
+    if path.is_dir():
+        path = _only_file(path)
     if not path.is_file():
         raise DataError(
             f"no such file: {name}",
@@ -78,10 +80,25 @@ def _by_name(name: str) -> Source:
     if kind == "parquet":
         return ParquetSource(path)
     if kind in ("jsonl", "ndjson", "json"):
-        return JsonLinesSource(name, path)
+        return JsonLinesSource(str(path), path)
     if kind in ("csv", "tsv", "txt", "data"):
         return CsvSource(path)
     raise DataError(f"{name}: unknown kind of file", hint="CSV, CSV.gz, Parquet or JSON lines")
+
+
+def _only_file(folder: Path) -> Path:
+    """The data file of a folder: `data.…`, or the only one there is."""
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv", ".parquet", ".jsonl"))
+    ]
+    named = [path for path in found if path.name.split(".")[0] == "data"]
+    if len(named or found) != 1:
+        raise DataError(
+            f"{folder}: {len(found)} data files in this folder", hint="name the file itself"
+        )
+    return (named or found)[0]
 
 
 # ---- CSV -----------------------------------------------------------------------------------------

@@ -83,10 +83,11 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
             return lambda value: _bounded(_scaled(value, 1_000_000))
         case "unix_ms":
             return lambda value: _bounded(_scaled(value, 1_000))
-    return _pattern_reader(time.format)
+    return pattern_reader(time.format)
 
 
-def _pattern_reader(pattern: str) -> Callable[[Any], int]:
+def pattern_reader(pattern: str) -> Callable[[Any], int]:
+    """Reads times by a strptime pattern, UTC where it has no zone; raises ValueError."""
     length = _ISO_PATTERNS.get(pattern)
     fraction, separator = pattern.endswith(".%f"), pattern[8:9]
 

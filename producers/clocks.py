@@ -1,0 +1,168 @@
+"""Recognises how a column tells the time."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from driftline.codec.records import parse_time
+from driftline.codec.values import pattern_reader
+from driftline.stream import to_time_us
+from producers.shaping import as_number
+
+# In order of trial; where day and month cannot be told apart the day comes first, and a note says
+# so.
+_PATTERNS: Final = (
+    "%Y-%m-%d %H:%M:%S.%f",
+    "%Y-%m-%d %H:%M:%S",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d",
+    "%Y-%m-%dT%H:%M:%S.%f",
+    "%Y-%m-%dT%H:%M:%S",
+    "%Y-%m-%dT%H:%M",
+    "%Y-%m-%d %H:%M:%S%z",
+    "%Y-%m-%d %H:%M:%S.%f%z",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+    "%d/%m/%Y %H:%M:%S",
+    "%d/%m/%Y %H:%M",
+    "%d/%m/%Y",
+    "%m/%d/%Y %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%m/%d/%Y",
+    "%m/%d/%Y %I:%M:%S %p",
+    "%d-%b-%Y",
+    "%d %b %Y",
+    "%b %d, %Y",
+)
+# Seconds and milliseconds since 1970 of the years 1980 to 2100.
+_UNIX_S: Final = (315_532_800, 4_102_444_800)
+_UNIX_MS: Final = (_UNIX_S[0] * 1000, _UNIX_S[1] * 1000)
+# Share of times that a format must read; the others are dead-lettered.
+_ENOUGH: Final = 0.95
+_TRIED: Final = 1000
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """How a column tells the time: by `format`, or as steps (`start` + `step` × value).
+
+    `backwards`: rows whose time is before that of an earlier row; `unreadable`: rows whose time
+    cannot be read.
+    """
+
+    column: str
+    format: str | None
+    start: str | None
+    step: str | None
+    backwards: int
+    unreadable: int
+    notes: tuple[str, ...]
+
+
+def look_at_clock(column: str, values: Sequence[Any]) -> Clock:
+    """Find the format of a time column, and whether it runs backwards."""
+    known = [value for value in values if value is not None]
+    numbers = [_number(value) for value in values]
+    notes: list[str] = []
+    format_: str | None = None
+    start = step = None
+    if any(isinstance(value, datetime | date) for value in known):
+        format_, times = "rfc3339", [_of_moment(value) for value in values]
+    elif known and sum(number is not None for number in numbers) == len(known):
+        middle = sorted(value for value in numbers if value is not None)[len(known) // 2]
+        if _UNIX_S[0] <= middle <= _UNIX_S[1]:
+            format_ = "unix_s"
+        elif _UNIX_MS[0] <= middle <= _UNIX_MS[1]:
+            format_ = "unix_ms"
+        else:
+            start, step = "2000-01-01T00:00:00Z", _guess_step(column)
+            notes.append(
+                f"{column} counts steps: taken as {step} each from {start}; correct [time]"
+            )
+        times = [None if value is None else round(value * 1000) for value in numbers]
+    else:
+        format_, times = _text_format([None if v is None else str(v) for v in values], notes)
+    unreadable = sum(time is None for time in times)
+    backwards, furthest = _backwards(times)
+    if unreadable:
+        notes.append(f"{column} cannot be read in {unreadable} rows: they will be dead-lettered")
+    if backwards:
+        by = f" by up to {timedelta(microseconds=furthest)}" if format_ and not step else ""
+        notes.append(f"{column} runs backwards in {backwards} rows{by}")
+    return Clock(column, format_, start, step, backwards, unreadable, tuple(notes))
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, str):
+        value = as_number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value)
+
+
+def _of_moment(value: Any) -> int | None:
+    if isinstance(value, datetime):
+        return to_time_us(value if value.tzinfo else value.replace(tzinfo=UTC))
+    if isinstance(value, date):
+        return to_time_us(datetime(value.year, value.month, value.day, tzinfo=UTC))
+    return None
+
+
+def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None, list[int | None]]:
+    known = [value for value in values if value is not None]
+    # The ends of the file and an even spread between them show what the first lines may not.
+    tried = known[:: max(1, len(known) // _TRIED)]
+    if tried and _share(parse_time, tried) >= _ENOUGH:
+        return "rfc3339", [_read(parse_time, value) for value in values]
+    fitting = [p for p in _PATTERNS if tried and _share(pattern_reader(p), tried) >= _ENOUGH]
+    if not fitting:
+        example = f", such as {known[0]!r}" if known else ""
+        notes.append(f"its format is not recognised{example}: set [time] format by hand")
+        return None, [None] * len(values)
+    # A fraction of seconds that is written only sometimes is read by the pattern without it.
+    chosen = fitting[0]
+    if any("%d/%m" in p for p in fitting) and any("%m/%d" in p for p in fitting):
+        notes.append("day and month cannot be told apart: the day is taken to come first")
+    reader = pattern_reader(chosen)
+    return chosen, [_read(reader, value) for value in values]
+
+
+def _share(reader: Any, values: Sequence[str]) -> float:
+    return sum(_read(reader, value) is not None for value in values) / len(values)
+
+
+def _read(reader: Any, value: str | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        return int(reader(value))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _guess_step(column: str) -> str:
+    name = column.lower()
+    for word, step in (("hour", "1h"), ("day", "1d"), ("date", "1d"), ("sec", "1s"), ("ms", "1ms")):
+        if word in name:
+            return step
+    return "1m"
+
+
+def _backwards(times: Sequence[int | None]) -> tuple[int, int]:
+    """How many times are before an earlier one, and by how much at most."""
+    count = furthest = 0
+    newest: int | None = None
+    for time in times:
+        if time is None:
+            continue
+        if newest is not None and time < newest:
+            count += 1
+            furthest = max(furthest, newest - time)
+        else:
+            newest = time
+    return count, furthest

@@ -1,0 +1,156 @@
+"""Drafts a stream file from what was seen in the data, with a comment on every guess."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from driftline.stream_keys import quoted, quoted_key
+from producers.profile import Column, Profile
+
+# A window should be long enough for its tests and short enough that twenty of them show a change.
+_WINDOWS: Final = 20
+_LEAST_WINDOW: Final = 200
+_LARGEST_WINDOW: Final = 5000
+
+
+def stream_name(data: str) -> str:
+    """A stream's name from that of the data: of the folder where the file is just called data.
+
+    >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
+    ('elec2', 'bike-sharing')
+    """
+    path = Path(data)
+    stem = path.name.split(".")[0]
+    if stem.lower() in ("data", "dataset", "") and path.absolute().parent.name:
+        stem = path.absolute().parent.name
+    return slug(stem.removeprefix("river:").split(":")[0])
+
+
+def slug(text: str) -> str:
+    """Lower-case letters, digits and hyphens of a text, as a stream's name must be.
+
+    >>> slug("My Stream!")
+    'my-stream'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63] or "stream"
+
+
+def draft(profile: Profile, name: str) -> str:
+    """The text of a stream file; `driftline.stream.loads` takes it, unless no format was found."""
+    sections = [
+        _head(profile, name),
+        _record(profile),
+        _time(profile),
+        _features(profile),
+        _windows(profile),
+        _simulate(profile),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def window_records(records: int) -> int:
+    """A twentieth of the records, from 200 to 5000, to two digits.
+
+    >>> [window_records(records) for records in (150, 45_312, 3_000_000)]
+    [200, 2300, 5000]
+    """
+    size = max(_LEAST_WINDOW, min(_LARGEST_WINDOW, records // _WINDOWS))
+    scale = int(10 ** (len(str(size)) - 2))
+    return round(size / scale) * scale
+
+
+def _head(profile: Profile, name: str) -> str:
+    metric = "accuracy" if profile.task == "classification" else "mae"
+    others = "or balanced_accuracy, f1_macro" if profile.task == "classification" else "or rmse"
+    why = (
+        "the last label says more than the most frequent one"
+        if profile.task == "classification"
+        else "the last value is nearer than the mean"
+    )
+    lines = [
+        f"# Drafted from {Path(profile.source).name}, {profile.rows} rows. Every key and its "
+        "meaning:",
+        f"# driftline config {name}.toml",
+        "version = 1",
+        f"name = {quoted(name)}",
+        f"task = {quoted(profile.task)}",
+        f"target = {quoted(profile.target)}{_classes(profile)}",
+        f"metric = {quoted(metric)}  # {others}",
+    ]
+    if profile.baseline == "previous_label":
+        lines.append(f'baseline = "previous_label"  # {why}')
+    return "\n".join(lines) + "\n"
+
+
+def _classes(profile: Profile) -> str:
+    shown = ", ".join(profile.classes[:8]) + (", …" if len(profile.classes) > 8 else "")
+    return "  # " + _one_line(shown) if shown else ""
+
+
+def _record(profile: Profile) -> str:
+    lines = ["[record]"]
+    if profile.id is None:
+        lines.append('id = "@row"  # the rows are numbered')
+    else:
+        lines.append(f"id = {quoted(profile.id)}")
+    if profile.key is not None:
+        lines.append(f"key = {quoted(profile.key)}")
+    gone = [column for column in profile.columns if column.use in ("dropped", "left_out")]
+    if gone:
+        lines.append("drop = [")
+        for column in gone:
+            why = f"  # {_one_line('; '.join(column.notes))}" if column.use == "left_out" else ""
+            lines.append(f"    {quoted(column.name)},{why}")
+        lines.append("]")
+    if profile.missing:
+        lines.append('missing = "impute"  # values are missing; or "dead_letter"')
+    return "\n".join(lines) + "\n"
+
+
+def _time(profile: Profile) -> str:
+    clock = profile.time
+    if clock is None:
+        return ""  # the default: records are numbered
+    lines = ["[time]", f"column = {quoted(clock.column)}"]
+    if clock.start is not None and clock.step is not None:
+        lines.append(f"start = {clock.start}  # when was 0? and how long is a step?")
+        lines.append(f"step = {quoted(clock.step)}")
+    else:
+        unknown = "  # not recognised: a strptime pattern"
+        lines.append(f"format = {quoted(clock.format or '?')}{'' if clock.format else unknown}")
+    return "\n".join(lines) + "\n"
+
+
+def _features(profile: Profile) -> str:
+    lines = ["[features]"]
+    lines += [_feature(column) for column in profile.features]
+    return "\n".join(lines) + "\n"
+
+
+def _feature(column: Column) -> str:
+    value = quoted(column.kind)
+    if not column.watch:
+        value = f"{{ kind = {value}, watch = false }}"
+    note = f"  # {_one_line('; '.join(column.notes))}" if column.notes else ""
+    return f"{quoted_key(column.name)} = {value}{note}"
+
+
+def _windows(profile: Profile) -> str:
+    records = window_records(profile.total or profile.records)
+    if profile.own_labels:
+        records = window_records(profile.records)
+    return f"[windows]\nrecords = {records}  # about a twentieth of the data\n"
+
+
+def _simulate(profile: Profile) -> str:
+    if profile.own_labels:
+        delay = '"data"  # a later row of the same id brings the label'
+    elif profile.time is None:
+        delay = "0  # records after which the label comes"
+    else:
+        delay = '0  # or "30m", or records'
+    return f"[simulate]  # how `run` and `produce` play this data\nlabel_delay = {delay}\n"
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)

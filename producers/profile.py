@@ -1,0 +1,334 @@
+"""What a data set looks like to somebody who wants to stream it: kinds, classes, traps.
+
+In: a source, its target, and what is known of time, id and key. Out: a `Profile`. It looks at the
+first `MAX_ROWS` rows and changes nothing.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import islice, pairwise
+from typing import Any, Final, Literal
+
+import msgspec
+
+from driftline.codec.records import text
+from driftline.errors import DataError
+from driftline.stream import Kind, Task
+from producers.clocks import Clock, look_at_clock
+from producers.shaping import as_number
+from producers.sources import Source
+
+# Enough to see every kind of value; a larger file is looked at in part, and the profile says so.
+MAX_ROWS: Final = 500_000
+# More distinct numbers than this are measured, not named: the target of a regression.
+MAX_CLASSES: Final = 20
+# From this share of distinct values on, a text names its row and says nothing about others.
+_NEAR_UNIQUE: Final = 0.5
+# Fewer distinct values than this are no free text whatever their share.
+_FEW: Final = 100
+# A number column may have so many cells that are no number; those records are dead-lettered.
+_MAX_BROKEN: Final = 0.05
+
+_CODES: Final = re.compile(
+    r"(^|[_ ])(code|type|category|kind|zip|zipcode|postcode|region|class)($|[_ ])", re.IGNORECASE
+)
+_CALENDAR: Final = re.compile(
+    r"(year|yr|quarter|season|month|mnth|week|day|weekday|day_?of_?(week|month|year)|hour|hr"
+    r"|minute|period|holiday|working_?day)",
+    re.IGNORECASE,
+)
+
+# A clock may be set back now and then: so many of its steps may go down.
+_CLOCK_FALLS: Final = 0.001
+
+Use = Literal["feature", "target", "time", "id", "key", "dropped", "left_out"]
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column: how it is used, and what was seen."""
+
+    name: str
+    use: Use
+    kind: Kind
+    distinct: int
+    missing: int
+    watch: bool = True
+    notes: tuple[str, ...] = ()
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """A data set. `rows`: those looked at, of `total` (None where unknown); `records`: feature
+    records among them; `own_labels`: an id occurs first without, then with its target."""
+
+    source: str
+    rows: int
+    total: int | None
+    records: int
+    columns: tuple[Column, ...]
+    target: str
+    task: Task
+    classes: tuple[str, ...]
+    baseline: Literal["prior", "previous_label"]
+    time: Clock | None
+    id: str | None
+    key: str | None
+    own_labels: bool
+    notes: tuple[str, ...]
+
+    @property
+    def features(self) -> tuple[Column, ...]:
+        return tuple(column for column in self.columns if column.use == "feature")
+
+    @property
+    def missing(self) -> bool:
+        """Whether a feature is missing somewhere."""
+        return any(column.missing for column in self.features)
+
+
+def look(
+    source: Source,
+    target: str,
+    *,
+    time: str | None = None,
+    id: str | None = None,
+    key: str | None = None,
+    drop: Sequence[str] = (),
+) -> Profile:
+    """Look at a data set. Raises DataError, for a column that is not there or an empty file."""
+    table, rows, unreadable = _read(source)
+    _require(table, source, (target, time, id, key, *drop))
+    notes: list[str] = []
+    if unreadable:
+        notes.append(f"{unreadable} lines are no rows: they will be dead-lettered")
+    task, classes, baseline = _target(table[target], textual=source.textual, notes=notes)
+    own_labels, records = _identity(table, id, target, rows, notes)
+    uses: dict[str, Use] = {
+        **dict.fromkeys(drop, "dropped"),
+        **{name: "key" for name in (key,) if name},
+        **{name: "time" for name in (time,) if name},
+        **{name: "id" for name in (id,) if name},
+        target: "target",
+    }
+    columns = tuple(
+        _column(name, values, uses.get(name), source.textual, key == name)
+        for name, values in table.items()
+    )
+    clock = None
+    if time is not None:
+        clock = look_at_clock(time, table[time])
+        notes.extend(clock.notes)
+    _warn(columns, table, records, notes)
+    return Profile(
+        source=source.name,
+        rows=rows,
+        total=rows if rows < MAX_ROWS else source.count(),
+        records=records,
+        columns=columns,
+        target=target,
+        task=task,
+        classes=classes,
+        baseline=baseline,
+        time=clock,
+        id=id,
+        key=key,
+        own_labels=own_labels,
+        notes=tuple(notes),
+    )
+
+
+def _read(source: Source) -> tuple[dict[str, list[Any]], int, int]:
+    table: dict[str, list[Any]] = {}
+    rows = unreadable = 0
+    for row in islice(source.rows(), MAX_ROWS):
+        if isinstance(row, bytes):
+            unreadable += 1
+            continue
+        for name in row.keys() - table.keys():
+            table[name] = [None] * rows
+        for name, values in table.items():
+            value = row.get(name)
+            values.append(None if value == "" or value != value else value)  # NaN is not itself
+        rows += 1
+    if not rows:
+        raise DataError(f"{source.name}: no rows")
+    order = next(row for row in source.rows() if not isinstance(row, bytes))
+    return (
+        {name: table[name] for name in (*order, *(table.keys() - order.keys()))},
+        rows,
+        unreadable,
+    )
+
+
+def _require(table: dict[str, list[Any]], source: Source, names: Sequence[str | None]) -> None:
+    for name in names:
+        if name is not None and name not in table:
+            raise DataError(
+                f"{source.name}: no column {name!r}", hint=f"columns: {', '.join(table)}"
+            )
+
+
+# ---- target and identity -------------------------------------------------------------------------
+
+
+def _target(
+    values: list[Any], *, textual: bool, notes: list[str]
+) -> tuple[Task, tuple[str, ...], Literal["prior", "previous_label"]]:
+    known = [value for value in values if value is not None]
+    if not known:
+        raise DataError("the target is empty in all rows")
+    numbers = [number for value in known if (number := _float(value, textual)) is not None]
+    numeric = len(numbers) == len(known)
+    distinct = Counter(map(text, known))
+    whole = numeric and all(number.is_integer() for number in numbers)
+    if len(known) < len(values):
+        notes.append(f"the target is missing in {len(values) - len(known)} of {len(values)} rows")
+    if numeric and not (whole and len(distinct) <= MAX_CLASSES):
+        mean = sum(numbers) / len(numbers)
+        spread = sum(abs(value - mean) for value in numbers) / len(numbers)
+        steps = [abs(b - a) for a, b in pairwise(numbers)]
+        follows = bool(steps) and sum(steps) / len(steps) < spread
+        return "regression", (), "previous_label" if follows else "prior"
+    if len(distinct) < 2:
+        notes.append("the target has only one class: there is nothing to learn")
+    if len(distinct) > _FEW:
+        notes.append(f"the target has {len(distinct)} classes: is it the right column?")
+    share = distinct.most_common(1)[0][1] / len(known)
+    same = sum(a == b for a, b in pairwise(known)) / max(1, len(known) - 1)
+    if share > 0.8:
+        notes.append(
+            f"{share:.0%} of the labels are of one class: "
+            'metric = "balanced_accuracy" tells more than accuracy'
+        )
+    # Where the last label tells more than the most frequent one, that is what a model has to beat.
+    return (
+        "classification",
+        tuple(sorted(distinct)),
+        "previous_label" if same > share + 0.05 else "prior",
+    )
+
+
+def _identity(
+    table: dict[str, list[Any]], id: str | None, target: str, rows: int, notes: list[str]
+) -> tuple[bool, int]:
+    """Whether the data bring the labels themselves, and how many feature records there are."""
+    if id is None:
+        return False, rows
+    first: dict[str, bool] = {}  # id → whether its first row had a label
+    brought = repeated = missing = 0
+    for value, label in zip(table[id], table[target], strict=True):
+        if value is None:
+            missing += 1
+            continue
+        name = text(value)
+        if name not in first:
+            first[name] = label is not None
+        elif not first[name] and label is not None:
+            brought += 1
+        else:
+            repeated += 1
+    if missing:
+        notes.append(f"{id} is missing in {missing} rows: they will be dead-lettered")
+    if repeated:
+        notes.append(f"{repeated} rows repeat an id: they count as duplicates of one record")
+    if brought:
+        notes.append(f"{brought} ids come first without, then with {target}: the data's own delays")
+    return brought > 0, rows - brought
+
+
+# ---- columns -------------------------------------------------------------------------------------
+
+
+def _column(name: str, values: list[Any], use: Use | None, textual: bool, is_key: bool) -> Column:
+    known = [value for value in values if value is not None]
+    notes: list[str] = []
+    distinct = len(set(map(text, known)))
+    kind = _kind(name, known, distinct, textual, notes)
+    missing = len(values) - len(known)
+    watch = True
+    if use is None:
+        use = "feature"
+        if distinct <= 1:
+            use = "left_out"
+            notes.append("constant" if known else "empty")
+        elif kind == "category" and distinct > _FEW and distinct > _NEAR_UNIQUE * len(known):
+            use = "left_out"
+            notes.append("almost every row has another text; is it an id?")
+        elif _is_time(known[0]):
+            use = "left_out"
+            notes.append("a time: --time?")
+        elif distinct > max(_FEW, 0.01 * len(known)) and _grows(known, kind, textual):
+            use = "left_out"
+            notes.append("rises all through, like a clock or a counter: --time or --id?")
+        elif _CALENDAR.fullmatch(name):
+            watch = False
+            notes.append("the calendar is no drift")
+        elif kind == "category" and distinct > _FEW:
+            notes.append("the 100 most frequent are told apart")
+    if missing:
+        notes.append(f"missing in {missing / len(values):.1%}")
+    return Column(name, use, kind, distinct, missing, watch, tuple(notes))
+
+
+def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list[str]) -> Kind:
+    broken = sum(_float(value, textual) is None for value in known)
+    numeric = broken <= (_MAX_BROKEN * len(known) if textual else 0) and broken < len(known)
+    if not numeric:
+        return "category"
+    if textual and any(value[:1] == "0" and value[1:2].isdigit() for value in known):
+        notes.append("digits with leading zeros: codes")
+        return "category"
+    if broken:
+        notes.append(f"{broken} cells are no number")
+    numbers = (_float(value, textual) for value in known)
+    whole = distinct <= MAX_CLASSES and all(n is None or n.is_integer() for n in numbers)
+    if whole and distinct > 2:
+        if _CODES.search(name):
+            notes.append(f"{distinct} codes")
+            return "category"
+        notes.append(f'{distinct} whole numbers; kind = "category" if they are codes')
+    return "number"
+
+
+def _float(value: Any, textual: bool) -> float | None:
+    """The number that a cell holds; None where it holds something else."""
+    if textual and isinstance(value, str):
+        value = as_number(value)
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, datetime | date)
+
+
+def _grows(known: list[Any], kind: Kind, textual: bool) -> bool:
+    """Whether a column behaves like a clock: it rises through the data, and hardly ever falls."""
+    values: list[Any]
+    if kind == "number":
+        values = [number for value in known if (number := _float(value, textual)) is not None]
+    else:
+        values = [text(value) for value in known]
+    falls = sum(a > b for a, b in pairwise(values))
+    return falls <= _CLOCK_FALLS * len(values) and bool(values[0] < values[-1])
+
+
+def _warn(
+    columns: tuple[Column, ...], table: dict[str, list[Any]], records: int, notes: list[str]
+) -> None:
+    if records < 1000:
+        notes.append(f"only {records} records: windows and tests need more to say something")
+    # What stands still at first and then moves is a change that a warm-up cannot know of.
+    for column in columns:
+        if column.use != "feature" or not column.watch:
+            continue
+        values = table[column.name]
+        still = next(
+            (place for place, value in enumerate(values) if value != values[0]), len(values)
+        )
+        if still >= max(100, len(values) // 10):
+            notes.append(f"{column.name} does not change in the first {still} rows")
