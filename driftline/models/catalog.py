@@ -1,0 +1,127 @@
+"""What the `models` topic says now: the announced packages, the champion, the freeze.
+
+In: the topic's events in order. Out: the state that inference, trainer and command line agree on.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from driftline.broker.port import Message
+from driftline.codec.envelope import decode, models_decoder
+from driftline.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
+
+CHAMPION_KEY = "role/champion"
+FREEZE_KEY = "freeze"
+
+
+def announcement_key(digest: str) -> str:
+    """The topic key of a package's announcement."""
+    return f"model/{digest}"
+
+
+class Catalog:
+    """State of the `models` topic, built event by event.
+
+    A pointer counts only if it replaces the pointer that is current when it is read: of two writers
+    who both saw the same champion, the first in the log wins, for every reader alike.
+
+    Compaction keeps the newest pointer even if it was ignored. So a pointer that was overtaken is
+    answered by a restatement, a copy of the champion's that replaces itself; and the oldest pointer
+    left, if it replaces one that is gone, yields to a restatement.
+    """
+
+    def __init__(self) -> None:
+        self.announcements: dict[str, ModelAnnounced] = {}
+        self.champion: RolePointer | None = None
+        self.ignored: list[RolePointer] = []  # pointers that came too late, newest last
+        self.freeze: Freeze | None = None
+        self._provisional = False  # the champion's pointer replaces one that compaction took
+        self._overtaken = False  # the newest pointer in the topic is not the champion's
+
+    @property
+    def frozen(self) -> bool:
+        """Whether automatic promotion is stopped."""
+        return self.freeze is not None and self.freeze.frozen
+
+    @property
+    def champion_digest(self) -> str | None:
+        """The digest of the model that should answer."""
+        return self.champion.digest if self.champion else None
+
+    def apply(self, message: Message) -> ModelsEvent | None:
+        """Take in one record of the topic; None for a tombstone. Raises DataError."""
+        if message.value is None:
+            return None
+        event = decode(models_decoder, message)
+        self.add(event)
+        return event
+
+    def add(self, event: ModelsEvent) -> None:
+        """As `apply`, from a decoded event."""
+        match event:
+            case ModelAnnounced():
+                self.announcements[event.digest] = event
+            case Freeze():
+                self.freeze = event
+            case RolePointer(role="champion"):
+                self._point(event)
+            case RolePointer():
+                pass  # challengers are scored beside the champion in a later version
+
+    def _point(self, event: RolePointer) -> None:
+        current = self.champion.id if self.champion else None
+        restated = event.replaces == event.id
+        if self.champion is None:
+            self.champion = event
+            self._provisional = event.replaces is not None and not restated
+            self._overtaken = False
+        elif event.id == current:
+            self._overtaken = False  # a redelivery, or a restatement
+            self._provisional = self._provisional and not restated
+        elif event.replaces == current or (restated and self._provisional):
+            self.champion = event
+            self._provisional = self._overtaken = False
+        else:
+            self._overtaken = True
+            self.ignored = [*self.ignored[-99:], event]
+
+    def restatement(self) -> RolePointer | None:
+        """What to publish so that compaction keeps the champion; None when nothing is needed."""
+        if self.champion is None or not self._overtaken:
+            return None
+        return msgspec.structs.replace(self.champion, replaces=self.champion.id)
+
+    def previous(self) -> str | None:
+        """The digest that a rollback goes to: what the champion was compared with in training."""
+        if self.champion is None:
+            return None
+        announced = self.announcements.get(self.champion.digest)
+        return announced.parent if announced else None
+
+    def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
+        """The announcements whose digest starts so; `sha256:` may be left out."""
+        start = digest if digest.startswith("sha256:") else f"sha256:{digest}"
+        return tuple(a for d, a in self.announcements.items() if d.startswith(start))
+
+    def pointer(
+        self,
+        digest: str,
+        *,
+        by: Literal["trainer", "person"],
+        reason: str,
+        at: str,
+        cause: str | None = None,
+    ) -> RolePointer:
+        """A pointer that makes `digest` the champion, if nobody points elsewhere in between."""
+        replaces = self.champion.id if self.champion else None
+        return RolePointer(
+            id=event_id("role", "champion", digest, replaces, cause, at),
+            role="champion",
+            digest=digest,
+            replaces=replaces,
+            cause=cause,
+            by=by,
+            reason=reason,
+            at=at,
+        )

@@ -1,0 +1,155 @@
+"""Ed25519 keys: the trainer signs a package's digest; loaders ask for a trusted signature.
+
+A key folder holds `signing.pem` (private, readable by its owner alone), `signing.pub` (to hand out)
+and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from driftline.errors import SettingsError, UntrustedPackage
+
+_PRIVATE = "signing.pem"
+_PUBLIC = "signing.pub"
+_TRUSTED = "trusted"
+
+
+class Signature(msgspec.Struct, frozen=True):
+    """A detached signature over the text of a digest. `value` is hex."""
+
+    value: str
+    key_id: str
+
+
+def key_id(public: Ed25519PublicKey) -> str:
+    """The first 16 hex digits of the SHA-256 of the raw public key."""
+    raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def new_key(folder: Path) -> str:
+    """Make a signing key in `folder`, trust it there, and return its id.
+
+    Raises SettingsError if the folder has one already: packages signed with it would be orphaned.
+    """
+    path = folder / _PRIVATE
+    if path.exists():
+        raise SettingsError(
+            f"{path} exists", hint="move it away first; packages signed with it need its public key"
+        )
+    private = Ed25519PrivateKey.generate()
+    pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    folder.mkdir(parents=True, exist_ok=True)
+    # Created with its final mode: a file that is narrowed later was readable for a moment.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+    public = private.public_key()
+    (folder / _PUBLIC).write_bytes(_public_pem(public))
+    return _trust(public, folder)
+
+
+def trust(public_key: Path, folder: Path) -> str:
+    """Trust packages signed by the owner of this public key (PEM). Returns the key's id.
+
+    Raises SettingsError if the file is not an Ed25519 public key.
+    """
+    return _trust(_read_public(public_key), folder)
+
+
+def ensure_key(folder: Path) -> str:
+    """The id of the folder's signing key, made if there is none."""
+    return Signer(folder).key_id if (folder / _PRIVATE).exists() else new_key(folder)
+
+
+class Signer:
+    """Signs digests with the folder's private key. Raises SettingsError if there is none."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / _PRIVATE
+        try:
+            key = load_pem_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise SettingsError(
+                f"no signing key: {path}: {error.strerror}", hint="`driftline keys new` makes one"
+            ) from error
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise SettingsError(f"{path}: not a private key in PEM: {error}") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SettingsError(f"{path}: expected an Ed25519 key, got {type(key).__name__}")
+        self._key = key
+        self.key_id = key_id(key.public_key())
+
+    def sign(self, digest: str) -> Signature:
+        """Sign a digest (`sha256:…`)."""
+        return Signature(value=self._key.sign(digest.encode()).hex(), key_id=self.key_id)
+
+
+class Trusted:
+    """The public keys that a folder trusts; read at each use, so that trust can be added live."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / _TRUSTED
+
+    def ids(self) -> tuple[str, ...]:
+        """Ids of the trusted keys, sorted."""
+        return tuple(sorted(path.stem for path in self._folder.glob("*.pem")))
+
+    def verify(self, digest: str, signature: Signature | None) -> None:
+        """Raise UntrustedPackage unless a trusted key signed this digest."""
+        if signature is None:
+            raise UntrustedPackage(f"{digest}: unsigned", hint="`driftline train` signs packages")
+        # The id comes from outside: it selects among what is there and never forms a path.
+        if signature.key_id not in self.ids():
+            raise UntrustedPackage(
+                f"{digest}: signed by key {signature.key_id!r}, which is not trusted here",
+                hint="`driftline keys trust FILE` trusts a public key",
+            )
+        public = _read_public(self._folder / f"{signature.key_id}.pem")
+        if key_id(public) != signature.key_id:
+            raise UntrustedPackage(
+                f"{digest}: trusted key {signature.key_id!r} is stored under another's name",
+                hint="`driftline keys trust FILE` stores it rightly",
+            )
+        try:
+            public.verify(bytes.fromhex(signature.value), digest.encode())
+        except (InvalidSignature, ValueError) as error:
+            raise UntrustedPackage(
+                f"{digest}: its signature does not hold for key {signature.key_id}",
+                hint="fetch the package again, or train a new one",
+            ) from error
+
+
+def _trust(public: Ed25519PublicKey, folder: Path) -> str:
+    name = key_id(public)
+    (folder / _TRUSTED).mkdir(parents=True, exist_ok=True)
+    (folder / _TRUSTED / f"{name}.pem").write_bytes(_public_pem(public))
+    return name
+
+
+def _public_pem(public: Ed25519PublicKey) -> bytes:
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _read_public(path: Path) -> Ed25519PublicKey:
+    try:
+        key = load_pem_public_key(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"{path}: not a public key in PEM: {error}") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise SettingsError(f"{path}: expected an Ed25519 key, got {type(key).__name__}")
+    return key

@@ -1,0 +1,123 @@
+"""Loading: a package is deserialized only after its digest and its signature hold.
+
+In: bytes from anywhere. Out: a `VerifiedPackage`, the only thing that a model is made from.
+"""
+
+from pathlib import Path
+
+from driftline.errors import DigestMismatch, PackageCheckFailed
+from driftline.events import ModelAnnounced
+from driftline.models.keys import Signature, Trusted
+from driftline.models.package import (
+    JOBLIB,
+    ONNX,
+    REFERENCE,
+    Manifest,
+    read_file,
+    read_manifest,
+)
+from driftline.models.reference import Reference, load_reference
+from driftline.models.score import Model, OnnxScorer, Scorer, SklearnScorer
+from driftline.models.store import ModelStore, digest_of
+from driftline.settings import Settings
+from driftline.stream import Stream
+
+
+def verify(
+    digest: str, data: bytes, signature: Signature | None, trusted: Trusted
+) -> "VerifiedPackage":
+    """Check the bytes against the digest, then the signature; nothing is read before.
+
+    Raises DigestMismatch, UntrustedPackage.
+    """
+    if (found := digest_of(data)) != digest:
+        raise DigestMismatch(
+            f"{digest}: the package's bytes have digest {found}",
+            hint="the store holds other bytes than were announced: fetch or train it again",
+        )
+    trusted.verify(digest, signature)
+    return VerifiedPackage(digest, data)
+
+
+class VerifiedPackage:
+    """Bytes that may be deserialized. Made by `verify` alone."""
+
+    def __init__(self, digest: str, data: bytes) -> None:
+        self.digest = digest
+        self._data = data
+        self._manifest: Manifest | None = None
+
+    def manifest(self) -> Manifest:
+        """What the package is. Raises PackageCheckFailed, as the others."""
+        if self._manifest is None:
+            self._manifest = read_manifest(self._data)
+        return self._manifest
+
+    def reference(self) -> Reference:
+        """The data that it was trained on."""
+        return load_reference(self.file(REFERENCE))
+
+    def scorer(self) -> Scorer:
+        """The model, scored as the manifest says. Raises MissingExtra too."""
+        manifest = self.manifest()
+        if manifest.scoring == "onnx":
+            return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
+        return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
+
+    def file(self, name: str) -> bytes:
+        """One file of the package."""
+        data = read_file(self._data, name)
+        if data is None:
+            raise PackageCheckFailed(f"{self.digest}: no {name} inside")
+        return data
+
+
+class Models:
+    """Loads a stream's models from one store, trusting the keys of one folder."""
+
+    def __init__(self, store: ModelStore, trusted: Trusted, stream: Stream) -> None:
+        self.store = store
+        self._trusted = trusted
+        self._stream = stream
+
+    @classmethod
+    def of(cls, settings: Settings, stream: Stream) -> "Models":
+        """With the store and the keys of this installation."""
+        return cls(ModelStore(settings.model_store), Trusted(settings.keys), stream)
+
+    @staticmethod
+    def folders(store: str, keys: Path, stream: Stream) -> "Models":
+        """From a store's URL and a key folder."""
+        return Models(ModelStore(store), Trusted(keys), stream)
+
+    def fetch(self, announced: ModelAnnounced | str) -> VerifiedPackage:
+        """Fetch and verify, by announcement or digest. The signature is the announced one, or
+        else the store's. Raises PackageError."""
+        digest = announced if isinstance(announced, str) else announced.digest
+        data, signature = self.store.get(digest)
+        if isinstance(announced, ModelAnnounced):
+            signature = Signature(announced.signature, announced.key_id)
+        return verify(digest, data, signature, self._trusted)
+
+    def load(self, announced: ModelAnnounced | str) -> Model:
+        """A model, not yet warm nor checked. Raises PackageError, MissingExtra.
+
+        PackageCheckFailed if it is another stream's or of another task.
+        """
+        package = self.fetch(announced)
+        manifest = package.manifest()
+        stream = self._stream
+        for what, theirs, ours in (
+            ("stream", manifest.stream, stream.name),
+            ("task", manifest.task, stream.task),
+            ("target", manifest.target, stream.target),
+        ):
+            if theirs != ours:
+                raise PackageCheckFailed(
+                    f"{package.digest}: made for {what} {theirs!r}, not {ours!r}"
+                )
+        return Model(package.digest, manifest, package.scorer(), stream)
+
+    def reference(self, digest: str) -> Reference:
+        """The reference of a model. Raises PackageError."""
+        return self.fetch(digest).reference()

@@ -1,0 +1,131 @@
+"""The profile of the data that a model was trained on: what the monitor compares windows with.
+
+Kept in the package as `reference.npz`. Names are stored as codes and a table, never as pickles:
+reading it runs no code.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Columns
+from driftline.errors import PackageCheckFailed
+
+# Enough for any test at the significance levels in use, and a few hundred kB in the package.
+MAX_REFERENCE_ROWS: Final = 10_000
+
+NumberArray = NDArray[np.float64]
+ObjectArray = NDArray[np.object_]
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """Two samples of the training data.
+
+    The newest `n` rows that the model was trained on (at most 10,000, in time order):
+    `columns` of the watched and derived features, `positions` int64 (n,), and `predictions` of the
+    model about them: object (n,) of class names or float64 (n,).
+
+    The `m` rows that were held out while models were chosen, with `held_predictions` and
+    `held_scores` (m, k) of the winner as it was before it was fitted again on everything: in-sample
+    errors would be too small. `errors` float64 (m,) are 0 or 1, or absolute.
+
+    `levels`: all values of each category in the training data; `ranges`: least and largest number.
+    """
+
+    columns: Columns
+    positions: NDArray[np.int64]
+    predictions: ObjectArray | NumberArray
+    held_labels: ObjectArray | NumberArray
+    held_predictions: ObjectArray | NumberArray
+    held_scores: NumberArray | None
+    errors: NumberArray
+    levels: Mapping[str, tuple[str, ...]]
+    ranges: Mapping[str, tuple[float, float]]
+
+    @property
+    def labels(self) -> ObjectArray | NumberArray:
+        """Labels of the held-out rows, as `errors`."""
+        return self.held_labels
+
+
+class _Names(msgspec.Struct, frozen=True):
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...]
+    levels: dict[str, tuple[str, ...]]
+    ranges: dict[str, tuple[float, float]]
+
+
+def save_reference(reference: Reference) -> bytes:
+    """As the bytes of an npz file; the same reference gives the same bytes."""
+    arrays: dict[str, NDArray[Any]] = {"positions": reference.positions, "errors": reference.errors}
+    columns = reference.columns
+    names = _Names(
+        tuple(columns.numbers),
+        tuple(columns.categories),
+        dict(reference.levels),
+        dict(reference.ranges),
+    )
+    arrays["names"] = np.frombuffer(msgspec.json.encode(names), dtype=np.uint8)
+    # Columns are stored by their place: a name may hold anything, a zip entry may not.
+    for place, values in enumerate(columns.numbers.values()):
+        arrays[f"number_{place}"] = values
+    for place, category in enumerate(columns.categories.values()):
+        _pack(arrays, f"category_{place}", category)
+    for name in ("predictions", "held_labels", "held_predictions"):
+        _pack(arrays, name, getattr(reference, name))
+    if reference.held_scores is not None:
+        arrays["held_scores"] = reference.held_scores
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
+    return file.getvalue()
+
+
+def load_reference(data: bytes) -> Reference:
+    """Undo `save_reference`. Raises PackageCheckFailed if these are other bytes."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
+            numbers = {n: arrays[f"number_{place}"] for place, n in enumerate(names.numbers)}
+            categories = {
+                n: _unpack(arrays, f"category_{place}") for place, n in enumerate(names.categories)
+            }
+            return Reference(
+                columns=Columns(numbers, categories, len(arrays["positions"])),
+                positions=arrays["positions"],
+                predictions=_unpack(arrays, "predictions"),
+                held_labels=_unpack(arrays, "held_labels"),
+                held_predictions=_unpack(arrays, "held_predictions"),
+                held_scores=arrays.get("held_scores"),
+                errors=arrays["errors"],
+                levels=names.levels,
+                ranges=names.ranges,
+            )
+    except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
+        raise PackageCheckFailed(f"the package's reference cannot be read: {error}") from error
+
+
+def _pack(arrays: dict[str, NDArray[Any]], name: str, values: NDArray[Any]) -> None:
+    """A float array as it is; names as codes into a table of JSON, -1 for a missing one."""
+    if values.dtype != object:
+        arrays[name] = values
+        return
+    table: Sequence[str] = sorted({value for value in values if value is not None})
+    places: dict[str | None, int] = {value: place for place, value in enumerate(table)}
+    places[None] = -1
+    arrays[f"{name}_codes"] = np.array([places[value] for value in values], dtype=np.int32)
+    arrays[f"{name}_table"] = np.frombuffer(msgspec.json.encode(table), dtype=np.uint8)
+
+
+def _unpack(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    if name in arrays:
+        return arrays[name]
+    table = msgspec.json.decode(arrays[f"{name}_table"].tobytes(), type=list[str])
+    # The place -1 is the last one: that of None.
+    lookup = np.empty(len(table) + 1, dtype=object)
+    lookup[:-1] = table
+    values: ObjectArray = lookup[arrays[f"{name}_codes"]]
+    return values

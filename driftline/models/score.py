@@ -1,0 +1,208 @@
+"""Scoring: a matrix in, predictions and probabilities out, by ONNX Runtime or scikit-learn.
+
+Each library is imported when a model needs it: a model scored by ONNX brings in neither
+scikit-learn nor pandas.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Columns
+from driftline.codec.records import RecordCodec
+from driftline.errors import MissingExtra, PackageCheckFailed, PackageError
+from driftline.features import FeatureSchema, MatrixEncoder
+from driftline.models.package import Manifest, Scoring
+from driftline.stream import Stream, Task
+
+# Probabilities of float32 models differ in the seventh digit by batch size; six are kept.
+SCORE_DIGITS: Final = 6
+# How far a score may be from the one in the package: other versions of a library round otherwise.
+SCORE_TOLERANCE: Final = 1e-3
+ONNX_INPUT: Final = "features"
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """`predictions`: class names, or float64 (n,). `probabilities`: float64 (n, k) in the order of
+    the classes, rounded to six digits; None for regression or a model that gives none."""
+
+    predictions: list[str] | NDArray[np.float64]
+    probabilities: NDArray[np.float64] | None
+
+
+class Scorer(Protocol):
+    """A model without its columns."""
+
+    def score(self, matrix: NDArray[np.float32]) -> Scores:
+        """Score a float32 matrix (n, width), n ≥ 1."""
+
+
+class OnnxScorer:
+    """Scores with ONNX Runtime. Raises MissingExtra, PackageCheckFailed (not a model)."""
+
+    def __init__(self, model: bytes, task: Task, classes: Sequence[str]) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingExtra("onnxruntime", "onnx") from error
+        options = onnxruntime.SessionOptions()
+        # Batches are small: a second thread costs more in handing over than it saves.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # its exceptions have no common base class
+            raise PackageCheckFailed(f"the ONNX model cannot be loaded: {error}") from error
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        self._task = task
+        self._classes = classes
+
+    def score(self, matrix: NDArray[np.float32]) -> Scores:
+        if self._task == "regression":
+            (values,) = self._session.run(self._outputs[:1], {ONNX_INPUT: matrix})
+            return Scores(np.asarray(values, dtype=np.float64).reshape(-1), None)
+        (raw,) = self._session.run(self._outputs[1:2], {ONNX_INPUT: matrix})
+        return classified(np.asarray(raw), self._classes)
+
+
+class SklearnScorer:
+    """Scores with a scikit-learn estimator whose labels are the places of the classes."""
+
+    def __init__(self, estimator: Any, task: Task, classes: Sequence[str]) -> None:
+        self._estimator = estimator
+        self._task = task
+        self._classes = classes
+
+    @classmethod
+    def load(cls, joblib_bytes: bytes, task: Task, classes: Sequence[str]) -> "SklearnScorer":
+        """From verified bytes alone: unpickling runs code. Raises PackageCheckFailed."""
+        import joblib
+
+        try:
+            estimator = joblib.load(io.BytesIO(joblib_bytes))
+        except Exception as error:  # unpickling may raise whatever it likes
+            raise PackageCheckFailed(
+                f"the joblib model cannot be loaded: {error}",
+                hint="the manifest names the library versions that it was trained with",
+            ) from error
+        return cls(estimator, task, classes)
+
+    def score(self, matrix: NDArray[np.float32]) -> Scores:
+        if self._task == "regression":
+            return Scores(np.asarray(self._estimator.predict(matrix), dtype=np.float64), None)
+        if hasattr(self._estimator, "predict_proba"):
+            return classified(np.asarray(self._estimator.predict_proba(matrix)), self._classes)
+        places = np.asarray(self._estimator.predict(matrix), dtype=np.intp)
+        return Scores([self._classes[place] for place in places], None)
+
+
+def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
+    """The most probable class of each row (the first of equals), and all probabilities."""
+    rounded = np.asarray(probabilities, dtype=np.float64).round(SCORE_DIGITS)
+    return Scores([classes[place] for place in rounded.argmax(axis=1)], rounded)
+
+
+class Model:
+    """A loaded model: columns in, scores out.
+
+    It is made from a verified package (`load.Models`); `check` it before it answers.
+    """
+
+    def __init__(self, digest: str, manifest: Manifest, scorer: Scorer, stream: Stream) -> None:
+        self.digest = digest
+        self.manifest = manifest
+        self._scorer = scorer
+        self._stream = stream
+        self._encoder = MatrixEncoder(manifest.schema)
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Features and classes of the model."""
+        return self.manifest.schema
+
+    @property
+    def scoring(self) -> Scoring:
+        """What scores it."""
+        return self.manifest.scoring
+
+    def predict(self, columns: Columns) -> Scores:
+        """Score decoded records. Raises PackageCheckFailed if a feature has no column."""
+        if not len(columns):
+            empty = np.zeros((0, len(self.schema.classes)))
+            if self.manifest.task == "classification":
+                return Scores([], empty)
+            return Scores(np.zeros(0), None)
+        try:
+            matrix = self._encoder.encode(columns)
+        except KeyError as error:
+            raise PackageCheckFailed(
+                f"{self.digest}: feature {error} is not in stream {self._stream.name!r}",
+                hint="the stream file has changed since this model was trained: train a new one",
+            ) from error
+        return self._scorer.score(matrix)
+
+    def warm_up(self) -> None:
+        """Score one row and a batch, so that the first real records need not wait for it."""
+        for rows in (1, 256):
+            self._score_zeros(rows)
+
+    def check(self) -> None:
+        """Score the records that the package carries, as serving does, and compare.
+
+        Raises PackageCheckFailed if the stream file no longer fits, or an answer differs.
+        """
+        if self.manifest.derived != self._stream.derived:
+            raise PackageCheckFailed(
+                f"{self.digest}: derived features differ from those of stream "
+                f"{self._stream.name!r}",
+                hint="the stream file has changed since this model was trained: train a new one",
+            )
+        expected = self.manifest.check
+        batch = RecordCodec(self._stream).decode([record.record.encode() for record in expected])
+        if batch.rejected:
+            raise PackageCheckFailed(
+                f"{self.digest}: its check record is refused: {batch.rejected[0].reason}",
+                hint="the stream file has changed since this model was trained: train a new one",
+            )
+        try:
+            scores = self.predict(batch.columns)
+        except PackageError:
+            raise
+        except Exception as error:  # a library that does not fit may raise anything
+            raise PackageCheckFailed(f"{self.digest}: it cannot score: {error}") from error
+        for place, record in enumerate(expected):
+            said = scores.predictions[place]
+            probabilities = None if scores.probabilities is None else scores.probabilities[place]
+            if not _agrees(record.prediction, said, record.scores, probabilities):
+                raise PackageCheckFailed(
+                    f"{self.digest}: it says {said!r} where it said {record.prediction!r} when it "
+                    f"was trained",
+                    hint="compare the library versions in `driftline models show`",
+                )
+
+    def _score_zeros(self, rows: int) -> None:
+        zeros = np.zeros((rows, self._encoder.width), dtype=np.float32)
+        try:
+            self._scorer.score(zeros)
+        except Exception as error:  # as in `check`
+            raise PackageCheckFailed(f"{self.digest}: it cannot score: {error}") from error
+
+
+def _agrees(
+    expected: str | float,
+    said: str | float,
+    scores: Sequence[float] | None,
+    probabilities: NDArray[np.float64] | None,
+) -> bool:
+    if scores is not None and probabilities is not None:
+        # Where two classes are equally probable, rounding may choose either.
+        return bool(np.allclose(scores, probabilities, rtol=0, atol=SCORE_TOLERANCE))
+    if isinstance(expected, str):
+        return expected == said
+    return bool(np.isclose(expected, float(said), rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE))
