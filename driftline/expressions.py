@@ -194,6 +194,11 @@ class Expression:
         if type(node.ops[0]) not in _OPERATORS:
             raise self._error(f"uses the comparison {type(node.ops[0]).__name__}")
         sides = (node.left, node.comparators[0])
+        for side in sides:
+            if isinstance(side, ast.Name):
+                name = self._names.get(side.id, side.id)
+                if name not in columns:  # said before anything about kinds
+                    raise self._unknown(name, columns)
         texts = sum(
             isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides
         )

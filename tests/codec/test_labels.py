@@ -1,0 +1,74 @@
+"""Labels come back as they were sent; bad ones say why."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.codec.records import Label, LabelCodec, text
+from driftline.errors import DataError
+from driftline.stream import Stream, loads
+from driftline.stream_keys import quoted
+
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
+columns = words.filter(lambda name: name not in ("@row", "@id", "@at", "a"))
+
+
+def stream(
+    *, id: str = "id", key: str = "@id", target: str = "y", task: str = "classification",
+    windows: str = "records = 100",
+) -> Stream:  # fmt: skip
+    return loads(
+        f'version = 1\nname = "s"\ntask = {quoted(task)}\ntarget = {quoted(target)}\n'
+        f'features = {{ a = "number" }}\nrecord = {{ id = {quoted(id)}, key = {quoted(key)} }}\n'
+        f'time = {{ column = "t" }}\n[windows]\n{windows}\n'
+    )
+
+
+@given(
+    names=st.lists(columns.filter(lambda n: n != "t"), min_size=3, max_size=3, unique=True),
+    record_id=words,
+    label=st.one_of(words, st.booleans(), st.integers(), st.floats(allow_nan=False)),
+    at=st.one_of(st.none(), st.integers(0, 2**60)),
+    key=st.one_of(words, st.integers()),
+)
+def test_any_names_and_values_come_back(
+    names: list[str], record_id: str, label: str | float, at: int | None, key: str | int
+) -> None:
+    id_column, key_column, target = names
+    codec = LabelCodec(stream(id=id_column, key=key_column, target=target))
+    if label in (float("inf"), float("-inf")):
+        return  # JSON has no infinities
+    encoded = codec.encode(record_id, label, at=at, key=key)
+    assert codec.decode(encoded) == Label(record_id, text(label), at, text(key))
+
+
+def test_on_the_axis_of_time_the_moment_is_written_for_people() -> None:
+    codec = LabelCodec(stream(windows='span = "1h"', task="regression"))
+    encoded = codec.encode("r", 1.5, at=90_000_000)
+    assert encoded == b'{"id":"r","y":1.5,"@at":"1970-01-01T00:01:30Z"}'
+    assert codec.decode(encoded) == Label("r", 1.5, 90_000_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "the label is empty"),
+        (b"?", "not JSON"),
+        (b'{"y": 1}', "missing id: column 'id'"),
+        (b'{"id": "r"}', "missing label: column 'y' is null or absent"),
+        (b'{"id": "r", "y": "high"}', "column 'y': expected a number or null, got str"),
+        (b'{"id": "r", "y": 1, "@at": "1970-01-01T00:00:00Z"}', "expected a record number"),
+        (b'{"id": "r", "y": 1, "@at": -1}', "expected a record number"),
+    ],
+)
+def test_a_label_that_cannot_be_used_says_why(value: bytes | None, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        LabelCodec(stream(task="regression")).decode(value)
+    assert reason in caught.value.message
+
+
+def test_a_moment_without_zone_is_refused() -> None:
+    with pytest.raises(DataError, match="RFC 3339"):
+        LabelCodec(stream(windows='span = "1h"')).decode(
+            b'{"id": "r", "y": 1, "@at": "1970-01-01 00:00:00"}'
+        )

@@ -1,0 +1,90 @@
+"""A stream file is checked when it is read, and errors name the key and what was expected."""
+
+import tomllib
+
+import pytest
+
+from driftline.errors import StreamFileError
+from driftline.stream import Span, Stream, describe, loads
+
+HEAD = 'version = 1\nname = "a"\ntask = "classification"\ntarget = "y"\n'
+SMALL = HEAD + 'features = { a = "number" }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            HEAD + 'features = { a = "numbr" }',
+            '[features.a] Expected "number", "category" or a table, got "numbr"',
+        ),
+        (
+            HEAD + 'features = { "b c" = { kind = "number", mn = 3 } }',
+            "[features.\"b c\".mn] Unknown key. Expected 'min'?",
+        ),
+        (
+            HEAD + 'features = { a = "number", b = { kind = "number", min = "x" } }',
+            '[features.b.min] Expected a number, got "x" (below it: out of range)',
+        ),
+        (HEAD + 'featurs = { a = "number" }', "[featurs] Unknown key. Expected 'features'?"),
+        (HEAD, "[features] Missing. Expected a table"),
+        (SMALL + "[windows]\nrecords = 3", "[windows.records] Expected a whole number from 20"),
+        (SMALL + "[windows]\nrecord = 3", "[windows.record] Unknown key. Expected 'records'?"),
+        (
+            SMALL + "[windows]\nzzz = 3",
+            "[windows.zzz] Unknown key. Expected one of records, span, lateness",
+        ),
+        (SMALL + '[retrain]\non = ["data", "x"]', "[retrain.on[1]] Expected"),
+        (SMALL + '[retrain]\ncooldown = "3 days"', "[retrain.cooldown] Expected a duration"),
+        (
+            SMALL + '[simulate]\nlabel_delay = { distribution = "uniform", lo = 1 }',
+            "[simulate.label_delay.lo] Unknown key. Expected 'low'?",
+        ),
+        (SMALL + '[simulate]\nlabel_delay = "soon"', "[simulate.label_delay] Expected a duration"),
+        (
+            SMALL + "[time]\nstart = 2020-01-01T00:00:00\nstep = '1s'",
+            "[time.start] Expected a time with its zone",
+        ),
+        (SMALL + "[derived]\nx = 3", "[derived.x] Expected text, got 3"),
+        (
+            SMALL + '[derived]\nx = "b + 1"',
+            "[derived.x] the expression 'b + 1' uses 'b', which is no declared feature",
+        ),
+        (SMALL + "[kafka]\npartitions = 0", "[kafka.partitions] Expected a whole number from 1"),
+        (SMALL.replace('"a"', '"A b"'), '[name] Expected text, got "A b" (lower-case'),
+        ("version = 2", "[version] Expected 1, got 2"),
+        ("version = ", "not TOML"),
+    ],
+)
+def test_a_wrong_file_names_file_key_and_expectation(text: str, message: str) -> None:
+    with pytest.raises(StreamFileError) as caught:
+        loads(text, name="a.toml")
+    assert caught.value.message.startswith("a.toml: ")
+    assert message in caught.value.message
+
+
+def test_the_smallest_file_gets_its_defaults() -> None:
+    stream = loads(SMALL)
+    assert stream.windows.records == 1000
+    assert stream.labels.horizon == Span(records=10_000)
+    assert stream.needs_row
+    assert stream.axis == "row"
+
+
+def test_every_key_is_described_with_a_meaning() -> None:
+    rows = describe(loads(SMALL))
+    without = [row.key for row in rows if not row.meaning]
+    assert without == []
+    keys = {row.key for row in rows}
+    for name in Stream.__struct_fields__:
+        assert any(key == name or key.startswith(f"{name}.") for key in keys), name
+
+
+def test_a_description_tells_what_was_written_from_what_is_default() -> None:
+    text = SMALL + '[windows]\nrecords = 1000\n[simulate]\nlabel_delay = "30m"\n'
+    rows = {row.key: row for row in describe(loads(text), tomllib.loads(text))}
+    assert rows["windows.records"].given
+    assert not rows["labels.horizon"].given
+    assert rows["simulate.label_delay"].value == '"30m"'
+    assert rows["features.a"].value == '"number"'
+    assert rows["retrain.on"].value == '["data", "performance"]'
