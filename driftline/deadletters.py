@@ -1,0 +1,185 @@
+"""Dead letters: what there is and why, and sending them again once the reason is mended.
+
+In: the topic of dead letters. Out: groups by reason, single letters, and on `replay` the original
+bytes to the topic and partition that they came from. It deletes nothing.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from driftline.broker.port import Broker, Message, OffsetRange, Outgoing, TopicPartition
+from driftline.codec.envelope import DeadLetterOrigin, dead_letter_origin
+from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
+from driftline.codec.values import text
+from driftline.scan import Progress, ranges, scan
+from driftline.stream import Stream
+from driftline.topics import Topics
+
+# Header of a record that was sent again; its value names the dead letter, `PARTITION@OFFSET`.
+REPLAYED = "driftline_replayed"
+# Reasons can carry values of the data, so there may be any number of them.
+MAX_GROUPS = 1000
+OTHER_REASONS = "(other reasons)"
+
+
+class Letter(msgspec.Struct, frozen=True):
+    """One dead letter: where it stands, what it says about its origin, and the record."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    origin: DeadLetterOrigin
+    id: str | None  # of the record, where it can be read
+    message: Message
+
+    @property
+    def place(self) -> str:
+        """`PARTITION@OFFSET` in the topic of dead letters."""
+        return f"{self.partition}@{self.offset}"
+
+
+class Group(msgspec.Struct):
+    """The letters with one reason, of one service. The newest: publish time and place."""
+
+    service: str
+    topic: str
+    reason: str
+    count: int = 0
+    newest_ms: int = 0
+    newest: str = ""
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What `replay` did."""
+
+    sent: int
+    again: int  # left out: sent by an earlier replay
+    other: int  # left out: not a record or a label, such as an unreadable event about models
+
+
+def letters(
+    broker: Broker, stream: Stream, *, reason: str = "", progress: Progress | None = None
+) -> Iterator[Letter]:
+    """All letters whose reason contains `reason`, partition by partition in order.
+
+    Raises DataError for a message that Driftline did not write, BrokerError.
+    """
+    topics = Topics(stream)
+    read_id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+    for messages in scan(broker, ranges(broker, [topics.deadletters]), progress=progress):
+        for message in messages:
+            origin = dead_letter_origin(message)
+            if reason not in origin.reason:
+                continue
+            try:
+                value = read_id(message.value or b"").f0
+            except DECODE_ERRORS:
+                value = None
+            yield Letter(
+                partition=message.partition,
+                offset=message.offset,
+                timestamp_ms=message.timestamp_ms,
+                origin=origin,
+                id=None if value is None else text(value),
+                message=message,
+            )
+
+
+def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[Group]:
+    """Letters by service, source topic and reason, most frequent first."""
+    found: dict[tuple[str, str, str], Group] = {}
+    for letter in letters(broker, stream, reason=reason):
+        origin = letter.origin
+        key = (origin.service, origin.topic, origin.reason)
+        if key not in found and len(found) >= MAX_GROUPS:
+            key = (origin.service, origin.topic, OTHER_REASONS)
+        group = found.setdefault(key, Group(*key))
+        group.count += 1
+        if letter.timestamp_ms >= group.newest_ms:
+            group.newest_ms, group.newest = letter.timestamp_ms, letter.place
+    return sorted(found.values(), key=lambda group: (-group.count, group.reason))
+
+
+def find(broker: Broker, stream: Stream, name: str) -> list[Letter]:
+    """The letters of a record id, or the one at `PARTITION@OFFSET`."""
+    return [
+        letter
+        for letter in letters(broker, stream)
+        if name == letter.place or (letter.id is not None and name == letter.id)
+    ]
+
+
+def replay(
+    broker: Broker,
+    stream: Stream,
+    *,
+    reason: str = "",
+    dry_run: bool = False,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> Replay:
+    """Send the original bytes of all letters whose reason contains `reason` to where they came
+    from, with the producer's headers and one more, `driftline_replayed`.
+
+    Letters that were sent before are left out unless `again`. The records become new ones at the
+    end of their partition; reconciliation counts them as replayed, not as duplicates. Raises
+    DataError, BrokerError (MessageTooLarge, DeliveryFailed).
+    """
+    topics = Topics(stream)
+    targets = (topics.features, topics.labels)
+    done = set() if again else _replayed(broker, stream, targets)
+    sent = left_out = other = 0
+    producer = broker.producer(client_id="driftline-replay")
+    try:
+        for letter in letters(broker, stream, reason=reason, progress=progress):
+            if letter.origin.topic not in targets:
+                other += 1
+            elif letter.place in done:
+                left_out += 1
+            else:
+                sent += 1
+                if not dry_run:
+                    producer.send(_original(letter))
+        producer.flush()
+    finally:
+        producer.close()
+    return Replay(sent=sent, again=left_out, other=other)
+
+
+def _original(letter: Letter) -> Outgoing:
+    message = letter.message
+    # What earlier failures said stays with their letters; the new header leads there.
+    kept = tuple(header for header in message.headers if not header[0].startswith("driftline_"))
+    return Outgoing(
+        topic=letter.origin.topic,
+        key=message.key,
+        value=message.value,
+        partition=letter.origin.partition,
+        headers=(*kept, (REPLAYED, letter.place.encode())),
+    )
+
+
+def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
+    """Places of the letters that were sent again before.
+
+    A replayed record stands behind the record of its letter, so the topics are read only from the
+    earliest of those on.
+    """
+    first: dict[TopicPartition, int] = {}
+    for letter in letters(broker, stream):
+        origin = letter.origin
+        partition = TopicPartition(origin.topic, origin.partition)
+        first[partition] = min(origin.offset, first.get(partition, origin.offset))
+    span = {
+        partition: OffsetRange(max(first[partition], offsets.start), offsets.end)
+        for partition, offsets in ranges(broker, targets).items()
+        if partition in first
+    }
+    return {
+        value.decode()
+        for messages in scan(broker, span)
+        for message in messages
+        for name, value in message.headers
+        if name == REPLAYED
+    }

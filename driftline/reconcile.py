@@ -1,0 +1,332 @@
+"""Counts from the topics what became of every feature record and every label, and names what is
+missing.
+
+In: a broker and a stream. Out: a `Reconciliation`. It trusts no service's counters. Whatever is
+counted lies in a temporary SQLite file, so memory does not grow with the topics.
+
+A record is judged by its source offset: each one below the inference group's committed offset must
+be the source of a prediction or of a dead letter. A label must have become an outcome or a dead
+letter, unless it says what was known, or still waits for its prediction within the horizon.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.codec.envelope import dead_letter_origin, decode
+from driftline.codec.labels import LabelCodec
+from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
+from driftline.codec.values import text
+from driftline.deadletters import REPLAYED
+from driftline.errors import DataError
+from driftline.events import Source
+from driftline.reconcile_sql import (
+    ANALYSIS,
+    MISPLACED_LABELS,
+    MISSING_LABELS,
+    MISSING_RECORDS,
+    TABLES,
+)
+from driftline.scan import Progress, handled, ranges, scan, size
+from driftline.stream import Stream
+from driftline.topics import Topics
+
+# SQLite's page cache; the rest stays on disk.
+_CACHE_KIB = 64 * 1024
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A record or label of which nothing came. `id` is None where it cannot be read."""
+
+    partition: int
+    offset: int
+    id: str | None
+
+
+class Records(msgspec.Struct, frozen=True):
+    """The feature records; total = predicted + dead_letters + waiting + expired + missing."""
+
+    total: int
+    predicted: int
+    dead_letters: int  # not predicted
+    waiting: int  # inference has not come to them yet
+    expired: int  # so old that retention may have deleted what came of them
+    missing: int
+    duplicate_ids: int  # the id stood in an earlier record, and this is no replay
+    replayed: int  # sent again from a dead letter
+    redelivered: int  # further predictions of a source offset: readers drop them
+    joined: int  # predicted, and has an outcome
+    revised: int  # changes of labels that were published as further outcomes
+    unlabelled: int  # predicted, and has no outcome
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """The labels; total is the sum of the others."""
+
+    total: int
+    joined: int
+    repeated: int  # the same label again
+    replaced: int  # changed before the prediction came: the outcome has the later one
+    dead_letters: int  # unreadable, or no such prediction within the horizon
+    waiting: int  # not read yet, or for their prediction
+    expired: int  # as for records
+    missing: int
+
+
+class Reconciliation(msgspec.Struct, frozen=True):
+    """What became of everything, up to the ends of the topics when counting began."""
+
+    stream: str
+    records: Records
+    labels: Labels
+    misplaced_labels: int  # in another partition than the record with their id: they cannot join
+    foreign_letters: int  # in the dead letters, but not written by Driftline
+    missing_records: tuple[Missing, ...]
+    missing_labels: tuple[Missing, ...]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is missing."""
+        return not (self.records.missing or self.labels.missing)
+
+
+def reconcile(
+    broker: Broker,
+    stream: Stream,
+    *,
+    limit: int | None = 20,
+    progress: Progress | None = None,
+    total: Progress | None = None,
+) -> Reconciliation:
+    """Read all topics of the stream once and account for every record and label.
+
+    At most `limit` missing ones are named (None: all). `total` is told once how many offsets there
+    are to read, `progress` how many more were read. Services may run meanwhile. Raises BrokerError.
+    """
+    topics = Topics(stream)
+    # Commits are read before the ends: whatever was committed is visible below them.
+    committed = _committed(broker, topics)
+    names = (
+        topics.features,
+        topics.predictions,
+        topics.labels,
+        topics.outcomes,
+        topics.deadletters,
+    )
+    spans = {name: ranges(broker, [name]) for name in names}
+    if total is not None:
+        total(sum(size(span) for span in spans.values()))
+    with tempfile.TemporaryDirectory(prefix="driftline-reconcile-") as folder:
+        database = sqlite3.connect(Path(folder) / "records.sqlite", isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            database.executescript(TABLES)
+            database.execute("BEGIN")
+            loader = _Loader(database, broker, stream, spans, progress)
+            loader.load(committed)
+            return _judge(database, stream, loader.foreign_letters, limit)
+        finally:
+            database.close()
+
+
+def _committed(broker: Broker, topics: Topics) -> Mapping[TopicPartition, Committed]:
+    admin = broker.admin()
+    try:
+        inference = admin.group_offsets(topics.group("inference"))
+        return inference | admin.group_offsets(topics.group("outcomes"))
+    finally:
+        admin.close()
+
+
+_Row = tuple[str | int | float | None, ...]
+_RowOf = Callable[[Message], _Row | None]  # None for a message that is not counted
+
+
+class _PredictionHead(msgspec.Struct, frozen=True, gc=False):
+    """The fields of a prediction that are counted by; a watermark has none of them."""
+
+    type: str
+    record_id: str = ""
+    source: Source | None = None
+
+
+class _OutcomeHead(msgspec.Struct, frozen=True, gc=False):
+    type: str
+    record_id: str = ""
+    source: Source | None = None
+    label: str | float = ""
+    revision: int = 0
+
+
+_predictions = msgspec.json.Decoder(_PredictionHead)
+_outcomes = msgspec.json.Decoder(_OutcomeHead)
+
+
+class _Loader:
+    """Fills the tables from the topics."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        broker: Broker,
+        stream: Stream,
+        spans: Mapping[str, Mapping[TopicPartition, OffsetRange]],
+        progress: Progress | None,
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._topics = Topics(stream)
+        self._spans = spans
+        self._progress = progress
+        self._id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+        self._label = LabelCodec(stream).decode
+        self.foreign_letters = 0
+        # Output partition → publish time of its oldest record, where older ones were deleted.
+        self._oldest_ms: dict[tuple[str, int], int] = {}
+
+    def load(self, committed: Mapping[TopicPartition, Committed]) -> None:
+        topics = self._topics
+        self._fill(topics.predictions, "predictions", 4, self._prediction)
+        self._fill(topics.outcomes, "outcomes", 5, self._outcome)
+        self._fill(topics.deadletters, "letters", 3, self._letter)
+        self._fill(topics.features, "features", 5, self._feature)
+        self._fill(topics.labels, "labels", 5, self._labelled)
+        self._database.executemany(
+            "INSERT INTO groups VALUES (?, ?, ?, ?)",
+            [
+                (partition.topic.rpartition(".")[2], partition.partition, at.offset, handled(at))
+                for partition, at in committed.items()
+            ],
+        )
+        outputs = {
+            "features": (topics.predictions, topics.deadletters),
+            "labels": (topics.outcomes, topics.deadletters),
+        }
+        self._database.executemany(
+            "INSERT INTO kept VALUES (?, ?, ?)",
+            [
+                (role, partition, max(oldest))
+                for role, names in outputs.items()
+                for partition in {at.partition for at in self._spans[names[0]]}
+                if (
+                    oldest := [
+                        self._oldest_ms[name, partition]
+                        for name in names
+                        if (name, partition) in self._oldest_ms
+                    ]
+                )
+            ],
+        )
+
+    def _fill(self, topic: str, table: str, width: int, row: _RowOf) -> None:
+        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * width)})"
+        span = self._spans[topic]
+        for messages in scan(self._broker, span, progress=self._progress):
+            for message in messages:
+                start = span[TopicPartition(topic, message.partition)].start
+                if start > 0:
+                    self._oldest_ms.setdefault((topic, message.partition), message.timestamp_ms)
+            self._database.executemany(
+                insert, (found for message in messages if (found := row(message)) is not None)
+            )
+
+    def _prediction(self, message: Message) -> _Row | None:
+        event = decode(_predictions, message)
+        if event.source is None or event.source.topic != self._topics.features:
+            return None
+        return (event.source.partition, event.source.offset, message.offset, event.record_id)
+
+    def _outcome(self, message: Message) -> _Row | None:
+        event = decode(_outcomes, message)
+        if event.source is None or event.source.topic != self._topics.features:
+            return None
+        source = event.source
+        return (source.partition, source.offset, event.record_id, event.revision, event.label)
+
+    def _letter(self, message: Message) -> _Row | None:
+        try:
+            origin = dead_letter_origin(message)
+        except DataError:
+            self.foreign_letters += 1
+            return None
+        role = {self._topics.features: "features", self._topics.labels: "labels"}.get(origin.topic)
+        return None if role is None else (role, origin.partition, origin.offset)
+
+    def _feature(self, message: Message) -> _Row:
+        replayed = any(name == REPLAYED for name, _ in message.headers)
+        at = (message.partition, message.offset, message.timestamp_ms)
+        try:
+            value = self._id(message.value or b"").f0
+        except DECODE_ERRORS:
+            value = None
+        return (*at, None if value is None else text(value), replayed)
+
+    def _labelled(self, message: Message) -> _Row:
+        at = (message.partition, message.offset, message.timestamp_ms)
+        try:
+            label = self._label(message.value)
+        except DataError:
+            return (*at, None, None)
+        return (*at, label.record_id, label.label)
+
+
+def _judge(
+    database: sqlite3.Connection, stream: Stream, foreign_letters: int, limit: int | None
+) -> Reconciliation:
+    database.executescript(ANALYSIS)
+
+    def count(table: str) -> dict[str, int]:
+        rows: Iterable[tuple[str, int]] = database.execute(
+            f"SELECT fate, count(*) FROM {table} GROUP BY fate"
+        )
+        return dict(rows)
+
+    def number(query: str) -> int:
+        return int(database.execute(query).fetchone()[0])
+
+    def named(query: str) -> Iterator[Missing]:
+        rows = database.execute(query + " LIMIT ?", (-1 if limit is None else limit,))
+        return (Missing(*row) for row in rows)
+
+    records, labels = count("record_fates"), count("label_fates")
+    predicted = records.get("predicted", 0)
+    joined = number("SELECT count(*) FROM record_fates WHERE fate = 'predicted' AND joined")
+    return Reconciliation(
+        stream=stream.name,
+        records=Records(
+            total=sum(records.values()),
+            predicted=predicted,
+            dead_letters=records.get("dead letter", 0),
+            waiting=records.get("waiting", 0),
+            expired=records.get("expired", 0),
+            missing=records.get("missing", 0),
+            duplicate_ids=number(
+                "SELECT count(id) - count(DISTINCT id) FROM features WHERE NOT replayed"
+            ),
+            replayed=number("SELECT count(*) FROM features WHERE replayed"),
+            redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
+            joined=joined,
+            revised=number("SELECT count(*) FROM outcomes WHERE revision > 0"),
+            unlabelled=predicted - joined,
+        ),
+        labels=Labels(
+            total=sum(labels.values()),
+            joined=labels.get("joined", 0),
+            repeated=labels.get("repeated", 0),
+            replaced=labels.get("replaced", 0),
+            dead_letters=labels.get("dead letter", 0),
+            waiting=labels.get("waiting", 0),
+            expired=labels.get("expired", 0),
+            missing=labels.get("missing", 0),
+        ),
+        misplaced_labels=number(MISPLACED_LABELS),
+        foreign_letters=foreign_letters,
+        missing_records=tuple(named(MISSING_RECORDS)),
+        missing_labels=tuple(named(MISSING_LABELS)),
+    )

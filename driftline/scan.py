@@ -1,0 +1,124 @@
+"""Reads topics once, from their beginning to the end that they had when the reading began.
+
+In: a broker and topic names. Out: batches of messages, one at a time in memory. It joins no group
+and commits nothing, so it disturbs no service.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+
+from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.errors import BrokerUnavailable
+
+# Large batches save calls; 5,000 records of 1 kB are 5 MB.
+_BATCH_RECORDS = 5000
+_POLL_S = 0.2
+# A broker that gives nothing for so long, though records are there, is not going to.
+_PATIENCE_S = 30.0
+
+Progress = Callable[[int], None]
+
+
+def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, OffsetRange]:
+    """What can be read of these topics now. Raises BrokerError, also for an unknown topic."""
+    admin = broker.admin()
+    try:
+        return {
+            partition: offsets
+            for topic in topics
+            for partition, offsets in admin.offsets(topic).items()
+        }
+    finally:
+        admin.close()
+
+
+def size(span: Mapping[TopicPartition, OffsetRange]) -> int:
+    """How many offsets these ranges hold: records and transaction markers."""
+    return sum(offsets.end - offsets.start for offsets in span.values())
+
+
+def scan(
+    broker: Broker,
+    span: Mapping[TopicPartition, OffsetRange],
+    *,
+    progress: Progress | None = None,
+) -> Iterator[list[Message]]:
+    """All messages within these ranges, partition order kept.
+
+    `progress` is told how many offsets were passed since it was last called. Raises
+    BrokerUnavailable when the broker falls silent, BrokerError.
+
+    >>> from driftline.broker.memory import MemoryBroker
+    >>> from driftline.broker.port import NewTopic, Outgoing
+    >>> broker = MemoryBroker()
+    >>> broker.admin().create([NewTopic("words", 2)])
+    >>> broker.producer().send(Outgoing("words", b"hello", partition=1))
+    >>> [m.value for batch in scan(broker, ranges(broker, ["words"])) for m in batch]
+    [b'hello']
+    """
+    todo = {
+        partition: offsets.start
+        for partition, offsets in span.items()
+        if offsets.start < offsets.end
+    }
+    if not todo:
+        return
+    consumer = broker.consumer(client_id="driftline-scan")
+    try:
+        consumer.assign(todo)
+        last_move_s = time.monotonic()
+        while todo:
+            messages = consumer.poll(max_records=_BATCH_RECORDS, timeout_s=_POLL_S)
+            inside = [
+                m for m in messages if m.offset < span[TopicPartition(m.topic, m.partition)].end
+            ]
+            if inside:
+                yield inside
+            passed, done = 0, []
+            for partition, before in todo.items():
+                position = min(consumer.position(partition), span[partition].end)
+                passed += position - before
+                todo[partition] = position
+                if position >= span[partition].end:
+                    done.append(partition)
+            for partition in done:
+                del todo[partition]
+            if done:
+                consumer.pause(done)
+            if passed:
+                last_move_s = time.monotonic()
+                if progress is not None:
+                    progress(passed)
+            elif time.monotonic() - last_move_s > _PATIENCE_S:
+                partition, position = next(iter(todo.items()))
+                raise BrokerUnavailable(
+                    f"{partition.topic}[{partition.partition}]: no record for {_PATIENCE_S:g} s, "
+                    f"at offset {position} of {span[partition].end}",
+                    hint="see the broker's log; then try again",
+                )
+    finally:
+        consumer.close()
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    published: int = 0
+
+
+def handled(committed: Committed | None) -> int:
+    """The next offset that a group has not handled yet.
+
+    A committed offset may be held back to rebuild state from; its metadata then tells how far the
+    results were published.
+
+    >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
+    (25, 10, 0)
+    """
+    if committed is None:
+        return 0
+    try:
+        published = msgspec.json.decode(committed.metadata or "{}", type=_Metadata).published
+    except msgspec.DecodeError:
+        published = 0  # another program's commit: its offset alone counts
+    return max(committed.offset, published)

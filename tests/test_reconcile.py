@@ -1,0 +1,242 @@
+"""Reconciliation: every record and label is accounted for, and what is missing is named."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.outcomes import OutcomesHandler
+from driftline.broker.port import Outgoing
+from driftline.deadletters import REPLAYED
+from driftline.loop import Loop
+from driftline.reconcile import Missing, reconcile
+from tests.world import World
+
+
+def test_a_record_ends_as_a_prediction_or_a_dead_letter() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.letter(world.feature(b"no JSON"), "not JSON")
+    world.prediction(world.feature("b", partition=1))
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert found.records.total == 3
+    assert found.records.predicted == 2
+    assert found.records.dead_letters == 1
+    assert found.records.unlabelled == 2
+
+
+def test_a_record_without_either_is_missing_and_named() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.feature("lost")
+    world.feature(b"unreadable", partition=1)
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert not found.clean
+    assert found.records.missing == 2
+    assert found.missing_records == (Missing(0, 1, "lost"), Missing(1, 0, None))
+
+
+def test_no_more_are_named_than_asked_for() -> None:
+    world = World()
+    for number in range(5):
+        world.feature(f"lost {number}")
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream, limit=2)
+
+    assert [missing.id for missing in found.missing_records] == ["lost 0", "lost 1"]
+    assert found.records.missing == 5
+    assert len(reconcile(world.broker, world.stream, limit=None).missing_records) == 5
+
+
+def test_a_record_that_inference_has_not_come_to_is_waiting_not_missing() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.commit("inference", world.topics.features, 1)
+    world.feature("b")
+    world.feature("c", partition=1)  # nothing was ever committed of this partition
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert found.records.waiting == 2
+
+
+def test_a_redelivered_record_is_told_by_its_source() -> None:
+    world = World()
+    record = world.feature("a")
+    for _ in range(3):
+        world.prediction(record)
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream).records
+
+    assert (found.predicted, found.redelivered, found.duplicate_ids) == (1, 2, 0)
+
+
+def test_an_id_sent_twice_is_a_duplicate_unless_it_is_a_replay() -> None:
+    world = World()
+    letter = world.letter(world.feature("a"), "missing value")
+    world.prediction(world.feature("a", headers=((REPLAYED, b"0@0"),)))
+    world.prediction(world.feature("b"))
+    world.prediction(world.feature("b", partition=1))
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream).records
+
+    assert letter.offset == 0
+    assert (found.duplicate_ids, found.replayed) == (1, 1)
+
+
+def test_labels_are_joined_revised_repeated_or_dead_letters() -> None:
+    world = World()
+    prediction = world.prediction(world.feature("a"))
+    for value, revision in (("yes", 0), ("no", 1)):
+        world.label("a", value)
+        world.outcome(prediction, value, revision=revision)
+    world.label("a", "no")
+    world.letter(world.label("unknown", "yes"), "no prediction", service="outcomes")
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert (found.records.joined, found.records.revised, found.records.unlabelled) == (1, 1, 0)
+    assert (found.labels.joined, found.labels.repeated, found.labels.dead_letters) == (2, 1, 1)
+
+
+def test_a_label_changed_before_its_prediction_came_is_replaced() -> None:
+    world = World()
+    world.label("a", "yes")
+    world.label("a", "no")
+    world.outcome(world.prediction(world.feature("a")), "no", revision=1)
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert (found.labels.replaced, found.labels.joined) == (1, 1)
+
+
+def test_a_label_of_which_nothing_came_is_missing() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.label("a", "yes")
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.labels.missing == 1
+    assert found.missing_labels == (Missing(0, 0, "a"),)
+
+
+def test_a_label_that_the_join_still_holds_waits_for_its_prediction() -> None:
+    world = World()
+    world.label("early", "yes")
+    world.commit("outcomes", world.topics.labels, 0, published=1)
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert found.labels.waiting == 1
+
+
+def test_a_label_held_together_with_its_prediction_should_have_been_joined() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.label("a", "yes")
+    world.commit("inference", world.topics.features, 1)
+    world.commit("outcomes", world.topics.labels, 0, published=1)
+    world.commit("outcomes", world.topics.predictions, 0, published=1)
+
+    assert reconcile(world.broker, world.stream).labels.missing == 1
+
+
+def test_a_label_in_another_partition_than_its_record_is_pointed_out() -> None:
+    world = World()
+    world.prediction(world.feature("a", partition=1))
+    world.letter(world.label("a", "yes"), "no prediction", service="outcomes")
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.misplaced_labels == 1
+    assert found.clean
+
+
+def test_a_message_that_is_no_dead_letter_is_counted_and_disturbs_nothing() -> None:
+    world = World()
+    world.send(Outgoing(world.topics.deadletters, b"hello"))
+
+    assert reconcile(world.broker, world.stream).foreign_letters == 1
+
+
+def test_progress_is_told_of_every_offset() -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.label("a", "yes")
+    totals: list[int] = []
+    passed: list[int] = []
+
+    reconcile(world.broker, world.stream, total=totals.append, progress=passed.append)
+
+    assert totals == [3]
+    assert sum(passed) == 3
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What happens next: a record with its prediction, a label, or a turn of the join."""
+
+    what: str
+    number: int
+
+
+steps = st.lists(
+    st.builds(
+        Step,
+        what=st.sampled_from(["record", "label", "turn"]),
+        number=st.integers(0, 6),
+    ),
+    max_size=40,
+)
+
+
+@pytest.mark.parametrize("jump", [1, 7])
+@settings(max_examples=60, deadline=None)
+@given(steps=steps)
+def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
+    steps: list[Step], jump: int
+) -> None:
+    world = World()
+    loop = Loop(
+        OutcomesHandler(world.stream),
+        world.broker,
+        group=world.topics.group("outcomes"),
+        delivery="exactly_once",
+        clock=world.clock,
+        commit_interval_s=0,
+    )
+    loop.step(0)
+    row = 0
+    for step in steps:
+        if step.what == "record":
+            row += jump  # with a jump of 7, a horizon of 10 passes soon
+            world.prediction(world.feature(str(step.number), row=row))
+        elif step.what == "label":
+            world.label(str(step.number), "yes")
+        else:
+            loop.step(0)
+    while loop.step(0):
+        pass
+    loop.close()
+    records = sum(step.what == "record" for step in steps)
+    world.commit("inference", world.topics.features, records)
+
+    assert reconcile(world.broker, world.stream).clean

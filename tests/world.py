@@ -1,0 +1,114 @@
+"""Topics filled by hand: what the services would have written, record by record, and what not."""
+
+from collections import Counter
+
+import msgspec
+
+from driftline import topics as planned
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Committed, Headers, Message, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.codec.envelope import dead_letter, encode, rare
+from driftline.codec.labels import LabelCodec
+from driftline.events import Event, Outcome, Prediction, Source
+from driftline.stream import Stream, loads
+from driftline.topics import Service, Topics
+
+STREAM_FILE = """
+version = 1
+name = "s"
+task = "classification"
+target = "y"
+features = { x = "number" }
+record = { id = "id" }
+labels = { horizon = 10 }
+kafka = { partitions = 2 }
+"""
+STREAM = loads(STREAM_FILE)
+MODEL = "sha256:" + "ab" * 32
+
+
+class World:
+    """A broker with the topics of one stream. Methods write one message and return it."""
+
+    def __init__(self, stream: Stream = STREAM) -> None:
+        self.stream = stream
+        self.topics = Topics(stream)
+        self.clock = ManualClock(1_000.0)
+        self.broker = MemoryBroker(self.clock)
+        planned.apply(self.broker.admin(), self.topics)
+        self._producer = self.broker.producer()
+        self._next: Counter[tuple[str, int]] = Counter()
+
+    def send(self, record: Outgoing) -> Message:
+        partition = record.partition or 0
+        offset = self._next[record.topic, partition]
+        self._next[record.topic, partition] += 1
+        self._producer.send(msgspec.structs.replace(record, partition=partition))
+        return Message(
+            record.topic, partition, offset, record.key, record.value, record.headers, 1_000_000
+        )
+
+    def feature(
+        self, id: str | bytes, *, partition: int = 0, headers: Headers = (), row: int = 0
+    ) -> Message:
+        """A feature record; bytes are taken as they are."""
+        value = id if isinstance(id, bytes) else encode({"id": id, "@row": row, "x": 1})
+        key = b"?" if isinstance(id, bytes) else id.encode()
+        return self.send(Outgoing(self.topics.features, value, key, partition, headers))
+
+    def prediction(self, record: Message, *, id: str | None = None) -> Message:
+        body = msgspec.json.decode(record.value or b"{}")
+        event = Prediction(
+            record_id=id or body["id"],
+            time=None,
+            row=body["@row"],
+            prediction="a",
+            scores=None,
+            model=MODEL,
+            source=Source(record.topic, record.partition, record.offset),
+            record=msgspec.Raw(record.value or b""),
+        )
+        return self.send(
+            Outgoing(self.topics.predictions, encode(event), record.key, record.partition)
+        )
+
+    def label(self, id: str, value: str, *, partition: int = 0) -> Message:
+        encoded = LabelCodec(self.stream).encode(id, value)
+        return self.send(Outgoing(self.topics.labels, encoded, id.encode(), partition))
+
+    def outcome(self, prediction: Message, value: str, *, revision: int = 0) -> Message:
+        event = msgspec.json.decode(prediction.value or b"", type=Prediction)
+        fields = msgspec.structs.asdict(event)
+        outcome = Outcome(**fields, label=value, label_time=None, label_row=None, revision=revision)
+        return self.send(
+            Outgoing(self.topics.outcomes, encode(outcome), prediction.key, prediction.partition)
+        )
+
+    def letter(self, message: Message, reason: str, *, service: Service = "inference") -> Message:
+        return self.send(
+            dead_letter(self.topics.deadletters, message, reason=reason, service=service)
+        )
+
+    def event(self, topic: str, event: Event, id: str) -> Message:
+        """One of the rare events: windows, drift, retrain, models."""
+        return self.send(rare(topic, event, id=id))
+
+    def commit(
+        self, service: Service, topic: str, offset: int, *, partition: int = 0, published: int = 0
+    ) -> None:
+        consumer = self.broker.consumer(self.topics.group(service))
+        metadata = encode({"published": published}).decode() if published else ""
+        consumer.commit({TopicPartition(topic, partition): Committed(offset, metadata)})
+
+    def everything_handled(self) -> None:
+        """Commit the ends of all inputs of inference and outcomes, holding nothing back."""
+        admin = self.broker.admin()
+        readers: tuple[tuple[Service, str], ...] = (
+            ("inference", self.topics.features),
+            ("outcomes", self.topics.predictions),
+            ("outcomes", self.topics.labels),
+        )
+        for service, topic in readers:
+            for partition, offsets in admin.offsets(topic).items():
+                self.commit(service, topic, offsets.end, partition=partition.partition)
