@@ -47,23 +47,6 @@ class Missing(msgspec.Struct, frozen=True):
     id: str | None
 
 
-class Records(msgspec.Struct, frozen=True):
-    """The feature records; total = predicted + dead_letters + waiting + expired + missing."""
-
-    total: int
-    predicted: int
-    dead_letters: int  # not predicted
-    waiting: int  # inference has not come to them yet
-    expired: int  # so old that retention may have deleted what came of them
-    missing: int
-    duplicate_ids: int  # the id stood in an earlier record, and this is no replay
-    replayed: int  # sent again from a dead letter
-    redelivered: int  # further predictions of a source offset: readers drop them
-    joined: int  # predicted, and has an outcome
-    revised: int  # changes of labels that were published as further outcomes
-    unlabelled: int  # predicted, and has no outcome
-
-
 class Labels(msgspec.Struct, frozen=True):
     """The labels; total is the sum of the others."""
 
@@ -78,10 +61,25 @@ class Labels(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """What became of everything, up to the ends of the topics when counting began."""
+    """What became of everything, up to the ends of the topics when counting began.
+
+    records = predictions + dead_letters + waiting + expired + missing
+    predictions = outcomes + unlabelled
+    """
 
     stream: str
-    records: Records
+    records: int
+    predictions: int  # records that were predicted, each counted once
+    dead_letters: int  # records that were refused, and not predicted
+    waiting: int  # inference has not come to them yet
+    expired: int  # so old that retention may have deleted what came of them
+    missing: int
+    outcomes: int  # predicted records whose label came
+    unlabelled: int
+    revised: int  # changes of labels, each published as a further outcome
+    duplicate_ids: int  # records whose id stood in an earlier one, replays left out
+    replayed: int  # records sent again from a dead letter
+    redelivered: int  # further predictions of the same source offset: readers drop them
     labels: Labels
     misplaced_labels: int  # in another partition than the record with their id: they cannot join
     foreign_letters: int  # in the dead letters, but not written by Driftline
@@ -91,7 +89,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     @property
     def clean(self) -> bool:
         """Whether nothing is missing."""
-        return not (self.records.missing or self.labels.missing)
+        return not (self.missing or self.labels.missing)
 
 
 def reconcile(
@@ -299,22 +297,20 @@ def _judge(
     joined = number("SELECT count(*) FROM record_fates WHERE fate = 'predicted' AND joined")
     return Reconciliation(
         stream=stream.name,
-        records=Records(
-            total=sum(records.values()),
-            predicted=predicted,
-            dead_letters=records.get("dead letter", 0),
-            waiting=records.get("waiting", 0),
-            expired=records.get("expired", 0),
-            missing=records.get("missing", 0),
-            duplicate_ids=number(
-                "SELECT count(id) - count(DISTINCT id) FROM features WHERE NOT replayed"
-            ),
-            replayed=number("SELECT count(*) FROM features WHERE replayed"),
-            redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
-            joined=joined,
-            revised=number("SELECT count(*) FROM outcomes WHERE revision > 0"),
-            unlabelled=predicted - joined,
+        records=sum(records.values()),
+        predictions=predicted,
+        dead_letters=records.get("dead letter", 0),
+        waiting=records.get("waiting", 0),
+        expired=records.get("expired", 0),
+        missing=records.get("missing", 0),
+        outcomes=joined,
+        unlabelled=predicted - joined,
+        revised=number("SELECT count(*) FROM outcomes WHERE revision > 0"),
+        duplicate_ids=number(
+            "SELECT count(id) - count(DISTINCT id) FROM features WHERE NOT replayed"
         ),
+        replayed=number("SELECT count(*) FROM features WHERE replayed"),
+        redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
         labels=Labels(
             total=sum(labels.values()),
             joined=labels.get("joined", 0),

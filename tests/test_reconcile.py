@@ -23,10 +23,10 @@ def test_a_record_ends_as_a_prediction_or_a_dead_letter() -> None:
     found = reconcile(world.broker, world.stream)
 
     assert found.clean
-    assert found.records.total == 3
-    assert found.records.predicted == 2
-    assert found.records.dead_letters == 1
-    assert found.records.unlabelled == 2
+    assert found.records == 3
+    assert found.predictions == 2
+    assert found.dead_letters == 1
+    assert found.unlabelled == 2
 
 
 def test_a_record_without_either_is_missing_and_named() -> None:
@@ -39,7 +39,7 @@ def test_a_record_without_either_is_missing_and_named() -> None:
     found = reconcile(world.broker, world.stream)
 
     assert not found.clean
-    assert found.records.missing == 2
+    assert found.missing == 2
     assert found.missing_records == (Missing(0, 1, "lost"), Missing(1, 0, None))
 
 
@@ -52,7 +52,7 @@ def test_no_more_are_named_than_asked_for() -> None:
     found = reconcile(world.broker, world.stream, limit=2)
 
     assert [missing.id for missing in found.missing_records] == ["lost 0", "lost 1"]
-    assert found.records.missing == 5
+    assert found.missing == 5
     assert len(reconcile(world.broker, world.stream, limit=None).missing_records) == 5
 
 
@@ -66,7 +66,7 @@ def test_a_record_that_inference_has_not_come_to_is_waiting_not_missing() -> Non
     found = reconcile(world.broker, world.stream)
 
     assert found.clean
-    assert found.records.waiting == 2
+    assert found.waiting == 2
 
 
 def test_a_redelivered_record_is_told_by_its_source() -> None:
@@ -76,9 +76,9 @@ def test_a_redelivered_record_is_told_by_its_source() -> None:
         world.prediction(record)
     world.everything_handled()
 
-    found = reconcile(world.broker, world.stream).records
+    found = reconcile(world.broker, world.stream)
 
-    assert (found.predicted, found.redelivered, found.duplicate_ids) == (1, 2, 0)
+    assert (found.predictions, found.redelivered, found.duplicate_ids) == (1, 2, 0)
 
 
 def test_an_id_sent_twice_is_a_duplicate_unless_it_is_a_replay() -> None:
@@ -89,7 +89,7 @@ def test_an_id_sent_twice_is_a_duplicate_unless_it_is_a_replay() -> None:
     world.prediction(world.feature("b", partition=1))
     world.everything_handled()
 
-    found = reconcile(world.broker, world.stream).records
+    found = reconcile(world.broker, world.stream)
 
     assert letter.offset == 0
     assert (found.duplicate_ids, found.replayed) == (1, 1)
@@ -108,7 +108,7 @@ def test_labels_are_joined_revised_repeated_or_dead_letters() -> None:
     found = reconcile(world.broker, world.stream)
 
     assert found.clean
-    assert (found.records.joined, found.records.revised, found.records.unlabelled) == (1, 1, 0)
+    assert (found.outcomes, found.revised, found.unlabelled) == (1, 1, 0)
     assert (found.labels.joined, found.labels.repeated, found.labels.dead_letters) == (2, 1, 1)
 
 
