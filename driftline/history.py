@@ -1,0 +1,245 @@
+"""The history of decisions: windows, drift events, retrain requests, decisions, models, pointers,
+and which of them led to which.
+
+In: the four rare topics, read once. Out: `Node` trees with causes or effects. It never reads a hot
+topic.
+
+windows → drift event → retrain request → decision → model → pointer
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from driftline.broker.port import Broker, Message
+from driftline.codec.envelope import decode, drift_decoder, models_decoder, retrain_decoder
+from driftline.errors import DataError
+from driftline.events import (
+    DriftEvent,
+    ModelAnnounced,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+)
+from driftline.scan import ranges, scan
+from driftline.stream import Stream
+from driftline.topics import Topics
+
+Kind = Literal[
+    "record", "prediction", "outcome", "label", "dead letter",
+    "window", "drift", "request", "decision", "model", "pointer",
+]  # fmt: skip
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One thing that happened. `text` is for people; `causes` made it, `effects` came of it."""
+
+    kind: Kind
+    id: str
+    text: str
+    causes: tuple["Node", ...] = ()
+    effects: tuple["Node", ...] = ()
+
+
+class History:
+    """Drift events, requests, decisions, models and pointers by id, and who names whom."""
+
+    def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
+        """Read the topics. Of the windows, which are many, those stay that drift events name,
+        and `also_window`."""
+        topics = Topics(stream)
+        self._by_row = stream.axis == "row"
+        self._drift: dict[str, list[DriftEvent]] = defaultdict(list)
+        self._requests: dict[str, RetrainRequest] = {}
+        self._decisions: dict[str, RetrainDecision] = {}
+        self._models: dict[str, ModelAnnounced] = {}
+        self._pointers: dict[str, RolePointer] = {}
+        names = [topics.drift, topics.retrain, topics.models]
+        for messages in scan(broker, ranges(broker, names)):
+            for message in messages:
+                self._add(topics, message)
+        wanted = {w for events in self._drift.values() for event in events for w in event.windows}
+        self._windows = {
+            window.id: window for window in _windows(broker, topics, {*wanted, also_window})
+        }
+
+    def _add(self, topics: Topics, message: Message) -> None:
+        if message.value is None:
+            return
+        if message.topic == topics.drift:
+            drift = decode(drift_decoder, message)
+            self._drift[drift.id].append(drift)
+            return
+        if message.topic == topics.retrain:
+            match decode(retrain_decoder, message):
+                case RetrainRequest() as request:
+                    self._requests[request.id] = request
+                case RetrainDecision() as decision:
+                    self._decisions[decision.id] = decision
+            return
+        try:
+            event = decode(models_decoder, message)
+        except DataError:
+            return  # inference has sent it to the dead letters
+        match event:
+            case ModelAnnounced() as model:
+                self._models[model.digest] = model
+            case RolePointer() as pointer:
+                self._pointers[pointer.id] = pointer
+
+    def nodes(self, id: str) -> Iterator[Node]:
+        """All things of the history with this id, with their chains."""
+        if id in self._drift:
+            yield self.drift(id, causes=True, effects=True)
+        if id in self._requests:
+            yield self.request(id, causes=True, effects=True)
+        if id in self._decisions:
+            yield self.decision(self._decisions[id], causes=True, effects=True)
+        if id in self._pointers:
+            yield self.pointer(self._pointers[id], causes=True)
+        if id in self._windows:
+            yield self.window(id, effects=True)
+        digest = id if id.startswith("sha256:") else f"sha256:{id}"
+        # As short as people write them, yet never a row number taken for a digest.
+        if id.startswith("sha256:") or len(id) >= 8:
+            for known in sorted(self._models):
+                if known.startswith(digest):
+                    yield self.model(known, causes=True, effects=True)
+
+    def window(self, id: str, *, effects: bool = False) -> Node:
+        known = self._windows.get(id)
+        if known is None:
+            return Node("window", id, "no longer in the topic")
+        words = {
+            "data_window": "data",
+            "performance_window": "performance",
+            "performance_pane": "pane of performance",
+        }
+        start, end = self._position(known.start), self._position(known.end)
+        said = f"{words.get(known.type, known.type)}, {start} to {end}"
+        if known.records:
+            said += f", {known.records} records"
+        if known.value is not None:
+            said += f", metric {known.value:.4g}"
+        led = [e for e, events in self._drift.items() if any(id in x.windows for x in events)]
+        return Node(
+            "window",
+            id,
+            said,
+            effects=tuple(self.drift(e, effects=True) for e in led) if effects else (),
+        )
+
+    def drift(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
+        events = self._drift.get(id)
+        if not events:
+            return Node("drift", id, "not in the topic")
+        first, last = events[0], events[-1]
+        said = f"{first.kind}: {first.message} (opened at {self._position(first.position)}"
+        said += (
+            f", resolved at {self._position(last.position)})" if last.action == "resolved" else ")"
+        )
+        windows = dict.fromkeys(window for event in events for window in event.windows)
+        led = [request for request in self._requests.values() if id in request.caused_by]
+        return Node(
+            "drift",
+            id,
+            said,
+            causes=tuple(self.window(window) for window in windows) if causes else (),
+            effects=tuple(self.request(r.id, effects=True) for r in led) if effects else (),
+        )
+
+    def request(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
+        known = self._requests.get(id)
+        if known is None:
+            return Node("request", id, "not in the topic")
+        at = "" if known.position is None else f", at {self._position(known.position)}"
+        led = [decision for decision in self._decisions.values() if decision.request == id]
+        return Node(
+            "request",
+            id,
+            f"{known.cause}: {known.reason}{at}",
+            causes=tuple(self.drift(e, causes=True) for e in known.caused_by) if causes else (),
+            effects=tuple(self.decision(d, effects=True) for d in led) if effects else (),
+        )
+
+    def decision(
+        self, decision: RetrainDecision, *, causes: bool = False, effects: bool = False
+    ) -> Node:
+        said = (
+            "promoted" if decision.promoted else "published" if decision.published else "no model"
+        )
+        return Node(
+            "decision",
+            decision.id,
+            f"{said}: {decision.reason}",
+            causes=(self.request(decision.request, causes=True),) if causes else (),
+            effects=(self.model(decision.model, effects=True),)
+            if effects and decision.model and decision.published
+            else (),
+        )
+
+    def model(self, digest: str, *, causes: bool = False, effects: bool = False) -> Node:
+        known = self._models.get(digest)
+        if known is None:
+            return Node("model", digest, "not announced in the topic")
+        said = f"{known.candidate}, {known.metric} {known.value:.4g}, trained {known.trained_at}"
+        why: tuple[Node, ...] = ()
+        if causes and known.cause is not None:
+            decided = [
+                decision
+                for decision in self._decisions.values()
+                if decision.request == known.cause and decision.model == digest
+            ]
+            why = tuple(self.decision(decision, causes=True) for decision in decided) or (
+                self.request(known.cause, causes=True),
+            )
+        led = [pointer for pointer in self._pointers.values() if pointer.digest == digest]
+        return Node(
+            "model",
+            digest,
+            said,
+            causes=why,
+            effects=tuple(self.pointer(pointer) for pointer in led) if effects else (),
+        )
+
+    def pointer(self, pointer: RolePointer, *, causes: bool = False) -> Node:
+        return Node(
+            "pointer",
+            pointer.id,
+            f"{pointer.role} by {pointer.by} at {pointer.at}: {pointer.reason}",
+            causes=(self.model(pointer.digest, causes=True),) if causes else (),
+        )
+
+    def _position(self, position: int) -> str:
+        if self._by_row:
+            return f"row {position}"
+        return datetime.fromtimestamp(position / 1e6, UTC).isoformat(timespec="seconds")
+
+
+class _Window(msgspec.Struct, frozen=True):
+    """What a data window, performance window and performance pane have in common."""
+
+    type: str
+    id: str
+    start: int
+    end: int
+    records: int = 0
+    value: float | None = None
+
+
+class _WindowId(msgspec.Struct, frozen=True):
+    id: str
+
+
+_window_id = msgspec.json.Decoder(_WindowId)
+_window = msgspec.json.Decoder(_Window)
+
+
+def _windows(broker: Broker, topics: Topics, wanted: set[str]) -> Iterator[_Window]:
+    for messages in scan(broker, ranges(broker, [topics.windows])):
+        for message in messages:
+            if decode(_window_id, message).id in wanted:
+                yield decode(_window, message)

@@ -1,0 +1,141 @@
+"""Follows one event's chain of causes, both ways, through the topics.
+
+In: an id: of a drift event, window, retrain request or decision, a model's digest (or its
+beginning), or a record's id. Out: a `Node` per thing with that id, with what caused it and what it
+led to. Memory holds the history of decisions, which is small; hot topics are only passed through.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import msgspec
+
+from driftline.broker.port import Broker, Message
+from driftline.codec.envelope import dead_letter_origin, decode
+from driftline.codec.labels import LabelCodec
+from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
+from driftline.codec.values import text
+from driftline.errors import DataError
+from driftline.events import Source, Value
+from driftline.history import History, Node
+from driftline.scan import Progress, ranges, scan
+from driftline.stream import Stream
+from driftline.topics import Topics
+
+__all__ = ["Node", "trace"]
+
+
+def trace(
+    broker: Broker, stream: Stream, id: str, *, progress: Progress | None = None
+) -> tuple[Node, ...]:
+    """Everything with this id and its chains. Empty if there is nothing. Raises BrokerError."""
+    history = History(broker, stream, also_window=id)
+    found = tuple(history.nodes(id))
+    return found or tuple(_Records(broker, stream, history, id).nodes(progress))
+
+
+class _Scored(msgspec.Struct, frozen=True):
+    """A prediction or an outcome; a watermark has no record id."""
+
+    type: str
+    record_id: str = ""
+    prediction: Value = ""
+    model: str = ""
+    source: Source | None = None
+    label: Value | None = None
+    revision: int = 0
+
+
+_scored = msgspec.json.Decoder(_Scored)
+
+
+class _Records:
+    """What the hot topics have about one record id."""
+
+    def __init__(self, broker: Broker, stream: Stream, history: History, id: str) -> None:
+        self._broker = broker
+        self._stream = stream
+        self._topics = Topics(stream)
+        self._history = history
+        self._id = id
+        self._needle = id.encode()
+        self._read_id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+        self._labels = LabelCodec(stream)
+
+    def nodes(self, progress: Progress | None) -> Iterator[Node]:
+        """The feature records with this id; then what has the id without such a record."""
+        topics = self._topics
+        sources: dict[str, Message] = {}
+        by_source: dict[str, list[Node]] = defaultdict(list)
+        rest: list[Node] = []
+        order = [topics.features, topics.predictions, topics.outcomes, topics.labels]
+        for topic in [*order, topics.deadletters]:
+            for message in self._mentions(topic, progress):
+                if topic == topics.features:
+                    if self._is_about(message):
+                        sources[_place(message)] = message
+                elif topic == topics.labels:
+                    if self._is_about(message):
+                        rest.append(self._label(message))
+                elif topic == topics.deadletters:
+                    if self._is_about(message):
+                        origin = dead_letter_origin(message)
+                        place = f"{origin.topic}[{origin.partition}]@{origin.offset}"
+                        said = f"{origin.service}: {origin.reason}"
+                        by_source[place].append(Node("dead letter", _place(message), said))
+                else:
+                    event = decode(_scored, message)
+                    if event.record_id == self._id and event.source is not None:
+                        source = event.source
+                        place = f"{source.topic}[{source.partition}]@{source.offset}"
+                        by_source[place].append(self._scored(message, event))
+        for place, message in sources.items():
+            effects = tuple(by_source.pop(place, ()))
+            yield Node("record", place, f"published {_published(message)}", effects=effects)
+        for node in rest:
+            yield msgspec.structs.replace(node, effects=tuple(by_source.pop(node.id, ())))
+        for place, nodes in by_source.items():
+            yield Node("record", place, "no longer in the topic", effects=tuple(nodes))
+
+    def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
+        """Messages that hold the id's text: a quick look, before any JSON is decoded."""
+        needle = self._needle
+        # Only plain text stands in JSON as it is.
+        plain = self._id.isascii() and not set(self._id) & set('"\\/') and self._id.isprintable()
+        for messages in scan(self._broker, ranges(self._broker, [topic]), progress=progress):
+            for message in messages:
+                if message.value is not None and (not plain or needle in message.value):
+                    yield message
+
+    def _is_about(self, message: Message) -> bool:
+        try:
+            value = self._read_id(message.value or b"").f0
+        except DECODE_ERRORS:
+            return False
+        return value is not None and text(value) == self._id
+
+    def _label(self, message: Message) -> Node:
+        try:
+            said = f"label {self._labels.decode(message.value).label}"
+        except DataError as error:
+            said = f"unreadable: {error.message}"
+        return Node("label", _place(message), f"{said}, published {_published(message)}")
+
+    def _scored(self, message: Message, event: _Scored) -> Node:
+        said = f"predicted {event.prediction}"
+        if event.type != "outcome":
+            model = self._history.model(event.model, causes=True)
+            return Node("prediction", _place(message), said, causes=(model,))
+        said += f", label {event.label}"
+        said += f", revision {event.revision}" if event.revision else ""
+        return Node("outcome", _place(message), said)
+
+
+def _place(message: Message) -> str:
+    return f"{message.topic}[{message.partition}]@{message.offset}"
+
+
+def _published(message: Message) -> str:
+    moment = datetime.fromtimestamp(message.timestamp_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds")

@@ -1,0 +1,191 @@
+"""Trace: from any event of the chain to what caused it and what came of it."""
+
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from driftline.broker.port import Message
+from driftline.events import (
+    DataWindow,
+    DriftEvent,
+    ModelAnnounced,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+)
+from driftline.trace import Node, trace
+from tests.world import MODEL, World
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    """One whole chain: a window, drift, a request, a decision, a model, its role, a prediction."""
+    world = World()
+    topics = world.topics
+    for index in range(3):
+        window = DataWindow(
+            id=f"window-{index}",
+            index=index,
+            start=index * 1000,
+            end=index * 1000 + 1000,
+            records=1000,
+            late=0,
+            row=index * 1000 + 999,
+            time=None,
+            groups=(),
+        )
+        world.event(topics.windows, window, window.id)
+    drift = DriftEvent(
+        id="drift-1",
+        action="opened",
+        kind="data",
+        columns=("x",),
+        severity=0.5,
+        message="x moved",
+        position=2000,
+        onset=1000,
+        model="sha256:old",
+        detector=None,
+        windows=("window-1",),
+    )
+    world.event(topics.drift, drift, drift.id)
+    request = RetrainRequest(
+        id="retrain-1",
+        cause="drift",
+        caused_by=("drift-1",),
+        reason="x moved",
+        position=2000,
+        since=1000,
+    )
+    world.event(topics.retrain, request, request.id)
+    decision = RetrainDecision(
+        id="decision-1",
+        request="retrain-1",
+        published=True,
+        promoted=True,
+        model=MODEL,
+        reason="better",
+        metric="accuracy",
+        challenger=0.9,
+        champion=0.7,
+        outcomes=1000,
+        removed=(),
+        trials=(),
+    )
+    world.event(topics.retrain, decision, decision.id)
+    announced = ModelAnnounced(
+        digest=MODEL,
+        signature="00",
+        key_id="k",
+        location="somewhere",
+        stream="s",
+        task="classification",
+        candidate="decision_tree",
+        metric="accuracy",
+        value=0.9,
+        parent=None,
+        cause="retrain-1",
+        trained_at="2026-01-01T00:00:00Z",
+    )
+    world.event(topics.models, announced, f"model/{MODEL}")
+    pointer = RolePointer(
+        id="role-1",
+        role="champion",
+        digest=MODEL,
+        replaces=None,
+        cause="retrain-1",
+        by="trainer",
+        reason="better",
+        at="2026-01-01T00:00:01Z",
+    )
+    world.event(topics.models, pointer, "role/champion")
+    prediction = world.prediction(world.feature("flower 7"))
+    world.label("flower 7", "a")
+    world.outcome(prediction, "a")
+    world.letter(world.feature(b'{"id": "broken"}', partition=1), "missing value")
+    world.letter(world.label("stray", "a"), "no prediction", service="outcomes")
+    return world
+
+
+def ancestors(node: Node) -> Iterator[str]:
+    for cause in node.causes:
+        yield cause.id
+        yield from ancestors(cause)
+
+
+def descendants(node: Node) -> Iterator[str]:
+    for effect in node.effects:
+        yield effect.id
+        yield from descendants(effect)
+
+
+def only(nodes: Iterable[Node]) -> Node:
+    (node,) = nodes
+    return node
+
+
+@pytest.mark.parametrize(
+    ("id", "causes", "effects"),
+    [
+        ("window-1", [], ["drift-1", "retrain-1", "decision-1", MODEL, "role-1"]),
+        ("window-2", [], []),
+        ("drift-1", ["window-1"], ["retrain-1", "decision-1", MODEL, "role-1"]),
+        ("retrain-1", ["drift-1", "window-1"], ["decision-1", MODEL, "role-1"]),
+        ("decision-1", ["retrain-1", "drift-1", "window-1"], [MODEL, "role-1"]),
+        (MODEL, ["decision-1", "retrain-1", "drift-1", "window-1"], ["role-1"]),
+        ("role-1", [MODEL, "decision-1", "retrain-1", "drift-1", "window-1"], []),
+    ],
+)
+def test_the_chain_is_followed_both_ways(
+    world: World, id: str, causes: list[str], effects: list[str]
+) -> None:
+    node = only(trace(world.broker, world.stream, id))
+
+    assert node.id == id
+    assert list(ancestors(node)) == causes
+    assert list(descendants(node)) == effects
+
+
+@pytest.mark.parametrize("id", [MODEL[:15], MODEL.removeprefix("sha256:")[:8]])
+def test_the_beginning_of_a_digest_is_enough(world: World, id: str) -> None:
+    assert only(trace(world.broker, world.stream, id)).id == MODEL
+
+
+def test_a_record_leads_to_its_prediction_and_from_there_to_the_windows(world: World) -> None:
+    record, label = trace(world.broker, world.stream, "flower 7")
+
+    assert [(effect.kind, effect.text) for effect in record.effects] == [
+        ("prediction", "predicted a"),
+        ("outcome", "predicted a, label a"),
+    ]
+    ancestry = list(ancestors(record.effects[0]))
+    assert ancestry[0] == MODEL
+    assert ancestry[-1] == "window-1"
+    assert label.kind == "label"
+
+
+def test_a_record_that_was_refused_leads_to_its_dead_letter(world: World) -> None:
+    node = only(trace(world.broker, world.stream, "broken"))
+
+    assert [(effect.kind, effect.text) for effect in node.effects] == [
+        ("dead letter", "inference: missing value")
+    ]
+
+
+def test_a_label_that_found_no_prediction_leads_to_its_dead_letter(world: World) -> None:
+    node = only(trace(world.broker, world.stream, "stray"))
+
+    assert node.kind == "label"
+    assert [effect.kind for effect in node.effects] == ["dead letter"]
+
+
+def test_what_nobody_wrote_has_no_trace(world: World) -> None:
+    assert trace(world.broker, world.stream, "nothing") == ()
+
+
+def test_an_id_that_json_escapes_is_found() -> None:
+    world = World()
+    message: Message = world.feature('a "quoted" Ångström')
+    world.prediction(message)
+
+    assert only(trace(world.broker, world.stream, 'a "quoted" Ångström')).kind == "record"
