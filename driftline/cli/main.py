@@ -5,6 +5,7 @@ message explains, 130 interrupted.
 """
 
 import sys
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -52,7 +53,9 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
 }
 
 
-def _register() -> None:
+@cache
+def command_line() -> typer.Typer:
+    """The application with all its commands, which are imported at the first call."""
     for panel, modules in _COMMANDS.items():
         for module_name, names in modules:
             module: ModuleType = import_module(f"driftline.cli.{module_name}")
@@ -62,13 +65,13 @@ def _register() -> None:
                     app.add_typer(command, name=name, rich_help_panel=panel)
                 else:
                     app.command(name, rich_help_panel=panel)(command)
+    return app
 
 
 def main() -> None:
     """Entry point of the `driftline` script."""
-    _register()
     try:
-        app()
+        command_line()()
     except DriftlineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
