@@ -217,26 +217,33 @@ def _identity(
     """Whether the data bring the labels themselves, and how many feature records there are."""
     if id is None:
         return False, rows
-    first: dict[str, bool] = {}  # id → whether its first row had a label
-    brought = repeated = missing = 0
+    waiting: dict[str, bool] = {}  # id → whether it still has no label
+    brought = again = repeated = missing = 0
     for value, label in zip(table[id], table[target], strict=True):
         if value is None:
             missing += 1
             continue
         name = text(value)
-        if name not in first:
-            first[name] = label is not None
-        elif not first[name] and label is not None:
+        if name not in waiting:
+            waiting[name] = label is None
+        elif label is None:
+            repeated += 1
+        elif waiting[name]:
+            waiting[name] = False
             brought += 1
         else:
-            repeated += 1
+            again += 1
     if missing:
         notes.append(f"{id} is missing in {missing} rows: they will be dead-lettered")
-    if repeated:
-        notes.append(f"{repeated} rows repeat an id: they count as duplicates of one record")
     if brought:
         notes.append(f"{brought} ids come first without, then with {target}: the data's own delays")
-    return brought > 0, rows - brought
+    if again and brought:
+        notes.append(f"{again} rows bring the label of an id once more: it changes")
+    elif again:
+        repeated += again
+    if repeated:
+        notes.append(f"{repeated} rows repeat an id: they count as duplicates of one record")
+    return brought > 0, rows - brought - (again if brought else 0)
 
 
 # ---- columns -------------------------------------------------------------------------------------

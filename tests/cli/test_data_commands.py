@@ -1,0 +1,137 @@
+"""`init`, `config` and `produce`, as a person calls them."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Message
+from driftline.cli import produce as produce_module
+from driftline.cli.config import config
+from driftline.cli.init import init
+from driftline.cli.options import Context
+from driftline.cli.produce import produce
+from driftline.errors import DriftlineError, SettingsError, TopicMismatch
+from driftline.settings import load_settings
+from driftline.stream import load
+from driftline.topics import Topics
+from producers.iris import STREAM_FILE
+from producers.playback import Play
+
+app = typer.Typer()
+for command in (init, config, produce):
+    app.command()(command)
+
+
+def call(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if isinstance(result.exception, DriftlineError):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i % 17},{'a' if i % 3 else 'b'}" for i in range(1200)]
+    (tmp_path / "My Data.csv").write_text("\n".join(["x,y", *lines, ""]))
+    return tmp_path
+
+
+def test_init_writes_a_file_that_config_explains(here: Path) -> None:
+    output = call("init", "My Data.csv", "--target", "y")
+    assert "classification of y: a, b" in output
+    assert "wrote my-data.toml; next: driftline run my-data.toml My Data.csv" in output
+    assert load(here / "my-data.toml").target == "y"
+    assert "column to predict" in call("config")
+    rows = [json.loads(line) for line in call("config", "my-data.toml", "--json").splitlines()]
+    target = next(row for row in rows if row["key"] == "target")
+    assert target == {
+        "key": "target",
+        "value": '"y"',
+        "given": True,
+        "meaning": "column to predict",
+    }
+
+
+def test_init_does_not_overwrite_what_a_person_edited(here: Path) -> None:
+    call("init", "My Data.csv", "--target", "y", "--name", "mine")
+    call("init", "My Data.csv", "--target", "y", "--name", "mine")  # the same text: no harm
+    (here / "mine.toml").write_text("# edited")
+    with pytest.raises(SettingsError, match="exists already"):
+        call("init", "My Data.csv", "--target", "y", "--name", "mine")
+    call("init", "My Data.csv", "--target", "y", "--name", "mine", "--force")
+    assert load(here / "mine.toml").name == "mine"
+    with pytest.raises(SettingsError, match="lower-case"):
+        call("init", "My Data.csv", "--target", "y", "--name", "My Data")
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    broker = MemoryBroker()
+    context = Context(load_settings({}), load(STREAM_FILE), broker)
+    monkeypatch.setattr(produce_module, "open_context", lambda *_: context)
+    return broker
+
+
+def records(broker: MemoryBroker, topic: str) -> list[Message]:
+    consumer = broker.consumer()
+    offsets = broker.admin().offsets(topic)
+    consumer.assign({partition: found.start for partition, found in offsets.items()})
+    return consumer.poll(max_records=100_000, timeout_s=0.0)
+
+
+def test_produce_delivers_and_goes_on_numbering(broker: MemoryBroker) -> None:
+    topics = Topics(load(STREAM_FILE))
+    with pytest.raises(TopicMismatch, match=r"iris\.features is missing"):
+        call("produce", "iris-drift")
+    broker.admin().create(topics.creation())
+    result = json.loads(call("produce", "iris-drift", "--limit", "50", "--skip", "0.2", "--json"))
+    assert result == {
+        "records": 40,
+        "labels": 40,
+        "row": 49,
+        "too_large": 0,
+        "interrupted": False,
+    }
+    assert "50 records and 0 labels delivered" in call(
+        "produce", "iris-drift", "--limit", "50", "--no-labels"
+    )
+    numbers = [
+        msgspec.json.decode(m.value or b"")["@row"] for m in records(broker, "iris.features")
+    ]
+    assert sorted(numbers) == list(range(10, 100))
+    assert len(records(broker, "iris.labels")) == 40
+
+
+def test_an_interrupted_produce_says_how_far_it_came(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.admin().create(Topics(load(STREAM_FILE)).creation())
+
+    def interrupted(plays: Iterable[Play], *_: object, **__: object) -> Iterator[Play]:
+        for count, play in enumerate(plays):
+            if count == 7:
+                raise KeyboardInterrupt
+            yield play
+
+    monkeypatch.setattr(produce_module, "paced", interrupted)
+    output = call("produce", "iris-drift", exit_code=130)
+    assert output == "interrupted: 7 records and 0 labels delivered, up to data row 6\n"
+    assert len(records(broker, "iris.features")) == 7
+
+
+@pytest.mark.parametrize("skip", ["x", "-1", "1.5", "1.0"])
+def test_a_wrong_skip_says_what_was_expected(broker: MemoryBroker, skip: str) -> None:
+    broker.admin().create(Topics(load(STREAM_FILE)).creation())
+    if skip == "1.0":
+        call("produce", "iris-drift", "--limit", "3", "--skip", skip)  # one row, not everything
+        return
+    with pytest.raises(SettingsError, match="expected rows such as 1000"):
+        call("produce", "iris-drift", "--limit", "3", f"--skip={skip}")

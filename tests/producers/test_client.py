@@ -1,0 +1,157 @@
+"""The application client refuses what inference would refuse, and goes on numbering."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.partitioner import partition_for
+from driftline.broker.port import Message, Outgoing, TopicPartition
+from driftline.codec.records import LabelCodec, RecordCodec
+from driftline.errors import DataError
+from driftline.stream import Stream, loads
+from driftline.topics import MAX_RECORD_BYTES, Topics
+from producers.client import FeatureProducer
+from producers.delivery import Delivery
+from producers.numbering import next_row
+from producers.playback import Play
+
+
+def stream(more: str = "", id: str = "order", windows: str = "records = 100") -> Stream:
+    return loads(
+        'version = 1\nname = "shop"\ntask = "classification"\ntarget = "returned"\n'
+        f'features = {{ price = "number" }}\nrecord = {{ id = "{id}"{more} }}\n'
+        f'[time]\ncolumn = "at"\n[windows]\n{windows}\n[kafka]\npartitions = 3\n'
+    )
+
+
+def broker_of(told: Stream) -> MemoryBroker:
+    broker = MemoryBroker()
+    broker.admin().create(Topics(told).creation())
+    return broker
+
+
+def messages(broker: MemoryBroker, topic: str) -> list[Message]:
+    consumer = broker.consumer()
+    offsets = broker.admin().offsets(topic)
+    consumer.assign({partition: found.start for partition, found in offsets.items()})
+    result = consumer.poll(max_records=1000, timeout_s=0.0)
+    consumer.close()
+    return result
+
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def test_records_are_numbered_checked_and_spread_by_key() -> None:
+    told = stream()
+    broker = broker_of(told)
+    with FeatureProducer(broker, told) as producer:
+        ids = [producer.send({"order": i, "price": i / 2, "at": NOW}) for i in range(20)]
+        producer.label(ids[3], "yes", at=7)
+        producer.label(ids[4], True)
+    sent = messages(broker, Topics(told).features)
+    batch = RecordCodec(told).decode([message.value for message in sent])
+    assert batch.rejected == []
+    assert sorted(row for row in batch.rows if row is not None) == list(range(20))
+    for message, record_id in zip(sent, batch.ids, strict=True):
+        assert message.key == record_id.encode()
+        assert message.partition == partition_for(record_id.encode(), 3)
+    labels = messages(broker, Topics(told).labels)
+    found = [LabelCodec(told).decode(message.value) for message in labels]
+    assert {(label.record_id, label.label, label.at) for label in found} == {
+        ("3", "yes", 7),
+        ("4", "true", None),
+    }
+
+
+def test_a_second_producer_goes_on_where_the_topic_ends() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    with FeatureProducer(broker, told) as producer:
+        assert [producer.send({"price": 1, "at": NOW}) for _ in range(5)] == list("01234")
+    raw = broker.producer()
+    raw.send(Outgoing(topic=Topics(told).features, key=b"x", value=b"no JSON"))
+    raw.flush()
+    assert next_row(broker, Topics(told)) == 5
+    with FeatureProducer(broker, told) as producer:
+        assert producer.next_row == 5
+        assert producer.send({"price": 1, "at": NOW}) == "5"
+
+
+def test_a_topic_without_numbers_cannot_be_continued() -> None:
+    told = stream()
+    broker = broker_of(told)
+    raw = broker.producer()
+    raw.send(Outgoing(topic=Topics(told).features, key=b"x", value=b'{"order": 1}'))
+    raw.flush()
+    with pytest.raises(DataError, match="ends in records without '@row'"):
+        FeatureProducer(broker, told)
+
+
+@pytest.mark.parametrize(
+    ("record", "problem"),
+    [
+        ({"order": 1, "price": "high", "at": NOW}, "column 'price': expected a number"),
+        ({"order": 1, "at": NOW}, "missing value: column 'price'"),
+        ({"price": 1, "at": NOW}, "missing id: column 'order'"),
+        ({"order": 1, "price": 1}, "missing time: column 'at'"),
+        ({"order": 1, "price": float("inf"), "at": NOW}, "expected a number"),
+        ({"order": "\ud800", "price": 1, "at": NOW}, "cannot be written as JSON"),
+    ],
+)
+def test_a_bad_record_is_refused_and_takes_no_number(
+    record: dict[str, object], problem: str
+) -> None:
+    told = stream()
+    broker = broker_of(told)
+    with FeatureProducer(broker, told) as producer:
+        with pytest.raises(DataError, match=problem):
+            producer.send(record)
+        assert producer.next_row == 0
+    assert messages(broker, Topics(told).features) == []
+
+
+def test_a_label_goes_to_the_partition_of_its_record() -> None:
+    told = stream(', key = "shop"')
+    broker = broker_of(told)
+    with FeatureProducer(broker, told) as producer:
+        order = producer.send({"order": 1, "price": 1, "at": NOW, "shop": "Malmö"})
+        with pytest.raises(DataError, match="needs a key"):
+            producer.label(order, "no")
+        producer.label(order, "no", key="Malmö")
+    record = messages(broker, Topics(told).features)[0]
+    label = messages(broker, Topics(told).labels)[0]
+    assert (record.key, record.partition) == (label.key, label.partition)
+    assert LabelCodec(told).decode(label.value).key == "Malmö"
+
+
+def test_the_moment_of_a_label_is_on_the_axis_of_the_windows() -> None:
+    by_row, by_time = stream(), stream(windows='span = "1h"')
+    rows = FeatureProducer(broker_of(by_row), by_row)
+    with pytest.raises(DataError, match="record number"):
+        rows.label("1", "no", at=NOW)
+    with FeatureProducer(broker_of(by_time), by_time) as producer:
+        producer.label("1", "no", at=NOW)
+        with pytest.raises(DataError, match="time with a zone"):
+            producer.label("1", "no", at=datetime(2025, 1, 1))
+        with pytest.raises(DataError, match="time with a zone"):
+            producer.label("1", "no", at=5)
+
+
+def test_delivery_counts_what_is_confirmed_and_names_what_is_too_large() -> None:
+    told = stream()
+    broker = broker_of(told)
+    delivery = Delivery(broker.producer(), Topics(told), confirm_every=2)
+    small, large = b'{"order":1}', b"x" * (MAX_RECORD_BYTES + 1)
+    delivery.send(Play("record", 0, b"1", small, "1", 0))
+    assert (delivery.records, delivery.labels) == (0, 0)
+    delivery.send(Play("label", 0, b"1", small, "1", 0))
+    assert (delivery.records, delivery.labels, delivery.row) == (1, 1, 0)
+    delivery.send(Play("record", 1, b"1", large, "2", 1))
+    delivery.confirm()
+    assert delivery.records == 1
+    assert [item.row for item in delivery.too_large] == [1]
+    assert broker.admin().offsets(Topics(told).features)[
+        TopicPartition("shop.features", partition_for(b"1", 3))
+    ] == (0, 1)

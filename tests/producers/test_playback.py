@@ -1,0 +1,273 @@
+"""Playback gives one order of records and labels, and a label never comes late or twice."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.clock import ManualClock
+from driftline.codec.records import LabelCodec, RecordCodec, format_time
+from driftline.errors import DataError, SettingsError
+from driftline.stream import Stream, loads
+from producers.pacing import paced
+from producers.playback import Play, Playback
+from producers.sources import Row
+
+
+class Rows:
+    """A source of given rows."""
+
+    name = "rows"
+    textual = False
+
+    def __init__(self, rows: Sequence[Row], count: bool = True) -> None:
+        self._rows = rows
+        self._count = count
+
+    def count(self) -> int | None:
+        return len(self._rows) if self._count else None
+
+    def rows(self) -> Iterator[Row]:
+        return iter(self._rows)
+
+
+def stream(
+    simulate: str, *, windows: str = "records = 100", time: bool = True, id: str = "id"
+) -> Stream:
+    event_time = '[time]\ncolumn = "t"\nformat = "unix_s"\n' if time else ""
+    return loads(
+        'version = 1\nname = "s"\ntask = "classification"\ntarget = "y"\n'
+        f'features = {{ a = "number" }}\nrecord = {{ id = "{id}" }}\n{event_time}'
+        f"[windows]\n{windows}\n[simulate]\n{simulate}\n"
+    )
+
+
+def rows(times: Sequence[Any], labels: Sequence[str | None] | None = None) -> list[Row]:
+    return [
+        {"id": f"r{i}", "t": t, "a": i, "y": f"label of {i}" if labels is None else labels[i]}
+        for i, t in enumerate(times)
+    ]
+
+
+def order(plays: Sequence[Play]) -> list[str]:
+    return [f"{play.kind[0]}{(play.record_id or '?')[1:]}" for play in plays]
+
+
+def test_a_delay_in_records_and_one_in_time_have_the_same_shape() -> None:
+    data = rows([0, 60, 120, 180])
+    for delay in ("label_delay = 2", 'label_delay = "2m"'):
+        plays = list(Playback(stream(delay), Rows(data)).play())
+        assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "r3", "l2", "l3"]
+        labels = [LabelCodec(stream(delay)).decode(p.value) for p in plays if p.kind == "label"]
+        assert [label.at for label in labels][:2] == [2, 3]
+        assert [play.row for play in plays if play.kind == "label"] == [2, 3, 3, 3]
+
+
+def test_without_delay_a_label_follows_its_record() -> None:
+    plays = list(Playback(stream("label_delay = 0"), Rows(rows([5, 3, 9]))).play())
+    assert order(plays) == ["r0", "l0", "r1", "l1", "r2", "l2"]
+    assert [play.position for play in plays] == [0, 0, 1, 1, 2, 2]
+
+
+spans = st.sampled_from(
+    [
+        "label_delay = 0",
+        "label_delay = 3",
+        'label_delay = "20s"',
+        'label_delay = { distribution = "exponential", mean = "30s" }',
+        'label_delay = { distribution = "uniform", low = 1, high = 9 }',
+    ]
+)
+
+
+@given(
+    times=st.lists(st.integers(0, 300), max_size=40),
+    delay=spans,
+    windows=st.sampled_from(["records = 100", 'span = "1h"']),
+    missing=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 5),
+)
+def test_the_laws_of_playback(
+    times: list[int], delay: str, windows: str, missing: float, seed: int
+) -> None:
+    told = stream(f"{delay}\nlabel_missing = {missing}", windows=windows)
+    playback = Playback(told, Rows(rows(times)), seed=seed)
+    plays = list(playback.play())
+    # every record once, in the data's order, numbered
+    records = [play for play in plays if play.kind == "record"]
+    assert [play.record_id for play in records] == [f"r{i}" for i in range(len(times))]
+    if told.needs_row:
+        numbers = RecordCodec(told).decode([play.value for play in records]).rows
+        assert numbers == list(range(len(times)))
+    # at most one label each, never before its record
+    labelled = [play.record_id for play in plays if play.kind == "label"]
+    assert len(set(labelled)) == len(labelled)
+    assert len(labelled) + playback.counts.labels_withheld == len(times)
+    seen: set[str | None] = set()
+    newest = -1
+    codec = LabelCodec(told)
+    for play in plays:
+        if play.kind == "record":
+            seen.add(play.record_id)
+            newest = max(newest, play.position or 0)
+        else:
+            assert play.record_id in seen
+            assert codec.decode(play.value).at == play.position
+    # a label of position p precedes every later record whose position is p or more; where it waits
+    # for a number of records but is stamped with a time, the record that it waited for may share it
+    other_axis = told.axis == "time" and delay.endswith(("3", "9 }"))
+    for place, label in enumerate(plays):
+        if label.kind == "label":
+            own = next(i for i, play in enumerate(plays) if play.record_id == label.record_id)
+            between = [play for play in plays[own + 1 : place] if play.kind == "record"]
+            at = label.position or 0
+            assert all((play.position or 0) < at + other_axis for play in between)
+    # the same seed, the same playback
+    assert plays == list(Playback(told, Rows(rows(times)), seed=seed).play())
+
+
+def test_on_the_axis_of_rows_a_duration_ends_with_the_record_that_reaches_it() -> None:
+    plays = list(Playback(stream('label_delay = "90s"'), Rows(rows([0, 60, 120, 180]))).play())
+    assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "r3", "l2", "l3"]
+    assert [play.position for play in plays if play.kind == "label"] == [2, 3, 4, 4]
+
+
+def test_on_the_axis_of_time_a_number_of_records_ends_at_their_time() -> None:
+    told = stream("label_delay = 2", windows='span = "1h"')
+    plays = list(Playback(told, Rows(rows([0, 60, 120]))).play())
+    assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "l2"]
+    label = LabelCodec(told).decode(plays[2].value)
+    assert label.at == 120_000_000
+    assert msgspec.json.decode(plays[2].value)["@at"] == format_time(120_000_000)
+
+
+def test_a_row_that_cannot_be_read_is_sent_as_it_is() -> None:
+    data: list[Row] = [*rows([0, "noon"]), b"1,2,3", {"a": 1, "y": "x"}]
+    playback = Playback(stream('label_delay = "1s"'), Rows(data))
+    plays = list(playback.play())
+    records = [play.value for play in plays if play.kind == "record"]
+    batch = RecordCodec(stream("label_delay = 0")).decode(records)
+    assert batch.kept == [0]
+    assert [item.index for item in batch.rejected] == [1, 2, 3]
+    assert playback.counts.records == 4
+    assert playback.counts.unlabelled == 2  # the line, and the row without an id
+
+
+OWN: list[Row] = [
+    {"id": "a", "t": 0, "a": 1, "y": None},
+    {"id": "b", "t": 1, "a": 2, "y": None},
+    {"id": "a", "t": 2, "a": 1, "y": "A"},
+    {"id": "c", "t": 3, "a": 3, "y": "C"},  # known at once
+    {"id": "d", "t": 4, "a": 4, "y": None},
+    {"id": "b", "t": 5, "a": 2, "y": "B"},
+    {"id": "d", "t": 6, "a": 4, "y": "D"},
+    {"id": "d", "t": 7, "a": 4, "y": "E"},  # changed later
+]
+
+
+def test_the_data_bring_their_own_labels() -> None:
+    plays = list(Playback(stream('label_delay = "data"'), Rows(OWN)).play())
+    said = [(play.kind[0], play.record_id, play.row, play.position) for play in plays]
+    assert said == [
+        ("r", "a", 0, 0),
+        ("r", "b", 1, 1),
+        ("l", "a", 2, 2),  # known before record number 2
+        ("r", "c", 3, 2),  # @row counts feature records
+        ("l", "c", 3, 2),
+        ("r", "d", 4, 3),
+        ("l", "b", 5, 4),
+        ("l", "d", 6, 4),
+        ("l", "d", 7, 4),
+    ]
+    by_time = stream('label_delay = "data"', windows='span = "1h"')
+    plays = list(Playback(by_time, Rows(OWN)).play())
+    assert [play.position for play in plays if play.kind == "label"] == [
+        2_000_000,
+        3_000_000,
+        5_000_000,
+        6_000_000,
+        7_000_000,
+    ]
+
+
+def test_labels_of_warm_up_records_that_come_later_are_counted_not_sent() -> None:
+    playback = Playback(stream('label_delay = "data"'), Rows(OWN))
+    first = playback.warm_up(0.5)
+    assert first.labels == ("A", "C")
+    assert (first.rows, first.unlabelled) == (4, 1)
+    plays = list(playback.play())
+    assert order(plays) == ["r", "l", "l"]
+    assert {play.record_id for play in plays} == {"d"}
+    assert playback.counts.labels_of_skipped == 1
+    assert plays[0].position == 3
+
+
+@given(st.floats(0.05, 0.95), st.integers(2, 60))
+def test_warm_up_and_play_share_the_rows_and_go_on_counting(share: float, count: int) -> None:
+    told = stream("label_delay = 1", id="@row")
+    playback = Playback(told, Rows(rows(range(count))))
+    first = playback.warm_up(share)
+    plays = [play for play in playback.play() if play.kind == "record"]
+    taken = RecordCodec(told).decode(first.records)
+    rest = RecordCodec(told).decode([play.value for play in plays])
+    assert [*taken.rows, *rest.rows] == list(range(count))
+    assert len(first.records) == len(first.labels) == first.rows == int(count * share)
+    assert first.labels == tuple(f"label of {i}" for i in range(first.rows))
+
+
+def test_skip_numbers_what_it_leaves_out_and_a_topic_may_be_ahead() -> None:
+    playback = Playback(stream("label_delay = 0"), Rows(rows(range(5))))
+    playback.skip(2)
+    assert playback.next_row == 2
+    playback.number_from(100)
+    assert [p.position for p in playback.play() if p.kind == "record"] == [100, 101, 102]
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
+def test_a_warm_up_is_a_share(share: float) -> None:
+    with pytest.raises(DataError, match="share between 0 and 1"):
+        Playback(stream("label_delay = 0"), Rows(rows([1]))).warm_up(share)
+
+
+def test_a_share_of_unknown_length_cannot_be_taken() -> None:
+    with pytest.raises(DataError, match="its length is not known"):
+        Playback(stream("label_delay = 0"), Rows(rows([1]), count=False)).warm_up(0.5)
+
+
+@pytest.mark.parametrize(
+    ("simulate", "time", "problem"),
+    [
+        ('label_delay = "1h"', False, "no event time"),
+        ('label_delay = { distribution = "exponential" }', True, "needs `mean`"),
+        ('label_delay = { distribution = "uniform", low = 1 }', True, "needs `low` and `high`"),
+        (
+            'label_delay = { distribution = "uniform", low = 1, high = "1h" }',
+            True,
+            "two durations or two numbers",
+        ),
+    ],
+)
+def test_a_delay_that_cannot_be_played_says_why(simulate: str, time: bool, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        Playback(stream(simulate, time=time), Rows([]))
+
+
+def test_pacing_holds_the_rate_by_the_clock_that_it_is_given() -> None:
+    clock = ManualClock()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+
+    plays = list(Playback(stream("label_delay = 0"), Rows(rows(range(11)))).play())
+    assert list(paced(plays, 10.0, clock=clock, sleep=sleep)) == plays
+    assert clock.monotonic() == pytest.approx(1.0)
+    assert len(slept) == 10
+    assert list(paced(plays, None, clock=clock, sleep=sleep)) == plays
+    assert len(slept) == 10
+    with pytest.raises(SettingsError):
+        list(paced(plays, 0.0, clock=clock, sleep=sleep))

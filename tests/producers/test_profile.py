@@ -1,0 +1,214 @@
+"""What `init` sees in data, and that the file it drafts works."""
+
+import gzip
+import os
+from pathlib import Path
+
+import pytest
+
+from driftline.codec.records import RecordCodec
+from driftline.errors import DataError
+from driftline.stream import Stream, loads
+from producers import profile as profiles
+from producers.draft import draft
+from producers.playback import Playback
+from producers.profile import Column, Profile, look
+from producers.sources import CsvSource, open_source
+
+DATA = Path(
+    os.environ.get("DRIFTLINE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
+)
+
+
+def csv(tmp_path: Path, header: str, *lines: str) -> CsvSource:
+    path = tmp_path / "d.csv.gz"
+    path.write_bytes(gzip.compress("\n".join([header, *lines, ""]).encode()))
+    return CsvSource(path)
+
+
+def column(profile: Profile, name: str) -> Column:
+    return next(column for column in profile.columns if column.name == name)
+
+
+def loaded(profile: Profile, name: str = "s") -> Stream:
+    return loads(draft(profile, name))
+
+
+def test_kinds_constants_near_unique_and_clocks(tmp_path: Path) -> None:
+    source = csv(
+        tmp_path,
+        "size,flag,colour,zip,constant,comment,counter,weekday,empty,y",
+        *(
+            f"{i % 37}.5,{i % 2 == 0},{'red' if i % 3 else 'blue'},0{i % 7},1,"
+            f"text {i * 7919 % 5000},{1000 + i},{i % 7},,{'yes' if i % 5 else 'no'}"
+            for i in range(600)
+        ),
+    )
+    seen = look(source, "y")
+    kinds = {item.name: (item.use, item.kind) for item in seen.columns}
+    assert kinds == {
+        "size": ("feature", "number"),
+        "flag": ("feature", "category"),
+        "colour": ("feature", "category"),
+        "zip": ("feature", "category"),
+        "constant": ("left_out", "number"),
+        "comment": ("left_out", "category"),
+        "counter": ("left_out", "number"),
+        "weekday": ("feature", "number"),
+        "empty": ("left_out", "category"),
+        "y": ("target", "category"),
+    }
+    assert (seen.task, seen.classes) == ("classification", ("no", "yes"))
+    assert not column(seen, "weekday").watch
+    stream = loaded(seen)
+    assert stream.record.drop == ("constant", "comment", "counter", "empty")
+    assert stream.inputs["zip"].kind == "category"
+    assert not stream.inputs["weekday"].watch
+    assert stream.windows.records == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "format_"),
+    [
+        ("2020-01-02T00:00:00Z", "2020-01-01T00:00:00Z", "rfc3339"),
+        ("2020-01-02 00:00:00.5", "2020-01-01 00:00:00.0", "%Y-%m-%d %H:%M:%S.%f"),
+        ("31.01.2020", "01.01.2020", "%d.%m.%Y"),
+        ("01/31/2020 10:00", "01/01/2020 09:00", "%m/%d/%Y %H:%M"),
+        ("1577923200", "1577836800", "unix_s"),
+        ("1577923200000", "1577836800000", "unix_ms"),
+        ("60", "30", None),
+    ],
+)
+def test_the_format_of_a_clock_that_runs_backwards(
+    tmp_path: Path, first: str, second: str, format_: str | None
+) -> None:
+    lines = [f"{first},1,a", f"{second},2,b"] * 20
+    seen = look(csv(tmp_path, "when,x,y", *lines), "y", time="when")
+    assert seen.time is not None
+    assert seen.time.format == format_
+    assert seen.time.backwards == 20
+    assert any("runs backwards in 20 rows" in note for note in seen.notes)
+    stream = loaded(seen)
+    assert stream.time.format == format_
+    assert (stream.time.start is None) == (format_ is not None)
+    plays = Playback(stream, csv(tmp_path, "when,x,y", *lines)).play()
+    batch = RecordCodec(stream).decode([p.value for p in plays if p.kind == "record"])
+    assert batch.rejected == []
+
+
+def test_a_clock_that_is_not_recognised_is_said(tmp_path: Path) -> None:
+    seen = look(csv(tmp_path, "when,x,y", "noon,1,a", "dusk,2,b"), "y", time="when")
+    assert any("format is not recognised, such as 'noon'" in note for note in seen.notes)
+    assert "not recognised: a strptime pattern" in draft(seen, "s")
+
+
+def test_ids_that_come_twice_bring_the_labels(tmp_path: Path) -> None:
+    seen = look(csv(tmp_path, "id,x,y", "1,1,", "2,2,", "1,1,a", "2,2,b", "2,2,c"), "y", id="id")
+    assert seen.own_labels
+    assert seen.records == 2
+    assert any("1 rows bring the label of an id once more" in note for note in seen.notes)
+    assert loaded(seen).simulate.label_delay == "data"
+
+
+def test_ids_that_come_twice_otherwise_are_duplicates(tmp_path: Path) -> None:
+    seen = look(csv(tmp_path, "id,x,y", "1,1,a", "2,2,b", "1,1,a"), "y", id="id")
+    assert (seen.own_labels, seen.records) == (False, 3)
+    assert any("1 rows repeat an id" in note for note in seen.notes)
+
+
+def test_missing_values_are_imputed_and_missing_targets_said(tmp_path: Path) -> None:
+    seen = look(csv(tmp_path, "x,c,y", "1,r,a", ",b,b", "NA,,"), "y")
+    assert loaded(seen).record.missing == "impute"
+    assert any("target is missing in 1 of 3 rows" in note for note in seen.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["0", "1"], "classification"),
+        (["yes", "no"], "classification"),
+        ([str(i) for i in range(40)], "regression"),
+        (["0.5", "1.5"], "regression"),
+        (["1.0", "2.0"], "classification"),
+    ],
+)
+def test_the_task_follows_from_the_target(tmp_path: Path, values: list[str], task: str) -> None:
+    lines = [f"{i % 3},{value}" for i, value in enumerate(values * 3)]
+    seen = look(csv(tmp_path, "x,y", *lines), "y")
+    assert seen.task == task
+    assert loaded(seen).task == task
+
+
+def test_names_that_toml_must_quote(tmp_path: Path) -> None:
+    seen = look(csv(tmp_path, '"a ""b"" \\c",7,y', "1,2,a", "2,3,b"), "y")
+    assert list(loaded(seen).features) == ['a "b" \\c', "7"]
+
+
+def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no column 'z'"):
+        look(csv(tmp_path, "x,y", "1,a"), "y", time="z")
+    with pytest.raises(DataError, match="no rows"):
+        look(csv(tmp_path, "x,y"), "y")
+
+
+BIKES = ("casual", "registered", "yr", "high_demand", "instant")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}; DRIFTLINE_DATA names the folder")
+@pytest.mark.parametrize(
+    ("folder", "target", "task", "baseline", "options"),
+    [
+        ("elec2", "class", "classification", "previous_label", {}),
+        ("bike_sharing", "cnt", "regression", "previous_label", {"drop": BIKES}),
+        (
+            "bike_sharing",
+            "cnt",
+            "regression",
+            "previous_label",
+            {"drop": BIKES, "time": "dteday"},
+        ),
+        ("noaa_weather", "rain", "classification", "prior", {}),
+        (
+            "airlines_delayed_labels",
+            "ValueToPredict",
+            "classification",
+            "prior",
+            {"id": "instanceId", "time": "timeStamp"},
+        ),
+        (
+            "car_loan_nml",
+            "repaid",
+            "classification",
+            "prior",
+            {"id": "id", "time": "timestamp", "drop": ("y_pred", "y_pred_proba")},
+        ),
+        ("phishing_sites", "target", "classification", "prior", {}),
+        ("sea_abrupt", "y", "classification", "prior", {}),
+        ("thu_sine_0123_abrupto", "class", "classification", "prior", {}),
+    ],
+)
+def test_drafts_work_on_real_data(
+    monkeypatch: pytest.MonkeyPatch,
+    folder: str,
+    target: str,
+    task: str,
+    baseline: str,
+    options: dict[str, str | tuple[str, ...]],
+) -> None:
+    monkeypatch.setattr(profiles, "MAX_ROWS", 20_000)
+    source = open_source(DATA / folder)
+    seen = look(source, target, **options)  # type: ignore[arg-type]
+    stream = loaded(seen, folder.replace("_", "-"))
+    assert (stream.task, stream.baseline) == (task, baseline)
+    playback = Playback(stream, source, limit=3000)
+    first = playback.warm_up(0.3)
+    records = [play.value for play in playback.play() if play.kind == "record"]
+    batch = RecordCodec(stream).decode([*first.records, *records])
+    assert batch.rejected == []
+    assert len(set(batch.ids)) == len(batch.ids)
+    if folder == "airlines_delayed_labels":
+        assert stream.simulate.label_delay == "data"
+        assert (stream.time.column, stream.windows.records) == ("timeStamp", 380)
+    if folder == "car_loan_nml":
+        assert stream.time.format == "%Y-%m-%d %H:%M:%S.%f"
+        assert stream.windows.records == 5000

@@ -1,0 +1,180 @@
+"""Sources give every row in order, whatever they read from."""
+
+import gzip
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from driftline.errors import DataError
+from producers import sources
+from producers.iris import Iris, IrisDrift
+from producers.shaping import Shaper
+from producers.sources import CsvSource, JsonLinesSource, TableSource, open_source
+
+
+def test_csv_keeps_text_and_names_of_any_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('1,"col, 2",é\n007,"a\nb",\n1.50,,NA\n', encoding="utf-8")
+    source = open_source(path)
+    assert source.count() == 2
+    assert list(source.rows()) == [
+        {"1": "007", "col, 2": "a\nb", "é": None},
+        {"1": "1.50", "col, 2": None, "é": "NA"},
+    ]
+
+
+def test_csv_gzipped_with_byte_order_mark_and_semicolons(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress("\ufeffa;b\n1;2\n".encode()))
+    assert list(open_source(path).rows()) == [{"a": "1", "b": "2"}]
+
+
+def test_uneven_csv_lines_are_handed_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a,b\n1\n1,2,3\n\n4,5\n")
+    assert list(CsvSource(path).rows()) == [{"a": "1"}, b"1,2,3", {"a": "4", "b": "5"}]
+    assert CsvSource(path).count() == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "the file is empty"),
+        (b"a,a\n1,2\n", "two columns are called 'a'"),
+        (b"a,b\n1,\xff\n", "not UTF-8 after line"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_read_says_why(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=problem):
+        list(CsvSource(path).rows())
+
+
+def test_a_damaged_gzip_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        list(CsvSource(path).rows())
+
+
+def test_json_lines_that_are_none_are_handed_on() -> None:
+    source = JsonLinesSource("x", io.BytesIO(b'{"a": 1}\n\nnope\n[1]\n{"a": 2}'))
+    assert source.count() is None
+    assert list(source.rows()) == [{"a": 1}, b"nope", b"[1]", {"a": 2}]
+
+
+def test_parquet_arrow_and_pandas_give_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "CHUNK_ROWS", 3)
+    frame = pd.DataFrame({"n": range(10), "c": list("abcdefghij")})
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    expected = frame.to_dict("records")
+    for data in (frame, table, tmp_path / "a.parquet"):
+        source = open_source(data)
+        assert source.count() == 10
+        assert list(source.rows()) == expected
+
+
+def test_a_folder_stands_for_its_data_file(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("x\n1\n")
+    (tmp_path / "data.csv").write_text("a\n1\n")
+    assert list(open_source(tmp_path).rows()) == [{"a": "1"}]
+
+
+def test_iris_is_real_and_the_drifting_one_is_drawn_from_it() -> None:
+    real = {tuple(list(row.values())[2:]) for row in Iris().rows() if isinstance(row, dict)}
+    drifting = IrisDrift(records=400)
+    rows = [row for row in drifting.rows() if isinstance(row, dict)]
+    assert rows == list(IrisDrift(records=400).rows())
+    assert len({row["flower_id"] for row in rows}) == 400
+    before, after = rows[: drifting.drift_row], rows[drifting.drift_row :]
+    assert all(tuple(list(row.values())[2:]) in real for row in before)
+    assert not all(tuple(list(row.values())[2:]) in real for row in after)
+    assert max(row["petal_length"] for row in after) == pytest.approx(6.9 * 0.6)
+
+
+def test_river_sets_and_generators_by_name() -> None:
+    assert open_source("river:Phishing").count() == 1250
+    assert len(list(open_source("river:Phishing").rows())) == 1250
+    text = "river:SEA:variant=0,seed=3/SEA:variant=3,seed=4,at=50,n=120"
+    first, again = (list(open_source(text).rows()) for _ in range(2))
+    assert first == again
+    assert len(first) == 120
+    assert first[:40] == list(open_source("river:SEA:variant=0,seed=3,n=40").rows())
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("river:Elec2", "not bundled"),
+        ("river:Nope", "no set or generator 'Nope'"),
+        ("river:SEA:x=1", "no parameter 'x'"),
+        ("river:SEA:n=0", "positive whole number for n"),
+        ("river:SEA:variant", "expected key=value"),
+        ("river:Phishing:n=3", "takes no parameters"),
+        ("river:SEA/SEA/SEA", "at most two"),
+        ("nowhere.csv", "no such file"),
+    ],
+)
+def test_a_wrong_name_says_what_there_is(name: str, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        open_source(name)
+
+
+def test_values_of_tables_become_json(iris_like: str) -> None:
+    from driftline.stream import loads
+
+    stream = loads(iris_like)
+    frame = pd.DataFrame(
+        {
+            "id": [7],
+            "t": [pd.Timestamp("2020-01-01T00:00:00.5", tz="UTC")],
+            "a": [float("nan")],
+            "c": [True],
+            "y": ["s"],
+            "gone": ["x"],
+        }
+    )
+    row = next(iter(TableSource(frame).rows()))
+    assert isinstance(row, dict)
+    shaped = Shaper(stream, textual=False).shape({**row, "b": float("inf")}, number=3)
+    assert msgspec.json.decode(shaped.value) == {
+        "id": 7,
+        "t": "2020-01-01T00:00:00.500000Z",
+        "a": None,
+        "b": "inf",
+        "c": True,
+        "@row": 3,
+    }
+    assert shaped.time_us == int(datetime(2020, 1, 1, tzinfo=UTC).timestamp() * 1e6) + 500_000
+    assert (shaped.record_id, shaped.key, shaped.target) == ("7", b"7", "s")
+
+
+@pytest.fixture
+def iris_like() -> str:
+    return """
+version = 1
+name = "s"
+task = "classification"
+target = "y"
+[record]
+id = "id"
+drop = ["gone"]
+[time]
+column = "t"
+[features]
+a = "number"
+b = "number"
+c = "category"
+"""
