@@ -1,0 +1,166 @@
+"""The code keeps to its layout: who imports whom, what inference brings in, nothing unfinished."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from driftline import errors
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ("producers", "consumers", "monitor", "trainer")
+PACKAGES = ("driftline", *SERVICES)
+# What a service process that only scores must not pay for: seconds and hundreds of megabytes.
+NOT_IN_INFERENCE = {
+    "evidently",
+    "matplotlib",
+    "onnx",
+    "pandas",
+    "plotly",
+    "pyarrow",
+    "rich",
+    "river",
+    "scipy",
+    "skl2onnx",
+    "sklearn",
+    "typer",
+}
+
+
+def sources(*packages: str) -> Iterator[Path]:
+    for package in packages:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The top-level names that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def of_command_line(path: Path) -> bool:
+    return path.is_relative_to(ROOT / "driftline" / "cli")
+
+
+def test_driftline_imports_no_service_but_in_its_command_line() -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported_packages(path) & set(SERVICES))
+        for path in sources("driftline")
+        if not of_command_line(path) and imported_packages(path) & set(SERVICES)
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_imports_no_other_service(service: str) -> None:
+    others = set(SERVICES) - {service}
+    wrong = {
+        str(path.relative_to(ROOT)): sorted(imported_packages(path) & others)
+        for path in sources(service)
+        if imported_packages(path) & others
+    }
+    assert not wrong
+
+
+def test_no_service_imports_the_command_line() -> None:
+    wrong = [
+        str(path.relative_to(ROOT))
+        for path in sources(*PACKAGES)
+        if not of_command_line(path) and "driftline.cli" in path.read_text(encoding="utf-8")
+    ]
+    assert not wrong
+
+
+def test_importing_inference_brings_in_nothing_heavy() -> None:
+    code = "import consumers.inference, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    loaded = set(run.stdout.split())
+    assert "msgspec" in loaded
+    assert not loaded & NOT_IN_INFERENCE
+
+
+@pytest.mark.parametrize("path", list(sources(*PACKAGES)), ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+def test_nothing_is_left_to_do() -> None:
+    unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError(\(\))?\s*$")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sources(*PACKAGES)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if unfinished.search(line)
+    ]
+    assert not found
+
+
+def test_no_exception_is_swallowed() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+        and (node.type is None or ast.unparse(node.type) in ("Exception", "BaseException"))
+        and all(isinstance(line, ast.Pass | ast.Continue) for line in node.body)
+    ]
+    assert not found
+
+
+def test_the_docstring_of_errors_lists_every_error_under_its_base() -> None:
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.DriftlineError)
+    }
+    listed: dict[str, int] = {}
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"^((?:│   |    |├── |└── )*)([A-Z]\w+)", line):
+            listed[found[2]] = len(found[1]) // 4
+    del listed["Every"]
+    depths = {
+        name: len([base for base in kind.__mro__ if base in classes.values()]) - 1
+        for name, kind in classes.items()
+    }
+    assert listed == depths
+
+
+def test_every_error_in_use_is_one_of_them() -> None:
+    """Nothing raises a bare Exception; what is meant for users is a DriftlineError."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources(*PACKAGES)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and isinstance(node.exc.func, ast.Name)
+        and node.exc.func.id in ("Exception", "BaseException")
+    ]
+    assert not bare
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_all_names_what_a_package_has(name: str) -> None:
+    package = import_module(name)
+    for exported in getattr(package, "__all__", ()):
+        assert hasattr(package, exported), f"{name}.__all__ names {exported!r}"
+
+
+def test_the_wheel_holds_exactly_the_packages() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert set(packed) == set(PACKAGES)
+    assert set(packed) == set(project["tool"]["mypy"]["packages"])
