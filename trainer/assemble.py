@@ -1,0 +1,186 @@
+"""Step 8, package: the winner, fitted again on everything, with all that others need of it.
+
+In: what the search found. Out: a manifest and the package's bytes. The same rows, seed and
+libraries give the same bytes.
+"""
+
+import io
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Columns
+from driftline.codec.records import RecordCodec
+from driftline.evaluation import errors
+from driftline.events import Removed, Trial
+from driftline.features import encode_matrix
+from driftline.models.package import CheckRecord, Manifest, write_package
+from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
+from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
+from driftline.stream import Stream
+from trainer.convert import Conversion, convert
+from trainer.rows import TrainingRows, objects
+from trainer.search import Fitted, Found, fit
+from trainer.split import Places
+
+_LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx", "onnxruntime")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a model comes from: champion that it was compared with, request, time of training."""
+
+    parent: str | None
+    cause: str | None
+    trained_at: str
+
+
+def assemble(
+    stream: Stream,
+    rows: TrainingRows,
+    found: Found,
+    held: Places,
+    *,
+    value: float,
+    origin: Origin,
+    removed: tuple[Removed, ...],
+    trials: tuple[Trial, ...],
+) -> tuple[Manifest, bytes]:
+    """Fit the winner on its range and the held-out rows together, and pack it.
+
+    `held` are places among `rows`. Raises TrainingError.
+    """
+    everything = rows.take(np.union1d(found.range.places, held))
+    winner = found.fitted
+    fitted = fit(stream, winner.candidate, winner.parameters, everything)
+    sample = encode_matrix(fitted.schema, rows.take(held).columns)
+    conversion = convert(fitted, stream, sample)
+    scorer = _scorer(fitted, stream, conversion)
+    manifest = Manifest(
+        stream=stream.name,
+        task=stream.task,
+        target=stream.target,
+        schema=fitted.schema,
+        derived=stream.derived,
+        candidate=winner.candidate.name,
+        parameters=winner.parameters,
+        scoring=conversion.scoring,
+        scoring_reason=conversion.reason,
+        libraries=_libraries(),
+        metric=stream.judged_by,
+        value=value,
+        rows=len(everything),
+        held_out=len(held),
+        first_position=int(everything.positions[0]),
+        last_position=int(everything.positions[-1]),
+        range=found.range.name,
+        parent=origin.parent,
+        cause=origin.cause,
+        trained_at=origin.trained_at,
+        removed=removed,
+        trials=trials,
+        check=_check_records(stream, fitted, scorer, rows.newest),
+    )
+    reference = _reference(stream, fitted, scorer, everything, rows.take(held), found.scores)
+    return manifest, write_package(
+        manifest, joblib=_joblib(fitted.estimator), onnx=conversion.onnx, reference=reference
+    )
+
+
+def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
+    """The scorer that will answer, so that the check records hold what it says."""
+    if conversion.scoring == "onnx" and conversion.onnx is not None:
+        return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
+    return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)
+
+
+def _check_records(
+    stream: Stream, fitted: Fitted, scorer: Scorer, records: tuple[bytes, ...]
+) -> tuple[CheckRecord, ...]:
+    batch = RecordCodec(stream).decode(records)
+    if not len(batch):
+        return ()
+    scores = scorer.score(encode_matrix(fitted.schema, batch.columns))
+    rows = None if scores.probabilities is None else scores.probabilities.tolist()
+    return tuple(
+        CheckRecord(
+            record=records[index].decode(),
+            prediction=_plain(scores.predictions[place]),
+            scores=None if rows is None else tuple(rows[place]),
+        )
+        for place, index in enumerate(batch.kept)
+    )
+
+
+def _reference(
+    stream: Stream,
+    fitted: Fitted,
+    scorer: Scorer,
+    everything: TrainingRows,
+    held: TrainingRows,
+    held_scores: Scores,
+) -> Reference:
+    newest = everything.take(
+        np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
+    )
+    scores = scorer.score(encode_matrix(fitted.schema, newest.columns))
+    watched = {name for name, feature in stream.inputs.items() if feature.watch}
+    watched |= set(stream.derived)
+    numbers = everything.columns.numbers
+    return Reference(
+        columns=Columns(
+            {name: v for name, v in newest.columns.numbers.items() if name in watched},
+            {name: v for name, v in newest.columns.categories.items() if name in watched},
+            len(newest),
+        ),
+        positions=newest.positions,
+        predictions=_array(scores),
+        held_labels=held.labels,
+        held_predictions=_array(held_scores),
+        held_scores=held_scores.probabilities,
+        errors=errors(stream.task, held.labels, held_scores.predictions),
+        levels={
+            name: tuple(sorted({value for value in values if value is not None}))
+            for name, values in everything.columns.categories.items()
+        },
+        ranges={
+            name: (float(np.nanmin(values)), float(np.nanmax(values)))
+            for name, values in numbers.items()
+            if not np.isnan(values).all()
+        },
+    )
+
+
+def _array(scores: Scores) -> NDArray[Any]:
+    predictions = scores.predictions
+    return predictions if isinstance(predictions, np.ndarray) else objects(predictions)
+
+
+def _plain(value: object) -> str | float:
+    return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # a number
+
+
+def _joblib(estimator: Any) -> bytes:
+    import joblib
+
+    # Pickles note which equal strings are one object. After a round trip that depends on the
+    # content alone, not on how the estimator came about.
+    first = io.BytesIO()
+    joblib.dump(estimator, first)
+    second = io.BytesIO()
+    first.seek(0)
+    joblib.dump(joblib.load(first), second)
+    return second.getvalue()
+
+
+def _libraries() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # an extra that is not installed
+    return found

@@ -1,0 +1,191 @@
+"""The candidates: kinds of model by name, each with a few parameters worth trying.
+
+In: a name from the stream file. Out: a `Candidate`, which builds estimators. All of them take a
+float32 matrix, run in one thread and draw from the stream's seed.
+"""
+
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final, Literal
+
+import msgspec
+
+from driftline.errors import TrainingError
+from driftline.stream import Task
+
+Parameters = dict[str, str | int | float | bool | None]
+
+NAMES: Final = (
+    "logistic_regression",
+    "linear_regression",
+    "decision_tree",
+    "k_nearest_neighbours",
+    "random_forest",
+    "hist_gradient_boosting",
+)
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """One kind of model. `grid[0]` are its usual parameters.
+
+    `max_rows`: it learns from at most so many of the newest rows. `scoring`: what scores it where
+    that is known; else it is measured.
+    """
+
+    name: str
+    grid: tuple[Parameters, ...]
+    build: Callable[[Parameters, int], Any]
+    max_rows: int | None = None
+    scoring: Literal["sklearn"] | None = None
+
+
+def candidate(name: str, task: Task) -> Candidate:
+    """The candidate of this name, or of this class path, for this task.
+
+    Raises TrainingError if there is none, or if it is for the other task.
+    """
+    classifies = task == "classification"
+    match name:
+        case "logistic_regression" if classifies:
+            return Candidate(name, _grid({"C": 1.0}, {"C": 0.05}, {"C": 20.0}), _logistic)
+        case "linear_regression" if not classifies:
+            # Ridge: ordinary least squares is unstable with one column per category.
+            return Candidate(name, _grid({"alpha": 1.0}, {"alpha": 100.0}), _linear)
+        case "decision_tree":
+            return Candidate(
+                name,
+                tuple(
+                    {"max_depth": depth, "min_samples_leaf": leaf}
+                    for depth in (8, 4, 16)
+                    for leaf in (10, 50)
+                ),
+                lambda parameters, seed: _tree(classifies, parameters, seed),
+            )
+        case "k_nearest_neighbours":
+            # Serving time grows with the rows it keeps: 20,000 already cost 0.2 ms a record.
+            # ONNX is slower from about 300 rows (at 10,000 twentyfold), and nearly even below: a
+            # choice by measuring would hang on noise, and two equal runs would differ.
+            return Candidate(
+                name,
+                _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),
+                lambda parameters, _: _neighbours(classifies, parameters),
+                max_rows=20_000,
+                scoring="sklearn",
+            )
+        case "random_forest":
+            return Candidate(
+                name,
+                _grid(
+                    {"max_depth": None, "min_samples_leaf": 5},
+                    {"max_depth": 12, "min_samples_leaf": 2},
+                ),
+                lambda parameters, seed: _forest(classifies, parameters, seed),
+            )
+        case "hist_gradient_boosting":
+            return Candidate(
+                name,
+                _grid(
+                    {"learning_rate": 0.1, "max_leaf_nodes": 31},
+                    {"learning_rate": 0.05, "max_leaf_nodes": 15},
+                ),
+                lambda parameters, seed: _boosting(classifies, parameters, seed),
+                scoring="sklearn",  # it does not convert
+            )
+        case "logistic_regression" | "linear_regression":
+            raise TrainingError(f"candidate {name!r} is not for {task}", hint=_HINT)
+        case _:
+            return _by_path(name, task)
+
+
+_HINT = f"[models.candidates] takes {', '.join(NAMES)} or a class path"
+
+
+def _grid(*points: Parameters) -> tuple[Parameters, ...]:
+    return points
+
+
+def _scaled(estimator: Any) -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), estimator)
+
+
+def _logistic(parameters: Parameters, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return _scaled(LogisticRegression(max_iter=500, random_state=seed, **parameters))
+
+
+def _linear(parameters: Parameters, _seed: int) -> Any:
+    from sklearn.linear_model import Ridge
+
+    return _scaled(Ridge(solver="cholesky", **parameters))
+
+
+def _neighbours(classifies: bool, parameters: Parameters) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+    kind = KNeighborsClassifier if classifies else KNeighborsRegressor
+    return _scaled(kind(n_jobs=1, **parameters))
+
+
+def _tree(classifies: bool, parameters: Parameters, seed: int) -> Any:
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    kind = DecisionTreeClassifier if classifies else DecisionTreeRegressor
+    return kind(random_state=seed, **parameters)
+
+
+def _forest(classifies: bool, parameters: Parameters, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    kind = RandomForestClassifier if classifies else RandomForestRegressor
+    return kind(n_estimators=100, n_jobs=1, random_state=seed, **parameters)
+
+
+def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+    kind = HistGradientBoostingClassifier if classifies else HistGradientBoostingRegressor
+    return kind(early_stopping=False, random_state=seed, **parameters)
+
+
+def _by_path(path: str, task: Task) -> Candidate:
+    """A class of any scikit-learn compatible library, with its usual parameters."""
+    module_name, _, class_name = path.rpartition(".")
+    if not module_name:
+        raise TrainingError(f"unknown candidate {path!r}", hint=_HINT)
+    try:
+        kind: Any = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TrainingError(f"candidate {path!r}: {error}", hint=_HINT) from error
+    missing = [name for name in ("fit", "predict", "get_params") if not hasattr(kind, name)]
+    if not inspect.isclass(kind) or missing:
+        raise TrainingError(
+            f"candidate {path!r} is no scikit-learn estimator: no {', '.join(missing) or 'class'}",
+            hint=_HINT,
+        )
+    try:
+        estimator: Any = kind()
+        known = estimator.get_params()
+    except TypeError as error:
+        raise TrainingError(
+            f"candidate {path!r} cannot be made without arguments: {error}", hint=_HINT
+        ) from error
+    fixed: dict[str, Any] = {"n_jobs": 1} if "n_jobs" in known else {}
+    _refuse_other_task(estimator, path, task)
+
+    def build(parameters: Parameters, seed: int) -> Any:
+        drawn = {"random_state": seed} if "random_state" in known else {}
+        return kind(**fixed, **drawn, **parameters)
+
+    return Candidate(path, ({},), build)
+
+
+def _refuse_other_task(estimator: Any, path: str, task: Task) -> None:
+    from sklearn.base import is_classifier, is_regressor
+
+    if not (is_classifier if task == "classification" else is_regressor)(estimator):
+        raise TrainingError(f"candidate {path!r} is not for {task}", hint=_HINT)

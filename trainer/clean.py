@@ -1,0 +1,85 @@
+"""Step 2, clean: takes out duplicates, errors and noise; says what and why.
+
+In: collected rows in any order. Out: one row per record id in order of (position, id). What differs
+from the past is not noise: values are judged by the stream file alone and only while they are rare,
+so that drift itself is never cleaned away; equal records with different ids are all kept.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.events import Removed
+from driftline.stream import Stream
+from trainer.rows import TrainingRows
+
+# A value out of its declared range is a fault of measuring while one record in a hundred has it;
+# more often, it is what the stream now looks like.
+MAX_NOISE_SHARE: Final = 0.01
+
+
+def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Removed, ...]]:
+    """The rows worth learning from, sorted, and what was taken out of the others, by reason."""
+    removed: list[Removed] = []
+
+    def drop(rows: TrainingRows, bad: NDArray[np.bool_], reason: str) -> TrainingRows:
+        count = int(bad.sum())
+        if not count:
+            return rows
+        removed.append(Removed(reason, count))
+        return rows.take(np.flatnonzero(~bad))
+
+    rows = _ordered(rows)
+    rows = drop(rows, _superseded(rows), "duplicate: the same record id, again or revised later")
+    rows = drop(rows, _bad_labels(rows, stream), f"error: {stream.target!r} is {_expected(stream)}")
+    for name, feature in stream.inputs.items():
+        if feature.min is None and feature.max is None:
+            continue
+        values = rows.columns.numbers.get(name)
+        if values is None:
+            continue
+        out = np.zeros(len(rows), dtype=bool)
+        if feature.min is not None:
+            out |= values < feature.min
+        if feature.max is not None:
+            out |= values > feature.max
+        if out.mean() <= MAX_NOISE_SHARE if len(out) else False:
+            rows = drop(rows, out, f"noise: {name!r} outside {_bounds(feature.min, feature.max)}")
+    return rows, tuple(removed)
+
+
+def _ordered(rows: TrainingRows) -> TrainingRows:
+    """By (position, id, revision): the same whatever order partitions were read in."""
+    keys = list(zip(rows.positions.tolist(), rows.ids, rows.revisions.tolist(), strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    return rows.take(np.array(order, dtype=np.intp))
+
+
+def _superseded(rows: TrainingRows) -> NDArray[np.bool_]:
+    """All but the highest revision of each id; of equal revisions, all but the last in order."""
+    best: dict[str, int] = {}
+    revisions = rows.revisions
+    for place, record_id in enumerate(rows.ids):
+        before = best.get(record_id)
+        if before is None or revisions[place] >= revisions[before]:
+            best[record_id] = place
+    bad = np.ones(len(rows), dtype=bool)
+    bad[list(best.values())] = False
+    return bad
+
+
+def _bad_labels(rows: TrainingRows, stream: Stream) -> NDArray[np.bool_]:
+    if stream.task == "regression":
+        return np.asarray(~np.isfinite(rows.labels), dtype=bool)
+    return np.array([not isinstance(label, str) or not label for label in rows.labels], dtype=bool)
+
+
+def _expected(stream: Stream) -> str:
+    return "no finite number" if stream.task == "regression" else "no class name"
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if high is None:
+        return f"[{low:g}, …]"
+    return f"[…, {high:g}]" if low is None else f"[{low:g}, {high:g}]"

@@ -1,0 +1,159 @@
+"""Step 1, collect: the outcomes that a new model may learn from, out of the log.
+
+In: a log of outcomes in any interleaving of partitions. Out: the newest ones within
+`retrain.train_on`, in bounded memory. It judges nothing: duplicates and errors are for `clean`.
+"""
+
+import heapq
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Broker
+from driftline.codec.envelope import decode, outcomes_decoder
+from driftline.codec.records import RecordCodec
+from driftline.events import Outcome, Removed, Value
+from driftline.scan import ranges, scan
+from driftline.stream import Span, Stream
+from driftline.topics import Topics
+from trainer.rows import TrainingRows, from_batch
+
+log = logging.getLogger(__name__)
+
+# Decoded at once; a few MB.
+_CHUNK: Final = 5000
+# Beyond this, candidates take minutes on one core and hardly learn more.
+MAX_OUTCOMES: Final = 500_000
+# Records that the package carries to be checked with before it answers.
+CHECK_RECORDS: Final = 16
+
+
+class OutcomeLog(Protocol):
+    """All outcomes up to now."""
+
+    def read(self) -> Iterable[Outcome]:
+        """In any order between partitions. Raises BrokerError."""
+
+    def count(self) -> int:
+        """How many there are, or a little more; cheap, and it never falls."""
+
+
+class BrokerOutcomeLog:
+    """The outcomes topic, up to the end that it has when reading begins."""
+
+    def __init__(self, broker: Broker, stream: Stream) -> None:
+        self._broker = broker
+        self._topic = Topics(stream).outcomes
+
+    def read(self) -> Iterator[Outcome]:
+        for messages in scan(self._broker, ranges(self._broker, [self._topic])):
+            for message in messages:
+                event = decode(outcomes_decoder, message)
+                if isinstance(event, Outcome):
+                    yield event
+
+    def count(self) -> int:
+        return sum(span.end for span in ranges(self._broker, [self._topic]).values())
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What was found: records within the range, unsorted, and what could not be read."""
+
+    rows: TrainingRows
+    removed: tuple[Removed, ...]
+
+
+def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
+    """The outcomes within `retrain.train_on` of the newest record among them."""
+    collector = _Collector(stream)
+    for outcome in outcomes:
+        collector.add(outcome)
+    return collector.result()
+
+
+def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Value]) -> Collected:
+    """Records with their labels, as a file has them: all of them, whatever the range."""
+    collector = _Collector(stream, bounded=False)
+    for record, label in zip(records, labels, strict=True):
+        collector.add_record(record, label, 0)
+    return collector.result()
+
+
+class _Collector:
+    """Decodes in chunks and lets go of what has fallen out of the range."""
+
+    def __init__(self, stream: Stream, *, bounded: bool = True) -> None:
+        self._stream = stream
+        self._codec = RecordCodec(stream)
+        self._span = stream.retrain.train_on if bounded else None
+        self._pending: list[tuple[bytes, Value, int]] = []
+        self._parts: list[TrainingRows] = []
+        self._newest: list[tuple[int, str, bytes]] = []  # heap, smallest first
+        self._shared: dict[str, str] = {}  # one copy of each category's name
+        self._removed: Counter[str] = Counter()
+
+    def add(self, outcome: Outcome) -> None:
+        self.add_record(bytes(outcome.record), outcome.label, outcome.revision)
+
+    def add_record(self, record: bytes, label: Value, revision: int) -> None:
+        self._pending.append((record, label, revision))
+        if len(self._pending) >= _CHUNK:
+            self._flush()
+
+    def result(self) -> Collected:
+        self._flush()
+        rows = TrainingRows.concat(self._parts)
+        rows = rows.take(self._within(rows))
+        newest = tuple(record for _, _, record in sorted(self._newest))
+        removed = tuple(Removed(reason, n) for reason, n in sorted(self._removed.items()))
+        return Collected(msgspec.structs.replace(rows, newest=newest), removed)
+
+    def _flush(self) -> None:
+        batch = self._codec.decode([record for record, _, _ in self._pending])
+        for rejected in batch.rejected:
+            self._removed[f"error: {rejected.reason}"] += 1
+        for name, values in batch.columns.categories.items():
+            for place, value in enumerate(values):
+                if value is not None:
+                    values[place] = self._shared.setdefault(value, value)
+            batch.columns.categories[name] = values
+        kept = [self._pending[index] for index in batch.kept]
+        part = from_batch(
+            self._stream, batch, [label for _, label, _ in kept], [r for _, _, r in kept]
+        )
+        for position, record_id, (record, _, _) in zip(
+            part.positions.tolist(), part.ids, kept, strict=True
+        ):
+            item = (position, record_id, record)
+            if len(self._newest) < CHECK_RECORDS:
+                heapq.heappush(self._newest, item)
+            elif item > self._newest[0]:
+                heapq.heapreplace(self._newest, item)
+        self._pending = []
+        self._parts.append(part)
+        # Joining and cutting costs as much as what is kept: not at every chunk.
+        if len(self._parts) > 20:
+            rows = TrainingRows.concat(self._parts)
+            self._parts = [rows.take(self._within(rows))]
+
+    def _within(self, rows: TrainingRows) -> NDArray[np.intp]:
+        kept = np.flatnonzero(in_range(rows, self._span))
+        if len(kept) > MAX_OUTCOMES:
+            order = np.lexsort((rows.ids[kept].astype(str), rows.positions[kept]))
+            self._removed[f"older than the newest {MAX_OUTCOMES}"] += len(kept) - MAX_OUTCOMES
+            kept = np.sort(kept[order[-MAX_OUTCOMES:]])
+        return kept
+
+
+def in_range(rows: TrainingRows, span: Span | None) -> NDArray[np.bool_]:
+    """Which records lie within `span` of the newest one, bool (n,); all, without a span."""
+    if span is None or not len(rows):
+        return np.ones(len(rows), dtype=bool)
+    if span.us is not None:
+        return rows.times_us > int(rows.times_us.max()) - span.us
+    return rows.rows > int(rows.rows.max()) - (span.records or 0)

@@ -1,0 +1,127 @@
+"""How a model is to be scored: converted to ONNX where that is equal and not clearly slower.
+
+In: a fitted estimator and some rows. Out: the ONNX model, if it converts, and the choice. Times are
+measured here and only decide; none gets into the package, which must be the same each time.
+"""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.errors import DriftlineError
+from driftline.models.package import Scoring
+from driftline.models.score import ONNX_INPUT, OnnxScorer, Scorer, Scores, SklearnScorer
+from driftline.stream import Stream
+from trainer.search import Fitted, one_thread
+
+log = logging.getLogger(__name__)
+
+# ONNX is 5 to 500 times quicker at one row for what converts well. The margin keeps noise in the
+# measuring from turning the choice.
+CLEARLY_SLOWER: Final = 2.0
+BATCH_SIZES: Final = (1, 256)
+MAX_DIFFERENCE: Final = 1e-4  # of a probability; of a regression, relative to the spread
+_COMPARED_ROWS: Final = 1000
+_REPEATS: Final = 5
+
+Timer = Callable[[], float]
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """`onnx` is None where the model does not convert, or converts to another one."""
+
+    onnx: bytes | None
+    scoring: Scoring
+    reason: str
+
+
+def convert(
+    fitted: Fitted, stream: Stream, matrix: NDArray[np.float32], timer: Timer = time.perf_counter
+) -> Conversion:
+    """Convert and choose; `matrix` float32 (n, width) are rows to compare on."""
+    classes = fitted.schema.classes
+    sklearn = SklearnScorer(fitted.estimator, stream.task, classes)
+    onnx = to_onnx(fitted, matrix.shape[1])
+    if isinstance(onnx, str):
+        return Conversion(None, "sklearn", onnx)
+    try:
+        scorer = OnnxScorer(onnx, stream.task, classes)
+        sample = matrix[:_COMPARED_ROWS]
+        if not equal(sklearn.score(sample), scorer.score(sample)):
+            return Conversion(None, "sklearn", "its ONNX form says other things")
+    except (DriftlineError, RuntimeError, ValueError) as error:
+        log.info("the ONNX form does not run: %s", error)
+        return Conversion(None, "sklearn", f"its ONNX form does not run: {type(error).__name__}")
+    if fitted.candidate.scoring is not None:
+        return Conversion(onnx, fitted.candidate.scoring, "ONNX is slower for this kind of model")
+    with one_thread():
+        slower = any(
+            _seconds(scorer, matrix, rows, timer)
+            > CLEARLY_SLOWER * _seconds(sklearn, matrix, rows, timer)
+            for rows in BATCH_SIZES
+        )
+    if slower:
+        return Conversion(onnx, "sklearn", "ONNX was measured and is clearly slower")
+    return Conversion(onnx, "onnx", "equal to scikit-learn and not slower")
+
+
+def to_onnx(fitted: Fitted, width: int) -> bytes | str:
+    """The model in ONNX, input float32 (n, width); or why there is none."""
+    try:
+        from skl2onnx import to_onnx as skl_to_onnx
+        from skl2onnx.common.data_types import FloatTensorType
+    except ImportError:
+        return "skl2onnx is not installed"
+    classifies = bool(fitted.schema.classes)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = skl_to_onnx(
+                fitted.estimator,
+                initial_types=[(ONNX_INPUT, FloatTensorType([None, width]))],
+                options={"zipmap": False} if classifies else None,
+                name="driftline",  # else a random one, and the digest would differ each time
+            )
+    except Exception as error:  # noqa: BLE001  # a converter may raise anything
+        log.info("%s does not convert to ONNX: %s", fitted.candidate.name, error)
+        return f"does not convert to ONNX: {type(error).__name__}"
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def equal(one: Scores, other: Scores) -> bool:
+    """Whether two scorers say the same, but for float rounding and what rounding makes of ties."""
+    if one.probabilities is not None and other.probabilities is not None:
+        if one.probabilities.shape != other.probabilities.shape:
+            return False
+        if np.abs(one.probabilities - other.probabilities).max(initial=0.0) > MAX_DIFFERENCE:
+            return False
+        ordered = np.sort(one.probabilities, axis=1)
+        tied = ordered[:, -1] - ordered[:, -2] <= 2 * MAX_DIFFERENCE
+        same = np.array(
+            [a == b for a, b in zip(one.predictions, other.predictions, strict=True)], dtype=bool
+        )
+        return bool((same | tied).all())
+    if isinstance(one.predictions, np.ndarray) and isinstance(other.predictions, np.ndarray):
+        spread = max(float(np.std(one.predictions)), 1e-9, MAX_DIFFERENCE)
+        difference = np.abs(one.predictions - other.predictions)
+        return bool((difference <= MAX_DIFFERENCE * (spread + np.abs(one.predictions))).all())
+    return one.probabilities is other.probabilities and one.predictions == other.predictions
+
+
+def _seconds(scorer: Scorer, matrix: NDArray[np.float32], rows: int, timer: Timer) -> float:
+    """The quickest of a few calls with so many rows: what disturbs only makes calls longer."""
+    batch: Any = np.resize(matrix, (rows, matrix.shape[1]))
+    scorer.score(batch)
+    times = []
+    for _ in range(_REPEATS):
+        start = timer()
+        scorer.score(batch)
+        times.append(timer() - start)
+    return min(times)

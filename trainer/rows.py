@@ -1,0 +1,97 @@
+"""Labelled records as arrays: what every step of training takes and gives."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Batch, Columns
+from driftline.events import Value
+from driftline.stream import Stream
+
+# Stands for a number or a time that a record does not have; before everything.
+NONE = np.iinfo(np.int64).min
+
+
+class TrainingRows(msgspec.Struct, frozen=True):
+    """`n` labelled records, in order of (position, id) once they are cleaned.
+
+    `positions`, `rows`, `times_us`, `revisions`: int64 (n,); `labels`: object (n,) of class names,
+    or float64 (n,). `newest`: JSON of the newest few records, for the package's check.
+    """
+
+    ids: NDArray[np.object_]
+    positions: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    times_us: NDArray[np.int64]
+    revisions: NDArray[np.int64]
+    columns: Columns
+    labels: NDArray[Any]
+    newest: tuple[bytes, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: NDArray[np.intp]) -> "TrainingRows":
+        """The records at these places, in this order."""
+        return TrainingRows(
+            ids=self.ids[indices],
+            positions=self.positions[indices],
+            rows=self.rows[indices],
+            times_us=self.times_us[indices],
+            revisions=self.revisions[indices],
+            columns=self.columns.take(indices),
+            labels=self.labels[indices],
+            newest=self.newest,
+        )
+
+    @staticmethod
+    def concat(parts: Sequence["TrainingRows"]) -> "TrainingRows":
+        """All records of `parts`; at least one part."""
+        return TrainingRows(
+            ids=np.concatenate([part.ids for part in parts]),
+            positions=np.concatenate([part.positions for part in parts]),
+            rows=np.concatenate([part.rows for part in parts]),
+            times_us=np.concatenate([part.times_us for part in parts]),
+            revisions=np.concatenate([part.revisions for part in parts]),
+            columns=Columns.concat([part.columns for part in parts]),
+            labels=np.concatenate([part.labels for part in parts]),
+            newest=parts[-1].newest,
+        )
+
+
+def from_batch(
+    stream: Stream, batch: Batch, labels: Sequence[Value], revisions: Sequence[int]
+) -> TrainingRows:
+    """Decoded records with their labels and revisions, one for each record of the batch."""
+    label_array: NDArray[Any] = objects(labels)
+    if stream.task == "regression":
+        # What is no number becomes NaN, which cleaning counts and takes out.
+        label_array = np.array(
+            [label if isinstance(label, int | float) else np.nan for label in labels],
+            dtype=np.float64,
+        )
+    times_us = _whole(batch.times_us)
+    rows = _whole(batch.rows)
+    return TrainingRows(
+        ids=objects(batch.ids),
+        positions=rows if stream.axis == "row" else times_us,
+        rows=rows,
+        times_us=times_us,
+        revisions=np.array(revisions, dtype=np.int64),
+        columns=batch.columns,
+        labels=label_array,
+    )
+
+
+def objects(values: Sequence[Any]) -> NDArray[np.object_]:
+    """An object array (n,), whatever the values are."""
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _whole(values: Sequence[int | None]) -> NDArray[np.int64]:
+    return np.array([NONE if value is None else value for value in values], dtype=np.int64)

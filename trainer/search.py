@@ -1,0 +1,158 @@
+"""Steps 4 to 6, train, tune, evaluate: every candidate on every range, judged on the same rows.
+
+In: cleaned rows, ranges to learn from, and the held-out rows. Out: the best by the stream's metric
+on the held-out rows, and all trials. It never fits on a held-out row.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from driftline.errors import TrainingError
+from driftline.evaluation import better, evaluate
+from driftline.events import Trial
+from driftline.features import FeatureSchema, encode_matrix, fit_schema
+from driftline.models.score import Scores, SklearnScorer
+from driftline.stream import Stream
+from trainer.candidates import Candidate, Parameters, candidate
+from trainer.rows import TrainingRows
+from trainer.split import Places, split
+
+log = logging.getLogger(__name__)
+
+# Parameters differ by more than the noise of so many rows, and a grid on them takes seconds.
+TUNE_ROWS: Final = 10_000
+
+Progress = Callable[[str, int, int], None]  # step, done, of how many
+
+
+def no_progress(step: str, done: int, total: int) -> None:
+    """Shows nothing."""
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Rows to learn from: their places, in order, and what the range is called."""
+
+    name: str
+    places: Places
+
+
+class Fitted(msgspec.Struct, frozen=True):
+    """An estimator fitted on some rows. Its labels are the places of `schema.classes`."""
+
+    candidate: Candidate
+    parameters: Parameters
+    schema: FeatureSchema
+    estimator: Any
+
+    def score(self, stream: Stream, rows: TrainingRows) -> Scores:
+        """What it says about these rows."""
+        scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
+        return scorer.score(encode_matrix(self.schema, rows.columns))
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The best of all trials; `scores` are those of the held-out rows."""
+
+    fitted: Fitted
+    range: Range
+    scores: Scores
+    metric: float
+
+
+def search(
+    stream: Stream,
+    rows: TrainingRows,
+    ranges: Sequence[Range],
+    held: Places,
+    progress: Progress = no_progress,
+) -> tuple[Found, tuple[Trial, ...]]:
+    """Try all candidates on all ranges; of equals, the one named first.
+
+    Raises TrainingError if a candidate is wrong, or none could be trained.
+    """
+    candidates = [candidate(name, stream.task) for name in stream.models.candidates]
+    truth = rows.take(held)
+    total = len(candidates) * len(ranges)
+    best: Found | None = None
+    trials: list[Trial] = []
+    failures: list[str] = []
+    for number, (span, kind) in enumerate((s, c) for s in ranges for c in candidates):
+        progress(f"training {kind.name} on {span.name}", number, total)
+        train = rows.take(span.places)
+        try:
+            fitted = fit(stream, kind, tune(stream, kind, train), train)
+            scores = fitted.score(stream, truth)
+            metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
+        except Exception as error:  # noqa: BLE001  # libraries raise anything; the others may do
+            log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
+            failures.append(f"{kind.name}: {error}")
+            continue
+        if not np.isfinite(metric):
+            failures.append(f"{kind.name}: its predictions are not finite")
+            continue
+        trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
+        if best is None or better(stream.judged_by, metric, best.metric):
+            best = Found(fitted, span, scores, metric)
+    progress("training", total, total)
+    if best is None:
+        raise TrainingError(
+            f"stream {stream.name!r}: no candidate could be trained: {'; '.join(failures)}",
+            hint="check [models.candidates] and the labels",
+        )
+    return best, tuple(trials)
+
+
+def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
+    """The grid's best point, by the metric on the last part of at most 10,000 newest rows."""
+    if not stream.models.tune or len(kind.grid) == 1:
+        return kind.grid[0]
+    recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
+    fit_on, judge_on = split(
+        recent.labels,
+        share=stream.models.holdout,
+        how=stream.models.split,
+        task=stream.task,
+        seed=stream.models.seed + 1,  # not the draw that made the held-out part
+    )
+    learn, truth = recent.take(fit_on), recent.take(judge_on)
+    best, best_metric = kind.grid[0], None
+    for parameters in kind.grid:
+        scores = fit(stream, kind, parameters, learn).score(stream, truth)
+        metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
+        if best_metric is None or better(stream.judged_by, metric, best_metric):
+            best, best_metric = parameters, metric
+    return best
+
+
+def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: TrainingRows) -> Fitted:
+    """Fit on these rows, or on the newest that the candidate takes. Raises what its library does,
+    TrainingError where there is but one class."""
+    if kind.max_rows is not None and len(train) > kind.max_rows:
+        train = train.take(np.arange(len(train) - kind.max_rows, len(train)))
+    schema = fit_schema(stream, train.columns, train.labels.tolist())
+    target = train.labels
+    if stream.task == "classification":
+        if len(schema.classes) < 2:
+            raise TrainingError(f"only one class in {len(train)} rows: {schema.classes}")
+        places = {name: place for place, name in enumerate(schema.classes)}
+        target = np.array([places[name] for name in train.labels], dtype=np.int64)
+    estimator = kind.build(parameters, stream.models.seed)
+    with one_thread(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # not converged: the metric will tell
+        estimator.fit(encode_matrix(schema, train.columns), target)
+    return Fitted(kind, parameters, schema, estimator)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums in the same order each time: the same rows give the same model, to the last bit."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of scikit-learn
+
+    with threadpool_limits(1):
+        yield
