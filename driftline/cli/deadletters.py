@@ -1,0 +1,172 @@
+"""`driftline deadletters`: look at what could not be processed, and send it again."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from driftline.cli.lines import moment, plain
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamFile,
+    StreamOption,
+    open_context,
+    stderr,
+    stdout,
+)
+
+deadletters = typer.Typer(
+    help="Records and labels that could not be processed: look at them, send them again.",
+    no_args_is_help=True,
+)
+
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Only those whose reason contains TEXT.")]
+
+
+@deadletters.command("list")
+def list_(
+    file: StreamFile = None,
+    reason: Reason = "",
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Count dead letters by reason, the most frequent first, and name the newest of each.
+
+    Example: driftline deadletters list --run last
+    """
+    from driftline.deadletters import groups
+
+    context = open_context(file, bootstrap_server, run)
+    found = groups(context.broker, context.stream, reason=reason)
+    if json:
+        for group in found:
+            print(msgspec.json.encode(group).decode())
+        return
+    if not found:
+        stdout.print("no dead letters")
+        return
+    table = Table(box=None)
+    table.add_column("count", justify="right")
+    for name in ("by", "from", "newest (UTC)", "at"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("reason")
+    for group in found:
+        table.add_row(
+            f"{group.count:,}",
+            group.service,
+            group.topic,
+            moment(group.newest_ms),
+            group.newest,
+            plain(group.reason.encode()).replace("[", r"\["),
+        )
+    stdout.print(table)
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """A dead letter for programs; bytes that are no UTF-8 are escaped in `key` and `value`."""
+
+    at: str
+    id: str | None
+    reason: str
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    published: str
+    key: str | None
+    headers: dict[str, str]
+    value: str
+
+
+@deadletters.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|PARTITION@OFFSET",
+            help="A record's id, or a place as `deadletters list` prints it.",
+        ),
+    ],
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Show a dead letter: why, from where, and its bytes as they came. Exits 1 if there is none.
+
+    Example: driftline deadletters show 3@17 --run last
+    """
+    from driftline.deadletters import find
+
+    context = open_context(stream, bootstrap_server, run)
+    found = find(context.broker, context.stream, name)
+    for letter in found:
+        message, origin = letter.message, letter.origin
+        shown = _Shown(
+            at=letter.place,
+            id=letter.id,
+            reason=origin.reason,
+            service=origin.service,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            published=moment(letter.timestamp_ms),
+            key=None if message.key is None else plain(message.key),
+            headers={
+                header: plain(value)
+                for header, value in message.headers
+                if not header.startswith("driftline_")
+            },
+            value=plain(message.value),
+        )
+        if json:
+            print(msgspec.json.encode(shown).decode())
+            continue
+        for field, value in msgspec.structs.asdict(shown).items():
+            if field == "headers":
+                value = " ".join(f"{name}={text}" for name, text in shown.headers.items())
+            if value not in (None, ""):
+                stdout.print(f"{field:>10}  {value}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print()
+    if not found:
+        if not json:
+            stderr.print(f"no dead letter {name!r}", markup=False, highlight=False)
+        raise typer.Exit(1)
+
+
+@deadletters.command()
+def replay(
+    file: StreamFile = None,
+    reason: Reason = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; say how many it would be.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also those that an earlier replay has sent.")
+    ] = False,
+    bootstrap_server: BootstrapServers = None,
+    json: Json = False,
+) -> None:
+    """Send dead letters again to the topic and partition they came from, byte for byte.
+
+    For when the reason is mended: a policy in the stream file, a label that came too early. What
+    fails again becomes a new dead letter; what was sent by an earlier replay is left out.
+
+    Example: driftline deadletters replay --reason "missing value" --dry-run
+    """
+    from driftline.deadletters import replay as send
+
+    context = open_context(file, bootstrap_server)
+    done = send(context.broker, context.stream, reason=reason, dry_run=dry_run, again=again)
+    if json:
+        print(msgspec.json.encode(done).decode())
+        return
+    stdout.print(f"{'would send' if dry_run else 'sent'} {done.sent} again")
+    if done.again:
+        stdout.print(f"{done.again} were sent by an earlier replay; --again sends them too")
+    if done.other:
+        stdout.print(f"{done.other} are neither records nor labels, and stay")

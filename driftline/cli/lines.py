@@ -1,0 +1,185 @@
+"""One line of text for one message of any topic, for people; programs read the JSON itself."""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from driftline.broker.port import Message
+from driftline.codec.envelope import (
+    dead_letter_origin,
+    decode,
+    drift_decoder,
+    models_decoder,
+    outcomes_decoder,
+    predictions_decoder,
+    retrain_decoder,
+    windows_decoder,
+)
+from driftline.errors import DataError
+from driftline.events import (
+    DataWindow,
+    DriftEvent,
+    Freeze,
+    ModelAnnounced,
+    ModelsEvent,
+    Outcome,
+    OutcomesEvent,
+    PerformancePane,
+    PerformanceWindow,
+    Prediction,
+    PredictionsEvent,
+    RetrainDecision,
+    RetrainEvent,
+    RetrainRequest,
+    RolePointer,
+    Watermark,
+    WindowsEvent,
+)
+from driftline.topics import Role
+
+# Hex digits of a digest that people compare; `models show` and `trace` take as few.
+_DIGEST_DIGITS = 12
+
+
+def line(role: Role, message: Message) -> str:
+    """What a message says, without a line break."""
+    try:
+        return _said(role, message)
+    except DataError:
+        return f"unreadable: {plain(message.value)}"
+
+
+def plain(value: bytes | None) -> str:
+    """Bytes as text in one line; what cannot be shown is escaped."""
+    if value is None:
+        return "(deleted)"
+    text = value.decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def short_digest(digest: str | None) -> str:
+    """`sha256:` and as many digits as tell models apart.
+
+    >>> short_digest("sha256:0123456789abcdef")
+    '0123456789ab'
+    """
+    return "none" if digest is None else digest.removeprefix("sha256:")[:_DIGEST_DIGITS]
+
+
+def moment(timestamp_ms: int) -> str:
+    """A publish time as people read it, UTC."""
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _said(role: Role, message: Message) -> str:
+    match role:
+        case "features" | "labels":
+            return plain(message.value)
+        case "predictions":
+            return _scored(decode(predictions_decoder, message))
+        case "outcomes":
+            return _scored(decode(outcomes_decoder, message))
+        case "windows":
+            return _window(decode(windows_decoder, message))
+        case "drift":
+            return _drift(decode(drift_decoder, message))
+        case "retrain":
+            return _retrain(decode(retrain_decoder, message))
+        case "models":
+            return "(deleted)" if message.value is None else _model(decode(models_decoder, message))
+        case "deadletters":
+            origin = dead_letter_origin(message)
+            where = f"{origin.topic}[{origin.partition}]@{origin.offset}"
+            return f"{origin.service} refused {where}: {origin.reason}"
+
+
+def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
+    match event:
+        case Watermark():
+            return f"watermark: nothing before {event.position} is to come"
+        case Outcome():
+            revised = f", revision {event.revision}" if event.revision else ""
+            return f"{_where(event)}: predicted {event.prediction}, was {event.label}{revised}"
+        case Prediction():
+            score = ""
+            if event.scores is not None:
+                score = f" ({event.scores.get(str(event.prediction), 0):.2f})"
+            model = short_digest(event.model)
+            return f"{_where(event)}: {event.prediction}{score} by {model}"
+
+
+def _where(event: Prediction | Outcome) -> str:
+    """The record's id, and its time or number where that says more."""
+    if event.time is not None:
+        return f"{event.record_id} at {event.time}"
+    if event.row is not None and str(event.row) != event.record_id:
+        return f"{event.record_id} (row {event.row})"
+    return event.record_id
+
+
+def _window(event: WindowsEvent) -> str:
+    span = f"{event.start} to {event.end}, {event.records} records"
+    match event:
+        case DataWindow():
+            columns = dict.fromkeys(
+                result.column
+                for group in event.groups
+                for result in (*group.columns, *([group.prediction] if group.prediction else []))
+                if result.drifted
+            )
+            drifted = f"drifted: {', '.join(columns)}" if columns else "no drift"
+            return f"data window {event.index}: {span}, {drifted}{_late(event.late)}"
+        case PerformanceWindow():
+            value = "none" if event.value is None else f"{event.value:.4f}"
+            said = f"performance window {event.index}: {span}, {event.metric} {value}"
+            return said + _late(event.late)
+        case PerformancePane():
+            mean = sum(event.errors) / len(event.errors) if event.errors else 0.0
+            return f"pane {event.index}: {span}, mean error {mean:.4f}"
+
+
+def _late(count: int) -> str:
+    return f", {count} late" if count else ""
+
+
+def _drift(event: DriftEvent) -> str:
+    return f"{event.id} {event.kind} {event.action} at {event.position}: {event.message}"
+
+
+def _retrain(event: RetrainEvent) -> str:
+    match event:
+        case RetrainRequest():
+            return f"{event.id} asked for ({event.cause}): {event.reason}"
+        case RetrainDecision():
+            what = "promoted" if event.promoted else "published" if event.published else "no model"
+            return f"{event.request} decided: {what}: {event.reason}"
+
+
+def _model(event: ModelsEvent) -> str:
+    match event:
+        case ModelAnnounced():
+            value = f"{event.metric} {event.value:.4f}"
+            return f"{short_digest(event.digest)} announced: {event.candidate}, {value}"
+        case RolePointer():
+            return f"{short_digest(event.digest)} is {event.role} by {event.by}: {event.reason}"
+        case Freeze():
+            return f"{'frozen' if event.frozen else 'no longer frozen'}: {event.reason}"
+
+
+def printed(message: Message, role: Role) -> str:
+    """A message as one JSON line: its own value, or what is known of one that is no JSON."""
+    value = message.value or b"null"
+    if role != "deadletters":
+        try:
+            return msgspec.json.encode(msgspec.json.decode(value, type=msgspec.Raw)).decode()
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass  # a feature record may be anything; it is shown as text below
+    envelope: dict[str, object] = {
+        "topic": message.topic,
+        "partition": message.partition,
+        "offset": message.offset,
+        "value": plain(message.value),
+    }
+    if role == "deadletters":
+        envelope["headers"] = {name: plain(text) for name, text in message.headers}
+    return msgspec.json.encode(envelope).decode()

@@ -1,0 +1,116 @@
+"""`driftline reconcile`: what became of every record and label."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from driftline.cli.bar import progress_bar
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamFile,
+    open_context,
+    stdout,
+)
+from driftline.reconcile import Missing, Reconciliation
+
+
+def reconcile(
+    file: StreamFile = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    name_all: Annotated[
+        bool, typer.Option("--all", help="Name everything that is missing, not the first 20.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Count what inference has not read yet as missing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Count from the topics what became of every record and label; exit 1 if any is missing.
+
+    Each record must have become a prediction or a dead letter, each label an outcome or a dead
+    letter. Records that inference has not read yet are waiting. Services may go on meanwhile.
+
+    Example: driftline reconcile --run last
+    """
+    from driftline.reconcile import reconcile as count
+
+    context = open_context(file, bootstrap_server, run)
+    with progress_bar("reading topics", hidden=json) as (started, passed):
+        found = count(
+            context.broker,
+            context.stream,
+            limit=None if name_all else 20,
+            total=started,
+            progress=passed,
+        )
+    if json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        _show(found)
+    if not found.clean or (strict and found.waiting):
+        raise typer.Exit(1)
+
+
+# Field → what people should know of it; a zero is shown only for those in `_ALWAYS`.
+_RECORDS = {
+    "records": "feature records",
+    "predictions": "predicted",
+    "outcomes": "  with an outcome: their label came",
+    "unlabelled": "  without",
+    "dead_letters": "dead letters",
+    "waiting": "not read by inference yet",
+    "expired": "too old to tell: retention has deleted what came of them",
+    "missing": "missing",
+}
+_BESIDE = {
+    "revised": "changes of labels, each a further outcome",
+    "duplicate_ids": "records whose id stood in an earlier one",
+    "replayed": "records sent again from a dead letter",
+    "redelivered": "predictions that came twice; readers drop them by their source",
+    "misplaced_labels": "labels in another partition than their record: they cannot join; "
+    "producers must use the record's key",
+    "foreign_letters": "messages among the dead letters that Driftline did not write",
+}
+_LABELS = {
+    "total": "labels",
+    "joined": "in an outcome",
+    "repeated": "said what was known",
+    "replaced": "changed before the prediction came",
+    "dead_letters": "dead letters: unreadable, or without a prediction within the horizon",
+    "waiting": "waiting",
+    "expired": "too old to tell",
+    "missing": "missing",
+}
+_ALWAYS = ("records", "predictions", "dead_letters", "missing", "total", "joined")
+
+
+def _show(found: Reconciliation) -> None:
+    table = Table(box=None, show_header=False, title=found.stream, title_justify="left")
+    table.add_column(justify="right")
+    table.add_column()
+    for names, values in ((_RECORDS, found), (_LABELS, found.labels), (_BESIDE, found)):
+        for field, words in names.items():
+            count: int = getattr(values, field)
+            if count or field in _ALWAYS:
+                red = field == "missing" and count
+                table.add_row(f"{count:,}", words, style="red" if red else None)
+        table.add_section()
+    stdout.print(table)
+    _name("records", found.missing, found.missing_records)
+    _name("labels", found.labels.missing, found.missing_labels)
+    if found.clean:
+        stdout.print("nothing is missing", style="green")
+
+
+def _name(what: str, count: int, missing: tuple[Missing, ...]) -> None:
+    for item in missing:
+        named = "unreadable" if item.id is None else f"id {item.id}"
+        place = f"{what}[{item.partition}]@{item.offset}"
+        stdout.print(f"missing: {place} {named}", markup=False, highlight=False, style="red")
+    if count > len(missing):
+        stdout.print(f"and {count - len(missing):,} more {what}; --all names them", style="red")

@@ -1,0 +1,126 @@
+"""`driftline tail`: the newest messages of a topic, and those to come."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Annotated, get_args
+
+import typer
+
+from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
+from driftline.cli.lines import line, moment, printed
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamOption,
+    open_context,
+    stdout,
+)
+from driftline.errors import SettingsError
+from driftline.scan import ranges, scan
+from driftline.stream import Stream
+from driftline.topics import Role, Topics
+
+# A transaction's marker takes an offset and holds nothing: look further back than asked for.
+_LOOK_BACK = 100
+_FOLLOW_WAIT_S = 0.5
+
+
+def tail(
+    topic: Annotated[
+        str,
+        typer.Argument(
+            metavar="TOPIC",
+            help=f"One of {', '.join(get_args(Role))}; or a topic's full name.",
+        ),
+    ],
+    stream: StreamOption = None,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many, newest last.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="All, partition by partition.")
+    ] = False,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Show the newest messages of a topic, one line each.
+
+    Example: driftline tail drift --run last
+
+    With --json each line is the message's own JSON, for jq and the like; a dead letter, whose
+    bytes may be anything, comes with its place and headers.
+    """
+    context = open_context(stream, bootstrap_server, run)
+    name, role = resolve(context.stream, topic)
+
+    def show(message: Message) -> None:
+        if json:
+            print(printed(message, role), flush=True)
+        else:
+            place = f"[{message.partition}]@{message.offset}"
+            stdout.print(
+                f"{moment(message.timestamp_ms)} {place:<10} {line(role, message)}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    span = ranges(context.broker, [name])
+    if from_start:
+        for batch in scan(context.broker, span):
+            for message in batch:
+                show(message)
+    else:
+        for message in newest(context.broker, span, lines):
+            show(message)
+    if follow:
+        try:
+            _follow(context.broker, span, show)
+        except KeyboardInterrupt:
+            return  # the way to end it
+
+
+def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
+    """A topic's name and role, from either. Raises SettingsError."""
+    for planned in Topics(stream).plan():
+        if topic in (planned.role, planned.name):
+            return planned.name, planned.role
+    raise SettingsError(
+        f"stream {stream.name!r} has no topic {topic!r}",
+        hint=f"expected one of {', '.join(get_args(Role))}",
+    )
+
+
+def newest(
+    broker: Broker, span: dict[TopicPartition, OffsetRange], count: int
+) -> Iterator[Message]:
+    """The newest `count` messages of a topic by publish time, oldest first."""
+    back = count + _LOOK_BACK
+    while count:
+        begun = {p: OffsetRange(max(r.start, r.end - back), r.end) for p, r in span.items()}
+        kept: dict[int, deque[Message]] = {p.partition: deque(maxlen=count) for p in span}
+        for batch in scan(broker, begun):
+            for message in batch:
+                kept[message.partition].append(message)
+        if all(
+            len(kept[p.partition]) == count or begun[p].start == r.start for p, r in span.items()
+        ):
+            found = [message for messages in kept.values() for message in messages]
+            found.sort(key=lambda m: (m.timestamp_ms, m.partition, m.offset))
+            yield from found[-count:]
+            return
+        back *= 4
+
+
+def _follow(
+    broker: Broker, span: dict[TopicPartition, OffsetRange], show: Callable[[Message], None]
+) -> None:
+    consumer = broker.consumer(client_id="driftline-tail")
+    try:
+        consumer.assign({partition: offsets.end for partition, offsets in span.items()})
+        while True:
+            for message in consumer.poll(max_records=500, timeout_s=_FOLLOW_WAIT_S):
+                show(message)
+    finally:
+        consumer.close()

@@ -1,0 +1,131 @@
+"""`driftline topics`: the planned topics beside those of the broker; create what is missing."""
+
+import msgspec
+import typer
+from rich.table import Table
+
+from driftline.broker.port import Admin
+from driftline.cli.options import (
+    BootstrapServers,
+    Context,
+    Json,
+    StreamFile,
+    open_context,
+    stdout,
+)
+from driftline.topics import Topic, TopicDifference, Topics, differences
+from driftline.topics import apply as create_missing
+
+topics = typer.Typer(
+    help="The stream's topics: as planned, as they are, and creating what is missing.",
+    no_args_is_help=True,
+)
+
+
+class PlannedTopic(msgspec.Struct, frozen=True):
+    """A topic of the plan and how the broker differs from it."""
+
+    topic: Topic
+    differences: tuple[TopicDifference, ...]
+
+
+@topics.command()
+def plan(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
+) -> None:
+    """Show each topic as planned, and what the broker has otherwise; exit 1 if anything differs.
+
+    Example: driftline topics plan elec2.toml -b local
+    """
+    context = open_context(file, bootstrap_server)
+    admin = context.broker.admin()
+    try:
+        wrong = _show_plan(context, admin, json)
+    finally:
+        admin.close()
+    if wrong:
+        raise typer.Exit(1)
+
+
+@topics.command()
+def apply(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
+) -> None:
+    """Create the topics that are missing. What differs is reported, never changed; exit 1 then.
+
+    Example: driftline topics apply elec2.toml -b local
+    """
+    context = open_context(file, bootstrap_server)
+    planned = Topics(context.stream)
+    admin = context.broker.admin()
+    try:
+        created = create_missing(admin, planned)
+        wrong = differences(admin, planned)
+    finally:
+        admin.close()
+    if json:
+        print(msgspec.json.encode({"created": created, "differences": wrong}).decode())
+    else:
+        for name in created:
+            stdout.print(f"created {name}", highlight=False)
+        if not created:
+            stdout.print("nothing to create")
+        for difference in wrong:
+            stdout.print(_words(difference), style="red", highlight=False)
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
+    """Print the plan; whether the broker differs from it."""
+    planned = Topics(context.stream)
+    wrong = differences(admin, planned)
+    items = [
+        PlannedTopic(topic, tuple(d for d in wrong if d.topic == topic.name))
+        for topic in planned.plan()
+    ]
+    if json:
+        for item in items:
+            print(msgspec.json.encode(item).decode())
+        return bool(wrong)
+    table = Table(box=None)
+    for name in ("topic", "partitions", "key", "written by", "read by", "kept", "on the broker"):
+        table.add_column(name, justify="right" if name == "partitions" else "left")
+    for item in items:
+        topic = item.topic
+        table.add_row(
+            topic.name,
+            str(topic.partitions),
+            topic.key,
+            ", ".join(topic.writers),
+            ", ".join(topic.readers),
+            _kept(topic),
+            "[red]" + "; ".join(_short(d) for d in item.differences) + "[/]"
+            if item.differences
+            else "[green]as planned[/]",
+        )
+    stdout.print(table)
+    if any(difference.found is None for difference in wrong):
+        stdout.print("`driftline topics apply` creates what is missing")
+    return bool(wrong)
+
+
+def _kept(topic: Topic) -> str:
+    if topic.config["cleanup.policy"] == "compact":
+        return "newest of each key"
+    kept_ms = int(topic.config["retention.ms"])
+    return "for ever" if kept_ms < 0 else f"{kept_ms / 86_400_000:g} days"
+
+
+def _short(difference: TopicDifference) -> str:
+    if difference.found is None:
+        return "missing"
+    return f"{difference.what} is {difference.found}"
+
+
+def _words(difference: TopicDifference) -> str:
+    if difference.found is None:
+        return f"{difference.topic} is missing"
+    return (
+        f"{difference.topic}: {difference.what} is {difference.found}, planned {difference.planned}"
+    )

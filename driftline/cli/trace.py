@@ -1,0 +1,77 @@
+"""`driftline trace`: the chain of causes of one event, as a tree."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.tree import Tree
+
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamOption,
+    open_context,
+    stderr,
+    stdout,
+)
+from driftline.history import Node
+
+
+def trace(
+    id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="Of a drift event, window, retrain request or decision, record; or the digest of "
+            "a model, of which the beginning is enough.",
+        ),
+    ],
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Follow what caused an event, and what it led to.
+
+    Prediction → model → decision → retrain request → drift event → windows. A record's id leads to
+    its predictions, outcomes, labels or dead letter. Exits 1 if nothing has the id.
+
+    Example: driftline trace drift-52cf42d9f7f3 --run last
+    """
+    from driftline.trace import trace as follow
+
+    context = open_context(stream, bootstrap_server, run)
+    nodes = follow(context.broker, context.stream, id)
+    if json:
+        for node in nodes:
+            print(msgspec.json.encode(node).decode())
+    else:
+        for node in nodes:
+            stdout.print(_tree(node))
+    if not nodes:
+        if not json:
+            stderr.print(f"nothing in the topics of {context.stream.name} has the id {id!r}")
+        raise typer.Exit(1)
+
+
+def _tree(node: Node) -> Tree:
+    tree = Tree(_label(node))
+    if node.causes:
+        _grow(tree.add("[dim]because of[/]"), node.causes)
+    if node.effects:
+        _grow(tree.add("[dim]led to[/]"), node.effects)
+    return tree
+
+
+def _grow(tree: Tree, nodes: tuple[Node, ...]) -> None:
+    for node in nodes:
+        branch = tree.add(_label(node))
+        # Below the first level the direction is told by the branch above.
+        _grow(branch, node.causes)
+        _grow(branch, node.effects)
+
+
+def _label(node: Node) -> str:
+    return f"[bold]{node.kind}[/] [cyan]{escape(node.id)}[/]  {escape(node.text)}"
