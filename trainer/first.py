@@ -1,15 +1,15 @@
 """The first model, from a file's records and labels: the same steps, with no champion to beat."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
 
 from driftline.broker.port import Outgoing
-from driftline.codec.envelope import rare
+from driftline.clock import Clock
+from driftline.codec.records import format_time
 from driftline.errors import TrainingError
-from driftline.events import ModelAnnounced, Removed, RolePointer, Trial, Value
-from driftline.models.catalog import CHAMPION_KEY, Catalog, announcement_key
+from driftline.events import ModelAnnounced, Value
+from driftline.models.catalog import Catalog, announcement_record, pointer_record
 from driftline.models.keys import ensure_key
 from driftline.models.package import Manifest
 from driftline.models.store import ModelStore
@@ -28,18 +28,26 @@ MIN_ROWS = 15
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A model that is stored and signed, and not yet announced."""
+    """A model that is stored and signed. `records`, once sent, announce it and make it champion."""
 
     announcement: ModelAnnounced
     manifest: Manifest
-    removed: tuple[Removed, ...]
-    trials: tuple[Trial, ...]
+    records: tuple[Outgoing, ...]
 
-    def pointer(self, catalog: Catalog, *, at: str) -> RolePointer:
-        """Makes it the champion, unless another becomes so first."""
-        return catalog.pointer(
-            self.announcement.digest, by="person", reason="the first model", at=at
-        )
+    @property
+    def digest(self) -> str:
+        """Its package's digest."""
+        return self.announcement.digest
+
+    @property
+    def candidate(self) -> str:
+        """The kind of model that won."""
+        return self.manifest.candidate
+
+    @property
+    def value(self) -> float:
+        """The stream's metric on the held-out records."""
+        return self.manifest.value
 
 
 def train_first(
@@ -47,17 +55,19 @@ def train_first(
     records: Iterable[bytes],
     labels: Iterable[Value],
     *,
-    store: str,
-    keys: Path,
-    trained_at: str,
-    parent: str | None = None,
+    settings: Settings,
+    clock: Clock,
+    catalog: Catalog | None = None,
+    promote: bool = True,
     progress: Progress = no_progress,
 ) -> TrainedModel:
     """Train on feature records (JSON, as in the topic) and their labels, one for each.
 
-    `store` is the model store's URL, `keys` the key folder, in which a signing key is made if there
-    is none; `trained_at` is RFC 3339. Raises TrainingError, PackageError.
+    A signing key is made if there is none. `catalog` says who the champion is now; without it, none
+    is. With `promote` the records make the model champion. Raises TrainingError, PackageError.
     """
+    catalog = catalog or Catalog()
+    now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
     collected = from_records(stream, records, labels)
     rows, cleaned = clean(collected.rows, stream)
@@ -84,44 +94,17 @@ def train_first(
         found,
         held,
         value=found.metric,
-        origin=Origin(parent, None, trained_at),
+        origin=Origin(catalog.champion_digest, None, now),
         removed=removed,
         trials=trials,
     )
-    ensure_key(keys)
-    announcement = Publisher(ModelStore(store), keys).publish(manifest, data)
+    ensure_key(settings.keys)
+    announced = Publisher(ModelStore(settings.model_store), settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)
-    return TrainedModel(announcement, manifest, removed, trials)
-
-
-def train_first_with(
-    settings: Settings,
-    stream: Stream,
-    records: Iterable[bytes],
-    labels: Iterable[Value],
-    *,
-    trained_at: str,
-    progress: Progress = no_progress,
-) -> TrainedModel:
-    """As `train_first`, with the store and the keys of this installation."""
-    return train_first(
-        stream,
-        records,
-        labels,
-        store=settings.model_store,
-        keys=settings.keys,
-        trained_at=trained_at,
-        progress=progress,
-    )
-
-
-def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
-    """The announcement as a record of the `models` topic."""
-    return rare(
-        topics.models, announced, id=announced.digest, key=announcement_key(announced.digest)
-    )
-
-
-def pointer_record(topics: Topics, pointer: RolePointer) -> Outgoing:
-    """The pointer as a record of the `models` topic."""
-    return rare(topics.models, pointer, id=pointer.id, key=CHAMPION_KEY)
+    topics = Topics(stream)
+    sent = [announcement_record(topics, announced)]
+    if promote:
+        reason = f"trained on {manifest.rows} given records"
+        pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
+        sent.append(pointer_record(topics, pointer))
+    return TrainedModel(announced, manifest, tuple(sent))

@@ -7,17 +7,29 @@ from typing import Literal
 
 import msgspec
 
-from driftline.broker.port import Message
-from driftline.codec.envelope import decode, models_decoder
+from driftline.broker.port import Message, Outgoing
+from driftline.codec.envelope import decode, models_decoder, rare
 from driftline.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
+from driftline.topics import Topics
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
 
 
-def announcement_key(digest: str) -> str:
-    """The topic key of a package's announcement."""
-    return f"model/{digest}"
+def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
+    """A package's announcement as a record of the `models` topic."""
+    key = f"model/{announced.digest}"
+    return rare(topics.models, announced, id=announced.digest, key=key)
+
+
+def pointer_record(topics: Topics, pointer: RolePointer) -> Outgoing:
+    """The champion's pointer as a record of the `models` topic."""
+    return rare(topics.models, pointer, id=pointer.id, key=CHAMPION_KEY)
+
+
+def freeze_record(topics: Topics, freeze: Freeze) -> Outgoing:
+    """A freeze, or its end, as a record of the `models` topic."""
+    return rare(topics.models, freeze, id=freeze.id, key=FREEZE_KEY)
 
 
 class Catalog:

@@ -1,0 +1,73 @@
+"""The composition root: builds each service from the stream, the settings and a broker.
+
+A service is imported only when it is built, so that a process brings in the libraries of its own
+service and no others.
+"""
+
+from collections.abc import Callable
+
+from driftline.broker.port import Broker
+from driftline.clock import Clock
+from driftline.loop import COMMIT_INTERVAL_S, Handler, Loop
+from driftline.models.load import Models
+from driftline.settings import Settings
+from driftline.stream import Stream
+from driftline.topics import Service, Topics
+
+
+def build_handler(
+    service: Service,
+    stream: Stream,
+    settings: Settings,
+    broker: Broker,
+    clock: Clock,
+    *,
+    in_process: bool = False,
+) -> Handler:
+    """The handler of one service.
+
+    With `in_process`, training and reports are done in this thread, at once (`driftline run`);
+    otherwise in a process of their own, while the loop goes on polling.
+    """
+    match service:
+        case "inference":
+            from consumers.inference import InferenceHandler
+
+            return InferenceHandler(stream, Models.of(settings, stream), clock)
+        case "outcomes":
+            from consumers.outcomes import OutcomesHandler
+
+            return OutcomesHandler(stream)
+        case "monitor":
+            from monitor.service import MonitorHandler
+
+            return MonitorHandler(stream, Models.of(settings, stream))
+        case "trainer":
+            from trainer.build import build_trainer
+
+            return build_trainer(stream, settings, broker, clock, in_process=in_process)
+
+
+def build_loop(
+    service: Service,
+    stream: Stream,
+    settings: Settings,
+    broker: Broker,
+    *,
+    clock: Clock,
+    slot: int = 0,
+    in_process: bool = False,
+    commit_interval_s: float = COMMIT_INTERVAL_S,
+    wrap: Callable[[Handler], Handler] = lambda handler: handler,
+) -> Loop:
+    """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler."""
+    return Loop(
+        wrap(build_handler(service, stream, settings, broker, clock, in_process=in_process)),
+        broker,
+        group=Topics(stream).group(service),
+        delivery=stream.kafka.inference_delivery if service == "inference" else "exactly_once",
+        clock=clock,
+        slot=slot,
+        max_records=stream.kafka.max_batch,
+        commit_interval_s=commit_interval_s,
+    )

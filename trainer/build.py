@@ -1,0 +1,69 @@
+"""Puts the trainer together: its handler, with a runner that reads outcomes from a broker."""
+
+import logging
+
+import msgspec
+
+from driftline.broker import connect
+from driftline.broker.port import Broker
+from driftline.clock import Clock
+from driftline.models.keys import ensure_key
+from driftline.models.load import Models
+from driftline.models.store import ModelStore
+from driftline.settings import Settings
+from driftline.stream import Stream
+from trainer.collect import BrokerOutcomeLog
+from trainer.publish import Publisher
+from trainer.retrain import TrainingJob, TrainingResult, retrain
+from trainer.runner import InlineRunner, ProcessRunner, Runner
+from trainer.search import Progress
+from trainer.service import TrainerHandler
+
+log = logging.getLogger(__name__)
+
+
+def build_trainer(
+    stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, in_process: bool
+) -> TrainerHandler:
+    """The trainer's handler. With `in_process` it trains in this thread, on this broker; else in a
+    process that connects by itself. A signing key is made if there is none."""
+    ensure_key(settings.keys)
+    runner: Runner
+    if in_process:
+
+        def train(job: TrainingJob, progress: Progress) -> TrainingResult:
+            return _train(stream, settings, broker, job, progress)
+
+        runner = InlineRunner(train, _log_progress)
+    else:
+        runner = ProcessRunner(TrainAlone(stream, settings), _log_progress)
+    return TrainerHandler(stream, runner, clock, BrokerOutcomeLog(broker, stream).count)
+
+
+class TrainAlone(msgspec.Struct, frozen=True):
+    """Trains in a process of its own, with a connection of its own."""
+
+    stream: Stream
+    settings: Settings
+
+    def __call__(self, job: TrainingJob, progress: Progress) -> TrainingResult:
+        settings = self.settings
+        broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+        return _train(self.stream, settings, broker, job, progress)
+
+
+def _train(
+    stream: Stream, settings: Settings, broker: Broker, job: TrainingJob, progress: Progress
+) -> TrainingResult:
+    return retrain(
+        job,
+        stream,
+        BrokerOutcomeLog(broker, stream),
+        Models.of(settings, stream),
+        Publisher(ModelStore(settings.model_store), settings.keys),
+        progress,
+    )
+
+
+def _log_progress(step: str, done: int, total: int) -> None:
+    log.info("%s (%d of %d)", step, done, total)

@@ -1,0 +1,134 @@
+"""Who runs a training: this thread at once (`driftline run`, tests), or a process of its own.
+
+In: a job. Out: its result, asked for with `poll`. With a process, the service's loop goes on
+polling while it trains; else the group would evict it and the request be retrained for ever.
+"""
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from driftline.errors import BrokerError
+from trainer.retrain import TrainingJob, TrainingResult
+from trainer.search import Progress, no_progress
+
+Train = Callable[[TrainingJob, Progress], TrainingResult]
+
+# How long a process that was told to end may take, before it is killed.
+_END_S = 5.0
+
+
+class Runner(Protocol):
+    """Runs one job at a time."""
+
+    def start(self, job: TrainingJob) -> None:
+        """Begin. There is no other job under way."""
+
+    def poll(self) -> TrainingResult | None:
+        """The result, once; None while there is none. Never blocks on a process.
+
+        Raises BrokerError if the log could not be read.
+        """
+
+    def cancel(self) -> None:
+        """Give up the job under way, if any; its result will not come. Also frees everything."""
+
+
+class InlineRunner:
+    """Trains in this thread, when the result is asked for."""
+
+    def __init__(self, train: Train, progress: Progress = no_progress) -> None:
+        self._train = train
+        self._progress = progress
+        self._job: TrainingJob | None = None
+
+    def start(self, job: TrainingJob) -> None:
+        self._job = job
+
+    def poll(self) -> TrainingResult | None:
+        if self._job is None:
+            return None
+        job, self._job = self._job, None
+        return self._train(job, self._progress)
+
+    def cancel(self) -> None:
+        self._job = None
+
+
+class ProcessRunner:
+    """Trains in a spawned process; `train` must be picklable.
+
+    A process that dies (killed, out of memory) gives a result that says so.
+    """
+
+    def __init__(self, train: Train, progress: Progress = no_progress) -> None:
+        self._train = train
+        self._progress = progress
+        self._context = multiprocessing.get_context("spawn")  # fork and client threads do not mix
+        self._process: multiprocessing.process.BaseProcess | None = None
+        self._pipe: Connection | None = None
+
+    def start(self, job: TrainingJob) -> None:
+        self._pipe, theirs = self._context.Pipe(duplex=False)
+        self._process = self._context.Process(
+            target=_work, args=(self._train, job, theirs), name="driftline-training", daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+
+    def poll(self) -> TrainingResult | None:
+        if self._pipe is None:
+            return None
+        try:
+            while self._pipe.poll():
+                message = self._pipe.recv()
+                if isinstance(message, tuple):
+                    self._progress(*message)
+                    continue
+                self.cancel()
+                if isinstance(message, str):
+                    raise BrokerError(f"training could not read the outcomes: {message}")
+                result: TrainingResult = message
+                return result
+        except EOFError:
+            code = self._exit_code()
+            self.cancel()
+            return TrainingResult(reason=f"training failed: its process ended with code {code}")
+        return None
+
+    def cancel(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            self._process.terminate()
+            self._process.join(_END_S)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
+        if self._process is not None:
+            self._process.close()
+        if self._pipe is not None:
+            self._pipe.close()
+        self._process = self._pipe = None
+
+    def _exit_code(self) -> int | None:
+        if self._process is None:
+            return None
+        self._process.join(_END_S)
+        return self._process.exitcode
+
+
+def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
+    """In the process: train, send progress, then the result, or what is wrong with the broker."""
+    # Ctrl-C reaches the whole group; the service decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def progress(step: str, done: int, total: int) -> None:
+        pipe.send((step, done, total))
+
+    try:
+        pipe.send(train(job, progress))
+    except BrokerError as error:
+        pipe.send(error.message)
+    finally:
+        pipe.close()

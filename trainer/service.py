@@ -1,0 +1,287 @@
+"""The trainer's handler: retrain requests in; announcements, pointers and decisions out.
+
+It trains one request at a time through a `Runner` and answers each with a `RetrainDecision`. The
+request in work holds its offset: after a crash it is read, and trained, again. It never publishes a
+pointer over one that a person set meanwhile.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import Clock
+from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
+from driftline.codec.records import format_time
+from driftline.errors import DataError
+from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
+from driftline.models.catalog import Catalog, announcement_record, pointer_record
+from driftline.stream import Stream
+from driftline.topics import Topics
+from trainer.retrain import TrainingJob, TrainingResult
+from trainer.runner import Runner
+
+log = logging.getLogger(__name__)
+
+# A request whose training takes this process down each time is given up; a restart of the service
+# in the middle of a training counts too, so that it is more than a few.
+MAX_ATTEMPTS: Final = 5
+# How often the log is asked whether enough outcomes have come.
+_LOOK_AGAIN_S: Final = 1.0
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    request: RetrainRequest
+    partition: TopicPartition
+    offset: int
+
+
+class _Work(msgspec.Struct):
+    """The request in work: running, or waiting until the log holds `until` records."""
+
+    asked: _Asked
+    attempt: int
+    pointer: str | None  # id of the champion's pointer when the training began
+    counted: int  # records in the log when it began
+    until: int | None = None
+    look_at_s: float = 0.0
+
+
+class _Held(msgspec.Struct, frozen=True):
+    """What the commit says beside the offset of the request in work."""
+
+    attempt: int = 0
+
+
+class TrainerHandler:
+    """See `driftline.loop.Handler` for what each method owes.
+
+    `count` says how many records the outcomes topic holds.
+    """
+
+    def __init__(
+        self, stream: Stream, runner: Runner, clock: Clock, count: Callable[[], int]
+    ) -> None:
+        self._stream = stream
+        self._topics = Topics(stream)
+        self._runner = runner
+        self._clock = clock
+        self._count = count
+        self._catalog = Catalog()
+        self._queue: list[_Asked] = []
+        self._work: _Work | None = None
+        self._decided: set[str] = set()
+        self._resumed: dict[TopicPartition, Committed] = {}
+        self._sent: RolePointer | None = None  # until it is read back
+        self._restated: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self._topics.retrain,)
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        return (self._topics.models,)
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+    @property
+    def working_on(self) -> str | None:
+        """Id of the request in work; None when idle."""
+        return self._work.asked.request.id if self._work else None
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        letters = []
+        for message in messages:
+            try:
+                event = self._catalog.apply(message)
+            except DataError as error:
+                letters.append(self._refuse(message, error))
+                continue
+            if self._sent is not None and event == self._sent:
+                if self._catalog.champion != self._sent:
+                    log.warning(
+                        "model %s was promoted too late: a person pointed elsewhere first",
+                        self._sent.digest,
+                    )
+                self._sent = None
+        return letters
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        self._resumed = dict(resume)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        if not partitions:
+            return
+        self._runner.cancel()
+        self._work = self._sent = self._restated = None
+        self._queue = []
+        self._decided = set()
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        letters = []
+        asked = []
+        for message in messages:
+            try:
+                event = decode(retrain_decoder, message)
+            except DataError as error:
+                letters.append(self._refuse(message, error))
+                continue
+            if isinstance(event, RetrainDecision):
+                self._decided.add(event.request)
+            else:
+                partition = TopicPartition(message.topic, message.partition)
+                asked.append(_Asked(event, partition, message.offset))
+        self._queue += [item for item in asked if item.request.id not in self._decided]
+        return letters
+
+    def tick(self) -> Sequence[Outgoing]:
+        output = self._restate()
+        if self._queue and (self._work is None or self._work.until is not None):
+            output += self._next()
+        if self._work is not None and self._work.until is not None:
+            self._look_again(self._work, self._work.until)
+        if self._work is not None and self._work.until is None:
+            result = self._runner.poll()
+            if result is not None:
+                output += self._finish(self._work, result)
+        return output
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        if self._work is not None:
+            asked = self._work.asked
+            metadata = msgspec.json.encode(_Held(self._work.attempt)).decode()
+            return {asked.partition: Committed(asked.offset, metadata)}
+        if self._queue:
+            return {self._queue[0].partition: Committed(self._queue[0].offset)}
+        return {}
+
+    def close(self) -> None:
+        self._runner.cancel()
+
+    # ---- one request ----------------------------------------------------------------------------
+
+    def _next(self) -> list[Outgoing]:
+        """Begin with the newest request; older ones are answered by it."""
+        if self._sent is not None:
+            return []  # who the champion is will be known when our own pointer has been read back
+        *older, newest = self._queue
+        if self._work is not None:
+            older.insert(0, self._work.asked)
+        self._queue = []
+        self._work = _Work(newest, self._attempt(newest), None, 0)
+        if self._work.attempt > MAX_ATTEMPTS:
+            tried = self._work.attempt - 1
+            failed = TrainingResult(reason=f"given up: the trainer ended {tried} times at it")
+            return self._finish(self._work, failed)
+        self._begin(self._work)
+        reason = f"a newer request, {newest.request.id}, is worked instead"
+        return [self._decide(item, TrainingResult(reason=reason)) for item in older]
+
+    def _attempt(self, asked: _Asked) -> int:
+        committed = self._resumed.get(asked.partition, Committed(0))
+        if committed.offset != asked.offset or not committed.metadata:
+            return 1
+        try:
+            return msgspec.json.decode(committed.metadata, type=_Held).attempt + 1
+        except msgspec.DecodeError:
+            return 1  # somebody moved the group's offset with a tool
+
+    def _begin(self, work: _Work) -> None:
+        champion = self._catalog.champion
+        work.pointer = champion.id if champion else None
+        work.counted = self._count()
+        work.until = None
+        announced = self._catalog.announcements.get(champion.digest) if champion else None
+        log.info("training for request %s: %s", work.asked.request.id, work.asked.request.reason)
+        self._runner.start(TrainingJob(work.asked.request, announced, self._now()))
+
+    def _look_again(self, work: _Work, until: int) -> None:
+        if self._clock.monotonic() < work.look_at_s:
+            return
+        work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
+        if self._count() >= until:
+            self._begin(work)
+
+    def _finish(self, work: _Work, result: TrainingResult) -> list[Outgoing]:
+        if result.wait_for:
+            # Markers of transactions are counted too: rather wait for a few more than read again.
+            more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
+            work.until = work.counted + more
+            work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
+            log.info("request %s waits: %s", work.asked.request.id, result.reason)
+            return []
+        self._work = None
+        announced = result.announcement
+        if announced is None:
+            return [self._decide(work.asked, result)]
+        output = [announcement_record(self._topics, announced)]
+        stays = self._why_not_promoted(work)
+        if stays is None:
+            self._sent = self._catalog.pointer(
+                announced.digest,
+                by="trainer",
+                reason=result.reason,
+                at=self._now(),
+                cause=work.asked.request.id,
+            )
+            output.append(pointer_record(self._topics, self._sent))
+        output.append(self._decide(work.asked, result, stays=stays))
+        return output
+
+    def _why_not_promoted(self, work: _Work) -> str | None:
+        current = self._catalog.champion
+        if (current.id if current else None) != work.pointer:
+            who = "a person" if current is not None and current.by == "person" else "another"
+            return f"{who} changed the champion while it was trained"
+        if self._catalog.freeze is not None and self._catalog.frozen:
+            return f"promotion is frozen: {self._catalog.freeze.reason}"
+        if self._stream.retrain.promote == "manual":
+            return "[retrain] promote is manual: `driftline models promote` does it"
+        return None
+
+    def _decide(
+        self, asked: _Asked, result: TrainingResult, *, stays: str | None = None
+    ) -> Outgoing:
+        self._decided.add(asked.request.id)
+        published = result.announcement is not None
+        decision = RetrainDecision(
+            id=event_id("decision", asked.request.id),
+            request=asked.request.id,
+            published=published,
+            promoted=published and stays is None,
+            model=result.announcement.digest if result.announcement else None,
+            reason=result.reason if stays is None else f"{result.reason}; not promoted: {stays}",
+            metric=self._stream.judged_by,
+            challenger=result.challenger,
+            champion=result.champion,
+            outcomes=result.outcomes,
+            removed=result.removed,
+            trials=result.trials,
+        )
+        log.info("request %s: %s", decision.request, decision.reason)
+        return rare(self._topics.retrain, decision, id=decision.id, key=asked.request.id)
+
+    # ---- helpers --------------------------------------------------------------------------------
+
+    def _restate(self) -> list[Outgoing]:
+        """Say again who the champion is, after a pointer that came too late: see `Catalog`."""
+        pointer = self._catalog.restatement()
+        if pointer is None:
+            self._restated = None
+        elif self._restated != pointer.id:
+            self._restated = pointer.id
+            return [pointer_record(self._topics, pointer)]
+        return []
+
+    def _now(self) -> str:
+        return format_time(round(self._clock.time() * 1e6))
+
+    def _refuse(self, message: Message, error: DataError) -> Outgoing:
+        return dead_letter(
+            self._topics.deadletters, message, reason=error.message, service="trainer"
+        )
