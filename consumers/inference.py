@@ -15,9 +15,9 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.records import Batch, RecordCodec, format_time
-from driftline.errors import PackageError
+from driftline.errors import DataError, PackageError
 from driftline.events import Prediction, Source, Watermark
-from driftline.features import unseen_mask
+from driftline.features import MatrixEncoder
 from driftline.models.catalog import Catalog
 from driftline.models.load import Models
 from driftline.models.score import Model
@@ -42,6 +42,7 @@ class InferenceHandler:
         self._catalog = Catalog()
         self._refused: dict[str, str] = {}  # digest → why
         self._model: Model | None = None
+        self._encoder: MatrixEncoder | None = None  # knows the categories that the model knows
         self._idle = _IdlePartitions(stream, clock)
 
     @property
@@ -67,11 +68,12 @@ class InferenceHandler:
         return self._refused
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        letters = [
-            dead_letter(self._topics.deadletters, message, reason=reason, service="inference")
-            for message in messages
-            if (reason := self._catalog.apply(message)) is not None
-        ]
+        letters = []
+        for message in messages:
+            try:
+                self._catalog.apply(message)
+            except DataError as error:
+                letters.append(self._refuse(message, error.message))
         self._swap()
         return letters
 
@@ -112,7 +114,7 @@ class InferenceHandler:
 
     def _score(self, model: Model, messages: Sequence[Message], batch: Batch) -> list[Outgoing]:
         output: list[Outgoing] = []
-        unseen = self._unseen(model, batch)
+        unseen = self._unseen(batch)
         scores = model.predict(batch.columns)
         predictions = scores.predictions
         values = predictions.tolist() if isinstance(predictions, np.ndarray) else predictions
@@ -148,12 +150,12 @@ class InferenceHandler:
             )
         return output
 
-    def _unseen(self, model: Model, batch: Batch) -> dict[int, str]:
+    def _unseen(self, batch: Batch) -> dict[int, str]:
         """Rows with a category that the model does not know, if such are to be refused."""
-        if self._stream.record.unseen == "score":
+        if self._encoder is None or self._stream.record.unseen == "score":
             return {}
         found: dict[int, str] = {}
-        for column, mask in unseen_mask(model.schema, batch.columns).items():
+        for column, mask in self._encoder.unseen(batch.columns).items():
             for i in np.flatnonzero(mask):
                 value = batch.columns.categories[column][i]
                 found.setdefault(int(i), f"unseen category: column {column!r} is {value!r}")
@@ -165,25 +167,29 @@ class InferenceHandler:
     # ---- models ---------------------------------------------------------------------------------
 
     def _swap(self) -> None:
-        """Let the newest champion that is good answer; the present one stays otherwise."""
-        for digest in self._catalog.champions():  # newest first
-            if self._model is not None and digest == self._model.digest:
+        """Let the champion answer if it is good; else the present model stays.
+
+        With none present (after a restart), the champion's ancestors are tried, newest first.
+        """
+        digest = self._catalog.champion_digest
+        while digest is not None and digest != self.model:
+            announced = self._catalog.announcements.get(digest)
+            if digest not in self._refused and announced is not None:
+                try:
+                    model = self._models.load(announced)
+                    model.warm_up()
+                    model.check()
+                except PackageError as error:
+                    self._refused[digest] = error.message
+                    serving = self.model or "none"
+                    log.error("model %s refused: %s; serving: %s", digest, error, serving)
+                else:
+                    log.info("model %s answers, instead of %s", digest, self.model or "none")
+                    self._model = model
+                    self._encoder = MatrixEncoder(model.schema)
+            if self._model is not None:
                 return
-            if digest in self._refused:
-                continue
-            try:
-                announcement = self._catalog.announced(digest)
-                model = self._models.load(digest, announcement.signature, announcement.key_id)
-                model.warm_up()
-                model.check()
-            except PackageError as error:
-                self._refused[digest] = error.message
-                serving = self.model or "none"
-                log.error("model %s refused: %s; still serving: %s", digest, error, serving)
-                continue
-            log.info("model %s answers from now on, instead of %s", digest, self.model or "none")
-            self._model = model
-            return
+            digest = announced.parent if announced else None
 
 
 class _IdlePartitions:

@@ -35,7 +35,7 @@ class Narrator:
         self._say(
             f"[bold]{self._stream.name}[/]: first model {short(first.digest)} "
             f"({first.candidate}, {self._stream.judged_by} {first.value:.3f} held out) trained on "
-            f"{first.rows:,} rows; streaming from row {first.next_row:,}"
+            f"the first {first.rows:,} rows; streaming the rest"
         )
 
     def tell(self, happening: Happening) -> None:
@@ -49,11 +49,14 @@ class Narrator:
                 text = f"[{colour}]{event.kind} drift {event.action}[/]  {escape(event.message)}"
             case RetrainRequest():
                 text = f"[yellow]retrain asked for[/]  {escape(event.reason)}"
+            case RetrainDecision(promoted=True):
+                text = f"[cyan]model swapped[/]  {short(event.model or '')}: {escape(event.reason)}"
             case RetrainDecision():
-                kind = "[yellow]retrained[/]" if event.trials else "[yellow]not retrained[/]"
-                text = f"{kind}  {escape(event.reason)}"
+                text = f"[yellow]model kept[/]  {escape(event.reason)}"
+            case RolePointer(by="trainer"):
+                return  # its decision has said so
             case RolePointer():
-                text = f"[cyan]model swapped[/]  {short(event.digest)} answers now"
+                text = f"[cyan]model chosen by hand[/]  {short(event.digest)}"
         self._say(f"row {happening.row:>9,}  {text}")
 
     def finish(self, result: RunResult, report: Path) -> None:
@@ -123,12 +126,16 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
                 baseline=tuple(values["baseline"]),
                 block=block,
             ),
-            events=tuple(_report_event(happening) for happening in simulation.happenings),
+            events=tuple(
+                event
+                for happening in simulation.happenings
+                if (event := _report_event(happening)) is not None
+            ),
         ),
     )
 
 
-def _report_event(happening: Happening) -> RunEvent:
+def _report_event(happening: Happening) -> RunEvent | None:
     event = happening.event
     what: Happened
     match event:
@@ -147,5 +154,7 @@ def _report_event(happening: Happening) -> RunEvent:
         case RetrainDecision():
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=happening.row, what=what, text=event.reason, id=event.id)
+        case RolePointer(by="trainer"):
+            return None  # its decision says so, and why
         case RolePointer():
             return RunEvent(row=happening.row, what="swap", text=event.reason, id=event.digest)

@@ -73,7 +73,7 @@ class Observer:
         admin = broker.admin()
         watched = (topics.outcomes, topics.windows, topics.drift, topics.retrain, topics.models)
         self._consumer.assign(
-            {p: offsets.start for name in watched for p, offsets in admin.offsets(name).items()}
+            {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
         )
         admin.close()
         self._rivals: dict[str, tuple[int, Value]] = {}  # id → data row, baseline's prediction
@@ -158,6 +158,7 @@ class Observer:
         predicted = self._predicted[name]
         return evaluate(
             self._stream.judged_by,
+            self._stream.task,
             [self._labels[i] for i in chosen],
             [predicted[i] for i in chosen],
         )

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from driftline.cli.options import BootstrapServers, Json, find_stream_file, stderr, stdout
@@ -120,6 +119,9 @@ def play(
             on_kafka=bootstrap_servers is not None,
             on_happening=narrator.tell,
             on_progress=lambda row: bar.update(task, completed=row),
+            on_training=lambda step, done, total: bar.update(
+                task, description=f"first model: {step}", completed=done, total=total
+            ),
         )
         narrator.start(simulation.first)
         bar.update(task, description="streaming", total=simulation.total_rows)
@@ -130,7 +132,7 @@ def play(
             simulation.close()
     (folder / "result.json").write_bytes(msgspec.json.encode(result))
     report = folder / "report.html"
-    write_run_report(report, stream, simulation, result)
+    write_run_report(report, simulation, result)
     narrator.finish(result, report)
     if as_json:
         print(msgspec.json.encode(result).decode())

@@ -7,29 +7,42 @@ byte; on a real Kafka the same steps are taken, at Kafka's own pace.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from driftline.broker import connect
+from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker, Outgoing
+from driftline.cli.compose import build_loop
 from driftline.cli.observer import Comparison, Happening, Observer
-from driftline.clock import ManualClock
+from driftline.clock import ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
+from driftline.codec.values import format_time
+from driftline.errors import TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
-from driftline.loop import Loop
+from driftline.loop import COMMIT_INTERVAL_S, Loop
+from driftline.models.catalog import Catalog
+from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.reconcile import Reconciliation, reconcile
+from driftline.settings import Settings
 from driftline.stream import DriftKind, Metric, Stream
-from driftline.topics import SERVICES, Service, Topics
+from driftline.topics import SERVICES, Service, Topics, apply, require
 from producers.playback import Play, Playback
+from producers.sources import open_source
+from trainer.first import announcement_record, pointer_record, train_first_with
 
 # Rows sent between two turns of the services: how exactly `row` is known, and how soon a new model
 # answers. On Kafka each turn waits for commits, so they are fewer.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
+# The hand-moved clock starts in the year 2000: a run stamps the same times whenever it runs.
+START_S = 946_684_800.0
 # A round in which no service does anything may fall between two transactions.
 IDLE_ROUNDS_ON_KAFKA = 3
 
@@ -72,6 +85,17 @@ class RunResult(msgspec.Struct, frozen=True):
     seconds: float
 
 
+class FirstModel(msgspec.Struct, frozen=True):
+    """The model that the warm-up trained, and where the stream begins."""
+
+    digest: str
+    candidate: str
+    value: float  # the stream's metric on its held-out rows
+    prior: Value  # what a model without inputs would say
+    rows: int  # data rows of the warm-up
+    unlabelled: int  # of these without a label
+
+
 class Simulation:
     """Plays a source through the services, turn by turn."""
 
@@ -83,23 +107,24 @@ class Simulation:
         playback: Playback,
         *,
         static: Model,
-        prior: Value,
+        first: FirstModel,
         clock: ManualClock | None,
         on_happening: Callable[[Happening], None],
         on_progress: Callable[[int], None],
     ) -> None:
         self.observer = Observer(stream, broker, static)
         self.happenings: list[Happening] = []
-        self._stream = stream
+        self.stream = stream
+        self.first = first
+        self.total_rows = playback.total
         self._broker = broker
         self._loops = loops
         self._playback = playback
-        self._static = static
         self._clock = clock  # None on a real Kafka, where time passes by itself
         self._on_happening = on_happening
         self._on_progress = on_progress
         self._topics = Topics(stream)
-        self._last_known = prior  # what the baseline would say now
+        self._last_known = first.prior  # what the baseline would say now
         self._producer = broker.producer(client_id="driftline-run")
         self._label_codec = LabelCodec(stream)
 
@@ -124,8 +149,13 @@ class Simulation:
         self._look(row)
         for loop in self._loops.values():
             loop.close()
-        counts = reconcile(self._broker, self._stream)
+        counts = reconcile(self._broker, self.stream)
         return self._result(counts, time.perf_counter() - started_s)
+
+    def save(self, folder: Path) -> None:
+        """Keep the topics of an in-memory broker; those of a Kafka stay there."""
+        if isinstance(self._broker, MemoryBroker):
+            self._broker.save(folder)
 
     def close(self) -> None:
         """Free all clients. Safe to call twice."""
@@ -141,7 +171,7 @@ class Simulation:
                 self.observer.expect(play.record_id, play.row, self._last_known)
         else:
             self._producer.send(Outgoing(self._topics.labels, play.value, play.key))
-            if self._stream.baseline == "previous_label":
+            if self.stream.baseline == "previous_label":
                 self._last_known = self._label_codec.decode(play.value).label
 
     def _settle(self) -> None:
@@ -157,7 +187,7 @@ class Simulation:
 
     def _let_idle(self) -> None:
         """Wait until silent partitions are seen as silent, so that the last windows close."""
-        idle_s = (self._stream.windows.idle.us or 0) / 1e6 + 0.001
+        idle_s = (self.stream.windows.idle.us or 0) / 1e6 + 0.001
         if self._clock:
             self._clock.advance(idle_s)
         else:
@@ -180,7 +210,7 @@ class Simulation:
             predictions=counts.predictions,
             outcomes=self.observer.counts["outcomes"],
             dead_letters=counts.dead_letters,
-            lost=counts.missing,
+            lost=counts.missing + counts.labels.missing,
             windows=self.observer.counts["windows"],
             alerts=tuple(
                 Alert(event.kind, row, event.columns)
@@ -188,9 +218,9 @@ class Simulation:
                 if event.action == "opened"
             ),
             retrains=tuple(row for row, event in self._events(RetrainDecision) if event.trials),
-            models=tuple(dict.fromkeys(event.digest for _, event in self._events(RolePointer))),
+            models=(self.first.digest, *(e.digest for _, e in self._events(RolePointer))),
             metric=MetricResult(
-                name=self._stream.judged_by,
+                name=self.stream.judged_by,
                 static=compared.static,
                 loop=compared.loop,
                 baseline=compared.baseline,
@@ -204,7 +234,90 @@ class Simulation:
         return [(h.row, h.event) for h in self.happenings if isinstance(h.event, kind)]
 
 
-def prior_prediction(stream: Stream, labels: list[Value]) -> Value:
+def prepare(
+    stream: Stream,
+    data: str,
+    settings: Settings,
+    *,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+    on_kafka: bool,
+    on_happening: Callable[[Happening], None],
+    on_progress: Callable[[int], None],
+    on_training: Callable[[str, int, int], None],
+) -> Simulation:
+    """Topics, first model and services for a run. Raises DriftlineError.
+
+    On Kafka the stream's own topics are used, and must be empty.
+    """
+    clock = None if on_kafka else ManualClock(START_S)
+    broker = (
+        MemoryBroker(clock)
+        if clock
+        else connect(settings.client, settings.bootstrap_servers, settings.properties)
+    )
+    topics = Topics(stream)
+    admin = broker.admin()
+    try:
+        apply(admin, topics)
+        require(admin, topics)
+        if any(offsets.end for offsets in admin.offsets(topics.features).values()):
+            raise TopicMismatch(
+                f"{topics.features} has records already",
+                hint="set [kafka] topic_prefix in the stream file to give this run its own topics",
+            )
+    finally:
+        admin.close()
+    playback = Playback(stream, open_source(data), seed=seed, limit=limit)
+    warm = playback.warm_up(warmup)
+    trained = train_first_with(
+        settings,
+        stream,
+        warm.records,
+        warm.labels,
+        trained_at=format_time(round((clock or SystemClock()).time() * 1e6)),
+        progress=on_training,
+    )
+    announced = trained.announcement
+    pointer = trained.pointer(Catalog(), at=announced.trained_at)
+    producer = broker.producer(client_id="driftline-run")
+    producer.send(announcement_record(topics, announced))
+    producer.send(pointer_record(topics, pointer))
+    producer.close()
+    models = Models.of(settings, stream)
+    return Simulation(
+        stream,
+        broker,
+        {
+            service: build_loop(
+                service,
+                stream,
+                settings,
+                broker,
+                clock=clock or SystemClock(),
+                in_process=True,
+                commit_interval_s=0.0 if clock else COMMIT_INTERVAL_S,
+            )
+            for service in SERVICES
+        },
+        playback,
+        static=models.load(announced),
+        first=FirstModel(
+            digest=announced.digest,
+            candidate=announced.candidate,
+            value=announced.value,
+            prior=prior_prediction(stream, warm.labels),
+            rows=warm.rows,
+            unlabelled=warm.unlabelled,
+        ),
+        clock=clock,
+        on_happening=on_happening,
+        on_progress=on_progress,
+    )
+
+
+def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
     """What a model without inputs would say: the most frequent class, the median for `mae`, else
     the mean."""
     if stream.task == "classification":
