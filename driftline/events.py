@@ -13,6 +13,7 @@ import msgspec
 from driftline.stream import DriftKind, Kind, Metric, Task
 
 Value = str | float  # a class's name, or a number
+Quality = Literal["missing", "unseen", "out_of_range"]
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -80,7 +81,11 @@ class Outcome(Event, frozen=True, tag="outcome"):
 
 
 class ColumnResult(msgspec.Struct, frozen=True):
-    """One column of a window against the reference of the model that scored it."""
+    """One column of a window against the reference of the model that scored it.
+
+    `missing`, `unseen` (a category that the reference has not) and `out_of_range` count all records
+    of the group; `quality` names those of the three whose share rose, significantly and enough.
+    """
 
     column: str
     kind: Kind
@@ -91,6 +96,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
     missing: int = 0
     unseen: int = 0
     out_of_range: int = 0
+    quality: tuple[Quality, ...] = ()
 
 
 class DataGroup(msgspec.Struct, frozen=True):
@@ -104,54 +110,77 @@ class DataGroup(msgspec.Struct, frozen=True):
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
-    """The outcomes of a window that one model predicted."""
+    """The outcomes of a window that one model predicted, and its held-out error in training."""
 
     model: str
     records: int
     metric: float
+    error: float  # mean of the errors: 0 or 1 for classification, absolute for regression
+    reference_error: float | None = None
+    p_value: float | None = None  # of the error's rise against the reference; None: not tested
+    worse: bool = False
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
-    """A closed window of predictions, by the records' own position."""
+    """A closed window of predictions, by the records' own position.
 
-    id: str
-    index: int
-    start: int
-    end: int
-    records: int
-    late: int
-    groups: tuple[DataGroup, ...]
-
-
-class PerformanceWindow(Event, frozen=True, tag="performance_window"):
-    """A closed window of outcomes, by the position at which the label was known."""
-
-    id: str
-    index: int
-    start: int
-    end: int
-    records: int
-    late: int
-    metric: Metric
-    value: float | None
-    groups: tuple[PerformanceGroup, ...]
-
-
-class PerformancePane(Event, frozen=True, tag="performance_pane"):
-    """A closed pane of outcomes: the errors in order of (position, id), for the detectors.
-
-    `errors` are 0 or 1 for classification, absolute errors for regression; `positions` are those
-    of the records themselves, to estimate the onset of a change.
+    `groups` are in the order of their newest record: the last one's model answered last. `late`
+    records came after their pane had been passed by their partition; they are counted in the
+    window that the partition had reached, and not used. `row` and `time` are the largest seen.
     """
 
     id: str
     index: int
     start: int
     end: int
-    model: str | None  # the model of all of them; None when several
+    records: int
+    late: int
+    row: int | None
+    time: str | None
+    groups: tuple[DataGroup, ...]
+
+
+class PerformanceWindow(Event, frozen=True, tag="performance_window"):
+    """A closed window of outcomes, by the position at which the label was known.
+
+    Only a record's first label counts; later ones are counted as `revised`. Otherwise as
+    `DataWindow`.
+    """
+
+    id: str
+    index: int
+    start: int
+    end: int
+    records: int
+    late: int
+    revised: int
+    row: int | None
+    time: str | None
+    metric: Metric
+    value: float | None  # None: no outcomes, only late or revised ones
+    groups: tuple[PerformanceGroup, ...]
+
+
+class PerformancePane(Event, frozen=True, tag="performance_pane"):
+    """A closed pane of one model's outcomes, for the detectors.
+
+    `errors` are 0 or 1 for classification, absolute errors for regression, in the order of label
+    position and id; of more records than a twentieth of `windows.max_sample`, those with the
+    smallest hash of their id. `first_position` and `last_position` are those of the records
+    themselves, to estimate the onset of a change.
+    """
+
+    id: str
+    index: int
+    start: int
+    end: int
+    model: str
+    records: int
     errors: tuple[float, ...]
     first_position: int
     last_position: int
+    row: int | None
+    time: str | None
 
 
 # ---- drift, retraining --------------------------------------------------------------------------
@@ -171,7 +200,7 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     model: str | None
     detector: str | None
     windows: tuple[str, ...]  # ids of the windows or panes that caused it
-    report: str | None = None  # path of the HTML report, when one was drawn
+    report: str | None = None  # name of the HTML report in the reports folder, if one is drawn
 
 
 class RetrainRequest(Event, frozen=True, tag="retrain_request"):

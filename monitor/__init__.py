@@ -1,0 +1,1 @@
+"""Notices drift: panes and windows of predictions and outcomes, tests, detectors, decisions."""

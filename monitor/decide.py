@@ -1,0 +1,204 @@
+"""Decisions: from the `windows` topic to drift events and retrain requests.
+
+In: its events, in the order of its one partition. Out: what to publish. Each kind of event follows
+from its own kind of window alone, so drift events do not depend on whether predictions or outcomes
+were read first.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from driftline.events import (
+    ColumnResult,
+    DataGroup,
+    DataWindow,
+    DriftEvent,
+    PerformancePane,
+    PerformanceWindow,
+    RetrainRequest,
+    WindowsEvent,
+)
+from driftline.stream import DriftKind, Stream
+from monitor.detectors import REMEMBERED, ErrorDetector
+from monitor.lanes import Finding, Lane
+from monitor.retraining import RetrainRule
+
+# The error of a model that made none can rise by any share.
+MAX_SEVERITY: Final = 100.0
+_KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
+
+
+class Decider:
+    """The state of all decisions of one stream; a function of the events read so far."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        self._errors = _Errors(stream)
+        self._rule = RetrainRule(stream)
+
+    def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
+        """Take in one event; returns what follows from it, in order."""
+        if isinstance(event, DataWindow):
+            events = self._data(event)
+        elif isinstance(event, PerformancePane):
+            events = self._pane(event)
+        else:
+            events = self._performance(event)
+        self._rule.see(event)
+        request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
+        return [*events, *([request] if request is not None else [])]
+
+    # ---- data, predictions, quality -------------------------------------------------------------
+
+    def _data(self, window: DataWindow) -> list[DriftEvent]:
+        tested = [group for group in window.groups if group.tested]
+        if not tested:
+            return []  # too few records say neither that there is drift nor that there is none
+        group = tested[-1]  # of several models the newest: what it sees is what matters from now on
+        findings: dict[DriftKind, Finding | None] = {
+            "data": _drifted(group.columns, window.start),
+            "prediction": _drifted((group.prediction,) if group.prediction else (), window.start),
+            "quality": _quality(group, window.start),
+        }
+        events = [
+            self._lanes[kind].observe(
+                finding, model=group.model, window=window.id, position=window.end
+            )
+            for kind, finding in findings.items()
+        ]
+        return [event for event in events if event is not None]
+
+    # ---- performance ----------------------------------------------------------------------------
+
+    def _pane(self, pane: PerformancePane) -> list[DriftEvent]:
+        finding = self._errors.update(pane)
+        if finding is None:
+            return []
+        event = self._lanes["performance"].observe(
+            finding, model=pane.model, window=pane.id, position=pane.end
+        )
+        return [] if event is None else [event]
+
+    def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
+        tested = [group for group in window.groups if group.p_value is not None]
+        if not tested:
+            return []
+        group = tested[-1]
+        found_by_detector, self._errors.found = self._errors.found, False
+        finding = None
+        if group.worse and group.reference_error is not None:
+            finding = Finding(
+                columns=(),
+                severity=_loss(group.reference_error, group.error),
+                message=f"error {group.error:.4g} in the window, "
+                f"{group.reference_error:.4g} when the model was trained",
+                onset=window.start,
+            )
+        elif found_by_detector:
+            return []  # not quiet, though not worse than when the model was trained
+        event = self._lanes["performance"].observe(
+            finding, model=group.model, window=window.id, position=window.end
+        )
+        return [] if event is None else [event]
+
+
+class _Errors:
+    """The detectors, fed with the errors of the model that answers."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._detectors = [
+            ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
+        ]
+        self._model: str | None = None
+        self._newest: int | None = None  # position of that model's newest record
+        self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
+        self.found = False  # since the last window
+
+    def update(self, pane: PerformancePane) -> Finding | None:
+        """The rise of the error that a detector finds in this pane."""
+        newest = self._newest
+        if pane.model != self._model:
+            if newest is not None and pane.last_position <= newest:
+                return None  # late labels of a model that no longer answers
+            self._model = pane.model
+            self._restart()
+        self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
+        self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
+        while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
+            self._panes.popleft()
+        finding = None
+        for detector in self._detectors:
+            detector.update(pane.errors)
+            rise = detector.rise
+            if rise is None or finding is not None:
+                continue
+            if rise.after < rise.before * (1.0 + self._stream.drift.min_metric_loss):
+                continue
+            finding = Finding(
+                columns=(),
+                severity=_loss(rise.before, rise.after),
+                message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
+                if rise.before
+                else "errors, where there were none",
+                onset=self._onset(rise.ago),
+                detector=detector.name,
+                notable=True,
+            )
+        self.found = self.found or finding is not None
+        return finding
+
+    def _restart(self) -> None:
+        self._panes.clear()
+        for detector in self._detectors:
+            detector.reset()
+
+    def _onset(self, ago: int) -> int:
+        """The position of the record whose error came `ago` errors before the end."""
+        for first, last, count in reversed(self._panes):
+            if ago <= count:
+                return first + (last - first) * (count - ago) // max(1, count - 1)
+            ago -= count
+        return self._panes[0][0]
+
+
+def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
+    drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
+    if not drifted:
+        return None
+    listed = ", ".join(f"{column.column} ({column.effect:.2f})" for column in drifted[:5])
+    more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
+    return Finding(
+        columns=tuple(column.column for column in drifted),
+        severity=drifted[0].effect,
+        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}",
+        onset=onset,
+    )
+
+
+def _quality(group: DataGroup, onset: int) -> Finding | None:
+    shares = [
+        (getattr(column, quality) / group.records, column.column, quality)
+        for column in group.columns
+        for quality in column.quality
+    ]
+    if not shares:
+        return None
+    shares.sort(key=lambda item: -item[0])
+    listed = ", ".join(
+        f"{column} {quality.replace('_', ' ')} {share:.1%}" for share, column, quality in shares[:5]
+    )
+    more = f" and {len(shares) - 5} more" if len(shares) > 5 else ""
+    return Finding(
+        columns=tuple(dict.fromkeys(column for _, column, _ in shares)),
+        severity=shares[0][0],
+        message=listed + more,
+        onset=onset,
+    )
+
+
+def _loss(before: float, after: float) -> float:
+    """The rise as a share of what the error was."""
+    return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)

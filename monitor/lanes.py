@@ -1,0 +1,109 @@
+"""One open drift event per kind: opened, updated, resolved, each time with the same id.
+
+In: what each window (or pane) found, or nothing. Out: `DriftEvent`s. It never looks at data.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from driftline.events import DriftEvent, event_id
+from driftline.stream import DriftKind, Stream
+
+# An open event is told again when it is half as bad again as last told, not at every window.
+WORSENED: Final = 1.5
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What speaks for a drift event."""
+
+    columns: tuple[str, ...]
+    severity: float
+    message: str
+    onset: int | None
+    detector: str | None = None
+    notable: bool = False  # told even if the open event is not worse than it was
+
+
+class Lane:
+    """The drift events of one kind, of which at most one is open."""
+
+    def __init__(self, stream: Stream, kind: DriftKind) -> None:
+        self._stream = stream
+        self._kind = kind
+        self._quiet = 0  # quiet windows in a row
+        self.open: DriftEvent | None = None
+
+    def observe(
+        self, finding: Finding | None, *, model: str, window: str, position: int
+    ) -> DriftEvent | None:
+        """Take in the verdict on a window, or a finding in a pane; returns what to publish."""
+        if finding is not None:
+            return self._found(finding, model, window, position)
+        return self._nothing(model, window, position)
+
+    def _found(self, finding: Finding, model: str, window: str, position: int) -> DriftEvent | None:
+        self._quiet = 0
+        event = self.open
+        if event is None:
+            identity = event_id("drift", self._stream.name, self._kind, window)
+            return self._publish("opened", identity, finding, model, window, position)
+        more = set(finding.columns) - set(event.columns)
+        if not (finding.notable or more or finding.severity >= WORSENED * event.severity):
+            return None
+        columns = (*event.columns, *(name for name in finding.columns if name in more))
+        # A further rise of the error has an onset of its own; shifted data go on being so.
+        onset = finding.onset if finding.notable else event.onset
+        finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
+        return self._publish("updated", event.id, finding, model, window, position)
+
+    def _nothing(self, model: str, window: str, position: int) -> DriftEvent | None:
+        event = self.open
+        if event is None:
+            return None
+        self._quiet += 1
+        succeeded = event.model != model
+        if not succeeded and self._quiet < self._stream.drift.resolve_after:
+            return None
+        self.open = None
+        self._quiet = 0
+        message = (
+            "quiet again with a new model"
+            if succeeded
+            else "quiet again for enough windows in a row"
+        )
+        return msgspec.structs.replace(
+            event,
+            action="resolved",
+            message=message,
+            position=position,
+            model=model,
+            windows=(window,),
+            report=None,
+        )
+
+    def _publish(
+        self,
+        action: Literal["opened", "updated"],
+        identity: str,
+        finding: Finding,
+        model: str,
+        window: str,
+        position: int,
+    ) -> DriftEvent:
+        drawn = action == "opened" and self._kind != "performance"
+        self.open = DriftEvent(
+            id=identity,
+            action=action,
+            kind=self._kind,
+            columns=finding.columns,
+            severity=finding.severity,
+            message=finding.message,
+            position=position,
+            onset=finding.onset,
+            model=model,
+            detector=finding.detector,
+            windows=(window,),
+            report=f"{identity}.html" if drawn else None,
+        )
+        return self.open

@@ -1,0 +1,41 @@
+"""The references that windows are compared with: each model's own, out of its verified package."""
+
+import logging
+from collections import OrderedDict
+from typing import Final, Protocol
+
+from driftline.errors import PackageError
+from driftline.models.reference import Reference
+
+log = logging.getLogger(__name__)
+
+# Models in use at one time: champion, challenger, and those that their windows still hold.
+KEPT: Final = 4
+
+
+class Packages(Protocol):
+    """Where references come from; `driftline.models.load.Models` in a service."""
+
+    def reference(self, digest: str) -> Reference:
+        """The reference of a model whose package was verified. Raises PackageError."""
+
+
+class References:
+    """The newest few references, by digest."""
+
+    def __init__(self, packages: Packages) -> None:
+        self._packages = packages
+        self._known: OrderedDict[str, Reference | None] = OrderedDict()
+
+    def of(self, digest: str) -> Reference | None:
+        """None if the package is not there or must not be used: its records are not tested."""
+        if digest not in self._known:
+            try:
+                self._known[digest] = self._packages.reference(digest)
+            except PackageError as error:
+                log.warning("records of model %s are not tested: %s", digest, error)
+                self._known[digest] = None
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(digest)
+        return self._known[digest]

@@ -1,0 +1,190 @@
+"""The monitor: from predictions and outcomes to windows, drift events and retrain requests.
+
+In: `predictions`, `outcomes`, and its own `windows`, whose one partition fixes the order in which
+decisions are made. Out: `windows`, `drift`, `retrain`. One worker reads all partitions: a window
+closes when all of them have passed its end.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.codec.envelope import decode, rare, windows_decoder
+from driftline.errors import DataError
+from driftline.events import DriftEvent, RetrainRequest
+from driftline.stream import Stream
+from driftline.topics import Topics
+from monitor import column_tests, detectors
+from monitor.data_windows import DataWindows
+from monitor.decide import Decider
+from monitor.performance import PerformanceWindows
+from monitor.references import Packages, References
+from monitor.reports import Reports
+
+log = logging.getLogger(__name__)
+
+
+class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata of the `windows` topic's commit: decisions up to this offset were published."""
+
+    published: int = 0
+
+
+class MonitorHandler:
+    """Watches one stream. See `driftline.loop.Handler` for what each method owes.
+
+    Of predictions and outcomes it holds the oldest record of a window that is still open. The
+    `windows` topic is small and read again from its beginning, to rebuild detectors and open
+    events; what follows from windows decided before is not published again.
+
+    Raises StreamFileError for a test or detector that does not exist, MissingExtra without
+    Evidently. `packages` gives the references; without a `reports` folder no report is drawn.
+    """
+
+    ready = True
+    follows: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        stream: Stream,
+        packages: Packages,
+        *,
+        reports: Path | None = None,
+        in_process: bool = False,
+    ) -> None:
+        column_tests.check(stream)
+        detectors.check(stream)
+        self._stream = stream
+        self._topics = Topics(stream)
+        self._references = References(packages)
+        self._data = DataWindows(stream, self._references)
+        self._performance = PerformanceWindows(stream, self._references)
+        self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
+        self._decider: Decider | None = None  # None: the windows topic is not this worker's
+        self._published = 0  # decisions on windows before this offset are out
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self._topics.predictions, self._topics.outcomes, self._topics.windows)
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        raise RuntimeError("the monitor follows no topic")
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        for (topic, partition), committed in resume.items():
+            if topic == self._topics.predictions:
+                self._data.resume(partition, committed)
+            elif topic == self._topics.outcomes:
+                self._performance.resume(partition, committed)
+            else:
+                at = msgspec.json.decode(committed.metadata or "{}", type=Decided)
+                self._published = at.published
+                self._decider = Decider(self._stream)
+        self._warn_of_missing_partitions()
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        for topic, partition in partitions:
+            if topic == self._topics.predictions:
+                self._data.drop(partition)
+            elif topic == self._topics.outcomes:
+                self._performance.drop(partition)
+            else:
+                self._decider = None
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        topics = self._topics
+        by_topic: dict[str, list[Message]] = {}
+        for message in messages:
+            by_topic.setdefault(message.topic, []).append(message)
+        self._data.read(by_topic.get(topics.predictions, ()))
+        self._performance.read(by_topic.get(topics.outcomes, ()))
+        output = [
+            rare(topics.windows, event, id=event.id)
+            for event in (*self._data.close(), *self._performance.close())
+        ]
+        for message in by_topic.get(topics.windows, ()):
+            output.extend(self._decide(message))
+        return output
+
+    def tick(self) -> Sequence[Outgoing]:
+        if self._reports is not None:
+            self._reports.poll()
+        return ()
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        held = {
+            TopicPartition(topic, partition): committed
+            for topic, part in (
+                (self._topics.predictions, self._data),
+                (self._topics.outcomes, self._performance),
+            )
+            for partition, committed in part.holds().items()
+        }
+        if self._decider is not None:
+            decided = msgspec.json.encode(Decided(self._published)).decode()
+            held[TopicPartition(self._topics.windows, 0)] = Committed(0, decided)
+        return held
+
+    def close(self) -> None:
+        if self._reports is not None:
+            self._reports.close()
+
+    def _decide(self, message: Message) -> list[Outgoing]:
+        if self._decider is None:
+            self._decider = Decider(self._stream)
+        is_old = message.offset < self._published
+        self._published = max(self._published, message.offset + 1)
+        try:
+            event = decode(windows_decoder, message)
+        except DataError as error:
+            log.warning("not a window, left out: %s", error.message)
+            return []
+        decisions = self._decider.read(event)
+        if is_old:
+            return []
+        output = []
+        for decision in decisions:
+            if isinstance(decision, RetrainRequest):
+                output.append(rare(self._topics.retrain, decision, id=decision.id))
+            else:
+                self._draw(decision)
+                output.append(
+                    rare(
+                        self._topics.drift,
+                        decision,
+                        id=f"{decision.id}-{decision.action}-{decision.position}",
+                        key=decision.id,
+                    )
+                )
+        return output
+
+    def _draw(self, event: DriftEvent) -> None:
+        if self._reports is None or event.report is None or event.action != "opened":
+            return
+        found = self._data.samples.get(event.windows[0])
+        reference = None if found is None else self._references.of(found[0])
+        if found is None or reference is None:
+            log.warning(
+                "report %s is not drawn: the records of its window were read before a restart",
+                event.report,
+            )
+            return
+        self._reports.draw(event.report, found[1], reference)
+
+    def _warn_of_missing_partitions(self) -> None:
+        count = self._stream.kafka.partitions
+        for topic, part in (
+            (self._topics.predictions, self._data),
+            (self._topics.outcomes, self._performance),
+        ):
+            if 0 < len(part.holds()) < count:
+                log.warning(
+                    "this worker reads %d of %d partitions of %s: windows close only in a worker "
+                    "that reads them all; run one monitor",
+                    len(part.holds()),
+                    count,
+                    topic,
+                )

@@ -1,0 +1,141 @@
+"""Builders for the monitor's tests: a small stream, its messages, and references by model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from driftline.broker.port import Message
+from driftline.codec.columns import Columns
+from driftline.codec.envelope import encode
+from driftline.errors import PackageNotFound
+from driftline.events import Outcome, Prediction, Source, Value, Watermark
+from driftline.models.reference import Reference
+from driftline.stream import Stream, loads
+from driftline.topics import Topics
+
+
+def small_stream(**sections: str) -> Stream:
+    """One number, one category, windows of 40 rows in 2 partitions; sections are TOML bodies."""
+    defaults = {
+        "features": 'x = "number"\ncolour = "category"',
+        "windows": "records = 40\nmin_records = 10",
+        "kafka": "partitions = 2",
+        "retrain": "min_outcomes = 10",
+    }
+    body = "\n".join(f"[{name}]\n{text}" for name, text in (defaults | sections).items())
+    return loads(f'version = 1\nname = "small"\ntask = "classification"\ntarget = "good"\n{body}\n')
+
+
+def columns(x: Sequence[float], colour: Sequence[str | None]) -> Columns:
+    values = np.empty(len(colour), dtype=object)
+    values[:] = colour
+    return Columns({"x": np.array(x, dtype=np.float64)}, {"colour": values})
+
+
+def reference(
+    data: Columns, predictions: Sequence[Value], errors: Sequence[float] = ()
+) -> Reference:
+    said: Any = np.empty(len(predictions), dtype=object)
+    said[:] = predictions
+    if predictions and not isinstance(predictions[0], str):
+        said = said.astype(np.float64)
+    return Reference(
+        columns=data,
+        positions=np.arange(len(data)),
+        predictions=said,
+        held_labels=said[:0],
+        held_predictions=said[:0],
+        held_scores=None,
+        errors=np.array(errors, dtype=np.float64),
+        levels={
+            name: tuple(sorted({value for value in values if value is not None}))
+            for name, values in data.categories.items()
+        },
+        ranges={},
+    )
+
+
+class Packages:
+    """References by model, without packages."""
+
+    def __init__(self, references: Mapping[str, Reference]) -> None:
+        self._references = references
+
+    def reference(self, digest: str) -> Reference:
+        try:
+            return self._references[digest]
+        except KeyError:
+            raise PackageNotFound(f"no package {digest}") from None
+
+
+class Log:
+    """The topics that a monitor reads, written by hand."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.topics = Topics(stream)
+        self.messages: dict[tuple[str, int], list[Message]] = {}
+
+    def prediction(
+        self,
+        row: int,
+        *,
+        partition: int = 0,
+        model: str = "a",
+        said: Value = "yes",
+        source: int | None = None,
+        **record: object,
+    ) -> None:
+        own = {"@row": row, "x": 0.0, "colour": "red", **record}
+        self._append(
+            self.topics.predictions,
+            partition,
+            Prediction(
+                record_id=str(row),
+                time=None,
+                row=row,
+                prediction=said,
+                scores=None,
+                model=model,
+                source=Source("small.features", partition, row if source is None else source),
+                record=msgspec.Raw(msgspec.json.encode(own)),
+            ),
+        )
+
+    def outcome(
+        self,
+        row: int,
+        *,
+        partition: int = 0,
+        model: str = "a",
+        said: Value = "yes",
+        label: Value = "yes",
+        at: int | None = None,
+        revision: int = 0,
+    ) -> None:
+        self._append(
+            self.topics.outcomes,
+            partition,
+            Outcome(
+                record_id=str(row),
+                time=None,
+                row=row,
+                prediction=said,
+                scores=None,
+                model=model,
+                source=Source("small.features", partition, row),
+                record=msgspec.Raw(b"{}"),
+                label=label,
+                label_time=None,
+                label_row=row if at is None else at,
+                revision=revision,
+            ),
+        )
+
+    def watermark(self, topic: str, position: int, *, partition: int = 0) -> None:
+        self._append(topic, partition, Watermark(position=position))
+
+    def _append(self, topic: str, partition: int, event: Prediction | Outcome | Watermark) -> None:
+        own = self.messages.setdefault((topic, partition), [])
+        own.append(Message(topic, partition, len(own), None, encode(event)))
