@@ -3,14 +3,19 @@
 In: the topic's events in order. Out: the state that inference, trainer and command line agree on.
 """
 
+import logging
 from typing import Literal
 
 import msgspec
 
-from driftline.broker.port import Message, Outgoing
+from driftline.broker.port import Broker, Message, Outgoing
 from driftline.codec.envelope import decode, models_decoder, rare
+from driftline.errors import DataError
 from driftline.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
+from driftline.scan import ranges, scan
 from driftline.topics import Topics
+
+log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
@@ -137,3 +142,18 @@ class Catalog:
             reason=reason,
             at=at,
         )
+
+
+def read_catalog(broker: Broker, topics: Topics) -> Catalog:
+    """The catalog as the `models` topic has it now; an unreadable record is logged and passed by.
+
+    Raises BrokerError.
+    """
+    catalog = Catalog()
+    for messages in scan(broker, ranges(broker, [topics.models])):
+        for message in messages:
+            try:
+                catalog.apply(message)
+            except DataError as error:
+                log.warning("%s", error.message)
+    return catalog

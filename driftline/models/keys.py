@@ -70,8 +70,13 @@ def trust(public_key: Path, folder: Path) -> str:
 
 
 def ensure_key(folder: Path) -> str:
-    """The id of the folder's signing key, made if there is none."""
-    return Signer(folder).key_id if (folder / _PRIVATE).exists() else new_key(folder)
+    """The id of the folder's signing key, made if there is none. Raises SettingsError."""
+    return signing_key(folder) or new_key(folder)
+
+
+def signing_key(folder: Path) -> str | None:
+    """The id of the folder's signing key, None if there is none. Raises SettingsError."""
+    return Signer(folder).key_id if (folder / _PRIVATE).exists() else None
 
 
 class Signer:

@@ -64,6 +64,10 @@ class VerifiedPackage:
             return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
         return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
 
+    def has(self, name: str) -> bool:
+        """Whether it has this file."""
+        return read_file(self._data, name) is not None
+
     def file(self, name: str) -> bytes:
         """One file of the package."""
         data = read_file(self._data, name)

@@ -1,0 +1,302 @@
+"""`driftline models` and `driftline freeze`: what was trained, who answers, and changing that."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.table import Table
+
+from driftline.broker.port import Outgoing
+from driftline.cli.options import (
+    BootstrapServers,
+    Context,
+    Json,
+    Run,
+    StreamFile,
+    StreamOption,
+    open_context,
+    stdout,
+)
+from driftline.errors import SettingsError
+from driftline.events import Freeze, ModelAnnounced, RolePointer, event_id
+from driftline.models.catalog import (
+    Catalog,
+    freeze_record,
+    pointer_record,
+    read_catalog,
+)
+from driftline.models.package import Manifest
+from driftline.topics import Topics
+
+models = typer.Typer(
+    help="The stream's models: list, show, promote, roll back, export.", no_args_is_help=True
+)
+
+# Enough hex digits to tell a stream's models apart, and to type.
+_DIGITS = 12
+
+Digest = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIGEST", help='The beginning of a digest, without "sha256:", or "champion".'
+    ),
+]
+Why = Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")]
+
+
+class ModelLine(msgspec.Struct, frozen=True):
+    """A model of `models list`."""
+
+    champion: bool
+    model: ModelAnnounced
+
+
+@models.command("list")
+def list_(
+    file: StreamFile = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """List the announced models, oldest first; the champion is marked.
+
+    Example: driftline models list --run last
+    """
+    catalog = _catalog(open_context(file, bootstrap_server, run))
+    found = [
+        ModelLine(announced.digest == catalog.champion_digest, announced)
+        for announced in catalog.announcements.values()
+    ]
+    if json:
+        for line in found:
+            print(msgspec.json.encode(line).decode())
+        return
+    if not found:
+        stdout.print("no models; `driftline train FILE --data DATA` makes the first")
+        return
+    table = Table(box=None)
+    for name in ("", "model", "trained (UTC)", "candidate"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("metric", justify="right")
+    table.add_column("parent", no_wrap=True)
+    table.add_column("cause")
+    for champion, model in ((line.champion, line.model) for line in found):
+        table.add_row(
+            "champion" if champion else "",
+            _short(model.digest),
+            model.trained_at[:19],
+            model.candidate,
+            f"{model.metric} {model.value:.4g}",
+            _short(model.parent) if model.parent else "none",
+            model.cause or "by hand",
+        )
+    stdout.print(table)
+    if catalog.freeze is not None and catalog.frozen:
+        stdout.print(f"promotion is frozen: {catalog.freeze.reason}", markup=False)
+
+
+class ModelShown(msgspec.Struct, frozen=True):
+    """A model of `models show`."""
+
+    champion: bool
+    announcement: ModelAnnounced
+    manifest: Manifest
+
+
+@models.command()
+def show(
+    digest: Digest,
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Show one model: how it was made, from what, and how it is scored. Verifies its package.
+
+    Example: driftline models show champion --run last
+    """
+    from driftline.models.load import Models
+
+    context = open_context(stream, bootstrap_server, run)
+    catalog = _catalog(context)
+    announced = _find(catalog, digest)
+    manifest = Models.of(context.settings, context.stream).fetch(announced).manifest()
+    is_champion = announced.digest == catalog.champion_digest
+    if json:
+        print(msgspec.json.encode(ModelShown(is_champion, announced, manifest)).decode())
+        return
+    parameters = ", ".join(f"{name}={value}" for name, value in manifest.parameters.items())
+    libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
+    features = ", ".join(feature.name for feature in manifest.schema.features)
+    table = Table(box=None, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("model", announced.digest + (" (champion)" if is_champion else "")),
+        ("candidate", f"{manifest.candidate} ({parameters or 'usual parameters'})"),
+        (manifest.metric, f"{manifest.value:.4g} on {manifest.held_out:,} held-out outcomes"),
+        ("trained", f"{announced.trained_at} on {manifest.rows:,} records, {manifest.range}"),
+        ("positions", f"{manifest.first_position} to {manifest.last_position}"),
+        ("features", features),
+        ("classes", ", ".join(manifest.classes) or "none: a number"),
+        ("scored by", f"{manifest.scoring}: {manifest.scoring_reason}"),
+        ("parent", announced.parent or "none"),
+        ("cause", announced.cause or "by hand"),
+        ("signed by", announced.key_id),
+        ("location", announced.location),
+        ("libraries", libraries),
+    ):
+        table.add_row(name, value.replace("[", r"\["))
+    for item in manifest.removed:
+        table.add_row("taken out", f"{item.count:,} × {item.reason}".replace("[", r"\["))
+    for trial in manifest.trials:
+        table.add_row(
+            "tried", f"{trial.candidate} on {trial.range}, {trial.rows:,} rows: {trial.metric:.4g}"
+        )
+    stdout.print(table)
+
+
+@models.command()
+def promote(
+    digest: Digest,
+    reason: Why = "promoted by hand",
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+) -> None:
+    """Make a model the champion. It answers as soon as inference has verified it.
+
+    Example: driftline models promote 3f9a --reason "better on holidays"
+    """
+    context = open_context(stream, bootstrap_server)
+    catalog = _catalog(context)
+    _point(context, catalog, _find(catalog, digest), reason)
+
+
+@models.command()
+def rollback(
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DIGEST", help="Default: the model that the champion replaced."
+        ),
+    ] = None,
+    reason: Why = "rolled back by hand",
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+) -> None:
+    """Make an earlier model the champion again. `driftline freeze` keeps it so.
+
+    Example: driftline models rollback --reason "complaints since noon"
+    """
+    context = open_context(stream, bootstrap_server)
+    catalog = _catalog(context)
+    previous = to or catalog.previous()
+    if previous is None:
+        raise SettingsError(
+            f"stream {context.stream.name!r}: the champion has no model before it",
+            hint="`driftline models list` shows what there is; name one with --to",
+        )
+    _point(context, catalog, _find(catalog, previous), reason)
+
+
+@models.command()
+def export(
+    digest: Digest,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    formats: Annotated[
+        list[Literal["joblib", "onnx", "pickle"]] | None,
+        typer.Option("--format", help="Default: all that the package has."),
+    ] = None,
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+) -> None:
+    """Write a verified model as joblib, ONNX and pickle files, with its manifest beside them.
+
+    All take a float32 matrix; the manifest's `schema` says how its columns are made, and its
+    classes are what the numbers that scikit-learn predicts stand for.
+
+    Example: driftline models export champion exported --run last
+    """
+    from driftline.models.export import export_model
+    from driftline.models.load import Models
+
+    context = open_context(stream, bootstrap_server, run)
+    announced = _find(_catalog(context), digest)
+    package = Models.of(context.settings, context.stream).fetch(announced)
+    for path in export_model(package, folder, tuple(formats) if formats else None):
+        stdout.print(str(path), markup=False, soft_wrap=True)
+
+
+def freeze(
+    file: StreamFile = None,
+    off: Annotated[bool, typer.Option("--off", help="Allow automatic promotion again.")] = False,
+    reason: Why = "by hand",
+    bootstrap_server: BootstrapServers = None,
+) -> None:
+    """Stop automatic promotion: models are trained and announced, and the champion stays.
+
+    Example: driftline freeze elec2.toml --reason "audit until Friday"
+    """
+    context = open_context(file, bootstrap_server)
+    at = _now()
+    event = Freeze(id=event_id("freeze", not off, at), frozen=not off, reason=reason, at=at)
+    _send(context, freeze_record(Topics(context.stream), event))
+    stdout.print("automatic promotion is allowed" if off else "automatic promotion is frozen")
+
+
+# ---- helpers -------------------------------------------------------------------------------------
+
+
+def _catalog(context: Context) -> Catalog:
+    return read_catalog(context.broker, Topics(context.stream))
+
+
+def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
+    if digest == "champion":
+        if catalog.champion_digest is None:
+            raise SettingsError("there is no champion", hint="`driftline train` makes one")
+        digest = catalog.champion_digest
+    found = catalog.find(digest)
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(_short(announced.digest) for announced in found)
+    raise SettingsError(
+        f"several models begin with {digest!r}: {names}" if found else f"no model {digest!r}",
+        hint="`driftline models list` shows the digests",
+    )
+
+
+def _point(context: Context, catalog: Catalog, announced: ModelAnnounced, reason: str) -> None:
+    if announced.digest == catalog.champion_digest:
+        stdout.print(f"{_short(announced.digest)} is the champion already")
+        return
+    topics = Topics(context.stream)
+    pointer: RolePointer = catalog.pointer(announced.digest, by="person", reason=reason, at=_now())
+    _send(context, pointer_record(topics, pointer))
+    now = _catalog(context)
+    if now.champion is None or now.champion.id != pointer.id:
+        raise SettingsError(
+            f"another champion was named at the same moment: {now.champion_digest}",
+            hint="look at `driftline models list` and try again",
+        )
+    stdout.print(f"champion: {_short(announced.digest)}")
+
+
+def _send(context: Context, record: Outgoing) -> None:
+    producer = context.broker.producer(client_id="driftline-models")
+    try:
+        producer.send(record)
+        producer.flush()
+    finally:
+        producer.close()
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:_DIGITS]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

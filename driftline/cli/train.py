@@ -1,0 +1,172 @@
+"""`driftline train`: the first model of a stream, from a file with labels."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from driftline.cli.options import BootstrapServers, Json, StreamFile, open_context, stderr, stdout
+from driftline.clock import SystemClock
+from driftline.codec.labels import LabelCodec
+from driftline.errors import DataError
+from driftline.events import Removed, Trial, Value
+from driftline.models.package import Scoring
+from driftline.stream import Metric, Simulate, Stream
+
+
+class TrainResult(msgspec.Struct, frozen=True):
+    """What `train --json` prints."""
+
+    digest: str
+    candidate: str
+    parameters: dict[str, str | int | float | bool | None]
+    scoring: Scoring
+    scoring_reason: str
+    metric: Metric
+    value: float
+    rows: int
+    promoted: bool
+    removed: tuple[Removed, ...]
+    trials: tuple[Trial, ...]
+
+
+def train(
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME.",
+        ),
+    ],
+    file: StreamFile = None,
+    promote: Annotated[
+        bool,
+        typer.Option("--promote", help="Make it champion even if there is one already."),
+    ] = False,
+    bootstrap_server: BootstrapServers = None,
+    json: Json = False,
+) -> None:
+    """Train a model on DATA, sign and store it, and announce it to the stream.
+
+    The first model becomes champion at once. Rows without a label are left out.
+
+    Example: driftline train elec2.toml --data elec2.csv.gz -b local
+    """
+    from driftline.models.catalog import read_catalog
+    from driftline.topics import Topics, require
+    from trainer.first import train_first
+
+    context = open_context(file, bootstrap_server)
+    stream, topics = context.stream, Topics(context.stream)
+    admin = context.broker.admin()
+    try:
+        require(admin, topics)  # before the work, not after it
+    finally:
+        admin.close()
+    catalog = read_catalog(context.broker, topics)
+    promote = promote or catalog.champion is None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=stderr, transient=True, disable=json or not stderr.is_terminal
+    ) as bar:
+        task = bar.add_task("reading", total=None)
+        records, labels = labelled_records(stream, data)
+        trained = train_first(
+            stream,
+            records,
+            labels,
+            settings=context.settings,
+            clock=SystemClock(),
+            catalog=catalog,
+            promote=promote,
+            progress=lambda step, done, total: bar.update(
+                task, description=step, completed=done, total=total
+            ),
+        )
+    producer = context.broker.producer(client_id="driftline-train")
+    try:
+        for record in trained.records:
+            producer.send(record)
+        producer.flush()
+    finally:
+        producer.close()
+    manifest = trained.manifest
+    result = TrainResult(
+        digest=trained.digest,
+        candidate=manifest.candidate,
+        parameters=manifest.parameters,
+        scoring=manifest.scoring,
+        scoring_reason=manifest.scoring_reason,
+        metric=manifest.metric,
+        value=manifest.value,
+        rows=manifest.rows,
+        promoted=promote,
+        removed=manifest.removed,
+        trials=manifest.trials,
+    )
+    if json:
+        print(msgspec.json.encode(result).decode())
+    else:
+        _tell(result)
+
+
+def labelled_records(stream: Stream, data: str) -> tuple[list[bytes], list[Value]]:
+    """All records of a data set that have a label, as they would be sent, and their labels.
+
+    Raises DataError if there are none.
+    """
+    from producers.playback import Playback
+    from producers.sources import open_source
+
+    own = stream.simulate.delay is None
+    playback = Playback(
+        msgspec.structs.replace(stream, simulate=Simulate(label_delay="data" if own else 0)),
+        open_source(data),
+    )
+    codec = LabelCodec(stream)
+    waiting: dict[str, bytes] = {}
+    records: list[bytes] = []
+    labels: list[Value] = []
+    for play in playback.play():
+        if play.record_id is None:
+            continue  # a row that is no record: the codec would refuse it
+        if play.kind == "record":
+            waiting[play.record_id] = play.value
+        elif (record := waiting.pop(play.record_id, None)) is not None:
+            records.append(record)
+            labels.append(codec.decode(play.value).label)
+    if not records:
+        raise DataError(
+            f"{data}: no row has a label in column {stream.target!r}",
+            hint="the data must have the stream file's `target` column",
+        )
+    return records, labels
+
+
+def _tell(result: TrainResult) -> None:
+    table = Table(box=None)
+    for name in ("candidate", "parameters"):
+        table.add_column(name)
+    for name in ("rows", result.metric):
+        table.add_column(name, justify="right")
+    for trial in result.trials:
+        parameters = ", ".join(f"{name}={value}" for name, value in trial.parameters.items())
+        table.add_row(trial.candidate, parameters, f"{trial.rows:,}", f"{trial.metric:.4g}")
+    stdout.print(table)
+    for item in result.removed:
+        stdout.print(f"taken out: {item.count:,} × {item.reason}", markup=False)
+    stdout.print(
+        f"{result.digest}\n"
+        f"{result.candidate}, {result.metric} {result.value:.4g} on held-out rows; "
+        f"fitted on {result.rows:,}; scored by {result.scoring} ({result.scoring_reason})",
+        markup=False,
+        soft_wrap=True,
+    )
+    stdout.print(
+        "it is the champion now"
+        if result.promoted
+        else "there is a champion already: `driftline models promote` makes this one answer"
+    )

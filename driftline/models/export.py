@@ -1,0 +1,48 @@
+"""Writes a verified package's model as plain files, for other programs."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Literal
+
+from driftline.errors import MissingExtra, PackageCheckFailed
+from driftline.models.load import VerifiedPackage
+from driftline.models.package import JOBLIB, MANIFEST, ONNX
+
+Format = Literal["joblib", "onnx", "pickle"]
+
+
+def export_model(
+    package: VerifiedPackage, folder: Path, formats: tuple[Format, ...] | None = None
+) -> list[Path]:
+    """Write the model in these formats (all that it has, by default) and its manifest.
+
+    Returns the paths. Raises PackageCheckFailed if it has no ONNX form and one was asked for.
+    """
+    manifest = package.manifest()
+    stem = f"{manifest.stream}-{package.digest.removeprefix('sha256:')[:12]}"
+    files = {f"{stem}.json": package.file(MANIFEST)}
+    for kind in formats or ("joblib", "onnx", "pickle"):
+        if kind == "joblib":
+            files[f"{stem}.joblib"] = package.file(JOBLIB)
+        elif kind == "pickle":
+            files[f"{stem}.pickle"] = _pickled(package.file(JOBLIB))
+        elif package.has(ONNX):
+            files[f"{stem}.onnx"] = package.file(ONNX)
+        elif formats:
+            raise PackageCheckFailed(
+                f"{package.digest} has no ONNX form: {manifest.scoring_reason}",
+                hint="export it as joblib or pickle",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return [folder / name for name in files]
+
+
+def _pickled(joblib_bytes: bytes) -> bytes:
+    try:
+        import joblib
+    except ImportError as error:
+        raise MissingExtra("joblib", "all") from error
+    return pickle.dumps(joblib.load(io.BytesIO(joblib_bytes)))
