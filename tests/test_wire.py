@@ -1,0 +1,118 @@
+"""The wire format: stored examples, JSON Schemas and docs/events.md say what the code says.
+
+A file in `golden` is named after topic and event. One that must be changed is a change for every
+reader of that topic.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from driftline import events
+from driftline.codec import envelope
+from driftline.codec.labels import LabelCodec
+from driftline.codec.records import RecordCodec
+from driftline.stream import load
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.json"))
+DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "predictions": envelope.predictions_decoder,
+    "outcomes": envelope.outcomes_decoder,
+    "windows": envelope.windows_decoder,
+    "drift": envelope.drift_decoder,
+    "retrain": envelope.retrain_decoder,
+    "models": envelope.models_decoder,
+}
+EVENTS = [path for path in GOLDEN if path.name.split(".")[0] in DECODERS]
+by_example = pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+
+
+def event_types() -> dict[str, type[msgspec.Struct]]:
+    """Event by the value of its field `type`."""
+    return {
+        str(kind.__struct_config__.tag): kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, events.Event) and kind is not events.Event
+    }
+
+
+@by_example
+def test_an_example_is_read_and_written_byte_for_byte(path: Path) -> None:
+    topic, kind, *_ = path.name.split(".")
+    value = path.read_bytes().rstrip(b"\n")
+    event = DECODERS[topic].decode(value)
+    assert event.__struct_config__.tag == kind
+    assert envelope.encode(event) == value
+
+
+@by_example
+def test_an_example_fits_its_topics_schema(path: Path) -> None:
+    topic = path.name.split(".")[0]
+    schema = json.loads((ROOT / "docs" / "schemas" / f"{topic}.json").read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(schema)
+    errors = list(Draft202012Validator(schema).iter_errors(json.loads(path.read_bytes())))
+    assert not errors
+
+
+def test_every_event_has_an_example() -> None:
+    assert {path.name.split(".")[1] for path in EVENTS} == set(event_types())
+
+
+def test_a_feature_record_is_read_as_the_stream_file_says() -> None:
+    codec = RecordCodec(load(ROOT / "examples" / "iris.toml"))
+    value = (ROOT / "tests" / "golden" / "features.iris.json").read_bytes()
+    batch = codec.decode([value])
+    assert not batch.rejected
+    assert batch.ids == ["flower-000017"]
+    assert batch.rows == [17]
+    assert batch.times_us == [1_736_150_417_000_000]
+    assert batch.columns.numbers["petal_length"].tolist() == [1.4]
+
+
+def test_a_label_is_read_as_the_stream_file_says() -> None:
+    codec = LabelCodec(load(ROOT / "examples" / "iris.toml"))
+    label = codec.decode((ROOT / "tests" / "golden" / "labels.iris.json").read_bytes())
+    assert (label.record_id, label.label, label.at) == ("flower-000017", "setosa", 47)
+
+
+def documented_fields() -> Iterator[tuple[str, str, set[str]]]:
+    """(event, what of it, fields) of each table in docs/events.md."""
+    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
+    for section in re.split(r"^### ", text, flags=re.M)[1:]:
+        event = section.split("\n", 1)[0]
+        for what, rows in re.findall(
+            r"^\| field(?: of an? (\w+))? \| \|\n\|.*\n((?:\|.*\n)+)", section, flags=re.M
+        ):
+            first_cells = [row.split("|")[1] for row in rows.splitlines()]
+            yield (
+                event,
+                what,
+                {name for cell in first_cells for name in re.findall(r"`(.+?)`", cell)},
+            )
+
+
+def test_every_field_of_every_event_is_documented_and_no_other() -> None:
+    parts: dict[tuple[str, str], type[msgspec.Struct]] = {
+        ("data_window", "group"): events.DataGroup,
+        ("data_window", "column"): events.ColumnResult,
+        ("performance_window", "group"): events.PerformanceGroup,
+    }
+    expected = {
+        (name, ""): {"type", *kind.__struct_fields__} for name, kind in event_types().items()
+    } | {key: set(kind.__struct_fields__) for key, kind in parts.items()}
+    assert {(event, what): fields for event, what, fields in documented_fields()} == expected
+
+
+def test_the_schemas_are_those_of_the_code() -> None:
+    check = [sys.executable, str(ROOT / "scripts" / "schemas.py"), "--check"]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
