@@ -1,0 +1,1 @@
+"""What all services share: stream file, events, topics, broker, loop, models."""

@@ -1,0 +1,1 @@
+"""The command line and the composition root: all that is in `driftline` and imports services."""

@@ -1,0 +1,1 @@
+"""Model packages: pack, sign, store, verify, load, score."""
