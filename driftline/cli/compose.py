@@ -5,6 +5,7 @@ service and no others.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from driftline.broker.port import Broker
 from driftline.clock import Clock
@@ -22,9 +23,10 @@ def build_handler(
     broker: Broker,
     clock: Clock,
     *,
+    reports: Path,
     in_process: bool = False,
 ) -> Handler:
-    """The handler of one service.
+    """The handler of one service. `reports` is the folder for Evidently's pages.
 
     With `in_process`, training and reports are done in this thread, at once (`driftline run`);
     otherwise in a process of their own, while the loop goes on polling.
@@ -41,7 +43,9 @@ def build_handler(
         case "monitor":
             from monitor.service import MonitorHandler
 
-            return MonitorHandler(stream, Models.of(settings, stream))
+            return MonitorHandler(
+                stream, Models.of(settings, stream), reports=reports, in_process=in_process
+            )
         case "trainer":
             from trainer.build import build_trainer
 
@@ -55,6 +59,7 @@ def build_loop(
     broker: Broker,
     *,
     clock: Clock,
+    reports: Path | None = None,
     slot: int = 0,
     in_process: bool = False,
     commit_interval_s: float = COMMIT_INTERVAL_S,
@@ -62,7 +67,17 @@ def build_loop(
 ) -> Loop:
     """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler."""
     return Loop(
-        wrap(build_handler(service, stream, settings, broker, clock, in_process=in_process)),
+        wrap(
+            build_handler(
+                service,
+                stream,
+                settings,
+                broker,
+                clock,
+                reports=reports or settings.home / "reports" / stream.name,
+                in_process=in_process,
+            )
+        ),
         broker,
         group=Topics(stream).group(service),
         delivery=stream.kafka.inference_delivery if service == "inference" else "exactly_once",

@@ -123,8 +123,7 @@ def open_context(
         from driftline.broker.memory import MemoryBroker
 
         folder = run_folder(settings, run)
-        kept = msgspec.structs.replace(settings, model_store=str(folder / "models"))
-        return Context(kept, load(folder / "stream.toml"), MemoryBroker.load(folder / "topics"))
+        return Context(settings, load(folder / "stream.toml"), MemoryBroker.load(folder / "topics"))
     stream = find_stream(file)
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     return Context(settings, stream, broker)

@@ -98,7 +98,6 @@ def play(
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     stream = load(find_stream_file(file))
     folder = _new_folder(settings, stream.name)
-    settings = msgspec.structs.replace(settings, model_store=str(folder / "models"))
     shutil.copyfile(file, folder / "stream.toml")
     narrator = Narrator(stream, stderr if as_json else stdout)
     columns = (
@@ -113,6 +112,7 @@ def play(
             stream,
             data,
             settings,
+            reports=folder / "reports",
             warmup=warmup,
             limit=limit,
             seed=seed,

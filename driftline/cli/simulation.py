@@ -22,11 +22,9 @@ from driftline.cli.compose import build_loop
 from driftline.cli.observer import Comparison, Happening, Observer
 from driftline.clock import ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
-from driftline.codec.values import format_time
 from driftline.errors import TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
 from driftline.loop import COMMIT_INTERVAL_S, Loop
-from driftline.models.catalog import Catalog
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.reconcile import Reconciliation, reconcile
@@ -35,7 +33,7 @@ from driftline.stream import DriftKind, Metric, Stream
 from driftline.topics import SERVICES, Service, Topics, apply, require
 from producers.playback import Play, Playback
 from producers.sources import open_source
-from trainer.first import announcement_record, pointer_record, train_first_with
+from trainer.first import train_first
 
 # Rows sent between two turns of the services: how exactly `row` is known, and how soon a new model
 # answers. On Kafka each turn waits for commits, so they are fewer.
@@ -239,6 +237,7 @@ def prepare(
     data: str,
     settings: Settings,
     *,
+    reports: Path,
     warmup: float,
     limit: int | None,
     seed: int,
@@ -271,19 +270,17 @@ def prepare(
         admin.close()
     playback = Playback(stream, open_source(data), seed=seed, limit=limit)
     warm = playback.warm_up(warmup)
-    trained = train_first_with(
-        settings,
+    trained = train_first(
         stream,
         warm.records,
         warm.labels,
-        trained_at=format_time(round((clock or SystemClock()).time() * 1e6)),
+        settings=settings,
+        clock=clock or SystemClock(),
         progress=on_training,
     )
-    announced = trained.announcement
-    pointer = trained.pointer(Catalog(), at=announced.trained_at)
     producer = broker.producer(client_id="driftline-run")
-    producer.send(announcement_record(topics, announced))
-    producer.send(pointer_record(topics, pointer))
+    for record in trained.records:
+        producer.send(record)
     producer.close()
     models = Models.of(settings, stream)
     return Simulation(
@@ -296,17 +293,18 @@ def prepare(
                 settings,
                 broker,
                 clock=clock or SystemClock(),
+                reports=reports,
                 in_process=True,
                 commit_interval_s=0.0 if clock else COMMIT_INTERVAL_S,
             )
             for service in SERVICES
         },
         playback,
-        static=models.load(announced),
+        static=models.load(trained.announcement),
         first=FirstModel(
-            digest=announced.digest,
-            candidate=announced.candidate,
-            value=announced.value,
+            digest=trained.digest,
+            candidate=trained.candidate,
+            value=trained.value,
             prior=prior_prediction(stream, warm.labels),
             rows=warm.rows,
             unlabelled=warm.unlabelled,

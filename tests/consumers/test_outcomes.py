@@ -147,7 +147,8 @@ def test_watermarks_flow_through_in_order() -> None:
 def logs(draw: st.DrawFn) -> tuple[list[Message], list[Message]]:
     """A predictions and a labels partition: some labels first, late, twice, changed or never."""
     rows = draw(st.integers(1, 12))
-    predictions, labels = [], []
+    predictions: list[Message] = []
+    labels: list[Message] = []
     for row in range(rows):
         predictions.append(prediction(len(predictions), row, source=row))
         if draw(st.integers(0, 5)) == 0:

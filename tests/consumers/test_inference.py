@@ -1,0 +1,242 @@
+"""Inference: what is scored, what is refused, and which model answers."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from consumers.inference import InferenceHandler
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.codec.envelope import predictions_decoder
+from driftline.events import Prediction, Watermark
+from driftline.models.catalog import Catalog, announcement_record
+from driftline.models.keys import Trusted, new_key
+from driftline.models.load import Models
+from driftline.models.store import ModelStore
+from driftline.settings import load_settings
+from driftline.stream import Record, Stream, loads
+from driftline.topics import MAX_RECORD_BYTES, Topics
+from trainer.first import TrainedModel, train_first
+
+STREAM = loads(
+    """
+    version = 1
+    name = "s"
+    task = "classification"
+    target = "y"
+    features = { x = "number", colour = "category" }
+    derived = { double = "2 * x" }
+    kafka = { partitions = 2 }
+    models = { candidates = ["logistic_regression"], tune = false }
+    """
+)
+TOPICS = Topics(STREAM)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("installation")
+    new_key(folder / "keys")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> TrainedModel:
+    return trained(home)
+
+
+def trained(home: Path, *, flip: bool = False, catalog: Catalog | None = None) -> TrainedModel:
+    values = [(i % 100) / 100 for i in range(200)]
+    records = [
+        msgspec.json.encode({"@row": i, "x": x, "colour": "red" if i % 3 else "blue"})
+        for i, x in enumerate(values)
+    ]
+    labels = ["high" if (x > 0.5) != flip else "low" for x in values]
+    settings = load_settings({"DRIFTLINE_HOME": str(home)})
+    return train_first(
+        STREAM, records, labels, settings=settings, clock=ManualClock(), catalog=catalog
+    )
+
+
+class Service:
+    """An inference handler, its `models` topic and its features, as messages."""
+
+    def __init__(self, home: Path, stream: Stream = STREAM) -> None:
+        self.clock = ManualClock()
+        models = Models(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
+        self.handler = InferenceHandler(stream, models, self.clock)
+        self.handler.assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
+        self.catalog = Catalog()
+        self.offset = 0
+
+    def publish(self, model: TrainedModel, **changes: str) -> None:
+        announced = msgspec.structs.replace(model.announcement, **changes)
+        for sent in (announcement_record(TOPICS, announced), model.records[1]):
+            message = self._message("s.models", sent.value)
+            self.catalog.apply(message)
+            self.handler.follow([message])
+
+    def send(self, *values: bytes, partition: int = 0) -> list[Outgoing]:
+        messages = [self._message("s.features", value, partition) for value in values]
+        return list(self.handler.handle(messages))
+
+    def _message(self, topic: str, value: bytes | None, partition: int = 0) -> Message:
+        self.offset += 1
+        return Message(topic, partition, self.offset, b"key", value)
+
+
+def record(row: int, **fields: object) -> bytes:
+    return msgspec.json.encode({"@row": row, "x": 0.9, "colour": "red"} | fields)
+
+
+def predicted(output: list[Outgoing]) -> list[Prediction]:
+    events = [
+        predictions_decoder.decode(o.value or b"") for o in output if o.topic.endswith("ions")
+    ]
+    return [event for event in events if isinstance(event, Prediction)]
+
+
+def refused(output: list[Outgoing]) -> list[str]:
+    return [
+        dict(o.headers)["driftline_reason"].decode() for o in output if o.topic == "s.deadletters"
+    ]
+
+
+def test_a_prediction_names_its_model_its_source_and_carries_the_record(
+    home: Path, first: TrainedModel
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    raw = b' {"@row": 3, "x": 0.9,  "colour": "red", "unknown": [1]}'
+    (output,) = service.send(raw, partition=1)
+    (event,) = predicted([output])
+    assert (event.record_id, event.row, event.prediction) == ("3", 3, "high")
+    assert event.model == first.announcement.digest
+    assert (event.source.topic, event.source.partition) == ("s.features", 1)
+    assert event.source.offset == service.offset
+    assert output.partition == 1
+    assert bytes(event.record) == raw.strip()
+    assert event.scores is not None
+    assert sum(event.scores.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"not JSON", "not JSON"),
+        (b'{"@row": 1, "x": 0.5}', "column 'colour' is null or absent"),
+        (b'{"@row": 1, "x": "0.5", "colour": "red"}', "column 'x': expected a number"),
+        (b'{"x": 0.5, "colour": "red"}', "'@row'"),
+        (b"\xff", "UTF-8"),
+        (b"[]", "not a JSON object"),
+    ],
+)
+def test_what_cannot_be_scored_is_a_dead_letter_with_the_reason(
+    home: Path, first: TrainedModel, value: bytes, reason: str
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    output = service.send(value, record(7))
+    assert [event.record_id for event in predicted(output)] == ["7"]
+    (said,) = refused(output)
+    assert reason in said
+    letter = next(o for o in output if o.topic == "s.deadletters")
+    assert letter.value == value
+
+
+def test_a_prediction_that_would_be_too_large_is_a_dead_letter(
+    home: Path, first: TrainedModel
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    output = service.send(record(1, note="x" * (MAX_RECORD_BYTES - 100)))
+    assert "too large" in refused(output)[0]
+
+
+@pytest.mark.parametrize("policy", ["score", "dead_letter"])
+def test_unseen_categories_follow_the_policy(home: Path, first: TrainedModel, policy: str) -> None:
+    rules = msgspec.convert({"unseen": policy}, Record)
+    service = Service(home, msgspec.structs.replace(STREAM, record=rules))
+    service.publish(first)
+    output = service.send(record(1, colour="green"))
+    assert len(predicted(output)) == (policy == "score")
+    expected = [] if policy == "score" else ["unseen category: column 'colour' is 'green'"]
+    assert refused(output) == expected
+
+
+def test_without_a_model_it_is_not_ready(home: Path, first: TrainedModel) -> None:
+    service = Service(home)
+    assert not service.handler.ready
+    service.publish(first)
+    assert service.handler.ready
+
+
+def test_a_new_champion_answers_from_the_next_batch(home: Path, first: TrainedModel) -> None:
+    service = Service(home)
+    service.publish(first)
+    before = predicted(service.send(record(1)))
+    second = trained(home, flip=True, catalog=service.catalog)
+    service.publish(second)
+    after = predicted(service.send(record(2)))
+    assert [before[0].prediction, after[0].prediction] == ["high", "low"]
+    assert after[0].model == second.announcement.digest
+
+
+@pytest.mark.parametrize("fault", ["tampered", "unsigned", "gone", "wrong key"])
+def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
+    home: Path, first: TrainedModel, fault: str, tmp_path: Path
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    bad = trained(home, flip=True, catalog=service.catalog)
+    digest = bad.announcement.digest
+    path = Path(bad.announcement.location.removeprefix("file://"))
+    kept = path.read_bytes()
+    changes: dict[str, str] = {}
+    try:
+        match fault:
+            case "tampered":
+                path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+            case "gone":
+                path.unlink()
+            case "unsigned":
+                changes = {"signature": ""}
+            case "wrong key":
+                changes = {"key_id": new_key(tmp_path / "other")}
+        service.publish(bad, **changes)
+        assert predicted(service.send(record(1)))[0].model == first.announcement.digest
+        assert digest in service.handler.refused
+    finally:
+        path.write_bytes(kept)
+
+
+def test_after_a_restart_a_bad_champion_makes_way_for_its_parent(
+    home: Path, first: TrainedModel
+) -> None:
+    catalog = Catalog()
+    for sent in first.records:
+        catalog.apply(Message("s.models", 0, 0, sent.key, sent.value))
+    bad = trained(home, flip=True, catalog=catalog)
+    service = Service(home)
+    unsigned = msgspec.structs.replace(bad.announcement, signature="00")
+    messages = [first.records[0], announcement_record(TOPICS, unsigned), bad.records[1]]
+    service.handler.follow(
+        [Message("s.models", 0, i, m.key, m.value) for i, m in enumerate(messages)]
+    )
+    assert service.handler.model == first.announcement.digest
+
+
+def test_a_silent_partition_is_moved_on_by_a_watermark_once(
+    home: Path, first: TrainedModel
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    service.send(record(41), partition=0)
+    assert not service.handler.tick()
+    service.clock.advance(11)
+    service.send(record(42), partition=0)
+    (output,) = service.handler.tick()
+    assert output.partition == 1
+    assert predictions_decoder.decode(output.value or b"") == Watermark(position=43)
+    assert not service.handler.tick()
