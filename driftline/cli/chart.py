@@ -64,14 +64,16 @@ def element(tag: str, *children: ET.Element | str, **attributes: str | float) ->
 
 
 def format_value(value: float | None) -> str:
-    """A metric for people: three digits, more before the point.
+    """A metric for people: three digits behind the point where it is a share.
 
-    >>> format_value(0.95349), format_value(1234.5), format_value(None)
-    ('0.953', '1,234', '–')
+    >>> format_value(0.97), format_value(43.274), format_value(1234.5), format_value(None)
+    ('0.970', '43.27', '1,234', '–')
     """
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if value else "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 1 or 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -150,7 +152,7 @@ class _Scale(msgspec.Struct, frozen=True):
 def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Element]:
     for value in heights:
         yield _line(LEFT, scale.y(value), WIDTH - RIGHT, scale.y(value), "grid")
-        yield _text(format_value(value), LEFT - 8, scale.y(value) + 4, "end")
+        yield _text(f"{value:,.10g}", LEFT - 8, scale.y(value) + 4, "end")
     for row in ticks(scale.start, scale.end, 8):
         if scale.start <= row <= scale.end:
             yield _line(scale.x(row), TOP + PLOT, scale.x(row), lowest + 5, "grid")

@@ -151,7 +151,7 @@ def _tiles(report: RunReport) -> ET.Element:
         ("outcomes", f"{totals.outcomes:,}", "predictions with their label"),
         ("dead letters", f"{totals.dead_letters:,}", "could not be processed"),
         ("lost", f"{totals.lost:,}", "neither prediction nor dead letter"),
-        ("windows", f"{totals.windows:,}", "tested for drift"),
+        ("windows", f"{totals.windows:,}", "of data and of performance"),
         ("models", f"{totals.models:,}", "published, with the first"),
     ]
     return element(
@@ -262,7 +262,7 @@ def _table(report: RunReport) -> ET.Element:
                     class_="what",
                 ),
                 element("td", *why, class_="why"),
-                element("td", element("code", _short(event.id), title=event.id)),
+                element("td", element("code", _short(event.id), title=event.id), class_="id"),
                 **anchor,
             )
         )
