@@ -1,8 +1,9 @@
 """`driftline models` and `driftline freeze`: what was trained, who answers, and changing that."""
 
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
@@ -44,6 +45,14 @@ Digest = Annotated[
     ),
 ]
 Why = Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")]
+
+
+class ExportFormat(Enum):
+    """`models.export.Format` as Typer takes it: a list of literals is beyond it."""
+
+    JOBLIB = "joblib"
+    ONNX = "onnx"
+    PICKLE = "pickle"
 
 
 class ModelLine(msgspec.Struct, frozen=True):
@@ -206,7 +215,7 @@ def export(
     digest: Digest,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
     formats: Annotated[
-        list[Literal["joblib", "onnx", "pickle"]] | None,
+        list[ExportFormat] | None,
         typer.Option("--format", help="Default: all that the package has."),
     ] = None,
     stream: StreamOption = None,
@@ -220,13 +229,14 @@ def export(
 
     Example: driftline models export champion exported --run last
     """
-    from driftline.models.export import export_model
+    from driftline.models.export import Format, export_model
     from driftline.models.load import Models
 
     context = open_context(stream, bootstrap_server, run)
     announced = _find(_catalog(context), digest)
     package = Models.of(context.settings, context.stream).fetch(announced)
-    for path in export_model(package, folder, tuple(formats) if formats else None):
+    chosen: tuple[Format, ...] = tuple(item.value for item in formats or ())
+    for path in export_model(package, folder, chosen or None):
         stdout.print(str(path), markup=False, soft_wrap=True)
 
 
