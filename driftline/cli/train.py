@@ -42,6 +42,10 @@ def train(
         ),
     ],
     file: StreamFile = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on the first so many rows alone.", show_default=False),
+    ] = None,
     promote: Annotated[
         bool,
         typer.Option("--promote", help="Make it champion even if there is one already."),
@@ -73,7 +77,7 @@ def train(
         *columns, console=stderr, transient=True, disable=json or not stderr.is_terminal
     ) as bar:
         task = bar.add_task("reading", total=None)
-        records, labels = labelled_records(stream, data)
+        records, labels = labelled_records(stream, data, limit)
         trained = train_first(
             stream,
             records,
@@ -113,8 +117,12 @@ def train(
         _tell(result)
 
 
-def labelled_records(stream: Stream, data: str) -> tuple[list[bytes], list[Value]]:
-    """All records of a data set that have a label, as they would be sent, and their labels.
+def labelled_records(
+    stream: Stream, data: str, limit: int | None = None
+) -> tuple[list[bytes], list[Value]]:
+    """The records of a data set that have a label, as they would be sent, and their labels.
+
+    `limit`: of the first so many rows alone.
 
     Raises DataError if there are none.
     """
@@ -125,6 +133,7 @@ def labelled_records(stream: Stream, data: str) -> tuple[list[bytes], list[Value
     playback = Playback(
         msgspec.structs.replace(stream, simulate=Simulate(label_delay="data" if own else 0)),
         open_source(data),
+        limit=limit,
     )
     codec = LabelCodec(stream)
     waiting: dict[str, bytes] = {}
