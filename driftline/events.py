@@ -167,7 +167,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     `errors` are 0 or 1 for classification, absolute errors for regression, in the order of label
     position and id; of more records than a twentieth of `windows.max_sample`, those with the
     smallest hash of their id. `first_position` and `last_position` are those of the records
-    themselves, to estimate the onset of a change.
+    themselves, to estimate the onset of a change. `reference_error` is the model's held-out one.
     """
 
     id: str
@@ -177,6 +177,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     model: str
     records: int
     errors: tuple[float, ...]
+    reference_error: float | None
     first_position: int
     last_position: int
     row: int | None

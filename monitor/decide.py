@@ -6,7 +6,7 @@ were read first.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from driftline.events import (
@@ -14,13 +14,14 @@ from driftline.events import (
     DataGroup,
     DataWindow,
     DriftEvent,
+    PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
     RetrainRequest,
     WindowsEvent,
 )
 from driftline.stream import DriftKind, Stream
-from monitor.detectors import REMEMBERED, ErrorDetector
+from monitor.detectors import REMEMBERED, ErrorDetector, Rise
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
 
@@ -53,21 +54,31 @@ class Decider:
     # ---- data, predictions, quality -------------------------------------------------------------
 
     def _data(self, window: DataWindow) -> list[DriftEvent]:
+        # Too few records say neither that there is drift nor that there is none.
         tested = [group for group in window.groups if group.tested]
         if not tested:
-            return []  # too few records say neither that there is drift nor that there is none
-        group = tested[-1]  # of several models the newest: what it sees is what matters from now on
-        findings: dict[DriftKind, Finding | None] = {
-            "data": _drifted(group.columns, window.start),
-            "prediction": _drifted((group.prediction,) if group.prediction else (), window.start),
-            "quality": _quality(group, window.start),
-        }
-        events = [
-            self._lanes[kind].observe(
-                finding, model=group.model, window=window.id, position=window.end
-            )
-            for kind, finding in findings.items()
-        ]
+            return []
+        events: list[DriftEvent | None] = []
+        for kind, verdict in _VERDICTS.items():
+            lane = self._lanes[kind]
+            # What is new in the data is an event even where a newer model knows it already; what
+            # is new in the predictions of a model that no longer answers is of no consequence.
+            for group in tested[:-1] if kind != "prediction" else ():
+                if lane.open is None and (finding := verdict(group, window.start)) is not None:
+                    events.append(
+                        lane.observe(
+                            finding, model=group.model, window=window.id, position=window.end
+                        )
+                    )
+            if not _is_newer(lane.open, tested[-1].model, window):
+                events.append(
+                    lane.observe(
+                        verdict(tested[-1], window.start),
+                        model=tested[-1].model,
+                        window=window.id,
+                        position=window.end,
+                    )
+                )
         return [event for event in events if event is not None]
 
     # ---- performance ----------------------------------------------------------------------------
@@ -82,24 +93,19 @@ class Decider:
         return [] if event is None else [event]
 
     def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
+        found_in, self._errors.found_in = self._errors.found_in, None
+        lane = self._lanes["performance"]
         tested = [group for group in window.groups if group.p_value is not None]
-        if not tested:
+        if not tested or _is_newer(lane.open, tested[-1].model, window):
             return []
         group = tested[-1]
-        found_by_detector, self._errors.found = self._errors.found, False
-        finding = None
-        if group.worse and group.reference_error is not None:
-            finding = Finding(
-                columns=(),
-                severity=_loss(group.reference_error, group.error),
-                message=f"error {group.error:.4g} in the window, "
-                f"{group.reference_error:.4g} when the model was trained",
-                onset=window.start,
-            )
-        elif found_by_detector:
-            return []  # not quiet, though not worse than when the model was trained
-        event = self._lanes["performance"].observe(
-            finding, model=group.model, window=window.id, position=window.end
+        if not group.worse and group.model == found_in:
+            return []  # not worse than in training over the whole window, yet not quiet
+        event = lane.observe(
+            _worse(group, window.start) if group.worse else None,
+            model=group.model,
+            window=window.id,
+            position=window.end,
         )
         return [] if event is None else [event]
 
@@ -115,7 +121,8 @@ class _Errors:
         self._model: str | None = None
         self._newest: int | None = None  # position of that model's newest record
         self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
-        self.found = False  # since the last window
+        self._recent: deque[float] = deque(maxlen=REMEMBERED)
+        self.found_in: str | None = None  # the model of the last finding since the last window
 
     def update(self, pane: PerformancePane) -> Finding | None:
         """The rise of the error that a detector finds in this pane."""
@@ -126,6 +133,7 @@ class _Errors:
             self._model = pane.model
             self._restart()
         self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
+        self._recent.extend(pane.errors)
         self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
         while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
             self._panes.popleft()
@@ -135,7 +143,7 @@ class _Errors:
             rise = detector.rise
             if rise is None or finding is not None:
                 continue
-            if rise.after < rise.before * (1.0 + self._stream.drift.min_metric_loss):
+            if not self._matters(rise, pane):
                 continue
             finding = Finding(
                 columns=(),
@@ -147,11 +155,25 @@ class _Errors:
                 detector=detector.name,
                 notable=True,
             )
-        self.found = self.found or finding is not None
+        if finding is not None:
+            self.found_in = pane.model
         return finding
+
+    def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
+        """Whether the error is enough worse than it was, and than when the model was trained."""
+        least = 1.0 + self._stream.drift.min_metric_loss
+        if rise.after < rise.before * least:
+            return False
+        known = pane.reference_error
+        return known is None or self._mean_of_last(rise.ago) >= known * least
+
+    def _mean_of_last(self, count: int) -> float:
+        recent = list(self._recent)[-count:]
+        return sum(recent) / max(1, len(recent))
 
     def _restart(self) -> None:
         self._panes.clear()
+        self._recent.clear()
         for detector in self._detectors:
             detector.reset()
 
@@ -162,6 +184,14 @@ class _Errors:
                 return first + (last - first) * (count - ago) // max(1, count - 1)
             ago -= count
         return self._panes[0][0]
+
+
+def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
+    return _drifted(group.columns, onset)
+
+
+def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
+    return _drifted((group.prediction,) if group.prediction is not None else (), onset)
 
 
 def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
@@ -178,7 +208,7 @@ def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
     )
 
 
-def _quality(group: DataGroup, onset: int) -> Finding | None:
+def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
     shares = [
         (getattr(column, quality) / group.records, column.column, quality)
         for column in group.columns
@@ -199,6 +229,29 @@ def _quality(group: DataGroup, onset: int) -> Finding | None:
     )
 
 
+def _worse(group: PerformanceGroup, onset: int) -> Finding:
+    before = group.reference_error or 0.0
+    return Finding(
+        columns=(),
+        severity=_loss(before, group.error),
+        message=f"error {group.error:.4g} in the window, {before:.4g} when the model was trained",
+        onset=onset,
+    )
+
+
+def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
+    """Whether the open event is of a model that answered after `model`: it says nothing of it."""
+    names = [group.model for group in window.groups]
+    return event is not None and event.model in names[names.index(model) + 1 :]
+
+
 def _loss(before: float, after: float) -> float:
     """The rise as a share of what the error was."""
     return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)
+
+
+_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup, int], Finding | None]]] = {
+    "data": _data_verdict,
+    "prediction": _prediction_verdict,
+    "quality": _quality_verdict,
+}

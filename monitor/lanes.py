@@ -22,7 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
     onset: int | None
     detector: str | None = None
-    notable: bool = False  # told even if the open event is not worse than it was
+    notable: bool = False  # of its own, even if not worse: told again after a window's length
 
 
 class Lane:
@@ -49,7 +49,9 @@ class Lane:
             identity = event_id("drift", self._stream.name, self._kind, window)
             return self._publish("opened", identity, finding, model, window, position)
         more = set(finding.columns) - set(event.columns)
-        if not (finding.notable or more or finding.severity >= WORSENED * event.severity):
+        is_worse = finding.severity >= WORSENED * event.severity
+        is_new = finding.notable and position - event.position >= self._stream.window_size
+        if not (is_new or more or is_worse):
             return None
         columns = (*event.columns, *(name for name in finding.columns if name in more))
         # A further rise of the error has an onset of its own; shifted data go on being so.

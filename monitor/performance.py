@@ -151,11 +151,18 @@ class PerformanceWindows:
             model=model,
             records=sum(part.records for part in parts),
             errors=tuple(entry[4] for entry in entries),
+            reference_error=self._reference_error(model),
             first_position=min(part.first for part in parts),
             last_position=max(part.last for part in parts),
             row=_largest(part.row for part in parts),
             time=_time(part.time_us for part in parts),
         )
+
+    def _reference_error(self, model: str) -> float | None:
+        reference = self._references.of(model)
+        if reference is None or not len(reference.errors):
+            return None
+        return float(reference.errors.mean())
 
     def _close_window(self, window: int) -> PerformanceWindow:
         grid, stream = self._progress.grid, self._stream
