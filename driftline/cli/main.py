@@ -38,7 +38,10 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("produce", ("produce",)),
         ("doctor", ("doctor",)),
     ],
-    "Services": [("services", ("inference", "outcomes", "monitor", "trainer"))],
+    "Services": [
+        ("services", ("inference", "outcomes", "monitor", "trainer")),
+        ("health", ("health",)),
+    ],
     "Models": [
         ("train", ("train",)),
         ("models", ("models", "freeze")),
