@@ -1,7 +1,6 @@
 """`driftline tail`: the newest messages of a topic, and those to come."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Annotated, get_args
 
 import typer
@@ -17,12 +16,11 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.errors import SettingsError
+from driftline.operations import newest
 from driftline.scan import ranges, scan
 from driftline.stream import Stream
 from driftline.topics import Role, Topics
 
-# A transaction's marker takes an offset and holds nothing: look further back than asked for.
-_LOOK_BACK = 100
 _FOLLOW_WAIT_S = 0.5
 
 
@@ -90,27 +88,6 @@ def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
         f"stream {stream.name!r} has no topic {topic!r}",
         hint=f"expected one of {', '.join(get_args(Role))}",
     )
-
-
-def newest(
-    broker: Broker, span: dict[TopicPartition, OffsetRange], count: int
-) -> Iterator[Message]:
-    """The newest `count` messages of a topic by publish time, oldest first."""
-    back = count + _LOOK_BACK
-    while count:
-        begun = {p: OffsetRange(max(r.start, r.end - back), r.end) for p, r in span.items()}
-        kept: dict[int, deque[Message]] = {p.partition: deque(maxlen=count) for p in span}
-        for batch in scan(broker, begun):
-            for message in batch:
-                kept[message.partition].append(message)
-        if all(
-            len(kept[p.partition]) == count or begun[p].start == r.start for p, r in span.items()
-        ):
-            found = [message for messages in kept.values() for message in messages]
-            found.sort(key=lambda m: (m.timestamp_ms, m.partition, m.offset))
-            yield from found[-count:]
-            return
-        back *= 4
 
 
 def _follow(

@@ -90,7 +90,12 @@ def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
         return bool(wrong)
     table = Table(box=None)
     for name in ("topic", "partitions", "key", "written by", "read by", "kept", "on the broker"):
-        table.add_column(name, justify="right" if name == "partitions" else "left")
+        table.add_column(
+            name,
+            justify="right" if name == "partitions" else "left",
+            no_wrap=name == "topic",
+            overflow="fold",
+        )
     for item in items:
         topic = item.topic
         table.add_row(

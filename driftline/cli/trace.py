@@ -18,6 +18,9 @@ from driftline.cli.options import (
 )
 from driftline.history import Node
 
+BECAUSE = "because of"
+LED_TO = "led to"
+
 
 def trace(
     id: Annotated[
@@ -58,19 +61,18 @@ def trace(
 
 def _tree(node: Node) -> Tree:
     tree = Tree(_label(node))
-    if node.causes:
-        _grow(tree.add("[dim]because of[/]"), node.causes)
-    if node.effects:
-        _grow(tree.add("[dim]led to[/]"), node.effects)
+    _grow(tree, node, "")
     return tree
 
 
-def _grow(tree: Tree, nodes: tuple[Node, ...]) -> None:
-    for node in nodes:
-        branch = tree.add(_label(node))
-        # Below the first level the direction is told by the branch above.
-        _grow(branch, node.causes)
-        _grow(branch, node.effects)
+def _grow(tree: Tree, node: Node, direction: str) -> None:
+    """Hang a node's causes and effects on it; the words stand where the direction changes."""
+    for words, others in ((BECAUSE, node.causes), (LED_TO, node.effects)):
+        if not others:
+            continue
+        branch = tree if words == direction else tree.add(f"[dim]{words}[/]")
+        for other in others:
+            _grow(branch.add(_label(other)), other, words)
 
 
 def _label(node: Node) -> str:

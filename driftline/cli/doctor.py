@@ -1,0 +1,64 @@
+"""`driftline doctor`: is everything there that a stream needs, and if not, what to do."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from driftline.broker import connect
+from driftline.cli.options import BootstrapServers, Json, StreamFile, find_stream, stdout
+from driftline.doctor import Check, check_broker, check_installation, check_models
+from driftline.errors import StreamFileError
+from driftline.settings import load_settings
+from driftline.stream import Stream
+
+_MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+
+
+def doctor(
+    file: StreamFile = None,
+    bootstrap_server: BootstrapServers = None,
+    broker: Annotated[
+        bool, typer.Option("--broker/--no-broker", help="Look at the broker and its topics.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Check libraries, keys, model store, broker, topics and champion; exit 1 if one fails.
+
+    Each line says what was found and, where it is not right, what to do about it.
+
+    Example: driftline doctor elec2.toml -b local
+    """
+    settings = load_settings(bootstrap_servers=bootstrap_server)
+    checks = [*check_installation(), *check_models(settings)]
+    stream: Stream | None = None
+    try:
+        stream = find_stream(file)
+        checks.append(Check("stream file", "ok", stream.name))
+    except StreamFileError as error:
+        # A named file must be right; without any, the installation alone is looked at.
+        checks.append(Check("stream file", "fail" if file else "warn", error.message, error.hint))
+    if broker:
+        client = connect(settings.client, settings.bootstrap_servers, settings.properties)
+        checks.extend(check_broker(settings, client, stream))
+    if json:
+        for check in checks:
+            print(msgspec.json.encode(check).decode())
+    else:
+        _show(checks)
+    if any(check.result == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def _show(checks: list[Check]) -> None:
+    table = Table(box=None, show_header=False)
+    table.add_column()
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        table.add_row(_MARKS[check.result], escape(check.name), escape(check.found))
+        if check.todo:
+            table.add_row("", "", f"[bold]→[/] {escape(check.todo)}")
+    stdout.print(table)

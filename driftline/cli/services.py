@@ -1,0 +1,124 @@
+"""The services as commands: one worker of inference, outcomes, monitor or trainer."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from driftline.cli.compose import build_loop
+from driftline.cli.options import BootstrapServers, StreamFile, open_context
+from driftline.cli.watched import Watched
+from driftline.clock import SystemClock
+from driftline.loop import Handler
+from driftline.processes import folder_of
+from driftline.topics import Service, Topics, require
+
+log = logging.getLogger(__name__)
+
+Slot = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Number of this worker, from 0; no two workers of a service may share one. It makes "
+        "the transactional id, which fences a predecessor that still lingers.",
+    ),
+]
+
+
+def inference(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, slot: Slot = 0
+) -> None:
+    """Score feature records with the champion, until Ctrl-C.
+
+    Waits while there is no model; swaps models between two batches; refuses those that are not
+    signed by a trusted key. Start more, each with its own --slot, to share the partitions.
+
+    Example: driftline inference elec2.toml -b local
+    """
+    _serve("inference", file, bootstrap_server, slot)
+
+
+def outcomes(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, slot: Slot = 0
+) -> None:
+    """Join predictions with the labels that come for them, until Ctrl-C.
+
+    Example: driftline outcomes elec2.toml -b local
+    """
+    _serve("outcomes", file, bootstrap_server, slot)
+
+
+def monitor(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, slot: Slot = 0
+) -> None:
+    """Test windows for drift, open and resolve drift events, ask for retraining, until Ctrl-C.
+
+    One worker decides for the whole stream; a second one only stands by.
+
+    Example: driftline monitor elec2.toml -b local
+    """
+    _serve("monitor", file, bootstrap_server, slot)
+
+
+def trainer(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, slot: Slot = 0
+) -> None:
+    """Answer retrain requests: train, compare with the champion, sign, publish, until Ctrl-C.
+
+    Example: driftline trainer elec2.toml -b local
+    """
+    _serve("trainer", file, bootstrap_server, slot)
+
+
+def _serve(service: Service, file: Path | None, bootstrap_server: str | None, slot: int) -> None:
+    """Check the topics, then run the loop until SIGINT or SIGTERM. Raises DriftlineError."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    # kafka-python tells of every connection and request at this level.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    stop = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stop.set())
+    context = open_context(file, bootstrap_server)
+    stream, topics, clock = context.stream, Topics(context.stream), SystemClock()
+    admin = context.broker.admin()
+    try:
+        require(admin, topics)
+    finally:
+        admin.close()
+    watched: list[Watched] = []
+
+    folder = folder_of(context.settings, stream)
+
+    def watch(handler: Handler) -> Handler:
+        watched.append(Watched(handler, service, topics, clock=clock, slot=slot, folder=folder))
+        return watched[-1]
+
+    try:
+        loop = build_loop(
+            service,
+            stream,
+            context.settings,
+            context.broker,
+            clock=clock,
+            reports=folder / "reports",
+            slot=slot,
+            wrap=watch,
+        )
+        log.info(
+            "%s of %s on %s, slot %d, by %s",
+            service,
+            stream.name,
+            context.settings.bootstrap_servers,
+            slot,
+            context.settings.client,
+        )
+        loop.run(stop, max_wait_s=stream.kafka.max_wait_ms / 1000)
+    except BaseException as error:
+        for each in watched:
+            each.write("failed", error=str(error) or type(error).__name__)
+        raise
+    for each in watched:
+        each.write("stopped")

@@ -1,0 +1,230 @@
+"""Checks an installation and a stream on a broker: what is right, what is not, what to do.
+
+In: settings, and a stream if there is one. Out: `Check`s. It changes nothing but for one empty file
+that it writes to the model store and removes.
+"""
+
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Literal
+
+import msgspec
+
+from driftline.broker.port import Admin, Broker
+from driftline.errors import BrokerError, DriftlineError, PackageError, SettingsError
+from driftline.models.keys import Signer, Trusted
+from driftline.settings import Settings
+from driftline.stream import Span, Stream
+from driftline.topics import Topics, differences
+
+Result = Literal["ok", "warn", "fail"]
+
+_OLDEST_PYTHON = (3, 11)
+# Library → the extra that brings it, and what is missing without it.
+_EXTRAS = {
+    "confluent-kafka": ("librdkafka", "the quicker Kafka client"),
+    "onnxruntime": ("onnx", "scoring with ONNX"),
+    "skl2onnx": ("onnx", "converting models to ONNX"),
+    "evidently": ("evidently", "tests of data drift and their reports: the monitor needs it"),
+    "jgo": ("local-broker", "`driftline broker up`"),
+}
+_DAY_MS = 86_400_000
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at. `todo` is empty where it is ok."""
+
+    name: str
+    result: Result
+    found: str
+    todo: str = ""
+
+
+def check_installation() -> Iterator[Check]:
+    """Python, the libraries that are required, and those of the extras."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info[:2] >= _OLDEST_PYTHON:
+        yield Check("Python", "ok", version)
+    else:
+        yield Check("Python", "fail", version, "install Python 3.11 or later")
+    missing = [name for name in _required() if _version(name) is None]
+    if missing:
+        todo = "pip install --upgrade driftline"
+        yield Check("libraries", "fail", f"missing: {', '.join(missing)}", todo)
+    else:
+        yield Check("libraries", "ok", f"driftline {_version('driftline')} and what it requires")
+    for name, (extra, purpose) in _EXTRAS.items():
+        if (found := _version(name)) is None:
+            todo = f"pip install 'driftline[{extra}]' for {purpose}"
+            yield Check(name, "warn", "not installed", todo)
+        else:
+            yield Check(name, "ok", found)
+
+
+def check_models(settings: Settings) -> Iterator[Check]:
+    """Keys and the model store."""
+    trusted = Trusted(settings.keys).ids()
+    try:
+        signer = Signer(settings.keys).key_id
+        yield Check("signing key", "ok", f"{signer} in {settings.keys}")
+        if signer not in trusted:
+            todo = f"`driftline keys trust {settings.keys / 'signing.pub'}`"
+            yield Check("own key trusted", "fail", f"{signer} is not trusted here", todo)
+    except SettingsError as error:
+        todo = "`driftline keys new`, where this installation trains; inference needs none"
+        yield Check("signing key", "warn", error.message, todo)
+    if trusted:
+        yield Check("trusted keys", "ok", ", ".join(trusted))
+    else:
+        todo = "`driftline keys trust FILE`, or `driftline keys new`: else no model is let in"
+        yield Check("trusted keys", "fail", f"none in {settings.keys}", todo)
+    try:
+        _probe_store(settings.model_store)
+        yield Check("model store", "ok", f"{settings.model_store} can be read and written")
+    except (OSError, ImportError, ValueError) as error:
+        # No right, no such place; no fsspec driver for it; no such protocol.
+        todo = "DRIFTLINE_MODEL_STORE says where packages are kept"
+        yield Check("model store", "fail", f"{settings.model_store}: {error}", todo)
+
+
+def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:
+    """The broker, and the stream's topics and champion on it."""
+    where = settings.bootstrap_servers
+    try:
+        admin = broker.admin()
+    except DriftlineError as error:
+        todo = error.hint or "`driftline broker up` starts a local one; -b names another"
+        yield Check("broker", "fail", error.message, todo)
+        return
+    try:
+        yield Check("broker", "ok", f"{_broker_version(settings)} at {where}, by {settings.client}")
+        if stream is not None:
+            yield from _check_topics(admin, stream)
+            yield from _check_history(admin, stream)
+            if admin.describe([Topics(stream).models]):
+                yield from _check_champion(settings, broker, stream)
+    except BrokerError as error:
+        yield Check("broker", "fail", error.message, error.hint or f"see the log of {where}")
+    finally:
+        admin.close()
+
+
+def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
+    topics = Topics(stream)
+    wrong = differences(admin, topics)
+    if not wrong:
+        yield Check("topics", "ok", f"all nine of {stream.name} are as planned")
+    if missing := [d.topic for d in wrong if d.found is None]:
+        found = f"{len(missing)} are missing: {', '.join(missing)}"
+        yield Check("topics", "fail", found, "`driftline topics apply`")
+    for difference in wrong:
+        if difference.found is not None:
+            found = f"{difference.topic}: {difference.what} is {difference.found}"
+            todo = f"planned {difference.planned}: change the stream file, or the topic by Kafka's"
+            yield Check("topics", "fail", found, f"{todo} own tools")
+
+
+def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
+    """Whether the topics that exist keep records as long as they are needed."""
+    topics = Topics(stream)
+    hot = (topics.features, topics.labels, topics.predictions, topics.outcomes)
+    infos = admin.describe(hot)
+    if not infos:
+        return
+    kept_ms = [int(info.config.get("retention.ms", "-1")) for info in infos.values()]
+    shortest_ms = min((kept for kept in kept_ms if kept >= 0), default=None)
+    needs = (
+        ("[labels] horizon", stream.labels.horizon),
+        ("[retrain] train_on", stream.retrain.train_on),
+    )
+    for name, span in needs:
+        yield _check_retention(name, span, shortest_ms)
+
+
+def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:
+    label = f"retention for {name}"
+    kept = "for ever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
+    if span is None or span.us is None:
+        # How long so many records take is not known here.
+        return Check(label, "ok", f"{span}, topics keep records {kept}")
+    if shortest_ms is not None and shortest_ms < span.us // 1000:
+        todo = "raise [kafka] retention in the stream file, and retention.ms of the topics"
+        return Check(label, "fail", f"{span}, but topics keep records {kept}", todo)
+    return Check(label, "ok", f"{span}, topics keep records {kept}")
+
+
+def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Iterator[Check]:
+    from driftline.models.catalog import read_catalog
+    from driftline.models.load import Models
+
+    catalog = read_catalog(broker, Topics(stream))
+    digest = catalog.champion_digest
+    announced = catalog.announcements.get(digest) if digest else None
+    if digest is None:
+        todo = "`driftline train FILE --data DATA` publishes a first model; inference waits for it"
+        yield Check("champion", "warn", "none yet", todo)
+    elif announced is None:
+        todo = "`driftline models promote` another one"
+        yield Check("champion", "fail", f"{digest} was never announced", todo)
+    else:
+        try:
+            Models.of(settings, stream).fetch(announced)
+            yield Check("champion", "ok", f"{digest}: digest and signature hold")
+        except PackageError as error:
+            yield Check("champion", "fail", error.message, error.hint or "train a new model")
+
+
+def _probe_store(url: str) -> None:
+    import fsspec
+
+    files, root = fsspec.core.url_to_fs(url)
+    path = f"{root.rstrip('/')}/doctor-was-here"
+    files.makedirs(root, exist_ok=True)
+    files.pipe_file(path, b"")
+    files.cat_file(path)
+    files.rm_file(path)
+
+
+def _broker_version(settings: Settings) -> str:
+    """What the broker is, as kafka-python tells by the requests that it knows."""
+    import kafka
+
+    from driftline.broker.properties import for_kafka_python
+
+    if settings.client == "memory":
+        return "the in-memory broker"
+    known = kafka.KafkaAdminClient.DEFAULT_CONFIG
+    others = (kafka.KafkaProducer.DEFAULT_CONFIG, kafka.KafkaConsumer.DEFAULT_CONFIG)
+    try:
+        properties = for_kafka_python(settings.properties, (known, *others))
+    except SettingsError:
+        return "Apache Kafka of unknown version"  # librdkafka has properties that are its own
+    client = kafka.KafkaAdminClient(
+        bootstrap_servers=settings.bootstrap_servers.split(","),
+        **{name: value for name, value in properties.items() if name in known},
+    )
+    try:
+        node = client.describe_cluster()["controller_id"]
+        version = client.get_broker_version_data(node).broker_version
+    except kafka.errors.KafkaError:
+        return "Apache Kafka of unknown version"  # not allowed to describe the cluster
+    finally:
+        client.close()
+    return "Apache Kafka " + ".".join(str(part) for part in version)
+
+
+def _required() -> list[str]:
+    """Names of the libraries that driftline requires without extras."""
+    return [
+        line.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
+        for line in metadata.requires("driftline") or ()
+        if "extra ==" not in line
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

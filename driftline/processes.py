@@ -1,0 +1,188 @@
+"""Services as processes of this machine: what each says about itself, and which were started here.
+
+In: a folder per stream. Out: `<service>-<slot>.json`, which a service writes about once a second,
+and `processes.json`, which `driftline up` writes. A process is told from a later one with the same
+pid by the moment it was born.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from driftline.errors import SettingsError
+from driftline.settings import Settings
+from driftline.stream import Stream
+from driftline.topics import Service
+
+State = Literal["starting", "waiting for a model", "running", "stopped", "failed"]
+
+T = TypeVar("T")
+
+_PROCESSES = "processes.json"
+# How often a process that is awaited is looked at.
+_LOOK_EVERY_S = 0.05
+
+
+class ServiceState(msgspec.Struct, frozen=True):
+    """What a service process says about itself. Times are RFC 3339 UTC."""
+
+    service: Service
+    slot: int
+    pid: int
+    born: str
+    state: State
+    started: str
+    updated: str
+    partitions: int = 0  # assigned to it
+    consumed: int = 0  # messages handled since it started
+    published: dict[str, int] = {}  # role of a topic → messages published there since it started
+    model: str | None = None  # inference: digest of the model that answers
+    refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why
+    error: str | None = None
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process that `driftline up` started."""
+
+    service: Service
+    slot: int
+    pid: int
+    born: str
+    log: str
+
+    @property
+    def name(self) -> str:
+        """As its log and its state file are called."""
+        return f"{self.service}-{self.slot}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, and is not another one with its pid."""
+        return born(self.pid) == self.born
+
+
+def folder_of(settings: Settings, stream: Stream) -> Path:
+    """Where the services of a stream keep their states and logs."""
+    return settings.services / f"{stream.kafka.topic_prefix}{stream.name}"
+
+
+def born(pid: int) -> str | None:
+    """When a process was started, in words that no later one with its pid has; None if it is gone
+    or a zombie."""
+    if not Path("/proc/self/stat").exists():
+        # No procfs (macOS): ps tells the same, only slower.
+        ps = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+        words = subprocess.run(ps, capture_output=True, check=False, text=True).stdout.split()
+        return " ".join(words[1:]) if words and not words[0].startswith("Z") else None
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command's name, in brackets, may hold spaces; state is the first field behind it, and the
+    # start, in clock ticks since the machine started, the twentieth.
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] == b"Z" else fields[19].decode()
+
+
+def write_state(folder: Path, state: ServiceState) -> None:
+    """Replace the state file of a service; a reader never meets half of it."""
+    _replace(folder / f"{state.service}-{state.slot}.json", msgspec.json.encode(state))
+
+
+def read_states(folder: Path) -> tuple[ServiceState, ...]:
+    """What the services said last, also those that ended. Raises SettingsError."""
+    return tuple(
+        _read(path, ServiceState)
+        for path in sorted(folder.glob("*-*.json"))  # not processes.json
+    )
+
+
+def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None:
+    """What one service said last; None if it never did. Raises SettingsError."""
+    path = folder / f"{service}-{slot}.json"
+    return _read(path, ServiceState) if path.exists() else None
+
+
+def forget_ended(folder: Path) -> None:
+    """Remove what processes said that are no more."""
+    for state in read_states(folder):
+        if born(state.pid) != state.born:
+            (folder / f"{state.service}-{state.slot}.json").unlink(missing_ok=True)
+
+
+def write_processes(folder: Path, processes: Sequence[Process]) -> None:
+    """Note what `up` started."""
+    _replace(folder / _PROCESSES, msgspec.json.encode(processes))
+
+
+def read_processes(folder: Path) -> tuple[Process, ...]:
+    """What `up` started, also those that ended since. Raises SettingsError."""
+    path = folder / _PROCESSES
+    return _read(path, tuple[Process, ...]) if path.exists() else ()
+
+
+def start(service: Service, slot: int, command: Sequence[str], log: Path) -> Process:
+    """Start a detached process whose output goes to the end of `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
+        )
+    # A child that has ended at once is a zombie until it is awaited: it has no birth then.
+    return Process(service, slot, child.pid, born(child.pid) or "ended at once", str(log))
+
+
+def stop(processes: Sequence[Process], *, patience_s: float) -> tuple[Process, ...]:
+    """Ask all to end and wait until they are gone; kill those that are not within `patience_s`.
+
+    Returns those that had to be killed. Committed offsets make that safe, only slower to resume.
+    """
+    for process in processes:
+        _send(process, signal.SIGTERM)
+    deadline_s = time.monotonic() + patience_s
+    while any(process.alive for process in processes) and time.monotonic() < deadline_s:
+        _look_again()
+    stubborn = tuple(process for process in processes if process.alive)
+    for process in stubborn:
+        _send(process, signal.SIGKILL)
+    while any(process.alive for process in stubborn):
+        _look_again()
+    return stubborn
+
+
+def _send(process: Process, sign: signal.Signals) -> None:
+    if process.alive:
+        try:
+            os.kill(process.pid, sign)
+        except ProcessLookupError:
+            return  # it ended in between
+
+
+def _look_again() -> None:
+    time.sleep(_LOOK_EVERY_S)  # not always our children, so they cannot be waited for
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be read: {error}", hint="delete it if no service runs"
+        ) from error

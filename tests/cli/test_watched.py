@@ -1,0 +1,127 @@
+"""A watched service: its state file says what it does, and nothing that it does is changed."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.cli.watched import Watched
+from driftline.codec.envelope import rare
+from driftline.events import RetrainRequest
+from driftline.processes import ServiceState, read_state
+from tests.world import MODEL, World
+
+RECORD = Message("s.features", 0, 0, b"a", b"{}")
+PREDICTION = Outgoing("s.predictions", b"{}", partition=0)
+
+
+class Inference:
+    """Answers each record with one prediction."""
+
+    inputs = ("s.features",)
+    follows = ("s.models",)
+    ready = False
+    model: str | None = None
+    refused: Mapping[str, str] = {}
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        return ()
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        pass
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        pass
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        return [PREDICTION for _ in messages]
+
+    def tick(self) -> Sequence[Outgoing]:
+        return ()
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {TopicPartition("s.features", 0): Committed(7)}
+
+    def close(self) -> None:
+        pass
+
+
+class Watch:
+    """A watched handler, with what its state file says."""
+
+    def __init__(self, folder: Path) -> None:
+        world = World()
+        self.clock = world.clock
+        self.folder = folder
+        self.handler = Inference()
+        self.watched = Watched(
+            self.handler, "inference", world.topics, clock=self.clock, slot=3, folder=folder
+        )
+
+    @property
+    def said(self) -> ServiceState:
+        said = read_state(self.folder, "inference", 3)
+        assert said is not None
+        return said
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Watch:
+    return Watch(tmp_path)
+
+
+def test_it_is_starting_then_waits_for_a_model_then_runs(watch: Watch) -> None:
+    states = [watch.said.state]
+    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
+    watch.watched.tick()
+    states.append(watch.said.state)
+    watch.handler.ready, watch.handler.model = True, MODEL
+    watch.watched.tick()
+    states.append(watch.said.state)
+
+    assert states == ["starting", "waiting for a model", "running"]
+    assert (watch.said.partitions, watch.said.model) == (1, MODEL)
+
+
+def test_counts_are_written_once_a_second(watch: Watch) -> None:
+    watch.handler.ready = True
+    watch.watched.assigned({})
+    watch.watched.tick()
+    watch.watched.handle([RECORD, RECORD])
+    watch.watched.tick()
+    before = watch.said.consumed
+    watch.clock.advance(1)
+    watch.watched.tick()
+
+    assert (before, watch.said.consumed, watch.said.published) == (0, 2, {"predictions": 2})
+
+
+def test_the_loop_gets_what_the_handler_gives(watch: Watch) -> None:
+    assert watch.watched.handle([RECORD]) == [PREDICTION]
+    assert watch.watched.holds() == watch.handler.holds()
+    assert watch.watched.inputs == watch.handler.inputs
+    assert not watch.watched.ready
+
+
+def test_the_end_and_its_reason_are_written(watch: Watch) -> None:
+    watch.watched.write("failed", error="no Kafka answers")
+
+    assert (watch.said.state, watch.said.error) == ("failed", "no Kafka answers")
+
+
+def test_what_is_rare_is_logged_in_words(
+    watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = RetrainRequest(
+        id="retrain-1", cause="drift", caused_by=(), reason="x moved", position=1, since=None
+    )
+    output = [PREDICTION, rare("s.retrain", request, id=request.id)]
+    monkeypatch.setattr(watch.handler, "tick", lambda: output)
+
+    with caplog.at_level(logging.INFO):
+        watch.watched.tick()
+
+    told = [record.message for record in caplog.records if "retrain" in record.message]
+    assert told == ["retrain: retrain-1 asked for (drift): x moved"]

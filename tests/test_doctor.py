@@ -1,0 +1,143 @@
+"""Doctor: what is right is ok, what is not says what to do."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.broker.memory import MemoryAdmin, MemoryBroker
+from driftline.broker.port import Broker
+from driftline.doctor import Check, check_broker, check_installation, check_models
+from driftline.errors import BrokerUnavailable
+from driftline.events import ModelAnnounced, RolePointer
+from driftline.models.keys import new_key
+from driftline.settings import Settings
+from driftline.stream import Span, Stream
+from tests.world import MODEL, STREAM, World
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path,
+        bootstrap_servers="here",
+        client="memory",
+        properties={},
+        model_store=str(tmp_path / "models"),
+    )
+
+
+def on_broker(settings: Settings, broker: Broker, stream: Stream | None = STREAM) -> list[Check]:
+    return list(check_broker(settings, broker, stream))
+
+
+def result(checks: list[Check], name: str) -> Check:
+    (found,) = [check for check in checks if check.name == name]
+    return found
+
+
+def test_this_installation_can_run() -> None:
+    assert all(check.result != "fail" for check in check_installation())
+
+
+def test_whatever_is_not_ok_says_what_to_do(settings: Settings) -> None:
+    checks = [*check_installation(), *check_models(settings), *on_broker(settings, World().broker)]
+
+    assert all(check.todo for check in checks if check.result != "ok")
+
+
+def test_keys_are_there_or_missing(settings: Settings) -> None:
+    before = list(check_models(settings))
+    new_key(settings.keys)
+    after = list(check_models(settings))
+
+    assert result(before, "signing key").result == "warn"
+    assert result(before, "trusted keys").result == "fail"
+    assert {check.result for check in after} == {"ok"}
+
+
+def test_an_own_key_that_is_not_trusted_fails(settings: Settings) -> None:
+    key = new_key(settings.keys)
+    (settings.keys / "trusted" / f"{key}.pem").unlink()
+
+    assert result(list(check_models(settings)), "own key trusted").result == "fail"
+
+
+def test_the_store_is_left_as_it_was(settings: Settings) -> None:
+    assert result(list(check_models(settings)), "model store").result == "ok"
+    assert list(Path(settings.model_store).iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_fails(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    wrong = msgspec.structs.replace(settings, model_store=str(tmp_path / "file" / "models"))
+
+    assert result(list(check_models(wrong)), "model store").result == "fail"
+
+
+def test_a_broker_that_does_not_answer_fails(settings: Settings) -> None:
+    class Silent(MemoryBroker):
+        def admin(self) -> MemoryAdmin:
+            raise BrokerUnavailable("nobody answers")
+
+    (check,) = on_broker(settings, Silent())
+
+    assert (check.result, check.found) == ("fail", "nobody answers")
+
+
+def test_topics_as_planned_are_ok_and_missing_ones_are_named(settings: Settings) -> None:
+    world = World()
+    assert result(on_broker(settings, world.broker), "topics").result == "ok"
+
+    world.broker.admin().delete([world.topics.windows, world.topics.models])
+    found = result(on_broker(settings, world.broker), "topics")
+
+    assert found.result == "fail"
+    assert found.found == "2 are missing: s.windows, s.models"
+
+
+def test_topics_that_forget_too_early_fail(settings: Settings) -> None:
+    labels = msgspec.structs.replace(STREAM.labels, horizon=Span.parse("60d"))
+    checks = on_broker(settings, World().broker, msgspec.structs.replace(STREAM, labels=labels))
+
+    found = result(checks, "retention for [labels] horizon")
+    assert (found.result, found.found) == ("fail", "60d, but topics keep records for 30 days")
+
+
+def test_without_a_champion_there_is_a_warning(settings: Settings) -> None:
+    assert result(on_broker(settings, World().broker), "champion").result == "warn"
+
+
+def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
+    world = World()
+    announced = ModelAnnounced(
+        digest=MODEL,
+        signature="00",
+        key_id="k",
+        location="somewhere",
+        stream="s",
+        task="classification",
+        candidate="decision_tree",
+        metric="accuracy",
+        value=0.9,
+        parent=None,
+        cause=None,
+        trained_at="2026-01-01T00:00:00Z",
+    )
+    pointer = RolePointer(
+        id="role-1",
+        role="champion",
+        digest=MODEL,
+        replaces=None,
+        cause=None,
+        by="person",
+        reason="first",
+        at="2026-01-01T00:00:00Z",
+    )
+    world.event(world.topics.models, announced, MODEL)
+    world.event(world.topics.models, pointer, pointer.id)
+
+    found = result(on_broker(settings, world.broker), "champion")
+
+    assert found.result == "fail"
+    assert "does not hold" in found.found
