@@ -1,8 +1,8 @@
 """The broker as the rest of Driftline sees it: four small protocols and the values they exchange.
 
 Adapters (`memory`, `kafka_python`, `librdkafka`) implement them and pass one contract suite
-(`tests/broker/contract.py`). All consumers read committed records only; every adapter spreads keys
-over partitions with murmur2, as Java clients do.
+(`tests/broker/test_contract.py`). All consumers read committed records only; every adapter spreads
+keys over partitions with murmur2, as Java clients do.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,12 +82,14 @@ class Consumer(Protocol):
     def subscribe(
         self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
     ) -> None:
-        """Join the group (classic protocol, range assignor).
+        """Join the group (classic protocol, range assignor). Raises BrokerError (no such topic).
 
-        `assigned` is called from inside `poll` with the partitions gained, before any of their
-        records is returned; the callback may call `committed` and `seek`. A partition without a
-        `seek` starts at its committed offset, or at the earliest one. `revoked` is called from
-        inside `poll` or `close` with the partitions lost, while commits are still possible.
+        `assigned` is called from inside `poll` with the partitions gained (none, if there are more
+        members than partitions), before any of their records is returned; the callback may call
+        `committed` and `seek`. A partition without a `seek` starts at its committed offset, or at
+        the earliest one. `revoked` is called from inside `poll` or `close` with the partitions
+        lost, while commits are still possible (not after the group has evicted this member: then
+        they raise BrokerError). Both run in the thread that called `poll` or `close`.
         """
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -131,13 +133,21 @@ class Producer(Protocol):
     """Publishes records, in a transaction when it was made with a `transactional_id`."""
 
     def send(self, record: Outgoing) -> None:
-        """Queue a record; blocks while the client's queue is full. Raises MessageTooLarge."""
+        """Queue a record; blocks while the client's queue is full.
+
+        Raises MessageTooLarge (over its topic's max.message.bytes), DeliveryFailed (no such
+        partition), BrokerError (no such topic), TransactionAborted (fenced).
+        """
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged. Raises DeliveryFailed."""
 
     def begin(self) -> None:
-        """Begin a transaction. The first call fences older producers of the same id."""
+        """Begin a transaction. The first call fences older producers of the same id.
+
+        Raises TransactionAborted when a newer producer has fenced this one: only a new producer
+        helps then, and only if no other worker runs under this id. BrokerUnavailable.
+        """
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
@@ -148,7 +158,7 @@ class Producer(Protocol):
         """Commit the transaction, records and offsets together. Raises TransactionAborted."""
 
     def abort(self) -> None:
-        """Abort the transaction; nothing of it becomes visible."""
+        """Abort the transaction; nothing of it becomes visible. Without one, does nothing."""
 
     def close(self) -> None:
         """Free everything; an open transaction is aborted. Safe to call twice."""
@@ -158,7 +168,7 @@ class Admin(Protocol):
     """Looks at topics and groups, creates and deletes topics."""
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        """These topics (all, without an argument); one that does not exist is left out."""
+        """These topics (all but Kafka's own, without an argument); an unknown one is left out."""
 
     def create(self, topics: Iterable[NewTopic]) -> None:
         """Create topics and wait until they can be used. Raises BrokerError if one exists."""
@@ -167,7 +177,7 @@ class Admin(Protocol):
         """Delete topics and wait until they are gone; one that does not exist is no error."""
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        """The readable range of each partition."""
+        """The readable range of each partition. Raises BrokerError if there is no such topic."""
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
         """All that a group has committed."""
@@ -193,4 +203,7 @@ class Broker(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest key plus value that `send` takes, in bytes."""
+        """The largest record (key, value, headers) that a topic with Kafka's defaults takes.
+
+        A topic with its own max.message.bytes takes more or less; `send` checks that.
+        """

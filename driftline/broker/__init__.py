@@ -1,0 +1,74 @@
+"""The broker: the port that everything else is written against, and `connect`, which makes one.
+
+In: which client, addresses, client properties. Out: a `Broker`. Importing this imports no client.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from driftline.broker.port import (
+    Admin,
+    Broker,
+    Committed,
+    Consumer,
+    Headers,
+    Message,
+    NewTopic,
+    OffsetRange,
+    Outgoing,
+    Producer,
+    Rebalanced,
+    TopicInfo,
+    TopicPartition,
+)
+from driftline.errors import SettingsError
+
+Client = Literal["memory", "kafka-python", "librdkafka"]
+
+__all__ = [
+    "Admin",
+    "Broker",
+    "Client",
+    "Committed",
+    "Consumer",
+    "Headers",
+    "Message",
+    "NewTopic",
+    "OffsetRange",
+    "Outgoing",
+    "Producer",
+    "Rebalanced",
+    "TopicInfo",
+    "TopicPartition",
+    "connect",
+]
+
+
+def connect(
+    client: Client,
+    bootstrap_servers: str = "",
+    properties: Mapping[str, str] | None = None,
+) -> Broker:
+    """A broker through the named client. The Kafka ones connect when a first client is made.
+
+    Raises SettingsError (a wrong name or property), MissingExtra (confluent-kafka not installed).
+
+    >>> connect("memory").admin().describe()
+    {}
+    """
+    match client:
+        case "memory":
+            from driftline.broker.memory import MemoryBroker
+
+            return MemoryBroker()
+        case "kafka-python":
+            from driftline.broker.kafka_python import KafkaPythonBroker
+
+            return KafkaPythonBroker(bootstrap_servers, properties)
+        case "librdkafka":
+            from driftline.broker.librdkafka import LibrdkafkaBroker
+
+            return LibrdkafkaBroker(bootstrap_servers, properties)
+    raise SettingsError(
+        f"there is no client {client!r}", hint="use memory, kafka-python or librdkafka"
+    )

@@ -1,0 +1,106 @@
+"""What a topic takes: its partitions and the size of one record, looked up once and checked before
+a record is sent, because one that the broker refuses would abort its whole transaction."""
+
+import time
+from collections.abc import Callable
+
+from driftline.broker.port import Outgoing, TopicInfo
+from driftline.errors import BrokerError, DeliveryFailed, MessageTooLarge
+
+# Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
+DEFAULT_TOPIC_BYTES = 1_048_588
+# A batch header is 61 bytes and a record's own lengths and deltas at most 31 more.
+FRAMING_BYTES = 100
+# Two lengths of at most 5 bytes beside each header.
+HEADER_FRAMING_BYTES = 10
+MAX_MESSAGE_BYTES = DEFAULT_TOPIC_BYTES - FRAMING_BYTES
+# What a client may send at most; far above the default, so that only the topic's own limit counts
+# (a dead-letter topic's is higher than its source's).
+CLIENT_MAX_BYTES = 16 * 1024 * 1024
+
+
+def record_bytes(record: Outgoing) -> int:
+    """Size of the record before compression, without the batch around it."""
+    size = len(record.value or b"") + len(record.key or b"")
+    for name, value in record.headers:
+        size += len(name.encode()) + len(value) + HEADER_FRAMING_BYTES
+    return size
+
+
+def topic_bytes(config: dict[str, str]) -> int:
+    """The largest record that a topic with this configuration takes, in bytes."""
+    limit = int(config.get("max.message.bytes", DEFAULT_TOPIC_BYTES))
+    return min(limit, CLIENT_MAX_BYTES) - FRAMING_BYTES
+
+
+def unknown_topic(topic: str) -> BrokerError:
+    """The error for a topic that does not exist."""
+    return BrokerError(
+        f"topic {topic!r} does not exist",
+        hint="create it first (driftline topics apply); topics are never created by use",
+    )
+
+
+def check_partition(record: Outgoing, partitions: int) -> None:
+    """Raise DeliveryFailed if the record names a partition that its topic does not have."""
+    if record.partition is not None and not 0 <= record.partition < partitions:
+        raise DeliveryFailed(
+            f"topic {record.topic!r} has no partition {record.partition}: it has {partitions}",
+            hint="the topics of a stream must have one partition count",
+        )
+
+
+def check_size(record: Outgoing, limit: int) -> None:
+    """Raise MessageTooLarge if the record is over `limit` bytes."""
+    size = record_bytes(record)
+    if size > limit:
+        raise MessageTooLarge(
+            f"a record of {size} bytes is over the {limit} that topic {record.topic!r} takes",
+            hint="raise the topic's max.message.bytes, or send less",
+        )
+
+
+class TopicLimits:
+    """Partition counts and size limits of topics, each asked for once per process.
+
+    `describe` returns a topic's description, or None if there is no such topic.
+    """
+
+    def __init__(self, describe: Callable[[str], TopicInfo | None]) -> None:
+        self._describe = describe
+        self._known: dict[str, tuple[int, int]] = {}  # topic -> partitions, bytes
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has. Raises BrokerError if it does not exist."""
+        return (self._known.get(topic) or self._ask(topic))[0]
+
+    def check(self, record: Outgoing) -> None:
+        """Raise MessageTooLarge, DeliveryFailed (no such partition) or BrokerError (no topic)."""
+        partitions, limit = self._known.get(record.topic) or self._ask(record.topic)
+        if record.partition is not None and record.partition >= partitions:
+            partitions, limit = self._ask(record.topic)  # it may have grown
+        check_partition(record, partitions)
+        check_size(record, limit)
+
+    def _ask(self, topic: str) -> tuple[int, int]:
+        info = self._describe(topic)
+        if info is None:
+            self._known.pop(topic, None)
+            raise unknown_topic(topic)
+        answer = (info.partitions, topic_bytes(dict(info.config)))
+        self._known[topic] = answer
+        return answer
+
+
+def wait_until(holds: Callable[[], bool], otherwise: str, *, timeout_s: float = 30.0) -> None:
+    """Ask the broker until it says so; metadata spread a little after a request is answered.
+
+    Raises BrokerError with `otherwise` if it does not within `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    pause_s = 0.01
+    while not holds():
+        if time.monotonic() > deadline:
+            raise BrokerError(otherwise, hint=f"waited for {timeout_s:.0f} s")
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, 0.2)

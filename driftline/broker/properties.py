@@ -1,0 +1,115 @@
+"""Client properties of the settings, under the dotted names of Kafka and librdkafka.
+
+In: what the user set, `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Out: the
+same, checked, for either client. Never: a property that would change what Driftline guarantees.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from driftline.errors import SettingsError
+
+# Driftline sets these itself: delivery, placement and membership depend on them.
+OWNED = frozenset(
+    {
+        "acks",
+        "auto.offset.reset",
+        "bootstrap.servers",
+        "client.id",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "group.id",
+        "group.protocol",
+        "isolation.level",
+        "metadata.broker.list",
+        "partition.assignment.strategy",
+        "partitioner",
+        "transaction.timeout.ms",
+        "transactional.id",
+    }
+)
+
+# Where kafka-python's name is not the dotted one with underscores.
+_KAFKA_PYTHON_NAMES: Mapping[str, str] = {
+    "compression.codec": "compression_type",
+    "fetch.message.max.bytes": "max_partition_fetch_bytes",
+    "fetch.wait.max.ms": "fetch_max_wait_ms",
+    "max.in.flight": "max_in_flight_requests_per_connection",
+    "message.max.bytes": "max_request_size",
+    "message.timeout.ms": "delivery_timeout_ms",
+    "queue.buffering.max.ms": "linger_ms",
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.password": "sasl_plain_password",
+    "sasl.username": "sasl_plain_username",
+    "socket.receive.buffer.bytes": "receive_buffer_bytes",
+    "socket.send.buffer.bytes": "send_buffer_bytes",
+    "socket.timeout.ms": "request_timeout_ms",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.cipher.suites": "ssl_ciphers",
+    "ssl.crl.location": "ssl_crlfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+}
+_INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
+
+
+def refuse_owned(properties: Mapping[str, str]) -> None:
+    """Raise SettingsError if a property is one that Driftline sets itself."""
+    for name in sorted(properties):
+        if name in OWNED:
+            raise SettingsError(
+                f"client property {name!r} cannot be set: Driftline sets it",
+                hint="its guarantees depend on it; remove it from the client properties",
+            )
+
+
+def unknown_property(name: str, client: str, detail: str = "") -> SettingsError:
+    """The error for a property that the client does not take."""
+    return SettingsError(
+        f"client property {name!r} is not one that {client} takes{detail}",
+        hint="use Kafka's dotted names, as security.protocol or ssl.ca.location",
+    )
+
+
+def for_kafka_python(
+    properties: Mapping[str, str], defaults: Iterable[Mapping[str, object]]
+) -> dict[str, object]:
+    """Properties under kafka-python's names and types.
+
+    `defaults` are the DEFAULT_CONFIG of its clients; their values tell the types.
+
+    >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
+    {'linger_ms': 20}
+    """
+    refuse_owned(properties)
+    known = {name: value for config in defaults for name, value in config.items()}
+    result: dict[str, object] = {}
+    for name, text in properties.items():
+        if name == "ssl.endpoint.identification.algorithm":
+            result["ssl_check_hostname"] = text.lower() not in ("", "none")
+            continue
+        option = _KAFKA_PYTHON_NAMES.get(name, name.replace(".", "_"))
+        if option not in known or "_" in name:
+            raise unknown_property(name, "kafka-python")
+        result[option] = _typed(name, option, text, known[option])
+    if isinstance(protocol := result.get("security_protocol"), str):
+        result["security_protocol"] = protocol.upper()  # librdkafka takes either case
+    return result
+
+
+def _typed(name: str, option: str, text: str, default: object) -> object:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise SettingsError(f"client property {name!r} is {text!r}; expected true or false")
+        return text.lower() == "true"
+    if isinstance(default, int | float) or option in _INTEGERS_WITHOUT_DEFAULT:
+        try:
+            return int(text)
+        except ValueError:
+            message = f"client property {name!r} is {text!r}; expected a whole number"
+            raise SettingsError(message) from None
+    if default is None or isinstance(default, str):
+        return text
+    raise unknown_property(name, "kafka-python", " as text")

@@ -1,0 +1,681 @@
+"""What every broker does: the same tests for the in-memory one and for both Kafka clients."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from driftline.broker import (
+    Broker,
+    Committed,
+    Consumer,
+    Message,
+    NewTopic,
+    Outgoing,
+    Producer,
+    TopicPartition,
+    connect,
+)
+from driftline.broker.partitioner import partition_for
+from driftline.errors import (
+    BrokerError,
+    DeliveryFailed,
+    MessageTooLarge,
+    TransactionAborted,
+)
+
+# A real broker on a busy machine may take seconds to rebalance; nothing here takes that long.
+PATIENCE_S = 30.0
+
+MakeTopic = Callable[..., str]
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("kafka-python", marks=pytest.mark.kafka),
+        pytest.param("librdkafka", marks=pytest.mark.kafka),
+    ]
+)
+def broker(request: pytest.FixtureRequest) -> Broker:
+    if request.param == "memory":
+        return connect("memory")
+    return connect(request.param, request.getfixturevalue("kafka_bootstrap"))
+
+
+@pytest.fixture
+def make_topic(broker: Broker, topic_name: Callable[[], str]) -> MakeTopic:
+    """Creates a topic and gives its name."""
+
+    def make(partitions: int = 1, **config: str) -> str:
+        name = topic_name()
+        dotted = {key.replace("_", "."): value for key, value in config.items()}
+        admin = broker.admin()
+        admin.create([NewTopic(name, partitions, config=dotted)])
+        admin.close()
+        return name
+
+    return make
+
+
+class Clients:
+    """Makes clients that are closed at the end of a test."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._open: list[Consumer | Producer] = []
+
+    def reader(self, topic: str, partitions: int = 1) -> Consumer:
+        consumer = self._broker.consumer()
+        self._open.append(consumer)
+        consumer.assign({TopicPartition(topic, number): 0 for number in range(partitions)})
+        return consumer
+
+    def member(self, group: str) -> "Member":
+        member = Member(self._broker.consumer(group))
+        self._open.append(member.consumer)
+        return member
+
+    def producer(self, transactional_id: str | None = None) -> Producer:
+        producer = self._broker.producer(transactional_id)
+        self._open.append(producer)
+        return producer
+
+    def close(self) -> None:
+        for client in self._open:
+            client.close()
+
+
+class Member:
+    """A consumer in a group that puts down what its callbacks were told."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.assigned: list[list[TopicPartition]] = []
+        self.revoked: list[list[TopicPartition]] = []
+        self.start_at: dict[TopicPartition, int] = {}
+        self.found: dict[TopicPartition, Committed] = {}
+
+    def subscribe(self, *topics: str) -> "Member":
+        def assigned(partitions: object) -> None:
+            gained = list(partitions)  # type: ignore[call-overload]
+            self.assigned.append(gained)
+            self.found = self.consumer.committed(gained)
+            for partition in gained:
+                if partition in self.start_at:
+                    self.consumer.seek(partition, self.start_at[partition])
+
+        self.consumer.subscribe(
+            topics, assigned=assigned, revoked=lambda lost: self.revoked.append(list(lost))
+        )
+        return self
+
+
+@pytest.fixture
+def clients(broker: Broker) -> Iterator[Clients]:
+    made = Clients(broker)
+    yield made
+    made.close()
+
+
+def eventually(holds: Callable[[], bool], *consumers: Consumer) -> None:
+    """Poll the consumers, which must find nothing, until it holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it took too long"
+        for consumer in consumers:
+            assert consumer.poll(max_records=100, timeout_s=0.05) == []
+
+
+def read(consumer: Consumer, count: int) -> list[Message]:
+    """Poll until `count` records have come; fail if they do not."""
+    deadline = time.monotonic() + PATIENCE_S
+    records: list[Message] = []
+    while len(records) < count:
+        assert time.monotonic() < deadline, f"only {len(records)} of {count} records came"
+        records += consumer.poll(max_records=count - len(records), timeout_s=0.5)
+    return records
+
+
+def send(producer: Producer, topic: str, *values: bytes, partition: int | None = 0) -> None:
+    for value in values:
+        producer.send(Outgoing(topic, value, partition=partition))
+
+
+def send_now(clients: Clients, topic: str, *values: bytes, partition: int | None = 0) -> None:
+    producer = clients.producer()
+    send(producer, topic, *values, partition=partition)
+    producer.flush()
+
+
+def values(records: list[Message]) -> list[bytes | None]:
+    return [record.value for record in records]
+
+
+def unique_group() -> str:
+    return f"group-{uuid.uuid4().hex[:12]}"
+
+
+class TestRecords:
+    def test_come_back_as_they_were_sent(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic(partitions=3)
+        before_ms = time.time() * 1000
+        producer = clients.producer()
+        headers = (("reason", b"why \xff"), ("reason", b""), ("größe", b"1"))
+        producer.send(Outgoing(topic, b"value", b"key", 2, headers))
+        producer.flush()
+
+        (record,) = read(clients.reader(topic, 3), 1)
+
+        assert (record.topic, record.partition, record.offset) == (topic, 2, 0)
+        assert (record.key, record.value, record.headers) == (b"key", b"value", headers)
+        assert before_ms - 1000 < record.timestamp_ms < time.time() * 1000 + 1000
+
+    def test_keep_null_apart_from_empty(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        producer = clients.producer()
+        producer.send(Outgoing(topic, None, b"a"))
+        producer.send(Outgoing(topic, b"", b""))
+        producer.send(Outgoing(topic, b"c", None))
+        producer.flush()
+
+        records = read(clients.reader(topic), 3)
+
+        assert [(r.key, r.value) for r in records] == [(b"a", None), (b"", b""), (None, b"c")]
+
+    def test_keep_their_order_in_a_partition(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic(partitions=2)
+        producer = clients.producer()
+        for number in range(1000):
+            producer.send(Outgoing(topic, b"%d" % number, partition=number % 2))
+        producer.flush()
+
+        records = read(clients.reader(topic, 2), 1000)
+
+        for partition in (0, 1):
+            mine = [record for record in records if record.partition == partition]
+            assert [record.offset for record in mine] == list(range(500))
+            assert values(mine) == [b"%d" % number for number in range(partition, 1000, 2)]
+
+    def test_of_one_key_go_where_murmur2_says(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic(partitions=7)
+        producer = clients.producer()
+        reader = clients.reader(topic, 7)
+
+        # One set of keys for all examples of a run would shrink badly; sending is fast enough.
+        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(keys=st.lists(st.binary(max_size=40), min_size=1, max_size=30))
+        def check(keys: list[bytes]) -> None:
+            for key in keys:
+                producer.send(Outgoing(topic, b"", key))
+            producer.flush()
+            for record in read(reader, len(keys)):
+                assert record.key is not None
+                assert record.partition == partition_for(record.key, 7), record.key
+
+        check()
+
+    def test_to_an_unknown_topic_are_refused(self, clients: Clients) -> None:
+        with pytest.raises(BrokerError, match="no-such-topic"):
+            clients.producer().send(Outgoing("no-such-topic", b""))
+
+    def test_to_an_unknown_partition_fail(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic(partitions=2)
+        producer = clients.producer()
+        with pytest.raises(DeliveryFailed, match=topic):
+            producer.send(Outgoing(topic, b"", partition=2))
+
+
+class TestSizes:
+    def test_a_record_of_the_largest_size_passes(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        largest = b"x" * (broker.max_message_bytes - 3)
+        producer = clients.producer()
+        producer.send(Outgoing(topic, largest, b"key"))
+        producer.flush()
+        assert values(read(clients.reader(topic), 1)) == [largest]
+
+    def test_a_larger_one_is_refused_before_it_is_sent(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        producer = clients.producer()
+        with pytest.raises(MessageTooLarge, match=topic):
+            producer.send(Outgoing(topic, b"x" * (broker.max_message_bytes + 1)))
+        send(producer, topic, b"fits")
+        producer.flush()
+        assert values(read(clients.reader(topic), 1)) == [b"fits"]
+
+    def test_headers_count(self, broker: Broker, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        headers = (("h", b"x" * broker.max_message_bytes),)
+        with pytest.raises(MessageTooLarge):
+            clients.producer().send(Outgoing(topic, b"", headers=headers))
+
+    def test_the_topic_sets_the_limit(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic(max_message_bytes="2000000")
+        large = b"x" * (broker.max_message_bytes + 500_000)
+        send_now(clients, topic, large)
+        assert values(read(clients.reader(topic), 1)) == [large]
+
+    def test_one_that_does_not_fit_leaves_its_transaction_whole(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        producer = clients.producer(unique_group())
+        producer.begin()
+        send(producer, topic, b"a")
+        with pytest.raises(MessageTooLarge):
+            send(producer, topic, b"x" * (broker.max_message_bytes + 1))
+        send(producer, topic, b"b")
+        producer.commit()
+        assert values(read(clients.reader(topic), 2)) == [b"a", b"b"]
+
+
+class TestPoll:
+    def test_takes_what_is_there(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        reader = clients.reader(topic)
+        send_now(clients, topic, b"a")
+        started = time.monotonic()
+        assert values(reader.poll(max_records=1000, timeout_s=PATIENCE_S)) == [b"a"]
+        assert time.monotonic() - started < PATIENCE_S / 2
+
+    def test_returns_no_more_than_asked_for(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        send_now(clients, topic, *[b"%d" % number for number in range(20)])
+        reader = clients.reader(topic)
+        first = read(reader, 7)
+        assert values(first) == [b"%d" % number for number in range(7)]
+        assert len(reader.poll(max_records=5, timeout_s=PATIENCE_S)) <= 5
+
+    def test_returns_nothing_when_nothing_is_there(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        assert clients.reader(make_topic()).poll(max_records=10, timeout_s=0.05) == []
+
+    def test_starts_at_the_offsets_given(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        send_now(clients, topic, b"a", b"b", b"c")
+        reader = clients.reader(topic)
+        reader.assign({TopicPartition(topic, 0): 1})
+        assert reader.assignment() == {TopicPartition(topic, 0)}
+        assert reader.position(TopicPartition(topic, 0)) == 1
+        assert values(read(reader, 2)) == [b"b", b"c"]
+        assert reader.position(TopicPartition(topic, 0)) == 3
+
+    def test_seek_goes_back_and_forth(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        partition = TopicPartition(topic, 0)
+        send_now(clients, topic, b"a", b"b", b"c", b"d")
+        reader = clients.reader(topic)
+        reader.seek(partition, 2)
+        assert values(read(reader, 2)) == [b"c", b"d"]
+        reader.seek(partition, 1)
+        assert reader.position(partition) == 1
+        assert values(read(reader, 1)) == [b"b"]
+        reader.seek(partition, 3)
+        assert values(read(reader, 1)) == [b"d"]
+
+    def test_leaves_paused_partitions_alone(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic(partitions=2)
+        paused = TopicPartition(topic, 0)
+        reader = clients.reader(topic, 2)
+        reader.pause([paused])
+        send_now(clients, topic, b"later", partition=0)
+        send_now(clients, topic, b"now", partition=1)
+        assert values(read(reader, 1)) == [b"now"]
+        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        reader.resume([paused])
+        assert values(read(reader, 1)) == [b"later"]
+
+    def test_of_what_was_fetched_before_the_pause_returns_nothing(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        partition = TopicPartition(topic, 0)
+        send_now(clients, topic, b"a", b"b", b"c")
+        reader = clients.reader(topic)
+        assert values(read(reader, 1)) == [b"a"]
+        reader.pause([partition])
+        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        assert reader.position(partition) == 1
+        reader.resume([partition])
+        assert values(read(reader, 2)) == [b"b", b"c"]
+
+
+class TestGroup:
+    def test_starts_at_the_earliest_record(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        send_now(clients, topic, b"a", b"b")
+        member = clients.member(unique_group()).subscribe(topic)
+        assert values(read(member.consumer, 2)) == [b"a", b"b"]
+        assert member.assigned == [[TopicPartition(topic, 0)]]
+        assert member.found == {}
+
+    def test_resumes_at_its_commit_and_finds_the_metadata(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(), unique_group()
+        partition = TopicPartition(topic, 0)
+        send_now(clients, topic, b"a", b"b", b"c")
+        first = clients.member(group).subscribe(topic)
+        read(first.consumer, 3)
+        first.consumer.commit({partition: Committed(1, '{"published": 2, "µ": "ß"}')})
+        first.consumer.close()
+        assert first.revoked == [[partition]]
+
+        second = clients.member(group).subscribe(topic)
+        assert values(read(second.consumer, 2)) == [b"b", b"c"]
+        assert second.found == {partition: Committed(1, '{"published": 2, "µ": "ß"}')}
+
+    def test_may_seek_when_it_is_assigned(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic(partitions=2)
+        send_now(clients, topic, b"a", b"b", b"c", partition=0)
+        send_now(clients, topic, b"x", partition=1)
+        member = clients.member(unique_group())
+        member.start_at = {TopicPartition(topic, 0): 2}
+        member.subscribe(topic)
+        assert sorted(filter(None, values(read(member.consumer, 2)))) == [b"c", b"x"]
+
+    def test_shares_partitions_and_loses_nothing_in_a_rebalance(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        one, two, group = make_topic(partitions=4), make_topic(partitions=4), unique_group()
+        first = clients.member(group).subscribe(one, two)
+        eventually(lambda: bool(first.assigned), first.consumer)
+        assert len(first.assigned[0]) == 8
+
+        second = clients.member(group).subscribe(one, two)
+        both = (first.consumer, second.consumer)
+        eventually(lambda: bool(second.assigned) and len(first.assigned) == 2, *both)
+
+        # Range: each member has the same partition numbers of both topics.
+        for member in (first, second):
+            mine = {
+                topic: sorted(p.partition for p in member.assigned[-1] if p.topic == topic)
+                for topic in (one, two)
+            }
+            assert mine[one] == mine[two]
+            assert len(mine[one]) == 2
+            assert member.consumer.assignment() == set(member.assigned[-1])
+        assert first.consumer.assignment().isdisjoint(second.consumer.assignment())
+        assert first.revoked == [sorted(first.assigned[0])]
+
+        for number in range(4):
+            send_now(clients, one, b"%d" % number, partition=number)
+        got = {b: read(member.consumer, 2) for b, member in enumerate((first, second))}
+        assert sorted(filter(None, values(got[0] + got[1]))) == [b"0", b"1", b"2", b"3"]
+
+        # What the one that leaves has not committed is read again by the one that stays.
+        second.consumer.close()
+        eventually_all = first.consumer
+        eventually_assigned = len(first.assigned)
+        records: list[Message] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while len(first.assigned) == eventually_assigned or len(records) < 4:
+            assert time.monotonic() < deadline
+            records += eventually_all.poll(max_records=10, timeout_s=0.05)
+        assert sorted(filter(None, values(records))) == [b"0", b"1", b"2", b"3"]
+
+    def test_can_commit_while_partitions_are_revoked(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(), unique_group()
+        partition = TopicPartition(topic, 0)
+        send_now(clients, topic, b"a", b"b")
+        consumer = broker.consumer(group)
+        consumer.subscribe(
+            [topic],
+            assigned=lambda gained: None,
+            revoked=lambda lost: consumer.commit({partition: Committed(1, "on the way out")}),
+        )
+        read(consumer, 2)
+        consumer.close()
+        consumer.close()
+        admin = broker.admin()
+        assert admin.group_offsets(group) == {partition: Committed(1, "on the way out")}
+        admin.close()
+
+    def test_subscribing_to_an_unknown_topic_is_refused(self, clients: Clients) -> None:
+        with pytest.raises(BrokerError, match="no-such-topic"):
+            clients.member(unique_group()).subscribe("no-such-topic")
+
+    def test_an_error_in_a_callback_comes_out_of_poll(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        def assigned(partitions: object) -> None:
+            raise RuntimeError("state cannot be built")
+
+        consumer = clients.member(unique_group()).consumer
+        consumer.subscribe([make_topic()], assigned=assigned, revoked=lambda lost: None)
+        deadline = time.monotonic() + PATIENCE_S
+        with pytest.raises(RuntimeError, match="state cannot be built"):
+            while time.monotonic() < deadline:
+                consumer.poll(max_records=1, timeout_s=0.1)
+
+
+class TestTransactions:
+    def test_are_seen_when_they_are_committed_and_not_before(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        reader, producer = clients.reader(topic), clients.producer(unique_group())
+        producer.begin()
+        send(producer, topic, b"a", b"b")
+        producer.flush()
+        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        producer.commit()
+        assert values(read(reader, 2)) == [b"a", b"b"]
+
+    def test_are_never_seen_when_they_are_aborted(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        reader, producer = clients.reader(topic), clients.producer(unique_group())
+        for value, keep in ((b"a", True), (b"b", False), (b"c", True)):
+            producer.begin()
+            send(producer, topic, value)
+            producer.flush()
+            if keep:
+                producer.commit()
+            else:
+                producer.abort()
+        producer.abort()
+        assert values(read(reader, 2)) == [b"a", b"c"]
+
+    def test_hold_back_later_records_of_others(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        reader, producer = clients.reader(topic), clients.producer(unique_group())
+        producer.begin()
+        send(producer, topic, b"first")
+        producer.flush()
+        send_now(clients, topic, b"second")
+        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        producer.abort()
+        assert values(read(reader, 1)) == [b"second"]
+
+    def test_carry_offsets_with_their_metadata(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        source, target, group = make_topic(), make_topic(), unique_group()
+        partition = TopicPartition(source, 0)
+        send_now(clients, source, b"a", b"b")
+        member = clients.member(group).subscribe(source)
+        read(member.consumer, 2)
+        producer = clients.producer(unique_group())
+        producer.begin()
+        send(producer, target, b"A")
+        producer.send_offsets({partition: Committed(1, "kept")}, member.consumer.group_metadata())
+        producer.commit()
+        assert member.consumer.committed([partition]) == {partition: Committed(1, "kept")}
+
+        producer.begin()
+        producer.send_offsets({partition: Committed(2, "lost")}, member.consumer.group_metadata())
+        producer.abort()
+        assert member.consumer.committed([partition]) == {partition: Committed(1, "kept")}
+        admin = broker.admin()
+        assert admin.group_offsets(group) == {partition: Committed(1, "kept")}
+        admin.close()
+
+    def test_refuse_offsets_of_an_unknown_topic(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        member = clients.member(unique_group()).subscribe(make_topic())
+        eventually(lambda: bool(member.assigned), member.consumer)
+        producer = clients.producer(unique_group())
+        producer.begin()
+        with pytest.raises(BrokerError, match="no-such-topic"):
+            producer.send_offsets(
+                {TopicPartition("no-such-topic", 0): Committed(1)},
+                member.consumer.group_metadata(),
+            )
+        producer.abort()
+
+    def test_of_an_older_producer_are_fenced(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic, name = make_topic(), unique_group()
+        older, newer = clients.producer(name), clients.producer(name)
+        older.begin()
+        send(older, topic, b"older")
+        older.flush()
+        newer.begin()
+        send(newer, topic, b"newer")
+        newer.commit()
+        with pytest.raises(TransactionAborted, match=name):
+            send(older, topic, b"too late")
+            older.commit()
+        older.abort()
+        with pytest.raises(TransactionAborted, match=name):
+            older.begin()
+        assert values(read(clients.reader(topic), 1)) == [b"newer"]
+
+    def test_of_an_evicted_member_cannot_commit_its_offsets(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(), unique_group()
+        partition = TopicPartition(topic, 0)
+        first = clients.member(group).subscribe(topic)
+        eventually(lambda: bool(first.assigned), first.consumer)
+        stale = first.consumer.group_metadata()
+        second = clients.member(group).subscribe(topic)
+        eventually(
+            lambda: bool(second.assigned) and len(first.assigned) == 2,
+            first.consumer,
+            second.consumer,
+        )
+        producer = clients.producer(unique_group())
+        producer.begin()
+        with pytest.raises(TransactionAborted):
+            producer.send_offsets({partition: Committed(1)}, stale)
+            producer.commit()
+        producer.abort()
+        assert second.consumer.committed([partition]) == {}
+
+    def test_go_on_after_an_abort(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        producer = clients.producer(unique_group())
+        for _ in range(3):
+            producer.begin()
+            send(producer, topic, b"no")
+            producer.abort()
+        producer.begin()
+        send(producer, topic, b"yes")
+        producer.commit()
+        assert values(read(clients.reader(topic), 1)) == [b"yes"]
+
+    def test_left_open_are_aborted_by_close(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        producer = broker.producer(unique_group())
+        producer.begin()
+        send(producer, topic, b"left open")
+        producer.flush()
+        producer.close()
+        producer.close()
+        send_now(clients, topic, b"next")
+        assert values(read(clients.reader(topic), 1)) == [b"next"]
+
+    def test_spend_an_offset_on_their_end_which_readers_step_over(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        partition = TopicPartition(topic, 0)
+        producer, reader = clients.producer(unique_group()), clients.reader(topic)
+        for value in (b"a", b"b"):
+            producer.begin()
+            send(producer, topic, value)
+            producer.commit()
+        assert [record.offset for record in read(reader, 2)] == [0, 2]
+        admin = broker.admin()
+        eventually(lambda: reader.position(partition) == 4, reader)
+        assert admin.offsets(topic)[partition].end == 4
+        admin.close()
+
+    def test_need_begin(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic = make_topic()
+        with pytest.raises(BrokerError):
+            clients.producer().begin()
+        with pytest.raises(BrokerError):
+            send(clients.producer(unique_group()), topic, b"outside")
+
+
+class TestAdmin:
+    def test_creates_describes_and_deletes(
+        self, broker: Broker, topic_name: Callable[[], str]
+    ) -> None:
+        admin, name = broker.admin(), topic_name()
+        admin.create([NewTopic(name, 3, config={"retention.ms": "12345"})])
+        info = admin.describe([name, "no-such-topic"])[name]
+        assert (info.name, info.partitions) == (name, 3)
+        assert info.config["retention.ms"] == "12345"
+        assert info.config["cleanup.policy"] == "delete"
+        assert info.config["max.message.bytes"] == "1048588"
+        assert name in admin.describe()
+        with pytest.raises(BrokerError, match=name):
+            admin.create([NewTopic(name, 3)])
+        admin.delete([name, "no-such-topic"])
+        assert admin.describe([name]) == {}
+        admin.close()
+        admin.close()
+
+    def test_refuses_what_is_no_topic_name(self, broker: Broker) -> None:
+        admin = broker.admin()
+        with pytest.raises(BrokerError, match="a/b"):
+            admin.create([NewTopic("a/b", 1)])
+        admin.close()
+
+    def test_knows_readable_offsets(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic(partitions=2)
+        send_now(clients, topic, b"a", b"b", partition=1)
+        producer = clients.producer(unique_group())
+        producer.begin()
+        send(producer, topic, b"not yet", partition=1)
+        producer.flush()
+        admin = broker.admin()
+        expected = {TopicPartition(topic, 0): (0, 0), TopicPartition(topic, 1): (0, 2)}
+        assert admin.offsets(topic) == expected
+        producer.commit()
+        expected[TopicPartition(topic, 1)] = (0, 4)
+        eventually(lambda: admin.offsets(topic) == expected)
+        with pytest.raises(BrokerError, match="no-such-topic"):
+            admin.offsets("no-such-topic")
+        admin.close()
+
+    def test_knows_no_offsets_of_an_unknown_group(self, broker: Broker) -> None:
+        admin = broker.admin()
+        assert admin.group_offsets(unique_group()) == {}
+        admin.close()
