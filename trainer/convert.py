@@ -91,6 +91,10 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
     except Exception as error:  # noqa: BLE001  # a converter may raise anything
         log.info("%s does not convert to ONNX: %s", fitted.candidate.name, error)
         return f"does not convert to ONNX: {type(error).__name__}"
+    # The converter keeps operator sets in a hash set, whose order changes from process to process.
+    operator_sets = sorted(model.opset_import, key=lambda used: used.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(operator_sets)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

@@ -1,0 +1,124 @@
+"""`driftline run` and `demo`: the loop closes, and the same input gives the same topics."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.broker.memory import MemoryBroker
+from driftline.cli.simulation import RunResult
+from driftline.codec.envelope import models_decoder
+from driftline.events import ModelAnnounced
+from driftline.stream import load
+from driftline.topics import Topics
+from tests.cli.invoke import Invoked, invoke
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Invoked]:
+    """An installation's folder in which the demo ran, and what it printed."""
+    home = tmp_path_factory.mktemp("demo") / "home"
+    return home, invoke(home, "demo", "--json")
+
+
+def result_of(invoked: Invoked) -> RunResult:
+    return msgspec.json.decode(invoked.stdout.splitlines()[-1], type=RunResult)
+
+
+def run_folder(home: Path) -> Path:
+    (folder,) = (home / "runs").iterdir()
+    return folder
+
+
+def test_the_demo_finds_drift_retrains_swaps_and_recovers(demo: tuple[Path, Invoked]) -> None:
+    home, invoked = demo
+    assert invoked.exit_code == 0, invoked.stderr
+    result = result_of(invoked)
+    assert result.lost == 0
+    assert result.records == result.predictions == result.outcomes == 4800
+    assert result.alerts
+    assert all(alert.row >= 3000 for alert in result.alerts), "the sensor is good until row 3,000"
+    assert len(result.models) > 1
+    assert result.metric.loop is not None
+    assert result.metric.static is not None
+    assert result.metric.loop > result.metric.static + 0.05
+    assert (run_folder(home) / "report.html").stat().st_size > 10_000
+
+
+def test_what_happens_is_told_as_it_happens(demo: tuple[Path, Invoked]) -> None:
+    _, invoked = demo
+    for words in ("performance drift opened", "model swapped", "0 lost", "report:"):
+        assert words in invoked.stderr
+
+
+def test_the_same_run_twice_gives_the_same_topics(demo: tuple[Path, Invoked]) -> None:
+    home, _ = demo
+    first = run_folder(home)
+    # Another process, and another order of Python's hash sets.
+    again = invoke(home, "demo", "--json", environment={"PYTHONHASHSEED": "7"})
+    assert again.exit_code == 0, again.stderr
+    (second,) = set((home / "runs").iterdir()) - {first}
+    try:
+        assert _files(second / "topics") == _files(first / "topics")
+    finally:
+        shutil.rmtree(second)
+
+
+def _files(folder: Path) -> dict[str, str]:
+    """The digest of each file below."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tail", "drift"),
+        ("reconcile",),
+        ("deadletters", "list"),
+    ],
+)
+def test_a_run_can_be_looked_at_afterwards(
+    demo: tuple[Path, Invoked], command: tuple[str, ...]
+) -> None:
+    home, _ = demo
+    looked = invoke(home, *command, "--run", "last")
+    assert looked.exit_code == 0, looked.stderr
+
+
+def test_trace_leads_from_a_model_to_the_drift_that_caused_it(demo: tuple[Path, Invoked]) -> None:
+    home, invoked = demo
+    digest = result_of(invoked).models[-1]
+    traced = invoke(home, "trace", digest, "--run", "last")
+    assert traced.exit_code == 0, traced.stderr
+    for step in ("retrain", "performance"):
+        assert step in traced.stdout
+
+
+def test_a_published_model_names_its_parent_and_its_cause(demo: tuple[Path, Invoked]) -> None:
+    home, _ = demo
+    folder = run_folder(home)
+    broker = MemoryBroker.load(folder / "topics")
+    topic = Topics(load(folder / "stream.toml")).models
+    consumer = broker.consumer()
+    admin = broker.admin()
+    consumer.assign({p: at.start for p, at in admin.offsets(topic).items()})
+    events = [
+        models_decoder.decode(m.value or b"") for m in consumer.poll(max_records=100, timeout_s=0)
+    ]
+    announced = [event for event in events if isinstance(event, ModelAnnounced)]
+    assert announced[0].parent is None
+    assert announced[1].parent == announced[0].digest
+    assert (announced[1].cause or "").startswith("retrain-")
+
+
+def test_data_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    stream = Path(__file__).parents[2] / "examples" / "iris.toml"
+    failed = invoke(tmp_path / "home", "run", str(stream), "nowhere.csv")
+    assert failed.exit_code == 2
+    assert "nowhere.csv" in failed.stderr
