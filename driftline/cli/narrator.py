@@ -147,7 +147,7 @@ def _report_event(happening: Happening) -> RunEvent | None:
                 text=event.message,
                 id=event.id,
                 drift=event.kind,
-                report=event.report,
+                report=f"reports/{event.report}" if event.report else None,
             )
         case RetrainRequest():
             return RunEvent(row=happening.row, what="retrain", text=event.reason, id=event.id)
