@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import typer
@@ -166,44 +166,51 @@ class Here:
             "DRIFTLINE_MODEL_STORE": str(folder / "models"),
         }
 
-    def start(self, name: str, arguments: list[str]) -> subprocess.Popen[str]:
+    def start(self, name: str, arguments: list[str], output: IO[str]) -> subprocess.Popen[str]:
         moved = [
             str(self._stream) if word == "/app/examples/iris.toml" else word for word in arguments
         ]
         return subprocess.Popen(
-            [sys.executable, "-m", "driftline", *moved],
+            [sys.executable, "-m", "driftline.cli", *moved],
             env=os.environ | OURS[name]["environment"] | self._environment,
             cwd=self._folder,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, name: str, arguments: list[str]) -> str:
-        process = self.start(name, arguments)
-        output, _ = process.communicate(timeout=180)
-        assert process.returncode == 0, f"$ driftline {shlex.join(arguments)}\n{output}"
-        return output
+    def ask(self, name: str, arguments: list[str]) -> tuple[int, str]:
+        """Exit code and output of a command."""
+        with (self._folder / "output.txt").open("w+", encoding="utf-8") as output:
+            code = self.start(name, arguments, output).wait(timeout=180)
+            output.seek(0)
+            return code, output.read()
+
+    def run(self, name: str, arguments: list[str]) -> None:
+        code, output = self.ask(name, arguments)
+        assert code == 0, f"$ driftline {shlex.join(arguments)}\n{output}"
 
     @contextmanager
     def service(self, name: str) -> Iterator[None]:
         """The service, until the block ends; a stop by SIGTERM must be clean."""
-        process = self.start(name, OURS[name]["command"])
-        try:
-            yield
-            process.send_signal(signal.SIGTERM)
-            output, _ = process.communicate(timeout=60)
-            assert process.returncode == 0, f"{name}\n{output}"
-        finally:
-            process.kill()
+        with (self._folder / f"{name}.log").open("w+", encoding="utf-8") as output:
+            process = self.start(name, OURS[name]["command"], output)
+            try:
+                yield
+                process.send_signal(signal.SIGTERM)
+                code = process.wait(timeout=60)
+                output.seek(0)
+                assert code == 0, f"{name}\n{output.read()}"
+            finally:
+                process.kill()
+                process.wait()
 
     def until_well(self, name: str, arguments: list[str]) -> str:
         """Run a command again and again until it exits 0; its output."""
         deadline_s = time.monotonic() + 90
         while True:
-            process = self.start(name, arguments)
-            output, _ = process.communicate(timeout=60)
-            if process.returncode == 0:
+            code, output = self.ask(name, arguments)
+            if code == 0:
                 return output
             assert time.monotonic() < deadline_s, f"$ driftline {shlex.join(arguments)}\n{output}"
 
