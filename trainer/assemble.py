@@ -4,7 +4,6 @@ In: what the search found. Out: a manifest and the package's bytes. The same row
 libraries give the same bytes.
 """
 
-import io
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,6 +22,7 @@ from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
 from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
 from driftline.stream import Stream
 from trainer.convert import Conversion, convert
+from trainer.dump import dump
 from trainer.rows import TrainingRows, objects
 from trainer.search import Fitted, Found, fit
 from trainer.split import Places
@@ -86,7 +86,7 @@ def assemble(
     )
     reference = _reference(stream, fitted, scorer, everything, rows.take(held), found.scores)
     return manifest, write_package(
-        manifest, joblib=_joblib(fitted.estimator), onnx=conversion.onnx, reference=reference
+        manifest, joblib=dump(fitted.estimator), onnx=conversion.onnx, reference=reference
     )
 
 
@@ -161,19 +161,6 @@ def _array(scores: Scores) -> NDArray[Any]:
 
 def _plain(value: object) -> str | float:
     return value if isinstance(value, str) else float(value)  # type: ignore[arg-type]  # a number
-
-
-def _joblib(estimator: Any) -> bytes:
-    import joblib
-
-    # Pickles note which equal strings are one object. After a round trip that depends on the
-    # content alone, not on how the estimator came about.
-    first = io.BytesIO()
-    joblib.dump(estimator, first)
-    second = io.BytesIO()
-    first.seek(0)
-    joblib.dump(joblib.load(first), second)
-    return second.getvalue()
 
 
 def _libraries() -> dict[str, str]:

@@ -95,6 +95,11 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
     operator_sets = sorted(model.opset_import, key=lambda used: used.domain)
     del model.opset_import[:]
     model.opset_import.extend(operator_sets)
+    # The converter lists the operator sets in the order of a Python set: another one each time.
+    opsets = {opset.domain: opset for opset in model.opset_import}
+    in_order = [opsets[domain] for domain in sorted(opsets)]
+    del model.opset_import[:]
+    model.opset_import.extend(in_order)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
 

@@ -43,9 +43,10 @@ class Catalog:
     A pointer counts only if it replaces the pointer that is current when it is read: of two writers
     who both saw the same champion, the first in the log wins, for every reader alike.
 
-    Compaction keeps the newest pointer even if it was ignored. So a pointer that was overtaken is
-    answered by a restatement, a copy of the champion's that replaces itself; and the oldest pointer
-    left, if it replaces one that is gone, yields to a restatement.
+    Compaction keeps the newest pointer even if it was ignored, and takes those that would tell. So
+    a pointer that was overtaken is answered by a restatement, a copy of the champion's that
+    replaces itself; and the first pointer read is unconfirmed until one replaces it, or restates:
+    it yields to any pointer whose predecessor cannot be seen.
     """
 
     def __init__(self) -> None:
@@ -53,7 +54,7 @@ class Catalog:
         self.champion: RolePointer | None = None
         self.ignored: list[RolePointer] = []  # pointers that came too late, newest last
         self.freeze: Freeze | None = None
-        self._provisional = False  # the champion's pointer replaces one that compaction took
+        self._unconfirmed = False  # the champion's predecessor may be compacted away
         self._overtaken = False  # the newest pointer in the topic is not the champion's
 
     @property
@@ -88,17 +89,18 @@ class Catalog:
 
     def _point(self, event: RolePointer) -> None:
         current = self.champion.id if self.champion else None
-        restated = event.replaces == event.id
-        if self.champion is None:
-            self.champion = event
-            self._provisional = event.replaces is not None and not restated
-            self._overtaken = False
-        elif event.id == current:
+        restates = event.replaces == event.id
+        if event.id == current:
             self._overtaken = False  # a redelivery, or a restatement
-            self._provisional = self._provisional and not restated
-        elif event.replaces == current or (restated and self._provisional):
+            self._unconfirmed = self._unconfirmed and not restates
+        elif current is None or event.replaces == current:
             self.champion = event
-            self._provisional = self._overtaken = False
+            self._overtaken = False
+            self._unconfirmed = current is None and not restates
+        elif self._unconfirmed and event.replaces is not None:
+            self.champion = event
+            self._overtaken = False
+            self._unconfirmed = not restates
         else:
             self._overtaken = True
             self.ignored = [*self.ignored[-99:], event]

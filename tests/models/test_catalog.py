@@ -1,0 +1,165 @@
+"""The catalog: all readers of the `models` topic agree on the champion, compacted or not."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.broker.port import Message
+from driftline.errors import DataError
+from driftline.events import Freeze, ModelAnnounced, RolePointer
+from driftline.models.catalog import (
+    Catalog,
+    announcement_record,
+    freeze_record,
+    pointer_record,
+)
+from driftline.topics import Topics
+from tests.training import CLASSIFICATION
+
+TOPICS = Topics(CLASSIFICATION)
+
+
+def pointer(name: str, replaces: str | None, digest: str = "sha256:a") -> RolePointer:
+    return RolePointer(
+        id=name,
+        role="champion",
+        digest=digest,
+        replaces=replaces,
+        cause=None,
+        by="person",
+        reason="",
+        at="2020-01-01T00:00:00Z",
+    )
+
+
+def announced(digest: str, parent: str | None = None) -> ModelAnnounced:
+    return ModelAnnounced(
+        digest=digest,
+        signature="",
+        key_id="",
+        location="",
+        stream="paint",
+        task="classification",
+        candidate="decision_tree",
+        metric="accuracy",
+        value=0.9,
+        parent=parent,
+        cause=None,
+        trained_at="2020-01-01T00:00:00Z",
+    )
+
+
+def read(pointers: list[RolePointer]) -> Catalog:
+    catalog = Catalog()
+    for item in pointers:
+        catalog.add(item)
+    return catalog
+
+
+def test_of_two_pointers_that_replace_the_same_one_the_first_wins() -> None:
+    catalog = read([pointer("p1", None), pointer("p2", "p1"), pointer("p3", "p1")])
+    assert catalog.champion == pointer("p2", "p1")
+    assert catalog.ignored == [pointer("p3", "p1")]
+
+
+def test_the_previous_champion_is_the_parent() -> None:
+    catalog = read([pointer("p1", None, "sha256:b")])
+    assert catalog.previous() is None
+    catalog.add(announced("sha256:b", parent="sha256:a"))
+    assert catalog.previous() == "sha256:a"
+
+
+def test_freezing_is_undone_by_a_later_event() -> None:
+    catalog = Catalog()
+    assert not catalog.frozen
+    for frozen in (True, False):
+        catalog.add(Freeze(id="f", frozen=frozen, reason="audit", at="2020-01-01T00:00:00Z"))
+        assert catalog.frozen is frozen
+
+
+def test_a_model_is_found_by_the_beginning_of_its_digest() -> None:
+    catalog = Catalog()
+    for digest in ("sha256:ab1", "sha256:ab2", "sha256:cd"):
+        catalog.add(announced(digest))
+    assert [a.digest for a in catalog.find("ab")] == ["sha256:ab1", "sha256:ab2"]
+    assert [a.digest for a in catalog.find("sha256:c")] == ["sha256:cd"]
+    assert catalog.find("f") == ()
+
+
+def test_records_of_the_topic_are_read_back_and_bytes_that_are_none_are_refused() -> None:
+    freeze = Freeze(id="f", frozen=True, reason="", at="2020-01-01T00:00:00Z")
+    events = (announced("sha256:a"), pointer("p1", None), freeze)
+    records = (
+        announcement_record(TOPICS, announced("sha256:a")),
+        pointer_record(TOPICS, pointer("p1", None)),
+        freeze_record(TOPICS, freeze),
+    )
+    catalog = Catalog()
+    for offset, (event, record) in enumerate(zip(events, records, strict=True)):
+        message = Message(record.topic, 0, offset, record.key, record.value)
+        assert catalog.apply(message) == event
+    assert [r.key for r in records] == [b"model/sha256:a", b"role/champion", b"freeze"]
+    assert catalog.apply(Message(TOPICS.models, 0, 3, b"model/sha256:a", None)) is None
+    with pytest.raises(DataError, match=r"paint.models\[0\]@4"):
+        catalog.apply(Message(TOPICS.models, 0, 4, b"?", b"{"))
+
+
+class Writers:
+    """Writers who each saw some state of the log, and a trainer that restates when it must."""
+
+    def __init__(self) -> None:
+        self.log: list[RolePointer] = []
+        self.catalog = Catalog()
+
+    def write(self, item: RolePointer) -> None:
+        self.log.append(item)
+        self.catalog.add(item)
+
+    def settle(self) -> None:
+        while (restated := self.catalog.restatement()) is not None:
+            self.write(restated)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Writers:
+    """Pointers of writers who looked at the log up to some point before they wrote."""
+    writers = Writers()
+    for number in range(draw(st.integers(1, 8))):
+        seen = draw(st.integers(max(0, len(writers.log) - 3), len(writers.log)))
+        champion = read(writers.log[:seen]).champion
+        digest = f"sha256:{number}"
+        writers.write(pointer(f"p{number}", champion.id if champion else None, digest))
+        if draw(st.booleans()):
+            writers.settle()
+    writers.settle()
+    return writers
+
+
+@given(histories())
+def test_restating_changes_nobody_and_ends(writers: Writers) -> None:
+    assert writers.catalog.restatement() is None
+    without = [item for item in writers.log if item.id != item.replaces]
+    champion = read(without).champion
+    assert champion is not None
+    assert writers.catalog.champion_digest == champion.digest
+
+
+@given(histories(), st.data())
+def test_compaction_anywhere_leaves_the_same_champion(
+    writers: Writers, data: st.DataObject
+) -> None:
+    """Compaction keeps the newest pointer of the part that it cleaned, and all of the rest."""
+    cleaned = data.draw(st.integers(1, len(writers.log)))
+    assert read(writers.log[cleaned - 1 :]).champion_digest == writers.catalog.champion_digest
+
+
+def test_a_pointer_names_the_one_that_it_replaces() -> None:
+    catalog = read([pointer("p1", None)])
+    made = catalog.pointer("sha256:z", by="person", reason="better", at="2020-01-01T00:00:00Z")
+    assert (made.replaces, made.digest) == ("p1", "sha256:z")
+    catalog.add(made)
+    assert catalog.champion == made
+    again = catalog.pointer("sha256:z", by="person", reason="better", at="2020-01-01T00:00:00Z")
+    assert again.id != made.id, "an id stands for one place in the history"
+    assert msgspec.json.decode(msgspec.json.encode(made), type=RolePointer) == made

@@ -1,0 +1,77 @@
+"""Keys: who may sign, who is trusted, and what is refused."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from driftline.errors import SettingsError, UntrustedPackage
+from driftline.models.keys import Signer, Trusted, ensure_key, new_key, signing_key, trust
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def test_a_new_key_signs_and_is_trusted(tmp_path: Path) -> None:
+    name = new_key(tmp_path)
+    Trusted(tmp_path).verify(DIGEST, Signer(tmp_path).sign(DIGEST))
+    assert Trusted(tmp_path).ids() == (name,)
+    assert signing_key(tmp_path) == name == ensure_key(tmp_path)
+
+
+def test_the_private_key_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    new_key(tmp_path)
+    assert stat.S_IMODE((tmp_path / "signing.pem").stat().st_mode) == 0o600
+
+
+def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
+    new_key(tmp_path)
+    with pytest.raises(SettingsError, match="exists"):
+        new_key(tmp_path)
+
+
+def test_another_ones_key_must_be_trusted_first(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    new_key(theirs)
+    new_key(ours)
+    signature = Signer(theirs).sign(DIGEST)
+    with pytest.raises(UntrustedPackage, match="not trusted here"):
+        Trusted(ours).verify(DIGEST, signature)
+    trust(theirs / "signing.pub", ours)
+    Trusted(ours).verify(DIGEST, signature)
+
+
+def test_an_unsigned_package_is_refused(tmp_path: Path) -> None:
+    new_key(tmp_path)
+    with pytest.raises(UntrustedPackage, match="unsigned"):
+        Trusted(tmp_path).verify(DIGEST, None)
+
+
+def test_a_signature_of_another_digest_is_refused(tmp_path: Path) -> None:
+    new_key(tmp_path)
+    signature = Signer(tmp_path).sign("sha256:" + "cd" * 32)
+    with pytest.raises(UntrustedPackage, match="does not hold"):
+        Trusted(tmp_path).verify(DIGEST, signature)
+
+
+def test_a_key_stored_under_a_trusted_ones_name_is_refused(tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    new_key(theirs)
+    name = new_key(ours)
+    (ours / "trusted" / f"{name}.pem").write_bytes((theirs / "signing.pub").read_bytes())
+    with pytest.raises(UntrustedPackage, match="another's name"):
+        Trusted(ours).verify(DIGEST, Signer(ours).sign(DIGEST))
+
+
+@pytest.mark.parametrize("content", [b"", b"no key at all"])
+def test_what_is_no_key_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key.pub").write_bytes(content)
+    with pytest.raises(SettingsError, match="not a public key"):
+        trust(tmp_path / "key.pub", tmp_path)
+    (tmp_path / "signing.pem").write_bytes(content)
+    with pytest.raises(SettingsError, match="not a private key"):
+        Signer(tmp_path)
+
+
+def test_without_a_key_nothing_is_signed(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no signing key"):
+        Signer(tmp_path)

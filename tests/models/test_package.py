@@ -1,0 +1,317 @@
+"""Packages: the same bytes each time, and refused unless digest and signature hold."""
+
+import io
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from driftline.codec.records import RecordCodec
+from driftline.errors import DigestMismatch, PackageCheckFailed, PackageError, UntrustedPackage
+from driftline.models import load as load_module
+from driftline.models import score as score_module
+from driftline.models.export import export_model
+from driftline.models.keys import Signature, Signer, new_key
+from driftline.models.load import Models
+from driftline.models.package import MANIFEST, REFERENCE, read_file, read_manifest
+from driftline.models.reference import load_reference, save_reference
+from driftline.models.store import ModelStore, digest_of
+from tests.training import (
+    CLASSIFICATION,
+    REGRESSION,
+    first_model,
+    record,
+    settings,
+    with_candidates,
+)
+from trainer.first import TrainedModel
+
+TREE = with_candidates(CLASSIFICATION, "decision_tree", tune=False)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def trained(home: Path) -> TrainedModel:
+    return first_model(TREE, home)
+
+
+@pytest.fixture(scope="module")
+def data(home: Path, trained: TrainedModel) -> bytes:
+    return ModelStore(settings(home).model_store).get(trained.digest)[0]
+
+
+def models(home: Path) -> Models:
+    return Models.of(settings(home), TREE)
+
+
+def stored(folder: Path, home: Path, data: bytes, signature: Signature | None) -> Models:
+    """Another store that holds these bytes, with the trusted keys of `home`."""
+    ModelStore(str(folder)).put(data, signature)
+    changed = msgspec.structs.replace(settings(home), model_store=str(folder))
+    return Models.of(changed, TREE)
+
+
+@pytest.fixture
+def no_deserializing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading anything of a package fails the test."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("bytes were read before they were verified")
+
+    for module, name in (
+        (load_module, "read_manifest"),
+        (load_module, "read_file"),
+        (load_module, "load_reference"),
+        (score_module, "OnnxScorer"),
+    ):
+        monkeypatch.setattr(module, name, fail)
+    monkeypatch.setattr("joblib.load", fail)
+
+
+# ---- refused before a byte is read ---------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_deserializing")
+@pytest.mark.parametrize("at", [0, 1000, -1])
+def test_a_tampered_package_is_refused_unread(
+    tmp_path: Path, home: Path, trained: TrainedModel, data: bytes, at: int
+) -> None:
+    tampered = bytearray(data)
+    tampered[at] ^= 1
+    hexadecimal = trained.digest.removeprefix("sha256:")
+    (tmp_path / f"{hexadecimal}.zip").write_bytes(bytes(tampered))
+    changed = msgspec.structs.replace(settings(home), model_store=str(tmp_path))
+    with pytest.raises(DigestMismatch, match=trained.digest):
+        Models.of(changed, TREE).load(trained.announcement)
+
+
+@pytest.mark.usefixtures("no_deserializing")
+def test_an_unsigned_package_is_refused_unread(tmp_path: Path, home: Path, data: bytes) -> None:
+    with pytest.raises(UntrustedPackage, match="unsigned"):
+        stored(tmp_path, home, data, None).load(digest_of(data))
+
+
+@pytest.mark.usefixtures("no_deserializing")
+def test_a_package_signed_by_a_stranger_is_refused_unread(
+    tmp_path: Path, home: Path, data: bytes
+) -> None:
+    new_key(tmp_path / "stranger")
+    signature = Signer(tmp_path / "stranger").sign(digest_of(data))
+    with pytest.raises(UntrustedPackage, match="not trusted here"):
+        stored(tmp_path / "store", home, data, signature).load(digest_of(data))
+
+
+@pytest.mark.usefixtures("no_deserializing")
+def test_an_announcement_with_a_wrong_signature_is_refused_unread(
+    home: Path, trained: TrainedModel
+) -> None:
+    forged = msgspec.structs.replace(trained.announcement, signature="00" * 64)
+    with pytest.raises(UntrustedPackage, match="does not hold"):
+        models(home).load(forged)
+
+
+def test_signed_bytes_that_are_no_package_are_refused(tmp_path: Path, home: Path) -> None:
+    signature = Signer(settings(home).keys).sign(digest_of(b"no zip"))
+    with pytest.raises(PackageCheckFailed, match="not a model package"):
+        stored(tmp_path, home, b"no zip", signature).load(digest_of(b"no zip"))
+
+
+# ---- what a good one does ------------------------------------------------------------------------
+
+
+def test_a_good_package_says_what_it_said_in_training(home: Path, trained: TrainedModel) -> None:
+    model = models(home).load(trained.announcement)
+    model.warm_up()
+    model.check()
+    assert model.digest == trained.digest
+    assert len(model.manifest.check) == 16
+    assert model.manifest.schema.classes == ("no", "yes")
+    batch = RecordCodec(TREE).decode([record(i) for i in range(1000, 1020)])
+    scores = model.predict(batch.columns)
+    assert len(scores.predictions) == 20
+    assert scores.probabilities is not None
+    assert np.allclose(scores.probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_no_records_are_scored_as_none(home: Path, trained: TrainedModel) -> None:
+    model = models(home).load(trained.announcement)
+    assert len(model.predict(RecordCodec(TREE).decode([]).columns).predictions) == 0
+
+
+def test_a_model_that_says_something_else_fails_its_check(
+    home: Path, trained: TrainedModel
+) -> None:
+    model = models(home).load(trained.announcement)
+    first, *rest = model.manifest.check
+    wrong = msgspec.structs.replace(first, scores=tuple(1 - s for s in first.scores or ()))
+    model.manifest = msgspec.structs.replace(model.manifest, check=(*rest, wrong))
+    with pytest.raises(PackageCheckFailed, match="where it said"):
+        model.check()
+
+
+def test_a_model_does_not_answer_for_a_changed_stream_file(
+    home: Path, trained: TrainedModel
+) -> None:
+    derived = msgspec.structs.replace(TREE, derived={"per_size": "size / price"})
+    with pytest.raises(PackageCheckFailed, match="derived features differ"):
+        Models.of(settings(home), derived).load(trained.announcement).check()
+    fewer = {name: spec for name, spec in TREE.inputs.items() if name != "colour"}
+    changed = msgspec.structs.replace(TREE, features=fewer)
+    with pytest.raises(PackageCheckFailed, match="'colour' is not in stream"):
+        Models.of(settings(home), changed).load(trained.announcement).check()
+    renamed = msgspec.structs.replace(TREE, name="other")
+    with pytest.raises(PackageCheckFailed, match="made for stream 'paint', not 'other'"):
+        Models.of(settings(home), renamed).load(trained.announcement)
+
+
+def test_the_reference_comes_back_as_it_was(data: bytes) -> None:
+    raw = read_file(data, REFERENCE)
+    assert raw is not None
+    reference = load_reference(raw)
+    assert save_reference(reference) == raw
+    assert len(reference.columns) == len(reference.predictions) == len(reference.positions) == 300
+    assert set(reference.columns.numbers) == {"price", "size", "per_size"}
+    assert set(reference.columns.categories["colour"]) == {"red", "green", "blue"}
+    assert len(reference.errors) == len(reference.held_labels) == 60
+    assert set(reference.errors) <= {0.0, 1.0}
+    assert reference.levels == {"colour": ("blue", "green", "red")}
+    low, high = reference.ranges["size"]
+    assert 1 <= low < high <= 5
+
+
+def test_a_reference_never_unpickles(data: bytes) -> None:
+    file = io.BytesIO()
+    np.savez(file, names=np.array([object()], dtype=object))
+    with pytest.raises(PackageCheckFailed, match="reference cannot be read"):
+        load_reference(file.getvalue())
+
+
+def test_a_missing_category_stays_missing_in_the_reference(data: bytes) -> None:
+    raw = read_file(data, REFERENCE)
+    assert raw is not None
+    reference = load_reference(raw)
+    reference.columns.categories["colour"][3] = None
+    back = load_reference(save_reference(reference))
+    assert back.columns.categories["colour"][3] is None
+    assert (back.columns.categories["colour"] == reference.columns.categories["colour"]).all()
+
+
+def test_the_manifest_tells_the_models_history(data: bytes) -> None:
+    manifest = read_manifest(data)
+    assert (manifest.candidate, manifest.rows, manifest.held_out) == ("decision_tree", 300, 60)
+    assert (manifest.first_position, manifest.last_position) == (0, 299)
+    assert manifest.trained_at == "2023-11-14T22:13:20Z"
+    assert {"python", "numpy", "scikit-learn"} <= set(manifest.libraries)
+    assert manifest.derived == {"per_size": "price / size"}
+
+
+def test_no_file_in_the_package_has_a_time(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as package:
+        assert {entry.date_time for entry in package.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert package.namelist()[0] == MANIFEST
+
+
+def test_a_model_is_exported_as_joblib_onnx_and_pickle(
+    tmp_path: Path, home: Path, trained: TrainedModel
+) -> None:
+    import pickle
+
+    import joblib
+
+    paths = export_model(models(home).fetch(trained.announcement), tmp_path / "out")
+    assert [path.suffix for path in paths] == [".json", ".joblib", ".onnx", ".pickle"]
+    matrix = np.zeros((3, 6), dtype=np.float32)
+    said = joblib.load(paths[1]).predict(matrix)
+    assert (pickle.loads(paths[3].read_bytes()).predict(matrix) == said).all()
+
+
+def test_a_model_without_onnx_is_not_exported_as_such(tmp_path: Path) -> None:
+    stream = with_candidates(REGRESSION, "hist_gradient_boosting", tune=False)
+    trained = first_model(stream, tmp_path, 120)
+    package = Models.of(settings(tmp_path), stream).fetch(trained.announcement)
+    assert len(export_model(package, tmp_path / "out")) == 3
+    with pytest.raises(PackageError, match="no ONNX form"):
+        export_model(package, tmp_path / "out", ("onnx",))
+
+
+# ---- the same each time --------------------------------------------------------------------------
+
+
+def test_training_twice_gives_the_same_digest(home: Path, trained: TrainedModel) -> None:
+    assert first_model(TREE, home).digest == trained.digest
+
+
+_IN_ANOTHER_PROCESS = """
+import sys
+from pathlib import Path
+from tests.training import CLASSIFICATION, REGRESSION, first_model, with_candidates
+task, name = sys.argv[2:]
+stream = CLASSIFICATION if task == "classification" else REGRESSION
+print(first_model(with_candidates(stream, name), Path(sys.argv[1]), 120).digest)
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        ("classification", "logistic_regression"),
+        ("classification", "random_forest"),
+        ("regression", "k_nearest_neighbours"),
+        ("regression", "hist_gradient_boosting"),
+    ],
+)
+def test_another_process_makes_the_same_package(tmp_path: Path, task: str, name: str) -> None:
+    stream = CLASSIFICATION if task == "classification" else REGRESSION
+    here = first_model(with_candidates(stream, name), tmp_path, 120).digest
+    result = subprocess.run(
+        [sys.executable, "-c", _IN_ANOTHER_PROCESS, str(tmp_path), task, name],
+        capture_output=True,
+        text=True,
+        check=True,
+        # Another seed of hashing: nothing may hang on the order of a set.
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert result.stdout.split()[-1] == here
+
+
+_SCORE_ONLY = """
+import sys
+from pathlib import Path
+from driftline.models.load import Models
+from driftline.settings import load_settings
+from driftline.stream import loads
+settings = load_settings({"DRIFTLINE_HOME": sys.argv[1], "DRIFTLINE_CLIENT": "memory"})
+model = Models.of(settings, loads(sys.argv[3])).load(sys.argv[2])
+model.warm_up()
+model.check()
+print(model.scoring, *sorted({"sklearn", "pandas", "joblib", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_scoring_with_onnx_brings_in_no_training_library(home: Path, trained: TrainedModel) -> None:
+    stream_file = """
+version = 1
+name = "paint"
+task = "classification"
+target = "sold"
+features = { price = "number", size = "number", colour = "category" }
+derived = { per_size = "price / size" }
+record = { id = "id" }
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", _SCORE_ONLY, str(home), trained.digest, stream_file],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert result.stdout.split() == ["onnx"]

@@ -1,0 +1,52 @@
+"""The store: bytes by digest, never other bytes, in any place that fsspec reaches."""
+
+from pathlib import Path
+
+import pytest
+
+from driftline.errors import PackageError, PackageNotFound
+from driftline.models.keys import Signature
+from driftline.models.store import ModelStore, digest_of
+
+SIGNATURE = Signature("ab", "key")
+
+
+@pytest.mark.parametrize("place", ["folder", "file://{}/folder", "memory://models-{}"])
+def test_what_is_put_can_be_got(tmp_path: Path, place: str) -> None:
+    url = place.format(tmp_path) if "{}" in place else str(tmp_path / place)
+    store = ModelStore(url)
+    location = store.put(b"package", SIGNATURE)
+    assert location.endswith(".zip")
+    assert store.get(digest_of(b"package")) == (b"package", SIGNATURE)
+    assert store.put(b"package", SIGNATURE) == location
+
+
+def test_a_package_may_be_there_without_a_signature(tmp_path: Path) -> None:
+    store = ModelStore(str(tmp_path))
+    store.put(b"package", None)
+    assert store.get(digest_of(b"package")) == (b"package", None)
+
+
+def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PackageNotFound, match=digest_of(b"other")):
+        ModelStore(str(tmp_path)).get(digest_of(b"other"))
+
+
+@pytest.mark.parametrize("digest", ["sha256:../../etc/passwd", "", "sha256:" + "A" * 64])
+def test_what_is_no_digest_never_becomes_a_path(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(PackageError, match="not a digest"):
+        ModelStore(str(tmp_path)).get(digest)
+
+
+def test_a_broken_signature_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+    store = ModelStore(str(tmp_path))
+    store.put(b"package", SIGNATURE)
+    next(tmp_path.glob("*.sig")).write_bytes(b"{")
+    with pytest.raises(PackageError, match="signature"):
+        store.get(digest_of(b"package"))
+
+
+def test_a_store_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file where the folder should be")
+    with pytest.raises(PackageError, match="cannot store"):
+        ModelStore(str(tmp_path / "models")).put(b"package", None)
