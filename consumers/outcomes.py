@@ -6,25 +6,34 @@
 | before its prediction | kept; an outcome as soon as the prediction comes |
 | again, the same | counted as repeated; nothing is published |
 | again, changed | an outcome with the next revision |
-| no prediction within the horizon (unknown id, or too late) | a dead letter |
+| known later than the horizon after its record | a dead letter |
+| no prediction within the horizon | a dead letter |
 | never | the prediction is counted as unlabelled once the horizon has passed |
 
-The horizon is measured by the records themselves (their event time or number), never by a clock.
-Each partition is joined on its own: a label must have the same key as its record.
+The horizon is measured by positions, those of records and the `@at` of labels, never by a clock: a
+backlog of one topic makes no label late. Each partition is joined on its own: a label must have the
+same key as its record.
 """
 
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from heapq import heappop, heappush
+from typing import Literal
 
 import msgspec
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import Clock
 from driftline.codec.envelope import dead_letter, decode, encode, predictions_decoder
 from driftline.codec.records import Label, LabelCodec, format_time, parse_time
 from driftline.errors import DataError
 from driftline.events import Outcome, Prediction, Watermark
 from driftline.stream import Stream
 from driftline.topics import Topics
+
+# Position of a label without `@at` that is read before any prediction, until one comes.
+_NOWHERE_YET = 2**63 - 1
+_BEFORE_ALL = -(2**63)
 
 _prediction_decoder = msgspec.json.Decoder(Prediction)
 
@@ -38,20 +47,22 @@ class Resume(msgspec.Struct, frozen=True):
 
     published: int = 0  # next offset that had not been handled
     source: int = -1  # predictions: largest source offset seen
+    passed: int = _BEFORE_ALL  # position up to which ids had been forgotten
 
 
 class OutcomesHandler:
     """Joins. See `driftline.loop.Handler` for what each method owes.
 
     `counts` says what became of predictions and labels since the start of this worker: outcomes,
-    revised, repeated, duplicates, unlabelled, orphans (labels without prediction), invalid.
+    revised, repeated, duplicates, unlabelled, late, orphans (labels without prediction), invalid.
     """
 
     ready = True
     follows: tuple[str, ...] = ()
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, clock: Clock) -> None:
         self._stream = stream
+        self._clock = clock
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
         self._joins: dict[int, _PartitionJoin] = {}
@@ -86,7 +97,11 @@ class OutcomesHandler:
         return output
 
     def tick(self) -> Sequence[Outgoing]:
-        return ()
+        output: list[Outgoing] = []
+        for join in self._joins.values():
+            if not join.is_rebuilding:
+                self._forget(join, output)
+        return output
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         held = {}
@@ -100,7 +115,7 @@ class OutcomesHandler:
 
     def _join(self, partition: int) -> "_PartitionJoin":
         if partition not in self._joins:
-            self._joins[partition] = _PartitionJoin(self._stream)
+            self._joins[partition] = _PartitionJoin(self._stream, self._clock)
         return self._joins[partition]
 
     def _rebuild(self, join: "_PartitionJoin", message: Message) -> list[Message]:
@@ -124,6 +139,7 @@ class OutcomesHandler:
             return []
         for old in join.old_labels:
             self._take_label(join, old)
+        join.forget()  # what had been forgotten before the restart; it was counted then
         deferred, join.deferred, join.old_labels = join.deferred, [], []
         return deferred
 
@@ -148,20 +164,23 @@ class OutcomesHandler:
         elif event is None:
             self.counts["duplicates"] += 1
         else:
-            if (label := join.label_of(event.record_id)) is not None:
+            label = join.label_of(event.record_id)
+            if label is not None:
                 output.append(self._outcome(message, event, label))
-            self._expire(join, output)
 
     def _handle_label(
         self, join: "_PartitionJoin", message: Message, output: list[Outgoing]
     ) -> None:
-        record_id, news = self._take_label(join, message)
-        if news is None:
+        taken = self._take_label(join, message)
+        if taken == "repeated":
             self.counts["repeated"] += 1
-            return
-        for waiting in join.predictions_of(record_id):
-            prediction = _prediction_decoder.decode(waiting.value or b"")
-            output.append(self._outcome(waiting, prediction, news))
+        elif taken == "late":
+            self.counts["late"] += 1
+            output.append(self._refuse(message, "known later than the horizon after its record"))
+        else:
+            for waiting in taken.predictions:
+                prediction = _prediction_decoder.decode(waiting.message.value or b"")
+                output.append(self._outcome(waiting.message, prediction, taken.label))
 
     def _take_prediction(
         self, join: "_PartitionJoin", message: Message
@@ -173,13 +192,19 @@ class OutcomesHandler:
         if event.source.offset <= join.source:
             return None
         join.source = event.source.offset
-        join.add_prediction(message, event)
+        position = event.row
+        if self._stream.axis == "time":
+            position = None if event.time is None else parse_time(event.time)
+        if position is None:
+            raise DataError(f"no position: its {self._stream.axis} is missing")
+        join.add_prediction(message, event.record_id, position)
         return event
 
-    def _take_label(self, join: "_PartitionJoin", message: Message) -> tuple[str, "_Label | None"]:
-        """Decode and keep it; its id, and what is new by it, if anything."""
-        label = self._labels.decode(message.value or b"")
-        return label.record_id, join.add_label(message, label)
+    def _take_label(
+        self, join: "_PartitionJoin", message: Message
+    ) -> "_Joined | Literal['repeated', 'late']":
+        """Decode it and keep it, if it says something new in time."""
+        return join.add_label(message, self._labels.decode(message.value or b""))
 
     def _outcome(self, message: Message, event: Prediction, label: "_Label") -> Outgoing:
         self.counts["revised" if label.revision else "outcomes"] += 1
@@ -210,15 +235,14 @@ class OutcomesHandler:
             partition=message.partition,
         )
 
-    def _expire(self, join: "_PartitionJoin", output: list[Outgoing]) -> None:
-        self.counts["unlabelled"] += join.expire_predictions()
-        for orphan in join.expire_labels():
-            self.counts["orphans"] += 1
-            output.append(
-                self._refuse(
-                    orphan, "no prediction with this id within the horizon: unknown, or too late"
-                )
-            )
+    def _forget(self, join: "_PartitionJoin", output: list[Outgoing]) -> None:
+        unlabelled, orphans = join.forget()
+        self.counts["unlabelled"] += unlabelled
+        self.counts["orphans"] += len(orphans)
+        output.extend(
+            self._refuse(orphan, "no prediction with this id within the horizon")
+            for orphan in orphans
+        )
 
     def _refuse(self, message: Message, reason: str) -> Outgoing:
         return dead_letter(self._topics.deadletters, message, reason=reason, service="outcomes")
@@ -231,28 +255,35 @@ class _Label(msgspec.Struct, frozen=True, gc=False):
     revision: int
 
 
-class _Known(msgspec.Struct):
-    """All that is known of one record id."""
-
-    predictions: list[Message]  # those within the horizon, oldest first
-    label: _Label | None = None
-    labels_kept: int = 0  # of this id, in the queue
-    met: bool = False  # a label and a prediction have been here together
-
-
-class _Queued(msgspec.Struct, frozen=True, gc=False):
-    """One record of a topic, in the order of its partition, until its horizon has passed."""
+class _Kept(msgspec.Struct, frozen=True, gc=False):
+    """A record that is needed until its id is forgotten."""
 
     message: Message
     record_id: str
-    arrived: int | None  # how far the partition had got, on the horizon's axis; None: nowhere yet
+    position: int  # of the record, or at which the label was known
+
+
+class _Joined(msgspec.Struct, frozen=True, gc=False):
+    """What a label has to say: its revision, and the predictions that it is for."""
+
+    label: _Label
+    predictions: tuple[_Kept, ...]
+
+
+class _Known(msgspec.Struct):
+    """All that is known of one record id."""
+
+    newest: int  # largest position of what came for it
+    predictions: list[_Kept] = []
+    labels: list[Message] = []
+    label: _Label | None = None
 
 
 class _Side:
     """One of the two topics: what is kept of it, and how far it was handled."""
 
     def __init__(self) -> None:
-        self.queue: deque[_Queued] = deque()
+        self.queue: deque[_Kept] = deque()
         self.resumed = Committed(0)
         self.next_offset = 0
         self.published = 0
@@ -264,17 +295,23 @@ class _Side:
 
 
 class _PartitionJoin:
-    """The records of one partition of both topics that are within the horizon."""
+    """The records of one partition of both topics that are within the horizon.
 
-    def __init__(self, stream: Stream) -> None:
-        horizon = stream.labels.horizon
-        if horizon is None:
-            raise ValueError("the stream's horizon has no default yet: use driftline.stream.load")
-        self._by_time = horizon.us is not None
-        self._horizon = horizon.us if horizon.us is not None else horizon.records or 0
-        self._started: int | None = None  # position of the first prediction
-        self._reached: int | None = None  # largest position of a prediction so far
+    An id is forgotten, with all that came for it, when both topics have passed its newest position
+    by the horizon: a topic that is read later than the other then loses nothing. Labels that have
+    been silent for `windows.idle` hold nobody back.
+    """
+
+    def __init__(self, stream: Stream, clock: Clock) -> None:
+        self._horizon = stream.horizon
+        self._clock = clock
+        self._idle_s = (stream.windows.idle.us or 0) / 1e6
+        self._label_seen_s = clock.monotonic()  # a label may be on its way
+        self._reached: int | None = None  # largest position of a prediction
+        self._labels_reached: int | None = None  # largest position of a label
+        self._passed = _BEFORE_ALL  # ids whose newest position is below are forgotten
         self._known: dict[str, _Known] = {}
+        self._by_age: list[tuple[int, str]] = []  # heap of (position, id), for forgetting
         self.source = -1  # largest source offset of a prediction
         self.predictions = _Side()
         self.labels = _Side()
@@ -292,6 +329,7 @@ class _PartitionJoin:
         side.resumed = committed
         side.next_offset = committed.offset
         side.published = at.published
+        self._passed = max(self._passed, at.passed)
         if not side.is_behind:  # else the source is found again by reading
             self.source = max(self.source, at.source)
 
@@ -301,74 +339,103 @@ class _PartitionJoin:
             return side.resumed
         oldest = side.queue[0].message.offset if side.queue else side.next_offset
         source = self.source if side is self.predictions else -1
-        return Committed(oldest, encode(Resume(side.next_offset, source)).decode())
+        at = Resume(side.next_offset, source, self._passed)
+        return Committed(oldest, encode(at).decode())
 
-    def add_prediction(self, message: Message, event: Prediction) -> None:
+    def add_prediction(self, message: Message, record_id: str, position: int) -> None:
         """Keep a prediction."""
-        position = parse_time(event.time) if self._by_time and event.time else event.row
-        if position is not None:
-            self._started = position if self._started is None else self._started
-            self._reached = max(position, self._reached or position)
-        known = self._known.setdefault(event.record_id, _Known([]))
-        known.predictions.append(message)
-        known.met = known.met or known.label is not None
-        self.predictions.queue.append(_Queued(message, event.record_id, self._reached))
+        if self._reached is None:
+            for known in self._known.values():
+                if known.newest == _NOWHERE_YET:
+                    known.newest = position
+        self._reached = _later(self._reached, position)
+        kept = _Kept(message, record_id, position)
+        self._keep(kept, self.predictions).predictions.append(kept)
+
+    def add_label(self, message: Message, label: Label) -> _Joined | Literal["repeated", "late"]:
+        """Keep a label, unless it says nothing new or comes too late."""
+        self._label_seen_s = self._clock.monotonic()
+        at = label.at
+        known = self._known.get(label.record_id)
+        if known is not None:
+            if known.label is not None and known.label.label.label == label.label:
+                return "repeated"
+            in_time = tuple(
+                kept
+                for kept in known.predictions
+                if at is None or at - kept.position <= self._horizon
+            )
+            if known.predictions and not in_time:
+                return "late"
+            newest = known.newest
+        else:
+            in_time = ()
+            newest = self._here()
+        position = newest if at is None else at
+        if position != _NOWHERE_YET:
+            self._labels_reached = _later(self._labels_reached, position)
+        if position < self._passed:
+            # Its id was forgotten. An old one that is read again was answered before the restart.
+            return "repeated" if message.offset < self.labels.published else "late"
+        known = self._keep(_Kept(message, label.record_id, position), self.labels)
+        known.labels.append(message)
+        revision = 0 if known.label is None else known.label.revision + 1
+        known.label = _Label(label, revision)
+        return _Joined(known.label, in_time)
 
     def label_of(self, record_id: str) -> _Label | None:
         """The newest label of this id, if one is here."""
         return self._known[record_id].label
 
-    def predictions_of(self, record_id: str) -> list[Message]:
-        """Those of this id that are within the horizon, oldest first."""
-        return self._known[record_id].predictions
-
-    def add_label(self, message: Message, label: Label) -> _Label | None:
-        """Keep a label; it and its revision, or None if it says nothing new."""
-        known = self._known.setdefault(label.record_id, _Known([]))
-        known.labels_kept += 1
-        self.labels.queue.append(_Queued(message, label.record_id, self._reached))
-        if known.label is None:
-            known.label = _Label(label, 0)
-        elif known.label.label.label == label.label:
-            return None
-        else:
-            known.label = _Label(label, known.label.revision + 1)
-        known.met = known.met or bool(known.predictions)
-        return known.label
-
-    def expire_predictions(self) -> int:
-        """Forget predictions whose horizon has passed; how many of them had no label."""
-        unlabelled = 0
-        queue = self.predictions.queue
-        while queue and self._is_past(queue[0]):
-            gone = queue.popleft()
-            known = self._known[gone.record_id]
-            known.predictions.pop(0)
-            unlabelled += known.label is None
-            self._forget(gone.record_id, known)
-        return unlabelled
-
-    def expire_labels(self) -> list[Message]:
-        """Forget labels whose horizon has passed; those that never met a prediction."""
-        orphans = []
-        queue = self.labels.queue
-        while queue and self._is_past(queue[0]):
-            gone = queue.popleft()
-            known = self._known[gone.record_id]
-            known.labels_kept -= 1
-            if not known.met:
-                orphans.append(gone.message)
-            if not known.labels_kept:
-                known.label = None
-            self._forget(gone.record_id, known)
-        return orphans
-
-    def _is_past(self, queued: _Queued) -> bool:
-        if self._reached is None or self._started is None:
-            return False
-        arrived = self._started if queued.arrived is None else queued.arrived
-        return self._reached - arrived > self._horizon
-
-    def _forget(self, record_id: str, known: _Known) -> None:
-        if not known.predictions and not known.labels_kept:
+    def forget(self) -> tuple[int, list[Message]]:
+        """Forget ids that the horizon has passed: how many predictions had no label, and the
+        labels that had no prediction."""
+        self._pass()
+        unlabelled, orphans = 0, []
+        while self._by_age and self._by_age[0][0] < self._passed:
+            record_id = heappop(self._by_age)[1]
+            known = self._known.get(record_id)
+            if known is None:
+                continue
+            if known.newest >= self._passed:  # something newer came for it
+                heappush(self._by_age, (known.newest, record_id))
+                continue
             del self._known[record_id]
+            if known.label is None:
+                unlabelled += len(known.predictions)
+            elif not known.predictions:
+                orphans.extend(known.labels)
+        for side in (self.predictions, self.labels):
+            while side.queue and side.queue[0].record_id not in self._known:
+                side.queue.popleft()
+        return unlabelled, orphans
+
+    def _pass(self) -> None:
+        """Move on the position that the horizon has passed."""
+        reached = self._reached
+        if self._clock.monotonic() - self._label_seen_s < self._idle_s:
+            if reached is None or self._labels_reached is None:
+                return
+            reached = min(reached, self._labels_reached)
+        if reached is not None:
+            self._passed = max(self._passed, reached - self._horizon)
+
+    def _here(self) -> int:
+        """The position that predictions have reached, as far as is known."""
+        if self._reached is not None:
+            return self._reached
+        return _NOWHERE_YET if self._passed == _BEFORE_ALL else self._passed + self._horizon
+
+    def _keep(self, kept: _Kept, side: _Side) -> _Known:
+        side.queue.append(kept)
+        known = self._known.get(kept.record_id)
+        if known is None:
+            known = self._known[kept.record_id] = _Known(kept.position)
+            age = _BEFORE_ALL if kept.position == _NOWHERE_YET else kept.position
+            heappush(self._by_age, (age, kept.record_id))
+        known.newest = max(known.newest, kept.position)
+        return known
+
+
+def _later(reached: int | None, position: int) -> int:
+    return position if reached is None else max(reached, position)

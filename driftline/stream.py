@@ -368,6 +368,14 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _amount(self.windows.records or self.windows.span)
 
     @property
+    def horizon(self) -> int:
+        """How long a prediction and its label wait for each other, on the windows' axis."""
+        span, step = self.labels.horizon, self.time.step
+        if span is not None and span.us is not None and self.axis == "row" and step is not None:
+            return span.us // max(1, _amount(step))
+        return _amount(span)
+
+    @property
     def pane_size(self) -> int:
         """Length of a pane, a twentieth of a window, on the same axis; at least 1."""
         return max(1, self.window_size // 20)
@@ -513,6 +521,14 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         ):
             if span is not None and span.us is not None:
                 raise fail(key, "Expected a number of records: the stream has no event time")
+    horizon = labels.horizon
+    numbered = by_row and not (time.step is not None and time.column is None)
+    if horizon is not None and horizon.us is not None and numbered:
+        raise fail(
+            "labels.horizon", "Expected a number of records, as windows are, or windows.span"
+        )
+    if horizon is not None and horizon.records is not None and not by_row:
+        raise fail("labels.horizon", "Expected a duration, as windows are")
     if stream.kafka.retention is not None and stream.kafka.retention.us is None:
         raise fail("kafka.retention", "Expected a duration")
     enough_us = max(

@@ -1,5 +1,7 @@
 """Reconciliation: every record and label is accounted for, and what is missing is named."""
 
+from itertools import cycle
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -216,7 +218,7 @@ def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
 ) -> None:
     world = World()
     loop = Loop(
-        OutcomesHandler(world.stream),
+        OutcomesHandler(world.stream, world.clock),
         world.broker,
         group=world.topics.group("outcomes"),
         delivery="exactly_once",
@@ -224,13 +226,13 @@ def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
         commit_interval_s=0,
     )
     loop.step(0)
-    row = 0
+    row, words = 0, cycle(["yes", "no"])  # some labels change, others are repeated
     for step in steps:
         if step.what == "record":
             row += jump  # with a jump of 7, a horizon of 10 passes soon
             world.prediction(world.feature(str(step.number), row=row))
         elif step.what == "label":
-            world.label(str(step.number), "yes")
+            world.label(str(step.number), "yes" if step.number % 2 else next(words))
         else:
             loop.step(0)
     while loop.step(0):

@@ -39,7 +39,7 @@ def build_handler(
         case "outcomes":
             from consumers.outcomes import OutcomesHandler
 
-            return OutcomesHandler(stream)
+            return OutcomesHandler(stream, clock)
         case "monitor":
             from monitor.service import MonitorHandler
 

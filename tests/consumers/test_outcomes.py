@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import ManualClock
 from driftline.codec.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.events import Outcome, Prediction, Source, Watermark
 from driftline.stream import Labels, Span, Stream, loads
@@ -48,9 +49,11 @@ def label(offset: int, record_id: object, value: str, at: int | None = None) -> 
 
 
 def joined(
-    stream: Stream = STREAM, resume: Mapping[TopicPartition, Committed] | None = None
+    stream: Stream = STREAM,
+    resume: Mapping[TopicPartition, Committed] | None = None,
+    clock: ManualClock | None = None,
 ) -> OutcomesHandler:
-    handler = OutcomesHandler(stream)
+    handler = OutcomesHandler(stream, clock or ManualClock())
     handler.assigned(resume or FROM_START)
     return handler
 
@@ -95,25 +98,76 @@ def test_a_changed_label_is_a_new_revision() -> None:
 
 def test_a_label_without_prediction_is_a_dead_letter_after_the_horizon() -> None:
     handler = joined()
-    early = handler.handle([prediction(0, 0), label(0, "nobody", "b"), prediction(1, 10)])
-    assert not reasons(early)
-    late = handler.handle([prediction(2, 11)])
-    assert reasons(late) == ["no prediction with this id within the horizon: unknown, or too late"]
-    assert late[0].value == b'{"@row":"nobody","y":"b"}'
+    handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 10)])
+    handler.handle([label(1, 10, "b", at=10)])
+    assert not handler.tick()
+    handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
+    letters = handler.tick()
+    assert reasons(letters) == ["no prediction with this id within the horizon"]
+    assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
 
-def test_a_label_that_comes_before_anything_else_waits_a_whole_horizon() -> None:
+def test_labels_read_long_before_their_predictions_wait_for_them() -> None:
     handler = joined()
-    assert not handler.handle([label(0, 1003, "b"), prediction(0, 1000)])
-    assert outcomes(handler.handle([prediction(1, 1003)])) == [("1003", "b", 0)]
+    handler.handle([label(row, row, "b", at=row) for row in range(100)])
+    handler.tick()
+    output: list[Outgoing] = []
+    for row in range(100):
+        output += handler.handle([prediction(row, row)])
+        output += handler.tick()
+    assert len(outcomes(output)) == 100
+    assert not reasons(output)
 
 
-def test_a_label_later_than_the_horizon_finds_no_prediction() -> None:
+def test_predictions_read_long_before_their_labels_wait_for_them() -> None:
     handler = joined()
-    output = handler.handle([prediction(0, 0), prediction(1, 11), label(0, 0, "b")])
+    handler.handle([prediction(row, row) for row in range(100)])
+    handler.tick()
+    output: list[Outgoing] = []
+    for row in range(100):
+        output += handler.handle([label(row, row, "b", at=row + 5)])
+        output += handler.tick()
+    assert len(outcomes(output)) == 100
+    assert not reasons(output)
+
+
+def test_a_label_known_later_than_the_horizon_is_a_dead_letter() -> None:
+    handler = joined()
+    output = handler.handle([prediction(0, 0), label(0, 0, "b", at=11)])
     assert not outcomes(output)
-    assert handler.counts["unlabelled"] == 1
-    assert len(reasons(handler.handle([prediction(2, 22)]))) == 1
+    assert reasons(output) == ["known later than the horizon after its record"]
+
+
+def test_a_change_later_than_the_horizon_is_a_dead_letter_too() -> None:
+    handler = joined()
+    output = handler.handle([prediction(0, 0), label(0, 0, "b", at=1), label(1, 0, "c", at=11)])
+    assert outcomes(output) == [("0", "b", 0)]
+    assert len(reasons(output)) == 1
+
+
+def test_labels_that_stay_away_hold_nobody_back() -> None:
+    clock = ManualClock()
+    handler = joined(clock=clock)
+    handler.handle([prediction(row, row) for row in range(100)])
+    clock.advance(11)
+    handler.tick()
+    assert handler.counts["unlabelled"] == 89  # all but the last horizon of ten and its end
+
+
+def test_a_label_that_was_joined_before_a_restart_is_no_orphan_after_it() -> None:
+    clock = ManualClock()
+    messages = [prediction(0, 0), prediction(1, 9), label(0, 0, "b", at=9), prediction(2, 12)]
+    first = joined(clock=clock)
+    first.handle(messages)
+    first.tick()
+    held = first.holds()
+    second = joined(resume=held, clock=clock)
+    again = [m for m in messages if m.offset >= held[TopicPartition(m.topic, 0)].offset]
+    output = list(second.handle([*again, prediction(3, 30), prediction(4, 50)]))
+    clock.advance(11)
+    output += second.tick()
+    assert not reasons(output)
+    assert not outcomes(output)
 
 
 def test_a_label_that_cannot_be_read_is_a_dead_letter_at_once() -> None:
@@ -183,6 +237,7 @@ def test_a_crash_at_any_moment_loses_and_doubles_no_outcome(
             count = data.draw(st.integers(1, 4))
             batch = logs_by_partition[partition][positions[partition] :][:count]
             pending.extend(handler.handle(batch))
+            pending.extend(handler.tick())
             positions[partition] += len(batch)
             actions = ["go on", "commit"] + ["crash"] * (crashes_left > 0)
             action = data.draw(st.sampled_from(actions))
@@ -216,7 +271,9 @@ def _newest_labels(labels: list[Message]) -> dict[str, str]:
 def test_memory_is_bounded_by_the_horizon(count: int) -> None:
     handler = joined()
     for row in range(count * 20):
-        handler.handle([prediction(row, row), label(row, row, "b")])
+        handler.handle([prediction(row, row), label(row, row, "b", at=row)])
+        handler.tick()
     assert len(handler._joins[0].predictions.queue) <= 11
     assert len(handler._joins[0].labels.queue) <= 11
-    assert len(handler._joins[0]._known) <= 12
+    assert len(handler._joins[0]._known) <= 11
+    assert len(handler._joins[0]._by_age) <= 11
