@@ -1,0 +1,104 @@
+"""Kafka for the tests that are marked `kafka`, whichever way this machine can have one.
+
+In this order: KAFKA_BOOTSTRAP_SERVERS, Docker, the local Kafka. With none they skip, and one line
+at the end says so; with DRIFTLINE_REQUIRE_KAFKA=1 they fail instead.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from driftline.broker import Admin
+from driftline.broker.kafka_python import KafkaPythonBroker
+from driftline.broker.local import LocalKafka
+from driftline.errors import DriftlineError
+
+_WITHOUT_KAFKA = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of an Apache Kafka."""
+    if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
+        yield servers
+        return
+    with _docker_kafka() as servers:
+        if servers is not None:
+            yield servers
+            return
+    local = LocalKafka(tmp_path_factory.mktemp("kafka"), port=0)
+    try:
+        running = local.up()
+    except DriftlineError as error:
+        without_kafka(request.config, str(error))
+    try:
+        yield running.bootstrap_servers
+    finally:
+        local.down()
+
+
+def without_kafka(config: pytest.Config, reason: str) -> None:
+    """Skip the test at hand, or fail it where a Kafka is required."""
+    if os.environ.get("DRIFTLINE_REQUIRE_KAFKA") == "1":
+        pytest.fail(f"DRIFTLINE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}", pytrace=False)
+    config.stash[_WITHOUT_KAFKA] = reason
+    pytest.skip(f"no Kafka: {reason}")
+
+
+@contextmanager
+def _docker_kafka() -> Iterator[str | None]:
+    """Kafka in a container, or None where no Docker engine answers."""
+    try:
+        import docker
+        from testcontainers.kafka import KafkaContainer
+
+        docker.from_env(timeout=5).ping()
+    except Exception:  # noqa: BLE001 - no library, no socket, no right to use it: all the same
+        yield None
+        return
+    with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
+        yield container.get_bootstrap_server()
+
+
+@pytest.fixture(autouse=True)
+def _kafka_where_marked(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("kafka"):
+        request.getfixturevalue("kafka_bootstrap")
+
+
+@pytest.fixture(scope="session")
+def kafka_admin(kafka_bootstrap: str) -> Iterator[Admin]:
+    """For looking at the Kafka under test, and for cleaning up."""
+    admin = KafkaPythonBroker(kafka_bootstrap).admin()
+    yield admin
+    admin.close()
+
+
+@pytest.fixture
+def topic_name(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Gives unique names; on Kafka, topics that begin with one are deleted after the test."""
+    names: list[str] = []
+
+    def unique() -> str:
+        names.append(f"test-{uuid.uuid4().hex[:12]}")
+        return names[-1]
+
+    yield unique
+    if names and request.node.get_closest_marker("kafka"):
+        admin: Admin = request.getfixturevalue("kafka_admin")
+        admin.delete([topic for topic in admin.describe() if topic.startswith(tuple(names))])
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    reason = config.stash.get(_WITHOUT_KAFKA, None)
+    if reason is not None:
+        first_line = reason.splitlines()[0]
+        terminalreporter.section("NO KAFKA: NOTHING WAS TESTED ON A REAL BROKER", red=True)
+        terminalreporter.line(first_line, red=True)
