@@ -1,13 +1,12 @@
 """An estimator as joblib bytes that depend on its content alone.
 
 Plain `joblib.dump` gives other bytes for an equal estimator: the nodes of trees have padding, which
-holds whatever lay in memory, and pickles note which equal strings are one object.
+holds whatever lay in memory, and a pickle notes which equal strings are one object.
 """
 
 import io
 from typing import Any
 
-import joblib
 import numpy as np
 from joblib.numpy_pickle import NumpyPickler
 from numpy.typing import NDArray
@@ -15,22 +14,24 @@ from numpy.typing import NDArray
 
 def dump(estimator: Any) -> bytes:
     """What `joblib.load` takes; the same for estimators with the same content."""
-    first = io.BytesIO()
-    _Pickler(first).dump(estimator)
-    first.seek(0)
-    # After a round trip, what is one object hangs on the content alone, not on how it came about.
-    second = io.BytesIO()
-    _Pickler(second).dump(joblib.load(first))
-    return second.getvalue()
+    file = io.BytesIO()
+    _Pickler(file).dump(estimator)
+    return file.getvalue()
 
 
 class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
-    """Writes structured arrays with zeros between their fields."""
+    """Writes structured arrays with zeros between their fields, equal strings as one object."""
 
-    def save(self, obj: Any) -> Any:
-        if type(obj) is np.ndarray and obj.dtype.names is not None:
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self._first: dict[Any, Any] = {}  # the first of all equal strings, or data types
+
+    def save(self, obj: Any, *args: Any, **options: Any) -> Any:
+        if type(obj) is str or isinstance(obj, np.dtype):
+            obj = self._first.setdefault(obj, obj)
+        elif type(obj) is np.ndarray and obj.dtype.names is not None:
             obj = without_garbage(obj)
-        return super().save(obj)
+        return super().save(obj, *args, **options)
 
 
 def without_garbage(array: NDArray[Any]) -> NDArray[Any]:

@@ -45,8 +45,8 @@ def judged_places(held_positions: Places, champion_last: int | None) -> Places:
 def judge(stream: Stream, labels: Values, challenger: Values, champion: Values | None) -> Verdict:
     """Compare on these rows; the champion's answers are None where there is no champion.
 
-    A tie keeps the champion. So does a gain within one standard error of itself: that is as likely
-    as not chance, and each swap starts the monitor's comparisons anew.
+    A tie keeps the champion. So does a gain within one standard error of itself: chance alone gives
+    as much in one of six comparisons, and each swap starts the monitor's comparisons anew.
     """
     metric, task = stream.judged_by, stream.task
     ours = evaluate(metric, task, labels, challenger)
@@ -58,7 +58,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{said}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    if abs(ours - theirs) <= noise:
+    if abs(ours - theirs) <= noise * (1 + 1e-9):  # one row more in one block is exactly its noise
         reason = f"{said}: within chance (± {noise:.2g}), the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, said)

@@ -1,0 +1,128 @@
+"""ONNX says what scikit-learn says, or it is not used."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from driftline.features import encode_matrix
+from driftline.models.score import OnnxScorer, Scores, SklearnScorer
+from driftline.stream import Stream
+from tests.training import CLASSIFICATION, REGRESSION, label, record
+from trainer import convert as convert_module
+from trainer.candidates import candidate
+from trainer.collect import from_records
+from trainer.convert import convert, equal
+from trainer.rows import TrainingRows
+from trainer.search import Fitted, fit
+
+
+def rows(stream: Stream, first: int, count: int) -> TrainingRows:
+    records = [record(i) for i in range(first, first + count)]
+    return from_records(stream, records, [label(stream, r) for r in records]).rows
+
+
+def fitted(stream: Stream, name: str) -> Fitted:
+    kind = candidate(name, stream.task)
+    return fit(stream, kind, kind.grid[0], rows(stream, 0, 400))
+
+
+def ticking(*durations_s: float) -> Callable[[], float]:
+    """A timer by which the calls that are timed last so long, over and over."""
+
+    def ticks() -> Iterator[float]:
+        now_s = 0.0
+        while True:
+            for duration_s in durations_s:
+                yield now_s
+                now_s += duration_s
+                yield now_s
+
+    return ticks().__next__
+
+
+@pytest.mark.parametrize(
+    ("stream", "name"),
+    [
+        (CLASSIFICATION, "logistic_regression"),
+        (CLASSIFICATION, "decision_tree"),
+        (CLASSIFICATION, "k_nearest_neighbours"),
+        (CLASSIFICATION, "random_forest"),
+        (CLASSIFICATION, "sklearn.naive_bayes.GaussianNB"),
+        (REGRESSION, "linear_regression"),
+        (REGRESSION, "decision_tree"),
+        (REGRESSION, "k_nearest_neighbours"),
+        (REGRESSION, "random_forest"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.task,
+)
+def test_the_onnx_form_is_equal_on_records_that_it_never_saw(stream: Stream, name: str) -> None:
+    model = fitted(stream, name)
+    matrix = encode_matrix(model.schema, rows(stream, 5000, 300).columns)
+    conversion = convert(model, stream, matrix[:50])
+    assert conversion.onnx is not None, conversion.reason
+    onnx = OnnxScorer(conversion.onnx, stream.task, model.schema.classes).score(matrix)
+    sklearn = SklearnScorer(model.estimator, stream.task, model.schema.classes).score(matrix)
+    assert equal(onnx, sklearn)
+
+
+def test_neighbours_are_scored_by_scikit_learn_without_measuring() -> None:
+    model = fitted(CLASSIFICATION, "k_nearest_neighbours")
+    matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
+
+    def never() -> float:
+        pytest.fail("measured")
+
+    assert convert(model, CLASSIFICATION, matrix, never).scoring == "sklearn"
+
+
+@pytest.mark.parametrize(
+    ("onnx_s", "sklearn_s", "chosen"),
+    [(1.0, 1.0, "onnx"), (1.9, 1.0, "onnx"), (2.1, 1.0, "sklearn"), (0.1, 1.0, "onnx")],
+)
+def test_onnx_is_used_unless_it_is_clearly_slower(
+    onnx_s: float, sklearn_s: float, chosen: str
+) -> None:
+    model = fitted(CLASSIFICATION, "decision_tree")
+    matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
+    repeats = convert_module._REPEATS
+    timer = ticking(*[onnx_s] * repeats, *[sklearn_s] * repeats)
+    conversion = convert(model, CLASSIFICATION, matrix, timer)
+    assert conversion.scoring == chosen
+    assert conversion.onnx is not None
+
+
+def test_what_does_not_convert_is_scored_by_scikit_learn() -> None:
+    model = fitted(CLASSIFICATION, "sklearn.ensemble.HistGradientBoostingClassifier")
+    matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
+    conversion = convert(model, CLASSIFICATION, matrix)
+    assert (conversion.scoring, conversion.onnx) == ("sklearn", None)
+    assert "does not convert" in conversion.reason
+
+
+def test_an_onnx_form_that_says_other_things_is_not_packed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, other = (fitted(CLASSIFICATION, n) for n in ("decision_tree", "logistic_regression"))
+    matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
+    foreign = convert(other, CLASSIFICATION, matrix).onnx
+    monkeypatch.setattr(convert_module, "to_onnx", lambda *_: foreign)
+    conversion = convert(model, CLASSIFICATION, matrix)
+    assert (conversion.scoring, conversion.onnx) == ("sklearn", None)
+    assert "other things" in conversion.reason
+
+
+def test_without_the_onnx_extra_scikit_learn_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "skl2onnx", None)
+    model = fitted(CLASSIFICATION, "decision_tree")
+    matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
+    conversion = convert(model, CLASSIFICATION, matrix)
+    assert (conversion.scoring, conversion.reason) == ("sklearn", "skl2onnx is not installed")
+
+
+def test_a_tie_may_be_rounded_either_way_and_nothing_else() -> None:
+    tie = np.array([[0.50001, 0.49999], [0.9, 0.1]])
+    one = Scores(["a", "a"], tie)
+    assert equal(one, Scores(["b", "a"], tie - 1e-5))
+    assert not equal(one, Scores(["a", "b"], tie))
+    assert not equal(one, Scores(["a", "a"], tie + 0.01))
