@@ -1,0 +1,179 @@
+"""One retraining: ranges by the cause, the champion judged on the same rows, errors as reasons."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from driftline.errors import BrokerUnavailable, PackageError
+from driftline.events import ModelAnnounced, Outcome, RetrainRequest
+from driftline.models.load import Models
+from driftline.models.store import ModelStore
+from driftline.stream import Stream
+from tests.training import CLASSIFICATION, Outcomes, first_model, outcome, request, settings
+from trainer import retrain as retrain_module
+from trainer.first import TrainedModel
+from trainer.publish import Publisher
+from trainer.retrain import TrainingJob, TrainingResult, retrain
+
+TRAINED_AT = "2024-01-01T00:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def champion(home: Path) -> TrainedModel:
+    return first_model(CLASSIFICATION, home)
+
+
+def run(
+    home: Path,
+    champion: ModelAnnounced | None,
+    log: Outcomes,
+    asked: RetrainRequest | None = None,
+    stream: Stream = CLASSIFICATION,
+) -> TrainingResult:
+    here = settings(home)
+    return retrain(
+        TrainingJob(asked or request(), champion, TRAINED_AT),
+        stream,
+        log,
+        Models.of(here, stream),
+        Publisher(ModelStore(here.model_store), here.keys),
+    )
+
+
+def concept(first: int, last: int, *, turned: bool = False) -> list[Outcome]:
+    return [outcome(CLASSIFICATION, i, turned=turned) for i in range(first, last)]
+
+
+def test_the_same_concept_leaves_the_champion(home: Path, champion: TrainedModel) -> None:
+    result = run(home, champion.announcement, Outcomes(concept(300, 700)))
+    assert result.announcement is None
+    assert "the champion stays" in result.reason
+    assert result.outcomes == 400
+    assert {trial.candidate for trial in result.trials} == {"logistic_regression", "decision_tree"}
+
+
+def test_a_new_concept_gives_a_new_model_that_says_where_it_came_from(
+    home: Path, champion: TrainedModel
+) -> None:
+    log = Outcomes(concept(300, 900, turned=True))
+    result = run(home, champion.announcement, log)
+    announced = result.announcement
+    assert announced is not None
+    assert result.champion is not None
+    assert result.challenger is not None
+    assert result.challenger > 0.85 > 0.3 > result.champion
+    assert result.reason.endswith("of the champion on the newest 120 held-out outcomes")
+    assert (announced.parent, announced.cause) == (champion.digest, "retrain-1")
+    assert announced.trained_at == TRAINED_AT
+    model = Models.of(settings(home), CLASSIFICATION).load(announced)
+    model.check()
+    assert (model.manifest.first_position, model.manifest.last_position) == (300, 899)
+    assert run(home, champion.announcement, log).announcement == announced
+
+
+def test_since_a_change_both_ranges_are_tried_and_judged_on_what_came_after_it(
+    home: Path, champion: TrainedModel
+) -> None:
+    log = Outcomes([*concept(300, 1000), *concept(1000, 1200, turned=True)])
+    asked = request(cause="drift", since=1000)
+    result = run(home, champion.announcement, log, asked)
+    assert {(trial.range, trial.rows) for trial in result.trials} == {
+        ("since 1000", 160),
+        ("last 1000 records", 860),
+    }
+    assert result.announcement is not None
+    manifest = Models.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()
+    assert (manifest.range, manifest.rows, manifest.held_out) == ("since 1000", 200, 40)
+
+
+def test_too_few_since_the_change_waits_for_more(home: Path, champion: TrainedModel) -> None:
+    log = Outcomes([*concept(300, 1000), *concept(1000, 1030, turned=True)])
+    result = run(home, champion.announcement, log, request(cause="drift", since=1000))
+    assert result.wait_for == 70
+    assert result.reason == "30 outcomes since the change, 100 are needed"
+
+
+@pytest.mark.parametrize("count", [0, 99])
+def test_too_few_outcomes_train_nothing(home: Path, champion: TrainedModel, count: int) -> None:
+    result = run(home, champion.announcement, Outcomes(concept(0, count)))
+    assert result.reason == f"{count} outcomes in the last 1000 records, 100 are needed"
+    assert (result.announcement, result.wait_for, result.trials) == (None, 0, ())
+
+
+def test_without_a_champion_the_best_candidate_is_published(
+    home: Path, champion: TrainedModel
+) -> None:
+    result = run(home, None, Outcomes(concept(0, 300)))
+    assert result.announcement is not None
+    assert result.announcement.parent is None
+    assert result.champion is None
+
+
+def test_a_champion_that_cannot_be_loaded_is_replaced_and_the_reason_says_so(
+    home: Path, champion: TrainedModel
+) -> None:
+    lost = msgspec.structs.replace(champion.announcement, digest="sha256:" + "0" * 64)
+    result = run(home, lost, Outcomes(concept(0, 300)))
+    assert result.announcement is not None
+    assert "no champion that can be loaded" in result.reason
+    assert "does not hold sha256:000" in result.reason
+
+
+def test_what_was_removed_is_told(home: Path, champion: TrainedModel) -> None:
+    log = Outcomes([*concept(300, 700), *concept(300, 305)])
+    result = run(home, champion.announcement, log)
+    assert [(item.count, item.reason[:9]) for item in result.removed] == [(5, "duplicate")]
+
+
+def test_labels_of_one_class_fail_with_a_reason(home: Path, champion: TrainedModel) -> None:
+    log = Outcomes([outcome(CLASSIFICATION, i, truth="yes") for i in range(200)])
+    result = run(home, champion.announcement, log)
+    assert result.announcement is None
+    assert result.reason.startswith("training failed: stream 'paint': no candidate")
+
+
+@pytest.mark.parametrize("error", [PackageError("the disk is full"), ZeroDivisionError("oh")])
+def test_an_unexpected_error_is_a_reason_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(retrain_module, "search", fail)
+    result = run(home, None, Outcomes(concept(0, 300)))
+    assert result.reason.startswith("training failed: ")
+    assert str(error) in result.reason
+
+
+def test_trouble_with_the_broker_is_no_result(home: Path) -> None:
+    class Broken(Outcomes):
+        def read(self) -> Iterator[Outcome]:
+            raise BrokerUnavailable("gone")
+
+    with pytest.raises(BrokerUnavailable, match="gone"):
+        run(home, None, Broken())
+
+
+def test_the_champion_is_judged_on_rows_that_it_was_not_trained_on(
+    home: Path, champion: TrainedModel
+) -> None:
+    log = Outcomes(concept(100, 700))
+    result = run(home, champion.announcement, log)
+    assert "newest 120 held-out" in result.reason
+    log = Outcomes(concept(0, 400))  # held out: 320 to 399; the champion knows those below 300
+    assert "newest 80 held-out" in run(home, champion.announcement, log).reason
+    stratified = msgspec.structs.replace(
+        CLASSIFICATION, models=msgspec.structs.replace(CLASSIFICATION.models, split="stratified")
+    )
+    result = run(home, champion.announcement, Outcomes(concept(0, 600)), stream=stratified)
+    unseen = int(result.reason.split("newest ")[1].split()[0])
+    assert 50 <= unseen < 100, "of 120 drawn from 600, those from 300 on"
+    assert np.isfinite(result.champion or np.nan)

@@ -1,0 +1,100 @@
+"""Runners: the same result in this thread and in a process, and no result from a dead one."""
+
+import os
+import signal
+import time
+from multiprocessing.connection import wait
+
+import pytest
+
+from driftline.errors import BrokerError, BrokerUnavailable
+from tests.training import request
+from trainer.retrain import TrainingJob, TrainingResult
+from trainer.runner import InlineRunner, ProcessRunner
+from trainer.search import Progress
+
+JOB = TrainingJob(request(), None, "2024-01-01T00:00:00Z")
+
+
+def train(job: TrainingJob, progress: Progress) -> TrainingResult:
+    progress("training", 1, 2)
+    return TrainingResult(reason=f"done {job.request.id}")
+
+
+def unreachable(_job: TrainingJob, _progress: Progress) -> TrainingResult:
+    raise BrokerUnavailable("nobody answers")
+
+
+def die(_job: TrainingJob, _progress: Progress) -> TrainingResult:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def hang(_job: TrainingJob, progress: Progress) -> TrainingResult:
+    progress("started", 0, 1)
+    signal.pause()
+    raise AssertionError("unreachable")
+
+
+def result_of(runner: ProcessRunner) -> TrainingResult:
+    """Poll as a loop does, waiting for the pipe in between."""
+    until_s = time.monotonic() + 60
+    while (result := runner.poll()) is None:
+        assert time.monotonic() < until_s, "no result within a minute"
+        assert runner._pipe is not None
+        wait([runner._pipe], timeout=5)
+    return result
+
+
+def test_in_this_thread_the_result_comes_once() -> None:
+    steps: list[str] = []
+    runner = InlineRunner(train, lambda step, done, total: steps.append(f"{step} {done}/{total}"))
+    assert runner.poll() is None
+    runner.start(JOB)
+    assert runner.poll() == TrainingResult(reason="done retrain-1")
+    assert runner.poll() is None
+    assert steps == ["training 1/2"]
+    runner.start(JOB)
+    runner.cancel()
+    assert runner.poll() is None
+
+
+def test_in_a_process_the_result_and_the_progress_are_the_same() -> None:
+    steps: list[str] = []
+    runner = ProcessRunner(train, lambda step, done, total: steps.append(f"{step} {done}/{total}"))
+    runner.start(JOB)
+    assert result_of(runner) == TrainingResult(reason="done retrain-1")
+    assert runner.poll() is None
+    assert steps == ["training 1/2"]
+
+
+def test_trouble_with_the_broker_is_raised_to_the_loop() -> None:
+    runner = ProcessRunner(unreachable)
+    runner.start(JOB)
+    with pytest.raises(BrokerError, match="nobody answers"):
+        result_of(runner)
+
+
+def test_a_process_that_dies_is_a_result_that_says_so() -> None:
+    runner = ProcessRunner(die)
+    runner.start(JOB)
+    assert result_of(runner).reason == "training failed: its process ended with code -9"
+
+
+def test_a_training_can_be_cancelled() -> None:
+    started: list[str] = []
+    runner = ProcessRunner(hang, lambda step, _done, _total: started.append(step))
+    runner.start(JOB)
+    while not started:
+        assert runner._pipe is not None
+        wait([runner._pipe], timeout=60)
+        assert runner.poll() is None
+    process = runner._process
+    assert process is not None
+    pid = process.pid
+    assert pid is not None
+    runner.cancel()
+    assert runner.poll() is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    runner.cancel()

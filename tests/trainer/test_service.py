@@ -1,0 +1,383 @@
+"""The trainer's handler with plain lists: one decision for each request, whatever happens."""
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.codec.envelope import encode, models_decoder, retrain_decoder
+from driftline.events import (
+    Freeze,
+    ModelAnnounced,
+    ModelsEvent,
+    RetrainDecision,
+    RolePointer,
+    Trial,
+)
+from driftline.models.catalog import Catalog, announcement_record, freeze_record, pointer_record
+from driftline.stream import Stream
+from driftline.topics import Topics
+from tests.training import CLASSIFICATION, request
+from trainer.retrain import TrainingJob, TrainingResult
+from trainer.service import MAX_ATTEMPTS, TrainerHandler
+
+TOPICS = Topics(CLASSIFICATION)
+RETRAIN = TopicPartition(TOPICS.retrain, 0)
+AT = "2024-01-01T00:00:00Z"
+
+
+def announcement(digest: str, parent: str | None = None) -> ModelAnnounced:
+    return ModelAnnounced(
+        digest=digest,
+        signature="",
+        key_id="",
+        location="",
+        stream="paint",
+        task="classification",
+        candidate="decision_tree",
+        metric="accuracy",
+        value=0.9,
+        parent=parent,
+        cause="retrain-1",
+        trained_at=AT,
+    )
+
+
+OLD, NEW = "sha256:01d", "sha256:2e3"
+LOST = TrainingResult(reason="the champion stays", challenger=0.5, champion=0.6, outcomes=300)
+WON = TrainingResult(
+    reason="better",
+    announcement=announcement(NEW, OLD),
+    challenger=0.9,
+    champion=0.5,
+    outcomes=300,
+    trials=(Trial("decision_tree", {}, "all", 240, 0.9),),
+)
+WAIT = TrainingResult(reason="30 since the change", wait_for=70)
+
+
+class ByHand:
+    """A runner whose result the test gives."""
+
+    def __init__(self) -> None:
+        self.jobs: list[TrainingJob] = []
+        self.result: TrainingResult | None = None
+        self.cancelled = 0
+
+    def start(self, job: TrainingJob) -> None:
+        self.jobs.append(job)
+
+    def poll(self) -> TrainingResult | None:
+        result, self.result = self.result, None
+        return result
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+        self.result = None
+
+
+class Bench:
+    """A handler, the topics that it reads, and what it wrote to them."""
+
+    def __init__(self, stream: Stream = CLASSIFICATION, resume: Committed | None = None) -> None:
+        self.runner = ByHand()
+        self.clock = ManualClock(1_704_067_200.0)
+        self.outcomes = 500
+        self.handler = TrainerHandler(stream, self.runner, self.clock, lambda: self.outcomes)
+        self.models: list[Message] = []
+        self.retrain: list[Message] = []
+        self.decisions: list[RetrainDecision] = []
+        self.published: list[ModelsEvent] = []
+        self.handler.assigned({RETRAIN: resume or Committed(0)})
+        self.catalog = Catalog()
+
+    def follow(self, *records: Outgoing) -> None:
+        """Others write to the models topic."""
+        messages = [
+            Message(TOPICS.models, 0, len(self.models) + i, record.key, record.value)
+            for i, record in enumerate(records)
+        ]
+        self.models += messages
+        for message in messages:
+            self.catalog.apply(message)
+        self._take(self.handler.follow(messages))
+
+    def champion(self, digest: str) -> RolePointer:
+        """A person makes this model champion."""
+        pointer = self.catalog.pointer(digest, by="person", reason="", at=AT)
+        self.follow(
+            announcement_record(TOPICS, announcement(digest)), pointer_record(TOPICS, pointer)
+        )
+        return pointer
+
+    def ask(self, *names: str, at: int | None = None) -> None:
+        first = len(self.retrain) if at is None else at
+        messages = [
+            Message(TOPICS.retrain, 0, first + i, b"", encode(request(id=name)))
+            for i, name in enumerate(names)
+        ]
+        self.retrain += messages
+        self._take(self.handler.handle(messages))
+
+    def tick(self, result: TrainingResult | None = None) -> None:
+        self.runner.result = result
+        self._take(self.handler.tick())
+
+    def _take(self, output: Sequence[Outgoing]) -> None:
+        for record in output:
+            if record.topic == TOPICS.retrain:
+                event = retrain_decoder.decode(record.value or b"")
+                assert isinstance(event, RetrainDecision)
+                self.decisions.append(event)
+                offset = len(self.retrain)
+                message = Message(TOPICS.retrain, 0, offset, record.key, record.value)
+                self.retrain.append(message)
+                self._take(self.handler.handle([message]))
+            elif record.topic == TOPICS.models:
+                self.published.append(models_decoder.decode(record.value or b""))
+
+    def read_back(self) -> None:
+        """What the handler published comes back on the models topic."""
+        published, self.published = self.published, []
+        for event in published:
+            record = (
+                pointer_record(TOPICS, event)
+                if isinstance(event, RolePointer)
+                else announcement_record(TOPICS, event)  # type: ignore[arg-type]
+            )
+            self.follow(record)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    made = Bench()
+    made.champion(OLD)
+    return made
+
+
+def test_a_winner_is_announced_promoted_and_decided(bench: Bench) -> None:
+    before = bench.catalog.champion
+    assert before is not None
+    bench.ask("r1")
+    bench.tick()
+    assert bench.runner.jobs[0].champion == announcement(OLD)
+    assert bench.runner.jobs[0].trained_at == AT
+    assert bench.handler.working_on == "r1"
+    bench.tick(WON)
+    announced, pointer = bench.published
+    assert announced == WON.announcement
+    assert isinstance(pointer, RolePointer)
+    assert (pointer.digest, pointer.replaces) == (NEW, before.id)
+    assert (pointer.by, pointer.cause, pointer.reason) == ("trainer", "r1", "better")
+    (decision,) = bench.decisions
+    assert (decision.request, decision.published, decision.promoted) == ("r1", True, True)
+    assert (decision.model, decision.reason) == (NEW, "better")
+    assert (decision.challenger, decision.champion, decision.outcomes) == (0.9, 0.5, 300)
+    bench.read_back()
+    assert bench.catalog.champion_digest == NEW
+
+
+def test_a_loser_is_decided_and_nothing_else(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(LOST)
+    assert bench.published == []
+    (decision,) = bench.decisions
+    assert (decision.published, decision.promoted, decision.model) == (False, False, None)
+    assert decision.reason == "the champion stays"
+
+
+def test_a_rollback_during_training_wins(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick()
+    bench.champion("sha256:older")
+    bench.tick(WON)
+    assert bench.published == [WON.announcement]
+    (decision,) = bench.decisions
+    assert (decision.published, decision.promoted) == (True, False)
+    assert "a person changed the champion while it was trained" in decision.reason
+
+
+def test_a_frozen_stream_publishes_and_does_not_promote(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick()
+    freeze = Freeze(id="f", frozen=True, reason="audit until Friday", at=AT)
+    bench.follow(freeze_record(TOPICS, freeze))
+    bench.tick(WON)
+    assert bench.published == [WON.announcement]
+    assert bench.decisions[0].reason.endswith("promotion is frozen: audit until Friday")
+
+
+def test_manual_promotion_publishes_and_does_not_promote() -> None:
+    manual = msgspec.structs.replace(CLASSIFICATION.retrain, promote="manual")
+    bench = Bench(msgspec.structs.replace(CLASSIFICATION, retrain=manual))
+    bench.ask("r1")
+    bench.tick(WON)
+    assert bench.published == [WON.announcement]
+    assert "manual" in bench.decisions[0].reason
+
+
+def test_requests_that_come_while_it_trains_collapse_into_the_newest(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick()
+    bench.ask("r2", "r3")
+    bench.tick()
+    bench.ask("r4")
+    assert bench.handler.working_on == "r1"
+    bench.tick(LOST)
+    bench.tick()
+    assert bench.handler.working_on == "r4"
+    assert [(d.request, d.reason) for d in bench.decisions] == [
+        ("r1", "the champion stays"),
+        ("r2", "a newer request, r4, is worked instead"),
+        ("r3", "a newer request, r4, is worked instead"),
+    ]
+    bench.tick(LOST)
+    assert bench.decisions[-1].request == "r4"
+    assert len(bench.runner.jobs) == 2
+
+
+def test_the_next_training_waits_until_the_own_pointer_is_read_back(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(WON)
+    bench.ask("r2")
+    bench.tick()
+    assert bench.handler.working_on is None
+    bench.read_back()
+    bench.tick()
+    assert bench.handler.working_on == "r2"
+    assert bench.runner.jobs[-1].champion == announcement(NEW, OLD)
+
+
+def test_the_request_in_work_holds_its_offset(bench: Bench) -> None:
+    assert bench.handler.holds() == {}
+    bench.ask("r1")
+    assert bench.handler.holds() == {RETRAIN: Committed(0)}
+    bench.tick()
+    bench.ask("r2")
+    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    bench.tick(LOST)
+    assert bench.handler.holds() == {RETRAIN: Committed(1)}
+    bench.tick(LOST)
+    assert bench.handler.holds() == {}
+
+
+def test_after_a_crash_the_request_in_work_is_trained_again(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick()
+    held = bench.handler.holds()[RETRAIN]
+    successor = Bench(resume=held)
+    successor.champion(OLD)
+    successor.ask("r1", at=held.offset)
+    successor.tick()
+    assert successor.handler.working_on == "r1"
+    assert successor.handler.holds() == {RETRAIN: Committed(0, '{"attempt":2}')}
+    successor.tick(LOST)
+    assert [decision.request for decision in successor.decisions] == ["r1"]
+
+
+def test_an_aborted_transaction_forgets_and_trains_again(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(WON)
+    bench.decisions, bench.published = [], []
+    bench.handler.revoked([RETRAIN])
+    bench.handler.assigned({RETRAIN: Committed(0, '{"attempt":1}')})
+    assert bench.runner.cancelled == 1
+    bench.retrain = []
+    bench.ask("r1")
+    bench.tick(WON)
+    assert [decision.request for decision in bench.decisions] == ["r1"]
+    assert len(bench.published) == 2
+
+
+def test_a_request_that_was_decided_is_not_worked_again(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(LOST)
+    successor = Bench()
+    messages = bench.retrain
+    successor.handler.handle(messages)
+    successor.tick()
+    assert successor.runner.jobs == []
+    assert successor.handler.holds() == {}
+
+
+def test_a_request_that_takes_the_trainer_down_again_and_again_is_given_up() -> None:
+    bench = Bench(resume=Committed(0, f'{{"attempt":{MAX_ATTEMPTS}}}'))
+    bench.ask("r1")
+    bench.tick()
+    assert bench.runner.jobs == []
+    assert bench.decisions[0].reason == f"given up: the trainer ended {MAX_ATTEMPTS} times at it"
+
+
+@pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])
+def test_another_ones_metadata_is_no_attempt(resume: Committed) -> None:
+    bench = Bench(resume=resume)
+    bench.ask("r1")
+    bench.tick()
+    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+
+
+def test_too_few_outcomes_since_a_change_are_waited_for(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(WAIT)
+    assert bench.decisions == []
+    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    bench.outcomes = 569
+    bench.clock.advance(2)
+    bench.tick()
+    assert len(bench.runner.jobs) == 1
+    bench.outcomes = 570
+    bench.clock.advance(2)
+    bench.tick(LOST)
+    assert len(bench.runner.jobs) == 2
+    assert [decision.request for decision in bench.decisions] == ["r1"]
+
+
+def test_a_newer_request_takes_the_place_of_one_that_waits(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(WAIT)
+    bench.ask("r2")
+    bench.tick(LOST)
+    assert [decision.request for decision in bench.decisions] == ["r1", "r2"]
+    assert bench.decisions[0].reason == "a newer request, r2, is worked instead"
+
+
+def test_bytes_that_are_no_request_become_a_dead_letter(bench: Bench) -> None:
+    (letter,) = bench.handler.handle([Message(TOPICS.retrain, 0, 0, b"k", b"{")])
+    assert letter.topic == TOPICS.deadletters
+    (letter,) = bench.handler.follow([Message(TOPICS.models, 0, 9, b"k", b"{")])
+    assert letter.topic == TOPICS.deadletters
+    assert dict(letter.headers)["driftline_service"] == b"trainer"
+
+
+def test_a_pointer_that_came_too_late_makes_it_restate_the_champion_once(bench: Bench) -> None:
+    champion = bench.catalog.champion
+    assert champion is not None
+    late = RolePointer(
+        id="late",
+        role="champion",
+        digest=NEW,
+        replaces="unknown",
+        cause=None,
+        by="person",
+        reason="",
+        at=AT,
+    )
+    bench.champion("sha256:newer")
+    bench.follow(pointer_record(TOPICS, late))
+    bench.tick()
+    bench.tick()
+    current = bench.catalog.champion
+    assert current is not None
+    assert bench.published == [msgspec.structs.replace(current, replaces=current.id)]
+    bench.read_back()
+    bench.tick()
+    assert bench.published == []
+
+
+def test_closing_ends_the_training(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick()
+    bench.handler.close()
+    assert bench.runner.cancelled == 1
