@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from driftline.evaluation import better, errors, evaluate, higher_is_better
-from driftline.stream import Metric
+from driftline.stream import Metric, Task
 
 names = st.sampled_from(["a", "b", "c"])
 pairs = st.lists(st.tuples(names, names), min_size=1, max_size=40)
@@ -49,7 +49,7 @@ def test_accuracy_and_errors_are_two_sides_of_one(said: list[tuple[str, str]]) -
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"])
 def test_the_right_answers_are_the_best(metric: Metric) -> None:
-    task = "classification" if higher_is_better(metric) else "regression"
+    task: Task = "classification" if higher_is_better(metric) else "regression"
     right: list[str | float] = ["a", "b", "a"] if task == "classification" else [1.0, 2.0, 1.0]
     wrong: list[str | float] = ["b", "b", "a"] if task == "classification" else [2.0, 2.0, 1.0]
     best = evaluate(metric, task, right, right)

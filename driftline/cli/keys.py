@@ -34,7 +34,8 @@ def new() -> None:
 
     settings = load_settings()
     made = new_key(settings.keys)
-    stdout.print(f"key {made}: {settings.keys / 'signing.pem'}, public: signing.pub beside it")
+    path = settings.keys / "signing.pem"
+    stdout.print(f"key {made}: {path}, public: signing.pub beside it", soft_wrap=True)
 
 
 @keys.command()

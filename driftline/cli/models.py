@@ -139,10 +139,7 @@ def show(
     parameters = ", ".join(f"{name}={value}" for name, value in manifest.parameters.items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())
     features = ", ".join(feature.name for feature in manifest.schema.features)
-    table = Table(box=None, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in (
+    lines = [
         ("model", announced.digest + (" (champion)" if is_champion else "")),
         ("candidate", f"{manifest.candidate} ({parameters or 'usual parameters'})"),
         (manifest.metric, f"{manifest.value:.4g} on {manifest.held_out:,} held-out outcomes"),
@@ -156,15 +153,14 @@ def show(
         ("signed by", announced.key_id),
         ("location", announced.location),
         ("libraries", libraries),
-    ):
-        table.add_row(name, value.replace("[", r"\["))
-    for item in manifest.removed:
-        table.add_row("taken out", f"{item.count:,} × {item.reason}".replace("[", r"\["))
-    for trial in manifest.trials:
-        table.add_row(
-            "tried", f"{trial.candidate} on {trial.range}, {trial.rows:,} rows: {trial.metric:.4g}"
-        )
-    stdout.print(table)
+    ]
+    lines += [("taken out", f"{item.count:,} × {item.reason}") for item in manifest.removed]
+    lines += [
+        ("tried", f"{trial.candidate} on {trial.range}, {trial.rows:,} rows: {trial.metric:.4g}")
+        for trial in manifest.trials
+    ]
+    for name, value in lines:
+        stdout.print(f"{name:<17} {value}", markup=False, soft_wrap=True)
 
 
 @models.command()

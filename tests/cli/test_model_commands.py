@@ -1,0 +1,136 @@
+"""`train`, `models`, `freeze` and `keys`, as an operator calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from driftline.broker.memory import MemoryBroker
+from driftline.cli import options
+from driftline.cli.keys import keys
+from driftline.cli.models import freeze, models
+from driftline.cli.train import labelled_records, train
+from driftline.errors import DataError, DriftlineError, SettingsError, TopicMismatch
+from driftline.models.catalog import read_catalog
+from driftline.stream import load
+from driftline.topics import Topics, apply
+from producers.iris import STREAM_FILE
+
+app = typer.Typer()
+app.command()(train)
+app.command()(freeze)
+app.add_typer(models, name="models")
+app.add_typer(keys, name="keys")
+
+TRAIN = ("train", "iris.toml", "--data", "iris")
+
+
+def call(*arguments: str, exit_code: int = 0) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if isinstance(result.exception, DriftlineError):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.stdout
+
+
+@pytest.fixture
+def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
+    """A broker with the topics of `iris.toml`, in an empty folder with that file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
+    text = STREAM_FILE.read_text(encoding="utf-8")
+    (tmp_path / "iris.toml").write_text(text, encoding="utf-8")
+    made = MemoryBroker()
+    monkeypatch.setattr(options, "connect", lambda *_: made)
+    apply(made.admin(), Topics(load(tmp_path / "iris.toml")))
+    return made
+
+
+def test_the_first_model_is_trained_stored_and_made_champion(broker: MemoryBroker) -> None:
+    output = call(*TRAIN)
+    assert "logistic_regression" in output
+    assert "it is the champion now" in output
+    catalog = read_catalog(broker, Topics(load(Path("iris.toml"))))
+    digest = catalog.champion_digest
+    assert digest is not None
+    assert digest in output
+    assert Path("home/models", digest.removeprefix("sha256:") + ".zip").is_file()
+
+
+def test_a_second_model_waits_for_a_person(broker: MemoryBroker) -> None:
+    first = json.loads(call(*TRAIN, "--json"))
+    Path("iris.toml").write_text(
+        Path("iris.toml").read_text() + '\n[models]\ncandidates = ["decision_tree"]\n'
+    )
+    second = json.loads(call(*TRAIN, "--json"))
+    assert (first["promoted"], second["promoted"]) == (True, False)
+    lines = [json.loads(line) for line in call("models", "list", "--json").splitlines()]
+    assert [(line["champion"], line["model"]["digest"]) for line in lines] == [
+        (True, first["digest"]),
+        (False, second["digest"]),
+    ]
+    short = second["digest"].removeprefix("sha256:")[:12]
+    assert f"champion: {short}" in call("models", "promote", short, "--reason", "tried it")
+    assert "champion already" in call("models", "promote", short)
+    assert second["digest"] in call("models", "show", "champion")
+    assert f"champion: {first['digest'][7:19]}" in call("models", "rollback")
+    assert "champion  " in call("models", "list")
+    with pytest.raises(SettingsError, match="has no model before it"):
+        call("models", "rollback")
+    call("models", "rollback", "--to", short)
+    assert json.loads(call("models", "show", short, "--json"))["champion"]
+
+
+def test_a_model_that_is_not_there_is_said_not_to_be(broker: MemoryBroker) -> None:
+    assert "no models" in call("models", "list")
+    with pytest.raises(SettingsError, match="there is no champion"):
+        call("models", "show", "champion")
+    call(*TRAIN)
+    with pytest.raises(SettingsError, match="no model 'ffff'"):
+        call("models", "show", "ffff")
+
+
+def test_a_model_is_exported_with_its_manifest(broker: MemoryBroker) -> None:
+    call(*TRAIN)
+    output = call("models", "export", "champion", "out", "--format", "onnx", "--format", "pickle")
+    assert [Path(line).suffix for line in output.splitlines()] == [".json", ".onnx", ".pickle"]
+    assert all(Path(line).is_file() for line in output.splitlines())
+
+
+def test_freezing_is_seen_and_undone(broker: MemoryBroker) -> None:
+    call(*TRAIN)
+    assert "frozen" in call("freeze", "--reason", "audit")
+    assert "promotion is frozen: audit" in call("models", "list")
+    assert "allowed" in call("freeze", "--off")
+    assert "frozen" not in call("models", "list")
+
+
+def test_without_topics_nothing_is_trained(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "connect", lambda *_: MemoryBroker())
+    with pytest.raises(TopicMismatch, match="is missing"):
+        call(*TRAIN)
+
+
+def test_data_without_labels_are_refused(broker: MemoryBroker) -> None:
+    header = "flower_id,measured_at,sepal_length,sepal_width,petal_length,petal_width,species"
+    Path("bare.csv").write_text(f"{header}\n1,2020-01-01T00:00:00Z,1,1,1,1,\n")
+    with pytest.raises(DataError, match="no row has a label"):
+        labelled_records(load(Path("iris.toml")), "bare.csv")
+
+
+def test_keys_are_made_listed_and_trusted(broker: MemoryBroker) -> None:
+    assert "no trusted keys" in call("keys", "list")
+    assert "signing.pem" in call("keys", "new")
+    (own,) = [json.loads(line) for line in call("keys", "list", "--json").splitlines()]
+    assert own["signs"]
+    Path("home/keys").rename("theirs")
+    call("keys", "new")
+    assert own["id"] in call("keys", "trust", "theirs/signing.pub")
+    listed = [json.loads(line) for line in call("keys", "list", "--json").splitlines()]
+    assert sorted(item["signs"] for item in listed) == [False, True]
+    with pytest.raises(SettingsError, match="exists"):
+        call("keys", "new")

@@ -1,0 +1,108 @@
+"""The trainer as it runs: in the loop, on a broker, with real training."""
+
+import pickle
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.broker import connect
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Broker, Outgoing
+from driftline.clock import SystemClock
+from driftline.codec.envelope import decode, encode, rare, retrain_decoder
+from driftline.events import RetrainDecision
+from driftline.loop import Loop
+from driftline.models.catalog import read_catalog
+from driftline.scan import ranges, scan
+from driftline.settings import Settings, load_settings
+from driftline.stream import Client, Stream
+from driftline.topics import Topics, apply
+from tests.training import CLASSIFICATION, CLOCK, first_model, outcome, request, settings
+from trainer.build import TrainAlone, build_trainer
+
+
+def fill(broker: Broker, stream: Stream, folder: Path) -> str:
+    """Topics with a first model, outcomes of another concept, a request; the model's digest."""
+    topics = Topics(stream)
+    apply(broker.admin(), topics)
+    first = first_model(stream, folder)
+    producer = broker.producer()
+    for record in first.records:
+        producer.send(record)
+    for i in range(300, 700):
+        value = encode(outcome(stream, i, turned=True))
+        producer.send(Outgoing(topics.outcomes, value, partition=i % stream.kafka.partitions))
+    producer.send(rare(topics.retrain, request(), id="retrain-1"))
+    producer.flush()
+    producer.close()
+    return first.digest
+
+
+def loop(broker: Broker, stream: Stream, here: Settings, *, in_process: bool) -> Loop:
+    clock = CLOCK if in_process else SystemClock()
+    return Loop(
+        build_trainer(stream, here, broker, clock, in_process=in_process),
+        broker,
+        group=Topics(stream).group("trainer"),
+        delivery="exactly_once",
+        clock=clock,
+        commit_interval_s=0.0,
+    )
+
+
+def decisions(broker: Broker, stream: Stream) -> list[RetrainDecision]:
+    found = scan(broker, ranges(broker, [Topics(stream).retrain]))
+    events = [decode(retrain_decoder, message) for messages in found for message in messages]
+    return [event for event in events if isinstance(event, RetrainDecision)]
+
+
+def test_a_request_becomes_a_champion_and_is_answered_once(tmp_path: Path) -> None:
+    broker = MemoryBroker(CLOCK)
+    first = fill(broker, CLASSIFICATION, tmp_path)
+    for _ in range(2):  # the second time as after a restart
+        running = loop(broker, CLASSIFICATION, settings(tmp_path), in_process=True)
+        for _ in range(10):
+            running.step(0)
+        running.close()
+    (decision,) = decisions(broker, CLASSIFICATION)
+    assert (decision.published, decision.promoted) == (True, True)
+    catalog = read_catalog(broker, Topics(CLASSIFICATION))
+    assert catalog.champion_digest == decision.model
+    assert catalog.previous() == first
+
+
+def test_a_process_of_its_own_is_told_everything(tmp_path: Path) -> None:
+    alone = TrainAlone(CLASSIFICATION, settings(tmp_path))
+    assert pickle.loads(pickle.dumps(alone)) == alone
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
+def test_on_kafka_it_trains_in_a_process_while_the_loop_goes_on(
+    tmp_path: Path, kafka_bootstrap: str, topic_name: Callable[[], str], client: Client
+) -> None:
+    kafka = msgspec.structs.replace(CLASSIFICATION.kafka, topic_prefix=f"{topic_name()}.")
+    stream = msgspec.structs.replace(CLASSIFICATION, kafka=kafka)
+    here = load_settings(
+        {"DRIFTLINE_HOME": str(tmp_path), "DRIFTLINE_CLIENT": client},
+        bootstrap_servers=kafka_bootstrap,
+    )
+    broker = connect(here.client, here.bootstrap_servers, here.properties)
+    fill(broker, stream, tmp_path)
+    running = loop(broker, stream, here, in_process=False)
+    steps, until_s = 0, time.monotonic() + 90
+    try:
+        while not decisions(broker, stream):
+            assert time.monotonic() < until_s, "no decision"
+            for _ in range(20):
+                running.step(0.05)
+                steps += 1
+    finally:
+        running.close()
+    (decision,) = decisions(broker, stream)
+    assert decision.promoted, decision.reason
+    assert steps > 20
+    assert read_catalog(broker, Topics(stream)).champion_digest == decision.model
