@@ -39,7 +39,7 @@ def open_river(name: str) -> Source:
     """A bundled set: `river:Phishing`. A generator: `river:SEA:variant=2,seed=1,n=20000`.
 
     Two generators joined by `/` drift from the first to the second (`ConceptDriftStream`), by a
-    sigmoid around row `at` (default: the middle) over about `width` rows (default 1):
+    sigmoid around row `at` (default: the middle) over about `width` rows (default: few):
     `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. `n` is the number of rows,
     `seed` (default 0) seeds the generator that it stands with; other names are River's parameters.
     Raises DataError.
@@ -83,6 +83,8 @@ def open_river(name: str) -> Source:
     if len(makers) == 1:
         return RiverSource(name, makers[0], rows)
     position = rows // 2 if at is None else _whole(at, "at", name)
+    # River computes exp(4 × distance / width), which overflows above exp(709).
+    width = max(width, -(-4 * max(position, rows - position) // 700))
 
     def joined() -> Any:
         return synth.ConceptDriftStream(

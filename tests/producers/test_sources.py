@@ -178,3 +178,8 @@ a = "number"
 b = "number"
 c = "category"
 """
+
+
+def test_the_most_abrupt_concept_drift_of_river_does_not_overflow() -> None:
+    source = open_source("river:SEA:variant=0/SEA:variant=3,at=5000,width=1,n=10000")
+    assert sum(1 for _ in source.rows()) == 10_000
