@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from driftline.errors import MissingExtra, StreamFileError
 from driftline.stream import Kind, Stream
 
-# What a test returns is not in Evidently's registry. Left out are tests of text, one that needs
-# both samples equally long (fisher_exact), and those that take seconds a column (empirical_mmd,
+# What a test returns is not in Evidently's registry. Left out are tests of text, those that need
+# both samples equally long (fisher_exact, g_test), and those that take seconds a column (empirical_mmd,
 # TVD: a permutation test in pure Python, 13 s for two samples of 10,000).
 P_VALUES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("ks", "anderson", "cramer_von_mises", "es", "mannw", "t_test"),
-    "category": ("chisquare", "g_test", "z"),
+    "category": ("chisquare", "z"),
 }
 DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
@@ -76,6 +76,8 @@ def compare(
         return None
     if kind == "number":
         reference, current = _scaled(reference, current)
+    if test == "z" and len({*reference, *current}) > 2:
+        test = "chisquare"  # it would test one value against all others
     if test in DISTANCES[kind]:
         distance = _run(kind, test, reference, current)
         return None if distance is None else Comparison(test, None, min(distance, MAX_EFFECT))
@@ -135,7 +137,7 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
                 ).drift_score
             )
     except (ValueError, np.linalg.LinAlgError):
-        # Some tests refuse some data: `z` more than two values, `es` a constant.
+        # Some tests refuse some data, such as `es` a constant.
         return None
     if np.isnan(result):
         return None

@@ -44,7 +44,8 @@ class _Kind(msgspec.Struct, frozen=True):
 
 # The parameters are those that, of a few tried, found the changes of `sea` (the error rises from
 # 11% to 16%) within 250 to 1,200 records in few false alarms on shuffled sets: ADWIN none in
-# 500,000 records, Page-Hinkley and HDDM_W 6, HDDM_A 3, DDM 8, EDDM 15 a million.
+# 500,000 records, Page-Hinkley and HDDM_W 6, HDDM_A 3, DDM 8, EDDM 15 a million. KSWIN takes
+# about 1 ms an update; the others less than 2 µs.
 
 
 def _adwin() -> _River:
@@ -88,7 +89,7 @@ def _hddm_w() -> _River:
 def _kswin() -> _River:
     from river.drift import KSWIN
 
-    return cast(_River, KSWIN(alpha=1e-5, window_size=600, stat_size=200, seed=0))
+    return cast(_River, KSWIN(alpha=1e-4, window_size=300, stat_size=100, seed=0))
 
 
 DETECTORS: Final[dict[str, _Kind]] = {

@@ -76,6 +76,7 @@ class Log:
     def __init__(self, stream: Stream) -> None:
         self.topics = Topics(stream)
         self.messages: dict[tuple[str, int], list[Message]] = {}
+        self._sources: dict[int, int] = {}  # the last one by partition
 
     def prediction(
         self,
@@ -87,6 +88,9 @@ class Log:
         source: int | None = None,
         **record: object,
     ) -> None:
+        if source is None:
+            source = self._sources.get(partition, -1) + 1
+        self._sources[partition] = source
         own = {"@row": row, "x": 0.0, "colour": "red", **record}
         self._append(
             self.topics.predictions,
@@ -98,7 +102,7 @@ class Log:
                 prediction=said,
                 scores=None,
                 model=model,
-                source=Source("small.features", partition, row if source is None else source),
+                source=Source("small.features", partition, source),
                 record=msgspec.Raw(msgspec.json.encode(own)),
             ),
         )

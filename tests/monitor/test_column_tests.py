@@ -1,0 +1,130 @@
+"""Evidently's numbers, on data of every sort."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from driftline.stream import Kind
+from monitor.column_tests import DISTANCES, MAX_EFFECT, P_VALUES, compare, significant
+
+ALL = [(kind, name) for table in (P_VALUES, DISTANCES) for kind in table for name in table[kind]]
+RNG = np.random.default_rng(0)
+
+
+def sample(kind: Kind, size: int, shift: bool) -> NDArray[np.float64] | NDArray[np.object_]:
+    if kind == "number":
+        return RNG.normal(0.8 if shift else 0.0, 1.0, size)
+    return RNG.choice(np.array(["a", "b"], dtype=object), size, p=[0.8, 0.2] if shift else None)
+
+
+def test_the_numbers_are_evidentlys_own() -> None:
+    pd = pytest.importorskip("pandas")
+    from evidently.legacy.calculations.stattests import (
+        chi_stat_test,
+        jensenshannon_stat_test,
+        ks_stat_test,
+        wasserstein_stat_test,
+    )
+    from evidently.legacy.core import ColumnType
+
+    numbers = sample("number", 900, False), sample("number", 400, True)
+    classes = sample("category", 900, False), sample("category", 400, True)
+    for kind, test, (p_test, effect_test), column_type, (old, new) in (
+        ("number", "ks", (ks_stat_test, wasserstein_stat_test), ColumnType.Numerical, numbers),
+        (
+            "category",
+            "chisquare",
+            (chi_stat_test, jensenshannon_stat_test),
+            ColumnType.Categorical,
+            classes,
+        ),
+    ):
+        found = compare(kind, test, old, new)  # type: ignore[arg-type]
+        assert found is not None
+        old, new = pd.Series(old), pd.Series(new)
+        assert found.p_value == pytest.approx(p_test.func(old, new, column_type, 0.1)[0], rel=1e-9)
+        assert found.effect == pytest.approx(
+            effect_test.func(old, new, column_type, 0.1)[0], rel=1e-9
+        )
+
+
+@pytest.mark.parametrize(("kind", "test"), ALL)
+def test_each_test_tells_a_shift_from_none(kind: Kind, test: str) -> None:
+    reference = sample(kind, 3000, False)
+    same = compare(kind, test, reference, sample(kind, 1000, False))
+    shifted = compare(kind, test, reference, sample(kind, 1000, True))
+    assert same is not None
+    assert shifted is not None
+    assert (same.p_value is None) == (test in DISTANCES[kind])
+    assert same.effect < 0.1 < shifted.effect
+    if same.p_value is not None and shifted.p_value is not None:
+        assert same.p_value > 0.005 > shifted.p_value
+
+
+numbers = st.lists(st.floats(-1e12, 1e12), max_size=30).map(np.array)
+classes = st.lists(st.sampled_from(["", "a", "β", "0"]), max_size=30).map(
+    lambda values: np.array(values, dtype=object)
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), which=st.sampled_from(ALL))
+def test_no_data_makes_a_test_fail(data: st.DataObject, which: tuple[Kind, str]) -> None:
+    kind, test = which
+    values = numbers if kind == "number" else classes
+    found = compare(kind, test, data.draw(values), data.draw(values))
+    if found is not None:
+        assert 0.0 <= found.effect <= MAX_EFFECT
+        assert found.p_value is None or 0.0 <= found.p_value <= 1.0
+
+
+def test_a_constant_column_that_changes_has_a_bounded_effect() -> None:
+    constant = np.full(500, 3.0)
+    same = compare("number", "ks", constant, constant[:200])
+    other = compare("number", "ks", constant, np.full(200, 3.2))
+    assert same is not None
+    assert other is not None
+    assert (same.p_value, same.effect) == (1.0, 0.0)
+    assert (other.p_value, other.effect) == (pytest.approx(0.0), MAX_EFFECT)
+
+
+def test_the_unit_of_a_column_does_not_matter() -> None:
+    old, new = sample("number", 500, False), sample("number", 500, True)
+    metres = compare("number", "ks", old, new)
+    gigametres = compare("number", "ks", old * 1e-9, new * 1e-9)
+    assert metres is not None
+    assert gigametres is not None
+    assert gigametres.effect == pytest.approx(metres.effect)
+
+
+def test_an_unseen_category_is_a_shift_beyond_doubt() -> None:
+    old = np.array(["a"] * 500, dtype=object)
+    found = compare("category", "chisquare", old, np.array(["b"] * 100, dtype=object))
+    assert found is not None
+    assert found.p_value == 0.0
+
+
+def test_benjamini_hochberg_steps_up() -> None:
+    assert significant([0.04, 0.01, 0.02, 0.9], 0.05) == [False, True, True, False]
+    assert significant([0.03, 0.035, 0.04], 0.05) == [True, True, True]
+    assert significant([], 0.05) == []
+
+
+def test_twenty_columns_of_ten_thousand_records_take_less_than_two_seconds() -> None:
+    old, new = sample("number", 10_000, False), sample("number", 10_000, True)
+    compare("number", "ks", old, new)  # imports
+    start_s = time.perf_counter()
+    for _ in range(20):
+        compare("number", "ks", old, new)
+    assert time.perf_counter() - start_s < 2.0  # 0.2 s on the machine it was written on
+
+
+def test_z_is_for_two_values_and_leaves_more_to_chisquare() -> None:
+    two = np.array(["a", "b"] * 50, dtype=object)
+    three = np.array(["a", "b", "c", "c"] * 25, dtype=object)
+    names = [compare("category", "z", two, other) for other in (two, three)]
+    assert [found and found.test for found in names] == ["z", "chisquare"]

@@ -1,0 +1,104 @@
+"""Metrics from merged sums equal scikit-learn's on all outcomes at once."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    mean_absolute_error,
+    root_mean_squared_error,
+)
+
+from driftline.stream import Metric
+from monitor.metrics import ClassTally, NumberTally, Tally, rise
+
+SCORES = {
+    "accuracy": accuracy_score,
+    "balanced_accuracy": balanced_accuracy_score,
+    "f1_macro": lambda labels, said: f1_score(labels, said, average="macro", zero_division=0),
+    "mae": mean_absolute_error,
+    "rmse": root_mean_squared_error,
+}
+pairs = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1)
+number = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@given(outcomes=pairs, cut=st.integers(0, 20))
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro"])
+def test_class_metrics(metric: Metric, outcomes: list[tuple[str, str]], cut: int) -> None:
+    whole, other = ClassTally(), ClassTally()
+    for place, (label, said) in enumerate(outcomes):
+        (whole if place < cut else other).add(label, said)
+    whole.merge(other)
+    labels, said_ = zip(*outcomes, strict=True)
+    assert whole.metric(metric) == pytest.approx(SCORES[metric](labels, said_))
+
+
+@given(outcomes=st.lists(st.tuples(number, number), min_size=1), seed=st.integers(0, 9))
+@pytest.mark.parametrize("metric", ["mae", "rmse"])
+def test_number_metrics_do_not_depend_on_the_order(
+    metric: Metric, outcomes: list[tuple[float, float]], seed: int
+) -> None:
+    tally, shuffled = NumberTally(), NumberTally()
+    for label, said in outcomes:
+        tally.add(label, said)
+    for label, said in random.Random(seed).sample(outcomes, len(outcomes)):
+        shuffled.add(label, said)
+    labels, said_ = zip(*outcomes, strict=True)
+    assert tally.metric(metric) == pytest.approx(SCORES[metric](labels, said_))
+    assert tally.metric(metric) == shuffled.metric(metric)
+
+
+def tally(wrong: int, right: int) -> Tally:
+    result = ClassTally()
+    for _ in range(wrong):
+        result.add("a", "b")
+    for _ in range(right):
+        result.add("a", "a")
+    return result
+
+
+def test_a_rise_is_significant_and_large_enough() -> None:
+    trained = np.array([1.0] * 100 + [0.0] * 900)
+    found = rise(tally(40, 160), trained, level=0.005, min_loss=0.1)
+    assert found is not None
+    assert (found.reference_error, found.worse) == (0.1, True)
+    for wrong, right in ((21, 179), (5, 195)):  # by chance; better
+        found = rise(tally(wrong, right), trained, level=0.005, min_loss=0.1)
+        assert found is not None
+        assert not found.worse
+    many = np.array([1.0] * 10_000 + [0.0] * 90_000)
+    found = rise(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
+    assert found is not None
+    assert found.p_value < 1e-4
+    assert not found.worse  # six in a hundred of it: certain, and of no matter
+
+
+def test_without_held_out_errors_nothing_is_said() -> None:
+    assert rise(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
+
+
+def test_a_rise_of_absolute_errors() -> None:
+    rng = np.random.default_rng(0)
+    trained = np.abs(rng.normal(size=2000))
+    same, worse = NumberTally(), NumberTally()
+    for error in np.abs(rng.normal(size=500)):
+        same.add(float(error), 0.0)
+        worse.add(float(1.5 * error), 0.0)
+    verdicts = [rise(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
+    assert [verdict is not None and verdict.worse for verdict in verdicts] == [False, True]
+
+
+def test_constant_errors_divide_by_nothing() -> None:
+    same = NumberTally()
+    same.add(1.0, 0.0)
+    assert same.p_value(np.ones(10)) == 1.0
+    assert same.p_value(np.zeros(10)) == 0.0
+    assert math.isclose(same.metric("rmse"), 1.0)

@@ -1,0 +1,286 @@
+"""What the monitor publishes follows from its topics' contents: not from batches, the order in
+which partitions are read, restarts or kills."""
+
+import random
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from driftline.broker.port import Committed, TopicPartition
+from driftline.errors import StreamFileError
+from driftline.events import (
+    DataWindow,
+    DriftEvent,
+    PerformancePane,
+    PerformanceWindow,
+    RetrainRequest,
+)
+from monitor.decide import Decider
+from monitor.service import MonitorHandler
+from tests.monitor.driver import Driver, play
+from tests.monitor.streams import Log, Packages, columns, reference, small_stream
+
+STREAM = small_stream(windows="records = 40\nmin_records = 10\nlateness = 3\nmax_sample = 100")
+
+
+def history(seed: int, rows: int = 260) -> tuple[Packages, Log]:
+    """Rows somewhat out of order, late ones, repeats, labels with delays, a swap, two drifts."""
+    rng = random.Random(seed)
+    numbers = np.random.default_rng(seed)
+    old = reference(
+        columns(numbers.normal(size=300).tolist(), ["red", "blue"] * 150),
+        ["yes", "no"] * 150,
+        [0, 0, 0, 0, 1] * 40,
+    )
+    new = reference(
+        columns((numbers.normal(size=300) + 2).tolist(), ["red", "blue"] * 150),
+        ["yes", "no"] * 150,
+        [0, 0, 0, 0, 1] * 40,
+    )
+    log = Log(STREAM)
+    order = sorted(range(rows), key=lambda row: row + rng.choice([0, 0, 0, 2, 30]))
+    sources: defaultdict[int, int] = defaultdict(int)
+    for row in order:
+        partition = hash_partition(row)
+        shifted = row >= 80
+        model = "b" if row >= 170 else "a"
+        said = rng.choice(["yes", "no"])
+        record = {"x": rng.gauss(2.0 if shifted else 0.0, 1.0), "colour": rng.choice("rgb")}
+        source = sources[partition]
+        sources[partition] += 1
+        log.prediction(row, partition=partition, model=model, said=said, source=source, **record)
+        if rng.random() < 0.1:  # published twice
+            log.prediction(row, partition=partition, model=model, said="no", source=source)
+    for row in sorted(range(rows), key=lambda row: row + rng.choice([0, 5, 10, 40])):
+        wrong = rng.random() < (0.7 if row >= 120 and row < 170 else 0.2)
+        log.outcome(
+            row,
+            partition=hash_partition(row),
+            model="b" if row >= 170 else "a",
+            said="yes",
+            label="no" if wrong else "yes",
+            at=row + rng.choice([5, 5, 5, 1]),
+            revision=rng.choice([0] * 9 + [1]),
+        )
+    for partition in range(2):
+        for topic in (log.topics.predictions, log.topics.outcomes):
+            log.watermark(topic, rows + 40, partition=partition)
+    return Packages({"a": old, "b": new}), log
+
+
+def hash_partition(row: int) -> int:
+    return row * 7 % 5 % 2
+
+
+def facts(driver: Driver) -> tuple[object, ...]:
+    """What must not depend on how it was read. Data and performance windows may interleave."""
+    windows = driver.published[driver.topics.windows]
+    decoded = driver.windows()
+    data = [r for r, e in zip(windows, decoded, strict=True) if isinstance(e, DataWindow)]
+    performance = [
+        r for r, e in zip(windows, decoded, strict=True) if not isinstance(e, DataWindow)
+    ]
+    by_kind = defaultdict(list)
+    for record, event in zip(driver.published[driver.topics.drift], driver.drift(), strict=True):
+        by_kind[event.kind].append(record)
+    return data, performance, dict(by_kind)
+
+
+def decided_again(driver: Driver) -> tuple[list[DriftEvent], list[RetrainRequest]]:
+    """What follows from the recorded windows: neither more nor less may have been published."""
+    decider = Decider(STREAM)
+    events = [event for window in driver.windows() for event in decider.read(window)]
+    return (
+        [event for event in events if isinstance(event, DriftEvent)],
+        [event for event in events if isinstance(event, RetrainRequest)],
+    )
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 5),
+    schedule=st.integers(0, 2**32),
+    largest_batch=st.sampled_from([3, 20, 100]),
+)
+def test_batches_interleaving_and_kills_change_nothing(
+    seed: int, schedule: int, largest_batch: int
+) -> None:
+    packages, log = history(seed)
+    expected = play(STREAM, packages, log.messages)
+    driver = Driver(STREAM, packages, log.messages)
+    rng = random.Random(schedule)
+    for _ in range(2000 // largest_batch):
+        driver.deliver(rng.choice(driver.partitions), rng.randint(1, largest_batch))
+        if rng.random() < 0.3:
+            driver.commit()
+        if rng.random() < 0.05:
+            driver.kill()
+    driver.drain()
+    assert facts(driver) == facts(expected)
+    assert decided_again(driver) == (driver.drift(), driver.requests())
+
+
+def test_a_history_has_something_to_get_wrong() -> None:
+    packages, log = history(0)
+    driver = play(STREAM, packages, log.messages)
+    windows = driver.windows()
+    assert sum(isinstance(event, DataWindow) for event in windows) >= 6
+    assert sum(e.late for e in windows if isinstance(e, DataWindow)) > 0
+    assert sum(e.late for e in windows if isinstance(e, PerformanceWindow)) > 0
+    assert sum(e.revised for e in windows if isinstance(e, PerformanceWindow)) > 0
+    assert {event.kind for event in driver.drift()} >= {"data", "performance", "quality"}
+    assert {event.action for event in driver.drift()} >= {"opened", "resolved"}
+    assert driver.requests()
+
+
+def test_one_batch_of_all_partitions_gives_the_same_as_one_after_another() -> None:
+    packages, log = history(1)
+    expected = play(STREAM, packages, log.messages)
+    driver = Driver(STREAM, packages, log.messages)
+    while driver.deliver_together([(partition, 7) for partition in driver.partitions]):
+        driver.commit()
+    assert facts(driver) == facts(expected)
+
+
+def test_an_aborted_transaction_is_rebuilt_by_the_same_monitor() -> None:
+    packages, log = history(2)
+    expected = play(STREAM, packages, log.messages)
+    driver = Driver(STREAM, packages, log.messages)
+    for partition in driver.partitions:
+        driver.deliver(partition, 60)
+    driver.commit()
+    for partition in driver.partitions:
+        driver.deliver(partition, 30)
+    driver.abort()
+    driver.drain()
+    assert facts(driver) == facts(expected)
+
+
+def test_a_window_waits_for_all_partitions_and_a_watermark_stands_in_for_a_silent_one() -> None:
+    log = Log(STREAM)
+    for row in range(100):
+        log.prediction(row, partition=0)
+    driver = play(STREAM, Packages({}), log.messages)
+    assert driver.windows() == []
+    log.watermark(log.topics.predictions, 60, partition=1)
+    driver = play(STREAM, Packages({}), log.messages)
+    assert [(event.start, event.end) for event in driver.windows()] == [(0, 40)]
+
+
+def test_windows_without_records_are_not_published_and_hold_nothing_back() -> None:
+    log = Log(STREAM)
+    for row in (*range(30), *range(200, 230)):
+        log.prediction(row, partition=row % 2)
+    for partition in range(2):
+        log.watermark(log.topics.predictions, 1000, partition=partition)
+    driver = play(STREAM, Packages({}), log.messages)
+    assert [event.start for event in driver.windows()] == [0, 200]
+
+
+def test_a_late_record_is_counted_where_its_partition_had_got_to() -> None:
+    log = Log(STREAM)
+    for row in (0, 1, 50, 2, 3):  # with a lateness of 3, row 50 passes all panes up to 48
+        log.prediction(row, partition=0)
+    log.prediction(51, partition=1)
+    for partition in range(2):
+        log.watermark(log.topics.predictions, 80, partition=partition)
+    driver = play(STREAM, Packages({}), log.messages)
+    counted = [(e.start, e.records, e.late) for e in driver.windows() if isinstance(e, DataWindow)]
+    assert counted == [(0, 2, 0), (40, 2, 2)]
+
+
+def test_a_prediction_that_was_published_twice_counts_once() -> None:
+    log = Log(STREAM)
+    for row in range(20):
+        log.prediction(row, partition=0)
+    for row in range(10, 30):  # inference was restarted, and went on
+        log.prediction(row, partition=0, source=row)
+    for partition in range(2):
+        log.watermark(log.topics.predictions, 40, partition=partition)
+    (window,) = play(STREAM, Packages({}), log.messages).windows()
+    assert isinstance(window, DataWindow)
+    assert window.records == 30
+
+
+def test_only_the_first_label_of_a_record_counts() -> None:
+    log = Log(STREAM)
+    for row in range(20):
+        log.outcome(row, label="yes" if row % 2 else "no")
+    log.outcome(4, at=20, label="yes", revision=1)
+    for partition in range(2):
+        log.watermark(log.topics.outcomes, 40, partition=partition)
+    windows = play(STREAM, Packages({}), log.messages).windows()
+    (window,) = [event for event in windows if isinstance(event, PerformanceWindow)]
+    assert (window.records, window.revised, window.value) == (20, 1, 0.5)
+
+
+def test_outcomes_count_at_the_position_of_their_label() -> None:
+    log = Log(STREAM)
+    for row in range(10):
+        log.outcome(row, at=row + 45)
+    for partition in range(2):
+        log.watermark(log.topics.outcomes, 80, partition=partition)
+    windows = play(STREAM, Packages({}), log.messages).windows()
+    assert {event.start for event in windows if isinstance(event, PerformanceWindow)} == {40}
+    panes = [event for event in windows if isinstance(event, PerformancePane)]
+    assert panes[0].start == 44
+    assert (panes[0].first_position, panes[-1].last_position) == (0, 9)
+
+
+def test_a_broken_record_is_passed_over() -> None:
+    log = Log(STREAM)
+    log.prediction(0)
+    broken = log.messages[log.topics.predictions, 0]
+    broken[0] = type(broken[0])(log.topics.predictions, 0, 0, None, b"no json")
+    log.prediction(1, source=1)
+    for partition in range(2):
+        log.watermark(log.topics.predictions, 40, partition=partition)
+    (window,) = play(STREAM, Packages({}), log.messages).windows()
+    assert isinstance(window, DataWindow)
+    assert window.records == 1
+
+
+def test_metadata_stays_small_and_nothing_is_held_when_no_window_is_open() -> None:
+    packages, log = history(3)
+    driver = play(STREAM, packages, log.messages)
+    holds = driver.monitor.holds()
+    assert max(len(committed.metadata) for committed in holds.values()) < 200
+    predictions = TopicPartition(driver.topics.predictions, 0)
+    assert holds[predictions].offset == len(log.messages[predictions])
+    assert holds[TopicPartition(driver.topics.windows, 0)].offset == 0
+
+
+def test_partitions_that_go_away_take_their_records_with_them() -> None:
+    packages, log = history(4)
+    expected = play(STREAM, packages, log.messages)
+    driver = Driver(STREAM, packages, log.messages)
+    for partition in driver.partitions:
+        driver.deliver(partition, 50)
+    driver.commit()
+    lost = [partition for partition in driver.partitions if partition.partition == 1]
+    driver.rebalance(lost)
+    driver.drain()
+    assert facts(driver) == facts(expected)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ('number_test = "kz"', r"drift.number_test\] no such test: 'kz'"),
+        ('category_test = "ks"', r"drift.category_test\] no such test: 'ks'"),
+        ('detectors = ["adwind"]', r"drift.detectors\] no such detector: 'adwind'"),
+    ],
+)
+def test_an_unknown_test_or_detector_is_refused_at_the_start(section: str, message: str) -> None:
+    with pytest.raises(StreamFileError, match=message):
+        MonitorHandler(small_stream(drift=section), Packages({}))
+
+
+def test_the_first_monitor_of_a_stream_starts_at_the_beginning() -> None:
+    monitor = MonitorHandler(STREAM, Packages({}))
+    partition = TopicPartition("small.predictions", 0)
+    monitor.assigned({partition: Committed(0)})
+    assert monitor.holds()[partition].offset == 0
