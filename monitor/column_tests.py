@@ -18,8 +18,8 @@ from driftline.errors import MissingExtra, StreamFileError
 from driftline.stream import Kind, Stream
 
 # What a test returns is not in Evidently's registry. Left out are tests of text, those that need
-# both samples equally long (fisher_exact, g_test), and those that take seconds a column (empirical_mmd,
-# TVD: a permutation test in pure Python, 13 s for two samples of 10,000).
+# both samples equally long (fisher_exact, g_test), and those that take seconds a column
+# (empirical_mmd; TVD: a permutation test in pure Python, 13 s for two samples of 10,000).
 P_VALUES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("ks", "anderson", "cramer_von_mises", "es", "mannw", "t_test"),
     "category": ("chisquare", "z"),

@@ -106,6 +106,6 @@ class Lane:
             model=model,
             detector=finding.detector,
             windows=(window,),
-            report=f"{identity}.html" if drawn else None,
+            report=f"{window}.html" if drawn else None,
         )
         return self.open

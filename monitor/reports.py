@@ -1,13 +1,13 @@
 """Evidently's full report (HTML) of a window that opened a drift event, off the hot path.
 
-In: a window's sample and the reference of its model. Out: `<event id>.html` in a folder. Drawing
+In: a window's sample and the reference of its model. Out: `<window id>.html` in a folder. Drawing
 takes seconds and holds Python's lock, so a service has it done by a process of its own; one report
 at a time, a few waiting, any more left out and said.
 """
 
 import logging
 import os
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,7 @@ from monitor.sample import Sample
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING: Final = 4
+MAX_WAITING: Final = 2
 # Drawing grows with the rows, and a plot of more looks the same.
 MAX_ROWS: Final = 10_000
 
@@ -48,12 +48,16 @@ class Reports:
         self._stream = stream
         self._folder = folder
         self._in_process = in_process
+        self._newest: str | None = None
         self._pool: ProcessPoolExecutor | None = None
         self._waiting: list[tuple[Path, Future[None]]] = []
 
     def draw(self, name: str, sample: Sample, reference: Reference) -> None:
         """Draw, or have drawn, the file `name`. A report that cannot be drawn is only logged:
         drift is published all the same."""
+        if name == self._newest:
+            return  # one window may open events of several kinds
+        self._newest = name
         task = self._task(self._folder / name, sample, reference)
         if self._in_process:
             try:
@@ -76,6 +80,11 @@ class Reports:
             if future.done() and (error := future.exception()) is not None:
                 log.error("report %s could not be drawn: %s", path, error)
         self._waiting = [(path, future) for path, future in self._waiting if not future.done()]
+
+    def wait(self) -> None:
+        """Until all that were taken are drawn."""
+        wait([future for _, future in self._waiting])
+        self.poll()
 
     def close(self) -> None:
         """Wait for the report being drawn, drop the others. Safe to call twice."""

@@ -1,0 +1,96 @@
+"""Reports are drawn for any columns, by the way or at once, and never stop the monitor."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from driftline.codec.columns import Columns
+from driftline.models.reference import Reference
+from driftline.stream import loads
+from monitor.reports import MAX_WAITING, Reports
+from monitor.sample import Sample
+from monitor.service import MonitorHandler
+from tests.monitor.driver import Driver
+from tests.monitor.streams import Log, Packages, columns, reference, small_stream
+
+ODD = loads(
+    """
+    version = 1
+    name = "odd"
+    task = "regression"
+    target = "0"
+    features = { "1" = "number", "a b/ö.%" = "category", "constant" = "number", "gone" = "number" }
+    """
+)
+
+
+def odd(size: int) -> tuple[Columns, list[float]]:
+    rng = np.random.default_rng(size)
+    text = np.empty(size, dtype=object)
+    text[:] = [None, *rng.choice(["<b>", "x y"], size - 1)]
+    made = Columns(
+        {
+            "1": rng.normal(size=size),
+            "constant": np.ones(size),
+            "gone": np.full(size, np.nan),
+        },
+        {"a b/ö.%": text},
+    )
+    return made, rng.normal(size=size).tolist()
+
+
+def parts() -> tuple[Sample, Reference]:
+    current, said = odd(150)
+    old, old_said = odd(300)
+    return Sample(current, np.array(said)), reference(old, old_said)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_columns_of_any_name_and_content_are_drawn(tmp_path: Path) -> None:
+    reports = Reports(ODD, tmp_path / "reports", in_process=True)
+    reports.draw("window-1.html", *parts())
+    text = (tmp_path / "reports" / "window-1.html").read_text(encoding="utf-8")
+    assert "a b/" in text
+    assert "0 (predicted)" in text
+    assert [path.name for path in (tmp_path / "reports").iterdir()] == ["window-1.html"]
+
+
+def test_a_service_has_them_drawn_by_another_process_and_leaves_out_what_is_too_many(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports = Reports(ODD, tmp_path, in_process=False)
+    for number in range(MAX_WAITING + 2):
+        reports.draw(f"{number}.html", *parts())
+    assert "left out" in caplog.text
+    reports.wait()
+    assert (tmp_path / "0.html").exists()
+    reports.close()
+    reports.close()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_window_that_opened_an_event_is_drawn_once(tmp_path: Path) -> None:
+    stream = small_stream()
+    rng = np.random.default_rng(0)
+    old = reference(columns(rng.normal(size=300).tolist(), ["red"] * 300), ["yes", "no"] * 150)
+    log = Log(stream)
+    for row in range(120):
+        log.prediction(row, partition=row % 2, x=rng.normal(3.0 if row >= 40 else 0.0))
+    packages = Packages({"a": old})
+    driver = Driver(stream, packages, log.messages)
+    driver.monitor = MonitorHandler(stream, packages, reports=tmp_path, in_process=True)
+    driver.drain()
+    opened = [event for event in driver.drift() if event.action == "opened"]
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {event.report for event in opened}
+    assert any(event.kind == "data" for event in opened)
+
+
+def test_a_report_that_cannot_be_drawn_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    reports = Reports(ODD, tmp_path / "taken", in_process=True)
+    reports.draw("drift-1.html", *parts())
+    assert "could not be drawn" in caplog.text
