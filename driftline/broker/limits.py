@@ -22,6 +22,8 @@ CLIENT_MAX_BYTES = 16 * 1024 * 1024
 def record_bytes(record: Outgoing) -> int:
     """Size of the record before compression, without the batch around it."""
     size = len(record.value or b"") + len(record.key or b"")
+    if not record.headers:
+        return size
     for name, value in record.headers:
         size += len(name.encode()) + len(value) + HEADER_FRAMING_BYTES
     return size

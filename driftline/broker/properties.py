@@ -68,7 +68,7 @@ def refuse_owned(properties: Mapping[str, str]) -> None:
 def unknown_property(name: str, client: str, detail: str = "") -> SettingsError:
     """The error for a property that the client does not take."""
     return SettingsError(
-        f"client property {name!r} is not one that {client} takes{detail}",
+        f"client property {name!r} is not one that {client} takes as it is{detail}",
         hint="use Kafka's dotted names, as security.protocol or ssl.ca.location",
     )
 

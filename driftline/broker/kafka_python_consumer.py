@@ -1,0 +1,233 @@
+"""The consumer of the kafka-python adapter, and how its rebalance callbacks get to the caller."""
+
+import queue
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
+from kafka.future import Future
+
+from driftline.broker.kafka_python_values import (
+    ANSWER_TIMEOUT_MS,
+    committed_of,
+    kafka_offsets,
+    kafka_partition,
+    translated,
+)
+from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
+from driftline.errors import BrokerError, BrokerUnavailable
+
+
+class KafkaPythonConsumer:
+    """Reads through a kafka.KafkaConsumer."""
+
+    def __init__(self, client: Any, limits: TopicLimits) -> None:
+        self._client = client
+        self._limits = limits
+        self._callbacks: _Callbacks | None = None
+        self._closed = False
+
+    def subscribe(
+        self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
+    ) -> None:
+        for topic in topics:
+            self._limits.partitions(topic)
+        self._callbacks = _Callbacks(self._client, assigned, revoked)
+        with translated("subscribe"):
+            self._client.subscribe(topics=list(topics), listener=self._callbacks)
+            for topic in topics:
+                # Without their metadata the first leader of a group assigns no partitions at all.
+                self._client.partitions_for_topic(topic)
+
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for partition in offsets:
+            if partition.partition >= self._limits.partitions(partition.topic):
+                raise BrokerError(f"topic {partition.topic!r} has no {partition.partition}")
+        with translated("assign"):
+            self._client.assign([kafka_partition(partition) for partition in offsets])
+            for partition, offset in offsets.items():
+                self._client.seek(kafka_partition(partition), offset)
+
+    def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
+        poll = self._client.poll if self._callbacks is None else self._callbacks.poll
+        with translated("poll"):
+            batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+        return [
+            Message(
+                record.topic,
+                record.partition,
+                record.offset,
+                record.key,
+                record.value,
+                tuple((name, value or b"") for name, value in record.headers),
+                record.timestamp,
+            )
+            for records in batches.values()
+            for record in records
+        ]
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        if self._callbacks is not None:
+            return frozenset(self._callbacks.held)
+        return frozenset(TopicPartition(*partition) for partition in self._client.assignment())
+
+    def position(self, partition: TopicPartition) -> int:
+        with translated("position"):
+            offset = self._client.position(kafka_partition(partition), timeout_ms=ANSWER_TIMEOUT_MS)
+        if offset is None:
+            raise BrokerUnavailable(f"the broker does not tell where {partition} starts")
+        return int(offset)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        with translated("seek"):
+            self._client.seek(kafka_partition(partition), offset)
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        with translated("pause"):
+            self._client.pause(*map(kafka_partition, partitions))
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        with translated("resume"):
+            self._client.resume(*map(kafka_partition, partitions))
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
+        result = {}
+        with translated("read committed offsets"):
+            for partition in partitions:
+                known = self._client.committed(
+                    kafka_partition(partition), metadata=True, timeout_ms=ANSWER_TIMEOUT_MS
+                )
+                if known is not None and known.offset >= 0:
+                    result[partition] = committed_of(known)
+        return result
+
+    def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        with translated("commit offsets"):
+            self._client.commit(kafka_offsets(offsets), timeout_ms=ANSWER_TIMEOUT_MS)
+
+    def group_metadata(self) -> object:
+        return self._client.group_metadata()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._callbacks is not None:
+                self._callbacks.close()
+        finally:
+            with translated("close"):
+                self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
+
+
+class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
+    """Runs rebalance callbacks in the thread that polls.
+
+    The client calls its listener from its I/O thread, where `committed` and `commit` cannot be
+    called, while the caller's thread is blocked in poll. So poll runs in a worker thread, and the
+    caller's thread waits here for callbacks to run and for the result.
+    """
+
+    def __init__(self, client: Any, assigned: Rebalanced, revoked: Rebalanced) -> None:
+        self._client = client
+        self._assigned = assigned
+        self._revoked = revoked
+        self.held: list[TopicPartition] = []
+        self._given_up: list[TopicPartition] = []
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="driftline-poll")
+        self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._result: list[Any] = []
+        self._polling = False
+        self._closing = False
+
+    async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
+        await self._hand_over(self._take, assigned)
+
+    async def on_partitions_revoked(self, revoked: Iterable[Any]) -> None:
+        if revoked:
+            await self._hand_over(self._give_up, revoked)
+
+    async def on_partitions_lost(self, lost: Iterable[Any]) -> None:
+        await self.on_partitions_revoked(lost)
+
+    async def _hand_over(self, callback: Rebalanced, partitions: Iterable[Any]) -> None:
+        if self._closing:
+            return
+        done = Future()
+        names = sorted(TopicPartition(*partition) for partition in partitions)
+        self._events.put(partial(self._run, callback, names, done))
+        await done
+
+    def _take(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
+            # The client goes on where it was with a partition that it had before (3.0.12); the
+            # others, and Kafka's own client, start at what is committed.
+            known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
+            if known is None:
+                self._client.seek_to_beginning(partition)
+            else:
+                self._client.seek(partition, known)
+            self._client.resume(partition)
+        self.held = list(partitions)
+        self._assigned(partitions)
+
+    def _give_up(self, partitions: Sequence[TopicPartition]) -> None:
+        self._given_up, self.held = list(partitions), []
+        self._revoked(partitions)
+
+    def _run(self, callback: Rebalanced, partitions: list[TopicPartition], done: Any) -> None:
+        try:
+            callback(partitions)
+        finally:
+            # Futures of this client may only be completed on its I/O thread; there is no public
+            # way to get there (3.0.12).
+            self._client._net.call_soon_threadsafe(lambda: done.success(None))
+
+    def poll(self, *, timeout_ms: float, max_records: int) -> Mapping[Any, Any]:
+        # After an interrupt (Ctrl-C) the earlier poll may still be under way, and its records
+        # must not be lost: take its result first.
+        if not self._polling:
+            self._polling = True
+            self._worker.submit(self._poll, timeout_ms, max_records)
+        failure: Exception | None = None
+        while self._polling:
+            event = self._events.get()
+            try:
+                event()
+            except Exception as error:  # noqa: BLE001 - raised again below
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        records: Mapping[Any, Any] = self._result.pop()
+        return records
+
+    def _poll(self, timeout_ms: float, max_records: int) -> None:
+        try:
+            answer = partial(
+                self._finish,
+                self._client.poll(timeout_ms=timeout_ms, max_records=max_records),
+                None,
+            )
+        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+            answer = partial(self._finish, {}, error)
+        self._events.put(answer)
+
+    def _finish(self, records: Mapping[Any, Any], error: Exception | None) -> None:
+        self._polling = False
+        self._result = [records]
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        """End a poll under way, then give up the partitions."""
+        try:
+            if self._polling:
+                self.poll(timeout_ms=0, max_records=1)
+            if self.held:
+                self._give_up(self.held)
+        finally:
+            self._closing = True
+            self._worker.shutdown()

@@ -1,0 +1,151 @@
+"""The producer of the kafka-python adapter, with transactions."""
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kafka import errors as kafka_errors
+
+from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
+from driftline.broker.limits import TopicLimits
+from driftline.broker.partitioner import partition_for
+from driftline.broker.port import Committed, Outgoing, TopicPartition
+from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
+
+_log = logging.getLogger(__name__)
+
+# The client's own queue has no bound; wait for the oldest record when so many are unconfirmed.
+_MAX_UNCONFIRMED = 20_000
+# A record is acknowledged or fails within the delivery timeout of 60 s.
+_SETTLED_TIMEOUT_S = 90.0
+
+
+class KafkaPythonProducer:
+    """Writes through a kafka.KafkaProducer."""
+
+    def __init__(self, client: Any, transactional_id: str | None, limits: TopicLimits) -> None:
+        self._client = client
+        self._id = transactional_id
+        self._limits = limits
+        self._unconfirmed: deque[tuple[str, Any]] = deque()  # topic, future
+        self._failed: list[str] = []
+        self._ready = False
+        self._in_transaction = False
+        self._dead = False
+        self._closed = False
+
+    def send(self, record: Outgoing) -> None:
+        self._limits.check(record)
+        partition = record.partition
+        if partition is None and record.key is not None:
+            partition = partition_for(record.key, self._limits.partitions(record.topic))
+        with self._translated("send"):
+            future = self._client.send(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                partition=partition,
+                headers=list(record.headers),
+            )
+        self._unconfirmed.append((record.topic, future))
+        if len(self._unconfirmed) > _MAX_UNCONFIRMED:
+            self._confirm(_MAX_UNCONFIRMED // 2)
+
+    def flush(self) -> None:
+        with self._translated("flush"):
+            self._client.flush()
+        self._confirm(0)
+        if self._failed:
+            count, first = len(self._failed), self._failed[0]
+            self._failed.clear()
+            raise DeliveryFailed(
+                f"{count} records were not acknowledged; the first: {first}",
+                hint="nothing after the last committed offset is safe; read it again",
+            )
+
+    def begin(self) -> None:
+        if self._id is None:
+            raise BrokerError("this producer has no transactional id")
+        if self._in_transaction:
+            raise BrokerError(f"a transaction of {self._id!r} is open already")
+        with self._translated("begin a transaction"):
+            if not self._ready:
+                self._client.init_transactions()
+                self._ready = True
+            self._client.begin_transaction()
+        self._in_transaction = True
+
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
+    ) -> None:
+        for partition in offsets:
+            self._limits.partitions(partition.topic)  # the client waits for ever for one unknown
+        with self._translated("send offsets"):
+            self._client.send_offsets_to_transaction(kafka_offsets(offsets), group_metadata)
+
+    def commit(self) -> None:
+        try:
+            self.flush()
+        except DeliveryFailed as error:
+            raise TransactionAborted(
+                f"cannot commit for {self._id!r}: {error.message}", hint=error.hint
+            ) from error
+        with self._translated("commit"):
+            self._client.commit_transaction()
+        self._in_transaction = False
+
+    def abort(self) -> None:
+        if not self._in_transaction:
+            return
+        self._in_transaction = False
+        self._unconfirmed.clear()
+        self._failed.clear()
+        try:
+            self._client.abort_transaction()
+        except kafka_errors.KafkaError as error:
+            # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
+            self._dead = True
+            _log.warning("the transaction of %s was left to time out: %r", self._id, error)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.abort()
+        self._closed = True
+        try:
+            self._client.close(timeout=ANSWER_TIMEOUT_MS / 1000)
+        except kafka_errors.KafkaError as error:
+            _log.warning("the producer was closed with records unsent: %r", error)
+
+    def _confirm(self, keep: int) -> None:
+        """Wait for the oldest records until only `keep` are unconfirmed."""
+        while len(self._unconfirmed) > keep:
+            topic, future = self._unconfirmed.popleft()
+            if future.succeeded():
+                continue
+            try:
+                future.get(timeout=_SETTLED_TIMEOUT_S)
+            except kafka_errors.KafkaError as error:
+                self._failed.append(f"{topic}: {error!r}")
+
+    @contextlib.contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """In a transaction every failure ends it; otherwise as for any client."""
+        if self._id is None:
+            with translated(doing):
+                yield
+            return
+        try:
+            if self._dead:
+                raise kafka_errors.ProducerFencedError("an earlier abort failed")
+            yield
+        except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
+            raise BrokerUnavailable(f"cannot {doing} for {self._id!r}: {error!r}") from error
+        except (kafka_errors.KafkaError, ValueError) as error:
+            raise TransactionAborted(
+                f"cannot {doing} for {self._id!r}: {error!r}",
+                hint="abort and rebuild from the committed offsets; if begin fails as well, another"
+                " producer took over the id",
+            ) from error

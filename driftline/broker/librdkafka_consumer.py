@@ -1,0 +1,222 @@
+"""The consumer of the librdkafka adapter: it takes what is there, and starts where it was told."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from driftline.broker.librdkafka_values import (
+    ANSWER_TIMEOUT_S,
+    ck,
+    committed_of,
+    kafka_offsets,
+    kafka_partition,
+    translated,
+)
+from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
+from driftline.errors import BrokerError
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_BATCH = 1_000_000  # what `consume` takes at most
+
+
+class LibrdkafkaConsumer:
+    """Reads through a confluent_kafka.Consumer."""
+
+    def __init__(self, client: Any, group: str | None, limits: TopicLimits) -> None:
+        self._client = client
+        self._group = group
+        self._limits = limits
+        # What is assigned, and from which offset; None: the committed one, or else the earliest.
+        self._starts: dict[TopicPartition, int | None] = {}
+        self._paused: set[TopicPartition] = set()
+        self._assigning = False
+        self._rebalances = 0
+        self._revoked: Rebalanced | None = None
+        self._closed = False
+
+    def subscribe(
+        self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
+    ) -> None:
+        for topic in topics:
+            self._limits.partitions(topic)
+        self._revoked = revoked
+
+        def on_assign(client: Any, partitions: list[Any]) -> None:
+            self._rebalances += 1
+            gained = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
+            self._starts = dict.fromkeys(gained)
+            self._assigning = True
+            try:
+                assigned(gained)  # its seeks change the starts
+            finally:
+                self._assigning = False
+            self._restart()
+
+        def on_revoke(client: Any, partitions: list[Any]) -> None:
+            self._rebalances += 1
+            lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
+            try:
+                if lost:
+                    revoked(lost)
+            finally:
+                self._starts = {}
+                self._paused.clear()
+
+        with translated("subscribe"):
+            self._client.subscribe(list(topics), on_assign=on_assign, on_revoke=on_revoke)
+
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for partition in offsets:
+            if partition.partition >= self._limits.partitions(partition.topic):
+                raise BrokerError(f"topic {partition.topic!r} has no {partition.partition}")
+        self._starts = dict(offsets)
+        self._paused.clear()
+        self._restart()
+
+    def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
+        count = min(max_records, _LARGEST_BATCH)
+        before = self._rebalances
+        with translated("poll"):
+            # `consume` with a timeout waits for all of `count`; so wait for one, then take what
+            # is there.
+            records = self._client.consume(count, 0)
+            if not records and timeout_s > 0:
+                first = self._client.poll(timeout_s)
+                if first is not None:
+                    records = [first, *self._client.consume(count - 1, 0)]
+        if self._rebalances != before and records:
+            # They may be of before the rebalance: drop them, and read again what is assigned now.
+            if self._starts:
+                self._restart()
+            return []
+        return [_message(record) for record in records if not _is_notice(record)]
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        return frozenset(self._starts)
+
+    def position(self, partition: TopicPartition) -> int:
+        start = self._starts[self._own(partition)]
+        with translated("position"):
+            if not self._assigning:
+                offset: int = self._client.position([kafka_partition(partition)])[0].offset
+                if offset >= 0:
+                    return offset
+            if start is not None:
+                return start
+            known = self.committed([partition])
+            if known:
+                return known[partition].offset
+            first: int = self._client.get_watermark_offsets(
+                kafka_partition(partition), ANSWER_TIMEOUT_S
+            )[0]
+            return first
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._starts[self._own(partition)] = offset
+        if self._assigning:
+            return
+        try:
+            self._client.seek(kafka_partition(partition, offset))
+        except ck.KafkaException:
+            # Refused while the partition is still starting up; then all start again where they are.
+            for other in self._starts:
+                if other != partition:
+                    self._starts[other] = self.position(other)
+            self._restart()
+
+    def pause(self, partitions: Iterable[TopicPartition]) -> None:
+        wanted = [self._own(partition) for partition in partitions]
+        self._paused.update(wanted)
+        if not self._assigning:
+            with translated("pause"):
+                self._client.pause([kafka_partition(partition) for partition in wanted])
+
+    def resume(self, partitions: Iterable[TopicPartition]) -> None:
+        wanted = [self._own(partition) for partition in partitions]
+        self._paused.difference_update(wanted)
+        if not self._assigning:
+            with translated("resume"):
+                self._client.resume([kafka_partition(partition) for partition in wanted])
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
+        self._need_group()
+        wanted = [kafka_partition(partition) for partition in partitions]
+        if not wanted:
+            return {}
+        with translated("read committed offsets"):
+            return committed_of(self._client.committed(wanted, timeout=ANSWER_TIMEOUT_S))
+
+    def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        self._need_group()
+        if not offsets:
+            return
+        with translated("commit offsets"):
+            answer = self._client.commit(offsets=kafka_offsets(offsets), asynchronous=False)
+            for position in answer:
+                if position.error is not None:
+                    raise ck.KafkaException(position.error)
+
+    def group_metadata(self) -> object:
+        self._need_group()
+        return self._client.consumer_group_metadata()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            with translated("close"):
+                self._client.close()
+            self._starts = {}
+
+    def _need_group(self) -> None:
+        if self._group is None:
+            raise BrokerError("this consumer has no group", hint="make it with a group name")
+
+    def _own(self, partition: TopicPartition) -> TopicPartition:
+        if partition not in self._starts:
+            raise BrokerError(f"{partition.topic}-{partition.partition} is not assigned here")
+        return partition
+
+    def _restart(self) -> None:
+        """Let the client read each partition from its start, dropping what it had fetched."""
+        with translated("assign"):
+            self._client.assign(
+                [kafka_partition(partition, start) for partition, start in self._starts.items()]
+            )
+            if self._paused:
+                self._client.pause([kafka_partition(partition) for partition in self._paused])
+
+
+def _message(record: Any) -> Message:
+    headers = record.headers()
+    return Message(
+        record.topic(),
+        record.partition(),
+        record.offset(),
+        record.key(),
+        record.value(),
+        tuple((name, value or b"") for name, value in headers) if headers else (),
+        record.timestamp()[1],
+    )
+
+
+# What the client overcomes by itself is logged; these it does not.
+_LASTING = frozenset(
+    {
+        ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
+        ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def _is_notice(record: Any) -> bool:
+    """Whether this is no record but news of an error that will pass. Raises BrokerError if not."""
+    error = record.error()
+    if error is None:
+        return False
+    if error.fatal() or error.code() in _LASTING:
+        raise BrokerError(f"cannot read: {error.str()}")
+    _log.warning("%s", error.str())
+    return True

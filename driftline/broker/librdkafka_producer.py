@@ -1,0 +1,145 @@
+"""The producer of the librdkafka adapter, with transactions."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
+from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Committed, Outgoing, TopicPartition
+from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
+
+_log = logging.getLogger(__name__)
+
+
+class LibrdkafkaProducer:
+    """Writes through a confluent_kafka.Producer."""
+
+    def __init__(self, client: Any, transactional_id: str | None, limits: TopicLimits) -> None:
+        self._client = client
+        self._id = transactional_id
+        self._limits = limits
+        self._failed: list[str] = []
+        self._ready = False
+        self._in_transaction = False
+        self._fatal: Exception | None = None  # after it this producer can do nothing more
+        self._closed = False
+
+    def send(self, record: Outgoing) -> None:
+        self._limits.check(record)
+        partition = -1 if record.partition is None else record.partition
+        headers = list(record.headers) if record.headers else None
+        while True:
+            try:
+                self._client.produce(
+                    record.topic,
+                    value=record.value,
+                    key=record.key,
+                    partition=partition,
+                    headers=headers,
+                    on_delivery=self._delivered,
+                )
+            except BufferError:
+                self._client.poll(0.1)  # the queue is full: wait until some are acknowledged
+            except ck.KafkaException as error:
+                raise self._error("send", error) from error
+            else:
+                return
+
+    def flush(self) -> None:
+        while self._client.flush(1.0) > 0:
+            pass  # each record is acknowledged or fails within its delivery timeout
+        if self._failed:
+            count, first = len(self._failed), self._failed[0]
+            self._failed.clear()
+            raise DeliveryFailed(
+                f"{count} records were not acknowledged; the first: {first}",
+                hint="nothing after the last committed offset is safe; read it again",
+            )
+
+    def begin(self) -> None:
+        if self._id is None:
+            raise BrokerError("this producer has no transactional id")
+        if self._in_transaction:
+            raise BrokerError(f"a transaction of {self._id!r} is open already")
+        if not self._ready:
+            self._call("begin a transaction", self._client.init_transactions, ANSWER_TIMEOUT_S)
+            self._ready = True
+        self._call("begin a transaction", self._client.begin_transaction)
+        self._in_transaction = True
+
+    def send_offsets(
+        self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
+    ) -> None:
+        for partition in offsets:
+            self._limits.partitions(partition.topic)
+        self._call(
+            "send offsets",
+            self._client.send_offsets_to_transaction,
+            kafka_offsets(offsets),
+            group_metadata,
+            ANSWER_TIMEOUT_S,
+        )
+
+    def commit(self) -> None:
+        self._call("commit", self._client.commit_transaction, ANSWER_TIMEOUT_S)
+        self._in_transaction = False
+
+    def abort(self) -> None:
+        if not self._in_transaction:
+            return
+        self._in_transaction = False
+        self._failed.clear()
+        if self._fatal is not None:
+            return  # fenced: the coordinator has aborted it
+        try:
+            self._call("abort", self._client.abort_transaction, ANSWER_TIMEOUT_S)
+        except BrokerError as error:
+            # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
+            _log.warning("the transaction of %s was left to time out: %s", self._id, error)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.abort()
+        self._closed = True
+        if self._fatal is not None:
+            return  # the client refuses everything now; it is freed with this object
+        if left := self._client.flush(ANSWER_TIMEOUT_S):
+            _log.warning("the producer was closed with %d records unsent", left)
+        self._client.close()
+
+    def _delivered(self, error: Any, record: Any) -> None:
+        if error is not None:
+            self._failed.append(f"{record.topic()}: {error.str()}")
+
+    def _call(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
+        """Call, again while the client says that it may succeed."""
+        deadline = time.monotonic() + 2 * ANSWER_TIMEOUT_S
+        if self._fatal is not None:
+            # Asked again, the client would tell of a conflicting call instead.
+            raise self._error(doing, self._fatal)
+        while True:
+            try:
+                call(*arguments)
+            except ck.KafkaException as error:
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise self._error(doing, error) from error
+                self._client.poll(0.1)
+            else:
+                return
+
+    def _error(self, doing: str, error: Any) -> BrokerError:
+        reason = error.args[0]
+        if reason.fatal():
+            self._fatal = error
+        if self._id is None:
+            return BrokerError(f"cannot {doing}: {reason.str()}")
+        if reason.retriable() and not self._in_transaction:
+            return BrokerUnavailable(f"cannot {doing} for {self._id!r}: {reason.str()}")
+        return TransactionAborted(
+            f"cannot {doing} for {self._id!r}: {reason.str()}",
+            hint="abort and rebuild from the committed offsets; if begin fails as well, another"
+            " producer took over the id",
+        )

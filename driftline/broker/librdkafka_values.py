@@ -1,0 +1,78 @@
+"""Between the port's values and errors and those of confluent-kafka; the one place that imports it
+first, so that its absence is told as a missing extra."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from driftline.broker.port import Committed, TopicPartition
+from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
+
+try:
+    import confluent_kafka as ck
+    from confluent_kafka import admin as ck_admin
+except ImportError as error:
+    raise MissingExtra("confluent-kafka", "librdkafka") from error
+
+__all__ = [
+    "ANSWER_TIMEOUT_S",
+    "ck",
+    "ck_admin",
+    "committed_of",
+    "kafka_offsets",
+    "kafka_partition",
+    "translated",
+]
+
+# Answers of a broker that is there take milliseconds; this covers an election.
+ANSWER_TIMEOUT_S = 30.0
+
+
+def kafka_partition(partition: TopicPartition, offset: int | None = None) -> Any:
+    """A confluent_kafka.TopicPartition, at an offset or at the committed one."""
+    return ck.TopicPartition(*partition, ck.OFFSET_INVALID if offset is None else offset)
+
+
+def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
+    """What the client's commits take."""
+    return [
+        ck.TopicPartition(*partition, position.offset, metadata=position.metadata)
+        for partition, position in offsets.items()
+    ]
+
+
+def committed_of(positions: Iterable[Any]) -> dict[TopicPartition, Committed]:
+    """Committed positions as the client tells them, those that exist."""
+    result = {}
+    for position in positions:
+        if position.error is not None:
+            raise ck.KafkaException(position.error)
+        if position.offset >= 0:
+            partition = TopicPartition(position.topic, position.partition)
+            result[partition] = Committed(position.offset, position.metadata or "")
+    return result
+
+
+_UNREACHABLE = frozenset(
+    {
+        ck.KafkaError._TRANSPORT,
+        ck.KafkaError._TIMED_OUT,
+        ck.KafkaError._ALL_BROKERS_DOWN,
+        ck.KafkaError._WAIT_COORD,
+    }
+)
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn the client's errors into Driftline's."""
+    try:
+        yield
+    except ck.KafkaException as error:
+        reason = error.args[0]
+        if reason.code() in _UNREACHABLE:
+            raise BrokerUnavailable(
+                f"cannot {doing}: Kafka does not answer ({reason.str()})",
+                hint="check that the broker runs and can be reached",
+            ) from error
+        raise BrokerError(f"cannot {doing}: {reason.str()}") from error

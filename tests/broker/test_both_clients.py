@@ -1,0 +1,47 @@
+"""What one Kafka client writes, the other one reads: a service may change its client."""
+
+import uuid
+from collections.abc import Callable
+
+import pytest
+
+from driftline.broker import Broker, Committed, NewTopic, Outgoing, TopicPartition, connect
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.mark.parametrize(
+    ("writes", "reads"), [("kafka-python", "librdkafka"), ("librdkafka", "kafka-python")]
+)
+def test_commits_with_metadata_and_records(
+    writes: str, reads: str, kafka_bootstrap: str, topic_name: Callable[[], str]
+) -> None:
+    writing: Broker = connect(writes, kafka_bootstrap)  # type: ignore[arg-type]
+    reading: Broker = connect(reads, kafka_bootstrap)  # type: ignore[arg-type]
+    topic, group = topic_name(), f"group-{uuid.uuid4().hex[:12]}"
+    admin = writing.admin()
+    admin.create([NewTopic(topic, 2)])
+    plain, in_transaction = TopicPartition(topic, 0), TopicPartition(topic, 1)
+
+    consumer, producer = writing.consumer(group), writing.producer(group)
+    consumer.commit({plain: Committed(3, '{"published": 7}')})
+    producer.begin()
+    producer.send(Outgoing(topic, b"value", b"key", 1, (("name", b"\x00"),)))
+    producer.send_offsets({in_transaction: Committed(5, "µ")}, consumer.group_metadata())
+    producer.commit()
+
+    expected = {plain: Committed(3, '{"published": 7}'), in_transaction: Committed(5, "µ")}
+    other, other_admin = reading.consumer(group), reading.admin()
+    assert other.committed([plain, in_transaction]) == expected
+    assert other_admin.group_offsets(group) == expected
+    other.assign({in_transaction: 0})
+    records = other.poll(max_records=10, timeout_s=30)
+    assert [(r.key, r.value, r.headers) for r in records] == [
+        (b"key", b"value", (("name", b"\x00"),))
+    ]
+    for length in range(1, 40):
+        metadata = "µ" + "x" * length
+        consumer.commit({plain: Committed(length, metadata)})
+        assert other.committed([plain]) == {plain: Committed(length, metadata)}
+    for client in (consumer, producer, other, admin, other_admin):
+        client.close()

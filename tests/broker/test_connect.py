@@ -1,0 +1,115 @@
+"""Choosing a client, its properties, and what is said when there is nothing to connect to."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+
+from driftline.broker import connect
+from driftline.broker.kafka_python import KafkaPythonBroker
+from driftline.broker.librdkafka import LibrdkafkaBroker
+from driftline.broker.properties import for_kafka_python
+from driftline.errors import BrokerUnavailable, SettingsError
+
+Kafka = Literal["kafka-python", "librdkafka"]
+kafka_clients = pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address where nothing listens: bound, so that nobody else can take it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_the_package_imports_no_client() -> None:
+    code = "import sys, driftline.broker; print({'kafka', 'confluent_kafka'} & set(sys.modules))"
+    assert run(code).strip() == "set()"
+
+
+def test_without_confluent_kafka_the_extra_is_named() -> None:
+    said = run(
+        "import sys; sys.modules['confluent_kafka'] = None\n"
+        "from driftline.broker import connect\n"
+        "from driftline.errors import MissingExtra\n"
+        "connect('kafka-python', 'localhost:1')\n"
+        "try: connect('librdkafka', 'localhost:1')\n"
+        "except MissingExtra as error: print(error)"
+    )
+    assert "driftline[librdkafka]" in said
+
+
+def test_an_unknown_client_is_refused() -> None:
+    with pytest.raises(SettingsError, match="java"):
+        connect("java")  # type: ignore[arg-type]
+
+
+@kafka_clients
+def test_a_property_that_driftline_sets_is_refused(client: Kafka) -> None:
+    with pytest.raises(SettingsError, match=r"enable\.auto\.commit"):
+        connect(client, "localhost:1", {"enable.auto.commit": "true"})
+
+
+@kafka_clients
+def test_an_unknown_property_is_named(client: Kafka) -> None:
+    with pytest.raises(SettingsError, match=r"no\.such\.property"):
+        connect(client, "localhost:1", {"no.such.property": "1"})
+
+
+@kafka_clients
+def test_a_wrong_value_is_named(client: Kafka) -> None:
+    with pytest.raises(SettingsError, match=r"linger\.ms"):
+        connect(client, "localhost:1", {"linger.ms": "soon"})
+
+
+@kafka_clients
+@pytest.mark.parametrize("kind", ["consumer", "producer", "admin"])
+def test_nothing_listening_is_told_soon_and_named(client: Kafka, kind: str, nobody: str) -> None:
+    make = KafkaPythonBroker if client == "kafka-python" else LibrdkafkaBroker
+    broker = make(nobody, connect_timeout_s=1.0)
+    started = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=nobody) as raised:
+        getattr(broker, kind)()
+    assert time.monotonic() - started < 8
+    assert "driftline broker up" in raised.value.hint
+
+
+def test_properties_get_kafka_pythons_names_and_types() -> None:
+    properties = {
+        "security.protocol": "sasl_ssl",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "alice",
+        "sasl.password": "secret",
+        "ssl.ca.location": "/ca.pem",
+        "ssl.endpoint.identification.algorithm": "none",
+        "fetch.min.bytes": "10",
+    }
+    clients = KafkaPythonBroker("localhost:1", properties)
+    assert clients._properties == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "alice",
+        "sasl_plain_password": "secret",
+        "ssl_cafile": "/ca.pem",
+        "ssl_check_hostname": False,
+        "fetch_min_bytes": 10,
+    }
+    assert LibrdkafkaBroker("localhost:1", {**properties, "ssl.ca.location": "probe"})
+
+
+def test_what_is_no_text_is_no_property() -> None:
+    with pytest.raises(SettingsError, match="selector"):
+        for_kafka_python({"selector": "x"}, [{"selector": object}])
