@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from driftline.codec.records import format_time
-from driftline.errors import BrokerError, DriftlineError, MissingExtra, PackageError
+from driftline.errors import BrokerError, DriftlineError, PackageError
 from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.models.load import Models
 from driftline.models.score import Model
@@ -169,7 +169,7 @@ def _against_champion(
     try:
         champion = _champion(job, models)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
-    except (PackageError, MissingExtra) as error:
+    except PackageError as error:
         log.warning("the champion cannot be compared with: %s", error)
         verdict = judge(stream, truth.labels, ours, None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"

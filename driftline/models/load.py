@@ -3,9 +3,9 @@
 In: bytes from anywhere. Out: a `VerifiedPackage`, the only thing that a model is made from.
 """
 
-from pathlib import Path
+import logging
 
-from driftline.errors import DigestMismatch, PackageCheckFailed
+from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed
 from driftline.events import ModelAnnounced
 from driftline.models.keys import Signature, Trusted
 from driftline.models.package import (
@@ -21,6 +21,8 @@ from driftline.models.score import Model, OnnxScorer, Scorer, SklearnScorer
 from driftline.models.store import ModelStore, digest_of
 from driftline.settings import Settings
 from driftline.stream import Stream
+
+log = logging.getLogger(__name__)
 
 
 def verify(
@@ -58,10 +60,14 @@ class VerifiedPackage:
         return load_reference(self.file(REFERENCE))
 
     def scorer(self) -> Scorer:
-        """The model, scored as the manifest says. Raises MissingExtra too."""
+        """The model, scored as the manifest says; by scikit-learn where ONNX is not installed."""
         manifest = self.manifest()
         if manifest.scoring == "onnx":
-            return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
+            try:
+                return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
+            except MissingExtra as error:
+                # The same answers, slower: better than a service that ends at a swap.
+                log.warning("%s is scored by scikit-learn: %s", self.digest, error)
         return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
 
     def has(self, name: str) -> bool:
@@ -89,11 +95,6 @@ class Models:
         """With the store and the keys of this installation."""
         return cls(ModelStore(settings.model_store), Trusted(settings.keys), stream)
 
-    @staticmethod
-    def folders(store: str, keys: Path, stream: Stream) -> "Models":
-        """From a store's URL and a key folder."""
-        return Models(ModelStore(store), Trusted(keys), stream)
-
     def fetch(self, announced: ModelAnnounced | str) -> VerifiedPackage:
         """Fetch and verify, by announcement or digest. The signature is the announced one, or
         else the store's. Raises PackageError."""
@@ -104,7 +105,7 @@ class Models:
         return verify(digest, data, signature, self._trusted)
 
     def load(self, announced: ModelAnnounced | str) -> Model:
-        """A model, not yet warm nor checked. Raises PackageError, MissingExtra.
+        """A model, not yet warm nor checked. Raises PackageError.
 
         PackageCheckFailed if it is another stream's or of another task.
         """

@@ -46,11 +46,6 @@ class Reference(msgspec.Struct, frozen=True):
     levels: Mapping[str, tuple[str, ...]]
     ranges: Mapping[str, tuple[float, float]]
 
-    @property
-    def labels(self) -> ObjectArray | NumberArray:
-        """Labels of the held-out rows, as `errors`."""
-        return self.held_labels
-
 
 class _Names(msgspec.Struct, frozen=True):
     numbers: tuple[str, ...]

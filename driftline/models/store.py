@@ -5,6 +5,7 @@ decided in `load`. A package is never changed or overwritten with other bytes.
 """
 
 import hashlib
+import os
 import re
 
 import msgspec
@@ -50,7 +51,8 @@ class ModelStore:
                 f"{self.url}: cannot store the package: {error}",
                 hint="DRIFTLINE_MODEL_STORE says where packages are kept",
             ) from error
-        return str(self._files.unstrip_protocol(path))
+        # As configured, not made absolute: the same run elsewhere then announces the same.
+        return f"{self.url.rstrip('/')}/{path.rpartition('/')[2]}"
 
     def get(self, digest: str) -> tuple[bytes, Signature | None]:
         """A package's bytes and signature, neither of them checked.
@@ -82,7 +84,7 @@ class ModelStore:
 
     def _write(self, path: str, data: bytes) -> None:
         # A reader must never meet half a file: write beside it, then rename.
-        part = f"{path}.part"
+        part = f"{path}.{os.getpid()}.part"
         self._files.pipe_file(part, data)
         self._files.mv(part, path)
 

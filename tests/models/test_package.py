@@ -142,6 +142,14 @@ def test_a_good_package_says_what_it_said_in_training(home: Path, trained: Train
     assert np.allclose(scores.probabilities.sum(axis=1), 1, atol=1e-5)
 
 
+def test_without_onnx_runtime_scikit_learn_gives_the_same_answers(
+    home: Path, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained.manifest.scoring == "onnx"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    models(home).load(trained.announcement).check()
+
+
 def test_no_records_are_scored_as_none(home: Path, trained: TrainedModel) -> None:
     model = models(home).load(trained.announcement)
     assert len(model.predict(RecordCodec(TREE).decode([]).columns).predictions) == 0
