@@ -99,6 +99,5 @@ def pytest_terminal_summary(
 ) -> None:
     reason = config.stash.get(_WITHOUT_KAFKA, None)
     if reason is not None:
-        first_line = reason.splitlines()[0]
-        terminalreporter.section("NO KAFKA: NOTHING WAS TESTED ON A REAL BROKER", red=True)
-        terminalreporter.line(first_line, red=True)
+        why = reason.splitlines()[0]
+        terminalreporter.section(f"NOTHING WAS TESTED ON A REAL KAFKA: {why}", red=True, bold=True)
