@@ -76,6 +76,8 @@ def compare(
         return None
     if kind == "number":
         reference, current = _scaled(reference, current)
+    else:
+        reference, current = _coded(reference, current)
     if test == "z" and len({*reference, *current}) > 2:
         test = "chisquare"  # it would test one value against all others
     if test in DISTANCES[kind]:
@@ -117,6 +119,18 @@ def _scaled(
     return reference, current
 
 
+def _coded(
+    reference: NDArray[np.object_], current: NDArray[np.object_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Categories as numbers. Evidently adds up over a set: of texts, its order, and so the last
+    digit of a sum, would be another one in each process."""
+    codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
+    return (
+        np.array([codes[value] for value in reference], dtype=np.int64),
+        np.array([codes[value] for value in current], dtype=np.int64),
+    )
+
+
 def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) -> float | None:
     """The number that Evidently's test gives, or None where it gives none for such data."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
@@ -136,8 +150,8 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
                     reference_data=old, current_data=new, feature_type=column_type, threshold=None
                 ).drift_score
             )
-    except (ValueError, np.linalg.LinAlgError):
-        # Some tests refuse some data, such as `es` a constant.
+    except (ValueError, TypeError, np.linalg.LinAlgError):
+        # Some tests refuse some data: `es` and `cramer_von_mises` a constant.
         return None
     if np.isnan(result):
         return None

@@ -47,6 +47,8 @@ class Decider:
             events = self._pane(event)
         else:
             events = self._performance(event)
+        if not isinstance(event, PerformancePane):
+            return [*events]
         self._rule.see(event)
         request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
         return [*events, *([request] if request is not None else [])]

@@ -1,8 +1,8 @@
 """When to ask for a new model: open drift events, cooldown, and enough outcomes since the onset.
 
-In: the open events and how far the stream has come. Out: a `RetrainRequest`, or nothing. Requests
-follow from the `windows` topic alone; what became of them is not asked: as long as an event is
-open, it asks again after the cooldown.
+In: the open events, and panes of outcomes, which say how far the stream has come: without labels
+nothing can be trained. Out: a `RetrainRequest`, or nothing. What became of a request is not asked:
+as long as an event is open, it is made again after the cooldown.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from driftline.codec.records import parse_time
-from driftline.events import DriftEvent, PerformancePane, RetrainRequest, WindowsEvent, event_id
+from driftline.events import DriftEvent, PerformancePane, RetrainRequest, event_id
 from driftline.stream import Stream
 
 
@@ -41,7 +41,7 @@ class RetrainRule:
         self._asked: _Reached | None = None
         self._again: _Again | None = None
 
-    def see(self, event: WindowsEvent) -> None:
+    def see(self, event: PerformancePane) -> None:
         """Follow the stream's progress."""
         time_us = None if event.time is None else parse_time(event.time)
         last = self._reached
@@ -53,19 +53,24 @@ class RetrainRule:
                 _later(event.row, last.row),
                 _later(time_us, last.time_us),
             )
-        if isinstance(event, PerformancePane):
-            self._panes.append((event.first_position, event.records))
-            self._outcomes += event.records
-            # No more than it takes to know that there are enough.
-            while self._outcomes - self._panes[0][1] >= self._stream.retrain.min_outcomes:
-                self._outcomes -= self._panes.popleft()[1]
+        self._panes.append((event.first_position, event.records))
+        self._outcomes += event.records
+        # No more than it takes to know that there are enough.
+        while self._outcomes - self._panes[0][1] >= self._stream.retrain.min_outcomes:
+            self._outcomes -= self._panes.popleft()[1]
 
     def ask(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
         """A request, if one is due."""
         reached = self._reached
         if reached is None or not self._cooled(reached):
             return None
-        causes = [event for event in open_events if event.kind in self._stream.retrain.on]
+        # An event that the outcomes have not come up to yet waits for them: what is asked for must
+        # not depend on whether predictions or outcomes were read first.
+        causes = [
+            event
+            for event in open_events
+            if event.kind in self._stream.retrain.on and event.position <= reached.position
+        ]
         if causes:
             onset = _onset(causes)
             if not self._enough(onset):

@@ -68,8 +68,10 @@ def test_the_loop_on_kafka_says_what_the_loop_in_memory_says(
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     recorded = load(file)
     live = written(broker, recorded)
-    assert replayed(broker, recorded, Models.of(settings, recorded)) == live
-    assert len(live.windows) == len(set(live.windows))
+    again = replayed(broker, recorded, Models.of(settings, recorded))
+    for ours, theirs in ((live.windows, again.windows), (live.drift, again.drift)):
+        assert len(ours) == len(set(ours))
+        assert sorted(set(ours) - set(theirs)) == sorted(set(theirs) - set(ours)) == []
     assert any(b'"performance"' in event for event in live.drift)
 
 

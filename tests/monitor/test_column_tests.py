@@ -1,5 +1,8 @@
 """Evidently's numbers, on data of every sort."""
 
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -128,3 +131,22 @@ def test_z_is_for_two_values_and_leaves_more_to_chisquare() -> None:
     three = np.array(["a", "b", "c", "c"] * 25, dtype=object)
     names = [compare("category", "z", two, other) for other in (two, three)]
     assert [found and found.test for found in names] == ["z", "chisquare"]
+
+
+def test_another_process_gets_the_same_digits() -> None:
+    script = (
+        "import numpy as np; from monitor.column_tests import compare;"
+        "rng = np.random.default_rng(0); names = [f'category {i}' for i in range(40)];"
+        "old, new = (rng.choice(names, n).astype(object) for n in (1000, 700));"
+        "print([compare('category', test, old, new) for test in ('chisquare', 'psi')])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(said) == 1

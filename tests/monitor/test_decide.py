@@ -69,7 +69,7 @@ def pane(
         first_position=start - delay,
         last_position=start + 49 - delay,
         row=start + 49 - delay,
-        time=None,
+        time=format_time((start + 50 - delay) * 3_600_000),  # an hour is a thousand rows
     )
 
 
@@ -116,6 +116,12 @@ def requests(decider: Decider, *events: DataWindow | PerformancePane) -> list[Re
         for event in decider.read(read)
         if isinstance(event, RetrainRequest)
     ]
+
+
+def stretch(index: int) -> list[DataWindow | PerformancePane]:
+    """A window of shifted data and its outcomes, as they come: the last pane after the window."""
+    panes = [pane(index * 20 + i, GOOD) for i in range(20)]
+    return [*panes[:-1], window(index, group(effect=0.3)), panes[-1]]
 
 
 # ---- data ---------------------------------------------------------------------------------------
@@ -267,21 +273,26 @@ def test_the_old_models_outcomes_do_not_resolve_the_new_ones_event() -> None:
 
 def test_a_request_waits_for_labelled_records_from_after_the_onset() -> None:
     decider = Decider(STREAM)
-    assert requests(decider, *(pane(i, GOOD) for i in range(20))) == []
     assert requests(decider, window(1, group(effect=0.3))) == []  # from 1,000 on
-    assert requests(decider, pane(20, GOOD)) == []
-    (request,) = requests(decider, pane(21, GOOD))
+    assert requests(decider, *(pane(i, GOOD, delay=1000) for i in range(41))) == []
+    (request,) = requests(decider, pane(41, GOOD, delay=1000))
     assert request.since == 1000
-    assert request.position == 2000
+    assert request.position == 2100
     assert request.reason == "data drift: 1 of 1 shifted: x (0.30)"
+
+
+def test_it_waits_until_outcomes_have_come_as_far_as_the_event() -> None:
+    decider = Decider(STREAM)
+    assert requests(decider, window(1, group(effect=0.3))) == []
+    assert requests(decider, *(pane(i, GOOD) for i in range(20, 39))) == []
+    assert [request.position for request in requests(decider, pane(39, GOOD))] == [2000]
 
 
 def test_it_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
     decider = Decider(STREAM)
     events: list[DataWindow | PerformancePane] = []
     for index in range(8):
-        events += [pane(index * 20 + i, GOOD) for i in range(20)]
-        events.append(window(index, group(effect=0.3)))
+        events += stretch(index)
     assert [request.position for request in requests(decider, *events)] == [1000, 3000, 5000, 7000]
 
 
@@ -316,6 +327,5 @@ def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[in
     decider = Decider(stream)
     events: list[DataWindow | PerformancePane] = []
     for index in range(4):
-        events += [pane(index * 20 + i, GOOD) for i in range(20)]
-        events.append(window(index, group(effect=0.3)))
+        events += stretch(index)
     assert [request.position for request in requests(decider, *events)] == expected
