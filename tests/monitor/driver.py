@@ -34,6 +34,7 @@ class Driver:
             self.topics.retrain: [],
         }
         self._committed: dict[TopicPartition, Committed] = {}
+        self._pending: list[Outgoing] = []
         self._start()
 
     @property
@@ -76,7 +77,7 @@ class Driver:
                 own.append(
                     Message(record.topic, 0, len(own), record.key, record.value, record.headers)
                 )
-        self._pending = []
+        self._pending.clear()
 
     def kill(self) -> None:
         """Lose everything since the last commit; the next monitor resumes from there."""
@@ -124,7 +125,7 @@ class Driver:
         resume = {p: self._committed.get(p, Committed(0)) for p in self._log}
         self.monitor.assigned(resume)
         self._position = {p: committed.offset for p, committed in resume.items()}
-        self._pending: list[Outgoing] = []
+        self._pending.clear()
 
 
 def play(

@@ -17,6 +17,7 @@ from driftline.events import (
 )
 from driftline.stream import Stream
 from monitor.decide import Decider
+from monitor.quality import QUALITIES
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(
@@ -25,7 +26,6 @@ STREAM = small_stream(
 
 
 def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality: int) -> DataGroup:
-    found = tuple(name for name, count in quality.items() if count)
     column = ColumnResult(
         "x",
         "number",
@@ -33,8 +33,8 @@ def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality:
         0.0,
         effect,
         drifted=effect >= 0.1,
-        quality=found,
-        **quality,  # type: ignore[arg-type]
+        quality=tuple(name for name in QUALITIES if quality.get(name)),
+        **quality,
     )
     return DataGroup(model=model, records=records, tested=records >= 100, columns=(column,))
 
