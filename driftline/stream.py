@@ -139,7 +139,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long truth may take."""
 
     horizon: Annotated[
-        Span | None, Meta(description="a prediction or label waits this long for the other")
+        Span | None, Meta(description="a label is in time if known this long after its record")
     ] = None
 
 

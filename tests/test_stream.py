@@ -88,3 +88,24 @@ def test_a_description_tells_what_was_written_from_what_is_default() -> None:
     assert rows["simulate.label_delay"].value == '"30m"'
     assert rows["features.a"].value == '"number"'
     assert rows["retrain.on"].value == '["data", "performance"]'
+
+
+TIMED = """
+version = 1
+name = "s"
+task = "classification"
+target = "y"
+features = { x = "number" }
+windows = { records = 100 }
+labels = { horizon = "7d" }
+"""
+
+
+def test_a_horizon_in_time_is_counted_in_steps_where_windows_count_records() -> None:
+    stream = loads(TIMED + 'time = { start = 2020-01-01T00:00:00Z, step = "30m" }')
+    assert stream.horizon == 336
+
+
+def test_a_horizon_in_time_without_steps_says_what_to_write() -> None:
+    with pytest.raises(StreamFileError, match=r"\[labels.horizon\] Expected a number of records"):
+        loads(TIMED + 'time = { column = "at" }')
