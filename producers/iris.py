@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from producers.sources import Row
+from producers.rows import Row
 
 STREAM_FILE: Final = Path(__file__).with_name("iris.toml")
 

@@ -23,8 +23,8 @@ import numpy as np
 
 from driftline.errors import DataError
 from driftline.stream import LabelDelay, Span, Stream
+from producers.rows import Row, Source
 from producers.shaping import Shaped, Shaper
-from producers.sources import Row, Source
 
 
 class Play(msgspec.Struct, frozen=True, gc=False):

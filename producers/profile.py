@@ -19,8 +19,8 @@ from driftline.codec.records import text
 from driftline.errors import DataError
 from driftline.stream import Kind, Task
 from producers.clocks import Clock, look_at_clock
+from producers.rows import Source
 from producers.shaping import as_number
-from producers.sources import Source
 
 # Enough to see every kind of value; a larger file is looked at in part, and the profile says so.
 MAX_ROWS: Final = 500_000

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from driftline.errors import DataError
-from producers.sources import Row, Source
+from producers.rows import Row, Source
 
 TARGET: Final = "target"
 # Generators never end; this many rows hold a few drifts and take about a second.

@@ -8,36 +8,19 @@ a line that is no row is handed on as its bytes, so that it ends as a dead lette
 import csv
 import gzip
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final, Protocol, TypeAlias
+from typing import IO, Any, Final
 
 import msgspec
 
 from driftline.errors import DataError
-
-Row: TypeAlias = Mapping[str, Any] | bytes
+from producers.rows import Row, Source
 
 # Rows of a table that are turned into Python values at once.
 CHUNK_ROWS: Final = 10_000
 # A cell may be a long text; the csv module's own limit of 128 KiB is below a record's 1 MiB.
 _MAX_CELL_CHARACTERS: Final = 1_048_576
-
-
-class Source(Protocol):
-    """Rows in order. `rows` starts from the first row each time, except on standard input."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def textual(self) -> bool:
-        """Whether all values are text, as in CSV, so that numbers must be read from it."""
-
-    def count(self) -> int | None:
-        """How many rows there are; None where that cannot be known before reading them."""
-
-    def rows(self) -> Iterator[Row]: ...
 
 
 def open_source(data: object) -> Source:

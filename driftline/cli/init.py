@@ -15,7 +15,8 @@ from driftline.stream import Stream, loads
 from producers.draft import draft, slug, stream_name
 from producers.playback import Playback
 from producers.profile import MAX_ROWS, Profile, look
-from producers.sources import Source, open_source
+from producers.rows import Source
+from producers.sources import open_source
 
 # Rows that are decoded as inference would, to see that the draft works.
 _TRIED = 1000

@@ -31,7 +31,8 @@ from producers.delivery import Delivery
 from producers.numbering import next_row
 from producers.pacing import paced
 from producers.playback import Playback
-from producers.sources import Source, open_source
+from producers.rows import Source
+from producers.sources import open_source
 
 _SHOWN_TOO_LARGE = 5
 # Rows between two updates of the bar, which cost more than sending a record.

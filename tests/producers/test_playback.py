@@ -14,7 +14,7 @@ from driftline.errors import DataError, SettingsError
 from driftline.stream import Stream, loads
 from producers.pacing import paced
 from producers.playback import Play, Playback
-from producers.sources import Row
+from producers.rows import Row
 
 
 class Rows:
