@@ -42,8 +42,8 @@ class _Kind(msgspec.Struct, frozen=True):
     failures: bool = False  # takes only 0 and 1
 
 
-# Chosen among a few tried on the changes of `sea` (the error rises from about 11% to 16% and more; 3
-# changes, 2 models) and on shuffled sets. Changes found of 6, false alarms in 1,078,000 records,
+# Chosen among a few tried on the changes of `sea` (the error rises from about 11% to 16% and more;
+# 3 changes, 2 models) and on shuffled sets. Changes found of 6, false alarms in 1,078,000 records,
 # µs an update:
 #   adwin 6, 0, 1    page_hinkley 6, 7, 1    ddm 5, 9, 1    eddm 4, 16, 1
 #   hddm_a 5, 3, 7   hddm_w 3, 6, 6          kswin 0, not counted, 500
