@@ -146,7 +146,9 @@ class Topics:
                 "inference trainer",
                 compacted,
             ),
-            topic("deadletters", many, "as its source", "inference outcomes", "people", large),
+            topic(
+                "deadletters", many, "as its source", "inference outcomes trainer", "people", large
+            ),
         )
 
     def creation(self) -> tuple[NewTopic, ...]:

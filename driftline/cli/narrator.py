@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from driftline.cli.lines import short_digest
 from driftline.cli.observer import Happening
 from driftline.cli.report import (
     Happened,
@@ -33,7 +34,7 @@ class Narrator:
     def start(self, first: FirstModel) -> None:
         """The first model is there, the stream begins."""
         self._say(
-            f"[bold]{self._stream.name}[/]: first model {short(first.digest)} "
+            f"[bold]{self._stream.name}[/]: first model {short_digest(first.digest)} "
             f"({first.candidate}, {self._stream.judged_by} {first.value:.3f} held out) trained on "
             f"the first {first.rows:,} rows; streaming the rest"
         )
@@ -50,13 +51,14 @@ class Narrator:
             case RetrainRequest():
                 text = f"[yellow]retrain asked for[/]  {escape(event.reason)}"
             case RetrainDecision(promoted=True):
-                text = f"[cyan]model swapped[/]  {short(event.model or '')}: {escape(event.reason)}"
+                model = short_digest(event.model)
+                text = f"[cyan]model swapped[/]  {model}: {escape(event.reason)}"
             case RetrainDecision():
                 text = f"[yellow]model kept[/]  {escape(event.reason)}"
             case RolePointer(by="trainer"):
                 return  # its decision has said so
             case RolePointer():
-                text = f"[cyan]model chosen by hand[/]  {short(event.digest)}"
+                text = f"[cyan]model chosen by hand[/]  {short_digest(event.digest)}"
         self._say(f"row {happening.row:>9,}  {text}")
 
     def finish(self, result: RunResult, report: Path) -> None:
@@ -80,11 +82,6 @@ class Narrator:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
-
-
-def short(digest: str) -> str:
-    """A digest as people read it."""
-    return digest.removeprefix("sha256:")[:12]
 
 
 def shown(value: float | None) -> str:
