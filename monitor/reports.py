@@ -7,6 +7,7 @@ at a time, a few waiting, any more left out and said.
 
 import logging
 import os
+import warnings
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
@@ -134,9 +135,12 @@ def draw(task: Task) -> None:
         frame = pd.DataFrame({name: data[name] for name in drawable})
         return Dataset.from_pandas(frame, data_definition=definition)
 
-    snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
-        dataset(task.current), dataset(task.reference)
-    )
+    with warnings.catch_warnings():
+        # Correlations of constant columns: Evidently shows them as missing.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
+            dataset(task.current), dataset(task.reference)
+        )
     task.path.parent.mkdir(parents=True, exist_ok=True)
     partial = task.path.with_suffix(".partial")
     snapshot.save_html(str(partial))

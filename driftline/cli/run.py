@@ -128,6 +128,10 @@ def play(
         try:
             result = simulation.run()
             simulation.save(folder / "topics")
+        except KeyboardInterrupt:
+            stderr.print("interrupted: this run is not kept")
+            shutil.rmtree(folder)
+            raise typer.Exit(130) from None
         finally:
             simulation.close()
     (folder / "result.json").write_bytes(msgspec.json.encode(result))
