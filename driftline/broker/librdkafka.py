@@ -225,23 +225,39 @@ class LibrdkafkaAdmin:
         wait_until(lambda: not self._partitions(names), f"topics {names} are still there")
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
+        found: dict[TopicPartition, OffsetRange] = {}
+
+        def listed() -> bool:
+            try:
+                found.update(self._offsets(topic))
+            except ck.KafkaException as error:
+                # A leader that was just elected may not know of it yet.
+                if error.args[0].code() != ck.KafkaError.NOT_LEADER_FOR_PARTITION:
+                    raise
+                return False
+            return True
+
         with translated("list offsets"):
-            count = self._partitions([topic]).get(topic)
-            if count is None:
-                raise unknown_topic(topic)
-            starts, ends = (
-                self._client.list_offsets(
-                    {ck.TopicPartition(topic, number): spec for number in range(count)},
-                    isolation_level=ck.IsolationLevel.READ_COMMITTED,
-                )
-                for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest())
+            wait_until(listed, f"{topic}: its partitions have no leaders")
+        return found
+
+    def _offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
+        count = self._partitions([topic]).get(topic)
+        if count is None:
+            raise unknown_topic(topic)
+        starts, ends = (
+            self._client.list_offsets(
+                {ck.TopicPartition(topic, number): spec for number in range(count)},
+                isolation_level=ck.IsolationLevel.READ_COMMITTED,
             )
-            return {
-                TopicPartition(topic, at.partition): OffsetRange(
-                    starts[at].result().offset, ends[at].result().offset
-                )
-                for at in starts
-            }
+            for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest())
+        )
+        return {
+            TopicPartition(topic, at.partition): OffsetRange(
+                starts[at].result().offset, ends[at].result().offset
+            )
+            for at in starts
+        }
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
         with translated("list group offsets"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -122,3 +123,23 @@ def test_data_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> Non
     failed = invoke(tmp_path / "home", "run", str(stream), "nowhere.csv")
     assert failed.exit_code == 2
     assert "nowhere.csv" in failed.stderr
+
+
+@pytest.mark.kafka
+def test_a_run_goes_through_a_kafka_too(
+    kafka_bootstrap: str, topic_name: Callable[[], str], tmp_path: Path
+) -> None:
+    file = tmp_path / "stream.toml"
+    text = (Path(__file__).parents[2] / "examples" / "iris.toml").read_text(encoding="utf-8")
+    file.write_text(text.replace('name = "iris"', f'name = "{topic_name()}"'), encoding="utf-8")
+    arguments = ("run", str(file), "iris-drift", "--limit", "2500", "-b", kafka_bootstrap)
+
+    done = invoke(tmp_path / "home", *arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = result_of(done)
+    assert result.lost == 0
+    assert result.records == result.predictions == result.outcomes == 2000
+
+    again = invoke(tmp_path / "home", *arguments)
+    assert again.exit_code == 2
+    assert "has records already" in again.stderr
