@@ -17,6 +17,7 @@ same key as its record.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -118,11 +119,13 @@ class OutcomesHandler:
             if is_label:
                 join.old_labels.append(message)
             else:
-                self._take_prediction(join, message)
+                with suppress(DataError):  # it was refused before the restart
+                    self._take_prediction(join, message)
         if join.is_rebuilding:
             return []
         for old in join.old_labels:
-            self._take_label(join, old)
+            with suppress(DataError):  # as above
+                self._take_label(join, old)
         join.forget()  # what had been forgotten before the restart; it was counted then
         deferred, join.deferred, join.old_labels = join.deferred, [], []
         return deferred

@@ -197,6 +197,19 @@ def test_watermarks_flow_through_in_order() -> None:
     assert outcomes_decoder.decode(output.value or b"") == Watermark(position=9)
 
 
+def test_what_was_refused_before_a_restart_is_not_refused_again() -> None:
+    garbage = [Message(*LABELS, 1, None, b"{"), Message(*PREDICTIONS, 1, None, b"{")]
+    messages = [prediction(0, 0), label(0, 0, "b", at=1), *garbage]
+    first = joined()
+    assert len(reasons(first.handle(messages))) == 2
+    held = first.holds()
+    assert all(committed.offset == 0 for committed in held.values())
+    second = joined(resume=held)
+    output = second.handle([*messages, prediction(2, 2), label(2, 2, "c", at=3)])
+    assert outcomes(output) == [("2", "c", 0)]
+    assert not reasons(output)
+
+
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[list[Message], list[Message]]:
     """A predictions and a labels partition: some labels first, late, twice, changed or never."""
