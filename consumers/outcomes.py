@@ -29,6 +29,7 @@ from driftline.codec.envelope import dead_letter, decode, encode, predictions_de
 from driftline.codec.records import LabelCodec, format_time, parse_time
 from driftline.errors import DataError
 from driftline.events import Outcome, Prediction, Watermark
+from driftline.loop import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
 
@@ -87,6 +88,9 @@ class OutcomesHandler:
             if not join.is_rebuilding:
                 self._forget(join, output)
         return output
+
+    def look(self, view: GroupView) -> None:
+        """Nothing here hangs on where the group stands."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         held = {}

@@ -7,7 +7,7 @@ no result is published twice (exactly-once), or none is lost (at-least-once).
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from driftline.broker.port import (
@@ -16,6 +16,7 @@ from driftline.broker.port import (
     Consumer,
     Message,
     Outgoing,
+    OutgoingBatch,
     Producer,
     TopicPartition,
 )
@@ -27,10 +28,34 @@ log = logging.getLogger(__name__)
 
 # A transaction of one record costs 11 ms at the median; of 200 ms of batches, next to nothing.
 COMMIT_INTERVAL_S = 0.2
+# Without transactions results are seen at once, and each commit waits for all acknowledgements:
+# rarely enough not to be felt, often enough that a killed worker repeats little.
+AT_LEAST_ONCE_INTERVAL_S = 1.0
+# How often a handler is told where its group stands: a round trip, and a metric for people.
+LOOK_INTERVAL_S = 1.0
 # An abandoned transaction hides other workers' records from readers until it times out.
 TRANSACTION_TIMEOUT_S = 10.0
 # A fenced or aborted transaction is rebuilt; so many in a row mean that two workers share a slot.
 MAX_ABORTS_IN_A_ROW = 5
+
+
+Output = Sequence[Outgoing | OutgoingBatch]
+
+
+class GroupView:
+    """Where a group stands. `lags`: records that this worker has still to read, by partition."""
+
+    def __init__(
+        self,
+        lags: Mapping[TopicPartition, int],
+        committed: Callable[[], Mapping[TopicPartition, Committed]],
+    ) -> None:
+        self.lags = lags
+        self._committed = committed
+
+    def committed(self) -> Mapping[TopicPartition, Committed]:
+        """What the whole group has committed for the inputs, asked of the broker now."""
+        return self._committed()
 
 
 class Handler(Protocol):
@@ -51,21 +76,29 @@ class Handler(Protocol):
     def ready(self) -> bool:
         """While False, inputs are paused; `follow` and `tick` go on."""
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def follow(self, messages: Sequence[Message]) -> Output:
         """Records of the followed topics, in order."""
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int] | None:
         """These partitions are now read from these committed positions (offset 0 and no metadata
-        where nothing was committed). Earlier state of them is gone."""
+        where nothing was committed). Earlier state of them is gone.
+
+        May return, for some of them, the offset to read from instead.
+        """
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """These partitions are someone else's now: drop their state."""
 
-    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def handle(self, messages: Sequence[Message]) -> Output:
         """The records of one poll, each partition in order. Returns what to publish."""
 
-    def tick(self) -> Sequence[Outgoing]:
+    def tick(self) -> Output:
         """Called at each step, also without records: for whatever hangs on time or other work."""
+
+    def look(self, view: GroupView) -> None:
+        """Called about once a second, with where the group stands."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         """Per partition the oldest offset still needed, and how far results were published.
@@ -104,7 +137,7 @@ class Loop:
         clock: Clock,
         slot: int = 0,
         max_records: int = 5000,
-        commit_interval_s: float = COMMIT_INTERVAL_S,
+        commit_interval_s: float | None = None,
     ) -> None:
         self._handler = handler
         self._broker = broker
@@ -113,13 +146,18 @@ class Loop:
         self._transactional_id = f"{group}-{slot}" if self._exactly_once else None
         self._client_id = f"{group}-{slot}"
         self._max_records = max_records
+        if commit_interval_s is None:
+            commit_interval_s = (
+                COMMIT_INTERVAL_S if self._exactly_once else AT_LEAST_ONCE_INTERVAL_S
+            )
         self._commit_interval_s = commit_interval_s
         self._in_transaction = False
         self._dirty = False  # something was handled or sent since the last commit
-        self._last_commit_s = clock.monotonic()
+        self._last_commit_s = self._last_look_s = clock.monotonic()
         self._paused: set[TopicPartition] = set()
         self._aborts = 0
         self._positions: dict[TopicPartition, int] = {}  # next offset to handle
+        self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
         self._followed: Consumer | None = None
         self._producer = self._new_producer()
         self._consumer = broker.consumer(group, client_id=self._client_id)
@@ -140,12 +178,11 @@ class Loop:
             if messages and not self._handler.ready:
                 self._put_back(messages)
                 messages = []
-            output: list[Outgoing] = []
+            output: list[Outgoing | OutgoingBatch] = []
             if messages:
-                for message in messages:
-                    partition = TopicPartition(message.topic, message.partition)
-                    self._positions[partition] = message.offset + 1
+                self._note(messages)
                 output.extend(self._handler.handle(messages))
+            self._look()
             output.extend(self._handler.tick())
             self._send(output)
             self._dirty = self._dirty or bool(messages)
@@ -171,6 +208,42 @@ class Loop:
         for client in (self._followed, self._consumer, self._producer):
             if client is not None:
                 client.close()
+
+    def _note(self, messages: Sequence[Message]) -> None:
+        """Move the positions on. Records come in runs of a partition: the last of each counts."""
+        positions = self._positions
+        last = messages[0]
+        for message in messages:
+            if message.partition != last.partition or message.topic != last.topic:
+                positions[TopicPartition(last.topic, last.partition)] = last.offset + 1
+            last = message
+        positions[TopicPartition(last.topic, last.partition)] = last.offset + 1
+
+    def _look(self) -> None:
+        now_s = self._clock.monotonic()
+        if now_s - self._last_look_s < LOOK_INTERVAL_S:
+            return
+        self._last_look_s = now_s
+        lags = {
+            partition: lag
+            for partition in sorted(self._consumer.assignment())
+            if (lag := self._consumer.lag(partition)) is not None
+        }
+        self._handler.look(GroupView(lags, self._committed_of_all))
+
+    def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
+        if self._all_partitions is None:
+            admin = self._broker.admin()
+            try:
+                described = admin.describe(self._handler.inputs)
+            finally:
+                admin.close()
+            self._all_partitions = tuple(
+                TopicPartition(topic, number)
+                for topic, info in described.items()
+                for number in range(info.partitions)
+            )
+        return self._consumer.committed(self._all_partitions)
 
     # ---- following ------------------------------------------------------------------------------
 
@@ -205,9 +278,16 @@ class Loop:
     # ---- partitions -----------------------------------------------------------------------------
 
     def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        self._resume(partitions, seek=False)
+
+    def _resume(self, partitions: Sequence[TopicPartition], *, seek: bool) -> None:
+        """Let the handler take these partitions up where the group has committed them."""
         resume = self._committed(partitions)
-        self._positions.update({partition: at.offset for partition, at in resume.items()})
-        self._handler.assigned(resume)
+        starts = dict(self._handler.assigned(resume) or {})
+        for partition, at in resume.items():
+            if seek or partition in starts:
+                self._consumer.seek(partition, starts.get(partition, at.offset))
+            self._positions[partition] = starts.get(partition, at.offset)
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if self._consumer_can_commit(partitions):
@@ -255,12 +335,15 @@ class Loop:
             client_id=self._client_id,
         )
 
-    def _send(self, records: Sequence[Outgoing]) -> None:
+    def _send(self, records: Output) -> None:
         if not records:
             return
         self._begin()
         for record in records:
-            self._producer.send(record)
+            if isinstance(record, OutgoingBatch):
+                self._producer.send_batch(record)
+            else:
+                self._producer.send(record)
         self._dirty = True
 
     def _begin(self) -> None:
@@ -301,8 +384,4 @@ class Loop:
         self._producer = self._new_producer()
         partitions = sorted(self._positions)
         self._handler.revoked(partitions)
-        resume = self._committed(partitions)
-        for partition, committed in resume.items():
-            self._consumer.seek(partition, committed.offset)
-            self._positions[partition] = committed.offset
-        self._handler.assigned(resume)
+        self._resume(partitions, seek=True)

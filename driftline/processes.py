@@ -41,6 +41,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     updated: str
     partitions: int = 0  # assigned to it
     consumed: int = 0  # messages handled since it started
+    lag: int = 0  # messages of its partitions that it has still to read, as of a second ago
     published: dict[str, int] = {}  # role of a topic → messages published there since it started
     model: str | None = None  # inference: digest of the model that answers
     refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why

@@ -15,6 +15,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.codec.envelope import decode, rare, windows_decoder
 from driftline.errors import DataError
 from driftline.events import DriftEvent, RetrainRequest
+from driftline.loop import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor import column_tests, detectors
@@ -113,6 +114,9 @@ class MonitorHandler:
         if self._reports is not None:
             self._reports.poll()
         return ()
+
+    def look(self, view: GroupView) -> None:
+        """Nothing here hangs on where the group stands."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         held = {

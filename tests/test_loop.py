@@ -11,10 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.broker.memory import MemoryBroker
-from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
+from driftline.broker.port import (
+    Committed,
+    Message,
+    NewTopic,
+    Outgoing,
+    OutgoingBatch,
+    TopicPartition,
+)
 from driftline.clock import ManualClock
 from driftline.errors import TransactionAborted
-from driftline.loop import MAX_ABORTS_IN_A_ROW, Loop
+from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, GroupView, Loop
 from driftline.stream import Delivery
 
 IN, OUT, FOLLOWED = "in", "out", "followed"
@@ -30,6 +37,8 @@ class PairSums:
         self.ready = True
         self.followed: list[bytes] = []
         self.assignments: list[dict[TopicPartition, Committed]] = []
+        self.starts: dict[TopicPartition, int] = {}
+        self.views: list[GroupView] = []
         self._first: dict[TopicPartition, Message] = {}
         self._published: dict[TopicPartition, int] = {}
 
@@ -37,8 +46,9 @@ class PairSums:
         self.followed.extend(message.value or b"" for message in messages)
         return []
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, int]:
         self.assignments.append(dict(resume))
+        return self.starts
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
@@ -54,6 +64,9 @@ class PairSums:
             else:
                 self._first[partition] = message
         return output
+
+    def look(self, view: GroupView) -> None:
+        self.views.append(view)
 
     def tick(self) -> Sequence[Outgoing]:
         return []
@@ -214,6 +227,38 @@ def test_inputs_wait_while_the_handler_is_not_ready(broker: MemoryBroker) -> Non
     handler.ready = True
     run(loop)
     assert got(broker) == [3]
+
+
+def test_a_batch_is_sent_in_its_place_among_the_other_records(broker: MemoryBroker) -> None:
+    class Handler(PairSums):
+        def handle(self, messages: Sequence[Message]) -> list[Outgoing | OutgoingBatch]:  # type: ignore[override]
+            first, last = Outgoing(OUT, b"1", partition=0), Outgoing(OUT, b"4", partition=0)
+            return [first, OutgoingBatch(OUT, 0, [None, b"key"], [b"2", b"3"]), last]
+
+    put(broker, 0)
+    run(new_loop(broker, Handler()))
+    assert got(broker) == [1, 2, 3, 4]
+
+
+def test_a_handler_may_start_where_it_knows_better_than_the_commit(broker: MemoryBroker) -> None:
+    put(broker, 1, 2, 3, 4, 5, 6)
+    handler = PairSums()
+    handler.starts = {TopicPartition(IN, 0): 2}
+    run(new_loop(broker, handler))
+    assert got(broker) == [7, 11]
+
+
+def test_a_handler_is_told_where_its_group_stands() -> None:
+    broker, clock = new_broker(partitions=2), ManualClock()
+    put(broker, 1, 2, 3)
+    loop = new_loop(broker, handler := PairSums(), clock=clock, max_records=1)
+    loop.step(0)
+    assert handler.views == []
+    clock.advance(LOOK_INTERVAL_S)
+    loop.step(0)
+    (view,) = handler.views
+    assert view.lags == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
+    assert view.committed()[TopicPartition(IN, 0)] == Committed(2)
 
 
 def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:

@@ -18,6 +18,7 @@ from driftline.codec.records import format_time
 from driftline.errors import DataError
 from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
 from driftline.models.catalog import Catalog, announcement_record, pointer_record
+from driftline.loop import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
 from trainer.retrain import TrainingJob, TrainingResult
@@ -150,6 +151,9 @@ class TrainerHandler:
             if result is not None:
                 output += self._finish(self._work, result)
         return output
+
+    def look(self, view: GroupView) -> None:
+        """Nothing here hangs on where the group stands."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         if self._work is not None:

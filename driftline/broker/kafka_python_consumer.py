@@ -111,6 +111,10 @@ class KafkaPythonConsumer:
     def group_metadata(self) -> object:
         return self._client.group_metadata()
 
+    def lag(self, partition: TopicPartition) -> int | None:
+        end = self._client.highwater(kafka_partition(partition))
+        return None if end is None else max(0, int(end) - self.position(partition))
+
     def close(self) -> None:
         if self._closed:
             return

@@ -9,9 +9,9 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
-from driftline.broker.limits import TopicLimits
+from driftline.broker.limits import TopicLimits, unpacked
 from driftline.broker.partitioner import partition_for
-from driftline.broker.port import Committed, Outgoing, TopicPartition
+from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,10 @@ class KafkaPythonProducer:
         self._unconfirmed.append((record.topic, future))
         if len(self._unconfirmed) > _MAX_UNCONFIRMED:
             self._confirm(_MAX_UNCONFIRMED // 2)
+
+    def send_batch(self, batch: OutgoingBatch) -> None:
+        for record in unpacked(batch):
+            self.send(record)
 
     def flush(self) -> None:
         with self._translated("flush"):

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from driftline.broker.librdkafka_values import (
@@ -13,12 +14,13 @@ from driftline.broker.librdkafka_values import (
     translated,
 )
 from driftline.broker.limits import TopicLimits
-from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
+from driftline.broker.port import Committed, Headers, Message, Rebalanced, TopicPartition
 from driftline.errors import BrokerError
 
 _log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 1_000_000  # what `consume` takes at most
+_SECOND = itemgetter(1)
 
 
 class LibrdkafkaConsumer:
@@ -91,7 +93,7 @@ class LibrdkafkaConsumer:
             if self._starts:
                 self._restart()
             return []
-        return [_message(record) for record in records if not _is_notice(record)]
+        return _messages(records)
 
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(self._starts)
@@ -162,6 +164,17 @@ class LibrdkafkaConsumer:
         self._need_group()
         return self._client.consumer_group_metadata()
 
+    def lag(self, partition: TopicPartition) -> int | None:
+        ck_partition = kafka_partition(self._own(partition))
+        with translated("look at the lag"):
+            end: int = self._client.get_watermark_offsets(ck_partition, cached=True)[1]
+            at: int = self._client.position([ck_partition])[0].offset
+        if end < 0:
+            return None
+        if at < 0:
+            at = self._starts[partition] or 0
+        return max(0, end - at)
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -188,17 +201,27 @@ class LibrdkafkaConsumer:
                 self._client.pause([kafka_partition(partition) for partition in self._paused])
 
 
-def _message(record: Any) -> Message:
-    headers = record.headers()
-    return Message(
-        record.topic(),
-        record.partition(),
-        record.offset(),
-        record.key(),
-        record.value(),
-        tuple((name, value or b"") for name, value in headers) if headers else (),
-        record.timestamp()[1],
+def _messages(records: Sequence[Any]) -> list[Message]:
+    """The records, column by column: half the time of one by one."""
+    get = ck.Message
+    if any(map(get.error, records)):
+        records = [record for record in records if not _is_notice(record)]
+    return list(
+        map(
+            Message,
+            map(get.topic, records),
+            map(get.partition, records),
+            map(get.offset, records),
+            map(get.key, records),
+            map(get.value, records),
+            map(_headers, map(get.headers, records)),
+            map(_SECOND, map(get.timestamp, records)),
+        )
     )
+
+
+def _headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
+    return tuple((name, value or b"") for name, value in headers) if headers else ()
 
 
 # What the client overcomes by itself is logged; these it does not.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
-from driftline.broker.limits import TopicLimits
-from driftline.broker.port import Committed, Outgoing, TopicPartition
+from driftline.broker.limits import TopicLimits, unpacked
+from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
 
 _log = logging.getLogger(__name__)
@@ -46,6 +46,23 @@ class LibrdkafkaProducer:
                 raise self._error("send", error) from error
             else:
                 return
+
+    def send_batch(self, batch: OutgoingBatch) -> None:
+        if not self._limits.fits(batch):
+            for record in unpacked(batch):
+                self.send(record)
+            return
+        produce, topic, partition = self._client.produce, batch.topic, batch.partition
+        delivered = self._delivered
+        left = zip(batch.values, batch.keys, strict=True)
+        for value, key in left:
+            try:
+                # By place: names would cost a third more. `produce_batch` is no faster.
+                produce(topic, value, key, partition, delivered)
+            except BufferError:
+                self.send(Outgoing(topic, value, key, partition))  # waits for room
+            except ck.KafkaException as error:
+                raise self._error("send", error) from error
 
     def flush(self) -> None:
         while self._client.flush(1.0) > 0:

@@ -2,9 +2,9 @@
 a record is sent, because one that the broker refuses would abort its whole transaction."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from driftline.broker.port import Outgoing, TopicInfo
+from driftline.broker.port import Outgoing, OutgoingBatch, TopicInfo
 from driftline.errors import BrokerError, DeliveryFailed, MessageTooLarge
 
 # Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
@@ -41,6 +41,12 @@ def unknown_topic(topic: str) -> BrokerError:
         f"topic {topic!r} does not exist",
         hint="create it first (driftline topics apply); topics are never created by use",
     )
+
+
+def unpacked(batch: OutgoingBatch) -> Iterator[Outgoing]:
+    """The batch's records one by one."""
+    for key, value in zip(batch.keys, batch.values, strict=True):
+        yield Outgoing(batch.topic, value, key, batch.partition)
 
 
 def check_partition(record: Outgoing, partitions: int) -> None:
@@ -83,6 +89,14 @@ class TopicLimits:
             partitions, limit = self._ask(record.topic)  # it may have grown
         check_partition(record, partitions)
         check_size(record, limit)
+
+    def fits(self, batch: OutgoingBatch) -> bool:
+        """Whether all records of a batch would pass `check`; False may also mean "perhaps"."""
+        known = self._known.get(batch.topic)
+        if known is None or not 0 <= batch.partition < known[0]:
+            return False
+        largest_key = max((len(key) for key in batch.keys if key is not None), default=0)
+        return largest_key + max(map(len, batch.values), default=0) <= known[1]
 
     def _ask(self, topic: str) -> tuple[int, int]:
         info = self._describe(topic)

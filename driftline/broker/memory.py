@@ -17,6 +17,7 @@ from driftline.broker.limits import (
     check_size,
     topic_bytes,
     unknown_topic,
+    unpacked,
 )
 from driftline.broker.memory_log import TOPIC_DEFAULTS, Group, Member, PartitionLog, Topic
 from driftline.broker.partitioner import partition_for
@@ -26,6 +27,7 @@ from driftline.broker.port import (
     NewTopic,
     OffsetRange,
     Outgoing,
+    OutgoingBatch,
     Rebalanced,
     TopicInfo,
     TopicPartition,
@@ -191,6 +193,11 @@ class MemoryConsumer:
         self._group()
         return (self._group_name, *self._identity())
 
+    def lag(self, partition: TopicPartition) -> int | None:
+        with self._broker._changed:
+            end = self._broker._stable_end(self._broker._log(partition))
+            return max(0, end - self._positions[self._own(partition)])
+
     def close(self) -> None:
         with self._broker._changed:
             if self._revoked is not None:
@@ -311,6 +318,10 @@ class MemoryProducer:
             )
             if broker._waiting:  # telling nobody would still cost a fifth of a send
                 broker._changed.notify_all()
+
+    def send_batch(self, batch: OutgoingBatch) -> None:
+        for record in unpacked(batch):
+            self.send(record)
 
     def flush(self) -> None:
         """Nothing to wait for."""

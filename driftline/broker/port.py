@@ -49,6 +49,15 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = ()
 
 
+class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
+    """Many records for one partition, without headers: `keys[i]` goes with `values[i]`."""
+
+    topic: str
+    partition: int
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes]
+
+
 class NewTopic(msgspec.Struct, frozen=True):
     """A topic to create; `config` holds Kafka's own names and values."""
 
@@ -125,6 +134,10 @@ class Consumer(Protocol):
     def group_metadata(self) -> object:
         """What `Producer.send_offsets` needs from this consumer; opaque."""
 
+    def lag(self, partition: TopicPartition) -> int | None:
+        """Records from the position to the partition's end, as far as the client knows without
+        asking the broker; None before the first answer. Transaction markers count as records."""
+
     def close(self) -> None:
         """Leave the group and free everything. Safe to call twice."""
 
@@ -138,6 +151,10 @@ class Producer(Protocol):
         Raises MessageTooLarge (over its topic's max.message.bytes), DeliveryFailed (no such
         partition), BrokerError (no such topic), TransactionAborted (fenced).
         """
+
+    def send_batch(self, batch: OutgoingBatch) -> None:
+        """Queue many records, in their order. Blocks and raises as `send` does; the records before
+        the one that is refused are sent."""
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged. Raises DeliveryFailed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from driftline.broker.port import Broker
 from driftline.clock import Clock
-from driftline.loop import COMMIT_INTERVAL_S, Handler, Loop
+from driftline.loop import Handler, Loop
 from driftline.models.load import Models
 from driftline.settings import Settings
 from driftline.stream import Stream
@@ -62,7 +62,7 @@ def build_loop(
     reports: Path | None = None,
     slot: int = 0,
     in_process: bool = False,
-    commit_interval_s: float = COMMIT_INTERVAL_S,
+    commit_interval_s: float | None = None,
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
 ) -> Loop:
     """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler."""

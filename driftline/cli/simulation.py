@@ -24,7 +24,7 @@ from driftline.clock import ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
 from driftline.errors import TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
-from driftline.loop import COMMIT_INTERVAL_S, Loop
+from driftline.loop import Loop
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.reconcile import Reconciliation, reconcile
@@ -295,7 +295,7 @@ def prepare(
                 clock=clock or SystemClock(),
                 reports=reports,
                 in_process=True,
-                commit_interval_s=0.0 if clock else COMMIT_INTERVAL_S,
+                commit_interval_s=0.0 if clock else None,
             )
             for service in SERVICES
         },

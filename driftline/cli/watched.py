@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.cli.lines import line
 from driftline.clock import Clock
-from driftline.loop import Handler
+from driftline.loop import GroupView, Handler, Output
 from driftline.processes import ServiceState, State, born, write_state
 from driftline.topics import Role, Service, Topics
 
@@ -46,6 +46,7 @@ class Watched:
         self._folder = folder
         self._published: Counter[str] = Counter()
         self._consumed = 0
+        self._lag: dict[TopicPartition, int] = {}
         self._partitions: set[TopicPartition] = set()
         self._joined = False
         self._written_s = clock.monotonic()
@@ -74,24 +75,31 @@ class Watched:
     def ready(self) -> bool:
         return self._handler.ready
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def follow(self, messages: Sequence[Message]) -> Output:
         return self._note(self._handler.follow(messages))
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int] | None:
         self._partitions |= resume.keys()
         self._joined = True
         log.info("%d partitions assigned", len(self._partitions))
-        self._handler.assigned(resume)
+        return self._handler.assigned(resume)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._partitions.difference_update(partitions)
+        self._lag = {}
         self._handler.revoked(partitions)
 
-    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def handle(self, messages: Sequence[Message]) -> Output:
         self._consumed += len(messages)
         return self._note(self._handler.handle(messages))
 
-    def tick(self) -> Sequence[Outgoing]:
+    def look(self, view: GroupView) -> None:
+        self._lag = dict(view.lags)
+        self._handler.look(view)
+
+    def tick(self) -> Output:
         output = self._note(self._handler.tick())
         if (
             self._clock.monotonic() - self._written_s >= _WRITE_EVERY_S
@@ -117,6 +125,7 @@ class Watched:
             updated=self._now(),
             partitions=len(self._partitions),
             consumed=self._consumed,
+            lag=sum(self._lag.values()),
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             # Only inference has these two.
             model=getattr(self._handler, "model", None),
@@ -130,18 +139,22 @@ class Watched:
             return "starting"
         return "running" if self._handler.ready else "waiting for a model"
 
-    def _note(self, output: Sequence[Outgoing]) -> Sequence[Outgoing]:
+    def _note(self, output: Output) -> Output:
         if output:
-            counts = Counter(record.topic for record in output)
+            counts: Counter[str] = Counter()
+            for record in output:
+                counts[record.topic] += (
+                    len(record.values) if isinstance(record, OutgoingBatch) else 1
+                )
             self._published += counts
             if any(self._roles.get(topic) in _TOLD for topic in counts):
                 self._tell(output)
         return output
 
-    def _tell(self, output: Sequence[Outgoing]) -> None:
+    def _tell(self, output: Output) -> None:
         for record in output:
             role = self._roles.get(record.topic)
-            if role in _TOLD:
+            if role in _TOLD and isinstance(record, Outgoing):
                 message = Message(record.topic, 0, 0, record.key, record.value, record.headers)
                 log.info("%s: %s", role, line(role, message))
 

@@ -15,6 +15,7 @@ from driftline.broker import (
     Message,
     NewTopic,
     Outgoing,
+    OutgoingBatch,
     Producer,
     TopicPartition,
     connect,
@@ -232,8 +233,35 @@ class TestRecords:
         with pytest.raises(DeliveryFailed, match=topic):
             producer.send(Outgoing(topic, b"", partition=2))
 
+    def test_of_a_batch_keep_their_order_among_others(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, producer = make_topic(2), clients.producer()
+        producer.send(Outgoing(topic, b"0", partition=1))
+        producer.send_batch(OutgoingBatch(topic, 1, [b"key", None], [b"1", b"2"]))
+        producer.send(Outgoing(topic, b"3", partition=1))
+        producer.flush()
+        records = read(clients.reader(topic, 2), 4)
+        assert [(r.partition, r.key, r.value) for r in records] == [
+            (1, None, b"0"), (1, b"key", b"1"), (1, None, b"2"), (1, None, b"3")
+        ]  # fmt: skip
+
+    def test_of_a_batch_are_refused_for_an_unknown_partition(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        producer = clients.producer()
+        with pytest.raises(DeliveryFailed, match="no partition 3"):
+            producer.send_batch(OutgoingBatch(make_topic(), 3, [None], [b"1"]))
+
 
 class TestSizes:
+    def test_one_too_large_in_a_batch_is_refused(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, producer = make_topic(max_message_bytes="10000"), clients.producer()
+        with pytest.raises(MessageTooLarge):
+            producer.send_batch(OutgoingBatch(topic, 0, [None, None], [b"fits", b"x" * 10_001]))
+
     def test_a_record_of_the_largest_size_passes(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
@@ -314,6 +342,18 @@ class TestPoll:
         assert reader.position(TopicPartition(topic, 0)) == 1
         assert values(read(reader, 2)) == [b"b", b"c"]
         assert reader.position(TopicPartition(topic, 0)) == 3
+
+    def test_tells_how_many_records_it_has_still_to_read(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, producer = make_topic(), clients.producer()
+        producer.send_batch(OutgoingBatch(topic, 0, [None] * 5, [b"x"] * 5))
+        producer.flush()
+        reader, partition = clients.reader(topic), TopicPartition(topic, 0)
+        read(reader, 2)
+        assert reader.lag(partition) == 3
+        read(reader, 3)
+        assert reader.lag(partition) == 0
 
     def test_seek_goes_back_and_forth(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic()
