@@ -1,0 +1,48 @@
+"""Compares what the monitors of two runs wrote. Windows and drift events name no partition, worker
+or client, so that two runs of the same records and models must give the same bytes."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tests.replay import Written
+
+
+def differences(expected: Written, found: Written) -> tuple[str, ...]:
+    """What differs, in words; empty if nothing does.
+
+    >>> differences(Written([b"{}"], []), Written([b"{}"], []))
+    ()
+    """
+    return tuple(
+        line
+        for name, ours, theirs in (
+            ("windows", expected.windows, found.windows),
+            ("drift", expected.drift, found.drift),
+        )
+        for line in _differences(name, ours, theirs)
+    )
+
+
+def _differences(name: str, ours: Sequence[bytes], theirs: Sequence[bytes]) -> list[str]:
+    mine, other = set(ours), set(theirs)
+    if mine == other and len(ours) == len(theirs):
+        return []
+    said = [
+        f"{name}: {len(ours)} and {len(theirs)}, of them {len(mine - other)} and "
+        f"{len(other - mine)} in one run alone"
+    ]
+    pairs = _by_id(mine - other), _by_id(other - mine)
+    for id in sorted(pairs[0].keys() & pairs[1].keys())[:3]:
+        fields = [
+            f"{key}: {value!s:.120} against {pairs[1][id].get(key)!s:.120}"
+            for key, value in pairs[0][id].items()
+            if value != pairs[1][id].get(key)
+        ]
+        said.append(f"{id}: {'; '.join(fields)}")
+    return said
+
+
+def _by_id(values: set[bytes]) -> dict[str, dict[str, object]]:
+    decoded = (msgspec.json.decode(value, type=dict[str, object]) for value in sorted(values))
+    return {str(value.get("id")): value for value in decoded}

@@ -1,0 +1,193 @@
+"""One run under faults, from an empty site to a verdict.
+
+In: a scenario, the address of a Kafka, a folder. Out: a `Verdict`; logs, and windows and drift
+events as they were live and replayed, stay in the folder.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from driftline.operations import status
+from driftline.processes import folder_of
+from driftline.reconcile import Reconciliation
+from driftline.scan import ranges, size
+from tests.faults import checks
+from tests.faults.feed import Feed
+from tests.faults.killers import Killers
+from tests.faults.scenario import Scenario
+from tests.faults.site import Site, prepare
+from tests.faults.workers import Workers
+from tests.replay import Written, replayed, written
+
+Say = Callable[[str], None]
+
+# Session timeout, start on few cores and a retraining, several times over.
+_SETTLE_PATIENCE_S: Final = 240.0
+_LOOK_EVERY_S: Final = 0.5
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What came of one run. `deviations` is empty when all that is promised holds."""
+
+    scenario: Scenario
+    deviations: tuple[str, ...]
+    killed: int
+    fallen: tuple[str, ...]  # processes that ended by themselves
+    windows: int
+    drift: int
+    late: int  # records that were late for their window; the data are in order
+    requests: int
+    models: int
+    reconciled: Reconciliation | None
+    run_s: float  # from the first record to the last result
+    folder: str
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing deviates."""
+        return not self.deviations
+
+
+def run(
+    scenario: Scenario,
+    servers: str,
+    folder: Path,
+    *,
+    prefix: str,
+    like: Site | None = None,
+    say: Say = lambda line: None,
+) -> tuple[Verdict, Site, Written]:
+    """Run it. Returns also the site and what its monitor wrote, to compare runs with each other.
+
+    Raises RuntimeError where a run cannot begin; all that goes wrong later is a deviation.
+    """
+    say(scenario.words)
+    site = prepare(scenario, servers, folder, prefix=prefix, like=like)
+    workers = Workers(site)
+    feed = Feed(site)
+    wrong: list[str] = []
+    began_s = time.monotonic()
+    again: Written | None = None
+    done = threading.Event()
+    keeper = threading.Thread(target=_keep_alive, args=(workers, done), daemon=True)
+    try:
+        workers.start_all()
+        began_s = time.monotonic()
+        keeper.start()
+        Killers(site, workers, feed, say).run()
+        again = _settle(site, workers, feed, say)
+    except RuntimeError as error:
+        wrong.append(str(error))
+    finally:
+        ended_s = time.monotonic()
+        done.set()
+        if keeper.is_alive():
+            keeper.join()
+        workers.stop_all()
+    return _judged(site, workers, feed, wrong, again, ended_s - began_s)
+
+
+def _keep_alive(workers: Workers, done: threading.Event) -> None:
+    while not done.wait(_LOOK_EVERY_S):
+        workers.revive()
+
+
+def _settle(site: Site, workers: Workers, feed: Feed, say: Say) -> Written:
+    """Wait until all is through; returns what a fresh monitor makes of it. Raises RuntimeError."""
+    deadline_s = time.monotonic() + _SETTLE_PATIENCE_S
+    quiet_s = site.scenario.idle_s + 2.0
+    last: tuple[dict[str, int], int] | None = None
+    since_s = time.monotonic()
+    while True:
+        if feed.done:
+            now = _unread(site), _hot(site)
+            if now != last:
+                last, since_s = now, time.monotonic()
+            if not any(now[0].values()) and time.monotonic() - since_s > quiet_s:
+                break
+        _look_again(deadline_s, f"not all is read: {last}")
+    say(f"all is read; {len(workers.killed)} killed, {len(workers.fallen)} fell; replaying")
+    again = replayed(site.broker, site.stream, site.models)
+    while True:
+        live = written(site.broker, site.stream)
+        found = checks.asked(site)
+        waiting = set(checks.waiting(workers.logs, found.requests))
+        unanswered = set(found.requests) - set(found.decisions) - waiting
+        if (
+            len(live.windows) >= len(again.windows)
+            and len(live.drift) >= len(again.drift)
+            and not unanswered
+        ):
+            return again
+        _look_again(
+            deadline_s,
+            f"{len(live.windows)} of {len(again.windows)} windows, {len(live.drift)} of "
+            f"{len(again.drift)} drift events, {len(unanswered)} requests unanswered",
+        )
+
+
+def _look_again(deadline_s: float, state: str) -> None:
+    if time.monotonic() > deadline_s:
+        raise RuntimeError(f"not through after {_SETTLE_PATIENCE_S:g} s: {state}")
+    time.sleep(_LOOK_EVERY_S)  # other processes are awaited; they tell by what they commit
+
+
+def _unread(site: Site) -> dict[str, int]:
+    """Offsets before inference and the join. A marker at the end of a partition is never read."""
+    found = status(site.broker, site.stream, folder_of(site.settings, site.stream))
+    markers = {"predictions": site.scenario.partitions}
+    return {
+        f"{service.service} {role}": max(0, lag - markers.get(role, 0))
+        for service in found.services
+        if service.service in ("inference", "outcomes")
+        for role, lag in service.lag.items()
+    }
+
+
+def _hot(site: Site) -> int:
+    """Offsets of the topics that the monitor is a function of."""
+    return size(ranges(site.broker, [site.topics.predictions, site.topics.outcomes]))
+
+
+def _judged(
+    site: Site,
+    workers: Workers,
+    feed: Feed,
+    wrong: list[str],
+    again: Written | None,
+    run_s: float,
+) -> tuple[Verdict, Site, Written]:
+    records = None
+    if feed.done:
+        records, deviations = checks.of_records(site, feed.records, feed.labels)
+        wrong += deviations
+    else:
+        wrong.append("the records were not all sent")
+    if again is None:
+        again = replayed(site.broker, site.stream, site.models)
+    live, found = written(site.broker, site.stream), checks.asked(site)
+    wrong += checks.of_outcomes(site)
+    wrong += checks.of_monitor(live, again, site.folder)
+    wrong += checks.of_trainer(found, set(checks.waiting(workers.logs, found.requests)))
+    wrong += workers.fallen
+    verdict = Verdict(
+        scenario=site.scenario,
+        deviations=tuple(wrong),
+        killed=len(workers.killed),
+        fallen=tuple(workers.fallen),
+        windows=len(live.windows),
+        drift=len(live.drift),
+        late=checks.late(live),
+        requests=len(found.requests),
+        models=sum(found.models.values()),
+        reconciled=records,
+        run_s=round(run_s, 1),
+        folder=str(site.folder),
+    )
+    (site.folder / "verdict.json").write_bytes(msgspec.json.encode(verdict))
+    return verdict, site, live

@@ -1,0 +1,94 @@
+"""What a run under faults is made of: the data, the workers, how often each service is killed."""
+
+import csv
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from driftline.stream import Client, Delivery
+from driftline.topics import SERVICES, Service
+from producers.river_sets import TARGET, open_river
+
+# SEA's concept changes so often in a run: enough drift for decisions and requests all through it.
+_CONCEPTS: Final = 8
+
+
+class Data(msgspec.Struct, frozen=True):
+    """A data set, and how `driftline init` and `driftline train` are told of it."""
+
+    source: str
+    name: str
+    init: tuple[str, ...]
+    warm_up: int  # first rows, for the first model
+    rows: int  # with the warm-up
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. `kills` are moments per service; some take two lives, so more may fall."""
+
+    data: Data
+    client: Client
+    seed: int = 0
+    partitions: int = 4
+    workers: int = 2
+    monitors: int = 1
+    delivery: Delivery = "exactly_once"
+    retraining: bool = True
+    kills: dict[Service, int] = {}
+    idle_s: int = 3
+
+    def slots(self, service: Service) -> int:
+        """How many workers a service has. One trainer is enough: requests have one partition."""
+        counts = {"inference": self.workers, "outcomes": self.workers, "monitor": self.monitors}
+        return counts.get(service, 1)
+
+    @property
+    def lives(self) -> int:
+        """Moments at which something is killed."""
+        return sum(self.kills.get(service, 0) for service in SERVICES)
+
+    @property
+    def words(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.data.name}, {self.client}, {self.partitions} partitions, {self.workers} workers"
+            f", {self.monitors} monitors, {self.delivery}, retraining "
+            f"{'on' if self.retraining else 'off'}, {self.lives} kills, seed {self.seed}"
+        )
+
+
+def sea(folder: Path, records: int, *, warm_up: int = 2000) -> Data:
+    """River's SEA generator with concepts that change, written to a file in `folder`."""
+    path, rows = folder / f"sea-{records}.csv", warm_up + records
+    if not path.exists():
+        # Beside it first: another run may read the file while this one writes.
+        part = path.with_suffix(".part")
+        with part.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("salt", "sand", "silt", TARGET))
+            for concept in range(_CONCEPTS):
+                length = rows * (concept + 1) // _CONCEPTS - rows * concept // _CONCEPTS
+                source = open_river(f"river:SEA:variant={concept % 4},seed={concept},n={length}")
+                for row in source.rows():
+                    assert isinstance(row, dict)
+                    writer.writerow(
+                        (*(f"{row[name]:.4f}" for name in ("0", "1", "2")), int(row[TARGET]))
+                    )
+        part.replace(path)
+    return Data(str(path), "sea", ("--target", TARGET), warm_up, rows)
+
+
+def file(path: Path, *, rows: int | None = None) -> Data:
+    """A file of a known set: `elec2` and `car_loan_nml` lie in folders of these names."""
+    known: dict[str, tuple[str, int]] = {
+        "elec2": ("--target class", 45_312),
+        "car_loan_nml": (
+            "--target repaid --id id --time timestamp --drop y_pred --drop y_pred_proba",
+            100_000,
+        ),
+    }
+    init, all_rows = known[path.name]
+    length = min(all_rows, rows or all_rows)
+    name, warm_up = path.name.replace("_", "-"), length // 10
+    return Data(str(path / "data.csv.gz"), name, tuple(init.split()), warm_up, length)

@@ -1,0 +1,128 @@
+"""A place for one run: stream file, home, topics and a first model, made as users make them.
+
+In: a scenario and the address of a Kafka. Out: a `Site`, by whose broker the topics can be read.
+"""
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker import connect
+from driftline.broker.port import Broker, Message, Outgoing
+from driftline.models.load import Models
+from driftline.scan import ranges, scan
+from driftline.settings import Settings, load_settings
+from driftline.stream import Stream, load
+from driftline.topics import Topics
+from tests.cli.invoke import invoke
+from tests.faults.scenario import Scenario
+
+# Added to what `init` drafts. The candidates are quick ones: what dies matters here, not the model.
+_SETTINGS = """
+[retrain]
+on = {on}
+train_on = 4000
+min_outcomes = 200
+
+[models]
+candidates = ["logistic_regression", "decision_tree"]
+tune = false
+
+[kafka]
+topic_prefix = "{prefix}"
+partitions = {partitions}
+inference_delivery = "{delivery}"
+"""
+
+
+class Site(msgspec.Struct, frozen=True):
+    """Where one scenario runs."""
+
+    scenario: Scenario
+    folder: Path
+    file: Path
+    environment: dict[str, str]
+    settings: Settings
+    stream: Stream
+    broker: Broker
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.stream)
+
+    @property
+    def models(self) -> Models:
+        return Models.of(self.settings, self.stream)
+
+    def messages(self, topic: str) -> Iterator[Message]:
+        """All that is committed in a topic now."""
+        for batch in scan(self.broker, ranges(self.broker, [topic])):
+            yield from batch
+
+
+def prepare(
+    scenario: Scenario, servers: str, folder: Path, *, prefix: str, like: Site | None = None
+) -> Site:
+    """Make everything that must be there before services start.
+
+    The first model is trained, or it is that of `like`, whose home is then shared: two trainings
+    give two digests, as a package says when it was made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    home = folder / "home" if like is None else like.settings.home
+    environment = {
+        "DRIFTLINE_CLIENT": scenario.client,
+        "KAFKA_BOOTSTRAP_SERVERS": servers,
+        "DRIFTLINE_HOME": str(home),
+    }
+
+    def driftline(*arguments: str) -> None:
+        done = invoke(home, *arguments, cwd=folder, environment=environment)
+        if done.exit_code:
+            raise RuntimeError(f"driftline {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+    data = scenario.data
+    file = folder / f"{data.name}.toml"
+    driftline("init", data.source, *data.init, "--name", data.name, "--force")
+    file.write_text(_edited(file.read_text(encoding="utf-8"), scenario, prefix), encoding="utf-8")
+    driftline("topics", "apply", str(file))
+    settings = load_settings({**os.environ, **environment})
+    broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+    site = Site(scenario, folder, file, environment, settings, load(file), broker)
+    if like is None:
+        driftline("train", str(file), "--data", data.source, "--limit", str(data.warm_up))
+    else:
+        _copy_models(like, site)
+    return site
+
+
+def _edited(draft: str, scenario: Scenario, prefix: str) -> str:
+    """The draft as its user would change it: several partitions, a delay of labels, quick tests."""
+    by_time = '"30m"' if "[time]" in draft else "50"
+    changed = draft.replace("label_delay = 0 ", f"label_delay = {by_time} ")
+    # Windows that are a fiftieth of the data, so that many close between two kills.
+    size = max(200, scenario.data.rows // 50)
+    changed = "\n".join(
+        f'records = {size}\nidle = "{scenario.idle_s}s"' if line.startswith("records = ") else line
+        for line in changed.splitlines()
+    )
+    on = '["data", "performance"]' if scenario.retraining else "[]"
+    return changed + _SETTINGS.format(
+        on=on, prefix=prefix, partitions=scenario.partitions, delivery=scenario.delivery
+    )
+
+
+def _copy_models(source: Site, to: Site) -> None:
+    """What `train` wrote: an announcement and the pointer to it. Later ones are the services'."""
+    producer = to.broker.producer()
+    try:
+        for message in islice(source.messages(source.topics.models), 2):
+            producer.send(
+                Outgoing(to.topics.models, message.value, message.key, headers=message.headers)
+            )
+        producer.flush()
+    finally:
+        producer.close()
