@@ -16,26 +16,26 @@ IdType = str | int | float | None
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
-    """A decoder to a struct with one field for each name, in this order, None where absent.
+def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
+    """A struct with one field for each name, in this order, None where absent.
 
-    It raises `DECODE_ERRORS`, which `reason_of` explains.
+    None where msgspec cannot read it from JSON: it takes no quotes, backslashes or control
+    characters in a field's name.
     """
-    fields = [(f"f{place}", type_, None) for place, type_ in enumerate(types.values())]
-    odd = any(not _can_be_renamed(name) for name in types)
+    if not all(map(_can_be_renamed, types)):
+        return None
+    return _struct(types, {f"f{place}": name for place, name in enumerate(types)}, refuse_unknown)
+
+
+def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
+    """A decoder to the struct of `make_struct`; it raises `DECODE_ERRORS`, which `reason_of`
+    explains."""
+    known = make_struct(types, refuse_unknown=refuse_unknown)
+    if known is not None:
+        return msgspec.json.Decoder(known).decode
+    # Such streams go through a dict, which is slower.
+    struct = _struct(types, None, refuse_unknown)
     names = {f"f{place}": name for place, name in enumerate(types)}
-    struct: type[msgspec.Struct] = msgspec.defstruct(
-        "FeatureRecord",
-        fields,
-        rename=None if odd else names,
-        frozen=True,
-        gc=False,
-        forbid_unknown_fields=refuse_unknown,
-    )
-    if not odd:
-        return msgspec.json.Decoder(struct).decode
-    # msgspec takes no quotes, backslashes or control characters in a field's name: such streams
-    # go through a dict, which is slower.
     to_dict = msgspec.json.Decoder(dict[str, Any])
     aliases = {name: alias for alias, name in names.items()}
 
@@ -53,6 +53,19 @@ def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[
             raise msgspec.ValidationError(message.replace("field `column ", "field `")) from error
 
     return decode
+
+
+def _struct(
+    types: Mapping[str, Any], rename: dict[str, str] | None, refuse_unknown: bool
+) -> type[msgspec.Struct]:
+    return msgspec.defstruct(
+        "FeatureRecord",
+        [(f"f{place}", type_, None) for place, type_ in enumerate(types.values())],
+        rename=rename,
+        frozen=True,
+        gc=False,
+        forbid_unknown_fields=refuse_unknown,
+    )
 
 
 def _can_be_renamed(name: str) -> bool:

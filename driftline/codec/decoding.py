@@ -1,0 +1,64 @@
+"""Many JSON values at once: the good ones as structs, the bad ones each with its reason.
+
+A loop over `decode` in C costs 0.35 µs a record of four numbers; joining the batch for msgspec's
+`decode_lines` costs more, and one bad record would spoil all.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from driftline.codec.columns import Rejected
+from driftline.codec.schema import DECODE_ERRORS, reason_of
+
+T = TypeVar("T")
+
+
+class Decoded(msgspec.Struct, Generic[T], frozen=True):
+    """`kept[i]` is the input's index of `items[i]`; `rejected` are the others, in order."""
+
+    items: list[T]
+    kept: list[int]
+    rejected: list[Rejected]
+
+
+def decode_each(decode: Callable[[bytes], T], values: Sequence[bytes | None]) -> Decoded[T]:
+    """Decode each value, which must be UTF-8 also where the struct skips it: it is passed on.
+
+    >>> found = decode_each(msgspec.json.Decoder(int).decode, [b"1", None, b"2"])
+    >>> found.items, found.kept, found.rejected[0].reason
+    ([1, 2], [0, 2], 'no value: the record is empty')
+    """
+    try:
+        if None in values:
+            return _one_by_one(decode, values)
+        _check_text(values)
+        items: list[T] = list(map(decode, values))  # type: ignore[arg-type]
+    except DECODE_ERRORS:
+        return _one_by_one(decode, values)
+    return Decoded(items, list(range(len(items))), [])
+
+
+def _check_text(values: Sequence[Any]) -> None:
+    if not all(map(bytes.isascii, values)):
+        for value in values:
+            value.decode()
+
+
+def _one_by_one(decode: Callable[[bytes], T], values: Sequence[bytes | None]) -> Decoded[T]:
+    items: list[T] = []
+    kept: list[int] = []
+    rejected: list[Rejected] = []
+    for index, value in enumerate(values):
+        if value is None:
+            rejected.append(Rejected(index, "no value: the record is empty"))
+            continue
+        try:
+            _check_text((value,))
+            items.append(decode(value))
+        except DECODE_ERRORS as error:
+            rejected.append(Rejected(index, reason_of(error)))
+        else:
+            kept.append(index)
+    return Decoded(items, kept, rejected)
