@@ -35,7 +35,9 @@ def build_handler(
         case "inference":
             from consumers.inference import InferenceHandler
 
-            return InferenceHandler(stream, Models.of(settings, stream), clock)
+            return InferenceHandler(
+                stream, Models.of(settings, stream), clock, in_thread=not in_process
+            )
         case "outcomes":
             from consumers.outcomes import OutcomesHandler
 

@@ -1,7 +1,8 @@
-"""Predictions as the monitor reads them: many at once, with the scored records as columns.
+"""Predictions, many at once: as inference writes them, and as the monitor reads them.
 
-In: values of the `predictions` topic. Out: one batch; nothing is dropped in silence. A stream whose
-column names msgspec cannot take is read in two steps, which is slower.
+The encoder splices the scored records in as raw bytes; the decoder gives them as columns. Nothing
+is dropped in silence. A stream whose column names msgspec cannot take is read in two steps, which
+is slower.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from driftline.codec.columns import Batch, Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import RecordCodec
+from driftline.codec.values import format_time
 from driftline.events import Value, Watermark
 from driftline.stream import Stream
 
@@ -91,3 +95,74 @@ class PredictionCodec:
             kept=[kept[place] for place in batch.kept],
             rejected=sorted([*rejected, *more], key=attrgetter("index")),
         )
+
+
+class PredictionEncoder:
+    """Encodes the predictions of one model for records of one topic, a batch at once.
+
+    The scored record is spliced in as its raw bytes. What is written is what `events.Prediction`
+    reads; columns are encoded each in one call and put together by a template, at a fifth of the
+    cost of a struct a record.
+    """
+
+    def __init__(self, model: str, classes: Sequence[str], topic: str) -> None:
+        self._model = model
+        self._classes = classes
+        self._topic = topic
+
+    def encode(
+        self,
+        partitions: Sequence[int],
+        offsets: Sequence[int],
+        records: Sequence[bytes | None],
+        batch: Batch,
+        predictions: Sequence[str] | NDArray[np.float64],
+        probabilities: NDArray[np.float64] | None,
+    ) -> list[bytes]:
+        """Predictions for n ≥ 1 records, all arguments of length n: where each record stands, its
+        bytes, what was decoded of it and what the model said."""
+        if isinstance(predictions, np.ndarray):
+            said = _numbers(predictions.tolist())
+        else:
+            said = [b'"%b"' % name for name in _texts(predictions)]
+        cells: list[Sequence[bytes | None]] = [
+            _texts(batch.ids),
+            _numbers([None if t is None else format_time(t) for t in batch.times_us]),
+            _numbers(batch.rows),
+            said,
+        ]
+        if probabilities is not None:
+            cells.extend(map(_numbers, probabilities.T.tolist()))
+        cells += [_numbers(partitions), _numbers(offsets), records]
+        template = self._template(with_scores=probabilities is not None)
+        return list(map(template.__mod__, zip(*cells, strict=True)))
+
+    def _template(self, *, with_scores: bool) -> bytes:
+        scores = b"null"
+        if with_scores:
+            named = [_fixed(name) + b":%b" for name in self._classes]
+            scores = b"{" + b",".join(named) + b"}"
+        return (
+            b'{"type":"prediction","record_id":"%b","time":%b,"row":%b,"prediction":%b,"scores":'
+            + scores + b',"model":' + _fixed(self._model)
+            + b',"source":{"topic":' + _fixed(self._topic)
+            + b',"partition":%b,"offset":%b},"record":%b}'
+        )  # fmt: skip
+
+
+def _fixed(text: str) -> bytes:
+    """Text in a template."""
+    return msgspec.json.encode(text).replace(b"%", b"%%")
+
+
+def _texts(values: Sequence[str]) -> list[bytes]:
+    """Each text in JSON, without its quotes; n ≥ 1."""
+    encoded = msgspec.json.encode(values)
+    if b"\\" in encoded:  # an escaped quote: `","` may stand inside a text
+        return [msgspec.json.encode(value)[1:-1] for value in values]
+    return encoded[2:-2].split(b'","')
+
+
+def _numbers(values: Sequence[float | str | None]) -> list[bytes]:
+    """Each number in JSON, or text without comma, with its quotes, or null; n ≥ 1."""
+    return msgspec.json.encode(values)[1:-1].split(b",")

@@ -6,10 +6,17 @@ import msgspec
 import pytest
 
 from consumers.inference import InferenceHandler
-from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.broker.limits import unpacked
+from driftline.broker.port import (
+    Committed,
+    Message,
+    Outgoing,
+    OutgoingBatch,
+    TopicPartition,
+)
 from driftline.clock import ManualClock
 from driftline.codec.envelope import predictions_decoder
-from driftline.events import Prediction, Watermark
+from driftline.events import Prediction
 from driftline.models.catalog import Catalog, announcement_record
 from driftline.models.keys import Trusted, new_key
 from driftline.models.load import Models
@@ -79,7 +86,10 @@ class Service:
 
     def send(self, *values: bytes, partition: int = 0) -> list[Outgoing]:
         messages = [self._message("s.features", value, partition) for value in values]
-        return list(self.handler.handle(messages))
+        output = []
+        for sent in self.handler.handle(messages):
+            output.extend(unpacked(sent) if isinstance(sent, OutgoingBatch) else [sent])
+        return output
 
     def _message(self, topic: str, value: bytes | None, partition: int = 0) -> Message:
         self.offset += 1
@@ -225,18 +235,3 @@ def test_after_a_restart_a_bad_champion_makes_way_for_its_parent(
         [Message("s.models", 0, i, m.key, m.value) for i, m in enumerate(messages)]
     )
     assert service.handler.model == first.announcement.digest
-
-
-def test_a_silent_partition_is_moved_on_by_a_watermark_once(
-    home: Path, first: TrainedModel
-) -> None:
-    service = Service(home)
-    service.publish(first)
-    service.send(record(41), partition=0)
-    assert not service.handler.tick()
-    service.clock.advance(11)
-    service.send(record(42), partition=0)
-    (output,) = service.handler.tick()
-    assert output.partition == 1
-    assert predictions_decoder.decode(output.value or b"") == Watermark(position=43)
-    assert not service.handler.tick()

@@ -1,0 +1,129 @@
+"""Silent partitions: when they are moved on, how far, and that they hold nobody back for ever."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from consumers.idle import IdlePartitions
+from driftline.broker.port import Committed, TopicPartition
+from driftline.clock import ManualClock
+from driftline.loop import GroupView
+from driftline.stream import Stream, loads
+
+TOPIC = "s.features"
+FILE = """
+version = 1
+name = "s"
+task = "classification"
+target = "y"
+features = {{ x = "number" }}
+windows = {{ {windows} }}
+{time}
+"""
+BY_ROW = loads(FILE.format(windows='records = 100, idle = "10s"', time=""))
+BY_TIME = loads(
+    FILE.format(
+        windows='span = "1h", idle = "10s", lateness = "1m"',
+        time='time = { column = "at", format = "rfc3339" }',
+    )
+)
+HOUR = 3_600_000_000
+
+
+def worker(
+    clock: ManualClock, *partitions: int, stream: Stream = BY_ROW, metadata: str = ""
+) -> IdlePartitions:
+    idle = IdlePartitions(stream, clock)
+    idle.assigned({TopicPartition(TOPIC, p): Committed(5, metadata) for p in partitions})
+    return idle
+
+
+def read(idle: IdlePartitions, partition: int, position: int, offset: int = 9) -> None:
+    idle.read(partition, offset + 1)
+    idle.scored(partition, position)
+
+
+def view(lags: Mapping[int, int], *others: IdlePartitions) -> GroupView:
+    committed = {}
+    for other in others:
+        committed.update(other.holds(TOPIC))
+    return GroupView({TopicPartition(TOPIC, p): n for p, n in lags.items()}, lambda: committed)
+
+
+def test_a_silent_partition_is_moved_on_once() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    clock.advance(9)
+    read(idle, 0, 42)
+    assert idle.watermarks() == []
+    clock.advance(1)
+    assert idle.watermarks() == [(1, 43)]
+    clock.advance(100)
+    assert idle.watermarks() == []
+
+
+def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    clock.advance(9)
+    idle.read(1, 7)
+    clock.advance(9)
+    assert idle.watermarks() == []
+
+
+def test_a_partition_with_records_on_their_way_is_not_silent() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    for lag in (0, 3, 9):
+        idle.look(view({1: lag}))
+        clock.advance(9)
+        assert idle.watermarks() == []
+    clock.advance(1)
+    assert idle.watermarks() == [(1, 42)]
+
+
+def test_a_worker_learns_from_the_groups_commits_how_far_the_others_are() -> None:
+    clock = ManualClock()
+    busy, silent = worker(clock, 0), worker(clock, 1)
+    read(busy, 0, 41)
+    clock.advance(10)
+    assert silent.watermarks() == []
+    silent.look(view({1: 0}, busy, silent))
+    assert silent.watermarks() == [(1, 42)]
+
+
+def test_a_restart_knows_how_far_its_partitions_were() -> None:
+    clock = ManualClock()
+    before = worker(clock, 0)
+    read(before, 0, 41, offset=20)
+    (held,) = before.holds(TOPIC).values()
+    assert held.offset == 21
+    idle = worker(clock, 0, 1, metadata=held.metadata)
+    clock.advance(10)
+    assert idle.watermarks() == []
+    read(idle, 0, 50)
+    assert idle.watermarks() == [(1, 51)]
+
+
+def test_a_partition_that_is_given_away_is_left_alone() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    idle.revoked([TopicPartition(TOPIC, 1)])
+    clock.advance(10)
+    assert idle.watermarks() == []
+
+
+@pytest.mark.parametrize("age_s", [3, 3_000])
+def test_a_stream_that_is_silent_as_a_whole_goes_on_with_the_clock_only_if_it_is_live(
+    age_s: int,
+) -> None:
+    clock = ManualClock()
+    clock.advance(1_000_000)
+    idle = worker(clock, 0, stream=BY_TIME)
+    newest = int((clock.time() - age_s) * 1e6)
+    read(idle, 0, newest)
+    clock.advance(3600)
+    moved = idle.watermarks()
+    assert moved == ([(0, newest + HOUR - 60_000_000)] if age_s == 3 else [])
+    clock.advance(9)
+    assert idle.watermarks() == []
