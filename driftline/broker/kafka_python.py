@@ -69,8 +69,8 @@ _PRODUCER: Mapping[str, object] = {
 class KafkaPythonBroker:
     """Makes kafka-python clients. Nothing is opened before the first client is made.
 
-    A broker that goes away later is waited for; a transaction's commit has no time limit of its
-    own in this client, but its records have one, after which the commit fails.
+    A broker that goes away later is waited for; records and transactions that it does not answer
+    in time fail.
     """
 
     def __init__(
@@ -97,12 +97,15 @@ class KafkaPythonBroker:
         return MAX_MESSAGE_BYTES
 
     def consumer(
-        self, group: str | None = None, *, client_id: str = "driftline"
+        self,
+        group: str | None = None,
+        *,
+        client_id: str = "driftline",
+        instance_id: str | None = None,
     ) -> "KafkaPythonConsumer":
-        client = self._make(
-            kafka.KafkaConsumer, _CONSUMER, {"group_id": group, "client_id": client_id}
-        )
-        return KafkaPythonConsumer(client, self._limits)
+        own = {"group_id": group, "client_id": client_id, "group_instance_id": instance_id}
+        client = self._make(kafka.KafkaConsumer, _CONSUMER, own)
+        return KafkaPythonConsumer(client, self._limits, static=instance_id is not None)
 
     def producer(
         self,

@@ -16,7 +16,7 @@ from driftline.broker.kafka_python_values import (
     kafka_partition,
     translated,
 )
-from driftline.broker.limits import TopicLimits
+from driftline.broker.limits import TopicLimits, fenced_instance
 from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable
 
@@ -24,9 +24,10 @@ from driftline.errors import BrokerError, BrokerUnavailable
 class KafkaPythonConsumer:
     """Reads through a kafka.KafkaConsumer."""
 
-    def __init__(self, client: Any, limits: TopicLimits) -> None:
+    def __init__(self, client: Any, limits: TopicLimits, *, static: bool = False) -> None:
         self._client = client
         self._limits = limits
+        self._static = static  # it has an instance id
         self._callbacks: _Callbacks | None = None
         self._closed = False
 
@@ -55,6 +56,8 @@ class KafkaPythonConsumer:
         poll = self._client.poll if self._callbacks is None else self._callbacks.poll
         with translated("poll"):
             batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+        if self._static and self._is_fenced():
+            raise fenced_instance()
         return [
             Message(
                 record.topic,
@@ -123,8 +126,23 @@ class KafkaPythonConsumer:
             if self._callbacks is not None:
                 self._callbacks.close()
         finally:
+            if self._static:
+                # By itself this client leaves its group only without an instance id (3.0.12). The
+                # request has the member's id as well, so it takes nothing from a successor.
+                self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
+
+    def _is_fenced(self) -> bool:
+        """Whether another consumer has this one's instance id: the client then does no more than
+        to stop its heartbeats (3.0.12)."""
+        member = self._client._coordinator
+        return (
+            member.stable()
+            and not member._heartbeat_enabled
+            and not member.rejoining
+            and not member.rejoin_needed
+        )
 
 
 class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]

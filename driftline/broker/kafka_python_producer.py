@@ -2,14 +2,16 @@
 
 import contextlib
 import logging
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from kafka import errors as kafka_errors
 
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
-from driftline.broker.limits import TopicLimits, unpacked
+from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
@@ -25,8 +27,16 @@ _SETTLED_TIMEOUT_S = 90.0
 class KafkaPythonProducer:
     """Writes through a kafka.KafkaProducer."""
 
-    def __init__(self, client: Any, transactional_id: str | None, limits: TopicLimits) -> None:
+    def __init__(
+        self,
+        client: Any,
+        transactional_id: str | None,
+        limits: TopicLimits,
+        *,
+        answer_timeout_s: float = ANSWER_TIMEOUT_MS / 1000,
+    ) -> None:
         self._client = client
+        self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._limits = limits
         self._unconfirmed: deque[tuple[str, Any]] = deque()  # topic, future
@@ -87,7 +97,12 @@ class KafkaPythonProducer:
         for partition in offsets:
             self._limits.partitions(partition.topic)  # the client waits for ever for one unknown
         with self._translated("send offsets"):
-            self._client.send_offsets_to_transaction(kafka_offsets(offsets), group_metadata)
+            self._answered(
+                "send offsets",
+                self._client.send_offsets_to_transaction,
+                kafka_offsets(offsets),
+                group_metadata,
+            )
 
     def commit(self) -> None:
         try:
@@ -97,7 +112,7 @@ class KafkaPythonProducer:
                 f"cannot commit for {self._id!r}: {error.message}", hint=error.hint
             ) from error
         with self._translated("commit"):
-            self._client.commit_transaction()
+            self._answered("commit", self._client.commit_transaction)
         self._in_transaction = False
 
     def abort(self) -> None:
@@ -106,9 +121,11 @@ class KafkaPythonProducer:
         self._in_transaction = False
         self._unconfirmed.clear()
         self._failed.clear()
+        if self._dead:
+            return
         try:
-            self._client.abort_transaction()
-        except kafka_errors.KafkaError as error:
+            self._answered("abort", self._client.abort_transaction)
+        except (kafka_errors.KafkaError, BrokerUnavailable) as error:
             # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
             self._dead = True
             _log.warning("the transaction of %s was left to time out: %r", self._id, error)
@@ -134,6 +151,34 @@ class KafkaPythonProducer:
             except kafka_errors.KafkaError as error:
                 self._failed.append(f"{topic}: {error!r}")
 
+    def _answered(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
+        """Call in a thread, and wait no longer than a broker that is there may take: the client
+        itself would wait for ever (3.0.12). What comes of the transaction then is not known.
+
+        Raises what the call raises, BrokerUnavailable.
+        """
+        answer: Future[object] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(call(*arguments))
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+                answer.set_exception(error)
+
+        # Not of a pool, which would wait for it when the process ends.
+        threading.Thread(target=work, name=f"driftline-{doing}", daemon=True).start()
+        try:
+            answer.result(self._answer_timeout_s)
+        except TimeoutError as error:
+            if answer.done():
+                raise
+            self._dead = True
+            raise BrokerUnavailable(
+                f"cannot {doing} for {self._id!r}: no answer within {self._answer_timeout_s:g} s",
+                hint="whether the transaction was committed is told by the committed offsets; "
+                "start again from them once the broker is back",
+            ) from error
+
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
         """In a transaction every failure ends it; otherwise as for any client."""
@@ -145,6 +190,8 @@ class KafkaPythonProducer:
             if self._dead:
                 raise kafka_errors.ProducerFencedError("an earlier abort failed")
             yield
+        except kafka_errors.FencedInstanceIdError as error:
+            raise fenced_instance() from error
         except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
             raise BrokerUnavailable(f"cannot {doing} for {self._id!r}: {error!r}") from error
         except (kafka_errors.KafkaError, ValueError) as error:

@@ -8,6 +8,7 @@ import kafka
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
+from driftline.broker.limits import fenced_instance
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable
 
@@ -44,6 +45,8 @@ def translated(doing: str) -> Iterator[None]:
     """Turn the client's errors into Driftline's."""
     try:
         yield
+    except kafka_errors.FencedInstanceIdError as error:
+        raise fenced_instance() from error
     except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
         raise BrokerUnavailable(
             f"cannot {doing}: Kafka does not answer ({error!r})",

@@ -97,12 +97,21 @@ class LibrdkafkaBroker:
         return MAX_MESSAGE_BYTES
 
     def consumer(
-        self, group: str | None = None, *, client_id: str = "driftline"
+        self,
+        group: str | None = None,
+        *,
+        client_id: str = "driftline",
+        instance_id: str | None = None,
     ) -> "LibrdkafkaConsumer":
         # librdkafka wants a group even for a consumer that never joins one.
-        own = {"group.id": group or f"{client_id}-alone", "client.id": client_id}
+        own: dict[str, object] = {
+            "group.id": group or f"{client_id}-alone",
+            "client.id": client_id,
+        }
+        if instance_id is not None:
+            own["group.instance.id"] = instance_id
         client = self._connected(*self._make(ck.Consumer, _CONSUMER, own))
-        return LibrdkafkaConsumer(client, group, self._limits)
+        return LibrdkafkaConsumer(client, group, self._limits, instance_id)
 
     def producer(
         self,

@@ -1,6 +1,7 @@
 """The consumer of the librdkafka adapter: it takes what is there, and starts where it was told."""
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
@@ -13,7 +14,7 @@ from driftline.broker.librdkafka_values import (
     kafka_partition,
     translated,
 )
-from driftline.broker.limits import TopicLimits
+from driftline.broker.limits import TopicLimits, fenced_instance
 from driftline.broker.port import Committed, Headers, Message, Rebalanced, TopicPartition
 from driftline.errors import BrokerError
 
@@ -21,15 +22,24 @@ _log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 1_000_000  # what `consume` takes at most
 _SECOND = itemgetter(1)
+# A broker that is there answers in milliseconds; without one the session times out.
+_LEAVE_TIMEOUT_S = 5.0
 
 
 class LibrdkafkaConsumer:
     """Reads through a confluent_kafka.Consumer."""
 
-    def __init__(self, client: Any, group: str | None, limits: TopicLimits) -> None:
+    def __init__(
+        self,
+        client: Any,
+        group: str | None,
+        limits: TopicLimits,
+        instance_id: str | None = None,
+    ) -> None:
         self._client = client
         self._group = group
         self._limits = limits
+        self._instance_id = instance_id
         # What is assigned, and from which offset; None: the committed one, or else the earliest.
         self._starts: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
@@ -178,9 +188,24 @@ class LibrdkafkaConsumer:
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            with translated("close"):
-                self._client.close()
-            self._starts = {}
+            try:
+                if self._instance_id is not None and self._revoked is not None:
+                    self._leave()
+            finally:
+                with translated("close"):
+                    self._client.close()
+                self._starts = {}
+
+    def _leave(self) -> None:
+        """Leave the group, which the client does by itself only for members without an id."""
+        try:
+            self._client.unsubscribe()
+            deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
+            while self._client.memberid() and time.monotonic() < deadline_s:
+                self._client.poll(0.02)  # calls `revoked`; the partitions are given up after it
+        except ck.KafkaException as error:
+            # Another process has the id, or there is no broker: nothing to leave.
+            _log.info("not left as %s: %s", self._instance_id, error.args[0].str())
 
     def _need_group(self) -> None:
         if self._group is None:
@@ -230,8 +255,10 @@ _LASTING = frozenset(
         ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
         ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
         ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ck.KafkaError._FATAL,
     }
 )
+_FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
 
 
 def _is_notice(record: Any) -> bool:
@@ -240,6 +267,8 @@ def _is_notice(record: Any) -> bool:
     if error is None:
         return False
     if error.fatal() or error.code() in _LASTING:
+        if _FENCED in error.str():  # its code says no more than that it is fatal
+            raise fenced_instance()
         raise BrokerError(f"cannot read: {error.str()}")
     _log.warning("%s", error.str())
     return True

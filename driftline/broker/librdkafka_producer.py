@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
-from driftline.broker.limits import TopicLimits, unpacked
+from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
 
@@ -151,6 +151,8 @@ class LibrdkafkaProducer:
         reason = error.args[0]
         if reason.fatal():
             self._fatal = error
+        if reason.code() == ck.KafkaError.FENCED_INSTANCE_ID:
+            return fenced_instance()
         if self._id is None:
             return BrokerError(f"cannot {doing}: {reason.str()}")
         if reason.retriable() and not self._in_transaction:

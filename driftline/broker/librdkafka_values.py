@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from driftline.broker.limits import fenced_instance
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
@@ -70,6 +71,8 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except ck.KafkaException as error:
         reason = error.args[0]
+        if reason.code() == ck.KafkaError.FENCED_INSTANCE_ID:
+            raise fenced_instance() from error
         if reason.code() in _UNREACHABLE:
             raise BrokerUnavailable(
                 f"cannot {doing}: Kafka does not answer ({reason.str()})",

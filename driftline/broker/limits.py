@@ -43,6 +43,14 @@ def unknown_topic(topic: str) -> BrokerError:
     )
 
 
+def fenced_instance() -> BrokerError:
+    """The error for a member of a group whose instance id was taken by a later one."""
+    return BrokerError(
+        "another process has taken this one's place in its group",
+        hint="no two workers of a service may have the same --slot; the later one goes on",
+    )
+
+
 def unpacked(batch: OutgoingBatch) -> Iterator[Outgoing]:
     """The batch's records one by one."""
     for key, value in zip(batch.keys, batch.values, strict=True):

@@ -60,7 +60,11 @@ class MemoryBroker:
         return MAX_MESSAGE_BYTES
 
     def consumer(
-        self, group: str | None = None, *, client_id: str = "driftline"
+        self,
+        group: str | None = None,
+        *,
+        client_id: str = "driftline",
+        instance_id: str | None = None,
     ) -> "MemoryConsumer":
         with self._changed:
             self._clients += 1

@@ -206,7 +206,18 @@ class Admin(Protocol):
 class Broker(Protocol):
     """Makes clients for one cluster, all with the same properties."""
 
-    def consumer(self, group: str | None = None, *, client_id: str = "driftline") -> Consumer: ...
+    def consumer(
+        self,
+        group: str | None = None,
+        *,
+        client_id: str = "driftline",
+        instance_id: str | None = None,
+    ) -> Consumer:
+        """A consumer. `instance_id` makes it a static member of its group: one that takes over
+        from a killed process of the same id has its partitions at once, and the group goes on
+        meanwhile. Two that live are told apart: `poll` or `commit` of the older one raise
+        BrokerError, within seconds. The memory broker, whose members do not die, ignores it.
+        """
 
     def producer(
         self,
