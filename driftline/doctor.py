@@ -114,7 +114,7 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
     topics = Topics(stream)
     wrong = differences(admin, topics)
     if not wrong:
-        yield Check("topics", "ok", f"all nine of {stream.name} are as planned")
+        yield Check("topics", "ok", f"all ten of {stream.name} are as planned")
     if missing := [d.topic for d in wrong if d.found is None]:
         found = f"{len(missing)} are missing: {', '.join(missing)}"
         yield Check("topics", "fail", found, "`driftline topics apply`")

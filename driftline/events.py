@@ -164,10 +164,11 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
     """A closed pane of one model's outcomes, for the detectors.
 
-    `errors` are 0 or 1 for classification, absolute errors for regression, in the order of label
-    position and id; of more records than a twentieth of `windows.max_sample`, those with the
-    smallest hash of their id. `first_position` and `last_position` are those of the records
-    themselves, to estimate the onset of a change. `reference_error` is the model's held-out one.
+    `errors` are 0 or 1 for classification, absolute errors for regression, in the order of the
+    positions of label and record; of more records than a twentieth of `windows.max_sample`, those
+    with the smallest hash of their id. `first_position` and `last_position` are those of the
+    records themselves, to estimate the onset of a change. `reference_error` is the model's held-out
+    one.
     """
 
     id: str
@@ -182,6 +183,122 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     last_position: int
     row: int | None
     time: str | None
+
+
+# ---- parts of windows (between workers of the monitor) -------------------------------------------
+
+
+class Codes(msgspec.Struct, frozen=True):
+    """Categories: `codes` (n,) int32 count through `levels`, -1 is missing."""
+
+    levels: tuple[str, ...]
+    codes: bytes
+
+
+class SampledRecords(msgspec.Struct, frozen=True):
+    """Records of a sample as columns of n values, little-endian, base64 in JSON.
+
+    `hashes` uint32 of the record ids, `positions` and `offsets` (in `predictions`) int64; columns
+    are float64, or codes.
+    """
+
+    hashes: bytes
+    positions: bytes
+    offsets: bytes
+    columns: dict[str, bytes | Codes]
+    prediction: bytes | Codes
+
+
+class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One model's records; `counts` of missing, unseen, out of range by column, where there are
+    any."""
+
+    model: str
+    records: int = 0
+    last: int | None = None  # largest position
+    counts: dict[str, tuple[int, int, int]] = {}
+    sample: SampledRecords | None = None
+
+
+class WindowPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a partition puts into one window of predictions, or a piece of that."""
+
+    index: int
+    late: int = 0
+    row: int | None = None
+    time: str | None = None
+    groups: tuple[GroupPart, ...] = ()
+
+
+class DataParts(Event, frozen=True, tag="data_parts"):
+    """Windows of predictions that a partition has passed: all that it puts into them.
+
+    Pieces of a window add up. `passed`: no part of a window before this one is to come; None in all
+    but the last of several records.
+    """
+
+    partition: int
+    passed: int | None
+    windows: tuple[WindowPart, ...]
+
+
+class SampledErrors(msgspec.Struct, frozen=True):
+    """Errors of n outcomes, little-endian, base64 in JSON: `hashes` uint32 of the record ids;
+    `positions` of the labels, `records` (the records' own positions) and `offsets` (in `outcomes`)
+    int64; `errors` float64."""
+
+    hashes: bytes
+    positions: bytes
+    records: bytes
+    offsets: bytes
+    errors: bytes
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """How many outcomes had this label and this prediction."""
+
+    label: Value
+    prediction: Value
+    count: int
+
+
+class ErrorSums(msgspec.Struct, frozen=True):
+    """Sums of absolute errors and of their squares, times 2^64: whole numbers of any size."""
+
+    errors: str
+    squares: str
+
+
+class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Outcomes that one model predicted: pairs for classification, sums for regression."""
+
+    model: str
+    records: int = 0
+    first: int | None = None  # smallest and largest position of the records themselves
+    last: int | None = None
+    pairs: tuple[Pair, ...] = ()
+    sums: ErrorSums | None = None
+    sample: SampledErrors | None = None
+    row: int | None = None
+    time: str | None = None
+
+
+class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a partition puts into one pane of outcomes, or a piece of that."""
+
+    index: int
+    late: int = 0
+    revised: int = 0
+    models: tuple[ModelPart, ...] = ()
+
+
+class PerformanceParts(Event, frozen=True, tag="performance_parts"):
+    """Panes of outcomes that a partition has passed. `passed` is a pane's index, otherwise as in
+    `DataParts`."""
+
+    partition: int
+    passed: int | None
+    panes: tuple[PanePart, ...]
 
 
 # ---- drift, retraining --------------------------------------------------------------------------
@@ -293,6 +410,7 @@ class Freeze(Event, frozen=True, tag="freeze"):
 
 PredictionsEvent = Prediction | Watermark
 OutcomesEvent = Outcome | Watermark
+PartsEvent = DataParts | PerformanceParts
 WindowsEvent = DataWindow | PerformanceWindow | PerformancePane
 RetrainEvent = RetrainRequest | RetrainDecision
 ModelsEvent = ModelAnnounced | RolePointer | Freeze

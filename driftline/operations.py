@@ -57,7 +57,7 @@ class Status(msgspec.Struct, frozen=True):
 INPUTS: Mapping[Service, tuple[Role, ...]] = {
     "inference": ("features",),
     "outcomes": ("predictions", "labels"),
-    "monitor": ("predictions", "outcomes", "windows"),
+    "monitor": ("predictions", "outcomes", "parts", "windows"),
     "trainer": ("retrain",),
 }
 

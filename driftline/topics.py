@@ -1,6 +1,6 @@
 """The topics of a stream: names, keys, partitions, retention, who writes and who reads each.
 
-In: a `Stream`. Out: the plan of its nine topics, and the difference between plan and broker.
+In: a `Stream`. Out: the plan of its ten topics, and the difference between plan and broker.
 `driftline topics apply` creates what is missing; what differs is reported, never changed.
 """
 
@@ -18,6 +18,7 @@ Role = Literal[
     "labels",
     "predictions",
     "outcomes",
+    "parts",
     "windows",
     "drift",
     "retrain",
@@ -68,6 +69,7 @@ class Topics:
         self.labels = self._name("labels")
         self.predictions = self._name("predictions")
         self.outcomes = self._name("outcomes")
+        self.parts = self._name("parts")
         self.windows = self._name("windows")
         self.drift = self._name("drift")
         self.retrain = self._name("retrain")
@@ -82,7 +84,7 @@ class Topics:
         return f"{self._base}.{service}"
 
     def plan(self) -> tuple[Topic, ...]:
-        """All nine topics, as they should be on the broker."""
+        """All ten topics, as they should be on the broker."""
         kafka = self._stream.kafka
         retention_ms = (kafka.retention.us or 0) // 1000 if kafka.retention else -1
         kept = {
@@ -135,6 +137,7 @@ class Topics:
             topic(
                 "outcomes", many, "as its source", "outcomes", "monitor trainer subscribers", kept
             ),
+            topic("parts", 1, "none", "monitor", "monitor", kept),
             topic("windows", 1, "id of the window", "monitor", "monitor", forever),
             topic("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
             topic("retrain", 1, "id of the request", "monitor people trainer", "trainer", forever),

@@ -1,23 +1,28 @@
 """Realised metrics from sums that merge exactly, whatever the order in which outcomes were read.
 
-In: label and prediction, one by one. Out: the stream's metric, the mean error, and whether that is
-worse than the model's held-out error. Counts and fixed-point whole numbers, never sums of floats.
+In: labels and predictions, or sums of another worker. Out: the stream's metric, the mean error, and
+whether that is worse than the model's held-out error. Counts and fixed-point whole numbers, never
+sums of floats.
 """
 
 import math
+import operator
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import Value
+from driftline.events import ErrorSums, ModelPart, Pair, Value
 from driftline.stream import Metric, Task
 
 # An error times 2^64, as a whole number, keeps all bits of any error above 1e-3, and 12 digits of
 # one of 1e-7; Python's whole numbers do not overflow.
 FIXED_POINT_BITS: Final = 64
+# A larger error counts as this one: its square, in fixed point, is still a float.
+MAX_ERROR: Final = 1e140
 
 
 class Tally(Protocol):
@@ -25,11 +30,17 @@ class Tally(Protocol):
 
     records: int
 
-    def add(self, label: Value, prediction: Value) -> float:
-        """Count one outcome; returns its error."""
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        """Count outcomes; returns their errors (n,)."""
 
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
+
+    def merge_part(self, part: ModelPart) -> None:
+        """Add the sums that came over the wire."""
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        """The sums for the wire."""
 
     def metric(self, metric: Metric) -> float:
         """The metric over all outcomes; at least one."""
@@ -53,14 +64,23 @@ class ClassTally:
         self.records = 0
         self._pairs: Counter[tuple[Value, Value]] = Counter()
 
-    def add(self, label: Value, prediction: Value) -> float:
-        self.records += 1
-        self._pairs[label, prediction] += 1
-        return 0.0 if label == prediction else 1.0
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        self.records += len(labels)
+        self._pairs.update(zip(labels, predictions, strict=True))
+        wrong = list(map(operator.ne, labels, predictions))
+        return np.array(wrong, dtype=np.float64)
 
     def merge(self, other: "ClassTally") -> None:
         self.records += other.records
         self._pairs.update(other._pairs)
+
+    def merge_part(self, part: ModelPart) -> None:
+        for pair in part.pairs:
+            self.records += pair.count
+            self._pairs[pair.label, pair.prediction] += pair.count
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        return tuple(Pair(*names, count) for names, count in self._pairs.items()), None
 
     def metric(self, metric: Metric) -> float:
         if metric == "accuracy":
@@ -103,17 +123,27 @@ class NumberTally:
         self._sum = 0
         self._squares = 0
 
-    def add(self, label: Value, prediction: Value) -> float:
-        error = abs(float(label) - float(prediction))
-        self.records += 1
-        self._sum += _fixed(error)
-        self._squares += _fixed(error * error)
-        return error
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
+        errors = np.minimum(errors, MAX_ERROR)
+        self.records += len(errors)
+        self._sum += _fixed(errors)
+        self._squares += _fixed(errors * errors)
+        return errors
 
     def merge(self, other: "NumberTally") -> None:
         self.records += other.records
         self._sum += other._sum
         self._squares += other._squares
+
+    def merge_part(self, part: ModelPart) -> None:
+        self.records += part.records
+        if part.sums is not None:
+            self._sum += int(part.sums.errors)
+            self._squares += int(part.sums.squares)
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        return (), ErrorSums(str(self._sum), str(self._squares))
 
     def metric(self, metric: Metric) -> float:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
@@ -154,5 +184,6 @@ def rise(
     return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
 
 
-def _fixed(value: float) -> int:
-    return int(math.ldexp(value, FIXED_POINT_BITS))
+def _fixed(values: NDArray[np.float64]) -> int:
+    """The sum in fixed point. Scaling by a power of two is exact; each value is cut, then added."""
+    return sum(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

@@ -1,31 +1,39 @@
-"""How far each partition of a topic has come, and which windows are closed by that.
+"""How far each partition of a topic has come, and which cells of the grid that closes.
 
-In: the position of each record, in its partition's order. Out: the window it counts in, the windows
-that nothing can change any more, and the offsets to hold. Everything here is a function of the
-partitions' contents: neither batches nor the order in which partitions are read play a part.
+In: the positions of a partition's records, in its order. Out: the cell in which each counts, the
+cells that nothing can change any more, and the offset to hold. Everything here is a function of
+that one partition's contents: neither batches nor other partitions play a part.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
 from driftline.stream import Stream
 
-PANES = 20  # of a window
+PANES: Final = 20  # of a window
+# Before all positions; far enough from the end of 64 bits for the grid's arithmetic.
+BEFORE_ALL: Final = -(2**62)
 
 Part = TypeVar("Part")
+Ints = NDArray[np.int64]
 
 
 class Grid(msgspec.Struct, frozen=True):
     """Where windows and panes begin and end; positions may be negative.
 
-    A window of a size that is no multiple of 20 has a longer last pane.
+    Panes are numbered through all windows. A window of a size that is no multiple of 20 has a
+    longer last pane.
 
     >>> grid = Grid(size=110, pane=5)
-    >>> grid.window_of(-1), grid.pane_of(0), grid.pane_of(109)
-    (-1, (0, 5), (95, 110))
+    >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
+    (-1, 0, 19)
+    >>> grid.bounds(0), grid.bounds(19)
+    ((0, 5), (95, 110))
     """
 
     size: int
@@ -36,16 +44,22 @@ class Grid(msgspec.Struct, frozen=True):
         """The grid of a stream's windows."""
         return cls(size=stream.window_size, pane=stream.pane_size)
 
-    def window_of(self, position: int) -> int:
-        """Index of the window that holds a position."""
-        return position // self.size
+    def pane_of(self, position: int) -> int:
+        """Index of the pane that holds a position."""
+        window, within = divmod(position, self.size)
+        return window * PANES + min(within // self.pane, PANES - 1)
 
-    def pane_of(self, position: int) -> tuple[int, int]:
-        """Start and end of the pane that holds a position; the end is not part of it."""
-        begin = position // self.size * self.size
-        place = min((position - begin) // self.pane, PANES - 1)
-        start = begin + place * self.pane
-        return start, begin + self.size if place == PANES - 1 else start + self.pane
+    def panes_of(self, positions: Ints) -> Ints:
+        """`pane_of` of each position."""
+        windows, within = np.divmod(positions, self.size)
+        panes: Ints = windows * PANES + np.minimum(within // self.pane, PANES - 1)
+        return panes
+
+    def bounds(self, pane: int) -> tuple[int, int]:
+        """Start and end of a pane; the end is not part of it."""
+        window, place = divmod(pane, PANES)
+        start = window * self.size + place * self.pane
+        return start, (window + 1) * self.size if place == PANES - 1 else start + self.pane
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -53,11 +67,23 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
 
     watermark: int | None = None
     source: int = -1  # largest source offset seen
-    closed: int | None = None  # windows and panes that end here or before were published
+    closed: int | None = None  # parts of all cells before this one were published
+    published: int = 0  # records before this offset were read; those held are needed again
+
+
+class Arrivals(NamedTuple):
+    """What a partition brought, in its order: arrays of length n."""
+
+    offsets: Ints
+    positions: Ints  # of records; of a watermark record, the watermark
+    marks: NDArray[np.bool_] | None = None  # which are watermark records; None: none
+    sources: Ints | None = (
+        None  # offsets of the scored records, -1 for watermarks; None: no repeats
+    )
 
 
 class Slot(Generic[Part]):
-    """What one partition has put into one window."""
+    """What one partition has put into one cell."""
 
     def __init__(self, part: Part, offset: int, watermark: int | None, source: int) -> None:
         self.part = part
@@ -66,120 +92,120 @@ class Slot(Generic[Part]):
 
 
 class Track(Generic[Part]):
-    """One partition: its watermark, and its slots in the windows that are still open."""
+    """One partition: its watermark, and its slots in the cells that are still open.
 
-    def __init__(self, committed: Committed, new_part: Callable[[], Part]) -> None:
+    A partition's watermark is its largest position less the lateness (the next position, on the row
+    axis), or that of a watermark record. A record is late when its partition had passed its pane;
+    it counts as late in the cell that the partition had reached. A cell is `panes` panes: a window,
+    or one. It closes when its partition has passed its end.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        committed: Committed,
+        new_part: Callable[[], Part],
+        *,
+        panes: int,
+    ) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
         self.watermark = at.watermark
         self.source = at.source
-        self.next_offset = committed.offset
+        self.closed = at.closed
+        self.next_offset = max(committed.offset, 0)
         self.slots: dict[int, Slot[Part]] = {}
+        self._published = at.published
+        self._grid = Grid.of(stream)
+        self._panes = panes
+        # Row 4,999 read says that 5,000 is next; an instant may come again.
+        self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
         self._new_part = new_part
 
-    def slot(self, window: int, offset: int) -> Slot[Part]:
-        """The slot of a window, made by the record at `offset` if there is none."""
-        if (found := self.slots.get(window)) is None:
-            found = Slot(self._new_part(), offset, self.watermark, self.source)
-            self.slots[window] = found
-        return found
+    def admit(self, arrivals: Arrivals) -> tuple[Ints, NDArray[np.bool_]]:
+        """The cell of each record (n,), and whether it counts there (n,).
 
-    def advance(self, watermark: int) -> None:
-        """No record before `watermark` is to come; a watermark never goes back."""
-        if self.watermark is None or watermark > self.watermark:
-            self.watermark = watermark
+        What does not count: watermark records, records seen before, late ones (they are counted in
+        their slot's `late`), and those of cells whose parts were published.
+        """
+        offsets, positions, marks, sources = arrivals
+        fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
+        reached = positions + self._ahead
+        if marks is not None:
+            reached[marks] = positions[marks]
+        if sources is not None:
+            newest = np.maximum.accumulate(np.append(self.source, sources))
+            repeated = fresh & (sources <= newest[:-1])
+            fresh &= ~repeated
+            reached[repeated] = BEFORE_ALL
+        else:
+            newest = np.full(len(offsets) + 1, self.source)
+        start = BEFORE_ALL if self.watermark is None else self.watermark
+        watermarks = np.maximum.accumulate(np.append(start, reached))
+        panes, passed = self._grid.panes_of(positions), self._grid.panes_of(watermarks[:-1])
+        late = fresh & (panes < passed)
+        cells: Ints = np.maximum(panes, passed) // self._panes
+        if self.closed is not None:
+            fresh &= cells >= self.closed
+            late &= fresh
+        self._count(cells, fresh, late, offsets, watermarks, newest)
+        self.source = int(newest[-1])
+        if watermarks[-1] > BEFORE_ALL:
+            self.watermark = int(watermarks[-1])
+        return cells, fresh & ~late
 
-    def hold(self, closed: int | None) -> Committed:
-        """Oldest offset that an open window needs, with the state before it."""
+    def _count(
+        self,
+        cells: Ints,
+        fresh: NDArray[np.bool_],
+        late: NDArray[np.bool_],
+        offsets: Ints,
+        watermarks: Ints,
+        newest: Ints,
+    ) -> None:
+        """Make the slots of these cells, and count what is late in them."""
+        used = cells[fresh]
+        if not len(used):
+            return
+        for cell in distinct(used):
+            own = fresh & (cells == cell)
+            if cell not in self.slots:
+                at = int(own.argmax())
+                before = int(watermarks[at])
+                self.slots[cell] = Slot(
+                    self._new_part(),
+                    int(offsets[at]),
+                    None if before <= BEFORE_ALL else before,
+                    int(newest[at]),
+                )
+            self.slots[cell].late += int(np.count_nonzero(late & own))
+
+    def close(self) -> tuple[int, list[tuple[int, Slot[Part]]]] | None:
+        """Close what the watermark has passed: the first cell that is open now, and the slots of
+        those before it, in order. None if nothing has been passed since the last call."""
+        if self.watermark is None:
+            return None
+        passed = self._grid.pane_of(self.watermark) // self._panes
+        if self.closed is not None and passed <= self.closed:
+            return None
+        self.closed = passed
+        return passed, [(c, self.slots.pop(c)) for c in sorted(self.slots) if c < passed]
+
+    def hold(self) -> Committed:
+        """Oldest offset that an open cell needs, with the state before it."""
         offset, watermark, source = min(
             (slot.first for slot in self.slots.values()),
             key=lambda first: first[0],
             default=(self.next_offset, self.watermark, self.source),
         )
-        resume = Resume(watermark=watermark, source=source, closed=closed)
+        published = max(self.next_offset, self._published)
+        resume = Resume(watermark, source, self.closed, published if published > offset else 0)
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 
-class Progress(Generic[Part]):
-    """All partitions of one topic. `Part` is what a partition gathers for a window.
-
-    A partition's watermark is its largest position less the lateness (the next position, on the
-    row axis), or that of a watermark record. A record is late when its own partition had passed
-    its pane; it counts as late in the window that the partition had reached. A window closes when
-    all partitions have passed its end.
-    """
-
-    def __init__(self, stream: Stream, new_part: Callable[[], Part]) -> None:
-        self.grid = Grid.of(stream)
-        self.closed: int | None = None
-        self._partitions = stream.kafka.partitions
-        # Row 4,999 read says that 5,000 is next; an instant may come again.
-        self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
-        self._new_part = new_part
-        self._tracks: dict[int, Track[Part]] = {}
-
-    def resume(self, partition: int, committed: Committed) -> None:
-        """Start reading a partition at a committed position."""
-        at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
-        if at.closed is not None:
-            self.closed = at.closed if self.closed is None else max(self.closed, at.closed)
-        self._tracks[partition] = Track(committed, self._new_part)
-
-    def drop(self, partition: int) -> None:
-        """Forget a partition; when the last is gone, also what was closed."""
-        self._tracks.pop(partition, None)
-        if not self._tracks:
-            self.closed = None
-
-    def track(self, partition: int) -> Track[Part]:
-        """The state of a partition."""
-        if partition not in self._tracks:
-            self.resume(partition, Committed(0))
-        return self._tracks[partition]
-
-    def admit(self, track: Track[Part], offset: int, position: int) -> Slot[Part] | None:
-        """Where a record counts; None if it is late, or its window was published before.
-
-        The partition's watermark follows. Call it for each record, in the partition's order.
-        """
-        watermark = track.watermark
-        late = watermark is not None and self.grid.pane_of(position)[1] <= watermark
-        window = self.grid.window_of(watermark if late and watermark is not None else position)
-        slot = None
-        if self.closed is None or (window + 1) * self.grid.size > self.closed:
-            slot = track.slot(window, offset)
-            slot.late += late
-        track.advance(position + self._ahead)
-        return None if late else slot
-
-    def close(self) -> tuple[int | None, int] | None:
-        """Move `closed` to the least watermark; returns it as it was and as it is, if it moved."""
-        if len(self._tracks) < self._partitions:
-            return None
-        reached = None
-        for track in self._tracks.values():
-            if track.watermark is None:
-                return None
-            reached = track.watermark if reached is None else min(reached, track.watermark)
-        if reached is None or (self.closed is not None and reached <= self.closed):
-            return None
-        before, self.closed = self.closed, reached
-        return before, reached
-
-    def open_windows(self) -> list[int]:
-        """Indices of the windows that have a slot, in order."""
-        return sorted({window for track in self._tracks.values() for window in track.slots})
-
-    def slots(self, window: int) -> Iterator[tuple[int, Slot[Part]]]:
-        """The slots of a window, by partition."""
-        for partition in sorted(self._tracks):
-            if (slot := self._tracks[partition].slots.get(window)) is not None:
-                yield partition, slot
-
-    def forget(self, window: int) -> None:
-        """Drop the slots of a window that was published."""
-        for track in self._tracks.values():
-            track.slots.pop(window, None)
-
-    def holds(self) -> dict[int, Committed]:
-        """Per partition, what to commit."""
-        return {partition: track.hold(self.closed) for partition, track in self._tracks.items()}
+def distinct(values: Ints) -> list[int]:
+    """The values that occur, in order; quick where there is but one."""
+    low, high = int(values.min()), int(values.max())
+    if low == high:
+        return [low]
+    found: list[int] = np.unique(values).tolist()
+    return found

@@ -6,6 +6,8 @@ from typing import Final, Protocol
 
 from driftline.errors import PackageError
 from driftline.models.reference import Reference
+from driftline.stream import Stream
+from monitor.judge import Profile
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,25 @@ class References:
             except PackageError as error:
                 log.warning("records of model %s are not tested: %s", digest, error)
                 self._known[digest] = None
+            if len(self._known) > KEPT:
+                self._known.popitem(last=False)
+        self._known.move_to_end(digest)
+        return self._known[digest]
+
+
+class Profiles:
+    """The references made ready for counting and testing, by digest."""
+
+    def __init__(self, stream: Stream, references: References) -> None:
+        self._stream = stream
+        self._references = references
+        self._known: OrderedDict[str, Profile | None] = OrderedDict()
+
+    def of(self, digest: str) -> Profile | None:
+        """None where there is no reference."""
+        if digest not in self._known:
+            reference = self._references.of(digest)
+            self._known[digest] = None if reference is None else Profile(self._stream, reference)
             if len(self._known) > KEPT:
                 self._known.popitem(last=False)
         self._known.move_to_end(digest)

@@ -1,12 +1,14 @@
 """The monitor: from predictions and outcomes to windows, drift events and retrain requests.
 
-In: `predictions`, `outcomes`, and its own `windows`, whose one partition fixes the order in which
-decisions are made. Out: `windows`, `drift`, `retrain`. One worker reads all partitions: a window
-closes when all of them have passed its end.
+In: `predictions` and `outcomes`; its own `parts`, in which each partition tells what it has put
+into windows, and `windows`, whose one partition fixes the order in which decisions are made. Out:
+those two, `drift`, `retrain`. Any number of workers share the partitions; whoever has the one of
+`parts` and of `windows` merges and decides.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
@@ -19,10 +21,11 @@ from driftline.loop import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor import column_tests, detectors
-from monitor.data_windows import DataWindows
+from monitor.data_parts import DataGathering
 from monitor.decide import Decider
-from monitor.performance import PerformanceWindows
-from monitor.references import Packages, References
+from monitor.merge import Merger
+from monitor.performance_parts import PerformanceGathering
+from monitor.references import Packages, Profiles, References
 from monitor.reports import Reports
 
 log = logging.getLogger(__name__)
@@ -37,9 +40,10 @@ class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
 class MonitorHandler:
     """Watches one stream. See `driftline.loop.Handler` for what each method owes.
 
-    Of predictions and outcomes it holds the oldest record of a window that is still open. The
-    `windows` topic is small and read again from its beginning, to rebuild detectors and open
-    events; what follows from windows decided before is not published again.
+    Of predictions and outcomes it holds the oldest record of a window (or pane) that its partition
+    has not passed; of `parts`, that of a window that not all partitions have passed. The `windows`
+    topic is small and read again from its beginning, to rebuild detectors and open events; what
+    follows from windows decided before is not published again.
 
     Raises StreamFileError for a test or detector that does not exist, MissingExtra without
     Evidently. `packages` gives the references; without a `reports` folder no report is drawn.
@@ -61,15 +65,18 @@ class MonitorHandler:
         self._stream = stream
         self._topics = Topics(stream)
         self._references = References(packages)
-        self._data = DataWindows(stream, self._references)
-        self._performance = PerformanceWindows(stream, self._references)
+        self._profiles = Profiles(stream, self._references)
+        self._data = DataGathering(stream, self._profiles)
+        self._performance = PerformanceGathering(stream)
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
-        self._decider: Decider | None = None  # None: the windows topic is not this worker's
+        self._merger: Merger | None = None  # None: `parts` is not this worker's
+        self._decider: Decider | None = None  # None: `windows` is not this worker's
         self._published = 0  # decisions on windows before this offset are out
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (self._topics.predictions, self._topics.outcomes, self._topics.windows)
+        topics = self._topics
+        return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         raise RuntimeError("the monitor follows no topic")
@@ -80,11 +87,12 @@ class MonitorHandler:
                 self._data.resume(partition, committed)
             elif topic == self._topics.outcomes:
                 self._performance.resume(partition, committed)
+            elif topic == self._topics.parts:
+                self._merger = Merger(self._stream, self._references, self._profiles, committed)
             else:
                 at = msgspec.json.decode(committed.metadata or "{}", type=Decided)
                 self._published = at.published
                 self._decider = Decider(self._stream)
-        self._warn_of_missing_partitions()
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for topic, partition in partitions:
@@ -92,22 +100,25 @@ class MonitorHandler:
                 self._data.drop(partition)
             elif topic == self._topics.outcomes:
                 self._performance.drop(partition)
+            elif topic == self._topics.parts:
+                self._merger = None
             else:
                 self._decider = None
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         topics = self._topics
-        by_topic: dict[str, list[Message]] = {}
-        for message in messages:
-            by_topic.setdefault(message.topic, []).append(message)
-        self._data.read(by_topic.get(topics.predictions, ()))
-        self._performance.read(by_topic.get(topics.outcomes, ()))
-        output = [
-            rare(topics.windows, event, id=event.id)
-            for event in (*self._data.close(), *self._performance.close())
-        ]
-        for message in by_topic.get(topics.windows, ()):
-            output.extend(self._decide(message))
+        output: list[Outgoing] = []
+        for (topic, partition), run in groupby(messages, lambda m: (m.topic, m.partition)):
+            own = list(run)
+            if topic == topics.predictions:
+                output.extend(self._data.read(partition, own))
+            elif topic == topics.outcomes:
+                output.extend(self._performance.read(partition, own))
+            elif topic == topics.parts:
+                output.extend(self._merge(own))
+            else:
+                for message in own:
+                    output.extend(self._decide(message))
         return output
 
     def tick(self) -> Sequence[Outgoing]:
@@ -116,7 +127,7 @@ class MonitorHandler:
         return ()
 
     def look(self, view: GroupView) -> None:
-        """Nothing here hangs on where the group stands."""
+        pass
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         held = {
@@ -127,6 +138,8 @@ class MonitorHandler:
             )
             for partition, committed in part.holds().items()
         }
+        if self._merger is not None:
+            held[TopicPartition(self._topics.parts, 0)] = self._merger.hold()
         if self._decider is not None:
             decided = msgspec.json.encode(Decided(self._published)).decode()
             held[TopicPartition(self._topics.windows, 0)] = Committed(0, decided)
@@ -136,9 +149,18 @@ class MonitorHandler:
         if self._reports is not None:
             self._reports.close()
 
+    def _merge(self, messages: Sequence[Message]) -> list[Outgoing]:
+        if self._merger is None:
+            raise RuntimeError("records of parts were handed over that were not assigned")
+        return [
+            rare(self._topics.windows, event, id=event.id)
+            for message in messages
+            for event in self._merger.read(message)
+        ]
+
     def _decide(self, message: Message) -> list[Outgoing]:
         if self._decider is None:
-            self._decider = Decider(self._stream)
+            raise RuntimeError("windows were handed over that were not assigned")
         is_old = message.offset < self._published
         self._published = max(self._published, message.offset + 1)
         try:
@@ -168,7 +190,8 @@ class MonitorHandler:
     def _draw(self, event: DriftEvent) -> None:
         if self._reports is None or event.report is None or event.action != "opened":
             return
-        found = self._data.samples.get(event.windows[0])
+        samples = {} if self._merger is None else self._merger.samples
+        found = samples.get(event.windows[0])
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
@@ -177,18 +200,3 @@ class MonitorHandler:
             )
             return
         self._reports.draw(event.report, found[1], reference)
-
-    def _warn_of_missing_partitions(self) -> None:
-        count = self._stream.kafka.partitions
-        for topic, part in (
-            (self._topics.predictions, self._data),
-            (self._topics.outcomes, self._performance),
-        ):
-            if 0 < len(part.holds()) < count:
-                log.warning(
-                    "this worker reads %d of %d partitions of %s: windows close only in a worker "
-                    "that reads them all; run one monitor",
-                    len(part.holds()),
-                    count,
-                    topic,
-                )

@@ -14,6 +14,7 @@ from driftline.events import (
     DriftEvent,
     ModelsEvent,
     OutcomesEvent,
+    PartsEvent,
     PredictionsEvent,
     RetrainEvent,
     WindowsEvent,
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 TOPICS: dict[str, type | UnionType] = {
     "predictions": PredictionsEvent,
     "outcomes": OutcomesEvent,
+    "parts": PartsEvent,
     "windows": WindowsEvent,
     "drift": DriftEvent,
     "retrain": RetrainEvent,

@@ -27,6 +27,7 @@ GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.json"))
 DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
     "predictions": envelope.predictions_decoder,
     "outcomes": envelope.outcomes_decoder,
+    "parts": envelope.parts_decoder,
     "windows": envelope.windows_decoder,
     "drift": envelope.drift_decoder,
     "retrain": envelope.retrain_decoder,
@@ -105,6 +106,15 @@ def test_every_field_of_every_event_is_documented_and_no_other() -> None:
         ("data_window", "group"): events.DataGroup,
         ("data_window", "column"): events.ColumnResult,
         ("performance_window", "group"): events.PerformanceGroup,
+        ("data_parts", "part"): events.WindowPart,
+        ("data_parts", "group"): events.GroupPart,
+        ("data_parts", "sample"): events.SampledRecords,
+        ("data_parts", "category"): events.Codes,
+        ("performance_parts", "part"): events.PanePart,
+        ("performance_parts", "model"): events.ModelPart,
+        ("performance_parts", "pair"): events.Pair,
+        ("performance_parts", "sum"): events.ErrorSums,
+        ("performance_parts", "sample"): events.SampledErrors,
     }
     expected = {
         (name, ""): {"type", *kind.__struct_fields__} for name, kind in event_types().items()

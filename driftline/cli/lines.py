@@ -11,12 +11,14 @@ from driftline.codec.envelope import (
     drift_decoder,
     models_decoder,
     outcomes_decoder,
+    parts_decoder,
     predictions_decoder,
     retrain_decoder,
     windows_decoder,
 )
 from driftline.errors import DataError
 from driftline.events import (
+    DataParts,
     DataWindow,
     DriftEvent,
     Freeze,
@@ -24,6 +26,7 @@ from driftline.events import (
     ModelsEvent,
     Outcome,
     OutcomesEvent,
+    PartsEvent,
     PerformancePane,
     PerformanceWindow,
     Prediction,
@@ -79,6 +82,8 @@ def _said(role: Role, message: Message) -> str:
             return _scored(decode(predictions_decoder, message))
         case "outcomes":
             return _scored(decode(outcomes_decoder, message))
+        case "parts":
+            return _parts(decode(parts_decoder, message))
         case "windows":
             return _window(decode(windows_decoder, message))
         case "drift":
@@ -115,6 +120,17 @@ def _where(event: Prediction | Outcome) -> str:
     if event.row is not None and str(event.row) != event.record_id:
         return f"{event.record_id} (row {event.row})"
     return event.record_id
+
+
+def _parts(event: PartsEvent) -> str:
+    if isinstance(event, DataParts):
+        what, cells = "windows", {part.index for part in event.windows}
+        records = sum(group.records for part in event.windows for group in part.groups)
+    else:
+        what, cells = "panes", {part.index for part in event.panes}
+        records = sum(model.records for part in event.panes for model in part.models)
+    more = "more to come" if event.passed is None else f"{what} before {event.passed} passed"
+    return f"partition {event.partition}: {records} records in {len(cells)} {what}, {more}"
 
 
 def _window(event: WindowsEvent) -> str:

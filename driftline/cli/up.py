@@ -53,7 +53,7 @@ def up(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Workers of inference and of outcomes, each.")
+        int, typer.Option(min=1, help="Workers of inference, outcomes and monitor, each.")
     ] = 1,
     broker: Annotated[
         bool, typer.Option("--broker", help="Also start the local Kafka, as `broker up` does.")
@@ -79,7 +79,7 @@ def up(
     slots: list[tuple[Service, int]] = [
         (service, slot)
         for service in SERVICES
-        for slot in range(workers if service in ("inference", "outcomes") else 1)
+        for slot in range(workers if service != "trainer" else 1)
     ]
     started = []
     for service, slot in slots:

@@ -15,6 +15,7 @@ from driftline.events import (
     Event,
     ModelsEvent,
     OutcomesEvent,
+    PartsEvent,
     PredictionsEvent,
     RetrainEvent,
     WindowsEvent,
@@ -27,6 +28,7 @@ encode = _encoder.encode
 
 predictions_decoder: msgspec.json.Decoder[PredictionsEvent] = msgspec.json.Decoder(PredictionsEvent)
 outcomes_decoder: msgspec.json.Decoder[OutcomesEvent] = msgspec.json.Decoder(OutcomesEvent)
+parts_decoder: msgspec.json.Decoder[PartsEvent] = msgspec.json.Decoder(PartsEvent)
 windows_decoder: msgspec.json.Decoder[WindowsEvent] = msgspec.json.Decoder(WindowsEvent)
 drift_decoder: msgspec.json.Decoder[DriftEvent] = msgspec.json.Decoder(DriftEvent)
 retrain_decoder: msgspec.json.Decoder[RetrainEvent] = msgspec.json.Decoder(RetrainEvent)

@@ -1,6 +1,7 @@
-"""Plays a written log to monitors as the loop would: batches, commits, kills."""
+"""Plays a written log to monitors as the loop would: batches, commits, kills, rebalances."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.codec.envelope import drift_decoder, retrain_decoder, windows_decoder
@@ -11,14 +12,30 @@ from monitor.references import Packages
 from monitor.service import MonitorHandler
 
 
+class Worker:
+    """One monitor, what it reads, and what it has not committed yet."""
+
+    def __init__(self, stream: Stream, packages: Packages, reports: Path | None) -> None:
+        self.monitor = MonitorHandler(stream, packages, reports=reports, in_process=True)
+        self.position: dict[TopicPartition, int] = {}
+        self.pending: list[Outgoing] = []
+
+
 class Driver:
-    """One monitor after another on the same log; only what was committed is seen by anybody."""
+    """Workers on one log, one after another or several; only what was committed is seen."""
 
     def __init__(
-        self, stream: Stream, packages: Packages, log: Mapping[tuple[str, int], list[Message]]
+        self,
+        stream: Stream,
+        packages: Packages,
+        log: Mapping[tuple[str, int], list[Message]],
+        *,
+        workers: int = 1,
+        reports: Path | None = None,
     ) -> None:
         self._stream = stream
         self._packages = packages
+        self._reports = reports
         self.topics = Topics(stream)
         self._log: dict[TopicPartition, list[Message]] = {
             TopicPartition(topic, partition): []
@@ -26,74 +43,96 @@ class Driver:
             for partition in range(stream.kafka.partitions)
         }
         self._log |= {TopicPartition(*key): list(messages) for key, messages in log.items()}
-        self._windows = TopicPartition(self.topics.windows, 0)
-        self._log[self._windows] = []
+        for topic in (self.topics.parts, self.topics.windows):
+            self._log[TopicPartition(topic, 0)] = []
         self.published: dict[str, list[Outgoing]] = {
-            self.topics.windows: [],
-            self.topics.drift: [],
-            self.topics.retrain: [],
+            topic: []
+            for topic in (
+                self.topics.parts,
+                self.topics.windows,
+                self.topics.drift,
+                self.topics.retrain,
+            )
         }
         self._committed: dict[TopicPartition, Committed] = {}
-        self._pending: list[Outgoing] = []
-        self._start()
+        self.workers = [Worker(stream, packages, reports) for _ in range(workers)]
+        self.assign({partition: n % workers for n, partition in enumerate(self.partitions)})
 
     @property
     def partitions(self) -> list[TopicPartition]:
         """All that is read, in a fixed order."""
         return sorted(self._log)
 
+    @property
+    def monitor(self) -> MonitorHandler:
+        """The only one."""
+        (worker,) = self.workers
+        return worker.monitor
+
+    # ---- what the loop does ---------------------------------------------------------------------
+
     def deliver(self, partition: TopicPartition, count: int) -> bool:
         """Hand over the next records of a partition; whether there were any."""
-        begin = self._position[partition]
-        batch = self._log[partition][begin : begin + count]
-        if not batch:
-            return False
-        self._position[partition] = batch[-1].offset + 1
-        self._pending.extend(self.monitor.handle(batch))
-        return True
+        return self.deliver_together([(partition, count)])
 
     def deliver_together(self, counts: Iterable[tuple[TopicPartition, int]]) -> bool:
-        """One batch of several partitions."""
-        batch: list[Message] = []
+        """One batch of several partitions to each of their owners; whether there was any."""
+        batches: dict[int, list[Message]] = {}
         for partition, count in counts:
-            begin = self._position[partition]
+            owner = self._owner[partition]
+            begin = self.workers[owner].position[partition]
             own = self._log[partition][begin : begin + count]
             if own:
-                self._position[partition] = own[-1].offset + 1
-                batch.extend(own)
-        if batch:
-            self._pending.extend(self.monitor.handle(batch))
-        return bool(batch)
+                self.workers[owner].position[partition] = own[-1].offset + 1
+                batches.setdefault(owner, []).extend(own)
+        for owner, batch in batches.items():
+            worker = self.workers[owner]
+            worker.pending.extend(worker.monitor.handle(batch))
+        return bool(batches)
 
-    def commit(self) -> None:
-        """Make visible what was handed back, with the offsets to hold."""
-        holds = self.monitor.holds()
-        for partition, position in self._position.items():
+    def commit(self, number: int = 0) -> bool:
+        """Make visible what a worker handed back, with the offsets to hold; whether there was
+        anything to see."""
+        worker = self.workers[number]
+        holds = worker.monitor.holds()
+        assert holds.keys() <= worker.position.keys()
+        for partition, position in worker.position.items():
             self._committed[partition] = holds.get(partition, Committed(position))
-        for record in self._pending:
+        for record in worker.pending:
             self.published[record.topic].append(record)
-            if record.topic == self.topics.windows:
-                own = self._log[self._windows]
+            own = self._log.get(TopicPartition(record.topic, 0))
+            if own is not None:
                 own.append(
                     Message(record.topic, 0, len(own), record.key, record.value, record.headers)
                 )
-        self._pending.clear()
+        published, worker.pending = bool(worker.pending), []
+        return published
 
-    def kill(self) -> None:
+    def kill(self, number: int = 0) -> None:
         """Lose everything since the last commit; the next monitor resumes from there."""
-        self._start()
+        self.workers[number] = Worker(self._stream, self._packages, self._reports)
+        self._resume(number, [p for p, owner in self._owner.items() if owner == number])
 
-    def abort(self) -> None:
+    def abort(self, number: int = 0) -> None:
         """Lose everything since the last commit; the same monitor resumes from there."""
-        self.rebalance(self.partitions)
+        self.rebalance([p for p, owner in self._owner.items() if owner == number])
 
     def rebalance(self, partitions: list[TopicPartition]) -> None:
-        """Take partitions away from the monitor and give them back."""
-        self.monitor.revoked(partitions)
-        resume = {p: self._committed.get(p, Committed(0)) for p in partitions}
-        self.monitor.assigned(resume)
-        self._position |= {p: committed.offset for p, committed in resume.items()}
-        self._pending = []
+        """Take partitions away from their owners, and with them what was not committed, and give
+        them back."""
+        for number in {self._owner[partition] for partition in partitions}:
+            own = [partition for partition in partitions if self._owner[partition] == number]
+            self.workers[number].monitor.revoked(own)
+            self._resume(number, own)
+
+    def assign(self, owners: Mapping[TopicPartition, int]) -> None:
+        """Share out all partitions anew; what was not committed is lost."""
+        for worker in self.workers:
+            worker.monitor.revoked(sorted(worker.position))
+            worker.position.clear()
+        self._owner = dict(owners)
+        for number in range(len(self.workers)):
+            self._resume(number, [p for p in self.partitions if owners[p] == number])
 
     def drain(self) -> None:
         """Everything that is left, with commits between."""
@@ -102,7 +141,17 @@ class Driver:
             busy = False
             for partition in self.partitions:
                 busy = self.deliver(partition, 1000) or busy
-            self.commit()
+            for number in range(len(self.workers)):
+                busy = self.commit(number) or busy
+
+    def _resume(self, number: int, partitions: list[TopicPartition]) -> None:
+        worker = self.workers[number]
+        resume = {p: self._committed.get(p, Committed(0)) for p in partitions}
+        worker.monitor.assigned(resume)
+        worker.position |= {p: committed.offset for p, committed in resume.items()}
+        worker.pending = []
+
+    # ---- what was published ---------------------------------------------------------------------
 
     def windows(self) -> list[WindowsEvent]:
         """What was published to `windows`."""
@@ -119,13 +168,6 @@ class Driver:
             retrain_decoder.decode(r.value or b"") for r in self.published[self.topics.retrain]
         ]
         return [event for event in found if isinstance(event, RetrainRequest)]
-
-    def _start(self) -> None:
-        self.monitor = MonitorHandler(self._stream, self._packages)
-        resume = {p: self._committed.get(p, Committed(0)) for p in self._log}
-        self.monitor.assigned(resume)
-        self._position = {p: committed.offset for p, committed in resume.items()}
-        self._pending.clear()
 
 
 def play(

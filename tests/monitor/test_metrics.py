@@ -3,6 +3,7 @@
 import math
 import random
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
+from driftline.events import ModelPart
 from driftline.stream import Metric
 from monitor.metrics import ClassTally, NumberTally, Tally, rise
 
@@ -34,10 +36,11 @@ number = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro"])
 def test_class_metrics(metric: Metric, outcomes: list[tuple[str, str]], cut: int) -> None:
     whole, other = ClassTally(), ClassTally()
-    for place, (label, said) in enumerate(outcomes):
-        (whole if place < cut else other).add(label, said)
-    whole.merge(other)
     labels, said_ = zip(*outcomes, strict=True)
+    errors = whole.add(labels[:cut], said_[:cut]), other.add(labels[cut:], said_[cut:])
+    assert np.concatenate(errors).tolist() == [label != said for label, said in outcomes]
+    whole.merge(other)
+    assert whole.records == len(outcomes)
     assert whole.metric(metric) == pytest.approx(SCORES[metric](labels, said_))
 
 
@@ -47,21 +50,31 @@ def test_number_metrics_do_not_depend_on_the_order(
     metric: Metric, outcomes: list[tuple[float, float]], seed: int
 ) -> None:
     tally, shuffled = NumberTally(), NumberTally()
-    for label, said in outcomes:
-        tally.add(label, said)
-    for label, said in random.Random(seed).sample(outcomes, len(outcomes)):
-        shuffled.add(label, said)
     labels, said_ = zip(*outcomes, strict=True)
+    tally.add(labels, said_)
+    for label, said in random.Random(seed).sample(outcomes, len(outcomes)):
+        shuffled.add([label], [said])
     assert tally.metric(metric) == pytest.approx(SCORES[metric](labels, said_))
     assert tally.metric(metric) == shuffled.metric(metric)
 
 
+@given(outcomes=st.lists(st.tuples(st.floats(0, 1e300), st.just(0.0)), min_size=1))
+def test_sums_of_any_size_come_over_the_wire_as_they_were(
+    outcomes: list[tuple[float, float]],
+) -> None:
+    labels, said = zip(*outcomes, strict=True)
+    for tally, values in ((NumberTally(), labels), (ClassTally(), tuple(map(str, labels)))):
+        tally.add(values, said)
+        pairs, sums = tally.packed()
+        part = ModelPart(model="a", records=tally.records, pairs=pairs, sums=sums)
+        came = type(tally)()
+        came.merge_part(msgspec.json.decode(msgspec.json.encode(part), type=ModelPart))
+        assert (came.records, came.error()) == (tally.records, tally.error())
+
+
 def tally(wrong: int, right: int) -> Tally:
     result = ClassTally()
-    for _ in range(wrong):
-        result.add("a", "b")
-    for _ in range(right):
-        result.add("a", "a")
+    result.add(["a"] * (wrong + right), ["b"] * wrong + ["a"] * right)
     return result
 
 
@@ -89,16 +102,16 @@ def test_a_rise_of_absolute_errors() -> None:
     rng = np.random.default_rng(0)
     trained = np.abs(rng.normal(size=2000))
     same, worse = NumberTally(), NumberTally()
-    for error in np.abs(rng.normal(size=500)):
-        same.add(float(error), 0.0)
-        worse.add(float(1.5 * error), 0.0)
+    errors = np.abs(rng.normal(size=500))
+    same.add(errors.tolist(), [0.0] * 500)
+    worse.add((1.5 * errors).tolist(), [0.0] * 500)
     verdicts = [rise(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
     assert [verdict is not None and verdict.worse for verdict in verdicts] == [False, True]
 
 
 def test_constant_errors_divide_by_nothing() -> None:
     same = NumberTally()
-    same.add(1.0, 0.0)
+    same.add([1.0], [0.0])
     assert same.p_value(np.ones(10)) == 1.0
     assert same.p_value(np.zeros(10)) == 0.0
     assert math.isclose(same.metric("rmse"), 1.0)

@@ -1,30 +1,46 @@
 """Watermarks, lateness, holds: what a partition's own log says, and nothing else."""
 
+from collections.abc import Sequence
+
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.broker.port import Committed
-from monitor.progress import Grid, Progress, Resume, Track
+from driftline.stream import Stream
+from monitor.progress import PANES, Arrivals, Grid, Resume, Track
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(windows="records = 40\nlateness = 3")
 
 
-def progress() -> Progress[list[int]]:
-    return Progress(STREAM, list)
+def track(
+    *, at: int = 0, metadata: str = "", stream: Stream = STREAM, panes: int = PANES
+) -> Track[list[int]]:
+    return Track(stream, Committed(at, metadata), list, panes=panes)
 
 
-def read(
-    of: Progress[list[int]], track: Track[list[int]], offset: int, position: int
-) -> list[int] | None:
-    track.next_offset = offset + 1
-    slot = of.admit(track, offset, position)
-    if slot is None:
-        return None
-    slot.part.append(position)
-    return slot.part
+def read(of: Track[list[int]], *positions: int, sources: Sequence[int] | None = None) -> list[int]:
+    """Positions, one offset after the other; returns those that count in their cell."""
+    offsets = of.next_offset + np.arange(len(positions))
+    arrivals = Arrivals(
+        offsets,
+        np.array(positions),
+        sources=None if sources is None else np.array(sources),
+    )
+    of.next_offset += len(positions)
+    cells, counting = of.admit(arrivals)
+    for place in np.flatnonzero(counting):
+        of.slots[int(cells[place])].part.append(positions[place])
+    return [positions[place] for place in np.flatnonzero(counting)]
+
+
+def mark(of: Track[list[int]], position: int) -> None:
+    """A watermark record."""
+    of.admit(Arrivals(np.array([of.next_offset]), np.array([position]), np.array([True])))
+    of.next_offset += 1
 
 
 @given(size=st.integers(20, 5000), position=st.integers(-(10**6), 10**6), pane=st.integers(1, 250))
@@ -32,76 +48,116 @@ def test_a_pane_lies_in_its_window_and_holds_its_position(
     size: int, position: int, pane: int
 ) -> None:
     grid = Grid(size=size, pane=min(pane, size // 20))
-    start, end = grid.pane_of(position)
-    window = grid.window_of(position)
+    index = grid.pane_of(position)
+    start, end = grid.bounds(index)
+    window = index // PANES
     assert window * size <= start <= position < end <= (window + 1) * size
-    assert grid.pane_of(start) == grid.pane_of(end - 1) == (start, end)
+    assert grid.panes_of(np.array([start, position, end - 1])).tolist() == [index] * 3
+    assert grid.bounds(index + 1)[0] == end
 
 
 def test_a_record_within_the_lateness_is_not_late() -> None:
-    of = progress()
-    track = of.track(0)
-    read(of, track, 0, 39)  # the watermark is 39 + 1 - 3
-    assert track.watermark == 37
-    assert read(of, track, 1, 37) is not None
-    assert read(of, track, 2, 35) is None  # the pane from 34 to 36 has been passed
-    assert track.slots[0].late == 1
+    of = track()
+    read(of, 39)  # the watermark is 39 + 1 - 3
+    assert of.watermark == 37
+    assert read(of, 37, 35) == [37]  # the pane from 34 to 36 has been passed
+    assert of.slots[0].late == 1
 
 
-def test_a_window_closes_when_all_partitions_have_passed_it() -> None:
-    of = progress()
-    read(of, of.track(0), 0, 100)
+def test_a_window_closes_when_its_partition_has_passed_it() -> None:
+    of = track()
+    read(of, 20, 41, 50)
+    closed = of.close()
+    assert closed is not None
+    assert closed[0] == 1
+    assert [(cell, slot.part) for cell, slot in closed[1]] == [(0, [20])]
     assert of.close() is None
-    read(of, of.track(1), 0, 50)
-    assert of.close() == (None, 48)
-    assert of.close() is None
-    of.track(1).advance(90)
-    assert of.close() == (48, 90)
+    mark(of, 90)
+    closed = of.close()
+    assert closed is not None
+    assert [(cell, slot.part) for cell, slot in closed[1]] == [(1, [41, 50])]
+
+
+def test_a_pane_closes_before_its_window() -> None:
+    of = track(panes=1)
+    read(of, 0, 1, 2, 3, 7)
+    closed = of.close()
+    assert closed is not None
+    assert (closed[0], [slot.part for _, slot in closed[1]]) == (2, [[0, 1], [2, 3]])
 
 
 def test_a_watermark_never_goes_back() -> None:
-    of = progress()
-    track = of.track(0)
-    track.advance(50)
-    track.advance(40)
-    assert track.watermark == 50
+    of = track()
+    mark(of, 50)
+    mark(of, 40)
+    assert of.watermark == 50
+
+
+def test_what_a_partition_brings_twice_counts_once() -> None:
+    of = track()
+    assert read(of, 10, 11, 10, 12, sources=[5, 6, 5, 7]) == [10, 11, 12]
+    assert read(of, 11, 13, sources=[6, 8]) == [13]
+    assert of.source == 8
+
+
+@given(
+    positions=st.lists(st.integers(0, 130), min_size=1, max_size=60),
+    marks=st.sets(st.integers(0, 59)),
+    cuts=st.lists(st.integers(1, 20), min_size=1),
+)
+def test_a_batch_is_admitted_as_its_records_one_by_one(
+    positions: list[int], marks: set[int], cuts: list[int]
+) -> None:
+    together, alone = track(), track()
+    start = 0
+    while start < len(positions):
+        step = cuts[start % len(cuts)]
+        places = range(start, min(start + step, len(positions)))
+        cells, counting = together.admit(
+            Arrivals(
+                np.array(places),
+                np.array([positions[place] for place in places]),
+                np.array([place in marks for place in places]),
+            )
+        )
+        for place, cell, counts in zip(places, cells, counting, strict=True):
+            one, does = alone.admit(
+                Arrivals(
+                    np.array([place]), np.array([positions[place]]), np.array([place in marks])
+                )
+            )
+            assert bool(does[0]) == counts
+            assert not counts or one[0] == cell
+        assert together.watermark == alone.watermark
+        assert {c: (s.late, s.first) for c, s in together.slots.items()} == {
+            c: (s.late, s.first) for c, s in alone.slots.items()
+        }
+        start += step
 
 
 def test_held_is_the_first_record_of_the_oldest_open_window_and_the_state_before_it() -> None:
-    of = progress()
-    track = of.track(0)
-    track.source = 6
-    read(of, track, 7, 38)
-    read(of, track, 8, 45)
-    track.source = 8
-    read(of, track, 9, 39)
-    read(of, track, 10, 90)
-    of.track(1).advance(60)
-    assert of.close() == (None, 60)
-    of.forget(0)
-    committed = of.holds()[0]
-    assert committed.offset == 8
+    of = track(at=7)
+    read(of, 38, 45, 39, 90, sources=[7, 8, 9, 10])
+    assert of.hold().offset == 7
+    of.close()
+    committed = of.hold()
+    assert committed.offset == 10
     resume = msgspec.json.decode(committed.metadata, type=Resume)
-    assert resume == Resume(watermark=36, source=6, closed=60)
+    assert resume == Resume(watermark=43, source=9, closed=2, published=11)
 
 
 def test_after_a_restart_late_records_are_late_and_published_windows_stay_so() -> None:
-    of = progress()
-    of.resume(0, Committed(8, '{"watermark":46,"source":3,"closed":40}'))
-    track = of.track(0)
-    assert track.source == 3
-    assert read(of, track, 8, 42) is None  # its pane was passed before the restart
-    assert track.slots[1].late == 1
-    other = progress()
-    other.resume(0, Committed(8, '{"watermark":30,"closed":40}'))
-    assert read(other, other.track(0), 8, 38) is None  # its window was published
-    assert not other.track(0).slots
+    of = track(at=8, metadata='{"watermark":46,"source":3,"closed":1}')
+    assert of.source == 3
+    assert read(of, 42) == []  # its pane was passed before the restart
+    assert of.slots[1].late == 1
+    other = track(at=8, metadata='{"watermark":30,"closed":1}')
+    assert read(other, 38) == []  # its window was published
+    assert not other.slots
 
 
 def test_a_partition_without_records_holds_its_position() -> None:
-    of = progress()
-    of.resume(1, Committed(12, '{"watermark":7}'))
-    assert of.holds()[1] == Committed(12, '{"watermark":7}')
+    assert track(at=12, metadata='{"watermark":7}').hold() == Committed(12, '{"watermark":7}')
 
 
 @pytest.mark.parametrize("axis", ["row", "time"])
@@ -110,7 +166,6 @@ def test_on_the_time_axis_an_instant_may_come_again(axis: str) -> None:
         windows='span = "40ms"',
         time='column = "at"\nformat = "unix_ms"',
     )
-    of: Progress[list[int]] = Progress(STREAM if axis == "row" else by_time, list)
-    track = of.track(0)
-    read(of, track, 0, 50)
-    assert track.watermark == (48 if axis == "row" else 50)
+    of = track(stream=STREAM if axis == "row" else by_time)
+    read(of, 50)
+    assert of.watermark == (48 if axis == "row" else 50)

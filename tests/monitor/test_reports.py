@@ -10,7 +10,6 @@ from driftline.models.reference import Reference
 from driftline.stream import loads
 from monitor.reports import MAX_WAITING, Reports
 from monitor.sample import Sample
-from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream
 
@@ -78,8 +77,7 @@ def test_the_window_that_opened_an_event_is_drawn_once(tmp_path: Path) -> None:
     for row in range(120):
         log.prediction(row, partition=row % 2, x=rng.normal(3.0 if row >= 40 else 0.0))
     packages = Packages({"a": old})
-    driver = Driver(stream, packages, log.messages)
-    driver.monitor = MonitorHandler(stream, packages, reports=tmp_path, in_process=True)
+    driver = Driver(stream, packages, log.messages, reports=tmp_path)
     driver.drain()
     opened = [event for event in driver.drift() if event.action == "opened"]
     drawn = {path.name for path in tmp_path.iterdir()}

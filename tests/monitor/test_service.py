@@ -123,6 +123,37 @@ def test_batches_interleaving_and_kills_change_nothing(
     assert decided_again(driver) == (driver.drift(), driver.requests())
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    seed=st.integers(0, 5),
+    schedule=st.integers(0, 2**32),
+    workers=st.integers(1, 4),
+    largest_batch=st.sampled_from([3, 20, 100]),
+)
+def test_several_workers_say_what_one_says_whatever_happens_to_them(
+    seed: int, schedule: int, workers: int, largest_batch: int
+) -> None:
+    packages, log = history(seed)
+    expected = play(STREAM, packages, log.messages)
+    driver = Driver(STREAM, packages, log.messages, workers=workers)
+    rng = random.Random(schedule)
+    for _ in range(2000 // largest_batch):
+        counts = [(rng.choice(driver.partitions), rng.randint(1, largest_batch)) for _ in "ab"]
+        driver.deliver_together(dict(counts).items())
+        number = rng.randrange(workers)
+        if rng.random() < 0.3:
+            driver.commit(number)
+        if rng.random() < 0.05:
+            driver.kill(number)
+        if rng.random() < 0.05:
+            driver.abort(number)
+        if rng.random() < 0.05:  # of parts and of windows too
+            driver.assign({p: rng.randrange(workers) for p in driver.partitions})
+    driver.drain()
+    assert facts(driver) == facts(expected)
+    assert decided_again(driver) == (driver.drift(), driver.requests())
+
+
 def test_a_history_has_something_to_get_wrong() -> None:
     packages, log = history(0)
     driver = play(STREAM, packages, log.messages)

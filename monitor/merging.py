@@ -1,0 +1,113 @@
+"""How far all partitions have come together, as `parts` tells, and what of that topic is needed.
+
+In: what each record of `parts` says was passed. Out: the cells that are complete, and the offset to
+hold with its metadata. Which order parts of several partitions come in plays no part.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from driftline.broker.port import Committed
+
+Kind = Literal["data", "performance"]
+# Kafka's default `offset.metadata.max.bytes` is 4096.
+_MAX_METADATA_BYTES: Final = 4000
+
+
+class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One kind of part: the first cell that was not published, and by partition, the first cell
+    that it had not passed before the held offset; counted from `low`, None where none was."""
+
+    closed: int | None = None
+    low: int = 0
+    passed: tuple[int | None, ...] = ()
+
+    @classmethod
+    def of(cls, closed: int | None, passed: Sequence[int | None]) -> "Reached":
+        """With `low` as the lowest, which keeps the numbers short."""
+        low = min((cell for cell in passed if cell is not None), default=0)
+        return cls(closed, low, tuple(None if c is None else c - low for c in passed))
+
+    def cells(self, partitions: int) -> list[int | None]:
+        """By partition, the first cell that it had not passed."""
+        known = [None if cell is None else cell + self.low for cell in self.passed]
+        return [*known, *[None] * (partitions - len(known))]
+
+
+class MergedSoFar(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata of the commit of `parts`."""
+
+    published: int = 0  # records before this offset were read; those held are needed again
+    data: Reached = Reached()
+    performance: Reached = Reached()
+
+
+class Merging:
+    """The progress of one stream's partitions, by kind of part."""
+
+    def __init__(self, partitions: int, committed: Committed) -> None:
+        at = msgspec.json.decode(committed.metadata or "{}", type=MergedSoFar)
+        self._next_offset = committed.offset
+        self._published = at.published
+        self._passed: dict[Kind, list[int | None]] = {}
+        self._closed: dict[Kind, int | None] = {}
+        of_kind: dict[Kind, Reached] = {"data": at.data, "performance": at.performance}
+        for kind, reached in of_kind.items():
+            self._passed[kind] = reached.cells(partitions)
+            self._closed[kind] = reached.closed
+        # What was passed before the held offset, and what the records since then said.
+        self._before = {kind: list(passed) for kind, passed in self._passed.items()}
+        self._since: deque[tuple[int, Kind, int, int]] = deque()
+        self._held = committed.offset
+
+    def closed(self, kind: Kind) -> int | None:
+        """The first cell of this kind that is not complete; those before it were published."""
+        return self._closed[kind]
+
+    def read(self, offset: int) -> None:
+        """The record at this offset was read."""
+        self._next_offset = offset + 1
+
+    def advance(self, offset: int, kind: Kind, partition: int, passed: int) -> int | None:
+        """A partition has passed all cells before `passed`. Returns the new first open cell, if
+        that completes any."""
+        self._since.append((offset, kind, partition, passed))
+        of_kind = self._passed[kind]
+        of_kind[partition] = passed
+        known = [cell for cell in of_kind if cell is not None]
+        closed = self._closed[kind]
+        if len(known) < len(of_kind) or (closed is not None and min(known) <= closed):
+            return None
+        self._closed[kind] = min(known)
+        return min(known)
+
+    def hold(self, needed: int | None) -> Committed:
+        """What to commit, if the record at `needed` is the oldest that an open cell needs."""
+        offset = self._next_offset if needed is None else needed
+        before = {kind: list(passed) for kind, passed in self._before.items()}
+        skipped = 0
+        for at, kind, partition, passed in self._since:
+            if at >= offset:
+                break
+            before[kind][partition] = passed
+            skipped += 1
+        metadata = self._metadata(offset, before)
+        if len(metadata) > _MAX_METADATA_BYTES:
+            # Hundreds of partitions that are far apart: what was held last is needed as well.
+            return Committed(self._held, self._metadata(self._held, self._before))
+        for _ in range(skipped):
+            self._since.popleft()
+        self._held, self._before = offset, before
+        return Committed(offset, metadata)
+
+    def _metadata(self, offset: int, before: Mapping[Kind, Sequence[int | None]]) -> str:
+        published = max(self._next_offset, self._published)
+        merged = MergedSoFar(
+            published=published if published > offset else 0,
+            data=Reached.of(self._closed["data"], before["data"]),
+            performance=Reached.of(self._closed["performance"], before["performance"]),
+        )
+        return msgspec.json.encode(merged).decode()

@@ -1,0 +1,166 @@
+"""Parts on the wire: arrays to JSON and back, and records that stay below the broker's limit.
+
+In: rows of a sample; out: structs of `driftline.events`, in pieces that add up where they are
+large. Arrays go as base64 of their little-endian bytes: 0.2 µs and 213 bytes for a record of 20
+numbers, where JSON numbers take 1.2 µs and up to 390 bytes, and zlib 4 µs and 150 bytes.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Outgoing
+from driftline.codec.envelope import encode
+from driftline.events import (
+    Codes,
+    DataParts,
+    PanePart,
+    PerformanceParts,
+    SampledErrors,
+    SampledRecords,
+    WindowPart,
+)
+from driftline.topics import MAX_RECORD_BYTES
+from monitor.sample import Rows
+
+# Room for what Kafka adds around one record in a batch of its own, and for the record's frame.
+_MAX_BYTES: Final = MAX_RECORD_BYTES - 2048
+# A piece's sample; the other half is for counts, which grow with columns and classes alone.
+_MAX_SAMPLE_BYTES: Final = _MAX_BYTES // 2
+# Classes of a label times those of a prediction, in one piece.
+MAX_PAIRS: Final = 1000
+
+_INT = np.dtype("<i8")
+_FLOAT = np.dtype("<f8")
+_HASH = np.dtype("<u4")
+_CODE = np.dtype("<i4")
+
+
+# ---- records of the topic -----------------------------------------------------------------------
+
+
+def records(
+    topic: str, end: DataParts | PerformanceParts, pieces: Sequence[WindowPart | PanePart]
+) -> list[Outgoing]:
+    """As few records as the pieces fit in; the last one says, as `end` does, what was passed."""
+    bodies: list[list[bytes]] = [[]]
+    size = 0
+    for piece in map(encode, pieces):
+        if bodies[-1] and size + len(piece) > _MAX_BYTES:
+            bodies.append([])
+            size = 0
+        bodies[-1].append(piece)
+        size += len(piece) + 1
+    open_end = msgspec.structs.replace(end, passed=None)
+    heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
+    return [
+        # The list of parts is the last field, and empty in `end`: they go between its brackets.
+        Outgoing(topic, head[:-2] + b",".join(body) + b"]}", partition=0)
+        for head, body in zip(heads, bodies, strict=True)
+    ]
+
+
+# ---- samples ------------------------------------------------------------------------------------
+
+
+def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
+    """The sample in pieces. `rows.values` are the columns `names`, then the predictions."""
+    columns = [_pack(values) for values in rows.values]
+    packed = SampledRecords(
+        hashes=_bytes(rows.hashes, _HASH),
+        positions=_bytes(rows.positions, _INT),
+        offsets=_bytes(rows.offsets, _INT),
+        columns=dict(zip(names, columns[:-1], strict=True)),
+        prediction=columns[-1],
+    )
+    if len(rows) < 2 or _size(packed) <= _MAX_SAMPLE_BYTES:
+        yield packed
+        return
+    for half in _halves(rows):
+        yield from pack_records(half, names)
+
+
+def unpack_records(packed: SampledRecords, partition: int, names: Sequence[str]) -> Rows:
+    """The rows of a piece; a column that it has not is missing in all of them."""
+    hashes = np.frombuffer(packed.hashes, _HASH)
+    return Rows(
+        hashes,
+        np.frombuffer(packed.positions, _INT),
+        np.full(len(hashes), partition),
+        np.frombuffer(packed.offsets, _INT),
+        (*(_unpack(packed.columns[name]) for name in names), _unpack(packed.prediction)),
+    )
+
+
+def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
+    """The sample in pieces. `rows.values` are the records' own positions, and the errors."""
+    packed = SampledErrors(
+        hashes=_bytes(rows.hashes, _HASH),
+        positions=_bytes(rows.positions, _INT),
+        records=_bytes(rows.values[0], _INT),
+        offsets=_bytes(rows.offsets, _INT),
+        errors=_bytes(rows.values[1], _FLOAT),
+    )
+    if (
+        len(rows) < 2
+        or sum(map(len, msgspec.structs.astuple(packed))) * 4 // 3 <= _MAX_SAMPLE_BYTES
+    ):
+        yield packed
+        return
+    for half in _halves(rows):
+        yield from pack_errors(half)
+
+
+def unpack_errors(packed: SampledErrors, partition: int) -> Rows:
+    """The rows of a piece."""
+    hashes = np.frombuffer(packed.hashes, _HASH)
+    return Rows(
+        hashes,
+        np.frombuffer(packed.positions, _INT),
+        np.full(len(hashes), partition),
+        np.frombuffer(packed.offsets, _INT),
+        (np.frombuffer(packed.records, _INT), np.frombuffer(packed.errors, _FLOAT)),
+    )
+
+
+def _halves(rows: Rows) -> tuple[Rows, Rows]:
+    middle = len(rows) // 2
+    return rows.take(slice(middle)), rows.take(slice(middle, None))
+
+
+def _size(packed: SampledRecords) -> int:
+    """Bytes as JSON, about; texts count as they are, escapes have the other half of a piece."""
+    size = len(packed.hashes) + len(packed.positions) + len(packed.offsets)
+    texts = 0
+    for column in (*packed.columns.values(), packed.prediction):
+        if isinstance(column, bytes):
+            size += len(column)
+        else:
+            size += len(column.codes)
+            texts += sum(len(level.encode()) + 3 for level in column.levels)
+    return size * 4 // 3 + texts
+
+
+def _bytes(values: NDArray[Any], kind: np.dtype[Any]) -> bytes:
+    return np.ascontiguousarray(values, kind).tobytes()
+
+
+def _pack(values: NDArray[Any]) -> bytes | Codes:
+    if values.dtype.kind == "f":
+        return _bytes(values, _FLOAT)
+    levels: dict[str | None, int] = {None: -1}
+    codes = [levels.setdefault(value, len(levels) - 1) for value in values]
+    del levels[None]
+    return Codes(levels=tuple(map(str, levels)), codes=_bytes(np.array(codes), _CODE))
+
+
+def _unpack(column: bytes | Codes) -> NDArray[Any]:
+    if isinstance(column, bytes):
+        return np.frombuffer(column, _FLOAT)
+    # The last one is missing, as -1 says.
+    levels = np.array([*column.levels, None], dtype=object)
+    values: NDArray[np.object_] = levels[np.frombuffer(column.codes, _CODE)]
+    return values

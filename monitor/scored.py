@@ -1,0 +1,147 @@
+"""Predictions of one partition as arrays: what was scored, by which model, where it stands.
+
+In: messages. Out: `Scored`. What cannot be read is said in the log and left out.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Message
+from driftline.codec.columns import Columns
+from driftline.codec.envelope import decode, predictions_decoder
+from driftline.codec.records import RecordCodec
+from driftline.errors import DataError
+from driftline.events import Prediction, Watermark
+from driftline.stream import Stream
+from monitor.progress import BEFORE_ALL, Arrivals, Ints
+
+log = logging.getLogger(__name__)
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """Arrays of length n; `arrivals` has the watermark records too, in their places."""
+
+    arrivals: Arrivals
+    ids: list[str]
+    models: list[str]
+    offsets: Ints
+    positions: Ints
+    rows: Ints  # BEFORE_ALL where there is none
+    times_us: Ints  # as rows
+    columns: Columns
+    predictions: NDArray[Any]  # object (class names) or float64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, at: NDArray[np.intp]) -> "Scored":
+        """The records at these places."""
+        return Scored(
+            self.arrivals,
+            [self.ids[place] for place in at],
+            [self.models[place] for place in at],
+            self.offsets[at],
+            self.positions[at],
+            self.rows[at],
+            self.times_us[at],
+            self.columns.take(at),
+            self.predictions[at],
+        )
+
+    def by_model(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Each model, and which records it scored (n,)."""
+        first = self.models[0]
+        if self.models.count(first) == len(self.models):
+            yield first, np.ones(len(self.models), dtype=bool)
+            return
+        codes: dict[str, int] = {}
+        of = np.array([codes.setdefault(model, len(codes)) for model in self.models])
+        for model, code in codes.items():
+            yield model, of == code
+
+
+class ScoredReader:
+    """Decodes the predictions of one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._codec = RecordCodec(stream)
+
+    def read(self, messages: Sequence[Message]) -> Scored:
+        """Decode messages of one partition, in its order."""
+        events: list[tuple[int, Prediction | Watermark]] = []
+        for message in messages:
+            try:
+                events.append((message.offset, decode(predictions_decoder, message)))
+            except DataError as error:
+                log.warning("not a prediction, left out: %s", error.message)
+        scored = [(o, event) for o, event in events if isinstance(event, Prediction)]
+        batch = self._codec.decode([bytes(event.record) for _, event in scored])
+        for rejected in batch.rejected:
+            log.warning(
+                "scored record %r cannot be read by this stream file, left out: %s",
+                scored[rejected.index][1].record_id,
+                rejected.reason,
+            )
+        kept = [scored[index] for index in batch.kept]
+        offsets = ints([offset for offset, _ in kept])
+        rows, times_us = optional_ints(batch.rows), optional_ints(batch.times_us)
+        positions = rows if self._stream.axis == "row" else times_us
+        arrivals = Arrivals(
+            offsets, positions, None, ints([event.source.offset for _, event in kept])
+        )
+        marks = [(o, event.position) for o, event in events if isinstance(event, Watermark)]
+        return Scored(
+            arrivals if not marks else with_marks(arrivals, marks),
+            [event.record_id for _, event in kept],
+            [event.model for _, event in kept],
+            offsets,
+            positions,
+            rows,
+            times_us,
+            batch.columns,
+            self._predictions([event for _, event in kept]),
+        )
+
+    def _predictions(self, events: Sequence[Prediction]) -> NDArray[Any]:
+        if self._stream.task == "regression":
+            return np.array([event.prediction for event in events], dtype=np.float64)
+        values = np.empty(len(events), dtype=object)
+        values[:] = [event.prediction for event in events]
+        return values
+
+
+def with_marks(arrivals: Arrivals, marks: Sequence[tuple[int, int]]) -> Arrivals:
+    """Records and watermarks (offset, position) together, by offset."""
+    offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
+    positions = np.concatenate([arrivals.positions, ints([position for _, position in marks])])
+    is_mark = np.arange(len(offsets)) >= len(arrivals.offsets)
+    order = np.argsort(offsets)
+    sources = arrivals.sources
+    if sources is not None:
+        sources = np.concatenate([sources, np.full(len(marks), -1)])[order]
+    return Arrivals(offsets[order], positions[order], is_mark[order], sources)
+
+
+def ints(values: Sequence[int]) -> Ints:
+    """As int64 (n,), also of nothing."""
+    return np.array(values, dtype=np.int64)
+
+
+def optional_ints(values: Sequence[int | None]) -> Ints:
+    """As int64 (n,), BEFORE_ALL for None."""
+    return ints([BEFORE_ALL if value is None else value for value in values])
+
+
+def largest(values: Ints, known: int | None = None) -> int | None:
+    """The largest of what is there, and of what was known."""
+    found = int(values.max(initial=BEFORE_ALL))
+    return max(
+        (value for value in (known, found) if value is not None and value > BEFORE_ALL),
+        default=None,
+    )
