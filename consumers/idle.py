@@ -1,10 +1,12 @@
 """Moves silent partitions on, so that windows can close while one of them has nothing to say.
 
 In: the positions that are read, and how far the other workers of the group are. Out: watermarks
-for partitions that have been silent for `windows.idle` while the stream went on. A watermark is a
-record like any other: whoever reads the topic again sees time pass at the same places.
+for partitions that have been silent for `windows.idle`: they follow to where the furthest partition
+was that long ago, so that records on their way are not late. A watermark is a record like any
+other: whoever reads the topic again sees time pass at the same places.
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -17,6 +19,10 @@ from driftline.stream import Stream
 # A stream whose newest record is no older than this when it is read is live: its event time goes on
 # with the clock. A recorded one that is played back is not.
 _LIVE_WITHIN_S = 60.0
+# Records that are there but do not come may be waiting behind those of another partition, or be
+# markers of transactions, which the client counts and never returns. After so many times `idle`
+# they are the latter.
+_UNREAD_PATIENCE = 6
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,8 +36,8 @@ class _Partition:
         at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
         self.watermark = at.watermark
         self.next_offset = committed.offset
-        self.silent_since_s = now_s
-        self.lag: int | None = None
+        self.since_s = now_s  # silent since
+        self.lag = 0
 
 
 class IdlePartitions:
@@ -43,8 +49,8 @@ class IdlePartitions:
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         # On the row axis the record after the largest is the first that may still come.
         self._ahead = (0 if self._by_time else 1) - stream.lateness
-        self._reached: int | None = None  # watermark of the partition that is furthest on
-        self._live_at_s: float | None = None  # when that was read, if the stream is live
+        self._front: deque[tuple[float, int]] = deque()  # when, largest watermark of all partitions
+        self._is_live = False
         self._own: dict[int, _Partition] = {}
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
@@ -63,7 +69,13 @@ class IdlePartitions:
         """Records of a partition came, up to this offset."""
         own = self._own[partition]
         own.next_offset = next_offset
-        own.silent_since_s = self._clock.monotonic()
+        own.since_s = self._clock.monotonic()
+
+    def wait(self) -> None:
+        """Nothing is read now, so no partition is silent."""
+        now_s = self._clock.monotonic()
+        for own in self._own.values():
+            own.since_s = now_s
 
     def scored(self, partition: int, position: int) -> None:
         """The largest position among records of a partition that were scored."""
@@ -74,38 +86,34 @@ class IdlePartitions:
         if self._reach(watermark):
             delay_s = self._clock.time() - position / 1e6
             is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
-            self._live_at_s = self._clock.monotonic() if is_live else None
+            self._is_live = is_live
 
     def look(self, view: GroupView) -> None:
         """Learn how far the others are, if that matters now."""
+        now_s = self._clock.monotonic()
         for (_, partition), lag in view.lags.items():
-            own = self._own.get(partition)
-            if own is not None and lag != own.lag:
-                if own.lag is not None and lag > own.lag:  # something came that is not read yet
-                    own.silent_since_s = self._clock.monotonic()
+            if (own := self._own.get(partition)) is not None:
+                if lag > own.lag:  # something came that is not read yet
+                    own.since_s = now_s
                 own.lag = lag
-        if self._silent():
+        if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in view.committed().values():
                 at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
                 self._reach(at.watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
         """(partition, watermark) of those to be moved on now."""
-        reached = self._reached
+        now_s = self._clock.monotonic()
+        reached = self._front_at(now_s - self._idle_s)
         if reached is None:
             return []
-        if self._live_at_s is not None:
-            reached += int((self._clock.monotonic() - self._live_at_s) * 1e6)
-        moved = [
-            (partition, reached)
-            for partition, own in self._silent()
-            if own.watermark is None or own.watermark < reached
-        ]
-        for partition, watermark in moved:
-            own = self._own[partition]
-            own.watermark = watermark
-            # A live stream that is silent as a whole moves once in `idle`, not at every step.
-            own.silent_since_s = self._clock.monotonic()
+        moved = []
+        for partition, own in sorted(self._own.items()):
+            patience_s = self._idle_s * (_UNREAD_PATIENCE if own.lag else 1)
+            is_behind = own.watermark is None or own.watermark < reached
+            if is_behind and now_s - own.since_s >= patience_s:
+                own.watermark = reached
+                moved.append((partition, reached))
         return moved
 
     def holds(self, topic: str) -> dict[TopicPartition, Committed]:
@@ -117,17 +125,26 @@ class IdlePartitions:
             for partition, own in self._own.items()
         }
 
-    def _silent(self) -> list[tuple[int, _Partition]]:
-        now_s = self._clock.monotonic()
-        return [
-            (partition, own)
-            for partition, own in sorted(self._own.items())
-            if now_s - own.silent_since_s >= self._idle_s
-        ]
-
     def _reach(self, watermark: int | None) -> bool:
         """Whether this is further than any partition was."""
-        if watermark is None or (self._reached is not None and watermark <= self._reached):
+        if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
-        self._reached = watermark
+        now_s = self._clock.monotonic()
+        grain_s = max(self._idle_s / 20, 0.001)  # so the history is short
+        if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
+            self._front.pop()
+        self._front.append((now_s, watermark))
         return True
+
+    def _front_at(self, at_s: float) -> int | None:
+        """How far the furthest partition was at that time."""
+        while len(self._front) > 1 and self._front[1][0] <= at_s:
+            self._front.popleft()
+        if not self._front or self._front[0][0] > at_s:
+            return None
+        since_s, watermark = self._front[0]
+        if self._is_live and len(self._front) == 1:
+            # In whole `idle`s: a stream that is silent need not be told of every microsecond.
+            step_s = max(self._idle_s, 0.001)
+            watermark += int((at_s - since_s) // step_s * step_s * 1e6)
+        return watermark

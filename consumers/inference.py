@@ -107,6 +107,8 @@ class InferenceHandler:
 
     def tick(self) -> Sequence[Outgoing]:
         self._swap()
+        if not self.ready:
+            self._idle.wait()
         return [
             Outgoing(
                 topic=self._topics.predictions,

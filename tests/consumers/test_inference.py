@@ -86,7 +86,7 @@ class Service:
 
     def send(self, *values: bytes, partition: int = 0) -> list[Outgoing]:
         messages = [self._message("s.features", value, partition) for value in values]
-        output = []
+        output: list[Outgoing] = []
         for sent in self.handler.handle(messages):
             output.extend(unpacked(sent) if isinstance(sent, OutgoingBatch) else [sent])
         return output
