@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Message
 from driftline.codec.columns import Columns
-from driftline.codec.envelope import decode, predictions_decoder
-from driftline.codec.records import RecordCodec
-from driftline.errors import DataError
-from driftline.events import Prediction, Watermark
+from driftline.codec.predictions import PredictionCodec
+from driftline.events import Value
 from driftline.stream import Stream
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
@@ -70,50 +68,42 @@ class ScoredReader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._codec = RecordCodec(stream)
+        self._codec = PredictionCodec(stream)
 
     def read(self, messages: Sequence[Message]) -> Scored:
         """Decode messages of one partition, in its order."""
-        events: list[tuple[int, Prediction | Watermark]] = []
-        for message in messages:
-            try:
-                events.append((message.offset, decode(predictions_decoder, message)))
-            except DataError as error:
-                log.warning("not a prediction, left out: %s", error.message)
-        scored = [(o, event) for o, event in events if isinstance(event, Prediction)]
-        batch = self._codec.decode([bytes(event.record) for _, event in scored])
-        for rejected in batch.rejected:
-            log.warning(
-                "scored record %r cannot be read by this stream file, left out: %s",
-                scored[rejected.index][1].record_id,
-                rejected.reason,
-            )
-        kept = [scored[index] for index in batch.kept]
-        offsets = ints([offset for offset, _ in kept])
-        rows, times_us = optional_ints(batch.rows), optional_ints(batch.times_us)
+        found = self._codec.decode([message.value for message in messages])
+        records = found.records
+        for rejected in records.rejected:
+            message = messages[rejected.index]
+            where = f"{message.topic}[{message.partition}]@{message.offset}"
+            log.warning("prediction %s cannot be read, left out: %s", where, rejected.reason)
+        all_offsets = ints([message.offset for message in messages])
+        offsets = all_offsets if len(records) == len(messages) else all_offsets[records.kept]
+        rows, times_us = optional_ints(records.rows), optional_ints(records.times_us)
         positions = rows if self._stream.axis == "row" else times_us
-        arrivals = Arrivals(
-            offsets, positions, None, ints([event.source.offset for _, event in kept])
-        )
-        marks = [(o, event.position) for o, event in events if isinstance(event, Watermark)]
+        arrivals = Arrivals(offsets, positions, None, ints(found.sources))
+        if found.watermarks:
+            marks = [(messages[index].offset, position) for index, position in found.watermarks]
+            arrivals = with_marks(arrivals, marks)
         return Scored(
-            arrivals if not marks else with_marks(arrivals, marks),
-            [event.record_id for _, event in kept],
-            [event.model for _, event in kept],
+            arrivals,
+            records.ids,
+            found.models,
             offsets,
             positions,
             rows,
             times_us,
-            batch.columns,
-            self._predictions([event for _, event in kept]),
+            records.columns,
+            self._predictions(found.predictions),
         )
 
-    def _predictions(self, events: Sequence[Prediction]) -> NDArray[Any]:
+    def _predictions(self, values: Sequence[Value]) -> NDArray[Any]:
         if self._stream.task == "regression":
-            return np.array([event.prediction for event in events], dtype=np.float64)
-        values = np.empty(len(events), dtype=object)
-        values[:] = [event.prediction for event in events]
-        return values
+            return np.array(values, dtype=np.float64)
+        names = np.empty(len(values), dtype=object)
+        names[:] = values
+        return names
 
 
 def with_marks(arrivals: Arrivals, marks: Sequence[tuple[int, int]]) -> Arrivals:
