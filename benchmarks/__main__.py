@@ -1,0 +1,213 @@
+"""`python -m benchmarks`: starts a Kafka, measures, prints tables, writes JSON and plots.
+
+Exit codes: 0 done, 1 a run failed (the others are reported), 2 nothing could be measured.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from benchmarks import latency, throughput
+from benchmarks.contestants import CONTESTANTS, Contestant, Peers, choose
+from benchmarks.process import BenchmarkError
+from benchmarks.report import Report
+from benchmarks.summary import (
+    aligned,
+    latency_rows,
+    latency_table,
+    throughput_rows,
+    throughput_table,
+)
+from benchmarks.world import World
+from driftline.broker.local import KAFKA_VERSION
+from driftline.errors import DriftlineError
+
+WITH_PEERS: Final = ("throughput", "latency")
+
+
+class Options(argparse.Namespace):
+    """What was asked for on the command line."""
+
+    parts: list[str]
+    features: list[int] | None
+    records: int
+    repeats: int
+    peers: list[str] | None
+    partitions: int
+    per_s: int
+    seconds: int
+    folder: Path
+    json: bool
+
+
+class Bench:
+    """One call of the command: its world, who takes part, and what was found so far."""
+
+    def __init__(self, options: Options, world: World, peers: Peers, report: Report) -> None:
+        self.options = options
+        self.world = world
+        self.peers = peers
+        self.report = report
+        self.contestants: list[Contestant] = []
+
+    @property
+    def features(self) -> list[int]:
+        return self.options.features or [4, 30]
+
+    def throughput(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """Records a second, CPU time and memory beside the peers."""
+        options = self.options
+        runs = list(
+            throughput.measure(
+                self.world,
+                self.peers,
+                self.contestants,
+                features=self.features,
+                records=options.records,
+                repeats=options.repeats,
+                partitions=options.partitions,
+                report=self.report,
+            )
+        )
+        rows = throughput_rows(runs)
+        return {"rows": rows, "runs": runs}, throughput_table(rows)
+
+    def latency(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """From sending a record to having its prediction, beside the peers."""
+        options = self.options
+        runs = list(
+            latency.measure(
+                self.world,
+                self.peers,
+                self.contestants,
+                features=self.features[:1],
+                per_s=options.per_s,
+                seconds=options.seconds,
+                repeats=options.repeats,
+                partitions=options.partitions,
+                report=self.report,
+            )
+        )
+        rows = latency_rows(runs)
+        return {"rows": rows, "runs": runs}, latency_table(rows)
+
+
+PARTS: Final = {"throughput": Bench.throughput, "latency": Bench.latency}
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    report = Report()
+    try:
+        run(_options(), report)
+    except (BenchmarkError, DriftlineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(1 if report.failed else 0)
+
+
+def run(options: Options, report: Report) -> None:
+    """Measure part after part; what was found is on disk after each."""
+    parts = options.parts or list(PARTS)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    folder = options.folder / stamp
+    peers = Peers(options.folder, report)
+    results: dict[str, Any] = {"at": stamp, "command": sys.argv[1:], "machine": _machine()}
+    with World(folder) as world:
+        bench = Bench(options, world, peers, report)
+        if set(parts) & set(WITH_PEERS):
+            bench.contestants, results["absent"] = choose(options.peers, peers)
+            results["versions"] = _versions(bench.contestants, peers)
+            for name in results["absent"]:
+                report.say(f"{name} is absent: its library is not installed")
+        for part in parts:
+            results[part], table = PARTS[part](bench)
+            results["failed"] = report.failed
+            (folder / "results.json").write_bytes(
+                msgspec.json.format(msgspec.json.encode(results), indent=1)
+            )
+            if not options.json and len(table) > 1:
+                print(f"\n{part}\n\n{aligned(table)}\n", flush=True)
+    report.say(f"results: {folder / 'results.json'}")
+    _plot(folder, peers, report)
+    if options.json:
+        print((folder / "results.json").read_text("utf-8"))
+
+
+def _plot(folder: Path, peers: Peers, report: Report) -> None:
+    if not peers.has("matplotlib"):
+        report.say("no plots: matplotlib, one of the peers' libraries, is not installed")
+        return
+    command = [str(peers.python), "-m", "benchmarks.plot", str(folder / "results.json")]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(
+        [*command, str(folder)], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        report.fail(f"plots: {done.stderr}")
+    for line in done.stdout.splitlines():
+        report.say(f"plot: {line}")
+
+
+def _machine() -> dict[str, Any]:
+    """What the numbers hold for."""
+    models = {
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        if line.startswith("model name")
+    }
+    return {
+        "cpu": ", ".join(sorted(models)) or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "kafka": KAFKA_VERSION,
+    }
+
+
+def _versions(contestants: list[Contestant], peers: Peers) -> dict[str, str]:
+    own = ("driftline", "confluent-kafka", "kafka-python", "msgspec", "numpy", "onnxruntime")
+    found = {name: version(name) for name in own}
+    libraries = [c.library for c in contestants if c.library is not None]
+    return found | {library: peers.version(library) for library in libraries}
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measures Driftline beside its peers on an Apache Kafka of its own, from "
+        "outside. Prints tables, writes results.json and plots.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    add("--features", type=int, action="append", metavar="N", help="may be repeated [4 and 30]")
+    add("--records", type=int, default=1_000_000, help="records of a run")
+    add("--repeats", type=int, default=5, help="rounds: A B C A B C …")
+    names = ", ".join(contestant.name for contestant in CONTESTANTS)
+    add("--peers", type=lambda text: text.split(","), metavar="A,B", help=f"of {names} [all]")
+    add("--partitions", type=int, default=1, help="of each topic")
+    add("--per-s", type=int, default=1000, help="latency: records a second")
+    add("--seconds", type=int, default=20, help="latency: how long, after a warm-up")
+    add("--folder", type=Path, default=Path(".driftline/benchmarks"), help="for all that is kept")
+    add("--json", action="store_true", help="print the results as JSON instead of tables")
+    options = parser.parse_args(namespace=Options())
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

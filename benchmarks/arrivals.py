@@ -1,0 +1,111 @@
+"""What arrived in a topic, seen from outside: by its end offsets, or by a reader of its own.
+
+End offsets are the measure of throughput: asking for them costs the broker nothing, where a reader
+would take a share of the machine that it measures. Uncommitted records do not count.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import confluent_kafka as ck
+import msgspec
+
+from benchmarks.process import BenchmarkError, Measured
+from benchmarks.world import World
+
+SAMPLE_S = 0.02
+# Nothing new for so long, when all is expected to be there, is the end.
+_SETTLED_S = 1.0
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """State at one moment: seconds on a monotonic clock, records that arrived, CPU time and
+    memory of the program."""
+
+    at_s: float
+    records: int
+    cpu_s: float
+    memory_bytes: int
+
+
+class Ends:
+    """The end offsets of a topic, summed over its partitions."""
+
+    def __init__(self, world: World, topic: str, partitions: int) -> None:
+        self._consumer = reader(world)
+        self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
+
+    def total(self) -> int:
+        """How many records were committed; with transactions, markers count too."""
+        return sum(
+            self._consumer.get_watermark_offsets(partition, 10)[1] for partition in self._partitions
+        )
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def reader(world: World, group: str = "benchmark") -> Any:
+    """A consumer of committed records that never joins a group."""
+    return ck.Consumer(
+        {
+            "bootstrap.servers": world.bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "fetch.queue.backoff.ms": 5,
+        }
+    )
+
+
+def watch(
+    progress: Callable[[], int], program: Measured, expected: int, *, stalled_s: float = 60.0
+) -> list[Sample]:
+    """Sample until `expected` records are there and nothing more comes.
+
+    Raises BenchmarkError when the program ends, or nothing comes for `stalled_s`.
+    """
+    samples = [_sample(progress, program)]
+    moved_s = samples[0].at_s
+    while True:
+        now = _sample(progress, program)
+        if now.records > samples[-1].records:
+            moved_s = now.at_s
+        samples.append(now)
+        if now.records >= expected and now.at_s - moved_s > _SETTLED_S:
+            return samples
+        if now.at_s - moved_s > stalled_s:
+            raise BenchmarkError(
+                f"{program.name}: {now.records:,} of {expected:,} records, and nothing new for "
+                f"{stalled_s:.0f} s:\n{program.log_end()}"
+            )
+        program.check()
+        time.sleep(SAMPLE_S)
+
+
+def _sample(progress: Callable[[], int], program: Measured) -> Sample:
+    return Sample(time.monotonic(), progress(), program.cpu_s(), program.memory_bytes())
+
+
+def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:
+    """All committed records of a topic up to its present end."""
+    consumer = reader(world)
+    ends = {
+        number: consumer.get_watermark_offsets(ck.TopicPartition(topic, number), 10)[1]
+        for number in range(partitions)
+    }
+    consumer.assign([ck.TopicPartition(topic, number, 0) for number in ends])
+    try:
+        while any(
+            position.offset < ends[position.partition]
+            for position in consumer.position([ck.TopicPartition(topic, n) for n in ends])
+            if ends[position.partition]
+        ):
+            for message in consumer.consume(10_000, 0.2):
+                if message.error() is not None:
+                    raise BenchmarkError(f"{topic}: {message.error()}")
+                yield message.value()
+    finally:
+        consumer.close()

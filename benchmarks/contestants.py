@@ -1,0 +1,167 @@
+"""Who takes part: how each is started, and whether it is installed here."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.data import CLASSES, Plan
+from benchmarks.process import BenchmarkError, Measured
+from benchmarks.report import Report
+from benchmarks.world import World
+
+DRIFTLINE = "driftline"
+REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
+
+
+class Contestant(msgspec.Struct, frozen=True):
+    """One program to measure. `library`: what it needs beside Driftline's own dependencies."""
+
+    name: str
+    about: str
+    library: str | None = None
+    client: str | None = None  # Driftline alone: its Kafka client
+    delivery: str | None = None  # Driftline alone
+
+    @property
+    def is_driftline(self) -> bool:
+        return self.delivery is not None
+
+
+CONTESTANTS = (
+    Contestant(DRIFTLINE, "at least once", delivery="at_least_once"),
+    Contestant("driftline_exactly_once", "transactions of 200 ms", delivery="exactly_once"),
+    Contestant(
+        "driftline_kafka_python",
+        "at least once, by the client in pure Python",
+        client="kafka-python",
+        delivery="at_least_once",
+    ),
+    Contestant("passthrough", "librdkafka passing bytes through"),
+    Contestant("by_hand", "confluent-kafka, msgspec, ONNX in batches; prediction alone"),
+    Contestant("by_hand_spliced", "the same; record spliced in, source, model"),
+    Contestant("by_hand_transactions", "by_hand in transactions of 200 ms"),
+    Contestant("by_hand_spliced_transactions", "by_hand_spliced in transactions of 200 ms"),
+    Contestant("kafka_python_loop", "kafka-python, msgspec, ONNX in batches; prediction alone"),
+    Contestant("quix", "Quix Streams, a record at a time; prediction alone", "quixstreams"),
+    Contestant("pathway", "Pathway, ONNX in batches; prediction alone", "pathway"),
+)
+NAMES = tuple(contestant.name for contestant in CONTESTANTS)
+
+
+class Peers:
+    """The Python in which each peer runs; peers with libraries of their own share one beside."""
+
+    def __init__(self, home: Path, report: Report) -> None:
+        self.python = home / "peers" / "bin" / "python"
+        self._report = report
+
+    def install(self) -> None:
+        """Make the environment, once for each state of the requirements; say if it cannot be."""
+        wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+        stamp = self.python.parents[1] / "installed"
+        if stamp.exists() and stamp.read_text("utf-8") == wanted:
+            return
+        self._report.say(f"installing {REQUIREMENTS.name} (some minutes the first time)")
+        folder = str(self.python.parents[1])
+        pip = [str(self.python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
+        for command in ([sys.executable, "-m", "venv", folder], pip):
+            done = subprocess.run(command, capture_output=True, check=False)
+            if done.returncode != 0:
+                self._report.say(
+                    f"the peers' libraries cannot be installed:\n{done.stderr.decode()}"
+                )
+                return
+        stamp.write_text(wanted, "utf-8")
+
+    def has(self, library: str) -> bool:
+        """Whether the environment has this library."""
+        if not self.python.exists():
+            return False
+        code = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({library!r}))"
+        return subprocess.run([str(self.python), "-c", code], check=False).returncode == 0
+
+    def version(self, library: str) -> str:
+        """The version of a library there."""
+        code = f"import importlib.metadata as m; print(m.version({library!r}))"
+        done = subprocess.run(
+            [str(self.python), "-c", code], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+
+def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], list[str]]:
+    """Those that take part, Driftline always and first, and the names of those that are absent.
+
+    Raises BenchmarkError for an unknown name.
+    """
+    if unknown := set(names or ()) - set(NAMES):
+        raise BenchmarkError(f"no peer {sorted(unknown)[0]!r}; there are {', '.join(NAMES)}")
+    wanted = [c for c in CONTESTANTS if names is None or c.name in names or c.name == DRIFTLINE]
+    if any(contestant.library for contestant in wanted):
+        peers.install()
+    absent = [c.name for c in wanted if c.library is not None and not peers.has(c.library)]
+    return [c for c in wanted if c.name not in absent], absent
+
+
+class Course(msgspec.Struct, frozen=True):
+    """What all contestants are run on: a stream with a champion, and its ONNX model."""
+
+    plan: Plan
+    files: dict[str, Path]  # by delivery; both of the same stream
+    model: Path
+    digest: str
+
+    @classmethod
+    def prepare(cls, world: World, plan: Plan) -> "Course":
+        """Create the topics and train the one model that all use."""
+        file = world.stream(plan)
+        exactly_once = msgspec.structs.replace(plan, delivery="exactly_once")
+        model, digest = world.onnx(file)
+        files = {
+            "at_least_once": file,
+            "exactly_once": world.write(exactly_once, f"{plan.name}-exactly-once"),
+        }
+        return cls(plan, files, model, digest)
+
+    @property
+    def file(self) -> Path:
+        return self.files["at_least_once"]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A contestant at work: the topic that it writes, its consumer group."""
+
+    program: Measured
+    sink: str
+    group: str
+
+
+def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> Run:
+    """Start one on the course, from the first record on, into an empty topic."""
+    topics = world.topics(course.file)
+    if contestant.delivery is not None:
+        group, sink = topics.group("inference"), topics.predictions
+        world.forget(group)
+        world.renew(course.file, sink)
+        program = world.service("inference", course.files[contestant.delivery], contestant.client)
+        return Run(program, sink, group)
+    group = sink = f"{course.plan.name}.by.{contestant.name}"
+    world.forget(group)
+    world.create(sink, course.plan.partitions)
+    python = sys.executable if contestant.library is None else str(peers.python)
+    command = [python, "-m", f"benchmarks.peers.{contestant.name}"]
+    for option, value in (
+        ("bootstrap", world.bootstrap),
+        ("source", topics.features),
+        ("sink", sink),
+        ("group", group),
+        ("model", str(course.model)),
+        ("digest", course.digest),
+        ("features", ",".join(course.plan.columns)),
+        ("classes", ",".join(sorted(CLASSES))),
+    ):
+        command += [f"--{option}", value]
+    return Run(world.start(contestant.name, command), sink, group)

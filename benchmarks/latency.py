@@ -1,0 +1,225 @@
+"""Latency of inference and its peers: from handing a record to Kafka to having its prediction.
+
+A producer in a process of its own sends evenly (`linger.ms` 0) and notes when, by the monotonic
+clock that all processes share; a reader here notes when each prediction came. How long the broker
+took to acknowledge the records themselves is noted too: no result can be quicker.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import confluent_kafka as ck
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.arrivals import reader
+from benchmarks.contestants import Contestant, Course, Peers, Run, start
+from benchmarks.data import Plan
+from benchmarks.process import BenchmarkError
+from benchmarks.report import Report
+from benchmarks.world import World
+
+# A broker that has just started takes seconds over what it does in a millisecond later.
+BROKER_WARM_UP_S = 15
+# Records of the first seconds are not counted: connections and caches are being made.
+WARM_UP_S = 3
+_READY_S = 60.0
+_LATE_S = 10.0
+_NUMBER = re.compile(rb'"r-(\d{9})"')
+
+
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one program, in milliseconds."""
+
+    name: str
+    features: int
+    round: int
+    per_s: int
+    records: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    acknowledged_p50_ms: float  # of the feature records themselves
+    acknowledged_p99_ms: float
+
+
+class PacedTimes(msgspec.Struct, frozen=True):
+    """Of each paced record in the order of sending: ms from sending to acknowledgement, ms from
+    sending to its first result, float64 (n,); and the ns at which that came, int64 (n,)."""
+
+    acknowledged_ms: NDArray[np.float64]
+    latency_ms: NDArray[np.float64]
+    came_ns: NDArray[np.int64]
+
+
+class Paced:
+    """A paced producer at work, and a reader of what becomes of its records."""
+
+    def __init__(
+        self,
+        world: World,
+        plan: Plan,
+        source: str,
+        sink: str,
+        *,
+        first: int,
+        count: int,
+        per_s: int,
+    ) -> None:
+        self._first, self._count = first, count
+        self._consumer = reader(world)
+        self._consumer.assign(
+            [ck.TopicPartition(sink, n, ck.OFFSET_END) for n in range(plan.partitions)]
+        )
+        self._consumer.poll(1.0)  # it is at the end before the first record is sent
+        self._out = world.folder / "paced.npy"
+        self._out.unlink(missing_ok=True)
+        numbers = (plan.features, plan.rule, first, count, per_s)
+        command = [sys.executable, "-m", "benchmarks.pacer", world.bootstrap, source]
+        self._pacer = world.start("pacer", [*command, *map(str, numbers), str(self._out)])
+        self._until_s = time.monotonic() + count / per_s + _LATE_S + 5
+        self.arrived: list[tuple[int, bytes]] = []
+
+    def read(self) -> Iterator[tuple[int, bytes]]:
+        """Each prediction with the ns at which it came, until all are there or none comes."""
+        found = 0
+        while found < self._count and time.monotonic() < self._until_s:
+            message = self._consumer.poll(0.05)
+            if message is not None and message.error() is None:
+                now_ns = time.monotonic_ns()
+                value = message.value()
+                if (number := number_of(value)) is not None and number >= self._first:
+                    found += 1
+                    self.arrived.append((now_ns, value))
+                    yield now_ns, value
+
+    def times(self) -> PacedTimes:
+        """What came of it, once all was read. Raises BenchmarkError if a result never came."""
+        came = np.zeros(self._count, dtype=np.int64)
+        for at_ns, value in reversed(self.arrived):  # of several, the first counts
+            came[(number_of(value) or 0) - self._first] = at_ns
+        self.close()
+        sent, acknowledged = np.load(self._out)
+        if missing := int((came == 0).sum()):
+            raise BenchmarkError(f"{missing:,} of {self._count:,} paced records have no result")
+        return PacedTimes((acknowledged - sent) / 1e6, (came - sent) / 1e6, came)
+
+    def close(self) -> None:
+        """End both. Safe to call twice."""
+        self._pacer.wait(5.0)
+        self._consumer.close()
+
+
+def number_of(value: bytes) -> int | None:
+    """The number in the id of a record, wherever it stands in the result.
+
+    >>> number_of(b'{"type":"prediction","record_id":"r-000000017"}')
+    17
+    """
+    found = _NUMBER.search(value)
+    return int(found[1]) if found else None
+
+
+def measure(
+    world: World,
+    peers: Peers,
+    contestants: list[Contestant],
+    *,
+    features: Sequence[int],
+    per_s: int,
+    seconds: int,
+    repeats: int,
+    partitions: int,
+    report: Report,
+) -> Iterator[Latency]:
+    """All runs, A B C A B C …"""
+    for count in features:
+        plan = Plan(name=f"paced-{count}", features=count, partitions=partitions)
+        course = Course.prepare(world, plan)
+        warm_up(world, plan, world.topics(course.file).features)
+        for number in range(1, repeats + 1):
+            for contestant in contestants:
+                world.renew(course.file, world.topics(course.file).features)
+                run = start(world, course, contestant, peers)
+                try:
+                    found = _one(world, course, run, per_s=per_s, seconds=seconds)
+                except BenchmarkError as error:
+                    report.fail(f"latency of {contestant.name}, {count} features: {error}")
+                    continue
+                finally:
+                    run.program.stop()
+                result = Latency(
+                    name=contestant.name,
+                    features=count,
+                    round=number,
+                    per_s=per_s,
+                    records=len(found.latency_ms) - WARM_UP_S * per_s,
+                    p50_ms=_percentile(found.latency_ms, per_s, 50),
+                    p99_ms=_percentile(found.latency_ms, per_s, 99),
+                    max_ms=_percentile(found.latency_ms, per_s, 100),
+                    acknowledged_p50_ms=_percentile(found.acknowledged_ms, per_s, 50),
+                    acknowledged_p99_ms=_percentile(found.acknowledged_ms, per_s, 99),
+                )
+                report.say(
+                    f"{count} features, round {number} of {repeats}: {result.name:<28} "
+                    f"p50 {result.p50_ms:6.1f} ms  p99 {result.p99_ms:6.1f} ms"
+                    f"  (acknowledged {result.acknowledged_p50_ms:.1f} and "
+                    f"{result.acknowledged_p99_ms:.1f} ms)"
+                )
+                yield result
+
+
+def warm_up(world: World, plan: Plan, topic: str) -> None:
+    """Send to the topic for a while, so that the broker has compiled what it needs."""
+    sink = f"{plan.name}.warm-up"
+    world.create(sink, plan.partitions)
+    paced = Paced(world, plan, topic, sink, first=0, count=1000 * BROKER_WARM_UP_S, per_s=1000)
+    time.sleep(BROKER_WARM_UP_S)
+    paced.close()
+    world.delete(sink)
+
+
+def _percentile(values_ms: NDArray[np.float64], per_s: int, percent: int) -> float:
+    return float(np.percentile(values_ms[WARM_UP_S * per_s :], percent))
+
+
+def _one(world: World, course: Course, run: Run, *, per_s: int, seconds: int) -> PacedTimes:
+    features = world.topics(course.file).features
+    ready(world, course.plan, features, run)
+    count = (WARM_UP_S + seconds) * per_s
+    plan = course.plan
+    paced = Paced(world, plan, features, run.sink, first=1000, count=count, per_s=per_s)
+    try:
+        for _ in paced.read():
+            run.program.check()
+        return paced.times()
+    finally:
+        paced.close()
+
+
+def ready(world: World, plan: Plan, features: str, run: Run) -> None:
+    """Send single records until each partition's come back: the program is at work."""
+    producer = world.producer({"linger.ms": 0})
+    consumer = reader(world)
+    consumer.assign([ck.TopicPartition(run.sink, n, 0) for n in range(plan.partitions)])
+    silent = set(range(plan.partitions))
+    deadline = time.monotonic() + _READY_S
+    (probe,) = plan.records(1)
+    while silent:
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"{run.program.name} answers nothing:\n{run.program.log_end()}")
+        run.program.check()
+        for partition in silent:
+            producer.produce(features, probe.value, probe.key, partition)
+        producer.flush(10)
+        message: Any = consumer.poll(0.5)
+        # Peers that choose the partition by the key answer in another one.
+        if message is not None and message.error() is None:
+            silent.discard(message.partition())
+            if run.group == run.sink:
+                silent.clear()
+    consumer.close()

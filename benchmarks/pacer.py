@@ -1,0 +1,48 @@
+"""A paced producer in a process of its own: sends a plan's records evenly, and says when each left.
+
+`python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT`: writes OUT, a
+NumPy array of int64 (2, count): the monotonic clock in ns just before each record was handed over,
+and when the broker had acknowledged it.
+"""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+import numpy as np
+
+from benchmarks.data import Plan
+
+
+def main() -> None:
+    """Send the records, then write when."""
+    bootstrap, topic, *numbers, out = sys.argv[1:]
+    features, rule, first, count, per_s = (int(number) for number in numbers)
+    records = list(Plan("paced", features, rule=rule).records(count, first))
+    times = np.zeros((2, count), dtype=np.int64)
+    producer = ck.Producer(
+        {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0}
+    )
+    producer.list_topics(topic, timeout=10)  # connects before the clock starts
+
+    def acknowledged(i: int, error: Any, _: Any) -> None:
+        if error is not None:
+            raise RuntimeError(f"record {i}: {error}")
+        times[1, i] = time.monotonic_ns()
+
+    start_s = time.monotonic()
+    for i, record in enumerate(records):
+        if (wait_s := start_s + i / per_s - time.monotonic()) > 0:
+            time.sleep(wait_s)
+        times[0, i] = time.monotonic_ns()
+        producer.produce(topic, record.value, record.key, on_delivery=partial(acknowledged, i))
+        producer.poll(0)
+    producer.flush(30)
+    np.save(Path(out), times)
+
+
+if __name__ == "__main__":
+    main()

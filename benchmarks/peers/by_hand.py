@@ -1,0 +1,30 @@
+"""A loop by hand that sends the prediction alone: confluent-kafka, msgspec, ONNX in batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from benchmarks.peers.common import Arguments, Scorer, arguments
+from benchmarks.peers.loops import Work, at_least_once
+
+
+def predictions(given: Arguments) -> Work:
+    """The work on one batch: id, class and its probability of each record."""
+    scorer = Scorer(given)
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    encode = msgspec.json.Encoder().encode
+
+    def work(messages: Sequence[Any]) -> list[bytes]:
+        records = [decode(message.value()) for message in messages]
+        return [
+            encode({"id": record["id"], "prediction": answer, "score": max(scores)})
+            for record, (answer, scores) in zip(records, scorer.answers(records), strict=True)
+        ]
+
+    return work
+
+
+if __name__ == "__main__":
+    given = arguments()
+    at_least_once(given, predictions(given))

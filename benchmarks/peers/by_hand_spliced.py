@@ -1,0 +1,66 @@
+"""A loop by hand that sends what Driftline sends: the record itself, its source, the model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from benchmarks.peers.common import Arguments, Scorer, arguments
+from benchmarks.peers.loops import Work, at_least_once
+
+
+class Source(msgspec.Struct):
+    """Where the scored record stands."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class Prediction(msgspec.Struct, tag_field="type", tag="prediction"):
+    """What is sent; the record is spliced in as it came."""
+
+    record_id: str
+    time: str | None
+    row: int
+    prediction: str
+    scores: dict[str, float]
+    model: str
+    source: Source
+    record: msgspec.Raw
+
+
+def predictions(given: Arguments) -> Work:
+    """The work on one batch."""
+    scorer = Scorer(given)
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    encode = msgspec.json.Encoder().encode
+    classes, digest = given.classes, given.digest
+
+    def work(messages: Sequence[Any]) -> list[bytes]:
+        values = [message.value() for message in messages]
+        records = [decode(value) for value in values]
+        return [
+            encode(
+                Prediction(
+                    record_id=record["id"],
+                    time=None,
+                    row=record["@row"],
+                    prediction=answer,
+                    scores=dict(zip(classes, scores, strict=True)),
+                    model=digest,
+                    source=Source(message.topic(), message.partition(), message.offset()),
+                    record=msgspec.Raw(value),
+                )
+            )
+            for message, value, record, (answer, scores) in zip(
+                messages, values, records, scorer.answers(records), strict=True
+            )
+        ]
+
+    return work
+
+
+if __name__ == "__main__":
+    given = arguments()
+    at_least_once(given, predictions(given))

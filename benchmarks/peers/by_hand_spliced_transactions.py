@@ -1,0 +1,9 @@
+"""The loop by hand with the record spliced in, in transactions of 200 ms."""
+
+from benchmarks.peers.by_hand_spliced import predictions
+from benchmarks.peers.common import arguments
+from benchmarks.peers.loops import transactions
+
+if __name__ == "__main__":
+    given = arguments()
+    transactions(given, predictions(given))

@@ -1,0 +1,68 @@
+"""The two loops by hand around confluent-kafka: offsets after delivery, or in transactions.
+
+In: `work`, from the messages of one batch to the values to send, one each. The keys are kept.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer, Producer
+
+from benchmarks.peers.common import (
+    COMMIT_INTERVAL_S,
+    MAX_BATCH,
+    MAX_WAIT_S,
+    Arguments,
+    consumer_settings,
+    producer_settings,
+)
+
+Work = Callable[[Sequence[Any]], Sequence[bytes]]
+
+
+def at_least_once(given: Arguments, work: Work) -> None:
+    """Send, and commit what was delivered every 200 ms, until killed."""
+    consumer = Consumer(consumer_settings(given))
+    consumer.subscribe([given.source])
+    producer = Producer(producer_settings(given))
+    produce, sink = producer.produce, given.sink
+    uncommitted = False
+    committed_s = time.monotonic()
+    while True:
+        messages = consumer.consume(MAX_BATCH, MAX_WAIT_S)
+        if messages:
+            for message, value in zip(messages, work(messages), strict=True):
+                produce(sink, value, message.key())
+            uncommitted = True
+        producer.poll(0)
+        if uncommitted and time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
+            producer.flush()
+            consumer.commit(asynchronous=False)
+            uncommitted = False
+            committed_s = time.monotonic()
+
+
+def transactions(given: Arguments, work: Work) -> None:
+    """Send and commit in transactions of 200 ms, until killed."""
+    consumer = Consumer(consumer_settings(given))
+    consumer.subscribe([given.source])
+    producer = Producer(producer_settings(given) | {"transactional.id": given.group})
+    producer.init_transactions()
+    produce, sink = producer.produce, given.sink
+    began_s: float | None = None
+    while True:
+        messages = consumer.consume(MAX_BATCH, MAX_WAIT_S)
+        if messages:
+            if began_s is None:
+                producer.begin_transaction()
+                began_s = time.monotonic()
+            for message, value in zip(messages, work(messages), strict=True):
+                produce(sink, value, message.key())
+        producer.poll(0)
+        if began_s is not None and time.monotonic() - began_s >= COMMIT_INTERVAL_S:
+            producer.send_offsets_to_transaction(
+                consumer.position(consumer.assignment()), consumer.consumer_group_metadata()
+            )
+            producer.commit_transaction()
+            began_s = None

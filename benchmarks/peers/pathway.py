@@ -1,0 +1,53 @@
+"""Pathway: records parsed by its engine, scored in batches; it sends the prediction alone."""
+
+from typing import Any
+
+import numpy as np
+import pathway as pw  # type: ignore[import-not-found, unused-ignore]
+
+from benchmarks.peers.common import MAX_BATCH, Scorer, arguments
+
+# How long input is gathered before the engine goes on; its default of 1500 would be the latency.
+GATHERED_MS = 20
+
+
+def main() -> None:
+    """Run until killed."""
+    given = arguments()
+    scorer = Scorer(given)
+    settings = {"bootstrap.servers": given.bootstrap}
+    # `id` means something else to Pathway.
+    schema = pw.schema_from_types(record_id=str, **dict.fromkeys(given.features, float))
+    records = pw.io.kafka.read(
+        settings
+        | {"group.id": given.group, "auto.offset.reset": "earliest", "fetch.queue.backoff.ms": "5"},
+        given.source,
+        schema=schema,
+        format="json",
+        json_field_paths={"record_id": "/id"},
+        autocommit_duration_ms=GATHERED_MS,
+    )
+
+    @pw.udf(max_batch_size=MAX_BATCH, deterministic=True)  # type: ignore[untyped-decorator, unused-ignore]
+    def answer(*columns: list[float]) -> list[tuple[str, float]]:
+        found = scorer.score(np.array(columns, dtype=np.float32).T.copy())
+        return [
+            (scorer.classes[place], score)
+            for place, score in zip(
+                found.argmax(axis=1).tolist(), found.max(axis=1).tolist(), strict=True
+            )
+        ]
+
+    columns: list[Any] = [records[name] for name in given.features]
+    answered = records.select(records.record_id, answer=answer(*columns))
+    predictions = answered.select(
+        answered.record_id, prediction=answered.answer[0], score=answered.answer[1]
+    )
+    pw.io.kafka.write(
+        predictions, settings | {"enable.idempotence": "true"}, given.sink, format="json"
+    )
+    pw.run(monitoring_level=pw.MonitoringLevel.NONE)
+
+
+if __name__ == "__main__":
+    main()

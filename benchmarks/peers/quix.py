@@ -1,0 +1,34 @@
+"""Quix Streams: a function of one record, as its data frames take it; prediction alone."""
+
+from typing import Any
+
+from quixstreams import Application  # type: ignore[import-not-found, unused-ignore]
+
+from benchmarks.peers.common import Scorer, arguments
+
+
+def main() -> None:
+    """Run until killed."""
+    given = arguments()
+    scorer = Scorer(given)
+
+    def score(record: dict[str, Any]) -> dict[str, Any]:
+        ((answer, scores),) = scorer.answers([record])
+        return {"id": record["id"], "prediction": answer, "score": max(scores)}
+
+    application = Application(
+        broker_address=given.bootstrap,
+        consumer_group=given.group,
+        auto_offset_reset="earliest",
+        auto_create_topics=False,
+        consumer_extra_config={"fetch.queue.backoff.ms": 5},
+        loglevel="WARNING",
+    )
+    source = application.topic(given.source, value_deserializer="json")
+    sink = application.topic(given.sink, value_serializer="json")
+    application.dataframe(source).apply(score).to_topic(sink)
+    application.run()
+
+
+if __name__ == "__main__":
+    main()

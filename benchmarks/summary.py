@@ -1,0 +1,169 @@
+"""From runs to a table: medians, and ratios to Driftline with their spread.
+
+Ratios are taken within a round, where both ran one after the other on the same machine in the same
+mood; the spread is the least and the greatest of the rounds.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any, TypeVar
+
+import msgspec
+
+from benchmarks.contestants import DRIFTLINE
+from benchmarks.latency import Latency
+from benchmarks.throughput import Throughput
+
+Run = TypeVar("Run", Throughput, Latency)
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Median, least and greatest of the rounds."""
+
+    median: float
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of one or more values.
+
+        >>> Spread.of([3.0, 1.0, 2.0])
+        Spread(median=2.0, least=1.0, greatest=3.0)
+        """
+        return cls(median(values), min(values), max(values))
+
+    def text(self, form: str) -> str:
+        """For people: the median, and the spread if there were several rounds.
+
+        >>> Spread(2.0, 1.0, 3.0).text(".1f"), Spread(2.0, 2.0, 2.0).text(".1f")
+        ('2.0 (1.0–3.0)', '2.0')
+        """
+        if self.least == self.greatest:
+            return format(self.median, form)
+        return f"{self.median:{form}} ({self.least:{form}}–{self.greatest:{form}})"
+
+
+class ThroughputRow(msgspec.Struct, frozen=True):
+    """One program at one number of features. `driftline_is`: times as many records a second, of
+    the same round, as this program."""
+
+    features: int
+    name: str
+    records_per_s: Spread
+    driftline_is: Spread
+    cpu_us_per_record: Spread
+    peak_mb: Spread
+
+
+class LatencyRow(msgspec.Struct, frozen=True):
+    """One program at one number of features, in milliseconds."""
+
+    features: int
+    name: str
+    p50_ms: Spread
+    p99_ms: Spread
+    max_ms: Spread
+    acknowledged_p99_ms: Spread
+
+
+def throughput_rows(runs: Sequence[Throughput]) -> list[ThroughputRow]:
+    """One row for each program and number of features, in the order in which they ran first."""
+    ours = {(r.features, r.round): r.records_per_s for r in runs if r.name == DRIFTLINE}
+    return [
+        ThroughputRow(
+            features,
+            name,
+            _spread(group, lambda run: run.records_per_s),
+            _spread(group, lambda run: ours[run.features, run.round] / run.records_per_s),
+            _spread(group, lambda run: run.cpu_us_per_record),
+            _spread(group, lambda run: run.peak_mb),
+        )
+        for (features, name), group in _grouped(
+            [run for run in runs if (run.features, run.round) in ours]
+        ).items()
+    ]
+
+
+def latency_rows(runs: Sequence[Latency]) -> list[LatencyRow]:
+    """As `throughput_rows`."""
+    return [
+        LatencyRow(
+            features,
+            name,
+            _spread(group, lambda run: run.p50_ms),
+            _spread(group, lambda run: run.p99_ms),
+            _spread(group, lambda run: run.max_ms),
+            _spread(group, lambda run: run.acknowledged_p99_ms),
+        )
+        for (features, name), group in _grouped(runs).items()
+    ]
+
+
+def throughput_table(rows: Sequence[ThroughputRow]) -> list[list[str]]:
+    """For people, the head first."""
+    head = ["features", "program", "records/s", "Driftline is", "µs CPU a record", "peak MB"]
+    return [head] + [
+        [
+            str(row.features),
+            row.name,
+            row.records_per_s.text(",.0f"),
+            "× " + row.driftline_is.text(".2f"),
+            row.cpu_us_per_record.text(".2f"),
+            row.peak_mb.text(",.0f"),
+        ]
+        for row in rows
+    ]
+
+
+def latency_table(rows: Sequence[LatencyRow]) -> list[list[str]]:
+    """For people, the head first."""
+    head = ["features", "program", "p50 ms", "p99 ms", "longest ms", "p99 of acknowledging"]
+    return [head] + [
+        [
+            str(row.features),
+            row.name,
+            row.p50_ms.text(".1f"),
+            row.p99_ms.text(".1f"),
+            row.max_ms.text(".0f"),
+            row.acknowledged_p99_ms.text(".1f"),
+        ]
+        for row in rows
+    ]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> str:
+    """The table as Markdown, its columns aligned so that it can be read as it is.
+
+    >>> print(aligned([["program", "records/s"], ["by_hand", "200,000"]]))
+    | program | records/s |
+    |---------|----------:|
+    | by_hand |   200,000 |
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numeric = [table[1][i][:1] in "×0123456789–" for i in range(len(widths))]
+    lines = [
+        "| "
+        + " | ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        + " |"
+        for row in table
+    ]
+    rule = "|".join(
+        "-" * (width + 1) + (":" if right else "-")
+        for width, right in zip(widths, numeric, strict=True)
+    )
+    return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+
+
+def _grouped(runs: Sequence[Run]) -> dict[tuple[int, str], list[Run]]:
+    groups: dict[tuple[int, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.features, run.name), []).append(run)
+    return groups
+
+
+def _spread(runs: Sequence[Any], value: Callable[[Any], float]) -> Spread:
+    return Spread.of([value(run) for run in runs])

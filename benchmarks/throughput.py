@@ -1,0 +1,110 @@
+"""Throughput of inference and its peers: the same records from the first to the last, in turns.
+
+Records a second are counted from the first look at which a tenth of them had arrived to the last
+arrival, so that starting a process and joining a group do not count; CPU time is taken between the
+same two looks. Afterwards a reader counts what is there.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from benchmarks.arrivals import Ends, Sample, values, watch
+from benchmarks.contestants import Contestant, Course, Peers, start
+from benchmarks.data import Plan
+from benchmarks.process import BenchmarkError
+from benchmarks.report import Report
+from benchmarks.world import World
+
+# Share of the records that must have arrived before the clock starts.
+STARTED = 0.1
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one program."""
+
+    name: str
+    features: int
+    round: int
+    records: int
+    seconds: float
+    records_per_s: float
+    cpu_us_per_record: float
+    peak_mb: float
+
+
+def measure(
+    world: World,
+    peers: Peers,
+    contestants: list[Contestant],
+    *,
+    features: list[int],
+    records: int,
+    repeats: int,
+    partitions: int,
+    report: Report,
+) -> Iterator[Throughput]:
+    """All runs: for each number of features the topic is filled once, then A B C A B C …"""
+    for count in features:
+        plan = Plan(name=f"machine-{count}", features=count, partitions=partitions)
+        report.say(f"{count} features: training the model, writing {records:,} records")
+        course = Course.prepare(world, plan)
+        world.fill_features(plan, world.topics(course.file), records)
+        for number in range(1, repeats + 1):
+            for contestant in contestants:
+                try:
+                    run = one(world, peers, course, contestant, records=records, number=number)
+                except BenchmarkError as error:
+                    report.fail(f"throughput of {contestant.name}, {count} features: {error}")
+                    continue
+                report.say(
+                    f"{count} features, round {number} of {repeats}: {run.name:<28} "
+                    f"{run.records_per_s:>9,.0f}/s  {run.cpu_us_per_record:6.2f} µs CPU"
+                )
+                yield run
+        world.delete(world.topics(course.file).features)
+
+
+def one(
+    world: World, peers: Peers, course: Course, contestant: Contestant, *, records: int, number: int
+) -> Throughput:
+    """Run one contestant once over the filled topic. Raises BenchmarkError if results lack."""
+    run = start(world, course, contestant, peers)
+    ends = Ends(world, run.sink, course.plan.partitions)
+    try:
+        samples = watch(ends.total, run.program, records)
+        peak = run.program.peak_bytes()
+    finally:
+        run.program.stop()
+        ends.close()
+    arrived = sum(1 for _ in values(world, run.sink, course.plan.partitions))
+    if arrived != records:
+        raise BenchmarkError(f"{contestant.name}: {arrived:,} results of {records:,} records")
+    world.delete(run.sink)
+    per_s, cpu_us, seconds = rates(samples)
+    return Throughput(
+        name=contestant.name,
+        features=course.plan.features,
+        round=number,
+        records=records,
+        seconds=seconds,
+        records_per_s=per_s,
+        cpu_us_per_record=cpu_us,
+        peak_mb=peak / 1e6,
+    )
+
+
+def rates(samples: list[Sample]) -> tuple[float, float, float]:
+    """Records a second, µs of CPU a record, and the seconds that they were taken over.
+
+    >>> rates([Sample(0, 0, 0, 0), Sample(5, 10, 1, 0), Sample(7, 100, 1.9, 0),
+    ...        Sample(9, 100, 2, 0)])
+    (45.0, 10000.0, 2)
+    """
+    final = samples[-1].records
+    first = next(sample for sample in samples if sample.records >= STARTED * final)
+    last = next(sample for sample in samples if sample.records == final)
+    records, seconds = last.records - first.records, last.at_s - first.at_s
+    if records <= 0 or seconds <= 0:
+        raise BenchmarkError("all results arrived between two looks: take more records")
+    return records / seconds, 1e6 * (last.cpu_s - first.cpu_s) / records, seconds

@@ -1,0 +1,204 @@
+"""The place of a measurement: a folder, an Apache Kafka of its own, topics, Driftline's commands.
+
+All that Driftline is asked for goes through its command line, as for any user.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import confluent_kafka as ck
+import msgspec
+from confluent_kafka import admin as ck_admin
+
+from benchmarks.data import Plan
+from benchmarks.process import BenchmarkError, Measured
+from driftline.broker.local import LocalKafka
+from driftline.stream import load
+from driftline.topics import Service, Topics
+
+_WAIT_S = 30.0
+
+
+class World:
+    """An Apache Kafka on a free port of the loopback device, its data in `folder`.
+
+    At the end it is stopped and its data are removed; logs of what ran stay.
+    """
+
+    def __init__(self, folder: Path, client: str = "librdkafka") -> None:
+        self.folder = folder.absolute()
+        self._client = client
+        self._started: list[Measured] = []
+        self._runs = 0
+        self._kafka = LocalKafka(self.folder / "kafka", 0)
+
+    def __enter__(self) -> "World":
+        (self.folder / "logs").mkdir(parents=True, exist_ok=True)
+        self.bootstrap = self._kafka.up().bootstrap_servers
+        self.admin: Any = ck_admin.AdminClient({"bootstrap.servers": self.bootstrap})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for program in self._started:
+            program.stop()
+        self._kafka.down()
+        shutil.rmtree(self.folder / "kafka", ignore_errors=True)
+
+    # ---- programs -------------------------------------------------------------------------------
+
+    def environment(self, client: str | None = None) -> dict[str, str]:
+        """What all programs get: this broker, this home, and none of the user's own settings."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("KAFKA_", "DRIFTLINE_"))
+        }
+        return kept | {
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "DRIFTLINE_HOME": str(self.folder / "home"),
+            "DRIFTLINE_CLIENT": client or self._client,
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def driftline(self, *words: str | Path) -> Any:
+        """Run a command to its end; what it printed with `--json`, if that is among the words."""
+        done = subprocess.run(
+            [sys.executable, "-m", "driftline.cli", *map(str, words)],
+            env=self.environment(),
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BenchmarkError(f"driftline {' '.join(map(str, words))}:\n{done.stderr.decode()}")
+        return msgspec.json.decode(done.stdout) if "--json" in words else None
+
+    def start(self, name: str, command: list[str], client: str | None = None) -> Measured:
+        """Start a program; it is stopped at the end at the latest."""
+        self._runs += 1
+        log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
+        program = Measured(name, command, environment=self.environment(client), log=log)
+        self._started.append(program)
+        return program
+
+    def service(self, service: Service, file: Path, client: str | None = None) -> Measured:
+        """Start a service of Driftline by its command."""
+        command = [sys.executable, "-m", "driftline.cli", service, str(file)]
+        return self.start(service, command, client)
+
+    # ---- streams and topics ---------------------------------------------------------------------
+
+    def stream(self, plan: Plan, *, trained_on_rule: int | None = None) -> Path:
+        """Write the stream file, create its topics, train its first model. Returns the file."""
+        file = self.write(plan)
+        self.driftline("topics", "apply", file)
+        training = self.folder / f"{plan.name}.csv"
+        plan.write_training(training, plan.rule if trained_on_rule is None else trained_on_rule)
+        self.driftline("train", file, "--data", training, "--json")
+        return file
+
+    def write(self, plan: Plan, name: str | None = None) -> Path:
+        """Write the stream file alone."""
+        file = self.folder / f"{name or plan.name}.toml"
+        file.write_text(plan.toml(), encoding="utf-8")
+        return file
+
+    def onnx(self, file: Path) -> tuple[Path, str]:
+        """The champion's ONNX model as a file, and the digest of its package."""
+        folder = self.folder / "exported" / file.stem
+        self.driftline("models", "export", "champion", folder, "--format", "onnx", "--stream", file)
+        shown = self.driftline("models", "show", "champion", "--stream", file, "--json")
+        return next(folder.glob("*.onnx")), shown["announcement"]["digest"]
+
+    def topics(self, file: Path) -> Topics:
+        """Names of a stream's topics and groups."""
+        return Topics(load(file))
+
+    def create(self, topic: str, partitions: int) -> None:
+        """Create a topic and wait until it can be used."""
+        self.delete(topic)
+        self.admin.create_topics([ck_admin.NewTopic(topic, partitions, 1)])[topic].result()
+        _wait_until(lambda: self._has_leaders(topic, partitions), f"topic {topic} has no leaders")
+
+    def renew(self, file: Path, *names: str) -> None:
+        """Delete these topics of a stream and create them again, empty."""
+        self.delete(*names)
+        self.driftline("topics", "apply", file)
+
+    def delete(self, *names: str) -> None:
+        """Delete topics that are there, and wait until they are gone."""
+        present = [name for name in names if name in self._known()]
+        for future in self.admin.delete_topics(present).values() if present else ():
+            future.result()
+        _wait_until(lambda: not set(present) & self._known(), f"{present} cannot be deleted")
+
+    def forget(self, group: str) -> None:
+        """Delete a consumer group with its offsets, once its members have left."""
+
+        def gone() -> bool:
+            try:
+                self.admin.delete_consumer_groups([group])[group].result()
+            except ck.KafkaException as error:
+                if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
+                    return True
+                if error.args[0].code() != ck.KafkaError.NON_EMPTY_GROUP:
+                    raise
+                return False
+            return True
+
+        _wait_until(gone, f"group {group} still has members")
+
+    def fill(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
+        """Send keys and values as quickly as it goes; returns how many."""
+        producer = self.producer({"linger.ms": 20, "batch.size": 1_000_000})
+        count = 0
+        for count, (key, value) in enumerate(records, 1):  # noqa: B007  # it is the result
+            while True:
+                try:
+                    producer.produce(topic, value, key)
+                except BufferError:
+                    producer.poll(0.1)
+                else:
+                    break
+        if left := producer.flush(60):
+            raise BenchmarkError(f"{left} records could not be sent to {topic}")
+        return count
+
+    def fill_features(self, plan: Plan, topics: Topics, count: int) -> None:
+        """Send `count` feature records of the plan."""
+        self.fill(topics.features, ((r.key, r.value) for r in plan.records(count)))
+
+    def fill_labels(self, plan: Plan, topics: Topics, count: int) -> None:
+        """Send the labels of the first `count` records."""
+        self.fill(topics.labels, ((r.key, r.label) for r in plan.records(count)))
+
+    def producer(self, settings: dict[str, Any]) -> Any:
+        """A producer with the partitioner that Driftline and Java clients use."""
+        own = {"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"}
+        return ck.Producer(own | settings)
+
+    def _known(self) -> set[str]:
+        return set(self.admin.list_topics(timeout=10).topics)
+
+    def _has_leaders(self, topic: str, partitions: int) -> bool:
+        found = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
+        return len(found) == partitions and all(p.leader >= 0 for p in found.values())
+
+
+def _wait_until(done: Any, problem: str) -> None:
+    deadline = time.monotonic() + _WAIT_S
+    while not done():
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"{problem} after {_WAIT_S:.0f} s")
+        time.sleep(0.05)
