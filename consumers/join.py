@@ -1,225 +1,539 @@
-"""The state of the join: what came for each record id, of one partition, within the horizon.
+"""The join of one partition: which predictions and labels belong together, and what is forgotten.
 
-In: predictions and labels with their positions. Out: which of them belong together, what may be
-forgotten, which offsets are still needed. It decodes and publishes nothing.
+In: predictions and labels, decoded, each topic in its order; how the two interleave plays no part,
+but for what decision 13 names. Out: through `Results`, outcomes and refused labels. It decodes
+nothing and publishes nothing.
 """
 
-from collections import deque
-from heapq import heappop, heappush
-from typing import Literal
+import secrets
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import msgspec
 
-from driftline.broker.port import Committed, Message
+from consumers.cache import Batch, Cache, Covered
+from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
+from driftline.broker.port import Committed, Headers
 from driftline.clock import Clock
-from driftline.codec.labels import Label
+from driftline.events import Value
 from driftline.stream import Stream
 
-# Position of a label without `@at` that is read before any prediction, until one comes.
-_NOWHERE_YET = 2**63 - 1
-_BEFORE_ALL = -(2**63)
+# Forgetting is by blocks; they span this part of the horizon at most.
+_BLOCKS_OF_HORIZON = 8
+
+Reason = Literal["late", "orphan"]
 
 
-class Resume(msgspec.Struct, frozen=True):
+class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A prediction until it is forgotten. `value` is what an outcome begins with."""
+
+    offset: int
+    position: int
+    key: bytes | None
+    value: bytes
+
+
+class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A label until it is forgotten. `at`: position at which it was known, if it says so."""
+
+    offset: int
+    at: int | None
+    label: Value
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class Results(Protocol):
+    """What a join finds, in the order in which it is to be published."""
+
+    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
+        """They belong together."""
+
+    def refused(self, label: KeptLabel, reason: Reason) -> None:
+        """It came too late for its record, or no record came for it."""
+
+    def repeated(self, label: KeptLabel) -> None:
+        """It says what was known."""
+
+    def unlabelled(self, predictions: int) -> None:
+        """So many were forgotten without a label."""
+
+    def watermark(self, position: int) -> None:
+        """What came before this position was joined, as far as labels were there."""
+
+
+class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset: what had been done before it was committed.
 
-    Records from the committed offset up to `published` are read again only to rebuild state; new
-    ones wait until that is done, or a pair of an old and a new record could be missed.
+    Records from the committed offset up to `published` are read again only to rebuild state.
     """
 
     published: int = 0  # next offset that had not been handled
-    source: int = -1  # predictions: largest source offset seen
-    passed: int = _BEFORE_ALL  # position up to which ids had been forgotten
-
-
-class NewestLabel(msgspec.Struct, frozen=True, gc=False):
-    """The newest label of an id, and how often it has changed."""
-
-    label: Label
-    revision: int
-
-
-class Kept(msgspec.Struct, frozen=True, gc=False):
-    """A record that is needed until its id is forgotten."""
-
-    message: Message
-    record_id: str
-    position: int  # of the record, or at which the label was known
-
-
-class Joined(msgspec.Struct, frozen=True, gc=False):
-    """What a label has to say: its revision, and the predictions that it is for."""
-
-    label: NewestLabel
-    predictions: tuple[Kept, ...]
-
-
-class Known(msgspec.Struct):
-    """All that is known of one record id."""
-
-    newest: int  # largest position of what came for it
-    predictions: list[Kept] = []
-    labels: list[Message] = []
-    label: NewestLabel | None = None
+    before: int = -1  # predictions: largest source offset before the committed offset
+    reached: int | None = None  # largest position
+    passed: int = BEFORE_ALL  # labels: position below which predictions wait for labels no more
+    watermark: int | None = None  # predictions: one that was read and not yet passed on
+    token: str = ""  # which commits a cache belongs to
 
 
 class Side:
-    """One of the two topics: what is kept of it, and how far it was handled."""
+    """How far one of the two topics was read."""
 
-    def __init__(self) -> None:
-        self.queue: deque[Kept] = deque()
-        self.resumed = Committed(0)
-        self.next_offset = 0
-        self.published = 0
+    def __init__(self, committed: Committed) -> None:
+        self.resumed = committed
+        self.at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
+        self.next_offset = committed.offset
+        self.reached = self.at.reached
+        self.published = self.at.published  # what stands before it was published before a restart
 
     @property
     def is_behind(self) -> bool:
         """Whether records that had been handled before a restart are still to be read."""
         return self.next_offset < self.published
 
+    def reach(self, position: int) -> None:
+        """A record with this position was read."""
+        if self.reached is None or position > self.reached:
+            self.reached = position
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """A moment. Once each topic is read up to where it ended then, what had been read of the other
+    has met everything that was published by that moment."""
+
+    at_s: float
+    predictions_end: int
+    labels_end: int
+    labels_read: int
+    reached: int | None
+    watermark: int | None
+
 
 class PartitionJoin:
-    """The records of one partition of both topics that are within the horizon.
+    """The records of one partition of both topics that may still meet.
 
-    An id is forgotten, with all that came for it, when both topics have passed its newest position
-    by the horizon: a topic that is read later than the other then loses nothing. Labels that have
-    been silent for `windows.idle` hold nobody back.
+    A prediction and a label of the same id belong together when the label's `@at` is at most a
+    horizon away from the record's position. A record is remembered until both topics have passed it
+    by the horizon (`_floor`), or the predictions have and all labels that were published by then
+    are read.
     """
 
-    def __init__(self, stream: Stream, clock: Clock) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        clock: Clock,
+        predictions: Committed,
+        labels: Committed,
+        *,
+        cache: Cache | None = None,
+        topics: tuple[str, str] = ("", ""),
+    ) -> None:
         self._horizon = stream.horizon
         self._clock = clock
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
-        self._label_seen_s = clock.monotonic()  # a label may be on its way
-        self._reached: int | None = None  # largest position of a prediction
-        self._labels_reached: int | None = None  # largest position of a label
-        self._passed = _BEFORE_ALL  # ids whose newest position is below are forgotten
-        self._known: dict[str, Known] = {}
-        self._by_age: list[tuple[int, str]] = []  # heap of (position, id), for forgetting
-        self.source = -1  # largest source offset of a prediction
-        self.predictions = Side()
-        self.labels = Side()
-        self.old_labels: list[Message] = []
-        self.deferred: list[Message] = []
+        span = max(1, self._horizon // _BLOCKS_OF_HORIZON)
+        self.predictions = Side(predictions)
+        self.labels = Side(labels)
+        self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
+        self.kept_labels = Pending(b"l", KeptLabel, span=span)
+        self._source = self.predictions.at.before
+        self._passed = self.labels.at.passed
+        self._floor = BEFORE_ALL
+        self._raise_floor()
+        self._watermark = self.predictions.at.watermark
+        self._fence: Fence | None = None
+        self._fence_done = [False, False]  # predictions, labels
+        self._heard_s = [clock.monotonic()] * 2  # when predictions, labels were last read
+        self._cache = cache
+        self._topics = topics
+        tokens = {self.predictions.at.token, self.labels.at.token}
+        self._token = self.predictions.at.token if len(tokens) == 1 else ""
+        # published offsets, and dropped blocks of each side, of a commit under way; once the next
+        # records come, it is known to have succeeded
+        self._committing: tuple[int, int, int, int] | None = None
+        self._committed = (self.predictions.published, self.labels.published)
+        if cache is not None:
+            self._begin_cache(cache)
 
     @property
     def is_rebuilding(self) -> bool:
         """Whether state from before a restart is still being read."""
         return self.predictions.is_behind or self.labels.is_behind
 
-    def resume(self, side: Side, committed: Committed) -> None:
-        """Start reading one side at a committed position."""
-        at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
-        side.resumed = committed
-        side.next_offset = committed.offset
-        side.published = at.published
-        self._passed = max(self._passed, at.passed)
-        if not side.is_behind:  # else the source is found again by reading
-            self.source = max(self.source, at.source)
+    @property
+    def to_reread(self) -> int:
+        """Offsets to be read again until it is rebuilt."""
+        return sum(max(0, s.published - s.next_offset) for s in (self.predictions, self.labels))
 
-    def hold(self, side: Side) -> Committed:
-        """What to commit for one side."""
-        if self.is_rebuilding:
-            return side.resumed
-        oldest = side.queue[0].message.offset if side.queue else side.next_offset
-        source = self.source if side is self.predictions else -1
-        at = Resume(side.next_offset, source, self._passed)
-        return Committed(oldest, msgspec.json.encode(at).decode())
+    def limit_memory(self, records: int) -> None:
+        """Keep so many records of each topic in memory, where there is a cache for more."""
+        self.kept_predictions.limit = self.kept_labels.limit = records
 
-    def add_prediction(self, message: Message, record_id: str, position: int) -> None:
-        """Keep a prediction."""
-        if self._reached is None:
-            for known in self._known.values():
-                if known.newest == _NOWHERE_YET:
-                    known.newest = position
-        self._reached = _later(self._reached, position)
-        kept = Kept(message, record_id, position)
-        self._keep(kept, self.predictions).predictions.append(kept)
+    # ---- records --------------------------------------------------------------------------------
 
-    def add_label(self, message: Message, label: Label) -> Joined | Literal["repeated", "late"]:
-        """Keep a label, unless it says nothing new or comes too late."""
-        self._label_seen_s = self._clock.monotonic()
+    def is_duplicate(self, source: int) -> bool:
+        """Whether the prediction of this source offset was read before."""
+        if source <= self._source:
+            return True
+        self._source = source
+        return False
+
+    def prepare_predictions(self, ids: Sequence[str]) -> None:
+        """Fetch what predictions of these ids may meet; to be called before they are taken."""
+        self._fetch(ids)
+        self._heard_s[0] = self._clock.monotonic()
+
+    def prepare_labels(self, ids: Sequence[str]) -> None:
+        """The same for labels."""
+        self._fetch(ids)
+        self._heard_s[1] = self._clock.monotonic()
+
+    def _fetch(self, ids: Sequence[str]) -> None:
+        self.kept_predictions.fetch(ids)
+        self.kept_labels.fetch(ids)
+
+    def take_prediction(self, record_id: str, prediction: KeptPrediction, results: Results) -> None:
+        """Remember a prediction, and find the labels that came before it."""
+        side, position = self.predictions, prediction.position
+        block = self.kept_predictions.cover(prediction.offset, position, source=self._source - 1)
+        block.last_source = self._source
+        self.kept_predictions.add(block, record_id, prediction)
+        if labels := self.kept_labels.get(record_id):
+            self._meet_labels(record_id, prediction, labels, results)
+        if side.reached is None or position > side.reached:
+            side.reached = position
+            self._raise_floor()
+
+    def take_watermark(self, position: int) -> None:
+        """No prediction before this position is to come; it is passed on in time."""
+        self.predictions.reach(position - 1)
+        if self._watermark is None or position > self._watermark:
+            self._watermark = position
+        self._raise_floor()
+
+    def take_label(self, record_id: str, label: KeptLabel, results: Results) -> None:
+        """Remember a label, and find the predictions that it is for."""
         at = label.at
-        known = self._known.get(label.record_id)
-        if known is not None:
-            if known.label is not None and known.label.label.label == label.label:
-                return "repeated"
-            in_time = tuple(
-                kept
-                for kept in known.predictions
-                if at is None or at - kept.position <= self._horizon
-            )
-            if known.predictions and not in_time:
-                return "late"
-            newest = known.newest
+        met = [
+            prediction
+            for prediction in self.kept_predictions.get(record_id)
+            if at is None or at >= prediction.position - self._horizon
+        ]
+        if not met:
+            block = self.kept_labels.cover(label.offset, BEFORE_ALL if at is None else at)
+            block.waiting = True
+            block.placeless = block.placeless or at is None
+            self.kept_labels.add(block, record_id, label)
         else:
-            in_time = ()
-            newest = self._here()
-        position = newest if at is None else at
-        if position != _NOWHERE_YET:
-            self._labels_reached = _later(self._labels_reached, position)
-        if position < self._passed:
-            # Its id was forgotten. An old one that is read again was answered before the restart.
-            return "repeated" if message.offset < self.labels.published else "late"
-        known = self._keep(Kept(message, label.record_id, position), self.labels)
-        known.labels.append(message)
-        revision = 0 if known.label is None else known.label.revision + 1
-        known.label = NewestLabel(label, revision)
-        return Joined(known.label, in_time)
+            self._meet_predictions(record_id, label, met, results)
+        if at is not None:
+            self.labels.reach(at)
+            self._raise_floor()
 
-    def label_of(self, record_id: str) -> NewestLabel | None:
-        """The newest label of this id, if one is here."""
-        return self._known[record_id].label
+    def _meet_predictions(
+        self, record_id: str, label: KeptLabel, met: Sequence[KeptPrediction], results: Results
+    ) -> None:
+        is_new = label.offset >= self.labels.published
+        newest = max(prediction.position for prediction in met)
+        block = self.kept_labels.cover(label.offset, newest)
+        block.needs = min(block.needs, met[0].offset)
+        in_time = [
+            prediction
+            for prediction in met
+            if self._is_in_time(prediction, label)
+            and not (is_new and prediction.position + self._horizon < self._floor)
+        ]
+        if not in_time:
+            if is_new:
+                results.refused(label, "late")
+            return
+        earlier = self.kept_labels.get(record_id)
+        self.kept_labels.add(block, record_id, label)
+        is_repeated = True
+        for prediction in in_time:
+            known, revision = self._newest(prediction, earlier)
+            if known is None or known.label != label.label:
+                is_repeated = False
+                if is_new:
+                    self._join(prediction, label, revision + 1, results)
+        if is_repeated and is_new:
+            results.repeated(label)
+        if label.at is None:
+            self.labels.reach(newest)
+            self._raise_floor()
 
-    def forget(self) -> tuple[int, list[Message]]:
-        """Forget ids that the horizon has passed: how many predictions had no label, and the
-        labels that had no prediction."""
-        self._pass()
-        unlabelled, orphans = 0, []
-        while self._by_age and self._by_age[0][0] < self._passed:
-            record_id = heappop(self._by_age)[1]
-            known = self._known.get(record_id)
-            if known is None:
+    def _meet_labels(
+        self,
+        record_id: str,
+        prediction: KeptPrediction,
+        labels: Sequence[KeptLabel],
+        results: Results,
+    ) -> None:
+        position, horizon = prediction.position, self._horizon
+        is_new = prediction.offset >= self.predictions.published
+        known, revision = None, -1
+        for label in labels:
+            at = label.at
+            if at is not None and at < position - horizon:
+                continue  # of an earlier record with this id
+            is_first = not self._was_met(record_id, label, prediction)
+            block = self.kept_labels.block_of(label.offset)
+            block.needs = min(block.needs, prediction.offset)
+            block.newest = max(block.newest, position)
+            if not self._is_in_time(prediction, label):
+                if is_new and is_first:
+                    results.refused(label, "late")
+            elif is_new and at is not None and at + horizon < self._floor:
+                if is_first:
+                    results.refused(label, "orphan")
+            elif known is not None and known.label == label.label:
+                if is_new and is_first:
+                    results.repeated(label)
+            else:
+                known, revision = label, revision + 1
+                if is_new:
+                    self._join(prediction, label, revision, results)
+            if at is None:
+                self.labels.reach(position)
+                self._raise_floor()
+
+    def _join(
+        self, prediction: KeptPrediction, label: KeptLabel, revision: int, results: Results
+    ) -> None:
+        if revision == 0:
+            self.kept_predictions.block_of(prediction.offset).joined += 1
+        results.outcome(prediction, label, revision)
+
+    def _newest(
+        self, prediction: KeptPrediction, labels: Sequence[KeptLabel]
+    ) -> tuple[KeptLabel | None, int]:
+        """The newest of the labels that belong to a prediction, and its revision."""
+        known, revision = None, -1
+        for label in labels:
+            if (
+                self._is_in_time(prediction, label)
+                and (label.at is None or label.at >= prediction.position - self._horizon)
+                and (known is None or known.label != label.label)
+            ):
+                known, revision = label, revision + 1
+        return known, revision
+
+    def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+        return label.at is None or label.at - prediction.position <= self._horizon
+
+    def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
+        """Whether a prediction, other than `by`, has decided what becomes of this label."""
+        return any(
+            prediction is not by
+            and (label.at is None or label.at >= prediction.position - self._horizon)
+            for prediction in self.kept_predictions.get(record_id)
+        )
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def look(self, predictions_lag: int | None, labels_lag: int | None) -> None:
+        """Take note of how much there is still to read of each topic."""
+        for side, lag in ((self.predictions, predictions_lag), (self.labels, labels_lag)):
+            if lag == 0 and side.is_behind:
+                side.next_offset = side.published  # retention has taken the last old ones
+        if predictions_lag is None or labels_lag is None:
+            return
+        if self.is_rebuilding or self._fence is not None:
+            return
+        if self.kept_labels.blocks and self._has_no_place(self.kept_labels.blocks[-1]):
+            self.kept_labels.seal()
+        self._fence_done = [False, False]
+        self._fence = Fence(
+            at_s=self._clock.monotonic(),
+            predictions_end=self.predictions.next_offset + predictions_lag,
+            labels_end=self.labels.next_offset + labels_lag,
+            labels_read=self.labels.next_offset,
+            reached=self.predictions.reached,
+            watermark=self._watermark,
+        )
+
+    def pass_time(self, results: Results) -> None:
+        """Forget what can meet nothing any more."""
+        self._settle()
+        if self.is_rebuilding:
+            return
+        if (fence := self._fence) is not None:
+            self._pass_fence(fence, results)
+        self._forget_labels(results)
+        self._forget_predictions(results)
+
+    def _pass_fence(self, fence: Fence, results: Results) -> None:
+        done, now_s = self._fence_done, self._clock.monotonic()
+        ends = (
+            (self.predictions.next_offset, fence.predictions_end),
+            (self.labels.next_offset, fence.labels_end),
+        )
+        # An end that is never reached is that of a transaction that was aborted.
+        for place, (offset, end) in enumerate(ends):
+            silent_s = now_s - max(fence.at_s, self._heard_s[place])
+            if done[place] or not (offset >= end or silent_s >= self._idle_s):
                 continue
-            if known.newest >= self._passed:  # something newer came for it
-                heappush(self._by_age, (known.newest, record_id))
-                continue
-            del self._known[record_id]
-            if known.label is None:
-                unlabelled += len(known.predictions)
-            elif not known.predictions:
-                orphans.extend(known.labels)
-        for side in (self.predictions, self.labels):
-            while side.queue and side.queue[0].record_id not in self._known:
-                side.queue.popleft()
-        return unlabelled, orphans
+            done[place] = True
+            if place == 0:
+                self._place_labels(fence.labels_read)
+            else:
+                if fence.reached is not None:
+                    self._passed = max(self._passed, fence.reached)
+                    self._raise_floor()
+                if fence.watermark is not None and self._watermark is not None:
+                    results.watermark(fence.watermark)
+                    if self._watermark == fence.watermark:
+                        self._watermark = None
+        if all(done):
+            self._fence = None
 
-    def _pass(self) -> None:
-        """Move on the position that the horizon has passed."""
-        reached = self._reached
-        if self._clock.monotonic() - self._label_seen_s < self._idle_s:
-            if reached is None or self._labels_reached is None:
+    def _place_labels(self, end: int) -> None:
+        """Labels before offset `end` have met every prediction that was there by now: count from
+        here for those that still wait, if they have no position, or one ahead of everything."""
+        reached = self.predictions.reached
+        if reached is None or not self.kept_labels.blocks:
+            return
+        for block in self.kept_labels.select(end, self._has_no_place):
+            block.newest = reached
+            block.placeless = False
+
+    def _has_no_place(self, block: Block) -> bool:
+        reached = self.predictions.reached
+        return block.placeless or (reached is not None and block.newest > reached)
+
+    def _forget_labels(self, results: Results) -> None:
+        labels = self.kept_labels
+        while labels.blocks:
+            block = labels.blocks[0]
+            if block.placeless or block.newest + self._horizon >= self._floor:
                 return
-            reached = min(reached, self._labels_reached)
-        if reached is not None:
-            self._passed = max(self._passed, reached - self._horizon)
+            if block.waiting:
+                waiting = labels.oldest()
+                self.kept_predictions.fetch([record_id for record_id, _ in waiting])
+                for record_id, label in waiting:
+                    if not self._was_met(record_id, label):
+                        results.refused(label, "orphan")
+            labels.drop()
 
-    def _here(self) -> int:
-        """The position that predictions have reached, as far as is known."""
-        if self._reached is not None:
-            return self._reached
-        return _NOWHERE_YET if self._passed == _BEFORE_ALL else self._passed + self._horizon
+    def _forget_predictions(self, results: Results) -> None:
+        predictions = self.kept_predictions
+        needed: int | None = None
+        while predictions.blocks:
+            block = predictions.blocks[0]
+            if block.newest + self._horizon >= self._floor:
+                return
+            if needed is None:
+                # When these labels are read again after a restart, they must meet it again.
+                needed = min((labels.needs for labels in self.kept_labels.blocks), default=NEVER)
+            if block.end > needed:
+                return
+            results.unlabelled(block.count - block.joined)
+            predictions.drop()
 
-    def _keep(self, kept: Kept, side: Side) -> Known:
-        side.queue.append(kept)
-        known = self._known.get(kept.record_id)
-        if known is None:
-            known = self._known[kept.record_id] = Known(kept.position)
-            age = _BEFORE_ALL if kept.position == _NOWHERE_YET else kept.position
-            heappush(self._by_age, (age, kept.record_id))
-        known.newest = max(known.newest, kept.position)
-        return known
+    def _raise_floor(self) -> None:
+        floor = self._passed
+        predictions, labels = self.predictions.reached, self.labels.reached
+        if predictions is not None and labels is not None:
+            floor = max(floor, min(predictions, labels))
+        self._floor = floor
+
+    # ---- commits and the cache ------------------------------------------------------------------
+
+    def hold(self) -> tuple[Committed, Committed]:
+        """What to commit for predictions and labels."""
+        if self.is_rebuilding:
+            return self.predictions.resumed, self.labels.resumed
+        self._committing = (
+            self.predictions.next_offset,
+            self.labels.next_offset,
+            self.kept_predictions.dropped(),
+            self.kept_labels.dropped(),
+        )
+        held = self.kept_predictions.held
+        predictions = Resume(
+            published=self.predictions.next_offset,
+            before=self._source if held is None else self.kept_predictions.blocks[0].source,
+            reached=self.predictions.reached,
+            watermark=self._watermark,
+            token=self._token,
+        )
+        labels = Resume(
+            published=self.labels.next_offset,
+            reached=self.labels.reached,
+            passed=self._passed,
+            token=self._token,
+        )
+        return (
+            _committed(held, self.predictions, predictions),
+            _committed(self.kept_labels.held, self.labels, labels),
+        )
+
+    def close(self) -> None:
+        """Write what is committed to the cache, and let go of it."""
+        if self._cache is not None:
+            self._write(0, 0, everything=True)
+            self._cache.close()
+            self._cache = None
+
+    def _settle(self) -> None:
+        """A commit has succeeded: the cache may follow it."""
+        if self._committing is None:
+            if self.is_rebuilding and self._cache is not None:
+                self._write(0, 0, everything=False)  # old records are committed
+            return
+        published, labels, dropped, dropped_labels = self._committing
+        self._committing = None
+        self._committed = (published, labels)
+        if self._cache is not None:
+            self._write(dropped, dropped_labels, everything=False)
+
+    def _begin_cache(self, cache: Cache) -> None:
+        covered = cache.covered()
+        if (
+            covered is None
+            or covered.topics != self._topics
+            or covered.token != self._token
+            or covered.predictions > self.predictions.published
+            or covered.labels > self.labels.published
+        ):
+            cache.clear()
+            covered = None
+        if not self._token:
+            self._token = secrets.token_hex(8)
+        self.kept_predictions.load(cache, self.predictions.resumed.offset)
+        self.kept_labels.load(cache, self.labels.resumed.offset)
+        if covered is None:
+            return
+        if covered.predictions > self.predictions.next_offset:
+            self.predictions.next_offset = covered.predictions
+            self._source = covered.source
+        self.labels.next_offset = max(self.labels.next_offset, covered.labels)
+        # What stands before the committed offsets is settled.
+        self._committing = (
+            *self._committed,
+            self.kept_predictions.dropped(),
+            self.kept_labels.dropped(),
+        )
+
+    def _write(self, dropped: int, dropped_labels: int, *, everything: bool) -> None:
+        assert self._cache is not None
+        batch = Batch()
+        published, labels = self._committed
+        self.kept_predictions.write(
+            batch, deletions=dropped, committed=published, everything=everything
+        )
+        self.kept_labels.write(
+            batch, deletions=dropped_labels, committed=labels, everything=everything
+        )
+        if not batch.operations.is_empty():
+            predictions_end, source = self.kept_predictions.next_uncached or (0, -1)
+            labels_end, _ = self.kept_labels.next_uncached or (0, -1)
+            self._cache.write(
+                batch, Covered(self._topics, self._token, predictions_end, source, labels_end)
+            )
 
 
-def _later(reached: int | None, position: int) -> int:
-    return position if reached is None else max(reached, position)
+def _committed(held: int | None, side: Side, resume: Resume) -> Committed:
+    offset = side.next_offset if held is None else held
+    return Committed(offset, msgspec.json.encode(resume).decode())

@@ -1,10 +1,13 @@
 """Labels: the truth about one record as flat JSON, from and to bytes."""
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
-from msgspec.structs import astuple
 
+from driftline.codec.columns import Rejected
+from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
 from driftline.codec.values import format_time, parse_time, text
 from driftline.errors import DataError
@@ -54,7 +57,9 @@ class LabelCodec:
         }
         if self._key is not None and self._key not in types:
             types[self._key] = Scalar
-        self._key_place = list(types).index(self._key) if self._key is not None else None
+        place = list(types).index(self._key) if self._key is not None else None
+        self._key_field = None if place is None else f"f{place}"
+        self._fields = attrgetter("f0", "f1", "f2")
         self._decode = make_decoder(types, refuse_unknown=False)
 
     def decode(self, value: bytes | None) -> Label:
@@ -62,27 +67,41 @@ class LabelCodec:
         if value is None:
             raise DataError("no value: the label is empty")
         try:
-            fields = astuple(self._decode(value))
+            decoded = self._decode(value)
         except DECODE_ERRORS as error:
             raise DataError(reason_of(error)) from error
-        record_id, label, at = fields[:3]
+        return self._label(decoded)
+
+    def decode_all(self, values: Sequence[bytes | None]) -> Decoded[Label]:
+        """Decode many at once; those that cannot be used are in the result, with the reason."""
+        found = decode_each(self._decode, values)
+        labels: list[Label] = []
+        kept: list[int] = []
+        rejected = list(found.rejected)
+        for index, decoded in zip(found.kept, found.items, strict=True):
+            try:
+                labels.append(self._label(decoded))
+            except DataError as error:
+                rejected.append(Rejected(index, error.message))
+            else:
+                kept.append(index)
+        return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
+
+    def _label(self, decoded: Any) -> Label:
+        record_id, label, at = self._fields(decoded)
         if record_id is None or record_id == "":
             raise DataError(f"missing id: column {self._id!r} is {record_id!r}")
         if label is None:
             raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
-        key = None
-        if self._key_place is not None and fields[self._key_place] is not None:
-            key = text(fields[self._key_place])
+        key = None if self._key_field is None else getattr(decoded, self._key_field)
         return Label(
             text(record_id),
             label if self._stream.task == "regression" else text(label),
-            self._position(at),
-            key,
+            None if at is None else self._position(at),
+            None if key is None else text(key),
         )
 
-    def _position(self, at: str | int | None) -> int | None:
-        if at is None:
-            return None
+    def _position(self, at: str | int) -> int:
         if self._stream.axis == "row":
             if isinstance(at, int) and 0 <= at < 2**63:
                 return at

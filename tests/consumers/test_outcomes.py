@@ -1,6 +1,6 @@
 """The join: every label that can come, and the same outcomes however the two topics interleave."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import pytest
@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
-from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.codec.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.events import Outcome, Prediction, Source, Watermark
+from driftline.loop import GroupView
 from driftline.stream import Labels, Span, Stream, loads
 
 STREAM = loads(
@@ -58,20 +59,39 @@ def joined(
     return handler
 
 
-def outcomes(output: Iterable[Outgoing]) -> list[tuple[str, str | float, int]]:
-    events = [outcomes_decoder.decode(o.value or b"") for o in output if o.topic == "s.outcomes"]
+def single(output: Iterable[Outgoing | OutgoingBatch]) -> Iterator[Outgoing]:
+    """Batches as the records that they are."""
+    for item in output:
+        if isinstance(item, Outgoing):
+            yield item
+        else:
+            for key, value in zip(item.keys, item.values, strict=True):
+                yield Outgoing(item.topic, value, key, item.partition)
+
+
+def view(*, predictions: int = 0, labels: int = 0) -> GroupView:
+    return GroupView({PREDICTIONS: predictions, LABELS: labels}, dict)
+
+
+def outcomes(output: Iterable[Outgoing | OutgoingBatch]) -> list[tuple[str, str | float, int]]:
+    events = [
+        outcomes_decoder.decode(o.value or b"") for o in single(output) if o.topic == "s.outcomes"
+    ]
     return [(e.record_id, e.label, e.revision) for e in events if isinstance(e, Outcome)]
 
 
-def reasons(output: Iterable[Outgoing]) -> list[str]:
+def reasons(output: Iterable[Outgoing | OutgoingBatch]) -> list[str]:
     return [
-        dict(o.headers)["driftline_reason"].decode() for o in output if o.topic == "s.deadletters"
+        dict(o.headers)["driftline_reason"].decode()
+        for o in single(output)
+        if o.topic == "s.deadletters"
     ]
 
 
 def test_a_label_after_its_prediction_makes_an_outcome() -> None:
     output = joined().handle([prediction(0, 7), label(0, 7, "b", at=9)])
-    event = outcomes_decoder.decode(output[0].value or b"")
+    (record,) = single(output)
+    event = outcomes_decoder.decode(record.value or b"")
     assert isinstance(event, Outcome)
     assert (event.record_id, event.label, event.revision, event.label_row) == ("7", "b", 0, 9)
     assert (event.row, event.model, bytes(event.record)) == (7, "sha256:1", b'{"x":1}')
@@ -102,7 +122,7 @@ def test_a_label_without_prediction_is_a_dead_letter_after_the_horizon() -> None
     handler.handle([label(1, 10, "b", at=10)])
     assert not handler.tick()
     handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
-    letters = handler.tick()
+    letters = list(single(handler.tick()))
     assert reasons(letters) == ["no prediction with this id within the horizon"]
     assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
@@ -111,7 +131,7 @@ def test_labels_read_long_before_their_predictions_wait_for_them() -> None:
     handler = joined()
     handler.handle([label(row, row, "b", at=row) for row in range(100)])
     handler.tick()
-    output: list[Outgoing] = []
+    output: list[Outgoing | OutgoingBatch] = []
     for row in range(100):
         output += handler.handle([prediction(row, row)])
         output += handler.tick()
@@ -123,7 +143,7 @@ def test_predictions_read_long_before_their_labels_wait_for_them() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
     handler.tick()
-    output: list[Outgoing] = []
+    output: list[Outgoing | OutgoingBatch] = []
     for row in range(100):
         output += handler.handle([label(row, row, "b", at=row + 5)])
         output += handler.tick()
@@ -146,12 +166,59 @@ def test_a_change_later_than_the_horizon_is_a_dead_letter_too() -> None:
 
 
 def test_labels_that_stay_away_hold_nobody_back() -> None:
+    handler = joined()
+    handler.handle([prediction(row, row) for row in range(100)])
+    handler.tick()
+    assert handler.counts["unlabelled"] == 0  # they may be there, and not read yet
+    handler.look(view(labels=0))
+    handler.tick()
+    assert handler.counts["unlabelled"] == 88  # all but the last horizon of ten, and a block of two
+
+
+def test_labels_that_are_there_and_not_read_yet_hold_predictions_back() -> None:
+    handler = joined()
+    handler.handle([prediction(row, row) for row in range(100)])
+    handler.look(view(labels=1))
+    handler.tick()
+    assert outcomes(handler.handle([label(0, 0, "b", at=5)])) == [("0", "b", 0)]
+    handler.tick()
+    assert handler.counts["unlabelled"] == 87
+
+
+def test_labels_that_are_said_to_be_there_and_never_come_hold_back_until_idle() -> None:
     clock = ManualClock()
     handler = joined(clock=clock)
     handler.handle([prediction(row, row) for row in range(100)])
+    handler.look(view(labels=1))  # of a transaction that was aborted
     clock.advance(11)
     handler.tick()
-    assert handler.counts["unlabelled"] == 89  # all but the last horizon of ten and its end
+    assert handler.counts["unlabelled"] == 88
+
+
+def test_a_label_without_position_waits_until_predictions_were_read_and_passed_on() -> None:
+    handler = joined()
+    handler.handle([label(0, "nobody", "b"), prediction(0, 50)])
+    handler.look(view(predictions=1))
+    assert not handler.tick()
+    handler.handle([prediction(1, 60)])
+    handler.tick()
+    handler.handle([prediction(2, 70)])
+    handler.look(view())
+    assert not handler.tick()
+    handler.handle([prediction(3, 71)])
+    handler.look(view())
+    assert reasons(handler.tick()) == ["no prediction with this id within the horizon"]
+
+
+def test_a_label_from_the_far_future_harms_nobody_but_itself() -> None:
+    handler = joined()
+    handler.handle([label(0, "nobody", "b", at=10**9), prediction(0, 0), prediction(1, 50)])
+    assert outcomes(handler.handle([label(1, 50, "b", at=51)])) == [("50", "b", 0)]
+    handler.look(view())
+    handler.tick()
+    handler.handle([prediction(2, 61), label(2, 61, "b", at=61)])
+    assert len(reasons(handler.tick())) == 1
+    assert handler.holds()[LABELS].offset > 0
 
 
 def test_a_label_that_was_joined_before_a_restart_is_no_orphan_after_it() -> None:
@@ -171,9 +238,9 @@ def test_a_label_that_was_joined_before_a_restart_is_no_orphan_after_it() -> Non
 
 
 def test_a_label_that_cannot_be_read_is_a_dead_letter_at_once() -> None:
-    output = joined().handle([Message(*LABELS, 0, None, b"{")])
-    assert len(reasons(output)) == 1
-    assert output[0].value == b"{"
+    (letter,) = single(joined().handle([Message(*LABELS, 0, None, b"{")]))
+    assert reasons([letter])
+    assert letter.value == b"{"
 
 
 def test_a_redelivered_prediction_is_told_by_its_source() -> None:
@@ -190,11 +257,28 @@ def test_two_records_of_one_id_each_get_their_outcome() -> None:
     assert outcomes(output) == [("7", "b", 0), ("7", "b", 0)]
 
 
-def test_watermarks_flow_through_in_order() -> None:
-    message = Message(*PREDICTIONS, 0, None, encode(Watermark(position=9)))
-    (output,) = joined().handle([message])
-    assert (output.topic, output.partition) == ("s.outcomes", 0)
-    assert outcomes_decoder.decode(output.value or b"") == Watermark(position=9)
+def test_a_watermark_follows_the_outcomes_of_the_labels_that_were_there() -> None:
+    handler = joined()
+    message = Message(*PREDICTIONS, 1, None, encode(Watermark(position=9)))
+    assert not handler.handle([prediction(0, 7), message])
+    handler.look(view(labels=1))
+    assert not handler.tick()
+    output = [*handler.handle([label(0, 7, "b", at=8)]), *handler.tick()]
+    found = [outcomes_decoder.decode(record.value or b"") for record in single(output)]
+    assert isinstance(found[0], Outcome)
+    assert found[1:] == [Watermark(position=9)]
+    assert {(o.topic, o.partition) for o in output} == {("s.outcomes", 0)}
+
+
+def test_a_watermark_is_passed_on_once_whatever_was_committed() -> None:
+    first = joined()
+    first.handle([Message(*PREDICTIONS, 0, None, encode(Watermark(position=9)))])
+    second = joined(resume=first.holds())
+    second.look(view())
+    assert len(list(single(second.tick()))) == 1
+    third = joined(resume=second.holds())
+    third.look(view())
+    assert not third.tick()
 
 
 def test_what_was_refused_before_a_restart_is_not_refused_again() -> None:
@@ -236,11 +320,11 @@ def test_a_crash_at_any_moment_loses_and_doubles_no_outcome(
     wide = msgspec.structs.replace(STREAM, labels=Labels(horizon=Span(records=1000)))
     crashes_left = 3
     committed: dict[TopicPartition, Committed] = dict(FROM_START)
-    published: list[Outgoing] = []
+    published: list[Outgoing | OutgoingBatch] = []
     while True:
         handler = joined(wide, committed)
         positions = {partition: at.offset for partition, at in committed.items()}
-        pending: list[Outgoing] = []
+        pending: list[Outgoing | OutgoingBatch] = []
         crash = False
         while not crash:
             left = [p for p, log in logs_by_partition.items() if positions[p] < len(log)]
@@ -286,7 +370,72 @@ def test_memory_is_bounded_by_the_horizon(count: int) -> None:
     for row in range(count * 20):
         handler.handle([prediction(row, row), label(row, row, "b", at=row)])
         handler.tick()
-    assert len(handler._joins[0].predictions.queue) <= 11
-    assert len(handler._joins[0].labels.queue) <= 11
-    assert len(handler._joins[0]._known) <= 11
-    assert len(handler._joins[0]._by_age) <= 11
+    join = handler._joins[0]
+    for kept in (join.kept_predictions, join.kept_labels):
+        assert kept.in_memory <= 13  # the horizon, and a block of two
+        assert len(kept.blocks) <= 7
+
+
+def test_an_outcome_is_the_predictions_own_bytes_and_the_label() -> None:
+    message = prediction(0, 7)
+    (outcome,) = single(joined().handle([message, label(0, 7, "b")]))
+    assert message.value is not None
+    assert outcome.value == message.value.replace(b"prediction", b"outcome", 1)[:-1] + (
+        b',"label":"b","label_time":null,"label_row":null,"revision":0}'
+    )
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda body: msgspec.json.format(body.decode(), indent=2).encode() + b"\n",
+        lambda body: msgspec.json.encode(
+            dict(reversed(msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items()))
+        ),
+    ],
+)
+def test_a_prediction_written_in_another_way_makes_an_outcome_too(
+    rewrite: Callable[[bytes], bytes],
+) -> None:
+    message = prediction(0, 7)
+    rewritten = msgspec.structs.replace(message, value=rewrite(message.value or b""))
+    (plain,) = single(joined().handle([message, label(0, 7, "b")]))
+    (other,) = single(joined().handle([rewritten, label(0, 7, "b")]))
+    assert msgspec.json.decode(other.value or b"") == msgspec.json.decode(plain.value or b"")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"record_id":"7"', b'"record_id":null'),
+        (b'"scores":null', b'"scores":[1]'),
+        (b'"offset":0', b'"offset":"x"'),
+        (b'{"x":1}', b'{"x":\xff}'),
+        (b'{"x":1}', b'{"x":"\xff"}'),
+        (b',"record":{"x":1}', b""),
+        (b'"row":7', b'"row":null'),
+        (b'"prediction","record_id"', b'"outcome","record_id"'),
+    ],
+)
+def test_what_is_no_prediction_is_a_dead_letter_and_never_passed_on(old: bytes, new: bytes) -> None:
+    message = prediction(0, 7)
+    assert message.value is not None
+    assert old in message.value
+    broken = msgspec.structs.replace(message, value=message.value.replace(old, new))
+    handler = joined()
+    output = handler.handle([broken, prediction(1, 8), label(0, 8, "b")])
+    assert outcomes(output) == [("8", "b", 0)]
+    assert [letter.value for letter in output if isinstance(letter, Outgoing)] == [broken.value]
+    assert not outcomes(handler.handle([label(1, 7, "b")]))
+
+
+def test_an_outcome_over_the_limit_is_a_dead_letter_of_the_label() -> None:
+    message = prediction(0, 7)
+    long = msgspec.structs.replace(
+        message,
+        value=(message.value or b"").replace(b'{"x":1}', b'{"x":"%b"}' % (b"x" * 1_047_500)),
+    )
+    ours = label(0, 7, "b")
+    (letter,) = single(joined().handle([long, ours]))
+    assert "outcome too large" in reasons([letter])[0]
+    assert letter.value == ours.value
