@@ -26,9 +26,11 @@ from driftline.errors import DataError
 from driftline.events import Source
 from driftline.reconcile_sql import (
     ANALYSIS,
+    DOUBLED_OUTCOMES,
     MISPLACED_LABELS,
     MISSING_LABELS,
     MISSING_RECORDS,
+    REVISED,
     TABLES,
 )
 from driftline.scan import Progress, handled, ranges, scan, size
@@ -80,6 +82,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     duplicate_ids: int  # records whose id stood in an earlier one, replays left out
     replayed: int  # records sent again from a dead letter
     redelivered: int  # further predictions of the same source offset: readers drop them
+    doubled_outcomes: int  # outcomes that stand twice, which exactly-once rules out
     labels: Labels
     misplaced_labels: int  # in another partition than the record with their id: they cannot join
     foreign_letters: int  # in the dead letters, but not written by Driftline
@@ -88,8 +91,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is missing."""
-        return not (self.missing or self.labels.missing)
+        """Whether nothing is missing, and no outcome doubled."""
+        return not (self.missing or self.labels.missing or self.doubled_outcomes)
 
 
 def reconcile(
@@ -305,12 +308,13 @@ def _judge(
         missing=records.get("missing", 0),
         outcomes=joined,
         unlabelled=predicted - joined,
-        revised=number("SELECT count(*) FROM outcomes WHERE revision > 0"),
+        revised=number(REVISED),
         duplicate_ids=number(
             "SELECT count(id) - count(DISTINCT id) FROM features WHERE NOT replayed"
         ),
         replayed=number("SELECT count(*) FROM features WHERE replayed"),
         redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
+        doubled_outcomes=number(DOUBLED_OUTCOMES),
         labels=Labels(
             total=sum(labels.values()),
             joined=labels.get("joined", 0),

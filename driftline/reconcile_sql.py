@@ -96,6 +96,15 @@ MISSING_LABELS: Final = """
 SELECT partition, offset, id FROM label_fates WHERE fate = 'missing' ORDER BY partition, offset
 """
 
+REVISED: Final = """
+SELECT count(*) FROM (SELECT DISTINCT partition, source, revision FROM outcomes WHERE revision > 0)
+"""
+
+DOUBLED_OUTCOMES: Final = """
+SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT partition, source, revision FROM outcomes))
+FROM outcomes
+"""
+
 MISPLACED_LABELS: Final = """
 SELECT count(*) FROM labels AS l
 WHERE EXISTS (SELECT 1 FROM predicted AS p WHERE p.id = l.id)

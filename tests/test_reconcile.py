@@ -71,6 +71,25 @@ def test_a_record_that_inference_has_not_come_to_is_waiting_not_missing() -> Non
     assert found.waiting == 2
 
 
+def test_an_outcome_that_stands_twice_is_not_clean_but_a_changed_label_is() -> None:
+    world = World()
+    prediction = world.prediction(world.feature("a"))
+    world.label("a", "x")
+    world.label("a", "y")
+    world.outcome(prediction, "x")
+    world.outcome(prediction, "y", revision=1)
+    world.everything_handled()
+    assert reconcile(world.broker, world.stream).clean
+
+    for _ in range(2):
+        world.outcome(prediction, "y", revision=1)
+    found = reconcile(world.broker, world.stream)
+
+    assert found.doubled_outcomes == 2
+    assert found.revised == 1
+    assert not found.clean
+
+
 def test_a_redelivered_record_is_told_by_its_source() -> None:
     world = World()
     record = world.feature("a")

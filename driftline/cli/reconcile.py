@@ -30,7 +30,8 @@ def reconcile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Count from the topics what became of every record and label; exit 1 if any is missing.
+    """Count from the topics what became of every record and label; exit 1 if any is missing, or
+    stands twice among the outcomes.
 
     Each record must have become a prediction or a dead letter, each label an outcome or a dead
     letter. Records that inference has not read yet are waiting. Services may go on meanwhile.
@@ -72,6 +73,7 @@ _BESIDE = {
     "duplicate_ids": "records whose id stood in an earlier one",
     "replayed": "records sent again from a dead letter",
     "redelivered": "predictions that came twice; readers drop them by their source",
+    "doubled_outcomes": "outcomes that stand twice, which no service of Driftline writes",
     "misplaced_labels": "labels in another partition than their record: they cannot join; "
     "producers must use the record's key",
     "foreign_letters": "messages among the dead letters that Driftline did not write",
@@ -97,14 +99,14 @@ def _show(found: Reconciliation) -> None:
         for field, words in names.items():
             count: int = getattr(values, field)
             if count or field in _ALWAYS:
-                red = field == "missing" and count
+                red = field in ("missing", "doubled_outcomes") and count
                 table.add_row(f"{count:,}", words, style="red" if red else None)
         table.add_section()
     stdout.print(table)
     _name("records", found.missing, found.missing_records)
     _name("labels", found.labels.missing, found.missing_labels)
     if found.clean:
-        stdout.print("nothing is missing", style="green")
+        stdout.print("nothing is missing, nothing doubled", style="green")
 
 
 def _name(what: str, count: int, missing: tuple[Missing, ...]) -> None:
