@@ -160,7 +160,10 @@ class Loop:
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
         self._followed: Consumer | None = None
         self._producer = self._new_producer()
-        self._consumer = broker.consumer(group, client_id=self._client_id)
+        # A worker that is killed and started again in its slot has its partitions at once.
+        self._consumer = broker.consumer(
+            group, client_id=self._client_id, instance_id=self._client_id
+        )
         self._consumer.subscribe(
             handler.inputs, assigned=self._on_assigned, revoked=self._on_revoked
         )

@@ -49,6 +49,7 @@ _CONSUMER: Mapping[str, object] = {
     "isolation.level": "read_committed",
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
+    "queued.max.messages.kbytes": 32_768,  # what is fetched ahead, of all partitions; default 64 MB
     "fetch.queue.backoff.ms": 5,  # default 1000: catching up stops at a fourth of the speed
     "fetch.wait.max.ms": 100,  # a seek or resume waits for the empty fetch under way; default 500
     "session.timeout.ms": 10_000,  # partitions of a killed worker move on; default 45 s
@@ -66,6 +67,9 @@ _PRODUCER: Mapping[str, object] = {
     # Default 100: a transaction waits for it whenever the one before is still being ended. Of
     # one-record transactions 1 in 100 took 26 ms instead of 146 (Kafka 4.1, two busy cores).
     "retry.backoff.ms": 10,
+    # What waits for the broker; `send` blocks beyond. Default 1 GB: a broker that is away for a
+    # minute would fill the memory.
+    "queue.buffering.max.kbytes": 65_536,
     "message.max.bytes": CLIENT_MAX_BYTES,  # topics have their own limit
     "delivery.report.only.error": True,  # a callback for each success would double the cost
 }

@@ -63,6 +63,7 @@ class LibrdkafkaProducer:
                 self.send(Outgoing(topic, value, key, partition))  # waits for room
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
+        self._client.poll(0)  # what was acknowledged counts in the queue until it is looked at
 
     def flush(self) -> None:
         while self._client.flush(1.0) > 0:

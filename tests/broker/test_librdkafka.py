@@ -1,0 +1,28 @@
+"""What is librdkafka's own: its bounded queue."""
+
+from collections.abc import Callable
+
+import pytest
+
+from driftline.broker import NewTopic, OutgoingBatch, TopicPartition, connect
+
+pytestmark = pytest.mark.kafka
+
+
+def test_a_full_queue_makes_a_batch_wait_and_loses_nothing(
+    kafka_bootstrap: str, topic_name: Callable[[], str]
+) -> None:
+    # Its bytes are the adapter's own business; records are bounded in the same place.
+    broker = connect("librdkafka", kafka_bootstrap, {"queue.buffering.max.messages": "100"})
+    topic, count = topic_name(), 5_000
+    admin, producer, consumer = broker.admin(), broker.producer(), broker.consumer()
+    admin.create([NewTopic(topic, 1)])
+    producer.send_batch(OutgoingBatch(topic, 0, [None] * count, [b"%d" % i for i in range(count)]))
+    producer.flush()
+    consumer.assign({TopicPartition(topic, 0): 0})
+    read: list[bytes | None] = []
+    while len(read) < count and (batch := consumer.poll(max_records=count, timeout_s=10)):
+        read += [message.value for message in batch]
+    assert read == [b"%d" % i for i in range(count)]
+    for client in (admin, producer, consumer):
+        client.close()
