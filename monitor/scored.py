@@ -5,6 +5,7 @@ In: messages. Out: `Scored`. What cannot be read is said in the log and left out
 
 import logging
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,6 +20,8 @@ from driftline.stream import Stream
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
 log = logging.getLogger(__name__)
+
+_value, _offset = attrgetter("value"), attrgetter("offset")
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -72,13 +75,13 @@ class ScoredReader:
 
     def read(self, messages: Sequence[Message]) -> Scored:
         """Decode messages of one partition, in its order."""
-        found = self._codec.decode([message.value for message in messages])
+        found = self._codec.decode(list(map(_value, messages)))
         records = found.records
         for rejected in records.rejected:
             message = messages[rejected.index]
             where = f"{message.topic}[{message.partition}]@{message.offset}"
             log.warning("prediction %s cannot be read, left out: %s", where, rejected.reason)
-        all_offsets = ints([message.offset for message in messages])
+        all_offsets = ints(list(map(_offset, messages)))
         offsets = all_offsets if len(records) == len(messages) else all_offsets[records.kept]
         rows, times_us = optional_ints(records.rows), optional_ints(records.times_us)
         positions = rows if self._stream.axis == "row" else times_us
@@ -125,7 +128,9 @@ def ints(values: Sequence[int]) -> Ints:
 
 def optional_ints(values: Sequence[int | None]) -> Ints:
     """As int64 (n,), BEFORE_ALL for None."""
-    return ints([BEFORE_ALL if value is None else value for value in values])
+    if None in values:
+        values = [BEFORE_ALL if value is None else value for value in values]
+    return np.array(values, dtype=np.int64)
 
 
 def largest(values: Ints, known: int | None = None) -> int | None:

@@ -9,6 +9,7 @@ those two, `drift`, `retrain`. Any number of workers share the partitions; whoev
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,8 @@ from monitor.references import Packages, Profiles, References
 from monitor.reports import Reports
 
 log = logging.getLogger(__name__)
+
+_partition_of = attrgetter("topic", "partition")
 
 
 class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -108,7 +111,7 @@ class MonitorHandler:
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         topics = self._topics
         output: list[Outgoing] = []
-        for (topic, partition), run in groupby(messages, lambda m: (m.topic, m.partition)):
+        for (topic, partition), run in groupby(messages, _partition_of):
             own = list(run)
             if topic == topics.predictions:
                 output.extend(self._data.read(partition, own))
