@@ -191,6 +191,9 @@ class InferenceHandler:
 
 def _runs(partitions: Sequence[int]) -> Iterator[tuple[int, int, int]]:
     """(partition, start, end) of each run of equal partitions: a poll gives them in runs."""
+    if partitions.count(partitions[0]) == len(partitions):
+        yield partitions[0], 0, len(partitions)
+        return
     start = 0
     for partition, run in groupby(partitions):
         end = start + len(list(run))

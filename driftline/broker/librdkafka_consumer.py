@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
@@ -239,14 +240,16 @@ def _messages(records: Sequence[Any]) -> list[Message]:
             map(get.offset, records),
             map(get.key, records),
             map(get.value, records),
-            map(_headers, map(get.headers, records)),
+            _headers(list(map(get.headers, records))),
             map(_SECOND, map(get.timestamp, records)),
         )
     )
 
 
-def _headers(headers: Sequence[tuple[str, bytes | None]] | None) -> Headers:
-    return tuple((name, value or b"") for name, value in headers) if headers else ()
+def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> Iterable[Headers]:
+    if not any(found):
+        return repeat(())
+    return [tuple((name, value or b"") for name, value in each or ()) for each in found]
 
 
 # What the client overcomes by itself is logged; these it does not.

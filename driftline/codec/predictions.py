@@ -6,7 +6,8 @@ is slower.
 """
 
 from collections.abc import Sequence
-from operator import attrgetter
+from functools import partial
+from operator import attrgetter, is_not
 from typing import Any
 
 import msgspec
@@ -97,12 +98,15 @@ class PredictionCodec:
         )
 
 
+_is_known = partial(is_not, None)
+
+
 class PredictionEncoder:
     """Encodes the predictions of one model for records of one topic, a batch at once.
 
     The scored record is spliced in as its raw bytes. What is written is what `events.Prediction`
-    reads; columns are encoded each in one call and put together by a template, at a fifth of the
-    cost of a struct a record.
+    reads; columns are encoded each in one call and put together by a template, at a third of the
+    cost of a struct a record. What is the same for all is in the template.
     """
 
     def __init__(self, model: str, classes: Sequence[str], topic: str) -> None:
@@ -121,33 +125,36 @@ class PredictionEncoder:
     ) -> list[bytes]:
         """Predictions for n ≥ 1 records, all arguments of length n: where each record stands, its
         bytes, what was decoded of it and what the model said."""
-        if isinstance(predictions, np.ndarray):
-            said = _numbers(predictions.tolist())
+        cells: list[Sequence[bytes | None]] = [_texts(batch.ids)]
+        template = [b'{"type":"prediction","record_id":"%b","time":']
+        if any(map(_is_known, batch.times_us)):
+            times = [None if time is None else format_time(time) for time in batch.times_us]
+            cells.append(_numbers(times))
+            template.append(b"%b")
         else:
-            said = [b'"%b"' % name for name in _texts(predictions)]
-        cells: list[Sequence[bytes | None]] = [
-            _texts(batch.ids),
-            _numbers([None if t is None else format_time(t) for t in batch.times_us]),
-            _numbers(batch.rows),
-            said,
-        ]
-        if probabilities is not None:
+            template.append(b"null")
+        cells.append(_numbers(batch.rows))
+        if isinstance(predictions, np.ndarray):
+            cells.append(_numbers(predictions.tolist()))
+            template.append(b',"row":%b,"prediction":%b,"scores":')
+        else:
+            cells.append(_texts(predictions))
+            template.append(b',"row":%b,"prediction":"%b","scores":')
+        if probabilities is None:
+            template.append(b"null")
+        else:
             cells.extend(map(_numbers, probabilities.T.tolist()))
-        cells += [_numbers(partitions), _numbers(offsets), records]
-        template = self._template(with_scores=probabilities is not None)
-        return list(map(template.__mod__, zip(*cells, strict=True)))
-
-    def _template(self, *, with_scores: bool) -> bytes:
-        scores = b"null"
-        if with_scores:
-            named = [_fixed(name) + b":%b" for name in self._classes]
-            scores = b"{" + b",".join(named) + b"}"
-        return (
-            b'{"type":"prediction","record_id":"%b","time":%b,"row":%b,"prediction":%b,"scores":'
-            + scores + b',"model":' + _fixed(self._model)
-            + b',"source":{"topic":' + _fixed(self._topic)
-            + b',"partition":%b,"offset":%b},"record":%b}'
-        )  # fmt: skip
+            template += [b"{", b",".join(_fixed(name) + b":%b" for name in self._classes), b"}"]
+        template += [b',"model":', _fixed(self._model)]
+        template += [b',"source":{"topic":', _fixed(self._topic), b',"partition":']
+        if partitions.count(partitions[0]) == len(partitions):
+            template.append(b"%d" % partitions[0])
+        else:
+            cells.append(_numbers(partitions))
+            template.append(b"%b")
+        cells += [_numbers(offsets), records]
+        template.append(b',"offset":%b},"record":%b}')
+        return list(map(b"".join(template).__mod__, zip(*cells, strict=True)))
 
 
 def _fixed(text: str) -> bytes:
