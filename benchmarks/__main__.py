@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from benchmarks import latency, throughput
+from benchmarks import latency, services, swap, throughput
 from benchmarks.contestants import CONTESTANTS, Contestant, Peers, choose
 from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
@@ -23,6 +23,9 @@ from benchmarks.summary import (
     aligned,
     latency_rows,
     latency_table,
+    memory_table,
+    services_table,
+    swap_table,
     throughput_rows,
     throughput_table,
 )
@@ -44,6 +47,8 @@ class Options(argparse.Namespace):
     partitions: int
     per_s: int
     seconds: int
+    memory_records: int
+    rows: int
     folder: Path
     json: bool
 
@@ -99,8 +104,49 @@ class Bench:
         rows = latency_rows(runs)
         return {"rows": rows, "runs": runs}, latency_table(rows)
 
+    def services(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """Throughput of outcomes and monitor."""
+        runs = list(
+            services.measure(
+                self.world,
+                records=self.options.records,
+                repeats=self.options.repeats,
+                partitions=self.options.partitions,
+                report=self.report,
+            )
+        )
+        return {"runs": runs}, services_table(runs)
 
-PARTS: Final = {"throughput": Bench.throughput, "latency": Bench.latency}
+    def memory(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """Memory of inference, outcomes and monitor over a long run."""
+        records = self.options.memory_records
+        curves = services.memory(
+            self.world, records=records, partitions=self.options.partitions, report=self.report
+        )
+        return {"curves": curves}, memory_table(curves, records)
+
+    def swap(self) -> tuple[dict[str, Any], list[list[str]]]:
+        """From a retrain request to the new model's first prediction."""
+        runs = list(
+            swap.measure(
+                self.world,
+                rows=self.options.rows,
+                per_s=self.options.per_s,
+                repeats=self.options.repeats,
+                partitions=self.options.partitions,
+                report=self.report,
+            )
+        )
+        return {"runs": runs}, swap_table(runs)
+
+
+PARTS: Final = {
+    "throughput": Bench.throughput,
+    "latency": Bench.latency,
+    "services": Bench.services,
+    "memory": Bench.memory,
+    "swap": Bench.swap,
+}
 
 
 def main() -> None:
@@ -201,6 +247,8 @@ def _options() -> Options:
     add("--partitions", type=int, default=1, help="of each topic")
     add("--per-s", type=int, default=1000, help="latency: records a second")
     add("--seconds", type=int, default=20, help="latency: how long, after a warm-up")
+    add("--memory-records", type=int, default=5_000_000, help="memory: records of the run")
+    add("--rows", type=int, default=50_000, help="swap: outcomes to train on")
     add("--folder", type=Path, default=Path(".driftline/benchmarks"), help="for all that is kept")
     add("--json", action="store_true", help="print the results as JSON instead of tables")
     options = parser.parse_args(namespace=Options())

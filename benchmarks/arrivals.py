@@ -15,8 +15,6 @@ from benchmarks.process import BenchmarkError, Measured
 from benchmarks.world import World
 
 SAMPLE_S = 0.02
-# Nothing new for so long, when all is expected to be there, is the end.
-_SETTLED_S = 1.0
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -46,6 +44,24 @@ class Ends:
         self._consumer.close()
 
 
+class Committed:
+    """How far a consumer group has committed a topic, summed over its partitions.
+
+    Asks in the group's name without joining it.
+    """
+
+    def __init__(self, world: World, group: str, topic: str, partitions: int) -> None:
+        self._consumer = reader(world, group)
+        self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
+
+    def total(self) -> int:
+        """Records before the committed offsets; 0 where nothing was committed."""
+        return sum(max(0, p.offset) for p in self._consumer.committed(self._partitions, 10))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
 def reader(world: World, group: str = "benchmark") -> Any:
     """A consumer of committed records that never joins a group."""
     return ck.Consumer(
@@ -61,9 +77,14 @@ def reader(world: World, group: str = "benchmark") -> Any:
 
 
 def watch(
-    progress: Callable[[], int], program: Measured, expected: int, *, stalled_s: float = 60.0
+    progress: Callable[[], int],
+    program: Measured,
+    expected: int,
+    *,
+    settled_s: float = 1.0,
+    stalled_s: float = 60.0,
 ) -> list[Sample]:
-    """Sample until `expected` records are there and nothing more comes.
+    """Sample until `expected` records are there and nothing more came for `settled_s`.
 
     Raises BenchmarkError when the program ends, or nothing comes for `stalled_s`.
     """
@@ -74,7 +95,7 @@ def watch(
         if now.records > samples[-1].records:
             moved_s = now.at_s
         samples.append(now)
-        if now.records >= expected and now.at_s - moved_s > _SETTLED_S:
+        if now.records >= expected and now.at_s - moved_s > settled_s:
             return samples
         if now.at_s - moved_s > stalled_s:
             raise BenchmarkError(

@@ -28,7 +28,7 @@ BROKER_WARM_UP_S = 15
 # Records of the first seconds are not counted: connections and caches are being made.
 WARM_UP_S = 3
 _READY_S = 60.0
-_LATE_S = 10.0
+_LATE_S = 15.0  # nothing for so long: nothing more comes
 _NUMBER = re.compile(rb'"r-(\d{9})"')
 
 
@@ -81,31 +81,35 @@ class Paced:
         numbers = (plan.features, plan.rule, first, count, per_s)
         command = [sys.executable, "-m", "benchmarks.pacer", world.bootstrap, source]
         self._pacer = world.start("pacer", [*command, *map(str, numbers), str(self._out)])
-        self._until_s = time.monotonic() + count / per_s + _LATE_S + 5
         self.arrived: list[tuple[int, bytes]] = []
 
     def read(self) -> Iterator[tuple[int, bytes]]:
         """Each prediction with the ns at which it came, until all are there or none comes."""
-        found = 0
-        while found < self._count and time.monotonic() < self._until_s:
+        last_s = time.monotonic()
+        while len(self.arrived) < self._count and time.monotonic() - last_s < _LATE_S:
             message = self._consumer.poll(0.05)
             if message is not None and message.error() is None:
                 now_ns = time.monotonic_ns()
                 value = message.value()
                 if (number := number_of(value)) is not None and number >= self._first:
-                    found += 1
+                    last_s = time.monotonic()
                     self.arrived.append((now_ns, value))
                     yield now_ns, value
 
+    def stop(self) -> None:
+        """Send no more; what was sent is still read, by `read`."""
+        self._pacer.stop()
+        self._count = np.load(self._out).shape[1]
+
     def times(self) -> PacedTimes:
         """What came of it, once all was read. Raises BenchmarkError if a result never came."""
-        came = np.zeros(self._count, dtype=np.int64)
-        for at_ns, value in reversed(self.arrived):  # of several, the first counts
-            came[(number_of(value) or 0) - self._first] = at_ns
         self.close()
         sent, acknowledged = np.load(self._out)
+        came = np.zeros(len(sent), dtype=np.int64)
+        for at_ns, value in reversed(self.arrived):  # of several, the first counts
+            came[(number_of(value) or 0) - self._first] = at_ns
         if missing := int((came == 0).sum()):
-            raise BenchmarkError(f"{missing:,} of {self._count:,} paced records have no result")
+            raise BenchmarkError(f"{missing:,} of {len(sent):,} paced records have no result")
         return PacedTimes((acknowledged - sent) / 1e6, (came - sent) / 1e6, came)
 
     def close(self) -> None:

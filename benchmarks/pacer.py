@@ -2,9 +2,10 @@
 
 `python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT`: writes OUT, a
 NumPy array of int64 (2, count): the monotonic clock in ns just before each record was handed over,
-and when the broker had acknowledged it.
+and when the broker had acknowledged it. On SIGTERM it stops early and writes what it has.
 """
 
+import signal
 import sys
 import time
 from functools import partial
@@ -22,7 +23,7 @@ def main() -> None:
     bootstrap, topic, *numbers, out = sys.argv[1:]
     features, rule, first, count, per_s = (int(number) for number in numbers)
     records = list(Plan("paced", features, rule=rule).records(count, first))
-    times = np.zeros((2, count), dtype=np.int64)
+    all_times = times = np.zeros((2, count), dtype=np.int64)
     producer = ck.Producer(
         {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0}
     )
@@ -31,10 +32,15 @@ def main() -> None:
     def acknowledged(i: int, error: Any, _: Any) -> None:
         if error is not None:
             raise RuntimeError(f"record {i}: {error}")
-        times[1, i] = time.monotonic_ns()
+        all_times[1, i] = time.monotonic_ns()
 
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     start_s = time.monotonic()
     for i, record in enumerate(records):
+        if stopped:
+            times = times[:, :i]
+            break
         if (wait_s := start_s + i / per_s - time.monotonic()) > 0:
             time.sleep(wait_s)
         times[0, i] = time.monotonic_ns()

@@ -27,30 +27,36 @@ def main() -> None:
 
 
 def _throughput(part: dict[str, Any]) -> Any:
-    rows = part["rows"]
-    counts = sorted({row["features"] for row in rows})
-    longest = max(len([row for row in rows if row["features"] == count]) for count in counts)
-    figure, grid = plt.subplots(
-        len(counts), 2, figsize=(10, (0.36 * longest + 1.2) * len(counts)), squeeze=False
+    return _pairs(
+        part["rows"],
+        ("records_per_s", "records a second, {} features"),
+        ("cpu_us_per_record", "µs of CPU a record, {} features"),
     )
-    for axes, count in zip(grid, counts, strict=True):
-        chosen = [row for row in rows if row["features"] == count][::-1]
-        _bars(axes[0], chosen, "records_per_s", f"records a second, {count} features")
-        _bars(axes[1], chosen, "cpu_us_per_record", f"µs of CPU a record, {count} features")
-    return figure
 
 
 def _latency(part: dict[str, Any]) -> Any:
-    rows = part["rows"]
+    return _pairs(
+        part["rows"],
+        ("p50_ms", "latency at the median, ms, {} features"),
+        ("p99_ms", "latency at the 99th percentile, ms, {} features"),
+    )
+
+
+def _pairs(rows: list[dict[str, Any]], left: tuple[str, str], right: tuple[str, str]) -> Any:
+    """Two bar charts side by side for each number of features."""
     counts = sorted({row["features"] for row in rows})
-    longest = max(len([row for row in rows if row["features"] == count]) for count in counts)
+    names = list(dict.fromkeys(row["name"] for row in rows))
     figure, grid = plt.subplots(
-        len(counts), 2, figsize=(10, (0.36 * longest + 1.2) * len(counts)), squeeze=False
+        len(counts),
+        2,
+        figsize=(10, (0.3 * len(names) + 0.8) * len(counts)),
+        squeeze=False,
+        sharey="row",
     )
     for axes, count in zip(grid, counts, strict=True):
         chosen = [row for row in rows if row["features"] == count][::-1]
-        _bars(axes[0], chosen, "p50_ms", f"latency at the median, ms, {count} features")
-        _bars(axes[1], chosen, "p99_ms", f"latency at the 99th percentile, ms, {count} features")
+        for place, (field, title) in zip(axes, (left, right), strict=True):
+            _bars(place, chosen, field, title.format(count))
     return figure
 
 
@@ -84,12 +90,15 @@ def _bars(axes: Any, rows: list[dict[str, Any]], field: str, title: str) -> None
         color=[_OURS if row["name"].startswith("driftline") else _PEERS for row in rows],
         error_kw={"elinewidth": 1, "ecolor": "#333333"},
     )
-    for place, value in enumerate(medians):
+    for place, row in enumerate(rows):
+        value, end = row[field]["median"], row[field]["greatest"]
         text = f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-        axes.text(0, place, f" {text}", va="center", fontsize=8)
+        axes.text(end, place, f"  {text}", va="center", fontsize=8)
+    axes.margins(x=0.18)  # room for the numbers
     axes.set_title(title, loc="left", fontsize=10)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks([])
+    axes.tick_params(labelsize=8, length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 if __name__ == "__main__":

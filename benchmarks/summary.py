@@ -12,6 +12,8 @@ import msgspec
 
 from benchmarks.contestants import DRIFTLINE
 from benchmarks.latency import Latency
+from benchmarks.services import Curve, ServiceRun
+from benchmarks.swap import Swap
 from benchmarks.throughput import Throughput
 
 Run = TypeVar("Run", Throughput, Latency)
@@ -129,6 +131,63 @@ def latency_table(rows: Sequence[LatencyRow]) -> list[list[str]]:
             row.acknowledged_p99_ms.text(".1f"),
         ]
         for row in rows
+    ]
+
+
+def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
+    """For people, the head first; one row for each service."""
+    head = ["features", "service", "records/s", "µs CPU a record", "peak MB"]
+    groups: dict[tuple[int, str], list[ServiceRun]] = {}
+    for run in runs:
+        groups.setdefault((run.features, run.service), []).append(run)
+    return [head] + [
+        [
+            str(features),
+            service,
+            _spread(group, lambda run: run.records_per_s).text(",.0f"),
+            _spread(group, lambda run: run.cpu_us_per_record).text(".2f"),
+            _spread(group, lambda run: run.peak_mb).text(",.0f"),
+        ]
+        for (features, service), group in groups.items()
+    ]
+
+
+def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
+    """For people, the head first: MB at a fiftieth, a fifth and all of the records."""
+    marks = (records // 50, records // 5, records)
+    head = ["service", *(f"MB at {mark:,}" for mark in marks)]
+    return [head] + [
+        [curve.service, *(f"{curve.at(mark):,.0f}" for mark in marks)] for curve in curves
+    ]
+
+
+def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
+    """For people, the head first; one row for each kind of model."""
+    head = [
+        "candidate",
+        "rows",
+        "seconds",
+        "usual p50 ms",
+        "usual p99",
+        "training p99",
+        "longest at the swap",
+        "longest usually",
+    ]
+    groups: dict[str, list[Swap]] = {}
+    for run in runs:
+        groups.setdefault(run.candidate, []).append(run)
+    return [head] + [
+        [
+            candidate,
+            f"{group[0].rows:,}",
+            _spread(group, lambda run: run.seconds).text(".1f"),
+            _spread(group, lambda run: run.usual_p50_ms).text(".1f"),
+            _spread(group, lambda run: run.usual_p99_ms).text(".1f"),
+            _spread(group, lambda run: run.training_p99_ms).text(".1f"),
+            _spread(group, lambda run: run.at_swap_max_ms).text(".1f"),
+            _spread(group, lambda run: run.usual_max_ms).text(".1f"),
+        ]
+        for candidate, group in groups.items()
     ]
 
 

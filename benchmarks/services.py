@@ -1,0 +1,175 @@
+"""Throughput and memory of Driftline's own services over topics that were filled before.
+
+Inference and outcomes are measured by what arrived in their topics. The monitor publishes only when
+a window closes, so it is measured by the offsets of predictions that its group committed; these too
+move window by window, the first and the last of which end the measurement.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.arrivals import Committed, Ends, Sample, values, watch
+from benchmarks.data import Plan
+from benchmarks.process import BenchmarkError
+from benchmarks.report import Report
+from benchmarks.throughput import rates
+from benchmarks.world import World
+from driftline.topics import Service
+
+MONITORED_COLUMNS = 20
+WINDOWS = 10  # of the monitor in a run
+
+
+class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of one service."""
+
+    service: Service
+    features: int
+    round: int
+    records: int
+    records_per_s: float
+    cpu_us_per_record: float
+    peak_mb: float
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Memory of a service after so many records."""
+
+    records: int
+    mb: float
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """Memory of a service over a long run."""
+
+    service: Service
+    points: tuple[Point, ...]
+
+    def at(self, records: int) -> float:
+        """Memory (MB) once so many records were done.
+
+        >>> Curve("monitor", (Point(0, 80.0), Point(900, 90.0), Point(2000, 95.0))).at(1000)
+        95.0
+        """
+        return next((p.mb for p in self.points if p.records >= records), self.points[-1].mb)
+
+
+class Filled:
+    """A stream whose topics are filled step by step, each by the service before it."""
+
+    def __init__(self, world: World, plan: Plan, records: int) -> None:
+        self.world, self.plan, self.records = world, plan, records
+        self.file = world.stream(plan)
+        self.topics = world.topics(self.file)
+
+    def run(self, service: Service, home: Path | None = None) -> tuple[list[Sample], int]:
+        """Run a service over what is there; what was sampled, and its peak memory in bytes."""
+        partitions = self.plan.partitions
+        group = self.topics.group(service)
+        self.world.forget(group)
+        if service == "monitor":
+            # The last window may stay open.
+            expected = self.records - self.plan.window
+            progress: Ends | Committed = Committed(
+                self.world, group, self.topics.predictions, partitions
+            )
+        else:
+            expected = self.records
+            made = self.topics.outcomes if service == "outcomes" else self.topics.predictions
+            progress = Ends(self.world, made, partitions)
+        program = self.world.service(service, self.file, home=home)
+        try:
+            samples = watch(progress.total, program, expected, settled_s=_settled_s(service))
+            return samples, program.peak_bytes()
+        finally:
+            program.stop()
+            progress.close()
+
+    def predict(self) -> None:
+        """Fill features, and predictions by inference; then drop the features."""
+        self.world.fill_features(self.plan, self.topics, self.records)
+        self.run("inference")
+        self.world.renew(self.file, self.topics.features)
+
+
+def _settled_s(service: Service) -> float:
+    # Windows of the monitor close some seconds apart while it tests them.
+    return 5.0 if service == "monitor" else 1.0
+
+
+def measure(
+    world: World, *, records: int, repeats: int, partitions: int, report: Report
+) -> Iterator[ServiceRun]:
+    """Outcomes at 4 features and the monitor at 20, in turns."""
+    report.say(f"filling predictions and labels, {records:,} records each")
+    window = records // WINDOWS
+    joined = Filled(world, Plan("joined", 4, partitions, window=window), records)
+    joined.predict()
+    world.fill_labels(joined.plan, joined.topics, records)
+    watched = Filled(world, Plan("watched", MONITORED_COLUMNS, partitions, window=window), records)
+    watched.predict()
+    turns: tuple[tuple[Filled, Service], ...] = ((joined, "outcomes"), (watched, "monitor"))
+    for number in range(1, repeats + 1):
+        for filled, service in turns:
+            try:
+                found = _one(filled, service, number)
+            except BenchmarkError as error:
+                report.fail(f"{service}: {error}")
+                continue
+            report.say(
+                f"round {number} of {repeats}: {service:<10} {found.records_per_s:>9,.0f}/s  "
+                f"{found.cpu_us_per_record:6.2f} µs CPU  {found.peak_mb:,.0f} MB"
+            )
+            yield found
+
+
+def _one(filled: Filled, service: Service, number: int) -> ServiceRun:
+    world, topics = filled.world, filled.topics
+    world.renew(filled.file, *((topics.outcomes,) if service == "outcomes" else (topics.windows,)))
+    samples, peak = filled.run(service, world.fresh_home())
+    if service == "outcomes":
+        found = values(world, topics.outcomes, filled.plan.partitions)
+        made = sum(value.startswith(b'{"type":"outcome"') for value in found)
+        if made != filled.records:
+            raise BenchmarkError(f"{made:,} outcomes of {filled.records:,} predictions and labels")
+    per_s, cpu_us, _ = rates(samples)
+    return ServiceRun(
+        service=service,
+        features=filled.plan.features,
+        round=number,
+        records=filled.records,
+        records_per_s=per_s,
+        cpu_us_per_record=cpu_us,
+        peak_mb=peak / 1e6,
+    )
+
+
+def memory(world: World, *, records: int, partitions: int, report: Report) -> list[Curve]:
+    """Memory of inference, outcomes and monitor over one long run each, one after the other."""
+    filled = Filled(world, Plan("long", 4, partitions), records)
+    report.say(f"memory: writing {records:,} records and labels")
+    world.fill_features(filled.plan, filled.topics, records)
+    world.fill_labels(filled.plan, filled.topics, records)
+    curves = []
+    services: tuple[Service, ...] = ("inference", "outcomes", "monitor")
+    for service in services:
+        report.say(f"memory: {service} over {records:,} records")
+        try:
+            samples, _ = filled.run(service)
+        except BenchmarkError as error:
+            report.fail(f"memory of {service}: {error}")
+            break  # the next one reads what this one should have made
+        curves.append(Curve(service, tuple(_thinned(samples))))
+    return curves
+
+
+def _thinned(samples: list[Sample], points: int = 200) -> Iterator[Point]:
+    """Evenly by records, and the first and the last."""
+    step = max(1, samples[-1].records // points)
+    due = 0
+    for sample in samples:
+        if sample.records >= due or sample is samples[-1]:
+            yield Point(sample.records, sample.memory_bytes / 1e6)
+            due = sample.records + step
