@@ -42,7 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 stderr = Console(stderr=True)
-stdout = Console()
+# The table is wider than what Rich takes for the width of a file.
+stdout = Console() if sys.stdout.isatty() else Console(width=180)
 
 Servers = Annotated[
     str | None,
@@ -69,8 +70,9 @@ def kill(
     records: Annotated[int, typer.Option(min=1000, help="Records in the stream.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Draws the moments, the slots and the ways.")] = 0,
     partitions: Annotated[int, typer.Option(min=1)] = 4,
-    workers: Annotated[int, typer.Option(min=1, help="Of inference and of outcomes, each.")] = 2,
-    monitors: Annotated[int, typer.Option(min=1)] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Of inference, outcomes and monitor, each.")
+    ] = 2,
     delivery: Annotated[
         str, typer.Option(help="Of inference: exactly_once or at_least_once.")
     ] = "exactly_once",
@@ -101,7 +103,6 @@ def kill(
                 seed=seed,
                 partitions=partitions,
                 workers=workers,
-                monitors=monitors,
                 delivery=_delivery(delivery),
                 retraining=retraining,
                 kills=dict.fromkeys(SERVICES, kills),
@@ -156,7 +157,6 @@ def workers(
                     client=_client(client),
                     partitions=int(parts),
                     workers=int(count),
-                    monitors=1,
                     delivery=_delivery(delivery),
                     retraining=mode == "on",
                 )
@@ -266,7 +266,7 @@ def _table(verdicts: list[Verdict], differing: list[tuple[str, ...]]) -> Table:
     for name in ("data", "client", "retraining", "reconcile", "replay"):
         table.add_column(name)
     for name in (
-        *("partitions", "workers", "monitors", "killed", "fell", "records", "windows", "drift"),
+        *("partitions", "workers", "killed", "fell", "records", "windows", "drift"),
         *("late", "requests", "models", "s"),
     ):
         table.add_column(name, justify="right")
@@ -278,7 +278,7 @@ def _table(verdicts: list[Verdict], differing: list[tuple[str, ...]]) -> Table:
             "on" if one.retraining else "off",
             "clean" if counted is not None and counted.clean and not counted.waiting else "NOT",
             "differs" if found or not verdict.good else "equal",
-            *(str(n) for n in (one.partitions, one.workers, one.monitors, verdict.killed)),
+            *(str(n) for n in (one.partitions, one.workers, verdict.killed)),
             str(len(verdict.fallen)),
             f"{counted.records:,}" if counted else "?",
             *(str(n) for n in (verdict.windows, verdict.drift, verdict.late, verdict.requests)),

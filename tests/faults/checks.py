@@ -25,12 +25,6 @@ class _Window(msgspec.Struct, frozen=True):
     late: int = 0
 
 
-class _OutcomeHead(msgspec.Struct, frozen=True):
-    type: str
-    source: msgspec.Raw = msgspec.Raw(b"")
-    revision: int = 0
-
-
 class Asked(msgspec.Struct, frozen=True):
     """Retrain requests and what came of them."""
 
@@ -50,6 +44,7 @@ def of_records(site: Site, records: int, labels: int) -> tuple[Reconciliation, l
         "waiting": 0,
         "missing": 0,
         "revised": 0,
+        "doubled_outcomes": 0,
     }
     if site.scenario.delivery == "exactly_once":
         wanted["redelivered"] = 0
@@ -66,13 +61,6 @@ def of_records(site: Site, records: int, labels: int) -> tuple[Reconciliation, l
     ]
     wrong += [f"missing: {item}" for item in (*found.missing_records, *found.missing_labels)]
     return found, wrong
-
-
-def of_outcomes(site: Site) -> list[str]:
-    """No outcome stands twice."""
-    decoder = msgspec.json.Decoder(_OutcomeHead)
-    heads = (decoder.decode(m.value or b"") for m in site.messages(site.topics.outcomes))
-    return _twice("outcome", ((bytes(h.source), h.revision) for h in heads if h.type == "outcome"))
 
 
 def of_monitor(live: Written, again: Written, keep: Path) -> list[str]:

@@ -171,10 +171,12 @@ def _judged(
     if again is None:
         again = replayed(site.broker, site.stream, site.models)
     live, found = written(site.broker, site.stream), checks.asked(site)
-    wrong += checks.of_outcomes(site)
     wrong += checks.of_monitor(live, again, site.folder)
     wrong += checks.of_trainer(found, set(checks.waiting(workers.logs, found.requests)))
     wrong += workers.fallen
+    late = checks.late(live)
+    if late:
+        wrong.append(f"{late} records were late, though the data are in order")
     verdict = Verdict(
         scenario=site.scenario,
         deviations=tuple(wrong),
@@ -182,7 +184,7 @@ def _judged(
         fallen=tuple(workers.fallen),
         windows=len(live.windows),
         drift=len(live.drift),
-        late=checks.late(live),
+        late=late,
         requests=len(found.requests),
         models=sum(found.models.values()),
         reconciled=records,

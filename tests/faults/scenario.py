@@ -32,7 +32,6 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     partitions: int = 4
     workers: int = 2
-    monitors: int = 1
     delivery: Delivery = "exactly_once"
     retraining: bool = True
     kills: dict[Service, int] = {}
@@ -40,8 +39,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
     def slots(self, service: Service) -> int:
         """How many workers a service has. One trainer is enough: requests have one partition."""
-        counts = {"inference": self.workers, "outcomes": self.workers, "monitor": self.monitors}
-        return counts.get(service, 1)
+        return 1 if service == "trainer" else self.workers
 
     @property
     def lives(self) -> int:
@@ -53,8 +51,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         """One line for people."""
         return (
             f"{self.data.name}, {self.client}, {self.partitions} partitions, {self.workers} workers"
-            f", {self.monitors} monitors, {self.delivery}, retraining "
-            f"{'on' if self.retraining else 'off'}, {self.lives} kills, seed {self.seed}"
+            f", {self.delivery}, retraining {'on' if self.retraining else 'off'}"
+            f", {self.lives} kills, seed {self.seed}"
         )
 
 

@@ -24,6 +24,7 @@ from tests.faults.scenario import Scenario
 _SETTINGS = """
 [retrain]
 on = {on}
+cooldown = {cooldown}
 train_on = 4000
 min_outcomes = 200
 
@@ -111,7 +112,12 @@ def _edited(draft: str, scenario: Scenario, prefix: str) -> str:
     )
     on = '["data", "performance"]' if scenario.retraining else "[]"
     return changed + _SETTINGS.format(
-        on=on, prefix=prefix, partitions=scenario.partitions, delivery=scenario.delivery
+        on=on,
+        # A training takes seconds of a core: some in a run, not one after the other.
+        cooldown=scenario.data.rows // 8,
+        prefix=prefix,
+        partitions=scenario.partitions,
+        delivery=scenario.delivery,
     )
 
 
