@@ -15,7 +15,8 @@ from driftline.events import ModelAnnounced
 from driftline.features import MatrixEncoder
 from driftline.models.catalog import Catalog
 from driftline.models.load import Models
-from driftline.models.score import Model
+from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
+from driftline.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +28,12 @@ _SWITCH_INTERVAL_S = 0.0005
 class Champion:
     """Follows the catalog. With `in_thread`, models are loaded while the present one answers."""
 
-    def __init__(self, models: Models, *, in_thread: bool) -> None:
+    def __init__(self, stream: Stream, models: Models, *, in_thread: bool) -> None:
         self._models = models
         self._catalog = Catalog()
         self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
+        if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
+            self._loader.submit(import_sklearn)
         self._loading: Future[Model] | None = None
         self._wanted: ModelAnnounced | None = None  # what is being loaded
         self._refused: dict[str, str] = {}  # digest → why

@@ -46,7 +46,7 @@ class InferenceHandler:
         self._stream = stream
         self._topics = Topics(stream)
         self._codec = RecordCodec(stream)
-        self._champion = Champion(models, in_thread=in_thread)
+        self._champion = Champion(stream, models, in_thread=in_thread)
         self._encoder: PredictionEncoder | None = None
         self._idle = IdlePartitions(stream, clock)
 

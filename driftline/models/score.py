@@ -26,6 +26,18 @@ SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
 
+# Families of models that ONNX does not take, or scores far more slowly.
+SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boosting"})
+
+
+def import_sklearn() -> None:
+    """Import what models of those families need, before they are needed: importing it stops all
+    threads for some tenths of a second."""
+    import joblib  # noqa: F401
+    import sklearn.ensemble
+    import sklearn.neighbors  # noqa: F401
+
+
 class Scores(msgspec.Struct, frozen=True):
     """`predictions`: class names, or float64 (n,). `probabilities`: float64 (n, k) in the order of
     the classes, rounded to six digits; None for regression or a model that gives none."""
