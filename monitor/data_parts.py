@@ -20,7 +20,7 @@ from monitor.progress import PANES, Ints, Slot, Track, distinct
 from monitor.quality import Counts
 from monitor.references import Profiles
 from monitor.sample import Rows, Smallest, hashes_of
-from monitor.scored import Scored, ScoredReader, largest
+from monitor.scored import Scored, ScoredReader, by_model, largest
 
 
 class DataGathering:
@@ -74,10 +74,8 @@ class DataGathering:
         cells: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
-        for model, of_model in scored.by_model():
+        for model, of_model in by_model(scored.models):
             of_model &= counting
-            if not of_model.any():
-                continue
             for cell in distinct(cells[of_model]):
                 of_group = of_model & (cells == cell)
                 part = track.slots[cell].part

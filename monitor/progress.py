@@ -163,10 +163,7 @@ class Track(Generic[Part]):
         newest: Ints,
     ) -> None:
         """Make the slots of these cells, and count what is late in them."""
-        used = cells[fresh]
-        if not len(used):
-            return
-        for cell in distinct(used):
+        for cell in distinct(cells[fresh]):
             own = fresh & (cells == cell)
             if cell not in self.slots:
                 at = int(own.argmax())
@@ -204,6 +201,8 @@ class Track(Generic[Part]):
 
 def distinct(values: Ints) -> list[int]:
     """The values that occur, in order; quick where there is but one."""
+    if not len(values):
+        return []
     low, high = int(values.min()), int(values.max())
     if low == high:
         return [low]

@@ -54,17 +54,6 @@ class Scored(msgspec.Struct, frozen=True):
             self.predictions[at],
         )
 
-    def by_model(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        """Each model, and which records it scored (n,)."""
-        first = self.models[0]
-        if self.models.count(first) == len(self.models):
-            yield first, np.ones(len(self.models), dtype=bool)
-            return
-        codes: dict[str, int] = {}
-        of = np.array([codes.setdefault(model, len(codes)) for model in self.models])
-        for model, code in codes.items():
-            yield model, of == code
-
 
 class ScoredReader:
     """Decodes the predictions of one stream."""
@@ -107,6 +96,18 @@ class ScoredReader:
         names = np.empty(len(values), dtype=object)
         names[:] = values
         return names
+
+
+def by_model(models: list[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each model, and where it stands in the list (n,); at least one."""
+    first = models[0]
+    if models.count(first) == len(models):
+        yield first, np.ones(len(models), dtype=bool)
+        return
+    codes: dict[str, int] = {}
+    of = np.array([codes.setdefault(model, len(codes)) for model in models])
+    for model, code in codes.items():
+        yield model, of == code
 
 
 def with_marks(arrivals: Arrivals, marks: Sequence[tuple[int, int]]) -> Arrivals:
