@@ -28,6 +28,7 @@ class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A prediction until it is forgotten. `value` is what an outcome begins with."""
 
     offset: int
+    source: int  # offset of the scored record
     position: int
     key: bytes | None
     value: bytes
@@ -71,7 +72,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
 
     published: int = 0  # next offset that had not been handled
     before: int = -1  # predictions: largest source offset before the committed offset
-    reached: int | None = None  # largest position
+    reached: int = BEFORE_ALL  # largest position
     passed: int = BEFORE_ALL  # labels: position below which predictions wait for labels no more
     watermark: int | None = None  # predictions: one that was read and not yet passed on
     token: str = ""  # which commits a cache belongs to
@@ -94,7 +95,7 @@ class Side:
 
     def reach(self, position: int) -> None:
         """A record with this position was read."""
-        if self.reached is None or position > self.reached:
+        if position > self.reached:
             self.reached = position
 
 
@@ -106,7 +107,7 @@ class Fence(msgspec.Struct, frozen=True):
     predictions_end: int
     labels_end: int
     labels_read: int
-    reached: int | None
+    reached: int
     watermark: int | None
 
 
@@ -137,7 +138,7 @@ class PartitionJoin:
         self.labels = Side(labels)
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
-        self._source = self.predictions.at.before
+        self.source = self.predictions.at.before  # largest source offset of a prediction
         self._passed = self.labels.at.passed
         self._floor = BEFORE_ALL
         self._raise_floor()
@@ -172,38 +173,25 @@ class PartitionJoin:
 
     # ---- records --------------------------------------------------------------------------------
 
-    def is_duplicate(self, source: int) -> bool:
-        """Whether the prediction of this source offset was read before."""
-        if source <= self._source:
-            return True
-        self._source = source
-        return False
+    def take_predictions(
+        self, found: Sequence[tuple[str, KeptPrediction]], results: Results
+    ) -> None:
+        """Remember predictions, each with its record id, and find the labels that came before.
 
-    def prepare_predictions(self, ids: Sequence[str]) -> None:
-        """Fetch what predictions of these ids may meet; to be called before they are taken."""
-        self._fetch(ids)
+        Their sources must be new: above `source`, and growing.
+        """
         self._heard_s[0] = self._clock.monotonic()
-
-    def prepare_labels(self, ids: Sequence[str]) -> None:
-        """The same for labels."""
-        self._fetch(ids)
-        self._heard_s[1] = self._clock.monotonic()
-
-    def _fetch(self, ids: Sequence[str]) -> None:
-        self.kept_predictions.fetch(ids)
-        self.kept_labels.fetch(ids)
-
-    def take_prediction(self, record_id: str, prediction: KeptPrediction, results: Results) -> None:
-        """Remember a prediction, and find the labels that came before it."""
-        side, position = self.predictions, prediction.position
-        block = self.kept_predictions.cover(prediction.offset, position, source=self._source - 1)
-        block.last_source = self._source
-        self.kept_predictions.add(block, record_id, prediction)
-        if labels := self.kept_labels.get(record_id):
-            self._meet_labels(record_id, prediction, labels, results)
-        if side.reached is None or position > side.reached:
-            side.reached = position
-            self._raise_floor()
+        self._fetch(found)
+        side, kept, labels_of = self.predictions, self.kept_predictions, self.kept_labels.get
+        for record_id, prediction in found:
+            position, self.source = prediction.position, prediction.source
+            block = kept.add(record_id, prediction, position, source=self.source)
+            block.last_source = self.source
+            if labels := labels_of(record_id):
+                self._meet_labels(record_id, prediction, labels, results)
+            if position > side.reached:
+                side.reached = position
+                self._raise_floor()
 
     def take_watermark(self, position: int) -> None:
         """No prediction before this position is to come; it is passed on in time."""
@@ -212,56 +200,75 @@ class PartitionJoin:
             self._watermark = position
         self._raise_floor()
 
-    def take_label(self, record_id: str, label: KeptLabel, results: Results) -> None:
-        """Remember a label, and find the predictions that it is for."""
-        at = label.at
-        met = [
-            prediction
-            for prediction in self.kept_predictions.get(record_id)
-            if at is None or at >= prediction.position - self._horizon
-        ]
-        if not met:
-            block = self.kept_labels.cover(label.offset, BEFORE_ALL if at is None else at)
-            block.waiting = True
-            block.placeless = block.placeless or at is None
-            self.kept_labels.add(block, record_id, label)
-        else:
-            self._meet_predictions(record_id, label, met, results)
-        if at is not None:
-            self.labels.reach(at)
-            self._raise_floor()
+    def take_labels(self, found: Sequence[tuple[str, KeptLabel]], results: Results) -> None:
+        """Remember labels, each with its record id, and find the predictions that they are for."""
+        self._heard_s[1] = self._clock.monotonic()
+        self._fetch(found)
+        side, predictions_of = self.labels, self.kept_predictions.get
+        for record_id, label in found:
+            at = label.at
+            predictions = predictions_of(record_id)
+            if predictions and at is not None:
+                last = at + self._horizon  # what comes after is a later record with this id
+                if len(predictions) > 1 or predictions[0].position > last:
+                    predictions = [p for p in predictions if p.position <= last]
+            if predictions:
+                self._meet_predictions(record_id, label, predictions, results)
+            else:
+                block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
+                block.waiting = True
+                block.placeless = block.placeless or at is None
+            if at is not None and at > side.reached:
+                side.reached = at
+                self._raise_floor()
+
+    def _fetch(self, found: Sequence[tuple[str, KeptPrediction | KeptLabel]]) -> None:
+        if self.kept_predictions.is_cached or self.kept_labels.is_cached:
+            ids = [record_id for record_id, _ in found]
+            self.kept_predictions.fetch(ids)
+            self.kept_labels.fetch(ids)
 
     def _meet_predictions(
-        self, record_id: str, label: KeptLabel, met: Sequence[KeptPrediction], results: Results
+        self,
+        record_id: str,
+        label: KeptLabel,
+        predictions: Sequence[KeptPrediction],
+        results: Results,
     ) -> None:
         is_new = label.offset >= self.labels.published
-        newest = max(prediction.position for prediction in met)
-        block = self.kept_labels.cover(label.offset, newest)
-        block.needs = min(block.needs, met[0].offset)
-        in_time = [
-            prediction
-            for prediction in met
-            if self._is_in_time(prediction, label)
-            and not (is_new and prediction.position + self._horizon < self._floor)
-        ]
-        if not in_time:
+        oldest = self._oldest_in_time(label, is_new)
+        newest = predictions[-1].position
+        if len(predictions) > 1:
+            newest = max(prediction.position for prediction in predictions)
+        if newest < oldest:
+            block = self.kept_labels.cover(label.offset, newest)
             if is_new:
                 results.refused(label, "late")
-            return
-        earlier = self.kept_labels.get(record_id)
-        self.kept_labels.add(block, record_id, label)
-        is_repeated = True
-        for prediction in in_time:
-            known, revision = self._newest(prediction, earlier)
-            if known is None or known.label != label.label:
-                is_repeated = False
-                if is_new:
-                    self._join(prediction, label, revision + 1, results)
-        if is_repeated and is_new:
-            results.repeated(label)
-        if label.at is None:
-            self.labels.reach(newest)
-            self._raise_floor()
+        else:
+            earlier = self.kept_labels.get(record_id)
+            block = self.kept_labels.add(record_id, label, newest)
+            is_repeated = True
+            for prediction in predictions:
+                if prediction.position < oldest:
+                    continue
+                known, revision = self._newest(prediction, earlier) if earlier else (None, -1)
+                if known is None or known.label != label.label:
+                    is_repeated = False
+                    if is_new:
+                        self._join(prediction, label, revision + 1, results)
+            if is_repeated and is_new:
+                results.repeated(label)
+            if label.at is None and newest > self.labels.reached:
+                self.labels.reached = newest
+                self._raise_floor()
+        if predictions[0].offset < block.needs:
+            block.needs = predictions[0].offset
+
+    def _oldest_in_time(self, label: KeptLabel, is_new: bool) -> int:
+        """The smallest position of a record that a label is not too late for. One that was taken
+        before a restart was in time then."""
+        oldest = BEFORE_ALL if label.at is None else label.at - self._horizon
+        return max(oldest, self._floor - self._horizon) if is_new else oldest
 
     def _meet_labels(
         self,
@@ -378,9 +385,8 @@ class PartitionJoin:
             if place == 0:
                 self._place_labels(fence.labels_read)
             else:
-                if fence.reached is not None:
-                    self._passed = max(self._passed, fence.reached)
-                    self._raise_floor()
+                self._passed = max(self._passed, fence.reached)
+                self._raise_floor()
                 if fence.watermark is not None and self._watermark is not None:
                     results.watermark(fence.watermark)
                     if self._watermark == fence.watermark:
@@ -392,15 +398,14 @@ class PartitionJoin:
         """Labels before offset `end` have met every prediction that was there by now: count from
         here for those that still wait, if they have no position, or one ahead of everything."""
         reached = self.predictions.reached
-        if reached is None or not self.kept_labels.blocks:
+        if reached == BEFORE_ALL:
             return
         for block in self.kept_labels.select(end, self._has_no_place):
             block.newest = reached
             block.placeless = False
 
     def _has_no_place(self, block: Block) -> bool:
-        reached = self.predictions.reached
-        return block.placeless or (reached is not None and block.newest > reached)
+        return block.placeless or block.newest > self.predictions.reached
 
     def _forget_labels(self, results: Results) -> None:
         labels = self.kept_labels
@@ -432,11 +437,10 @@ class PartitionJoin:
             predictions.drop()
 
     def _raise_floor(self) -> None:
-        floor = self._passed
         predictions, labels = self.predictions.reached, self.labels.reached
-        if predictions is not None and labels is not None:
-            floor = max(floor, min(predictions, labels))
-        self._floor = floor
+        both = predictions if predictions < labels else labels
+        if both > self._floor or self._passed > self._floor:
+            self._floor = max(both, self._passed)
 
     # ---- commits and the cache ------------------------------------------------------------------
 
@@ -453,7 +457,7 @@ class PartitionJoin:
         held = self.kept_predictions.held
         predictions = Resume(
             published=self.predictions.next_offset,
-            before=self._source if held is None else self.kept_predictions.blocks[0].source,
+            before=self.source if held is None else self.kept_predictions.blocks[0].source,
             reached=self.predictions.reached,
             watermark=self._watermark,
             token=self._token,
@@ -507,7 +511,7 @@ class PartitionJoin:
             return
         if covered.predictions > self.predictions.next_offset:
             self.predictions.next_offset = covered.predictions
-            self._source = covered.source
+            self.source = covered.source
         self.labels.next_offset = max(self.labels.next_offset, covered.labels)
         # What stands before the committed offsets is settled.
         self._committing = (

@@ -220,32 +220,36 @@ class OutcomesHandler:
         found = decode_each(_decode, [message.value for message in messages])
         for item in found.rejected:
             self._refuse(join.predictions.published, messages[item.index], item.reason, publication)
+        published = join.predictions.published
         by_row = self._stream.axis == "row"
-        is_old = found.kept and messages[found.kept[0]].offset < join.predictions.published
-        join.prepare_predictions([e.record_id for e in found.items if type(e) is Prediction])
+        read: list[tuple[str, KeptPrediction]] = []
+        newest = join.source
         for index, event in zip(found.kept, found.items, strict=True):
             message = messages[index]
             if type(event) is Watermark:
-                if not is_old:
+                if message.offset >= published:
                     join.take_watermark(event.position)
                 continue
             assert type(event) is Prediction
-            if join.is_duplicate(event.source.offset):
-                self.counts["duplicates"] += not is_old
+            source = event.source.offset
+            if source <= newest:
+                self.counts["duplicates"] += message.offset >= published
                 continue
+            newest = source
             try:
                 position = event.row if by_row else event.time and parse_time(event.time)
             except ValueError as error:
-                self._refuse(join.predictions.published, message, str(error), publication)
+                self._refuse(published, message, str(error), publication)
                 continue
             if not isinstance(position, int):
                 reason = f"no position: its {self._stream.axis} is missing"
-                self._refuse(join.predictions.published, message, reason, publication)
+                self._refuse(published, message, reason, publication)
                 continue
-            kept = KeptPrediction(
-                message.offset, position, message.key, opening(message.value or b"", event)
-            )
-            join.take_prediction(event.record_id, kept, publication)
+            value = opening(message.value or b"", event)
+            kept = KeptPrediction(message.offset, source, position, message.key, value)
+            read.append((event.record_id, kept))
+        join.take_predictions(read, publication)
+        join.source = newest
 
     def _read_labels(
         self, join: PartitionJoin, messages: list[Message], publication: Publication
@@ -253,13 +257,12 @@ class OutcomesHandler:
         found = self._labels.decode_all([message.value for message in messages])
         for item in found.rejected:
             self._refuse(join.labels.published, messages[item.index], item.reason, publication)
-        join.prepare_labels([label.record_id for label in found.items])
+        read: list[tuple[str, KeptLabel]] = []
         for index, label in zip(found.kept, found.items, strict=True):
-            message = messages[index]
-            kept = KeptLabel(
-                message.offset, label.at, label.label, message.key, message.value, message.headers
-            )
-            join.take_label(label.record_id, kept, publication)
+            m = messages[index]
+            kept = KeptLabel(m.offset, label.at, label.label, m.key, m.value, m.headers)
+            read.append((label.record_id, kept))
+        join.take_labels(read, publication)
 
     def _refuse(
         self, published: int, message: Message, reason: str, publication: Publication

@@ -35,11 +35,10 @@ class Block(msgspec.Struct, omit_defaults=True):
 
     first: int
     end: int
-    start: int = BEFORE_ALL  # position with which it began
     newest: int = BEFORE_ALL  # largest position that keeps it
     count: int = 0
-    source: int = -1  # predictions: largest source offset before it, and in it
-    last_source: int = -1
+    source: int = -1  # predictions: largest source offset before it,
+    last_source: int = -1  # and in it
     joined: int = 0  # predictions: how many have an outcome
     needs: int = NEVER  # labels: smallest offset of a prediction that one of them has met
     waiting: bool = False  # labels: some came before their prediction
@@ -62,7 +61,8 @@ class Pending(Generic[T]):
         self._side = side
         self._spilled = 0  # so many of the blocks are in the cache only
         self._start = 0  # records before this offset were settled before a restart
-        self._sealed = False  # the next record begins a block
+        self._growing: Block | None = None  # the newest block, if it may grow
+        self._until = NEVER  # and up to which position
         self._fetched: dict[str, list[T]] = {}
         self._changed: set[int] = set()  # first offsets of blocks in the cache
         self._dropped: list[Block] = []  # of the cache, to be deleted there
@@ -92,40 +92,45 @@ class Pending(Generic[T]):
     # ---- adding and finding ---------------------------------------------------------------------
 
     def cover(self, offset: int, position: int, *, source: int = -1) -> Block:
-        """The newest block, made to reach over `offset`; `source` is the largest one before it."""
-        if self.blocks:
-            block = self.blocks[-1]
-            if (
-                not self._sealed
-                and len(self.blocks) > self._spilled
-                and block.count < BLOCK_RECORDS
-                and (position - block.start <= self._span or block.start == BEFORE_ALL)
-            ):
-                block.end = offset + 1
-                if position > block.newest:
-                    block.newest = position
-                    if block.start == BEFORE_ALL:
-                        block.start = position
-                return block
-        self._sealed = False
-        block = Block(offset, offset + 1, position, position, source=source, last_source=source)
+        """The newest block, made to reach over a record at `offset` that need not be remembered."""
+        block = self._growing
+        if block is None or block.count >= BLOCK_RECORDS or position > self._until:
+            block = self._begin(offset, position, source)
+        else:
+            block.end = offset + 1
+            if position > block.newest:
+                block.newest = position
+        return block
+
+    def add(self, record_id: str, record: T, position: int, *, source: int = -1) -> Block:
+        """Remember a record with this position; returns the newest block, which it is in."""
+        block = self.cover(record.offset, position, source=source)
+        block.count += 1
+        self._ids[-1].append(record_id)
+        memory = self._memory
+        if record_id in memory:
+            self._more.setdefault(record_id, []).append(record)
+        else:
+            memory[record_id] = record
+        return block
+
+    def _begin(self, offset: int, position: int, source: int) -> Block:
+        block = Block(offset, offset + 1, position, source=source - 1)
         self.blocks.append(block)
         self._firsts.append(offset)
         self._ids.append([])
+        self._growing = block
+        self._until = NEVER if position == BEFORE_ALL else position + self._span
         return block
 
     def seal(self) -> None:
         """Let the newest block grow no more."""
-        self._sealed = True
+        self._growing = None
 
-    def add(self, block: Block, record_id: str, record: T) -> None:
-        """Remember a record in the block that covers it."""
-        block.count += 1
-        self._ids[-1].append(record_id)
-        if record_id in self._memory:
-            self._more.setdefault(record_id, []).append(record)
-        else:
-            self._memory[record_id] = record
+    @property
+    def is_cached(self) -> bool:
+        """Whether some records are in the cache only; they are found after `fetch`."""
+        return self._spilled > 0
 
     def fetch(self, ids: Iterable[str]) -> None:
         """Have the records of these ids at hand that are in the cache only; forgets the last."""
@@ -185,10 +190,13 @@ class Pending(Generic[T]):
         """Forget the oldest block; in the cache only when `write` is told that it may."""
         block = self.blocks.pop(0)
         del self._firsts[0]
+        if block is self._growing:
+            self._growing = None
         if self._spilled:
             self._spilled -= 1
             self._changed.discard(block.first)
             self._dropped.append(block)
+            self._fetched = {}
         else:
             self._evict(self._ids.pop(0), block.end)
 
@@ -248,6 +256,8 @@ class Pending(Generic[T]):
 
     def _spill(self, batch: Batch, block: Block) -> None:
         ids = self._ids.pop(0)
+        if block is self._growing:
+            self._growing = None
         unique = list(dict.fromkeys(ids))
         older = self._raw(unique, batch) if self._spilled or self._dropped else {}
         for record_id in unique:

@@ -60,8 +60,7 @@ class Publication:
 
     def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
         """See `consumers.join.Results`, also for the methods below."""
-        value = b'%b,"label":%b,%b,"revision":%d}' % (
-            prediction.value,
+        value = prediction.value + b',"label":%b,%b,"revision":%d}' % (
             encode(label.label),
             self._known(label.at),
             revision,

@@ -1,0 +1,293 @@
+"""A partition of predictions and labels, a join that reads it in any order, and what is right."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+from hypothesis import strategies as st
+
+from consumers.outcomes import OutcomesHandler
+from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
+from driftline.clock import ManualClock
+from driftline.codec.envelope import dead_letter_origin, encode, outcomes_decoder
+from driftline.events import Outcome, Prediction, Source
+from driftline.loop import GroupView, Output
+from driftline.stream import loads
+
+HORIZON = 10
+STREAM = loads(
+    f"""
+    version = 1
+    name = "s"
+    task = "classification"
+    target = "y"
+    features = {{ x = "number" }}
+    labels = {{ horizon = {HORIZON} }}
+    """
+)
+PREDICTIONS = TopicPartition("s.predictions", 0)
+LABELS = TopicPartition("s.labels", 0)
+END = 1_000  # a position that leaves everything else behind
+
+Found = tuple[int, str, int]  # source offset of the prediction, label, revision
+
+
+class Label(msgspec.Struct, frozen=True):
+    """A label as it is published: of which row, and what it says of when it was known."""
+
+    row: int
+    value: str
+    at: int | None
+    place: int  # labels are published in this order
+
+
+class Log(msgspec.Struct, frozen=True):
+    """What the two partitions hold: rows in their order, some delivered twice; labels."""
+
+    rows: tuple[int, ...]
+    labels: tuple[Label, ...]
+
+    def messages(self) -> dict[TopicPartition, list[Message]]:
+        return {
+            PREDICTIONS: [
+                Message(*PREDICTIONS, offset, None, _prediction(row))
+                for offset, row in enumerate(self.rows)
+            ],
+            LABELS: [
+                Message(*LABELS, offset, None, _label(label))
+                for offset, label in enumerate(self.labels)
+            ],
+        }
+
+    def outcomes(self) -> list[Found]:
+        """What is right: each record with the labels within its horizon, repetitions left out."""
+        found: list[Found] = []
+        for row in sorted(set(self.rows)):
+            values: list[str] = []
+            for label in self.labels:
+                near = label.at is None or abs(label.at - row) <= HORIZON
+                if label.row == row and near and values[-1:] != [label.value]:
+                    found.append((row, label.value, len(values)))
+                    values.append(label.value)
+        return sorted(found)
+
+    def refused(self) -> list[int]:
+        """Offsets of the labels that belong to no record."""
+        return [
+            offset
+            for offset, label in enumerate(self.labels)
+            if label.row not in self.rows
+            or (label.at is not None and abs(label.at - label.row) > HORIZON)
+        ]
+
+
+@st.composite
+def logs(draw: st.DrawFn, *, most: int = 25) -> Log:
+    """Rows with gaps, redeliveries as a killed inference makes them, and labels: early, late, of
+    unknown records, repeated, changed, with and without `@at`, in the order of their publishing."""
+    gaps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 7, 15]), min_size=1, max_size=most))
+    rows = [sum(gaps[: place + 1]) for place in range(len(gaps))]
+    delivered = list(rows)
+    if draw(st.booleans()):
+        cut = draw(st.integers(1, len(rows)))
+        back = draw(st.integers(0, cut))
+        delivered = rows[:cut] + rows[back:]
+    labels = []
+    for row, delay, value, kind in draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from([*rows, *rows, 3, rows[-1] + 1]),
+                st.integers(-HORIZON - 2, HORIZON + 4),
+                st.sampled_from("ab"),
+                st.booleans(),
+            ),
+            max_size=most,
+        )
+    ):
+        # Without `@at` it is taken for known at its record: it cannot be there before.
+        says = kind or not 0 <= delay <= HORIZON
+        labels.append(Label(row, value, row + delay if says else None, row + delay))
+    labels.sort(key=lambda label: label.place)
+    labels = [label for label in labels if label.at is None or label.at >= 0]
+    return Log(tuple(delivered), tuple(labels))
+
+
+class Join:
+    """Reads a log as the loop would: transactions, aborts, kills; the cache may be damaged.
+
+    At the end both topics go on, far away, so that everything is left behind.
+    """
+
+    def __init__(self, log: Log, state: Path | None = None, memory_records: int = 3) -> None:
+        self.log = log.messages()
+        self.clock = ManualClock()
+        self.published: list[Outgoing | OutgoingBatch] = []
+        self.reread = 0
+        self._state = state
+        self._memory_records = memory_records
+        self._committed: Mapping[TopicPartition, Committed] = {
+            PREDICTIONS: Committed(0),
+            LABELS: Committed(0),
+        }
+        self._positions: dict[TopicPartition, int] = {}
+        self._pending: list[Outgoing | OutgoingBatch] = []
+        self._furthest = dict.fromkeys(self.log, 0)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.handler = OutcomesHandler(
+            STREAM, self.clock, state=self._state, memory_records=self._memory_records
+        )
+        self._assign()
+
+    def _assign(self) -> None:
+        starts = self.handler.assigned(self._committed)
+        self._positions = {p: at.offset for p, at in self._committed.items()} | dict(starts or {})
+        self._pending = []
+
+    def left(self) -> list[TopicPartition]:
+        """Partitions with records still to read."""
+        return [p for p, log in self.log.items() if self._positions[p] < len(log)]
+
+    def read(self, partition: TopicPartition, count: int) -> None:
+        """A step of the loop."""
+        position = self._positions[partition]
+        messages = self.log[partition][position : position + count]
+        if messages:
+            self.reread += max(0, min(self._furthest[partition] - position, len(messages)))
+            self._pending.extend(self.handler.handle(messages))
+        self._positions[partition] = position + len(messages)
+        self._furthest[partition] = max(self._furthest[partition], position + len(messages))
+        self._pending.extend(self.handler.tick())
+
+    def look(self) -> None:
+        self.handler.look(
+            GroupView({p: len(log) - self._positions[p] for p, log in self.log.items()}, dict)
+        )
+
+    def commit(self) -> None:
+        self._committed = dict(self.handler.holds())
+        self.published.extend(self._pending)
+        self._pending = []
+
+    def abort(self) -> None:
+        """The transaction fails, whether before or after the handler was asked what it holds."""
+        self.handler.holds()
+        self.handler.revoked(list(self.log))
+        self._assign()
+
+    def stop(self) -> None:
+        """A clean end, and a new start."""
+        self.commit()
+        self.handler.close()
+        self._begin()
+
+    def kill(self) -> None:
+        """The process ends with nothing written any more, and is started again."""
+        for join in self.handler._joins.values():
+            if join._cache is not None:
+                join._cache.close()
+        self._begin()
+
+    @property
+    def folder(self) -> Path:
+        assert self._state is not None
+        return self._state / "0"
+
+    def kill_and_lose(self, how: str) -> None:
+        """Killed, and the cache is gone or of no use."""
+        for join in self.handler._joins.values():
+            if join._cache is not None:
+                join._cache.close()
+        if how == "gone":
+            shutil.rmtree(self.folder)
+        else:
+            (self.folder / "CURRENT").write_text("junk")
+        self._begin()
+
+    def kill_and_restore(self, copy: Path) -> None:
+        """Killed, and the cache is an older one (or kept as one, if there is none yet)."""
+        for join in self.handler._joins.values():
+            if join._cache is not None:
+                join._cache.close()
+        if copy.exists():
+            shutil.rmtree(self.folder)
+            shutil.copytree(copy, self.folder)
+        else:
+            shutil.copytree(self.folder, copy)
+        self._begin()
+
+    def finish(self) -> None:
+        """Read to the end, and let time pass."""
+        for place in (END, 2 * END):
+            self.log[PREDICTIONS].append(
+                Message(*PREDICTIONS, len(self.log[PREDICTIONS]), None, _prediction(place))
+            )
+            label = _label(Label(place, "a", place, place))
+            self.log[LABELS].append(Message(*LABELS, len(self.log[LABELS]), None, label))
+            while left := self.left():
+                self.read(left[0], 100)
+            for _ in range(3):
+                self.look()
+                self._pending.extend(self.handler.tick())
+        self.commit()
+        self.handler.close()
+
+    def outcomes(self) -> list[Found]:
+        """What was published, by source offset, label and revision."""
+        events = [
+            outcomes_decoder.decode(value)
+            for item in self.published
+            if isinstance(item, OutgoingBatch)
+            for value in item.values
+        ]
+        return sorted(
+            (event.source.offset, str(event.label), event.revision)
+            for event in events
+            if isinstance(event, Outcome) and event.source.offset < END
+        )
+
+    def refused(self) -> list[int]:
+        """Offsets of the labels that became dead letters."""
+        letters = [item for item in self.published if isinstance(item, Outgoing)]
+        return sorted(
+            dead_letter_origin(Message(o.topic, 0, 0, o.key, o.value, o.headers)).offset
+            for o in letters
+        )
+
+
+def single(output: Output) -> list[Outgoing]:
+    """Batches as the records that they are."""
+    return [
+        record
+        for item in output
+        for record in (
+            [item]
+            if isinstance(item, Outgoing)
+            else [
+                Outgoing(item.topic, value, key, item.partition)
+                for key, value in zip(item.keys, item.values, strict=True)
+            ]
+        )
+    ]
+
+
+def _prediction(row: int) -> bytes:
+    return encode(
+        Prediction(
+            record_id=str(row),
+            time=None,
+            row=row,
+            prediction="a",
+            scores=None,
+            model="sha256:1",
+            source=Source("s.features", 0, row),
+            record=msgspec.Raw(b'{"x":1}'),
+        )
+    )
+
+
+def _label(label: Label) -> bytes:
+    at = {} if label.at is None else {"@at": label.at}
+    return msgspec.json.encode({"@row": label.row, "y": label.value} | at)
