@@ -85,14 +85,14 @@ class Paced:
 
     def read(self) -> Iterator[tuple[int, bytes]]:
         """Each prediction with the ns at which it came, until all are there or none comes."""
-        last_s = time.monotonic()
-        while len(self.arrived) < self._count and time.monotonic() - last_s < _LATE_S:
+        until_s = time.monotonic() + _READY_S
+        while len(self.arrived) < self._count and time.monotonic() < until_s:
             message = self._consumer.poll(0.05)
             if message is not None and message.error() is None:
                 now_ns = time.monotonic_ns()
                 value = message.value()
                 if (number := number_of(value)) is not None and number >= self._first:
-                    last_s = time.monotonic()
+                    until_s = time.monotonic() + _LATE_S
                     self.arrived.append((now_ns, value))
                     yield now_ns, value
 

@@ -137,15 +137,15 @@ def _until_swapped(
 
     Returns the ns of the request and of that prediction.
     """
-    began_s = time.monotonic()
-    asked_ns = swapped_ns = 0
+    began_ns = asked_ns = swapped_ns = 0
     old: bytes | None = None
     stopped = False
     for at_ns, value in paced.read():
+        began_ns = began_ns or at_ns
         found = _MODEL.search(value)
         model = found[1] if found else None
         old = old or model
-        if not asked_ns and time.monotonic() - began_s > _USUAL_S:
+        if not asked_ns and at_ns - began_ns > _USUAL_S * 1e9:
             asked_ns = time.monotonic_ns()
             _ask(world, topics, rows)
         if asked_ns and not swapped_ns and model != old:

@@ -97,9 +97,9 @@ def one(
 def rates(samples: list[Sample]) -> tuple[float, float, float]:
     """Records a second, µs of CPU a record, and the seconds that they were taken over.
 
-    >>> rates([Sample(0, 0, 0, 0), Sample(5, 10, 1, 0), Sample(7, 100, 1.9, 0),
-    ...        Sample(9, 100, 2, 0)])
-    (45.0, 10000.0, 2)
+    >>> rates([Sample(0, 0, 0, 0), Sample(5, 10, 1, 0), Sample(7, 100, 10, 0),
+    ...        Sample(9, 100, 11, 0)])
+    (45.0, 100000.0, 2)
     """
     final = samples[-1].records
     first = next(sample for sample in samples if sample.records >= STARTED * final)

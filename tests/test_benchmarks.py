@@ -1,0 +1,144 @@
+"""The benchmarks measure what they say: same records each time, honest rates, no hidden peers."""
+
+import doctest
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("confluent_kafka", reason="the benchmarks measure with librdkafka")
+
+from benchmarks.arrivals import Sample
+from benchmarks.contestants import CONTESTANTS, DRIFTLINE, Peers, choose
+from benchmarks.data import Plan
+from benchmarks.process import BenchmarkError, Measured
+from benchmarks.report import Report
+from benchmarks.summary import throughput_rows, throughput_table
+from benchmarks.throughput import Throughput, rates
+from driftline.codec.records import LabelCodec, RecordCodec
+from driftline.stream import loads
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("features", [4, 20, 30])
+def test_records_and_labels_are_what_the_stream_file_says(features: int) -> None:
+    plan = Plan("machine", features)
+    stream = loads(plan.toml())
+    records = list(plan.records(50, 9_990))  # across two chunks
+    batch = RecordCodec(stream).decode([record.value for record in records])
+    assert batch.rejected == []
+    assert len(stream.inputs) == features
+    assert batch.rows == list(range(9_990, 10_040))
+    labels = [LabelCodec(stream).decode(record.label) for record in records]
+    assert [label.record_id for label in labels] == batch.ids
+    assert {label.label for label in labels} == {"failing", "sound"}
+
+
+def test_the_same_numbers_give_the_same_records_wherever_one_starts() -> None:
+    plan = Plan("machine", 4)
+    assert list(plan.records(30, 9_990))[15:] == list(plan.records(15, 10_005))
+
+
+def test_the_clock_starts_when_a_tenth_has_arrived_and_stops_at_the_last() -> None:
+    samples = [
+        Sample(0.0, 0, 2.0, 0),
+        Sample(5.0, 200, 3.0, 0),  # a fifth at once, after a slow start
+        Sample(7.0, 1000, 3.8, 0),
+        Sample(9.0, 1000, 3.9, 0),
+    ]
+    assert rates(samples) == pytest.approx((400.0, 1000.0, 2.0))
+
+
+def test_a_run_too_short_to_measure_is_refused() -> None:
+    with pytest.raises(BenchmarkError, match="take more records"):
+        rates([Sample(0.0, 0, 0.0, 0), Sample(1.0, 100, 0.1, 0)])
+
+
+def run_of(name: str, round_: int, records_per_s: float) -> Throughput:
+    return Throughput(
+        name=name,
+        features=4,
+        round=round_,
+        records=1000,
+        seconds=1.0,
+        records_per_s=records_per_s,
+        cpu_us_per_record=3.0,
+        peak_mb=100.0,
+    )
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    runs = [
+        run_of(DRIFTLINE, 1, 200.0),
+        run_of("by_hand", 1, 100.0),
+        run_of(DRIFTLINE, 2, 20.0),  # the machine was slow
+        run_of("by_hand", 2, 10.0),
+    ]
+    ours, peer = throughput_rows(runs)
+    assert (ours.driftline_is.least, ours.driftline_is.greatest) == (1.0, 1.0)
+    assert (peer.driftline_is.least, peer.driftline_is.greatest) == (2.0, 2.0)
+    assert [line[3] for line in throughput_table([ours, peer])[1:]] == ["× 1.00", "× 2.00"]
+
+
+def test_each_peer_is_a_program_of_its_own_that_knows_nothing_of_driftline() -> None:
+    for contestant in CONTESTANTS:
+        if not contestant.is_driftline:
+            assert (ROOT / "benchmarks" / "peers" / f"{contestant.name}.py").is_file()
+    for path in (ROOT / "benchmarks" / "peers").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "from driftline" not in text
+        assert "import driftline" not in text
+
+
+def test_a_peer_that_is_not_installed_is_absent_and_the_others_take_part(tmp_path: Path) -> None:
+    class Nothing(Peers):
+        def install(self) -> None:
+            """As where the registry cannot be reached."""
+
+    taking_part, absent = choose(["by_hand", "quix", "pathway"], Nothing(tmp_path, Report()))
+    assert [contestant.name for contestant in taking_part] == [DRIFTLINE, "by_hand"]
+    assert absent == ["quix", "pathway"]
+
+
+def test_an_unknown_peer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match="no peer 'byhand'"):
+        choose(["byhand"], Peers(tmp_path, Report()))
+
+
+def test_no_peer_is_a_dependency_of_driftline() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(name for extra in extras for name in extra)]
+    assert not [name for name in wanted if name.startswith(("pathway", "quixstreams"))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="measured by way of /proc")
+def test_a_program_that_ends_by_itself_is_an_error_that_shows_what_it_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; sys.exit('no such topic')"]
+    program = Measured("peer", command, environment={}, log=tmp_path / "log")
+    program.wait(30)
+    with pytest.raises(BenchmarkError, match=r"peer ended with 1:\nno such topic"):
+        program.check()
+
+
+@pytest.mark.parametrize("name", ["latency", "services", "summary", "throughput"])
+def test_examples_in_docstrings_hold(name: str) -> None:
+    found = doctest.testmod(import_module(f"benchmarks.{name}"))
+    assert found.attempted
+    assert not found.failed
+
+
+def test_the_command_explains_itself() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    for option in ("--features", "--records", "--repeats", "--peers", "--json"):
+        assert option in said
+
+
+def test_plots_need_nothing_of_driftline() -> None:
+    text = (ROOT / "benchmarks" / "plot.py").read_text(encoding="utf-8")
+    assert "from benchmarks" not in text
