@@ -332,11 +332,17 @@ class Loop:
     # ---- delivery -------------------------------------------------------------------------------
 
     def _new_producer(self) -> Producer:
-        return self._broker.producer(
+        producer = self._broker.producer(
             self._transactional_id,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
         )
+        if self._exactly_once:
+            # Fence a predecessor now: while its transaction is open, the offsets that it was about
+            # to commit make whoever asks for the committed ones wait for its timeout.
+            producer.begin()
+            producer.abort()
+        return producer
 
     def _send(self, records: Output) -> None:
         if not records:
