@@ -41,7 +41,12 @@ log = logging.getLogger(__name__)
 # on disk: 0.8 kB a prediction of four columns, 0.4 kB a label.
 MEMORY_RECORDS = 200_000
 
-_decode = msgspec.json.Decoder(Prediction | Watermark).decode
+
+class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
+    """Thousands live for the length of a batch: the garbage collector need not look at them."""
+
+
+_decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class OutcomesHandler:
@@ -230,7 +235,7 @@ class OutcomesHandler:
                 if message.offset >= published:
                     join.take_watermark(event.position)
                 continue
-            assert type(event) is Prediction
+            assert type(event) is _Prediction
             source = event.source.offset
             if source <= newest:
                 self.counts["duplicates"] += message.offset >= published

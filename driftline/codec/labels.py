@@ -47,6 +47,8 @@ class LabelCodec:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._by_row = stream.axis == "row"
+        self._is_number = stream.task == "regression"
         self._id = stream.record.id
         key = stream.record.key
         self._key = None if key in (ID, self._id) else key
@@ -94,15 +96,15 @@ class LabelCodec:
         if label is None:
             raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
         key = None if self._key_field is None else getattr(decoded, self._key_field)
-        return Label(
-            text(record_id),
-            label if self._stream.task == "regression" else text(label),
+        return Label(  # nearly all ids and classes are text already: a call saved for each
+            record_id if type(record_id) is str else text(record_id),
+            label if self._is_number or type(label) is str else text(label),
             None if at is None else self._position(at),
             None if key is None else text(key),
         )
 
     def _position(self, at: str | int) -> int:
-        if self._stream.axis == "row":
+        if self._by_row:
             if isinstance(at, int) and 0 <= at < 2**63:
                 return at
             raise DataError(f"field {AT!r}: expected a record number, got {at!r}")
