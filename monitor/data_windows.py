@@ -52,10 +52,10 @@ class DataWindows:
                 window = self._open[part.index] = _Window(offset)
             self._merge(window, parts.partition, part)
 
-    def close(self, closed: int) -> list[DataWindow]:
-        """The windows before `closed`, in order."""
-        complete = sorted(index for index in self._open if index < closed)
-        return [self._window(index, self._open.pop(index)) for index in complete]
+    def close(self, complete: int) -> DataWindow | None:
+        """The first window, if it is before `complete`, the first that is not complete."""
+        index = min(self._open, default=complete)
+        return self._window(index, self._open.pop(index)) if index < complete else None
 
     def _merge(self, window: "_Window", partition: int, part: WindowPart) -> None:
         window.late += part.late

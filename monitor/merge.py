@@ -10,7 +10,13 @@ from collections.abc import Mapping
 from driftline.broker.port import Committed, Message
 from driftline.codec.envelope import decode, parts_decoder
 from driftline.errors import DataError
-from driftline.events import DataParts, WindowsEvent
+from driftline.events import (
+    DataParts,
+    DataWindow,
+    PerformancePane,
+    PerformanceWindow,
+    WindowsEvent,
+)
 from driftline.stream import Stream
 from monitor.data_windows import DataWindows
 from monitor.merging import Kind, Merging
@@ -36,29 +42,47 @@ class Merger:
         """Of the newest windows in which something was found: model and sample, by window id."""
         return self._data.samples
 
-    def read(self, message: Message) -> list[WindowsEvent]:
-        """Take in one record; returns what it completes."""
+    def read(self, message: Message) -> None:
+        """Take in one record."""
         merging = self._merging
         merging.read(message.offset)
         try:
             event = decode(parts_decoder, message)
         except DataError as error:
             log.warning("not a part, left out: %s", error.message)
-            return []
+            return
         kind: Kind = "data" if isinstance(event, DataParts) else "performance"
         before = merging.closed(kind)
         if isinstance(event, DataParts):
             self._data.add(message.offset, event, closed=before)
         else:
             self._performance.add(message.offset, event, closed=before)
-        if event.passed is None:
+        if event.passed is not None:
+            merging.advance(message.offset, kind, event.partition, event.passed)
+
+    def complete(self) -> list[WindowsEvent]:
+        """What is complete of one window, with all that is to be published before it; empty when
+        nothing is."""
+        return [*self._complete_data(), *self._complete_performance()]
+
+    def _complete_data(self) -> list[DataWindow]:
+        merging, closed = self._merging, self._merging.closed("data")
+        complete = merging.complete("data")
+        if complete is None or (closed is not None and complete <= closed):
             return []
-        closed = merging.advance(message.offset, kind, event.partition, event.passed)
-        if closed is None:
-            return []
-        if kind == "data":
-            return [*self._data.close(closed)]
-        return [*self._performance.close(before, closed)]
+        window = self._data.close(complete)
+        merging.close("data", complete if window is None else window.index + 1)
+        return [] if window is None else [window]
+
+    def _complete_performance(self) -> list[PerformancePane | PerformanceWindow]:
+        merging, closed = self._merging, self._merging.closed("performance")
+        complete = merging.complete("performance")
+        while complete is not None and (closed is None or closed < complete):
+            closed, events = self._performance.close(closed, complete)
+            merging.close("performance", closed)
+            if events:
+                return events
+        return []
 
     def hold(self) -> Committed:
         """What to commit of `parts`."""

@@ -28,7 +28,9 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     @classmethod
     def of(cls, closed: int | None, passed: Sequence[int | None]) -> "Reached":
         """With `low` as the lowest, which keeps the numbers short."""
-        low = min((cell for cell in passed if cell is not None), default=0)
+        low = min((cell for cell in passed if cell is not None), default=None)
+        if low is None:
+            return cls(closed)
         return cls(closed, low, tuple(None if c is None else c - low for c in passed))
 
     def cells(self, partitions: int) -> list[int | None]:
@@ -64,25 +66,26 @@ class Merging:
         self._held = committed.offset
 
     def closed(self, kind: Kind) -> int | None:
-        """The first cell of this kind that is not complete; those before it were published."""
+        """The first cell of this kind that was not published."""
         return self._closed[kind]
 
     def read(self, offset: int) -> None:
         """The record at this offset was read."""
         self._next_offset = offset + 1
 
-    def advance(self, offset: int, kind: Kind, partition: int, passed: int) -> int | None:
-        """A partition has passed all cells before `passed`. Returns the new first open cell, if
-        that completes any."""
+    def advance(self, offset: int, kind: Kind, partition: int, passed: int) -> None:
+        """A partition has passed all cells before `passed`."""
         self._since.append((offset, kind, partition, passed))
-        of_kind = self._passed[kind]
-        of_kind[partition] = passed
-        known = [cell for cell in of_kind if cell is not None]
-        closed = self._closed[kind]
-        if len(known) < len(of_kind) or (closed is not None and min(known) <= closed):
-            return None
-        self._closed[kind] = min(known)
-        return min(known)
+        self._passed[kind][partition] = passed
+
+    def complete(self, kind: Kind) -> int | None:
+        """The first cell that some partition has not passed; None if one has passed nothing."""
+        known = [cell for cell in self._passed[kind] if cell is not None]
+        return None if len(known) < len(self._passed[kind]) else min(known)
+
+    def close(self, kind: Kind, closed: int) -> None:
+        """All cells before `closed` were published."""
+        self._closed[kind] = closed
 
     def hold(self, needed: int | None) -> Committed:
         """What to commit, if the record at `needed` is the oldest that an open cell needs."""

@@ -4,8 +4,6 @@ In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `Pe
 events with the realised metric.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from driftline.codec.records import format_time, parse_time
@@ -56,17 +54,24 @@ class PerformanceWindows:
             self._merge(window, parts.partition, part)
 
     def close(
-        self, before: int | None, closed: int
-    ) -> Iterator[PerformancePane | PerformanceWindow]:
-        """The panes and windows that have become complete now that `closed` is the first pane that
-        is not, by their end, panes first; those before `before` were published."""
-        for index in sorted(self._open):
-            window = self._open[index]
-            for pane in sorted(window.panes):
-                if pane < closed and (before is None or pane >= before):
-                    yield from self._pane_events(pane, window.panes[pane])
-            if (index + 1) * PANES <= closed:
-                yield self._window_event(index, self._open.pop(index))
+        self, closed: int | None, complete: int
+    ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
+        """What has become complete of the first window, panes first, and the first pane that was
+        not published then. Those before `closed` were, and `complete` is not complete."""
+        index = min(self._open, default=None)
+        if index is None or index * PANES >= complete:
+            return complete, []
+        end = min((index + 1) * PANES, complete)
+        window = self._open[index]
+        events: list[PerformancePane | PerformanceWindow] = [
+            event
+            for pane in sorted(window.panes)
+            if pane < end and (closed is None or pane >= closed)
+            for event in self._pane_events(pane, window.panes[pane])
+        ]
+        if end == (index + 1) * PANES:
+            events.append(self._window_event(index, self._open.pop(index)))
+        return end, events
 
     def _merge(self, window: "_Window", partition: int, part: PanePart) -> None:
         models = window.panes.setdefault(part.index, {})

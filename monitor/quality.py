@@ -4,6 +4,7 @@ In: arrays of a column, counts of a window and of a model's reference. Out: coun
 them rose. Values are counted over all records, not over a sample.
 """
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, Final, get_args
 
@@ -34,9 +35,9 @@ def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Count
 
 def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
     """Missing (None) and not among `levels`."""
-    missing = sum(value is None for value in values)
-    known = sum(value in levels for value in values)
-    return missing, len(values) - missing - known, 0
+    counts = Counter(values)
+    missing = counts.pop(None, 0)
+    return missing, sum(n for value, n in counts.items() if value not in levels), 0
 
 
 def rising(

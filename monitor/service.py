@@ -7,17 +7,19 @@ those two, `drift`, `retrain`. Any number of workers share the partitions; whoev
 """
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.codec.envelope import decode, rare, windows_decoder
 from driftline.errors import DataError
-from driftline.events import DriftEvent, RetrainRequest
+from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
 from driftline.loop import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
@@ -30,6 +32,10 @@ from monitor.references import Packages, Profiles, References
 from monitor.reports import Reports
 
 log = logging.getLogger(__name__)
+
+# Values of samples after which a turn of merging ends: some 0.5 s of tests. A transaction that is
+# open meanwhile must be committed before it times out.
+MAX_TESTED: Final = 200_000
 
 _partition_of = attrgetter("topic", "partition")
 
@@ -52,7 +58,6 @@ class MonitorHandler:
     Evidently. `packages` gives the references; without a `reports` folder no report is drawn.
     """
 
-    ready = True
     follows: tuple[str, ...] = ()
 
     def __init__(
@@ -73,6 +78,7 @@ class MonitorHandler:
         self._performance = PerformanceGathering(stream)
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
         self._merger: Merger | None = None  # None: `parts` is not this worker's
+        self._waiting: deque[Message] = deque()  # records of `parts` that are still to be merged
         self._decider: Decider | None = None  # None: `windows` is not this worker's
         self._published = 0  # decisions on windows before this offset are out
 
@@ -80,6 +86,11 @@ class MonitorHandler:
     def inputs(self) -> tuple[str, ...]:
         topics = self._topics
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
+
+    @property
+    def ready(self) -> bool:
+        """Not while merging is behind: what waits is kept in memory."""
+        return not self._waiting
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         raise RuntimeError("the monitor follows no topic")
@@ -105,6 +116,7 @@ class MonitorHandler:
                 self._performance.drop(partition)
             elif topic == self._topics.parts:
                 self._merger = None
+                self._waiting.clear()
             else:
                 self._decider = None
 
@@ -118,7 +130,7 @@ class MonitorHandler:
             elif topic == topics.outcomes:
                 output.extend(self._performance.read(partition, own))
             elif topic == topics.parts:
-                output.extend(self._merge(own))
+                self._waiting.extend(own)
             else:
                 for message in own:
                     output.extend(self._decide(message))
@@ -127,7 +139,7 @@ class MonitorHandler:
     def tick(self) -> Sequence[Outgoing]:
         if self._reports is not None:
             self._reports.poll()
-        return ()
+        return self._merge()
 
     def look(self, view: GroupView) -> None:
         pass
@@ -152,14 +164,27 @@ class MonitorHandler:
         if self._reports is not None:
             self._reports.close()
 
-    def _merge(self, messages: Sequence[Message]) -> list[Outgoing]:
-        if self._merger is None:
-            raise RuntimeError("records of parts were handed over that were not assigned")
-        return [
-            rare(self._topics.windows, event, id=event.id)
-            for message in messages
-            for event in self._merger.read(message)
-        ]
+    def _merge(self) -> list[Outgoing]:
+        """Merge what waits, until enough was tested for one turn."""
+        output: list[Outgoing] = []
+        tested = 0
+        while self._merger is not None and tested < MAX_TESTED:
+            if events := self._merger.complete():
+                output.extend(rare(self._topics.windows, event, id=event.id) for event in events)
+                tested += sum(map(self._tested, events))
+            elif self._waiting:
+                self._merger.read(self._waiting.popleft())
+            else:
+                break
+        return output
+
+    def _tested(self, event: WindowsEvent) -> int:
+        if not isinstance(event, DataWindow):
+            return event.records
+        return sum(
+            min(group.records, self._stream.windows.max_sample) * (len(group.columns) + 1)
+            for group in event.groups
+        )
 
     def _decide(self, message: Message) -> list[Outgoing]:
         if self._decider is None:

@@ -137,7 +137,9 @@ class Watched:
     def _current(self) -> State:
         if not self._joined:
             return "starting"
-        return "running" if self._handler.ready else "waiting for a model"
+        # The monitor takes no more in while it has windows to merge: it is at work.
+        waits = self._state.service == "inference" and not self._handler.ready
+        return "waiting for a model" if waits else "running"
 
     def _note(self, output: Output) -> Output:
         if output:

@@ -88,7 +88,14 @@ class Driver:
         for owner, batch in batches.items():
             worker = self.workers[owner]
             worker.pending.extend(worker.monitor.handle(batch))
+            self.turn(owner)
         return bool(batches)
+
+    def turn(self, number: int = 0) -> bool:
+        """Let a worker go on without records; whether that gave anything."""
+        output = self.workers[number].monitor.tick()
+        self.workers[number].pending.extend(output)
+        return bool(output)
 
     def commit(self, number: int = 0) -> bool:
         """Make visible what a worker handed back, with the offsets to hold; whether there was
@@ -142,6 +149,7 @@ class Driver:
             for partition in self.partitions:
                 busy = self.deliver(partition, 1000) or busy
             for number in range(len(self.workers)):
+                busy = self.turn(number) or busy
                 busy = self.commit(number) or busy
 
     def _resume(self, number: int, partitions: list[TopicPartition]) -> None:

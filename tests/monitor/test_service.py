@@ -190,6 +190,32 @@ def test_an_aborted_transaction_is_rebuilt_by_the_same_monitor() -> None:
     assert facts(driver) == facts(expected)
 
 
+def test_much_that_is_complete_at_once_is_tested_over_several_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    packages, log = history(0)
+    expected = play(STREAM, packages, log.messages)
+    monkeypatch.setattr("monitor.service.MAX_TESTED", 1)
+    driver = Driver(STREAM, packages, log.messages)
+    for partition in driver.partitions:
+        driver.deliver(partition, 1000)
+    driver.commit()
+    parts = TopicPartition(driver.topics.parts, 0)
+    assert driver.deliver(parts, 1000)
+    assert not driver.monitor.ready  # no more is taken in meanwhile
+    turns = 1
+    while not driver.monitor.ready:
+        driver.commit()
+        turns += 1
+        if turns == 5:
+            driver.kill()
+            driver.deliver(parts, 1000)
+        assert driver.turn()
+    assert turns > 6  # as many as there are data windows
+    driver.drain()
+    assert facts(driver) == facts(expected)
+
+
 def test_a_window_waits_for_all_partitions_and_a_watermark_stands_in_for_a_silent_one() -> None:
     log = Log(STREAM)
     for row in range(100):
