@@ -96,8 +96,8 @@ class OutcomesHandler:
             join = self._new_join(
                 partition, resume.get(predictions, Committed(0)), resume.get(labels, Committed(0))
             )
-            starts[predictions] = join.predictions.next_offset
-            starts[labels] = join.labels.next_offset
+            starts[predictions] = join.progress.predictions.next_offset
+            starts[labels] = join.progress.labels.next_offset
         for join in self._joins.values():
             join.limit_memory(self._memory_records // len(self._joins))
         if again := sum(join.to_reread for join in self._joins.values()):
@@ -105,7 +105,7 @@ class OutcomesHandler:
             log.info(
                 "the join goes back %d records in %d partitions to rebuild its state",
                 again,
-                sum(join.is_rebuilding for join in self._joins.values()),
+                sum(join.progress.is_rebuilding for join in self._joins.values()),
             )
         return {partition: start for partition, start in starts.items() if partition in resume}
 
@@ -183,7 +183,7 @@ class OutcomesHandler:
 
     def _tell_when_rebuilt(self) -> None:
         since_s = self._rebuilding_since_s
-        if since_s is not None and not any(j.is_rebuilding for j in self._joins.values()):
+        if since_s is not None and not any(j.progress.is_rebuilding for j in self._joins.values()):
             self._rebuilding_since_s = None
             log.info("the join's state is rebuilt after %.1f s", self._clock.monotonic() - since_s)
 
@@ -203,19 +203,19 @@ class OutcomesHandler:
         among the old ones of the other topic.
         """
         is_label = topic == self._topics.labels
-        side = join.labels if is_label else join.predictions
-        if join.is_rebuilding and messages[-1].offset >= side.published:
+        side = join.progress.labels if is_label else join.progress.predictions
+        side.heard_s = self._clock.monotonic()
+        next_offset = messages[-1].offset + 1
+        if join.progress.is_rebuilding and next_offset > side.published:
             first = next(i for i, m in enumerate(messages) if m.offset >= side.published)
             self._deferred.setdefault(partition, []).extend(messages[first:])
             del messages[first:]
-            if not messages:
-                side.next_offset = side.published  # retention may have taken the last old ones
-                return
+            next_offset = side.published  # also where retention has taken the last old ones
         (self._read_labels if is_label else self._read_predictions)(join, messages, publication)
-        side.next_offset = messages[-1].offset + 1
+        side.next_offset = next_offset
 
     def _read_deferred(self, partition: int, join: PartitionJoin, publication: Publication) -> None:
-        if self._deferred and not join.is_rebuilding:
+        if self._deferred and not join.progress.is_rebuilding:
             for (topic, _), run in groupby(self._deferred.pop(partition, ()), key=_place):
                 self._read(join, topic, partition, list(run), publication)
 
@@ -224,16 +224,18 @@ class OutcomesHandler:
     ) -> None:
         found = decode_each(_decode, [message.value for message in messages])
         for item in found.rejected:
-            self._refuse(join.predictions.published, messages[item.index], item.reason, publication)
-        published = join.predictions.published
+            self._refuse(
+                join.progress.predictions.published, messages[item.index], item.reason, publication
+            )
+        published = join.progress.predictions.published
         by_row = self._stream.axis == "row"
         read: list[tuple[str, KeptPrediction]] = []
-        newest = join.source
+        newest = join.progress.source
         for index, event in zip(found.kept, found.items, strict=True):
             message = messages[index]
             if type(event) is Watermark:
                 if message.offset >= published:
-                    join.take_watermark(event.position)
+                    join.progress.take_watermark(event.position)
                 continue
             assert type(event) is _Prediction
             source = event.source.offset
@@ -254,14 +256,16 @@ class OutcomesHandler:
             kept = KeptPrediction(message.offset, source, position, message.key, value)
             read.append((event.record_id, kept))
         join.take_predictions(read, publication)
-        join.source = newest
+        join.progress.source = newest
 
     def _read_labels(
         self, join: PartitionJoin, messages: list[Message], publication: Publication
     ) -> None:
         found = self._labels.decode_all([message.value for message in messages])
         for item in found.rejected:
-            self._refuse(join.labels.published, messages[item.index], item.reason, publication)
+            self._refuse(
+                join.progress.labels.published, messages[item.index], item.reason, publication
+            )
         read: list[tuple[str, KeptLabel]] = []
         for index, label in zip(found.kept, found.items, strict=True):
             m = messages[index]

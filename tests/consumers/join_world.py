@@ -186,8 +186,8 @@ class Join:
     def kill(self) -> None:
         """The process ends with nothing written any more, and is started again."""
         for join in self.handler._joins.values():
-            if join._cache is not None:
-                join._cache.close()
+            if join._spill._cache is not None:
+                join._spill._cache.close()
         self._begin()
 
     @property
@@ -198,8 +198,8 @@ class Join:
     def kill_and_lose(self, how: str) -> None:
         """Killed, and the cache is gone or of no use."""
         for join in self.handler._joins.values():
-            if join._cache is not None:
-                join._cache.close()
+            if join._spill._cache is not None:
+                join._spill._cache.close()
         if how == "gone":
             shutil.rmtree(self.folder)
         else:
@@ -209,8 +209,8 @@ class Join:
     def kill_and_restore(self, copy: Path) -> None:
         """Killed, and the cache is an older one (or kept as one, if there is none yet)."""
         for join in self.handler._joins.values():
-            if join._cache is not None:
-                join._cache.close()
+            if join._spill._cache is not None:
+                join._spill._cache.close()
         if copy.exists():
             shutil.rmtree(self.folder)
             shutil.copytree(copy, self.folder)
