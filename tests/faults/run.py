@@ -36,6 +36,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     scenario: Scenario
     deviations: tuple[str, ...]
+    replay_equal: bool  # of windows and drift events
     killed: int
     fallen: tuple[str, ...]  # processes that ended by themselves
     windows: int
@@ -171,7 +172,8 @@ def _judged(
     if again is None:
         again = replayed(site.broker, site.stream, site.models)
     live, found = written(site.broker, site.stream), checks.asked(site)
-    wrong += checks.of_monitor(live, again, site.folder)
+    unlike = checks.of_monitor(live, again, site.folder)
+    wrong += unlike
     wrong += checks.of_trainer(found, set(checks.waiting(workers.logs, found.requests)))
     wrong += workers.fallen
     late = checks.late(live)
@@ -180,6 +182,7 @@ def _judged(
     verdict = Verdict(
         scenario=site.scenario,
         deviations=tuple(wrong),
+        replay_equal=not unlike,
         killed=len(workers.killed),
         fallen=tuple(workers.fallen),
         windows=len(live.windows),
