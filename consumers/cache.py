@@ -5,6 +5,7 @@ It is written after commits, without a log of its own: after a kill it holds an 
 in itself. What cannot be opened or is of other topics is emptied; the topics are read again then.
 """
 
+import functools
 import logging
 import shutil
 from collections.abc import Iterator
@@ -12,11 +13,13 @@ from pathlib import Path
 
 import msgspec
 from rocksdict import (
+    BlockBasedIndexType,
     BlockBasedOptions,
     DBCompressionType,
     Options,
     Rdict,
     WriteBatch,
+    WriteBufferManager,
     WriteOptions,
 )
 from rocksdict import Cache as BlockCache
@@ -26,7 +29,9 @@ log = logging.getLogger(__name__)
 _VERSION = 1
 # Of one partition. A killed worker reads again what had not left this buffer: 30,000 records or so.
 _WRITE_BUFFER_BYTES = 16 << 20
-_BLOCK_CACHE_BYTES = 16 << 20
+# Of the whole process, whatever the number of partitions.
+_ALL_BUFFERS_BYTES = 64 << 20
+_BLOCK_CACHE_BYTES = 64 << 20
 # Small blocks: an id is looked for by itself, and a block is decompressed for it.
 _BLOCK_BYTES = 4 << 10
 _BLOOM_BITS = 10  # 1% of the ids that are not there are looked for in vain
@@ -163,16 +168,28 @@ def _beside(path: Path) -> Path:
     return other
 
 
+@functools.cache
+def _shared() -> tuple[BlockCache, WriteBufferManager]:
+    return BlockCache(_BLOCK_CACHE_BYTES), WriteBufferManager(_ALL_BUFFERS_BYTES, False)
+
+
 def _options() -> Options:
+    block_cache, buffers = _shared()
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
+    options.set_write_buffer_manager(buffers)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     table = BlockBasedOptions()
-    table.set_block_cache(BlockCache(_BLOCK_CACHE_BYTES))
+    table.set_block_cache(block_cache)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS, False)
+    # A billion ids have a gigabyte of filters: in parts, of which the cache keeps those in use.
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_top_level_index_and_filter(True)
     options.set_block_based_table_factory(table)
     return options
 
