@@ -5,9 +5,10 @@
 | after its prediction | an outcome, revision 0 |
 | before its prediction | kept; an outcome as soon as the prediction comes |
 | again, the same | counted as repeated; nothing is published |
-| again, changed | an outcome with the next revision |
-| known later than the horizon after its record | a dead letter |
+| again, changed | an outcome with the next revision, also if both came before the prediction |
+| known later than the horizon after its record | a dead letter, whichever of the two came first |
 | no prediction within the horizon | a dead letter |
+| too large together with its prediction | a dead letter |
 | never | the prediction is counted as unlabelled once the horizon has passed |
 
 The horizon is measured by positions, those of records and the `@at` of labels, never by a clock: a
