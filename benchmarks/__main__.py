@@ -47,6 +47,8 @@ class Options(argparse.Namespace):
     partitions: int
     per_s: int
     seconds: int
+    service_records: int
+    window: int
     memory_records: int
     rows: int
     folder: Path
@@ -109,7 +111,8 @@ class Bench:
         runs = list(
             services.measure(
                 self.world,
-                records=self.options.records,
+                records=self.options.service_records,
+                window=self.options.window,
                 repeats=self.options.repeats,
                 partitions=self.options.partitions,
                 report=self.report,
@@ -247,6 +250,8 @@ def _options() -> Options:
     add("--partitions", type=int, default=1, help="of each topic")
     add("--per-s", type=int, default=1000, help="latency: records a second")
     add("--seconds", type=int, default=20, help="latency: how long, after a warm-up")
+    add("--service-records", type=int, default=3_000_000, help="services: records of a run")
+    add("--window", type=int, default=500_000, help="services: records in a window of the monitor")
     add("--memory-records", type=int, default=5_000_000, help="memory: records of the run")
     add("--rows", type=int, default=50_000, help="swap: outcomes to train on")
     add("--folder", type=Path, default=Path(".driftline/benchmarks"), help="for all that is kept")
@@ -254,6 +259,8 @@ def _options() -> Options:
     options = parser.parse_args(namespace=Options())
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+    if options.service_records < 3 * options.window:
+        parser.error("--service-records must hold three windows (--window) at least")
     return options
 
 

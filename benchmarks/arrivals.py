@@ -6,6 +6,7 @@ would take a share of the machine that it measures. Uncommitted records do not c
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import confluent_kafka as ck
@@ -15,6 +16,7 @@ from benchmarks.process import BenchmarkError, Measured
 from benchmarks.world import World
 
 SAMPLE_S = 0.02
+_PATIENCE_S = 30.0
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -27,6 +29,19 @@ class Sample(msgspec.Struct, frozen=True):
     memory_bytes: int
 
 
+def patiently(ask: Callable[[], Any]) -> Any:
+    """Ask the broker, again while it refuses: on a busy machine a new topic may have no leader
+    yet where another request had found one. Raises BenchmarkError after half a minute."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except ck.KafkaException as error:
+            if time.monotonic() > deadline:
+                raise BenchmarkError(f"Kafka does not answer: {error}") from error
+            time.sleep(0.1)
+
+
 class Ends:
     """The end offsets of a topic, summed over its partitions."""
 
@@ -37,7 +52,8 @@ class Ends:
     def total(self) -> int:
         """How many records were committed; with transactions, markers count too."""
         return sum(
-            self._consumer.get_watermark_offsets(partition, 10)[1] for partition in self._partitions
+            patiently(partial(self._consumer.get_watermark_offsets, partition, 10))[1]
+            for partition in self._partitions
         )
 
     def close(self) -> None:
@@ -56,7 +72,8 @@ class Committed:
 
     def total(self) -> int:
         """Records before the committed offsets; 0 where nothing was committed."""
-        return sum(max(0, p.offset) for p in self._consumer.committed(self._partitions, 10))
+        found = patiently(lambda: self._consumer.committed(self._partitions, 10))
+        return sum(max(0, partition.offset) for partition in found)
 
     def close(self) -> None:
         self._consumer.close()
@@ -114,7 +131,9 @@ def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:
     """All committed records of a topic up to its present end."""
     consumer = reader(world)
     ends = {
-        number: consumer.get_watermark_offsets(ck.TopicPartition(topic, number), 10)[1]
+        number: patiently(
+            partial(consumer.get_watermark_offsets, ck.TopicPartition(topic, number), 10)
+        )[1]
         for number in range(partitions)
     }
     consumer.assign([ck.TopicPartition(topic, number, 0) for number in ends])

@@ -19,7 +19,6 @@ from benchmarks.world import World
 from driftline.topics import Service
 
 MONITORED_COLUMNS = 20
-WINDOWS = 10  # of the monitor in a run
 
 
 class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,12 +99,11 @@ def _settled_s(service: Service) -> float:
 
 
 def measure(
-    world: World, *, records: int, repeats: int, partitions: int, report: Report
+    world: World, *, records: int, window: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[ServiceRun]:
-    """Outcomes at 4 features and the monitor at 20, in turns."""
+    """Outcomes at 4 features and the monitor at 20, in turns; its windows are `window` records."""
     report.say(f"filling predictions and labels, {records:,} records each")
-    window = records // WINDOWS
-    joined = Filled(world, Plan("joined", 4, partitions, window=window), records)
+    joined = Filled(world, Plan("joined", 4, partitions), records)
     joined.predict()
     world.fill_labels(joined.plan, joined.topics, records)
     watched = Filled(world, Plan("watched", MONITORED_COLUMNS, partitions, window=window), records)
