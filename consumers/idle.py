@@ -19,10 +19,6 @@ from driftline.stream import Stream
 # A stream whose newest record is no older than this when it is read is live: its event time goes on
 # with the clock. A recorded one that is played back is not.
 _LIVE_WITHIN_S = 60.0
-# Records that are there but do not come may be waiting behind those of another partition, or be
-# markers of transactions, which the client counts and never returns. After so many times `idle`
-# they are the latter.
-_UNREAD_PATIENCE = 6
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -37,7 +33,7 @@ class _Partition:
         self.watermark = at.watermark
         self.next_offset = committed.offset
         self.since_s = now_s  # silent since
-        self.lag = 0
+        self.lag: int | None = None  # unknown
 
 
 class IdlePartitions:
@@ -93,8 +89,6 @@ class IdlePartitions:
         now_s = self._clock.monotonic()
         for (_, partition), lag in view.lags.items():
             if (own := self._own.get(partition)) is not None:
-                if lag > own.lag:  # something came that is not read yet
-                    own.since_s = now_s
                 own.lag = lag
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in view.committed().values():
@@ -109,9 +103,8 @@ class IdlePartitions:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            patience_s = self._idle_s * (_UNREAD_PATIENCE if own.lag else 1)
-            is_behind = own.watermark is None or own.watermark < reached
-            if is_behind and now_s - own.since_s >= patience_s:
+            is_silent = own.lag == 0 and now_s - own.since_s >= self._idle_s
+            if is_silent and (own.watermark is None or own.watermark < reached):
                 own.watermark = reached
                 moved.append((partition, reached))
         return moved

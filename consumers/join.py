@@ -12,10 +12,9 @@ import msgspec
 
 from consumers.cache import Cache
 from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
-from consumers.progress import Progress
+from consumers.progress import Progress, Stand
 from consumers.spill import Spill
 from driftline.broker.port import Committed, Headers
-from driftline.clock import Clock
 from driftline.events import Value
 from driftline.stream import Stream
 
@@ -76,7 +75,6 @@ class PartitionJoin:
     def __init__(
         self,
         stream: Stream,
-        clock: Clock,
         predictions: Committed,
         labels: Committed,
         *,
@@ -85,7 +83,7 @@ class PartitionJoin:
     ) -> None:
         self._horizon = stream.horizon
         span = max(1, self._horizon // _BLOCKS_OF_HORIZON)
-        self.progress = Progress(clock, (stream.windows.idle.us or 0) / 1e6, predictions, labels)
+        self.progress = Progress(predictions, labels)
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
         self._spill = Spill(self.progress, self.kept_predictions, self.kept_labels, cache, topics)
@@ -260,9 +258,9 @@ class PartitionJoin:
 
     # ---- time -----------------------------------------------------------------------------------
 
-    def look(self, predictions_lag: int | None, labels_lag: int | None) -> None:
+    def look(self, predictions: Stand, labels: Stand) -> None:
         """Take note of how much there is still to read of each topic."""
-        if self.progress.look(predictions_lag, labels_lag):
+        if self.progress.look(predictions, labels):
             blocks = self.kept_labels.blocks
             if blocks and self._has_no_place(blocks[-1]):
                 self.kept_labels.seal()

@@ -26,6 +26,7 @@ import msgspec
 
 from consumers.cache import Cache
 from consumers.join import KeptLabel, KeptPrediction, PartitionJoin
+from consumers.progress import Stand
 from consumers.publication import Publication, opening
 from driftline.broker.port import Committed, Message, TopicPartition
 from driftline.clock import Clock
@@ -140,10 +141,13 @@ class OutcomesHandler:
 
     def look(self, view: GroupView) -> None:
         for partition, join in self._joins.items():
-            join.look(
-                view.lags.get(TopicPartition(self._topics.predictions, partition)),
-                view.lags.get(TopicPartition(self._topics.labels, partition)),
-            )
+            stands = [
+                Stand(view.positions[at], view.ends[at])
+                for topic in self.inputs
+                if (at := TopicPartition(topic, partition)) in view.ends
+            ]
+            if len(stands) == len(self.inputs):
+                join.look(*stands)
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         held = {}
@@ -171,7 +175,6 @@ class OutcomesHandler:
         cache = None if self._state is None else Cache(self._state / str(partition))
         join = self._joins[partition] = PartitionJoin(
             self._stream,
-            self._clock,
             predictions,
             labels,
             cache=cache,
@@ -205,7 +208,6 @@ class OutcomesHandler:
         """
         is_label = topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
-        side.heard_s = self._clock.monotonic()
         next_offset = messages[-1].offset + 1
         if join.progress.is_rebuilding and next_offset > side.published:
             first = next(i for i, m in enumerate(messages) if m.offset >= side.published)

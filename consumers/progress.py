@@ -5,11 +5,12 @@ the floor, the position that has been passed for good, and what to commit beside
 knows no record.
 """
 
+from typing import NamedTuple
+
 import msgspec
 
 from consumers.pending import BEFORE_ALL
 from driftline.broker.port import Committed
-from driftline.clock import Clock
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,12 +30,11 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
 class Side:
     """How far one of the two topics was read."""
 
-    def __init__(self, committed: Committed, now_s: float) -> None:
+    def __init__(self, committed: Committed) -> None:
         self.resumed = committed
         self.at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
         self.next_offset = committed.offset
         self.reached = self.at.reached
-        self.heard_s = now_s  # when it was last read
         self.published = self.at.published  # what stands before it was published before a restart
 
     @property
@@ -53,11 +53,18 @@ class Side:
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 
+class Stand(NamedTuple):
+    """Where the reader of a partition stands: all before `position` was handled, and `end` was
+    where the partition ended, asked for after that."""
+
+    position: int
+    end: int
+
+
 class Fence(msgspec.Struct):
     """A moment. Once each topic is read up to where it ended then, what had been read of the other
     has met everything that was published by that moment."""
 
-    at_s: float
     predictions_end: int
     labels_end: int
     labels_read: int
@@ -81,11 +88,9 @@ class Progress:
     all labels that were published by then had been read.
     """
 
-    def __init__(self, clock: Clock, idle_s: float, predictions: Committed, labels: Committed):
-        self._clock = clock
-        self._idle_s = idle_s
-        self.predictions = Side(predictions, clock.monotonic())
-        self.labels = Side(labels, clock.monotonic())
+    def __init__(self, predictions: Committed, labels: Committed) -> None:
+        self.predictions = Side(predictions)
+        self.labels = Side(labels)
         self.source = self.predictions.at.before  # largest source offset of a prediction
         self.floor = BEFORE_ALL
         self._passed = self.labels.at.passed
@@ -112,19 +117,22 @@ class Progress:
             self._watermark = position
         self.raise_floor()
 
-    def look(self, predictions_lag: int | None, labels_lag: int | None) -> bool:
+    def look(self, predictions: Stand, labels: Stand) -> bool:
         """Take note of how much there is still to read; returns whether a fence was put up."""
-        for side, lag in ((self.predictions, predictions_lag), (self.labels, labels_lag)):
-            if lag == 0 and side.is_behind:
-                side.next_offset = side.published  # retention has taken the last old ones
-        if predictions_lag is None or labels_lag is None:
+        sides = ((self.predictions, predictions), (self.labels, labels))
+        if self.is_rebuilding:
+            for side, stand in sides:
+                if side.is_behind and stand.position >= side.published:
+                    side.next_offset = side.published  # retention has taken the last old ones
             return False
-        if self.is_rebuilding or self._fence is not None:
+        for side, stand in sides:
+            # Behind the last record there may be markers of transactions.
+            side.next_offset = max(side.next_offset, stand.position)
+        if self._fence is not None:
             return False
         self._fence = Fence(
-            at_s=self._clock.monotonic(),
-            predictions_end=self.predictions.next_offset + predictions_lag,
-            labels_end=self.labels.next_offset + labels_lag,
+            predictions_end=predictions.end,
+            labels_end=labels.end,
             labels_read=self.labels.next_offset,
             reached=self.predictions.reached,
             watermark=self._watermark,
@@ -137,14 +145,12 @@ class Progress:
         if fence is None:
             return Passed()
         labels_before = watermark = None
-        if not fence.is_passed_by_predictions and self._is_past(
-            self.predictions, fence.predictions_end, fence.at_s
-        ):
+        has_predictions = self.predictions.next_offset >= fence.predictions_end
+        if has_predictions and not fence.is_passed_by_predictions:
             fence.is_passed_by_predictions = True
             labels_before = fence.labels_read
-        if not fence.is_passed_by_labels and self._is_past(
-            self.labels, fence.labels_end, fence.at_s
-        ):
+        has_labels = self.labels.next_offset >= fence.labels_end
+        if has_labels and not fence.is_passed_by_labels:
             fence.is_passed_by_labels = True
             self._passed = max(self._passed, fence.reached)
             self.raise_floor()
@@ -154,11 +160,6 @@ class Progress:
         if fence.is_passed_by_predictions and fence.is_passed_by_labels:
             self._fence = None
         return Passed(labels_before, watermark)
-
-    def _is_past(self, side: Side, end: int, since_s: float) -> bool:
-        # An end that is never reached is that of a transaction that was aborted.
-        silent_s = self._clock.monotonic() - max(since_s, side.heard_s)
-        return side.next_offset >= end or silent_s >= self._idle_s
 
     def hold(
         self, predictions: int | None, before: int | None, labels: int | None, token: str

@@ -43,15 +43,27 @@ Output = Sequence[Outgoing | OutgoingBatch]
 
 
 class GroupView:
-    """Where a group stands. `lags`: records that this worker has still to read, by partition."""
+    """Where a group stands, by partition. `positions`: next offset that this worker will read, all
+    before it being handled; `ends`: of its partitions, asked of the broker after that."""
 
     def __init__(
         self,
-        lags: Mapping[TopicPartition, int],
+        positions: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
         committed: Callable[[], Mapping[TopicPartition, Committed]],
     ) -> None:
-        self.lags = lags
+        self.positions = positions
+        self.ends = ends
         self._committed = committed
+
+    @property
+    def lags(self) -> Mapping[TopicPartition, int]:
+        """How much this worker has still to read: records, and markers of transactions."""
+        return {
+            partition: max(0, self.ends[partition] - position)
+            for partition, position in self.positions.items()
+            if partition in self.ends
+        }
 
     def committed(self) -> Mapping[TopicPartition, Committed]:
         """What the whole group has committed for the inputs, asked of the broker now."""
@@ -227,12 +239,10 @@ class Loop:
         if now_s - self._last_look_s < LOOK_INTERVAL_S:
             return
         self._last_look_s = now_s
-        lags = {
-            partition: lag
-            for partition in sorted(self._consumer.assignment())
-            if (lag := self._consumer.lag(partition)) is not None
-        }
-        self._handler.look(GroupView(lags, self._committed_of_all))
+        partitions = sorted(self._consumer.assignment())
+        positions = {partition: self._consumer.position(partition) for partition in partitions}
+        ends = self._consumer.ends(partitions)
+        self._handler.look(GroupView(positions, ends, self._committed_of_all))
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:

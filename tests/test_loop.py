@@ -257,6 +257,8 @@ def test_a_handler_is_told_where_its_group_stands() -> None:
     clock.advance(LOOK_INTERVAL_S)
     loop.step(0)
     (view,) = handler.views
+    assert view.positions == {TopicPartition(IN, 0): 2, TopicPartition(IN, 1): 0}
+    assert view.ends == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
     assert view.lags == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
     assert view.committed()[TopicPartition(IN, 0)] == Committed(2)
 

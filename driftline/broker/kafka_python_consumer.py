@@ -114,9 +114,10 @@ class KafkaPythonConsumer:
     def group_metadata(self) -> object:
         return self._client.group_metadata()
 
-    def lag(self, partition: TopicPartition) -> int | None:
-        end = self._client.highwater(kafka_partition(partition))
-        return None if end is None else max(0, int(end) - self.position(partition))
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        with translated("ask for the ends"):
+            found = self._client.end_offsets(list(map(kafka_partition, partitions)))
+        return {TopicPartition(*partition): int(offset) for partition, offset in found.items()}
 
     def close(self) -> None:
         if self._closed:

@@ -47,6 +47,7 @@ _CONSUMER: Mapping[str, object] = {
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
+    "enable.partition.eof": True,  # else the position stays before a transaction's last marker
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # what is fetched ahead, of all partitions; default 64 MB

@@ -91,20 +91,25 @@ class LibrdkafkaConsumer:
     def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
         count = min(max_records, _LARGEST_BATCH)
         before = self._rebalances
-        with translated("poll"):
-            # `consume` with a timeout waits for all of `count`; so wait for one, then take what
-            # is there.
-            records = self._client.consume(count, 0)
-            if not records and timeout_s > 0:
-                first = self._client.poll(timeout_s)
-                if first is not None:
-                    records = [first, *self._client.consume(count - 1, 0)]
-        if self._rebalances != before and records:
-            # They may be of before the rebalance: drop them, and read again what is assigned now.
-            if self._starts:
-                self._restart()
-            return []
-        return _messages(records)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with translated("poll"):
+                # `consume` with a timeout waits for all of `count`; so wait for one, then take
+                # what is there.
+                records = self._client.consume(count, 0)
+                left_s = deadline_s - time.monotonic()
+                if not records and left_s > 0:
+                    first = self._client.poll(left_s)
+                    if first is not None:
+                        records = [first, *self._client.consume(count - 1, 0)]
+            if self._rebalances != before:
+                # They may be of before the rebalance: drop them, and read again what is assigned.
+                if records and self._starts:
+                    self._restart()
+                return []
+            messages = _messages(records)
+            if messages or time.monotonic() >= deadline_s:
+                return messages  # else there was only news, such as the end of a partition
 
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(self._starts)
@@ -175,16 +180,17 @@ class LibrdkafkaConsumer:
         self._need_group()
         return self._client.consumer_group_metadata()
 
-    def lag(self, partition: TopicPartition) -> int | None:
-        ck_partition = kafka_partition(self._own(partition))
-        with translated("look at the lag"):
-            end: int = self._client.get_watermark_offsets(ck_partition, cached=True)[1]
-            at: int = self._client.position([ck_partition])[0].offset
-        if end < 0:
-            return None
-        if at < 0:
-            at = self._starts[partition] or 0
-        return max(0, end - at)
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        wanted = [kafka_partition(partition, ck.OFFSET_END) for partition in partitions]
+        if not wanted:
+            return {}
+        with translated("ask for the ends"):
+            # A question for the offset at a time answers this one, too, for all in one request.
+            found = self._client.offsets_for_times(wanted, timeout=ANSWER_TIMEOUT_S)
+            for each in found:
+                if each.error is not None:
+                    raise ck.KafkaException(each.error)
+        return {TopicPartition(each.topic, each.partition): each.offset for each in found}
 
     def close(self) -> None:
         if not self._closed:
@@ -269,6 +275,8 @@ def _is_notice(record: Any) -> bool:
     error = record.error()
     if error is None:
         return False
+    if error.code() == ck.KafkaError._PARTITION_EOF:
+        return True  # it has moved the position behind the last markers
     if error.fatal() or error.code() in _LASTING:
         if _FENCED in error.str():  # its code says no more than that it is fatal
             raise fenced_instance()

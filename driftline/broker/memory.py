@@ -197,10 +197,10 @@ class MemoryConsumer:
         self._group()
         return (self._group_name, *self._identity())
 
-    def lag(self, partition: TopicPartition) -> int | None:
-        with self._broker._changed:
-            end = self._broker._stable_end(self._broker._log(partition))
-            return max(0, end - self._positions[self._own(partition)])
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        broker = self._broker
+        with broker._changed:
+            return {p: broker._stable_end(broker._log(p)) for p in partitions}
 
     def close(self) -> None:
         with self._broker._changed:

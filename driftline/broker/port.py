@@ -114,7 +114,8 @@ class Consumer(Protocol):
         """The partitions that this consumer reads now."""
 
     def position(self, partition: TopicPartition) -> int:
-        """The offset of the next record that `poll` would return."""
+        """The offset from which `poll` goes on: behind all records that it has returned, and behind
+        the markers of transactions among and after them, once `poll` has come upon those."""
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         """Continue from `offset`."""
@@ -134,9 +135,9 @@ class Consumer(Protocol):
     def group_metadata(self) -> object:
         """What `Producer.send_offsets` needs from this consumer; opaque."""
 
-    def lag(self, partition: TopicPartition) -> int | None:
-        """Records from the position to the partition's end, as far as the client knows without
-        asking the broker; None before the first answer. Transaction markers count as records."""
+    def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where these partitions end for a reader (the last stable offset), asked of the broker
+        now: what was published before this call stands before its end."""
 
     def close(self) -> None:
         """Leave the group and free everything. Safe to call twice."""

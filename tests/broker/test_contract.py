@@ -343,17 +343,13 @@ class TestPoll:
         assert values(read(reader, 2)) == [b"b", b"c"]
         assert reader.position(TopicPartition(topic, 0)) == 3
 
-    def test_tells_how_many_records_it_has_still_to_read(
-        self, clients: Clients, make_topic: MakeTopic
-    ) -> None:
-        topic, producer = make_topic(), clients.producer()
+    def test_knows_where_partitions_end(self, clients: Clients, make_topic: MakeTopic) -> None:
+        topic, producer = make_topic(2), clients.producer()
         producer.send_batch(OutgoingBatch(topic, 0, [None] * 5, [b"x"] * 5))
         producer.flush()
-        reader, partition = clients.reader(topic), TopicPartition(topic, 0)
-        read(reader, 2)
-        assert reader.lag(partition) == 3
-        read(reader, 3)
-        assert reader.lag(partition) == 0
+        reader = clients.reader(topic, 2)
+        ends = {TopicPartition(topic, 0): 5, TopicPartition(topic, 1): 0}
+        assert reader.ends(ends) == ends
 
     def test_seek_goes_back_and_forth(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic()
@@ -649,6 +645,21 @@ class TestTransactions:
         producer.close()
         send_now(clients, topic, b"next")
         assert values(read(clients.reader(topic), 1)) == [b"next"]
+
+    def test_are_behind_a_reader_who_has_come_to_the_end(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        producer = clients.producer(unique_group())
+        for end in (producer.commit, producer.commit, producer.abort):
+            producer.begin()
+            send(producer, topic, b"x")
+            end()
+        reader, partition = clients.reader(topic), TopicPartition(topic, 0)
+        read(reader, 2)
+        end = reader.ends([partition])[partition]
+        assert end >= 4  # that of the abort may follow
+        eventually(lambda: reader.position(partition) >= end, reader)
 
     def test_spend_an_offset_on_their_end_which_readers_step_over(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic

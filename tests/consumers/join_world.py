@@ -162,9 +162,8 @@ class Join:
         self._pending.extend(self.handler.tick())
 
     def look(self) -> None:
-        self.handler.look(
-            GroupView({p: len(log) - self._positions[p] for p, log in self.log.items()}, dict)
-        )
+        ends = {p: len(log) for p, log in self.log.items()}
+        self.handler.look(GroupView(dict(self._positions), ends, dict))
 
     def commit(self) -> None:
         self._committed = dict(self.handler.holds())
