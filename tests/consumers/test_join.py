@@ -94,6 +94,34 @@ def test_a_stopped_worker_reads_next_to_nothing_again(tmp_path: Path) -> None:
     assert join.outcomes() == LONG.outcomes()
 
 
+def test_a_redelivery_is_told_after_a_restart_that_read_nothing_again(tmp_path: Path) -> None:
+    log = Log((*range(20), *range(15, 25)), tuple(Label(row, "a", row, row) for row in range(25)))
+    join = Join(log, tmp_path)
+    join.read(PREDICTIONS, 20)
+    join.commit()
+    join.look()
+    join.read(PREDICTIONS, 0)
+    join.stop()
+    join.finish()
+    assert join.reread == 0
+    assert join.outcomes() == log.outcomes()
+
+
+def test_what_was_forgotten_and_not_committed_is_still_in_the_cache(tmp_path: Path) -> None:
+    nobody = tuple(Label(1_000 + row, "a", row, row) for row in range(58))
+    log = Log(tuple(range(100)), (*nobody, Label(60, "a", 60, 60)))
+    join = Join(log, tmp_path, memory_records=0)
+    join.read(LABELS, 58)
+    join.commit()
+    join.read(PREDICTIONS, 100)
+    join.read(LABELS, 1)
+    for _ in range(3):
+        join.read(LABELS, 0)  # the letters are in a transaction that never ends
+    join.kill()
+    join.finish()
+    assert join.refused() == log.refused()
+
+
 def test_without_labels_memory_is_bounded(tmp_path: Path) -> None:
     join = Join(Log(tuple(range(2_000)), ()), tmp_path, memory_records=50)
     most = 0
