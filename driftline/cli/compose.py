@@ -41,7 +41,9 @@ def build_handler(
         case "outcomes":
             from consumers.outcomes import OutcomesHandler
 
-            return OutcomesHandler(stream, clock)
+            # In memory there is no second start that could use it.
+            state = None if in_process else settings.home / "state" / stream.name / "outcomes"
+            return OutcomesHandler(stream, clock, state=state)
         case "monitor":
             from monitor.service import MonitorHandler
 

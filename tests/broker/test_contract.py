@@ -651,10 +651,10 @@ class TestTransactions:
     ) -> None:
         topic = make_topic()
         producer = clients.producer(unique_group())
-        for end in (producer.commit, producer.commit, producer.abort):
+        for finish in (producer.commit, producer.commit, producer.abort):
             producer.begin()
             send(producer, topic, b"x")
-            end()
+            finish()
         reader, partition = clients.reader(topic), TopicPartition(topic, 0)
         read(reader, 2)
         end = reader.ends([partition])[partition]

@@ -10,6 +10,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.cli.watched import Watched
 from driftline.codec.envelope import rare
 from driftline.events import RetrainRequest
+from driftline.loop import GroupView
 from driftline.processes import ServiceState, read_state
 from tests.world import MODEL, World
 
@@ -37,6 +38,9 @@ class Inference:
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         return [PREDICTION for _ in messages]
+
+    def look(self, view: GroupView) -> None:
+        pass
 
     def tick(self) -> Sequence[Outgoing]:
         return ()
@@ -125,3 +129,17 @@ def test_what_is_rare_is_logged_in_words(
 
     told = [record.message for record in caplog.records if "retrain" in record.message]
     assert told == ["retrain: retrain-1 asked for (drift): x moved"]
+
+
+def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
+    at = TopicPartition("s.features", 0)
+    watch.handler.ready = True
+    watch.watched.assigned({at: Committed(0)})
+    watch.watched.look(GroupView({at: 5}, {at: 12}, dict))
+    watch.watched.tick()
+    before = watch.said.lag
+    watch.watched.revoked([at])
+    watch.clock.advance(1)
+    watch.watched.tick()
+
+    assert (before, watch.said.lag) == (7, 0)
