@@ -17,8 +17,8 @@ from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.codec.records import format_time
 from driftline.errors import DataError
 from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
-from driftline.models.catalog import Catalog, announcement_record, pointer_record
 from driftline.loop import GroupView
+from driftline.models.catalog import Catalog, announcement_record, pointer_record
 from driftline.stream import Stream
 from driftline.topics import Topics
 from trainer.retrain import TrainingJob, TrainingResult
