@@ -25,7 +25,7 @@ Reason = Literal["late", "orphan"]
 
 
 class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction until it is forgotten. `value` is what an outcome begins with."""
+    """A prediction until it is forgotten. `value`: its bytes, as `publication.plain` gives them."""
 
     offset: int
     source: int  # offset of the scored record
@@ -155,7 +155,11 @@ class PartitionJoin:
         results: Results,
     ) -> None:
         is_new = label.offset >= self.progress.labels.published
-        oldest = self._oldest_in_time(label, is_new)
+        # The smallest position of a record that it is not too late for. A label that was taken
+        # before a restart was in time then.
+        oldest = BEFORE_ALL if label.at is None else label.at - self._horizon
+        if is_new and self.progress.floor - self._horizon > oldest:
+            oldest = self.progress.floor - self._horizon
         newest = predictions[-1].position
         if len(predictions) > 1:
             newest = max(prediction.position for prediction in predictions)
@@ -174,7 +178,9 @@ class PartitionJoin:
                 if known is None or known.label != label.label:
                     is_repeated = False
                     if is_new:
-                        self._join(prediction, label, revision + 1, results)
+                        results.outcome(prediction, label, revision + 1)
+                        if revision < 0:
+                            self.kept_predictions.block_of(prediction.offset).joined += 1
             if is_repeated and is_new:
                 results.repeated(label)
             if label.at is None and newest > self.progress.labels.reached:
@@ -182,12 +188,6 @@ class PartitionJoin:
                 self.progress.raise_floor()
         if predictions[0].offset < block.needs:
             block.needs = predictions[0].offset
-
-    def _oldest_in_time(self, label: KeptLabel, is_new: bool) -> int:
-        """The smallest position of a record that a label is not too late for. One that was taken
-        before a restart was in time then."""
-        oldest = BEFORE_ALL if label.at is None else label.at - self._horizon
-        return max(oldest, self.progress.floor - self._horizon) if is_new else oldest
 
     def _meet_labels(
         self,
@@ -219,17 +219,12 @@ class PartitionJoin:
             else:
                 known, revision = label, revision + 1
                 if is_new:
-                    self._join(prediction, label, revision, results)
+                    results.outcome(prediction, label, revision)
+                    if revision == 0:
+                        self.kept_predictions.block_of(prediction.offset).joined += 1
             if at is None:
                 self.progress.labels.reach(position)
                 self.progress.raise_floor()
-
-    def _join(
-        self, prediction: KeptPrediction, label: KeptLabel, revision: int, results: Results
-    ) -> None:
-        if revision == 0:
-            self.kept_predictions.block_of(prediction.offset).joined += 1
-        results.outcome(prediction, label, revision)
 
     def _newest(
         self, prediction: KeptPrediction, labels: Sequence[KeptLabel]

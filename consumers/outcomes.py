@@ -27,7 +27,7 @@ import msgspec
 from consumers.cache import Cache
 from consumers.join import KeptLabel, KeptPrediction, PartitionJoin
 from consumers.progress import Stand
-from consumers.publication import Publication, opening
+from consumers.publication import Publication, plain
 from driftline.broker.port import Committed, Message, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.decoding import decode_each
@@ -255,7 +255,7 @@ class OutcomesHandler:
                 reason = f"no position: its {self._stream.axis} is missing"
                 self._refuse(published, message, reason, publication)
                 continue
-            value = opening(message.value or b"", event)
+            value = plain(message.value or b"", event)
             kept = KeptPrediction(message.offset, source, position, message.key, value)
             read.append((event.record_id, kept))
         join.take_predictions(read, publication)

@@ -91,20 +91,24 @@ class Pending(Generic[T]):
 
     # ---- adding and finding ---------------------------------------------------------------------
 
-    def cover(self, offset: int, position: int, *, source: int = -1) -> Block:
+    def cover(self, offset: int, position: int) -> Block:
         """The newest block, made to reach over a record at `offset` that need not be remembered."""
         block = self._growing
-        if block is None or block.count >= BLOCK_RECORDS or position > self._until:
-            block = self._begin(offset, position, source)
-        else:
-            block.end = offset + 1
-            if position > block.newest:
-                block.newest = position
+        if block is None or position > self._until:
+            block = self._begin(offset, position, -1)
+        block.end = offset + 1
+        block.newest = max(block.newest, position)
         return block
 
     def add(self, record_id: str, record: T, position: int, *, source: int = -1) -> Block:
         """Remember a record with this position; returns the newest block, which it is in."""
-        block = self.cover(record.offset, position, source=source)
+        block = self._growing
+        if block is None or block.count >= BLOCK_RECORDS or position > self._until:
+            block = self._begin(record.offset, position, source)
+        else:
+            block.end = record.offset + 1
+            if position > block.newest:
+                block.newest = position
         block.count += 1
         self._ids[-1].append(record_id)
         memory = self._memory
@@ -203,6 +207,10 @@ class Pending(Generic[T]):
     def _evict(self, ids: Iterable[str], end: int) -> None:
         """Take the records of these ids before `end` out of memory."""
         memory = self._memory
+        if not self._more:  # each id has one record
+            for record_id in ids:
+                del memory[record_id]
+            return
         for record_id in ids:
             record = memory.get(record_id)
             if record is None or record.offset >= end:

@@ -18,6 +18,7 @@ from driftline.topics import MAX_RECORD_BYTES, Topics
 
 _PREDICTION: Final = b'{"type":"prediction",'
 _OUTCOME: Final = b'{"type":"outcome",'
+_SHARED: Final = slice(len(_PREDICTION), -1)  # what an outcome has of a prediction's bytes
 # What Kafka adds around one record in a batch of its own, generously.
 _MAX_OUTCOME_BYTES: Final = MAX_RECORD_BYTES - 1024
 
@@ -27,21 +28,22 @@ _REASONS: Final[dict[Reason, str]] = {
 }
 
 
-def opening(value: bytes, event: Prediction) -> bytes:
-    """What the outcomes of a prediction begin with. `event` is what `value` says.
+def plain(value: bytes, event: Prediction) -> bytes:
+    """A prediction's bytes as Driftline writes them, so that an outcome can be made of them.
+    `event` is what `value` says.
 
     >>> from driftline.codec.envelope import predictions_decoder
     >>> value = (
-    ...     b'{"type":"prediction","record_id":"7","time":null,"row":1,"prediction":2.5,'
-    ...     b'"scores":null,"model":"sha256:1","source":{"topic":"f","partition":0,"offset":3},'
-    ...     b'"record":{"x": 1.50}}'
+    ...     b'{ "type": "prediction", "record_id": "7", "time": null, "row": 1,'
+    ...     b' "prediction": 2.5, "scores": null, "model": "sha256:1",'
+    ...     b' "source": {"topic": "f", "partition": 0, "offset": 3}, "record": {"x": 1.50}}'
     ... )
-    >>> opening(value, predictions_decoder.decode(value))[-21:]
-    b'},"record":{"x": 1.50}'
+    >>> plain(value, predictions_decoder.decode(value))[:38]
+    b'{"type":"prediction","record_id":"7","'
     """
-    if not (value.startswith(_PREDICTION) and value.endswith(b"}")):
-        value = encode(event)  # not written by Driftline, but it says all that is needed
-    return _OUTCOME + value[len(_PREDICTION) : -1]
+    if value.startswith(_PREDICTION) and value.endswith(b"}"):
+        return value
+    return encode(event)
 
 
 class Publication:
@@ -57,29 +59,31 @@ class Publication:
         self._keys: list[bytes | None] = []
         self._values: list[bytes] = []
         self._letters: list[Outgoing] = []
+        self._first = self._revised = 0
 
     def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
         """See `consumers.join.Results`, also for the methods below."""
-        value = prediction.value + b',"label":%b,%b,"revision":%d}' % (
-            encode(label.label),
-            self._known(label.at),
-            revision,
-        )
-        if len(value) + len(prediction.key or b"") > _MAX_OUTCOME_BYTES:
+        at = label.at
+        if at is None:
+            known = b'"label_time":null,"label_row":null'
+        elif self._by_row:
+            known = b'"label_time":null,"label_row":%d' % at
+        else:
+            known = b'"label_time":"%b","label_row":null' % format_time(at).encode()
+        end = b',"label":%b,%b,"revision":%d}' % (encode(label.label), known, revision)
+        value = b"".join((_OUTCOME, memoryview(prediction.value)[_SHARED], end))
+        key = prediction.key
+        if len(value) > _MAX_OUTCOME_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
             reason = f"outcome too large: {len(value)} bytes with the prediction inside"
             self._refuse(label, reason)
             return
-        self._counts["revised" if revision else "outcomes"] += 1
-        self._keys.append(prediction.key)
+        if revision:
+            self._revised += 1
+        else:
+            self._first += 1
+        self._keys.append(key)
         self._values.append(value)
-
-    def _known(self, at: int | None) -> bytes:
-        if at is None:
-            return b'"label_time":null,"label_row":null'
-        if self._by_row:
-            return b'"label_time":null,"label_row":%d' % at
-        return b'"label_time":"%b","label_row":null' % format_time(at).encode()
 
     def refused(self, label: KeptLabel, reason: Reason) -> None:
         self._counts["late" if reason == "late" else "orphans"] += 1
@@ -103,6 +107,7 @@ class Publication:
 
     def records(self) -> Iterator[Outgoing | OutgoingBatch]:
         """All of it, to be sent."""
+        self._counts.update(outcomes=self._first, revised=self._revised)
         if self._values:
             yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
         yield from self._letters
