@@ -259,7 +259,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 50
     max_batch: Annotated[
         Annotated[int, Meta(ge=1)], Meta(description="records handled at once, at most")
-    ] = 5000
+    ] = 2000
 
 
 class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

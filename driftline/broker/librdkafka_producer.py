@@ -2,7 +2,10 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from itertools import islice, repeat
+from operator import length_hint
 from typing import Any
 
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
@@ -41,7 +44,7 @@ class LibrdkafkaProducer:
                     on_delivery=self._delivered,
                 )
             except BufferError:
-                self._client.poll(0.1)  # the queue is full: wait until some are acknowledged
+                self._make_room()
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
             else:
@@ -52,18 +55,35 @@ class LibrdkafkaProducer:
             for record in unpacked(batch):
                 self.send(record)
             return
-        produce, topic, partition = self._client.produce, batch.topic, batch.partition
-        delivered = self._delivered
-        left = zip(batch.values, batch.keys, strict=True)
-        for value, key in left:
+        topic, partition = batch.topic, batch.partition
+        values = iter(batch.values)
+        sent = 0
+        while sent < len(batch.values):
+            # A loop in C over arguments by place, at two thirds of the cost of one in Python with
+            # names; `produce_batch` is no faster.
+            calls = map(
+                self._client.produce,
+                repeat(topic), values, islice(batch.keys, sent, None), repeat(partition),
+                repeat(self._delivered),
+            )  # fmt: skip
             try:
-                # By place: names would cost a third more. `produce_batch` is no faster.
-                produce(topic, value, key, partition, delivered)
+                deque(calls, maxlen=0)
             except BufferError:
-                self.send(Outgoing(topic, value, key, partition))  # waits for room
+                sent = len(batch.values) - length_hint(values)
+                at = sent - 1  # the one that found no room
+                self.send(Outgoing(topic, batch.values[at], batch.keys[at], partition))
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
+            else:
+                break
         self._client.poll(0)  # what was acknowledged counts in the queue until it is looked at
+
+    def _make_room(self) -> None:
+        """Wait until half of the full queue is acknowledged: with room for one record, the next
+        one would find it full again."""
+        enough = len(self._client) // 2
+        while len(self._client) > enough:
+            self._client.poll(0.1)
 
     def flush(self) -> None:
         while self._client.flush(1.0) > 0:

@@ -103,7 +103,7 @@ class TopicLimits:
         known = self._known.get(batch.topic)
         if known is None or not 0 <= batch.partition < known[0]:
             return False
-        largest_key = max((len(key) for key in batch.keys if key is not None), default=0)
+        largest_key = max(map(len, filter(None, batch.keys)), default=0)
         return largest_key + max(map(len, batch.values), default=0) <= known[1]
 
     def _ask(self, topic: str) -> tuple[int, int]:
