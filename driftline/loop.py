@@ -22,7 +22,7 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import Clock
-from driftline.errors import TransactionAborted
+from driftline.errors import BrokerUnavailable, TransactionAborted
 from driftline.stream import Delivery
 
 log = logging.getLogger(__name__)
@@ -244,9 +244,13 @@ class Loop:
             return
         self._last_look_s = now_s
         partitions = sorted(self._consumer.assignment())
-        positions = {partition: self._consumer.position(partition) for partition in partitions}
-        ends = self._consumer.ends(partitions)
-        self._handler.look(GroupView(positions, ends, self._committed_of_all))
+        try:
+            positions = {partition: self._consumer.position(partition) for partition in partitions}
+            ends = self._consumer.ends(partitions)
+            self._handler.look(GroupView(positions, ends, self._committed_of_all))
+        except BrokerUnavailable as error:
+            # Whoever only reads can wait for the broker; it is asked again next time.
+            log.warning("where the group stands is not known now: %s", error.message)
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:

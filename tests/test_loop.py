@@ -20,7 +20,7 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import ManualClock
-from driftline.errors import TransactionAborted
+from driftline.errors import BrokerUnavailable, TransactionAborted
 from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, GroupView, Loop
 from driftline.stream import Delivery
 
@@ -261,6 +261,26 @@ def test_a_handler_is_told_where_its_group_stands() -> None:
     assert view.ends == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
     assert view.lags == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
     assert view.committed()[TopicPartition(IN, 0)] == Committed(2)
+
+
+def test_a_broker_that_is_away_when_it_is_asked_where_the_group_stands_is_asked_again(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise BrokerUnavailable("no answer")
+
+    clock = ManualClock()
+    loop = new_loop(broker, handler := PairSums(), clock=clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loop._consumer), "ends", away)
+        clock.advance(LOOK_INTERVAL_S)
+        loop.step(0)
+    assert handler.views == []
+    put(broker, 1, 2)
+    clock.advance(LOOK_INTERVAL_S)
+    loop.step(0)
+    assert len(handler.views) == 1
+    assert got(broker) == [3]
 
 
 def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:
