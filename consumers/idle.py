@@ -13,7 +13,7 @@ import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.stream import Stream
 
 # A stream whose newest record is no older than this when it is read is live: its event time goes on

@@ -22,7 +22,7 @@ from driftline.codec.records import RecordCodec
 from driftline.errors import DataError
 from driftline.events import Watermark
 from driftline.features import MatrixEncoder
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
@@ -35,7 +35,7 @@ _partition = attrgetter("partition")
 
 
 class InferenceHandler:
-    """Scores feature records. See `driftline.loop.Handler` for what each method owes.
+    """Scores feature records. See `driftline.handler.Handler` for what each method owes.
 
     With `in_thread`, a new champion is loaded while the present one answers.
     """

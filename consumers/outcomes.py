@@ -33,7 +33,7 @@ from driftline.clock import Clock
 from driftline.codec.decoding import decode_each
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.events import Prediction, Watermark
-from driftline.loop import GroupView, Output
+from driftline.handler import GroupView, Output
 from driftline.stream import Stream
 from driftline.topics import Topics
 
@@ -52,7 +52,7 @@ _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class OutcomesHandler:
-    """Joins. See `driftline.loop.Handler` for what each method owes.
+    """Joins. See `driftline.handler.Handler` for what each method owes.
 
     `state` is the folder for what does not fit in memory, a cache that may be lost; without one all
     that lies within the horizon is kept in memory. `counts` says what became of predictions and

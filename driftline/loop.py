@@ -7,9 +7,8 @@ no result is published twice (exactly-once), or none is lost (at-least-once).
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
-from typing import Protocol
 
 from driftline.broker.port import (
     Broker,
@@ -23,6 +22,7 @@ from driftline.broker.port import (
 )
 from driftline.clock import Clock
 from driftline.errors import BrokerUnavailable, TransactionAborted
+from driftline.handler import GroupView, Handler, Output
 from driftline.stream import Delivery
 
 log = logging.getLogger(__name__)
@@ -41,89 +41,6 @@ LOOK_INTERVAL_S = 1.0
 TRANSACTION_TIMEOUT_S = 10.0
 # A fenced or aborted transaction is rebuilt; so many in a row mean that two workers share a slot.
 MAX_ABORTS_IN_A_ROW = 5
-
-
-Output = Sequence[Outgoing | OutgoingBatch]
-
-
-class GroupView:
-    """Where a group stands, by partition. `positions`: next offset that this worker will read, all
-    before it being handled; `ends`: of its partitions, asked of the broker after that."""
-
-    def __init__(
-        self,
-        positions: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int],
-        committed: Callable[[], Mapping[TopicPartition, Committed]],
-    ) -> None:
-        self.positions = positions
-        self.ends = ends
-        self._committed = committed
-
-    @property
-    def lags(self) -> Mapping[TopicPartition, int]:
-        """How much this worker has still to read: records, and markers of transactions."""
-        return {
-            partition: max(0, self.ends[partition] - position)
-            for partition, position in self.positions.items()
-            if partition in self.ends
-        }
-
-    def committed(self) -> Mapping[TopicPartition, Committed]:
-        """What the whole group has committed for the inputs, asked of the broker now."""
-        return self._committed()
-
-
-class Handler(Protocol):
-    """A service's logic. It never sees a broker and reads only the clock it was given.
-
-    What it publishes is a function of what it was handed, never of how that was cut into batches.
-    """
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Topics to consume, as the service's group."""
-
-    @property
-    def follows(self) -> tuple[str, ...]:
-        """Topics to read whole, by every worker, to their end before the first input."""
-
-    @property
-    def ready(self) -> bool:
-        """While False, inputs are paused; `follow` and `tick` go on."""
-
-    def follow(self, messages: Sequence[Message]) -> Output:
-        """Records of the followed topics, in order."""
-
-    def assigned(
-        self, resume: Mapping[TopicPartition, Committed]
-    ) -> Mapping[TopicPartition, int] | None:
-        """These partitions are now read from these committed positions (offset 0 and no metadata
-        where nothing was committed). Earlier state of them is gone.
-
-        May return, for some of them, the offset to read from instead.
-        """
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These partitions are someone else's now: drop their state."""
-
-    def handle(self, messages: Sequence[Message]) -> Output:
-        """The records of one poll, each partition in order. Returns what to publish."""
-
-    def tick(self) -> Output:
-        """Called at each step, also without records: for whatever hangs on time or other work."""
-
-    def look(self, view: GroupView) -> None:
-        """Called about once a second, with where the group stands."""
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
-        """Per partition the oldest offset still needed, and how far results were published.
-
-        A partition that is left out commits the next offset to read.
-        """
-
-    def close(self) -> None:
-        """Free what the handler holds (threads, processes). Safe to call twice."""
 
 
 class Loop:

@@ -20,7 +20,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.codec.envelope import decode, rare, windows_decoder
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor import column_tests, detectors
@@ -47,7 +47,7 @@ class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class MonitorHandler:
-    """Watches one stream. See `driftline.loop.Handler` for what each method owes.
+    """Watches one stream. See `driftline.handler.Handler` for what each method owes.
 
     Of predictions and outcomes it holds the oldest record of a window (or pane) that its partition
     has not passed; of `parts`, that of a window that not all partitions have passed. The `windows`

@@ -21,7 +21,8 @@ from driftline.broker.port import (
 )
 from driftline.clock import ManualClock
 from driftline.errors import BrokerUnavailable, TransactionAborted
-from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, GroupView, Loop
+from driftline.handler import GroupView
+from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
 from driftline.stream import Delivery
 
 IN, OUT, FOLLOWED = "in", "out", "followed"

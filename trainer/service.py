@@ -17,7 +17,7 @@ from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.codec.records import format_time
 from driftline.errors import DataError
 from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.models.catalog import Catalog, announcement_record, pointer_record
 from driftline.stream import Stream
 from driftline.topics import Topics
@@ -57,7 +57,7 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class TrainerHandler:
-    """See `driftline.loop.Handler` for what each method owes.
+    """See `driftline.handler.Handler` for what each method owes.
 
     `count` says how many records the outcomes topic holds.
     """

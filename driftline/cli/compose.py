@@ -9,7 +9,8 @@ from pathlib import Path
 
 from driftline.broker.port import Broker
 from driftline.clock import Clock
-from driftline.loop import Handler, Loop
+from driftline.handler import Handler
+from driftline.loop import Loop
 from driftline.models.load import Models
 from driftline.settings import Settings
 from driftline.stream import Stream

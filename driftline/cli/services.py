@@ -13,7 +13,7 @@ from driftline.cli.compose import build_loop
 from driftline.cli.options import BootstrapServers, StreamFile, open_context
 from driftline.cli.watched import Watched
 from driftline.clock import SystemClock
-from driftline.loop import Handler
+from driftline.handler import Handler
 from driftline.processes import folder_of
 from driftline.topics import Service, Topics, require
 

@@ -15,7 +15,7 @@ import msgspec
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.cli.lines import line
 from driftline.clock import Clock
-from driftline.loop import GroupView, Handler, Output
+from driftline.handler import GroupView, Handler, Output
 from driftline.processes import ServiceState, State, born, write_state
 from driftline.topics import Role, Service, Topics
 
@@ -28,7 +28,7 @@ _TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
 class Watched:
-    """A handler that is watched. See `driftline.loop.Handler` for what each method owes."""
+    """A handler that is watched. See `driftline.handler.Handler` for what each method owes."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.cli.watched import Watched
 from driftline.codec.envelope import rare
 from driftline.events import RetrainRequest
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.processes import ServiceState, read_state
 from tests.world import MODEL, World
 

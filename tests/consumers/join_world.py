@@ -12,7 +12,7 @@ from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, T
 from driftline.clock import ManualClock
 from driftline.codec.envelope import dead_letter_origin, encode, outcomes_decoder
 from driftline.events import Outcome, Prediction, Source
-from driftline.loop import GroupView, Output
+from driftline.handler import GroupView, Output
 from driftline.stream import loads
 
 HORIZON = 10

@@ -7,7 +7,7 @@ import pytest
 from consumers.idle import IdlePartitions
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import ManualClock
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.stream import Stream, loads
 
 TOPIC = "s.features"

@@ -13,7 +13,7 @@ from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, T
 from driftline.clock import ManualClock
 from driftline.codec.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.events import Outcome, Prediction, Source, Watermark
-from driftline.loop import GroupView
+from driftline.handler import GroupView
 from driftline.stream import Labels, Span, Stream, loads
 
 STREAM = loads(
