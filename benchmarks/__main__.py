@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a run failed (the others are reported), 2 nothing could be
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -155,6 +156,8 @@ PARTS: Final = {
 def main() -> None:
     """Measure what was asked for."""
     report = Report()
+    # Ended from outside, it stops its Kafka and what it measures as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(_options(), report)
     except (BenchmarkError, DriftlineError) as error:
