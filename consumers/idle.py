@@ -81,8 +81,7 @@ class IdlePartitions:
             own.watermark = watermark
         if self._reach(watermark):
             delay_s = self._clock.time() - position / 1e6
-            is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
-            self._is_live = is_live
+            self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def look(self, view: GroupView) -> None:
         """Learn how far the others are, if that matters now."""

@@ -50,7 +50,8 @@ class Loop:
     2. Pause the inputs while the handler is not ready, resume them when it is.
     3. Poll; inside, partitions may be assigned or revoked. Before partitions go, step 6 is done
        for them while this worker may still commit.
-    4. Let the handler handle the batch, then tick.
+    4. Let the handler handle the batch; about once a second, tell it where its group stands; then
+       let it tick.
     5. Send what it returned. With exactly-once, the first record opens a transaction.
     6. When `commit_interval_s` has passed since the last commit: with exactly-once, put the
        offsets to hold into the transaction and commit it; with at-least-once, wait until all

@@ -60,7 +60,8 @@ def monitor(
 ) -> None:
     """Test windows for drift, open and resolve drift events, ask for retraining, until Ctrl-C.
 
-    One worker decides for the whole stream; a second one only stands by.
+    Start more, each with its own --slot, to share the partitions; one of them merges what all
+    found and decides.
 
     Example: driftline monitor elec2.toml -b local
     """
