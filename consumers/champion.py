@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from driftline.broker.port import Message
 from driftline.errors import PackageError
 from driftline.events import ModelAnnounced
-from driftline.features import MatrixEncoder
 from driftline.models.catalog import Catalog
 from driftline.models.load import Models
 from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
@@ -38,7 +37,6 @@ class Champion:
         self._wanted: ModelAnnounced | None = None  # what is being loaded
         self._refused: dict[str, str] = {}  # digest → why
         self.model: Model | None = None
-        self.encoder: MatrixEncoder | None = None  # knows the categories that the model knows
 
     @property
     def digest(self) -> str | None:
@@ -120,4 +118,3 @@ class Champion:
             return
         log.info("model %s answers, instead of %s", digest, self.digest or "none")
         self.model = model
-        self.encoder = MatrixEncoder(model.schema)

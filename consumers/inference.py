@@ -21,15 +21,11 @@ from driftline.codec.predictions import PredictionEncoder
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError
 from driftline.events import Watermark
-from driftline.features import MatrixEncoder
 from driftline.handler import GroupView
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
-from driftline.topics import MAX_RECORD_BYTES, Topics
-
-# What Kafka adds around one record in a batch of its own, generously.
-_MAX_PREDICTION_BYTES = MAX_RECORD_BYTES - 1024
+from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 _partition = attrgetter("partition")
 
@@ -153,7 +149,7 @@ class InferenceHandler:
             scores.probabilities,
         )
         positions = batch.positions(self._stream.axis)
-        bad = self._unfit(batch, keys, values)
+        bad = self._unfit(model, batch, keys, values)
         output: list[Outgoing | OutgoingBatch] = [
             self._refuse(messages[place], reason) for place, reason in sorted(bad.items())
         ]
@@ -170,17 +166,16 @@ class InferenceHandler:
         return output
 
     def _unfit(
-        self, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
+        self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
     ) -> dict[int, str]:
         """Places whose prediction must not be published, and why."""
         bad = {}
-        encoder = self._champion.encoder
-        if encoder is not None and self._stream.record.unseen == "dead_letter":
-            bad = _unseen(encoder, batch)
+        if self._stream.record.unseen == "dead_letter":
+            bad = _unseen(model, batch)
         longest_key = max(map(len, filter(None, keys)), default=0)
-        if max(map(len, values)) + longest_key > _MAX_PREDICTION_BYTES:
+        if max(map(len, values)) + longest_key > MAX_KEY_AND_VALUE_BYTES:
             for place, (key, value) in enumerate(zip(keys, values, strict=True)):
-                if len(value) + len(key or b"") > _MAX_PREDICTION_BYTES:
+                if len(value) + len(key or b"") > MAX_KEY_AND_VALUE_BYTES:
                     reason = f"prediction too large: {len(value)} bytes with the record inside"
                     bad.setdefault(place, reason)
         return bad
@@ -201,10 +196,10 @@ def _runs(partitions: Sequence[int]) -> Iterator[tuple[int, int, int]]:
         start = end
 
 
-def _unseen(encoder: MatrixEncoder, batch: Batch) -> dict[int, str]:
+def _unseen(model: Model, batch: Batch) -> dict[int, str]:
     """Places of records with a category that the model does not know."""
     found: dict[int, str] = {}
-    for column, mask in encoder.unseen(batch.columns).items():
+    for column, mask in model.unseen(batch.columns).items():
         for place in np.flatnonzero(mask).tolist():
             value = batch.columns.categories[column][place]
             found.setdefault(place, f"unseen category: column {column!r} is {value!r}")

@@ -14,13 +14,11 @@ from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.values import format_time
 from driftline.events import Prediction, Watermark
 from driftline.stream import Stream
-from driftline.topics import MAX_RECORD_BYTES, Topics
+from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 _PREDICTION: Final = b'{"type":"prediction",'
 _OUTCOME: Final = b'{"type":"outcome",'
 _SHARED: Final = slice(len(_PREDICTION), -1)  # what an outcome has of a prediction's bytes
-# What Kafka adds around one record in a batch of its own, generously.
-_MAX_OUTCOME_BYTES: Final = MAX_RECORD_BYTES - 1024
 
 _REASONS: Final[dict[Reason, str]] = {
     "late": "known later than the horizon after its record",
@@ -73,7 +71,7 @@ class Publication:
         end = b',"label":%b,%b,"revision":%d}' % (encode(label.label), known, revision)
         value = b"".join((_OUTCOME, memoryview(prediction.value)[_SHARED], end))
         key = prediction.key
-        if len(value) > _MAX_OUTCOME_BYTES - (len(key) if key else 0):
+        if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
             reason = f"outcome too large: {len(value)} bytes with the prediction inside"
             self._refuse(label, reason)

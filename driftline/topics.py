@@ -30,6 +30,8 @@ SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
 
 # Kafka's own default; records are checked against it before they are sent.
 MAX_RECORD_BYTES = 1_048_588
+# Without what Kafka adds around one record in a batch of its own, generously.
+MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
 # A dead letter holds a whole record and its reason, so its topic takes more than any source topic.
 MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from driftline.broker.port import Message
 from driftline.codec.decoding import decode_each
 from driftline.codec.values import parse_time
-from driftline.events import Value
+from driftline.events import Value, Watermark
 from driftline.stream import Stream
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 from monitor.scored import ints, optional_ints, with_marks
@@ -41,11 +41,7 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="out
     revision: int
 
 
-class _Watermark(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="watermark"):
-    position: int
-
-
-_decode = msgspec.json.Decoder(_Outcome | _Watermark).decode
+_decode = msgspec.json.Decoder(_Outcome | Watermark).decode
 _value, _offset = attrgetter("value"), attrgetter("offset")
 _last = itemgetter(-1)
 
@@ -78,9 +74,9 @@ def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
     if found.rejected:
         offsets = [offsets[index] for index in found.kept]
     marks: list[tuple[int, int]] = []
-    if _Watermark in set(map(type, events)):
+    if Watermark in set(map(type, events)):
         both = list(zip(offsets, events, strict=True))
-        marks = [(offset, event.position) for offset, event in both if type(event) is _Watermark]
+        marks = [(offset, event.position) for offset, event in both if type(event) is Watermark]
         offsets = [offset for offset, event in both if type(event) is _Outcome]
         events = [event for event in events if type(event) is _Outcome]
     outcomes: list[_Outcome] = events

@@ -23,11 +23,11 @@ from driftline.events import (
     SampledRecords,
     WindowPart,
 )
-from driftline.topics import MAX_RECORD_BYTES
+from driftline.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.sample import Rows
 
-# Room for what Kafka adds around one record in a batch of its own, and for the record's frame.
-_MAX_BYTES: Final = MAX_RECORD_BYTES - 2048
+# Room for the record's frame around the pieces.
+_MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
 # A piece's sample; the other half is for counts, which grow with columns and classes alone.
 _MAX_SAMPLE_BYTES: Final = _MAX_BYTES // 2
 # Classes of a label times those of a prediction, in one piece.

@@ -159,6 +159,10 @@ class Model:
             ) from error
         return self._scorer.score(matrix)
 
+    def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
+        """For each category column: which values (n,) were not in the training data."""
+        return self._encoder.unseen(columns)
+
     def warm_up(self) -> None:
         """Score one row and a batch, so that the first real records need not wait for it."""
         for rows in (1, 256):
