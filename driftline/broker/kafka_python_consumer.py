@@ -18,7 +18,7 @@ from driftline.broker.kafka_python_values import (
 )
 from driftline.broker.limits import TopicLimits, fenced_instance
 from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
-from driftline.errors import BrokerError, BrokerUnavailable
+from driftline.errors import BrokerUnavailable
 
 
 class KafkaPythonConsumer:
@@ -44,9 +44,7 @@ class KafkaPythonConsumer:
                 self._client.partitions_for_topic(topic)
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
-        for partition in offsets:
-            if partition.partition >= self._limits.partitions(partition.topic):
-                raise BrokerError(f"topic {partition.topic!r} has no {partition.partition}")
+        self._limits.check_exist(offsets)
         with translated("assign"):
             self._client.assign([kafka_partition(partition) for partition in offsets])
             for partition, offset in offsets.items():

@@ -14,7 +14,8 @@ from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offset
 from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
-from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
+from driftline.broker.transactions import check_can_begin, raise_failed
+from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAborted
 
 _log = logging.getLogger(__name__)
 
@@ -71,19 +72,10 @@ class KafkaPythonProducer:
         with self._translated("flush"):
             self._client.flush()
         self._confirm(0)
-        if self._failed:
-            count, first = len(self._failed), self._failed[0]
-            self._failed.clear()
-            raise DeliveryFailed(
-                f"{count} records were not acknowledged; the first: {first}",
-                hint="nothing after the last committed offset is safe; read it again",
-            )
+        raise_failed(self._failed)
 
     def begin(self) -> None:
-        if self._id is None:
-            raise BrokerError("this producer has no transactional id")
-        if self._in_transaction:
-            raise BrokerError(f"a transaction of {self._id!r} is open already")
+        check_can_begin(self._id, is_open=self._in_transaction)
         with self._translated("begin a transaction"):
             if not self._ready:
                 self._client.init_transactions()

@@ -81,9 +81,7 @@ class LibrdkafkaConsumer:
             self._client.subscribe(list(topics), on_assign=on_assign, on_revoke=on_revoke)
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
-        for partition in offsets:
-            if partition.partition >= self._limits.partitions(partition.topic):
-                raise BrokerError(f"topic {partition.topic!r} has no {partition.partition}")
+        self._limits.check_exist(offsets)
         self._starts = dict(offsets)
         self._paused.clear()
         self._restart()

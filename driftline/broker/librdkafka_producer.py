@@ -11,7 +11,8 @@ from typing import Any
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
 from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
-from driftline.errors import BrokerError, BrokerUnavailable, DeliveryFailed, TransactionAborted
+from driftline.broker.transactions import check_can_begin, raise_failed
+from driftline.errors import BrokerError, BrokerUnavailable, TransactionAborted
 
 _log = logging.getLogger(__name__)
 
@@ -88,19 +89,10 @@ class LibrdkafkaProducer:
     def flush(self) -> None:
         while self._client.flush(1.0) > 0:
             pass  # each record is acknowledged or fails within its delivery timeout
-        if self._failed:
-            count, first = len(self._failed), self._failed[0]
-            self._failed.clear()
-            raise DeliveryFailed(
-                f"{count} records were not acknowledged; the first: {first}",
-                hint="nothing after the last committed offset is safe; read it again",
-            )
+        raise_failed(self._failed)
 
     def begin(self) -> None:
-        if self._id is None:
-            raise BrokerError("this producer has no transactional id")
-        if self._in_transaction:
-            raise BrokerError(f"a transaction of {self._id!r} is open already")
+        check_can_begin(self._id, is_open=self._in_transaction)
         if not self._ready:
             self._call("begin a transaction", self._client.init_transactions, ANSWER_TIMEOUT_S)
             self._ready = True

@@ -2,9 +2,9 @@
 a record is sent, because one that the broker refuses would abort its whole transaction."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from driftline.broker.port import Outgoing, OutgoingBatch, TopicInfo
+from driftline.broker.port import Outgoing, OutgoingBatch, TopicInfo, TopicPartition
 from driftline.errors import BrokerError, DeliveryFailed, MessageTooLarge
 
 # Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
@@ -89,6 +89,12 @@ class TopicLimits:
     def partitions(self, topic: str) -> int:
         """How many partitions the topic has. Raises BrokerError if it does not exist."""
         return (self._known.get(topic) or self._ask(topic))[0]
+
+    def check_exist(self, partitions: Iterable[TopicPartition]) -> None:
+        """Raise BrokerError if there is no such topic or partition."""
+        for topic, partition in partitions:
+            if partition >= self.partitions(topic):
+                raise BrokerError(f"topic {topic!r} has no {partition}")
 
     def check(self, record: Outgoing) -> None:
         """Raise MessageTooLarge, DeliveryFailed (no such partition) or BrokerError (no topic)."""

@@ -32,6 +32,7 @@ from driftline.broker.port import (
     TopicInfo,
     TopicPartition,
 )
+from driftline.broker.transactions import check_can_begin
 from driftline.clock import Clock, SystemClock
 from driftline.errors import BrokerError, TransactionAborted
 
@@ -332,10 +333,8 @@ class MemoryProducer:
 
     def begin(self) -> None:
         with self._broker._changed:
-            if self._id is None:
-                raise BrokerError("this producer has no transactional id")
-            if self._in_transaction:
-                raise BrokerError(f"a transaction of {self._id!r} is open already")
+            check_can_begin(self._id, is_open=self._in_transaction)
+            assert self._id is not None  # else it was refused
             self._check_fenced()
             owner = self._broker._owners.get(self._id)
             if owner is not self:

@@ -1,0 +1,23 @@
+"""What all adapters' producers refuse, and in which words."""
+
+from driftline.errors import BrokerError, DeliveryFailed
+
+
+def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
+    """Raise BrokerError where no transaction can be begun."""
+    if transactional_id is None:
+        raise BrokerError("this producer has no transactional id")
+    if is_open:
+        raise BrokerError(f"a transaction of {transactional_id!r} is open already")
+
+
+def raise_failed(failed: list[str]) -> None:
+    """Raise DeliveryFailed if there are records that were not acknowledged, and forget them."""
+    if not failed:
+        return
+    count, first = len(failed), failed[0]
+    failed.clear()
+    raise DeliveryFailed(
+        f"{count} records were not acknowledged; the first: {first}",
+        hint="nothing after the last committed offset is safe; read it again",
+    )
