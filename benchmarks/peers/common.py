@@ -9,9 +9,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# Offsets are committed this often, as Driftline does it: the work between two commits is what a
-# crash repeats, or what one transaction holds.
-COMMIT_INTERVAL_S = 0.2
+# As Driftline: offsets are committed so often, what was done since then a crash repeats; and a
+# transaction holds so much.
+COMMIT_INTERVAL_S = 1.0
+TRANSACTION_S = 0.2
 # Records taken at once; more bring nothing, as scoring costs little beyond some hundreds.
 MAX_BATCH = 5000
 # `consume(n, timeout)` waits so long for `n` records.

@@ -13,6 +13,7 @@ from benchmarks.peers.common import (
     COMMIT_INTERVAL_S,
     MAX_BATCH,
     MAX_WAIT_S,
+    TRANSACTION_S,
     Arguments,
     consumer_settings,
     producer_settings,
@@ -22,7 +23,7 @@ Work = Callable[[Sequence[Any]], Sequence[bytes]]
 
 
 def at_least_once(given: Arguments, work: Work) -> None:
-    """Send, and commit what was delivered every 200 ms, until killed."""
+    """Send, and commit what was delivered every second, until killed."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     producer = Producer(producer_settings(given))
@@ -64,7 +65,7 @@ def transactions(given: Arguments, work: Work) -> None:
             for message, value in zip(messages, work(messages), strict=True):
                 produce(sink, value, message.key())
         producer.poll(0)
-        if began_s is not None and time.monotonic() - began_s >= COMMIT_INTERVAL_S:
+        if began_s is not None and time.monotonic() - began_s >= TRANSACTION_S:
             producer.send_offsets_to_transaction(
                 consumer.position(consumer.assignment()), consumer.consumer_group_metadata()
             )
