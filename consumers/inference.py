@@ -54,9 +54,8 @@ class InferenceHandler:
     def follows(self) -> tuple[str, ...]:
         return (self._topics.models,)
 
-    @property
-    def ready(self) -> bool:
-        return self._champion.model is not None
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return assigned if self._champion.model is None else frozenset()
 
     @property
     def model(self) -> str | None:
@@ -103,7 +102,7 @@ class InferenceHandler:
 
     def tick(self) -> Sequence[Outgoing]:
         self._swap()
-        if not self.ready:
+        if self._champion.model is None:
             self._idle.wait()
         return [
             Outgoing(

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from consumers.cache import Cache
+from consumers.pace import Pace
 from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
 from consumers.progress import Progress, Stand
 from consumers.spill import Spill
@@ -20,6 +21,9 @@ from driftline.stream import Stream
 
 # Forgetting is by blocks; they span this part of the horizon at most.
 _BLOCKS_OF_HORIZON = 8
+# How far one topic is read ahead of the other, as a part of what is kept in memory: rarely enough
+# that what the client had fetched and drops is little, and most of memory is left for the horizon.
+_SLACK_OF_MEMORY = 6
 
 Reason = Literal["late", "orphan"]
 
@@ -86,6 +90,7 @@ class PartitionJoin:
         self.progress = Progress(predictions, labels)
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
+        self.pace = Pace(self.progress.predictions, self.progress.labels)
         self._spill = Spill(self.progress, self.kept_predictions, self.kept_labels, cache, topics)
 
     @property
@@ -97,6 +102,7 @@ class PartitionJoin:
     def limit_memory(self, records: int) -> None:
         """Keep so many records of each topic in memory, where there is a cache for more."""
         self.kept_predictions.limit = self.kept_labels.limit = records
+        self.pace.slack = records // _SLACK_OF_MEMORY
 
     # ---- records --------------------------------------------------------------------------------
 
@@ -119,6 +125,9 @@ class PartitionJoin:
             if position > side.reached:
                 side.reached = position
                 progress.raise_floor()
+        if found:
+            newest = found[-1][1]
+            self.pace.read(side, found[0][1].offset, newest.offset, newest.position)
 
     def take_labels(self, found: Sequence[tuple[str, KeptLabel]], results: Results) -> None:
         """Remember labels, each with its record id, and find the predictions that they are for."""
@@ -140,6 +149,10 @@ class PartitionJoin:
             if at is not None and at > side.reached:
                 side.reached = at
                 self.progress.raise_floor()
+        if found:
+            newest = found[-1][1]
+            position = side.reached if newest.at is None else newest.at
+            self.pace.read(side, found[0][1].offset, newest.offset, position)
 
     def _fetch(self, found: Sequence[tuple[str, KeptPrediction | KeptLabel]]) -> None:
         if self.kept_predictions.is_cached or self.kept_labels.is_cached:

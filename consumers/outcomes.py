@@ -60,7 +60,6 @@ class OutcomesHandler:
     late, orphans (labels without prediction), oversized, invalid.
     """
 
-    ready = True
     follows: tuple[str, ...] = ()
 
     def __init__(
@@ -85,6 +84,15 @@ class OutcomesHandler:
     @property
     def inputs(self) -> tuple[str, ...]:
         return (self._topics.predictions, self._topics.labels)
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        held = set()
+        for partition, join in self._joins.items():
+            predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
+            waiting = join.pace.waiting()
+            if waiting is not None and predictions in assigned and labels in assigned:
+                held.add(labels if waiting is join.progress.labels else predictions)
+        return frozenset(held)
 
     def follow(self, messages: Sequence[Message]) -> Output:
         raise RuntimeError("the join follows no topic")

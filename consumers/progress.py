@@ -36,6 +36,7 @@ class Side:
         self.next_offset = committed.offset
         self.reached = self.at.reached
         self.published = self.at.published  # what stands before it was published before a restart
+        self.end = self.published  # records stand up to here, or did
 
     @property
     def is_behind(self) -> bool:
@@ -120,6 +121,8 @@ class Progress:
     def look(self, predictions: Stand, labels: Stand) -> bool:
         """Take note of how much there is still to read; returns whether a fence was put up."""
         sides = ((self.predictions, predictions), (self.labels, labels))
+        for side, stand in sides:
+            side.end = stand.end
         if self.is_rebuilding:
             for side, stand in sides:
                 if side.is_behind and stand.position >= side.published:

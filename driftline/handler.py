@@ -54,9 +54,12 @@ class Handler(Protocol):
     def follows(self) -> tuple[str, ...]:
         """Topics to read whole, by every worker, to their end before the first input."""
 
-    @property
-    def ready(self) -> bool:
-        """While False, inputs are paused; `follow` and `tick` go on."""
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        """Those of the assigned partitions that are not to be read now; asked at each step.
+
+        `follow`, `tick` and `look` go on meanwhile. To hold a partition back and let it go again
+        costs what the client had fetched ahead: not to be done for each batch.
+        """
 
     def follow(self, messages: Sequence[Message]) -> Output:
         """Records of the followed topics, in order."""
@@ -80,7 +83,7 @@ class Handler(Protocol):
         """Called at each step, also without records: for whatever hangs on time or other work."""
 
     def look(self, view: GroupView) -> None:
-        """Called about once a second, with where the group stands."""
+        """Called after an assignment and about once a second, with where the group stands."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         """Per partition the oldest offset still needed, and how far results were published.

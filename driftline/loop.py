@@ -47,11 +47,11 @@ class Loop:
     """Runs one handler on one broker. Each `step` is:
 
     1. Read what is new in the followed topics; the first step reads them to their end.
-    2. Pause the inputs while the handler is not ready, resume them when it is.
+    2. Pause the partitions that the handler holds back now, resume those that it does no more.
     3. Poll; inside, partitions may be assigned or revoked. Before partitions go, step 6 is done
        for them while this worker may still commit.
-    4. Let the handler handle the batch; about once a second, tell it where its group stands; then
-       let it tick.
+    4. Let the handler handle the batch; about once a second, and when partitions were assigned,
+       tell it where its group stands; then let it tick.
     5. Send what it returned. With exactly-once, the first record opens a transaction.
     6. When `commit_interval_s` has passed since the last commit: with exactly-once, put the
        offsets to hold into the transaction and commit it; with at-least-once, wait until all
@@ -87,8 +87,9 @@ class Loop:
         self._commit_interval_s = commit_interval_s
         self._in_transaction = False
         self._dirty = False  # something was handled or sent since the last commit
-        self._last_commit_s = self._last_look_s = clock.monotonic()
-        self._paused: set[TopicPartition] = set()
+        self._last_commit_s = clock.monotonic()
+        self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S
+        self._paused: frozenset[TopicPartition] = frozenset()
         self._aborts = 0
         self._positions: dict[TopicPartition, int] = {}  # next offset to handle
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
@@ -112,9 +113,7 @@ class Loop:
             busy = self._follow()
             self._pause_or_resume()
             messages = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
-            if messages and not self._handler.ready:
-                self._put_back(messages)
-                messages = []
+            messages = self._put_back(messages)
             output: list[Outgoing | OutgoingBatch] = []
             if messages:
                 self._note(messages)
@@ -158,9 +157,9 @@ class Loop:
 
     def _look(self) -> None:
         now_s = self._clock.monotonic()
-        if now_s - self._last_look_s < LOOK_INTERVAL_S:
+        if now_s < self._next_look_s:
             return
-        self._last_look_s = now_s
+        self._next_look_s = now_s + LOOK_INTERVAL_S
         partitions = sorted(self._consumer.assignment())
         try:
             positions = {partition: self._consumer.position(partition) for partition in partitions}
@@ -227,6 +226,7 @@ class Loop:
             if seek or partition in starts:
                 self._consumer.seek(partition, starts.get(partition, at.offset))
             self._positions[partition] = starts.get(partition, at.offset)
+        self._next_look_s = self._clock.monotonic()  # the handler knows nothing of these yet
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if self._consumer_can_commit(partitions):
@@ -240,7 +240,7 @@ class Loop:
                 self._producer = self._new_producer()
         for partition in partitions:
             self._positions.pop(partition, None)
-        self._paused.difference_update(partitions)
+        self._paused -= frozenset(partitions)
         self._handler.revoked(partitions)
 
     def _consumer_can_commit(self, partitions: Sequence[TopicPartition]) -> bool:
@@ -251,19 +251,29 @@ class Loop:
         return {partition: found.get(partition, Committed(0)) for partition in partitions}
 
     def _pause_or_resume(self) -> None:
-        partitions = self._consumer.assignment()
-        if not self._handler.ready:
-            if fresh := partitions - self._paused:
-                self._consumer.pause(fresh)
-                self._paused |= fresh
-        elif self._paused:
-            self._consumer.resume(self._paused & partitions)
-            self._paused.clear()
+        held = self._handler.held_back(self._consumer.assignment())
+        if held == self._paused:
+            return
+        if released := self._paused - held:
+            self._consumer.resume(released)
+        if fresh := held - self._paused:
+            self._consumer.pause(fresh)
+        self._paused = held
 
-    def _put_back(self, messages: Sequence[Message]) -> None:
-        """Undo a poll in which partitions were assigned while the handler is not ready."""
+    def _put_back(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """Undo a poll for partitions that were assigned in it and are held back. Returns the rest.
+
+        They are paused at the next step; those that were held back before it are paused already.
+        """
+        held = self._handler.held_back(self._consumer.assignment()) - self._paused
+        if not held:
+            return messages
+        first = {}
         for message in reversed(messages):
-            self._consumer.seek(TopicPartition(message.topic, message.partition), message.offset)
+            first[TopicPartition(message.topic, message.partition)] = message.offset
+        for partition in held & first.keys():
+            self._consumer.seek(partition, first[partition])
+        return [m for m in messages if TopicPartition(m.topic, m.partition) not in held]
 
     # ---- delivery -------------------------------------------------------------------------------
 

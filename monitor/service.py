@@ -74,7 +74,7 @@ class MonitorHandler:
         self._topics = Topics(stream)
         self._references = References(packages)
         self._profiles = Profiles(stream, self._references)
-        self._data = DataGathering(stream, self._profiles)
+        self._data = DataGathering(stream)
         self._performance = PerformanceGathering(stream)
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
         self._merger: Merger | None = None  # None: `parts` is not this worker's
@@ -87,10 +87,9 @@ class MonitorHandler:
         topics = self._topics
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
-    @property
-    def ready(self) -> bool:
-        """Not while merging is behind: what waits is kept in memory."""
-        return not self._waiting
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        """All while merging is behind: what waits is kept in memory."""
+        return assigned if self._waiting else frozenset()
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         raise RuntimeError("the monitor follows no topic")

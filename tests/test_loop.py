@@ -35,13 +35,16 @@ class PairSums:
     follows: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.ready = True
+        self.held: frozenset[TopicPartition] = frozenset()
         self.followed: list[bytes] = []
         self.assignments: list[dict[TopicPartition, Committed]] = []
         self.starts: dict[TopicPartition, int] = {}
         self.views: list[GroupView] = []
         self._first: dict[TopicPartition, Message] = {}
         self._published: dict[TopicPartition, int] = {}
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return self.held & assigned
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         self.followed.extend(message.value or b"" for message in messages)
@@ -217,17 +220,76 @@ def test_followed_topics_are_read_to_their_end_before_the_first_input(
     assert handler.followed[-1] == b"300"
 
 
-def test_inputs_wait_while_the_handler_is_not_ready(broker: MemoryBroker) -> None:
+def test_a_partition_waits_while_the_handler_holds_it_back() -> None:
+    broker = new_broker(partitions=2)
     put(broker, 1, 2)
+    producer = broker.producer()
+    for number in (10, 20):
+        producer.send(Outgoing(IN, str(number).encode(), partition=1))
     handler = PairSums()
-    handler.ready = False
+    handler.held = frozenset({TopicPartition(IN, 0)})
     loop = new_loop(broker, handler)
     run(loop)
+    assert got(broker, partitions=2) == [30]
+    handler.held = frozenset({TopicPartition(IN, 1)})
+    for number in (30, 40):
+        producer.send(Outgoing(IN, str(number).encode(), partition=1))
     run(loop)
-    assert got(broker) == []
-    handler.ready = True
+    assert got(broker, partitions=2) == [3, 30]
+    handler.held = frozenset()
     run(loop)
-    assert got(broker) == [3]
+    assert got(broker, partitions=2) == [3, 30, 70]
+
+
+def test_what_a_poll_returned_of_a_partition_that_it_also_assigned_is_put_back(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(broker, 1, 2, 3)
+    handler = PairSums()
+    loop = new_loop(broker, handler)
+    poll = type(loop._consumer).poll
+    waits = frozenset({TopicPartition(IN, 0)})
+
+    def hold_back_meanwhile(*args: object, **options: object) -> object:
+        handler.held = waits
+        return poll(*args, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loop._consumer), "poll", hold_back_meanwhile)
+        loop.step(0)
+        loop.step(0)
+    assert handler._first == {}
+    handler.held = frozenset()
+    put(broker, 4)
+    run(loop)
+    assert got(broker) == [3, 7]
+
+
+def test_an_abort_while_a_partition_is_held_back_loses_nothing(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(broker, 1, 2, 3, 4)
+    handler = PairSums()
+    loop = new_loop(broker, handler, clock=(clock := ManualClock()), interval_s=1, max_records=2)
+    loop.step(0)
+    handler.held = frozenset({TopicPartition(IN, 0)})
+    loop.step(0)
+
+    def abort(producer: object) -> None:
+        raise TransactionAborted("a coordinator moved")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(loop._producer), "commit", abort)
+        clock.advance(1)
+        loop.step(0)
+    loop.step(0)
+    assert len(handler.assignments) == 2
+    handler.held = frozenset()
+    clock.advance(1)
+    loop.step(0)
+    clock.advance(1)
+    loop.step(0)
+    assert got(broker) == [3, 7]
 
 
 def test_a_batch_is_sent_in_its_place_among_the_other_records(broker: MemoryBroker) -> None:
@@ -251,17 +313,20 @@ def test_a_handler_may_start_where_it_knows_better_than_the_commit(broker: Memor
 
 def test_a_handler_is_told_where_its_group_stands() -> None:
     broker, clock = new_broker(partitions=2), ManualClock()
-    put(broker, 1, 2, 3)
+    put(broker, 1, 2, 3, 4, 5)
     loop = new_loop(broker, handler := PairSums(), clock=clock, max_records=1)
     loop.step(0)
-    assert handler.views == []
+    (view,) = handler.views
+    assert view.positions == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
+    loop.step(0)
+    assert handler.views == [view]
     clock.advance(LOOK_INTERVAL_S)
     loop.step(0)
-    (view,) = handler.views
-    assert view.positions == {TopicPartition(IN, 0): 2, TopicPartition(IN, 1): 0}
-    assert view.ends == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
-    assert view.lags == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
-    assert view.committed()[TopicPartition(IN, 0)] == Committed(2)
+    view = handler.views[1]
+    assert view.positions == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
+    assert view.ends == {TopicPartition(IN, 0): 5, TopicPartition(IN, 1): 0}
+    assert view.lags == {TopicPartition(IN, 0): 2, TopicPartition(IN, 1): 0}
+    assert view.committed()[TopicPartition(IN, 0)] == Committed(2, "first of a pair")
 
 
 def test_a_broker_that_is_away_when_it_is_asked_where_the_group_stands_is_asked_again(

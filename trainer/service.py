@@ -86,9 +86,8 @@ class TrainerHandler:
     def follows(self) -> tuple[str, ...]:
         return (self._topics.models,)
 
-    @property
-    def ready(self) -> bool:
-        return True
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return frozenset()
 
     @property
     def working_on(self) -> str | None:

@@ -71,9 +71,8 @@ class Watched:
     def follows(self) -> tuple[str, ...]:
         return self._handler.follows
 
-    @property
-    def ready(self) -> bool:
-        return self._handler.ready
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return self._handler.held_back(assigned)
 
     def follow(self, messages: Sequence[Message]) -> Output:
         return self._note(self._handler.follow(messages))
@@ -137,9 +136,9 @@ class Watched:
     def _current(self) -> State:
         if not self._joined:
             return "starting"
-        # The monitor takes no more in while it has windows to merge: it is at work.
-        waits = self._state.service == "inference" and not self._handler.ready
-        return "waiting for a model" if waits else "running"
+        if self._state.service == "inference" and getattr(self._handler, "model", None) is None:
+            return "waiting for a model"
+        return "running"
 
     def _note(self, output: Output) -> Output:
         if output:

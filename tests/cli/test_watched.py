@@ -23,9 +23,11 @@ class Inference:
 
     inputs = ("s.features",)
     follows = ("s.models",)
-    ready = False
     model: str | None = None
     refused: Mapping[str, str] = {}
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return assigned if self.model is None else frozenset()
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         return ()
@@ -81,7 +83,7 @@ def test_it_is_starting_then_waits_for_a_model_then_runs(watch: Watch) -> None:
     watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
     watch.watched.tick()
     states.append(watch.said.state)
-    watch.handler.ready, watch.handler.model = True, MODEL
+    watch.handler.model = MODEL
     watch.watched.tick()
     states.append(watch.said.state)
 
@@ -90,7 +92,7 @@ def test_it_is_starting_then_waits_for_a_model_then_runs(watch: Watch) -> None:
 
 
 def test_counts_are_written_once_a_second(watch: Watch) -> None:
-    watch.handler.ready = True
+    watch.handler.model = MODEL
     watch.watched.assigned({})
     watch.watched.tick()
     watch.watched.handle([RECORD, RECORD])
@@ -106,7 +108,8 @@ def test_the_loop_gets_what_the_handler_gives(watch: Watch) -> None:
     assert watch.watched.handle([RECORD]) == [PREDICTION]
     assert watch.watched.holds() == watch.handler.holds()
     assert watch.watched.inputs == watch.handler.inputs
-    assert not watch.watched.ready
+    features = frozenset({TopicPartition("s.features", 0)})
+    assert watch.watched.held_back(features) == features
 
 
 def test_the_end_and_its_reason_are_written(watch: Watch) -> None:
@@ -133,7 +136,7 @@ def test_what_is_rare_is_logged_in_words(
 
 def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
     at = TopicPartition("s.features", 0)
-    watch.handler.ready = True
+    watch.handler.model = MODEL
     watch.watched.assigned({at: Committed(0)})
     watch.watched.look(GroupView({at: 5}, {at: 12}, dict))
     watch.watched.tick()

@@ -175,11 +175,12 @@ def test_unseen_categories_follow_the_policy(home: Path, first: TrainedModel, po
     assert refused(output) == expected
 
 
-def test_without_a_model_it_is_not_ready(home: Path, first: TrainedModel) -> None:
+def test_without_a_model_all_partitions_are_held_back(home: Path, first: TrainedModel) -> None:
     service = Service(home)
-    assert not service.handler.ready
+    assigned = frozenset({TopicPartition("s.features", 0)})
+    assert service.handler.held_back(assigned) == assigned
     service.publish(first)
-    assert service.handler.ready
+    assert not service.handler.held_back(assigned)
 
 
 def test_a_new_champion_answers_from_the_next_batch(home: Path, first: TrainedModel) -> None:
