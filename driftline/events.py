@@ -83,8 +83,8 @@ class Outcome(Event, frozen=True, tag="outcome"):
 class ColumnResult(msgspec.Struct, frozen=True):
     """One column of a window against the reference of the model that scored it.
 
-    `missing`, `unseen` (a category that the reference has not) and `out_of_range` count all records
-    of the group; `quality` names those of the three whose share rose, significantly and enough.
+    `missing`, `unseen` (a category that the reference has not) and `out_of_range` count the group's
+    sampled records; `quality` names those of the three whose share rose, significantly and enough.
     """
 
     column: str
@@ -100,10 +100,15 @@ class ColumnResult(msgspec.Struct, frozen=True):
 
 
 class DataGroup(msgspec.Struct, frozen=True):
-    """The records of a window that one model scored."""
+    """The records of a window that one model scored.
+
+    `sampled` of them were tested, or none: all up to `windows.max_sample`, but for those whose
+    columns the stream file cannot read.
+    """
 
     model: str
     records: int
+    sampled: int
     tested: bool  # enough records, and a reference was at hand
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
@@ -210,13 +215,11 @@ class SampledRecords(msgspec.Struct, frozen=True):
 
 
 class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model's records; `counts` of missing, unseen, out of range by column, where there are
-    any."""
+    """One model's records, of which `sample` has those that may be in the sample of the whole."""
 
     model: str
     records: int = 0
     last: int | None = None  # largest position
-    counts: dict[str, tuple[int, int, int]] = {}
     sample: SampledRecords | None = None
 
 

@@ -1,47 +1,54 @@
-"""Scored records of each partition, gathered by window and model: counts and a sample.
+"""Scored records of each partition, gathered by window and model: their number and a sample.
 
 In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
-partition has passed a window. Memory is columns times sample, not traffic.
+partition has passed a window. Memory is columns times sample, not traffic; and only records that
+may be in the sample are decoded whole.
 """
 
 from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.codec.records import format_time
-from driftline.events import DataParts, GroupPart, SampledRecords, WindowPart
+from driftline.events import DataParts, GroupPart, WindowPart
 from driftline.stream import Stream
 from driftline.topics import Topics
+from monitor.arrived import Positions, by_model, largest
 from monitor.judge import watched
 from monitor.parts import pack_records, records
 from monitor.progress import PANES, Ints, Slot, Track, distinct
-from monitor.quality import Counts
-from monitor.references import Profiles
-from monitor.sample import Rows, Smallest, hashes_of
-from monitor.scored import Scored, ScoredReader, by_model, largest
+from monitor.sample import Bound, Rows, Smallest, hashes_of
+from monitor.scored import DetailsReader, Scored, read_scored
 
 
 class DataGathering:
     """Turns the predictions of the partitions that this worker reads into parts."""
 
-    def __init__(self, stream: Stream, profiles: Profiles) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
-        self._profiles = profiles
-        self._reader = ScoredReader(stream)
+        self._details = DetailsReader(stream)
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
         self._tracks: dict[int, Track[_Part]] = {}
+        # By window and model, while one of the partitions has it open. What is left out of a part
+        # because of another partition's records is not in the sample of the whole either: those
+        # records are in the log, and come with that partition's part whoever reads it then.
+        self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
 
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition at a committed position."""
+        self.drop(partition)
         self._tracks[partition] = Track(self._stream, committed, _Part, panes=PANES)
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""
-        self._tracks.pop(partition, None)
+        if self._tracks.pop(partition, None) is not None:
+            for bound in self._bounds.values():
+                bound.forget()  # its records may be read here again
 
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""
@@ -51,7 +58,7 @@ class DataGathering:
         """Take in predictions of one partition, in its order; returns what it has passed."""
         track = self._tracks[partition]
         track.next_offset = messages[-1].offset + 1
-        scored = self._reader.read(messages)
+        scored = read_scored(messages, self._stream)
         if len(scored.arrivals.offsets):
             cells, counting = track.admit(scored.arrivals)
             if scored.arrivals.marks is not None:  # from here on, records alone
@@ -74,46 +81,44 @@ class DataGathering:
         cells: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
+        hashes = hashes_of(scored.ids)
+        wanted = np.zeros(len(scored), dtype=bool)
+        groups: list[tuple[_Group, NDArray[np.bool_]]] = []
         for model, of_model in by_model(scored.models):
             of_model &= counting
             for cell in distinct(cells[of_model]):
-                of_group = of_model & (cells == cell)
-                part = track.slots[cell].part
-                group = part.groups.get(model)
-                if group is None:
-                    group = _Group(self._stream.windows.max_sample)
-                    part.groups[model] = group
-                own = scored if of_group.all() else scored.take(np.flatnonzero(of_group))
-                self._add(part, group, model, partition, own)
+                own = of_model & (cells == cell)
+                group = self._group_of(track.slots[cell].part, cell, model)
+                _count(track.slots[cell].part, group, scored.positions, own)
+                wanted |= own & group.sample.admits(hashes)
+                groups.append((group, own))
+        at, rows = self._rows(scored, hashes, partition, np.flatnonzero(wanted))
+        for group, own in groups:
+            group.sample.add(rows.take(own[at]) if len(groups) > 1 else rows)
 
-    def _add(
-        self, part: "_Part", group: "_Group", model: str, partition: int, scored: Scored
-    ) -> None:
-        part.row = largest(scored.rows, part.row)
-        part.time_us = largest(scored.times_us, part.time_us)
-        group.records += len(scored)
-        group.last = largest(scored.positions, group.last)
-        columns = scored.columns
-        profile = self._profiles.of(model)
-        if profile is not None:
-            for name, counts in profile.count(self._stream, columns).items():
-                if any(counts):
-                    a, b, c = group.counts.get(name, (0, 0, 0))
-                    group.counts[name] = (a + counts[0], b + counts[1], c + counts[2])
-        group.sample.add(
-            Rows(
-                hashes_of(scored.ids),
-                scored.positions,
-                np.full(len(scored), partition),
-                scored.offsets,
-                (
-                    *(
-                        (columns.numbers if kind == "number" else columns.categories)[name]
-                        for name, kind, _ in self._columns
-                    ),
-                    scored.predictions,
-                ),
-            )
+    def _group_of(self, part: "_Part", cell: int, model: str) -> "_Group":
+        group = part.groups.get(model)
+        if group is None:
+            limit = self._stream.windows.max_sample
+            bound = self._bounds.setdefault((cell, model), Bound(limit))
+            group = part.groups[model] = _Group(Smallest(limit, bound))
+        return group
+
+    def _rows(
+        self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], Rows]:
+        """The readable ones of the records at these places: their places, and what is kept."""
+        at, columns, predictions = self._details.read(scored, partition, at)
+        values = [
+            (columns.numbers if kind == "number" else columns.categories)[name]
+            for name, kind, _ in self._columns
+        ]
+        return at, Rows(
+            hashes[at],
+            scored.positions.on_axis[at],
+            np.full(len(at), partition),
+            scored.offsets[at],
+            (*values, predictions),
         )
 
     # ---- publishing -----------------------------------------------------------------------------
@@ -135,13 +140,10 @@ class DataGathering:
             yield WindowPart(index=window, groups=(group,))
 
     def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
-        samples: Iterator[SampledRecords] = pack_records(group.sample.rows(), self._names)
+        rows = group.sample.rows() if len(group.sample) else ()
+        samples = pack_records(rows, self._names) if rows else iter(())
         yield GroupPart(
-            model=model,
-            records=group.records,
-            last=group.last,
-            counts=group.counts,
-            sample=next(samples),
+            model=model, records=group.records, last=group.last, sample=next(samples, None)
         )
         for sample in samples:
             yield GroupPart(model=model, sample=sample)
@@ -150,11 +152,10 @@ class DataGathering:
 class _Group:
     """What one partition has of one model's records in one window."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, sample: Smallest) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
-        self.counts: dict[str, Counts] = {}
-        self.sample = Smallest(limit)
+        self.sample = sample  # of those that can be read
 
 
 class _Part:
@@ -164,3 +165,10 @@ class _Part:
         self.groups: dict[str, _Group] = {}
         self.row: int | None = None
         self.time_us: int | None = None
+
+
+def _count(part: _Part, group: _Group, positions: Positions, own: NDArray[np.bool_]) -> None:
+    part.row = largest(positions.rows[own], part.row)
+    part.time_us = largest(positions.times_us[own], part.time_us)
+    group.records += int(np.count_nonzero(own))
+    group.last = largest(positions.on_axis[own], group.last)

@@ -16,7 +16,6 @@ from driftline.stream import Stream
 from monitor.judge import Judge, watched
 from monitor.parts import unpack_records
 from monitor.progress import Grid
-from monitor.quality import Counts
 from monitor.references import Profiles
 from monitor.sample import Sample, Smallest
 
@@ -89,10 +88,11 @@ class DataWindows:
 
     def _test(self, identity: str, model: str, group: "_Group") -> DataGroup:
         profile = self._profiles.of(model)
-        if profile is None or group.records < self._stream.windows.min_records:
+        few = group.records < self._stream.windows.min_records or not len(group.sample)
+        if profile is None or few:
             return self._judge.untested(model, group.records)
         sample = self._sample(group)
-        result = self._judge.test(model, group.records, group.counts, sample, profile)
+        result = self._judge.test(model, group.records, sample, profile)
         everything = (*result.columns, *filter(None, [result.prediction]))
         if any(column.drifted or column.quality for column in everything):
             self.samples[identity] = (model, sample)
@@ -115,16 +115,12 @@ class _Group:
     def __init__(self, limit: int) -> None:
         self.records = 0
         self.last = 0  # largest position
-        self.counts: dict[str, Counts] = {}
         self.sample = Smallest(limit)
 
     def add(self, piece: GroupPart) -> None:
         if piece.last is not None:
             self.last = piece.last if not self.records else max(self.last, piece.last)
         self.records += piece.records
-        for name, counts in piece.counts.items():
-            a, b, c = self.counts.get(name, (0, 0, 0))
-            self.counts[name] = (a + counts[0], b + counts[1], c + counts[2])
 
 
 class _Window:

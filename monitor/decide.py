@@ -212,7 +212,7 @@ def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
 
 def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
     shares = [
-        (getattr(column, quality) / group.records, column.column, quality)
+        (getattr(column, quality) / group.sampled, column.column, quality)
         for column in group.columns
         for quality in column.quality
     ]

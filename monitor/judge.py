@@ -1,6 +1,6 @@
 """The verdict on a window's records of one model: each watched column against its reference.
 
-In: a sample, exact counts, the reference out of the model's package. Out: a `DataGroup`. All
+In: a sample, the reference out of the model's package. Out: a `DataGroup`. All
 columns and the predictions are corrected for together; a shift below the effect size is no drift.
 """
 
@@ -83,17 +83,16 @@ class Judge:
 
     def untested(self, model: str, records: int) -> DataGroup:
         """The verdict on too few records, or without a reference."""
-        return DataGroup(model=model, records=records, tested=False)
+        return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def test(
         self,
         model: str,
         records: int,
-        counts: Mapping[str, Counts],
         sample: Sample,
         profile: Profile,
     ) -> DataGroup:
-        """The verdict on `records` records, of which `sample` is a part and `counts` the whole."""
+        """The verdict on `records` records, of which `sample` is a part, and not empty."""
         drift = self._stream.drift
         found = [
             (
@@ -114,12 +113,18 @@ class Judge:
         )
         results = self._results(found)
         quality_level = drift.false_alarm_rate / max(1, len(QUALITIES) * len(self._watched))
+        counts = profile.count(self._stream, sample.columns)
         columns = tuple(
-            self._with_quality(result, counts, records, profile, quality_level)
+            self._with_quality(result, counts, len(sample), profile, quality_level)
             for result in results[:-1]
         )
         return DataGroup(
-            model=model, records=records, tested=True, columns=columns, prediction=results[-1]
+            model=model,
+            records=records,
+            sampled=len(sample),
+            tested=True,
+            columns=columns,
+            prediction=results[-1],
         )
 
     def _compare(

@@ -16,12 +16,12 @@ from driftline.codec.records import format_time
 from driftline.events import ModelPart, PanePart, PerformanceParts
 from driftline.stream import Stream
 from driftline.topics import Topics
+from monitor.arrived import by_model, largest
 from monitor.labelled import Labelled, read_outcomes
 from monitor.metrics import new_tally
 from monitor.parts import MAX_PAIRS, pack_errors, records
 from monitor.progress import PANES, Ints, Slot, Track, distinct
 from monitor.sample import Rows, Smallest, hashes_of
-from monitor.scored import by_model, largest
 
 
 def errors_kept(stream: Stream) -> int:

@@ -44,7 +44,7 @@ class References:
 
 
 class Profiles:
-    """The references made ready for counting and testing, by digest."""
+    """The references made ready for testing, by digest."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream

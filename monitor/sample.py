@@ -79,8 +79,45 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
 
+class Bound:
+    """The `limit`-th smallest hash of the records of a window, as far as they were seen: whatever
+    has a larger one cannot be in the sample.
+
+    It holds a quarter more hashes than the limit, and a batch: tightened later it would let more
+    records through, earlier it would sort more often.
+
+    >>> bound = Bound(4)
+    >>> bound.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
+    >>> bound.value
+    5
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.value = 2**32 - 1
+        self._limit = limit
+        self._chunks: list[NDArray[np.uint32]] = []
+        self._held = 0
+
+    def add(self, hashes: NDArray[np.uint32]) -> None:
+        """Take in the hashes of some more records, each record once."""
+        self._chunks.append(hashes)
+        self._held += len(hashes)
+        if self._held > self._limit + self._limit // 4:
+            last = self._limit - 1
+            smallest = np.partition(np.concatenate(self._chunks), last)[: self._limit]
+            self.value = min(self.value, int(smallest[last]))
+            self._chunks, self._held = [smallest], self._limit
+
+    def forget(self) -> None:
+        """Some of the records may be added again: start anew, from the value reached."""
+        self._chunks, self._held = [], 0
+
+
 class Smallest:
     """Keeps the `limit` records with the smallest hashes; holds at most twice as many and a batch.
+
+    Samples of one window that are to be merged may share a bound; together they then hold what one
+    of them would.
 
     >>> kept = Smallest(2)
     >>> empty = np.zeros(4, dtype=np.int64)
@@ -89,23 +126,25 @@ class Smallest:
     (array([2, 3]),)
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, bound: Bound | None = None) -> None:
         self._limit = limit
+        self._bound = Bound(limit) if bound is None else bound
         self._chunks: list[Rows] = []
         self._held = 0
-        self._bound: np.uint32 | None = None  # once there are enough, a larger hash is of no use
 
     def __len__(self) -> int:
         return min(self._held, self._limit)
 
+    def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which records (n,) may still be among the smallest."""
+        return hashes <= np.uint32(self._bound.value)
+
     def add(self, rows: Rows) -> None:
         """Take in some more records."""
-        if self._bound is not None:
-            useful = np.flatnonzero(rows.hashes <= self._bound)
-            if len(useful) < len(rows):
-                rows = rows.take(useful)
+        rows = self._useful(rows)
         if not len(rows):
             return
+        self._bound.add(rows.hashes)
         self._chunks.append(rows)
         self._held += len(rows)
         if self._held > 2 * self._limit:
@@ -113,11 +152,14 @@ class Smallest:
 
     def rows(self) -> Rows:
         """What is kept; at least one record must have been added."""
-        rows = Rows.concat(self._chunks)
+        rows = self._useful(Rows.concat(self._chunks))
         if len(rows) > self._limit:
             order = np.lexsort((rows.offsets, rows.partitions, rows.positions, rows.hashes))
             rows = rows.take(np.sort(order[: self._limit]))
-            self._bound = rows.hashes.max()
         self._chunks = [rows]
         self._held = len(rows)
         return rows
+
+    def _useful(self, rows: Rows) -> Rows:
+        admitted = self.admits(rows.hashes)
+        return rows if admitted.all() else rows.take(admitted)

@@ -1,143 +1,116 @@
 """Predictions of one partition as arrays: what was scored, by which model, where it stands.
 
-In: messages. Out: `Scored`. What cannot be read is said in the log and left out.
+In: messages. Out: `Scored`, which is enough to count each record in its window; then, of those that
+may be in a sample, the columns. Decoding these is the costly part: most records are spared it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Message
 from driftline.codec.columns import Columns
-from driftline.codec.predictions import PredictionCodec
-from driftline.events import Value
+from driftline.codec.records import RecordCodec
+from driftline.events import Value, Watermark
 from driftline.stream import Stream
-from monitor.progress import BEFORE_ALL, Arrivals, Ints
+from driftline.topics import Topics
+from monitor.arrived import Marks, Positions, ints, read_events, with_marks
+from monitor.progress import Arrivals, Ints
 
 log = logging.getLogger(__name__)
 
-_value, _offset = attrgetter("value"), attrgetter("offset")
+_Int64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class _Source(msgspec.Struct, frozen=True, gc=False):
+    offset: _Int64
+
+
+class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
+    """What is needed of a prediction; the record is passed over, and kept as it is."""
+
+    record_id: str
+    time: str | None
+    row: _Int64 | None
+    prediction: Value
+    model: str
+    source: _Source
+    record: msgspec.Raw
+
+
+_decode = msgspec.json.Decoder(Read | Watermark).decode
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """Arrays of length n; `arrivals` has the watermark records too, in their places."""
+    """Arrays and lists of length n; `arrivals` has the watermark records too, in their places."""
 
     arrivals: Arrivals
+    events: list[Read]
     ids: list[str]
     models: list[str]
     offsets: Ints
-    positions: Ints
-    rows: Ints  # BEFORE_ALL where there is none
-    times_us: Ints  # as rows
-    columns: Columns
-    predictions: NDArray[Any]  # object (class names) or float64
+    positions: Positions
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    def take(self, at: NDArray[np.intp]) -> "Scored":
-        """The records at these places."""
-        return Scored(
-            self.arrivals,
-            [self.ids[place] for place in at],
-            [self.models[place] for place in at],
-            self.offsets[at],
-            self.positions[at],
-            self.rows[at],
-            self.times_us[at],
-            self.columns.take(at),
-            self.predictions[at],
-        )
+        return len(self.events)
 
 
-class ScoredReader:
-    """Decodes the predictions of one stream."""
+def read_scored(messages: Sequence[Message], stream: Stream) -> Scored:
+    """Decode messages of one partition, in its order."""
+    return read_events(messages, _decode, partial(_columns, by_row=stream.axis == "row"))
+
+
+def _columns(events: list[Read], offsets: Sequence[int], marks: Marks, *, by_row: bool) -> Scored:
+    def column(name: str) -> list[Any]:
+        return list(map(attrgetter(name), events))
+
+    positions = Positions.of(column("row"), column("time"), by_row=by_row)
+    arrivals = Arrivals(ints(offsets), positions.on_axis, None, ints(column("source.offset")))
+    return Scored(
+        with_marks(arrivals, marks),
+        events,
+        column("record_id"),
+        column("model"),
+        arrivals.offsets,
+        positions,
+    )
+
+
+class Details(NamedTuple):
+    """What a model was given and said, of the m records that the stream file can read."""
+
+    at: NDArray[np.intp]  # (m,) their places among those that were scored
+    columns: Columns
+    predictions: NDArray[Any]  # (m,) object (class names) or float64
+
+
+class DetailsReader:
+    """Decodes the records inside predictions."""
 
     def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._codec = PredictionCodec(stream)
+        self._codec = RecordCodec(stream)
+        self._topic = Topics(stream).predictions
+        self._is_number = stream.task == "regression"
 
-    def read(self, messages: Sequence[Message]) -> Scored:
-        """Decode messages of one partition, in its order."""
-        found = self._codec.decode(list(map(_value, messages)))
-        records = found.records
-        for rejected in records.rejected:
-            message = messages[rejected.index]
-            where = f"{message.topic}[{message.partition}]@{message.offset}"
-            log.warning("prediction %s cannot be read, left out: %s", where, rejected.reason)
-        all_offsets = ints(list(map(_offset, messages)))
-        offsets = all_offsets if len(records) == len(messages) else all_offsets[records.kept]
-        rows, times_us = optional_ints(records.rows), optional_ints(records.times_us)
-        positions = rows if self._stream.axis == "row" else times_us
-        arrivals = Arrivals(offsets, positions, None, ints(found.sources))
-        if found.watermarks:
-            marks = [(messages[index].offset, position) for index, position in found.watermarks]
-            arrivals = with_marks(arrivals, marks)
-        return Scored(
-            arrivals,
-            records.ids,
-            found.models,
-            offsets,
-            positions,
-            rows,
-            times_us,
-            records.columns,
-            self._predictions(found.predictions),
-        )
-
-    def _predictions(self, values: Sequence[Value]) -> NDArray[Any]:
-        if self._stream.task == "regression":
-            return np.array(values, dtype=np.float64)
-        names = np.empty(len(values), dtype=object)
-        names[:] = values
-        return names
-
-
-def by_model(models: list[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each model, and where it stands in the list (n,); at least one."""
-    first = models[0]
-    if models.count(first) == len(models):
-        yield first, np.ones(len(models), dtype=bool)
-        return
-    codes: dict[str, int] = {}
-    of = np.array([codes.setdefault(model, len(codes)) for model in models])
-    for model, code in codes.items():
-        yield model, of == code
-
-
-def with_marks(arrivals: Arrivals, marks: Sequence[tuple[int, int]]) -> Arrivals:
-    """Records and watermarks (offset, position) together, by offset."""
-    offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
-    positions = np.concatenate([arrivals.positions, ints([position for _, position in marks])])
-    is_mark = np.arange(len(offsets)) >= len(arrivals.offsets)
-    order = np.argsort(offsets)
-    sources = arrivals.sources
-    if sources is not None:
-        sources = np.concatenate([sources, np.full(len(marks), -1)])[order]
-    return Arrivals(offsets[order], positions[order], is_mark[order], sources)
-
-
-def ints(values: Sequence[int]) -> Ints:
-    """As int64 (n,), also of nothing."""
-    return np.array(values, dtype=np.int64)
-
-
-def optional_ints(values: Sequence[int | None]) -> Ints:
-    """As int64 (n,), BEFORE_ALL for None."""
-    if None in values:
-        values = [BEFORE_ALL if value is None else value for value in values]
-    return np.array(values, dtype=np.int64)
-
-
-def largest(values: Ints, known: int | None = None) -> int | None:
-    """The largest of what is there, and of what was known."""
-    found = int(values.max(initial=BEFORE_ALL))
-    return max(
-        (value for value in (known, found) if value is not None and value > BEFORE_ALL),
-        default=None,
-    )
+    def read(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
+        """Those of the records at these places (k,) that can be read."""
+        events = [scored.events[place] for place in at.tolist()]
+        batch = self._codec.decode([bytes(event.record) for event in events])
+        for rejected in batch.rejected:
+            where = f"{self._topic}[{partition}]@{scored.offsets[at[rejected.index]]}"
+            log.warning("%s is counted, but not sampled: %s", where, rejected.reason)
+        if batch.rejected:
+            at, events = at[batch.kept], [events[place] for place in batch.kept]
+        said = [event.prediction for event in events]
+        if self._is_number:
+            return Details(at, batch.columns, np.array(said, dtype=np.float64))
+        names = np.empty(len(said), dtype=object)
+        names[:] = said
+        return Details(at, batch.columns, names)

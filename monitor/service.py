@@ -74,7 +74,7 @@ class MonitorHandler:
         self._topics = Topics(stream)
         self._references = References(packages)
         self._profiles = Profiles(stream, self._references)
-        self._data = DataGathering(stream, self._profiles)
+        self._data = DataGathering(stream)
         self._performance = PerformanceGathering(stream)
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
         self._merger: Merger | None = None  # None: `parts` is not this worker's

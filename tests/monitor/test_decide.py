@@ -36,7 +36,13 @@ def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality:
         quality=tuple(name for name in QUALITIES if quality.get(name)),
         **quality,
     )
-    return DataGroup(model=model, records=records, tested=records >= 100, columns=(column,))
+    return DataGroup(
+        model=model,
+        records=records,
+        sampled=min(records, 1000),
+        tested=records >= 100,
+        columns=(column,),
+    )
 
 
 def window(index: int, *groups: DataGroup) -> DataWindow:
@@ -185,6 +191,12 @@ def test_quality_is_a_kind_of_its_own() -> None:
     assert isinstance(event, DriftEvent)
     assert (event.kind, event.columns, event.severity) == ("quality", ("x",), 0.15)
     assert event.message == "x missing 15.0%, x unseen 2.0%"
+
+
+def test_quality_is_a_share_of_what_was_sampled() -> None:
+    (event,) = Decider(STREAM).read(window(0, group(records=50_000, missing=150)))
+    assert isinstance(event, DriftEvent)
+    assert (event.severity, event.message) == (0.15, "x missing 15.0%")
 
 
 # ---- performance --------------------------------------------------------------------------------

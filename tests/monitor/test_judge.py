@@ -30,9 +30,7 @@ OLD = Profile(STREAM, reference(data(10_000), ["yes", "no"] * 5000))
 
 def verdict(current: Columns, said: str = "yes no") -> DataGroup:
     predictions = np.resize(np.array(said.split(), dtype=object), len(current))
-    return Judge(STREAM).test(
-        "a", len(current), OLD.count(STREAM, current), Sample(current, predictions), OLD
-    )
+    return Judge(STREAM).test("a", len(current), Sample(current, predictions), OLD)
 
 
 def test_declared_and_derived_columns_are_watched_unless_they_are_not() -> None:
@@ -79,6 +77,14 @@ def test_missing_unseen_and_out_of_range_are_counted_and_judged() -> None:
     assert by_name["colour"].quality == ("unseen",)
 
 
+def test_quality_is_a_matter_of_the_sample_however_large_the_window() -> None:
+    predictions = np.resize(np.array(["yes", "no"], dtype=object), 500)
+    sample = Sample(data(500, missing=0.1), predictions)
+    group = Judge(STREAM).test("a", 1_000_000, sample, OLD)
+    assert (group.records, group.sampled, group.columns[0].missing) == (1_000_000, 500, 50)
+    assert group.columns[0].quality == ("missing",)
+
+
 def test_a_column_that_is_missing_whole_is_a_matter_of_quality_only() -> None:
     current = data(500, missing=1.0)
     column = verdict(current).columns[0]
@@ -90,7 +96,7 @@ def test_a_column_that_the_reference_has_not_is_not_tested() -> None:
     bare = Profile(STREAM, reference(Columns({}, {}, 100), ["yes", "no"] * 50))
     current = data(100)
     sample = Sample(current, np.array(["yes", "no"] * 50, dtype=object))
-    group = Judge(STREAM).test("a", 100, bare.count(STREAM, current), sample, bare)
+    group = Judge(STREAM).test("a", 100, sample, bare)
     assert not any(column.drifted or column.quality for column in group.columns)
 
 
@@ -101,7 +107,7 @@ def test_distances_are_held_against_the_effect_size_alone() -> None:
     for shift in (0.0, 1.0):
         current = data(1000, shift)
         sample = Sample(current, np.array(["yes", "no"] * 500, dtype=object))
-        group = Judge(stream).test("a", 1000, profile.count(stream, current), sample, profile)
+        group = Judge(stream).test("a", 1000, sample, profile)
         results.append(group.columns[0])
     assert [result.drifted for result in results] == [False, True]
     assert [result.p_value for result in results] == [None, None]

@@ -1,0 +1,168 @@
+"""Events of one partition, each at its position: what reading predictions and outcomes shares.
+
+In: messages. Out: arrays aligned with the events. What cannot be read, or has no position, is said
+in the log and left out.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
+from operator import attrgetter, itemgetter
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Message
+from driftline.codec.decoding import decode_each
+from driftline.codec.values import parse_time
+from driftline.events import Watermark
+from monitor.progress import BEFORE_ALL, Arrivals, Ints
+
+log = logging.getLogger(__name__)
+
+# `format_time` writes whole seconds, or six digits of them.
+_TIME_LENGTHS: Final = {len("1970-01-01T00:00:00Z"), len("1970-01-01T00:00:00.000000Z")}
+_value, _offset = attrgetter("value"), attrgetter("offset")
+_last = itemgetter(-1)
+
+Read = TypeVar("Read")
+Marks = Sequence[tuple[int, int]]
+"""Offset and position of each watermark record."""
+
+
+class NoPosition(Exception):
+    """An event has no time, or what is no time, or no row."""
+
+
+class Positions(NamedTuple):
+    """Arrays of length n; `on_axis` are the rows or the times, as the stream's windows are."""
+
+    on_axis: Ints
+    rows: Ints  # BEFORE_ALL where there is none
+    times_us: Ints  # as rows
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[int | None], times: Sequence[str | None], *, by_row: bool
+    ) -> "Positions":
+        """Raises NoPosition if one of them is not on the axis."""
+        known_rows, known_times = optional_ints(rows), times_us(times)
+        on_axis = known_rows if by_row else known_times
+        if on_axis.min(initial=0) == BEFORE_ALL:
+            raise NoPosition("its row is null" if by_row else "its time is null")
+        return cls(on_axis, known_rows, known_times)
+
+
+def read_events(
+    messages: Sequence[Message],
+    decode: Callable[[bytes], Any],
+    place: Callable[[list[Any], list[int], Marks], Read],
+) -> Read:
+    """Decode messages of one partition, in its order, to events or watermarks.
+
+    `place` gets the events, their offsets and the watermarks; where it raises NoPosition it is
+    called again without the events that cannot be placed.
+    """
+    found = decode_each(decode, list(map(_value, messages)))
+    for rejected in found.rejected:
+        _left_out(messages[rejected.index], rejected.reason)
+    kept = messages if not found.rejected else [messages[index] for index in found.kept]
+    events, offsets = found.items, list(map(_offset, kept))
+    marks: list[tuple[int, int]] = []
+    if Watermark in set(map(type, events)):
+        is_mark = [type(event) is Watermark for event in events]
+        marks = [
+            (m.offset, e.position) for m, e in compress(zip(kept, events, strict=True), is_mark)
+        ]
+        kept = [message for message, mark in zip(kept, is_mark, strict=True) if not mark]
+        events = [event for event in events if type(event) is not Watermark]
+        offsets = list(map(_offset, kept))
+    try:
+        return place(events, offsets, marks)
+    except NoPosition:
+        good = [
+            _can_be_placed(place, event, message)
+            for event, message in zip(events, kept, strict=True)
+        ]
+    return place(list(compress(events, good)), list(compress(offsets, good)), marks)
+
+
+def _can_be_placed(
+    place: Callable[[list[Any], list[int], Marks], object], event: Any, message: Message
+) -> bool:
+    try:
+        place([event], [message.offset], [])
+    except NoPosition as error:
+        _left_out(message, str(error))
+        return False
+    return True
+
+
+def _left_out(message: Message, reason: str) -> None:
+    """Say which message could not be used."""
+    where = f"{message.topic}[{message.partition}]@{message.offset}"
+    log.warning("%s cannot be read, left out: %s", where, reason)
+
+
+def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
+    """Records and watermarks together, by offset."""
+    if not marks:
+        return arrivals
+    offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
+    positions = np.concatenate([arrivals.positions, ints([position for _, position in marks])])
+    is_mark = np.arange(len(offsets)) >= len(arrivals.offsets)
+    order = np.argsort(offsets)
+    sources = arrivals.sources
+    if sources is not None:
+        sources = np.concatenate([sources, np.full(len(marks), -1)])[order]
+    return Arrivals(offsets[order], positions[order], is_mark[order], sources)
+
+
+def times_us(values: Sequence[str | None]) -> Ints:
+    """Microseconds since 1970, BEFORE_ALL for None. Raises NoPosition for what is no time."""
+    if values.count(None) == len(values):
+        return np.full(len(values), BEFORE_ALL)
+    try:
+        if None in values:
+            return ints([BEFORE_ALL if value is None else parse_time(value) for value in values])
+        texts: list[str] = list(values)  # type: ignore[arg-type]  # there is no None
+        # numpy reads many at once in half the time, but knows no zones.
+        if set(map(len, texts)) <= _TIME_LENGTHS and set(map(_last, texts)) <= {"Z"}:
+            return np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
+        return ints(list(map(parse_time, texts)))
+    except ValueError as error:
+        raise NoPosition(str(error)) from error
+
+
+def ints(values: Sequence[int]) -> Ints:
+    """As int64 (n,), also of nothing."""
+    return np.array(values, dtype=np.int64)
+
+
+def optional_ints(values: Sequence[int | None]) -> Ints:
+    """As int64 (n,), BEFORE_ALL for None."""
+    if None in values:
+        values = [BEFORE_ALL if value is None else value for value in values]
+    return np.array(values, dtype=np.int64)
+
+
+def largest(values: Ints, known: int | None = None) -> int | None:
+    """The largest of what is there, and of what was known."""
+    found = int(values.max(initial=BEFORE_ALL))
+    return max(
+        (value for value in (known, found) if value is not None and value > BEFORE_ALL),
+        default=None,
+    )
+
+
+def by_model(models: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Each model, and where it stands in the list (n,); at least one."""
+    first = models[0]
+    if models.count(first) == len(models):
+        yield first, np.ones(len(models), dtype=bool)
+        return
+    codes: dict[str, int] = {}
+    of = np.array([codes.setdefault(model, len(codes)) for model in models])
+    for model, code in codes.items():
+        yield model, of == code
