@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, overload
 
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
@@ -16,7 +16,7 @@ from driftline.broker.librdkafka_values import (
     translated,
 )
 from driftline.broker.limits import TopicLimits, fenced_instance
-from driftline.broker.port import Committed, Headers, Message, Rebalanced, TopicPartition
+from driftline.broker.port import Committed, Headers, Message, Messages, Rebalanced, TopicPartition
 from driftline.errors import BrokerError
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class LibrdkafkaConsumer:
         self._paused.clear()
         self._restart()
 
-    def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
+    def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
         count = min(max_records, _LARGEST_BATCH)
         before = self._rebalances
         deadline_s = time.monotonic() + timeout_s
@@ -105,7 +105,7 @@ class LibrdkafkaConsumer:
                 if records and self._starts:
                     self._restart()
                 return []
-            messages = _messages(records)
+            messages = _Fetched(_records_of(records))
             if messages or time.monotonic() >= deadline_s:
                 return messages  # else there was only news, such as the end of a partition
 
@@ -231,13 +231,25 @@ class LibrdkafkaConsumer:
                 self._client.pause([kafka_partition(partition) for partition in self._paused])
 
 
-def _messages(records: Sequence[Any]) -> list[Message]:
-    """The records, column by column: half the time of one by one."""
-    get = ck.Message
-    if any(map(get.error, records)):
-        records = [record for record in records if not _is_notice(record)]
-    return list(
-        map(
+def _records_of(found: Sequence[Any]) -> Sequence[Any]:
+    """Without what is no record but news. Raises BrokerError for some of it."""
+    if any(map(ck.Message.error, found)):
+        return [record for record in found if not _is_notice(record)]
+    return found
+
+
+class _Fetched(Messages):
+    """Records as the client gives them. A column costs 0.03 µs a record, a `Message` 0.3 µs."""
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Message]:
+        get, records = ck.Message, self._records
+        return map(
             Message,
             map(get.topic, records),
             map(get.partition, records),
@@ -247,7 +259,31 @@ def _messages(records: Sequence[Any]) -> list[Message]:
             _headers(list(map(get.headers, records))),
             map(_SECOND, map(get.timestamp, records)),
         )
-    )
+
+    @overload
+    def __getitem__(self, at: int) -> Message: ...
+    @overload
+    def __getitem__(self, at: slice) -> Messages: ...
+    def __getitem__(self, at: int | slice) -> Message | Messages:
+        if isinstance(at, slice):
+            return _Fetched(self._records[at])
+        return next(iter(_Fetched((self._records[at],))))
+
+    @property
+    def partitions(self) -> list[int]:
+        return list(map(ck.Message.partition, self._records))
+
+    @property
+    def offsets(self) -> list[int]:
+        return list(map(ck.Message.offset, self._records))
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        return list(map(ck.Message.key, self._records))
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return list(map(ck.Message.value, self._records))
 
 
 def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> Iterable[Headers]:

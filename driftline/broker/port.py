@@ -5,8 +5,8 @@ Adapters (`memory`, `kafka_python`, `librdkafka`) implement them and pass one co
 keys over partitions with murmur2, as Java clients do.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, overload
 
 import msgspec
 
@@ -37,6 +37,49 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     headers: Headers = ()
     timestamp_ms: int = 0
+
+
+class Messages(Sequence[Message]):
+    """Records in the order in which they were read, and their columns, for whoever takes in many
+    at once: an adapter that has them otherwise gives them without a `Message` for each."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> "Messages":
+        """The same records, with columns."""
+        return messages if isinstance(messages, Messages) else Messages(messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._messages)
+
+    @overload
+    def __getitem__(self, at: int) -> Message: ...
+    @overload
+    def __getitem__(self, at: slice) -> "Messages": ...
+    def __getitem__(self, at: int | slice) -> "Message | Messages":
+        return Messages(self._messages[at]) if isinstance(at, slice) else self._messages[at]
+
+    @property
+    def partitions(self) -> list[int]:
+        """Their partitions, in order; the other columns likewise."""
+        return [message.partition for message in self._messages]
+
+    @property
+    def offsets(self) -> list[int]:
+        return [message.offset for message in self._messages]
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        return [message.key for message in self._messages]
+
+    @property
+    def values(self) -> list[bytes | None]:
+        return [message.value for message in self._messages]
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -104,7 +147,7 @@ class Consumer(Protocol):
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Read these partitions from these offsets, without a group."""
 
-    def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
+    def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
         """What is there, at most `max_records`; blocks up to `timeout_s` while nothing is.
 
         Raises BrokerUnavailable, BrokerError.

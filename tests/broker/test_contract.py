@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +13,7 @@ from driftline.broker import (
     Committed,
     Consumer,
     Message,
+    Messages,
     NewTopic,
     Outgoing,
     OutgoingBatch,
@@ -130,7 +131,7 @@ def eventually(holds: Callable[[], bool], *consumers: Consumer) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it took too long"
         for consumer in consumers:
-            assert consumer.poll(max_records=100, timeout_s=0.05) == []
+            assert not consumer.poll(max_records=100, timeout_s=0.05)
 
 
 def read(consumer: Consumer, count: int) -> list[Message]:
@@ -140,6 +141,16 @@ def read(consumer: Consumer, count: int) -> list[Message]:
     while len(records) < count:
         assert time.monotonic() < deadline, f"only {len(records)} of {count} records came"
         records += consumer.poll(max_records=count - len(records), timeout_s=0.5)
+    return records
+
+
+def polled(consumer: Consumer, count: int) -> Sequence[Message]:
+    """What one poll brings once `count` records are there for it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(records := consumer.poll(max_records=count, timeout_s=0.5)) < count:
+        assert time.monotonic() < deadline, f"a poll brought {len(records)} of {count} records"
+        for partition in consumer.assignment():
+            consumer.seek(partition, 0)
     return records
 
 
@@ -154,7 +165,7 @@ def send_now(clients: Clients, topic: str, *values: bytes, partition: int | None
     producer.flush()
 
 
-def values(records: list[Message]) -> list[bytes | None]:
+def values(records: Sequence[Message]) -> list[bytes | None]:
     return [record.value for record in records]
 
 
@@ -331,7 +342,28 @@ class TestPoll:
     def test_returns_nothing_when_nothing_is_there(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
-        assert clients.reader(make_topic()).poll(max_records=10, timeout_s=0.05) == []
+        assert not clients.reader(make_topic()).poll(max_records=10, timeout_s=0.05)
+
+    def test_gives_records_one_by_one_and_by_columns_alike(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        producer = clients.producer()
+        for key, value in ((b"k", b"a"), (None, b"b"), (b"l", None)):
+            producer.send(Outgoing(topic, value, key, 0, headers=(("h", value or b""),)))
+        producer.flush()
+        found = Messages.of(polled(clients.reader(topic), 3))
+        messages = list(found)
+        assert [message.headers for message in messages] == [
+            (("h", b"a"),), (("h", b"b"),), (("h", b""),)
+        ]  # fmt: skip
+        assert found.partitions == [message.partition for message in messages] == [0, 0, 0]
+        assert found.offsets == [message.offset for message in messages] == [0, 1, 2]
+        assert found.keys == [message.key for message in messages] == [b"k", None, b"l"]
+        assert found.values == [message.value for message in messages] == [b"a", b"b", None]
+        assert [found[place] for place in range(len(found))] == messages
+        assert list(found[1:]) == messages[1:]
+        assert found[-1:].offsets == [2]
 
     def test_starts_at_the_offsets_given(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic()
@@ -372,7 +404,7 @@ class TestPoll:
         send_now(clients, topic, b"later", partition=0)
         send_now(clients, topic, b"now", partition=1)
         assert values(read(reader, 1)) == [b"now"]
-        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        assert not reader.poll(max_records=10, timeout_s=0.3)
         reader.resume([paused])
         assert values(read(reader, 1)) == [b"later"]
 
@@ -385,7 +417,7 @@ class TestPoll:
         reader = clients.reader(topic)
         assert values(read(reader, 1)) == [b"a"]
         reader.pause([partition])
-        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        assert not reader.poll(max_records=10, timeout_s=0.3)
         assert reader.position(partition) == 1
         reader.resume([partition])
         assert values(read(reader, 2)) == [b"b", b"c"]
@@ -504,7 +536,7 @@ class TestTransactions:
         producer.begin()
         send(producer, topic, b"a", b"b")
         producer.flush()
-        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        assert not reader.poll(max_records=10, timeout_s=0.3)
         producer.commit()
         assert values(read(reader, 2)) == [b"a", b"b"]
 
@@ -533,7 +565,7 @@ class TestTransactions:
         send(producer, topic, b"first")
         producer.flush()
         send_now(clients, topic, b"second")
-        assert reader.poll(max_records=10, timeout_s=0.3) == []
+        assert not reader.poll(max_records=10, timeout_s=0.3)
         producer.abort()
         assert values(read(reader, 1)) == [b"second"]
 
