@@ -7,13 +7,19 @@ never trains, never sees labels, and imports no pandas, Evidently or River.
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
 
 import numpy as np
 
 from consumers.champion import Champion
 from consumers.idle import IdlePartitions
-from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
+from driftline.broker.port import (
+    Committed,
+    Message,
+    Messages,
+    Outgoing,
+    OutgoingBatch,
+    TopicPartition,
+)
 from driftline.clock import Clock
 from driftline.codec.columns import Batch
 from driftline.codec.envelope import dead_letter, encode
@@ -26,8 +32,6 @@ from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
-
-_partition = attrgetter("partition")
 
 
 class InferenceHandler:
@@ -87,14 +91,16 @@ class InferenceHandler:
         model = self._champion.model
         if model is None:
             raise RuntimeError("records were handed over although there is no model yet")
-        for partition, _, end in _runs(list(map(_partition, messages))):
-            self._idle.read(partition, messages[end - 1].offset + 1)
-        batch = self._codec.decode([message.value for message in messages])
+        found = Messages.of(messages)
+        for partition, _, end in _runs(found.partitions):
+            self._idle.read(partition, found[end - 1].offset + 1)
+        batch = self._codec.decode(found.values)
         output: list[Outgoing | OutgoingBatch] = [
-            self._refuse(messages[rejected.index], rejected.reason) for rejected in batch.rejected
+            self._refuse(found[rejected.index], rejected.reason) for rejected in batch.rejected
         ]
         if batch.kept:
-            output.extend(self._score(model, messages, batch))
+            kept = found.take(batch.kept) if batch.rejected else found
+            output.extend(self._score(model, kept, batch))
         return output
 
     def look(self, view: GroupView) -> None:
@@ -131,18 +137,16 @@ class InferenceHandler:
     # ---- scoring --------------------------------------------------------------------------------
 
     def _score(
-        self, model: Model, messages: Sequence[Message], batch: Batch
+        self, model: Model, messages: Messages, batch: Batch
     ) -> list[Outgoing | OutgoingBatch]:
+        """`messages` are the kept ones."""
         assert self._encoder is not None
-        if len(batch.kept) < len(messages):
-            messages = [messages[index] for index in batch.kept]
         scores = model.predict(batch.columns)
-        partitions = list(map(_partition, messages))
-        keys = [message.key for message in messages]
+        partitions, keys = messages.partitions, messages.keys
         values = self._encoder.encode(
             partitions,
-            [message.offset for message in messages],
-            [message.value for message in messages],
+            messages.offsets,
+            messages.values,
             batch,
             scores.predictions,
             scores.probabilities,

@@ -64,6 +64,10 @@ class Messages(Sequence[Message]):
     def __getitem__(self, at: int | slice) -> "Message | Messages":
         return Messages(self._messages[at]) if isinstance(at, slice) else self._messages[at]
 
+    def take(self, places: Iterable[int]) -> "Messages":
+        """The records at these places."""
+        return Messages([self[place] for place in places])
+
     @property
     def partitions(self) -> list[int]:
         """Their partitions, in order; the other columns likewise."""
