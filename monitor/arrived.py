@@ -7,13 +7,13 @@ in the log and left out.
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.broker.port import Message
+from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import decode_each
 from driftline.codec.values import parse_time
 from driftline.events import Watermark
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 # `format_time` writes whole seconds, or six digits of them.
 _TIME_LENGTHS: Final = {len("1970-01-01T00:00:00Z"), len("1970-01-01T00:00:00.000000Z")}
-_value, _offset = attrgetter("value"), attrgetter("offset")
 _last = itemgetter(-1)
 
 Read = TypeVar("Read")
@@ -64,28 +63,38 @@ def read_events(
     `place` gets the events, their offsets and the watermarks; where it raises NoPosition it is
     called again without the events that cannot be placed.
     """
-    found = decode_each(decode, list(map(_value, messages)))
-    for rejected in found.rejected:
-        _left_out(messages[rejected.index], rejected.reason)
-    kept = messages if not found.rejected else [messages[index] for index in found.kept]
-    events, offsets = found.items, list(map(_offset, kept))
+    found = Messages.of(messages)
+    decoded = decode_each(decode, found.values)
+    for rejected in decoded.rejected:
+        _left_out(found[rejected.index], rejected.reason)
+    events, places, offsets = decoded.items, decoded.kept, found.offsets
+    if decoded.rejected:
+        offsets = [offsets[place] for place in places]
     marks: list[tuple[int, int]] = []
     if Watermark in set(map(type, events)):
         is_mark = [type(event) is Watermark for event in events]
-        marks = [
-            (m.offset, e.position) for m, e in compress(zip(kept, events, strict=True), is_mark)
-        ]
-        kept = [message for message, mark in zip(kept, is_mark, strict=True) if not mark]
-        events = [event for event in events if type(event) is not Watermark]
-        offsets = list(map(_offset, kept))
+        marks = [(o, e.position) for o, e in compress(zip(offsets, events, strict=True), is_mark)]
+        is_event = [not mark for mark in is_mark]
+        events, places, offsets = _some(is_event, events, places, offsets)
     try:
         return place(events, offsets, marks)
     except NoPosition:
         good = [
-            _can_be_placed(place, event, message)
-            for event, message in zip(events, kept, strict=True)
+            _can_be_placed(place, event, found[at])
+            for event, at in zip(events, places, strict=True)
         ]
-    return place(list(compress(events, good)), list(compress(offsets, good)), marks)
+    events, _, offsets = _some(good, events, places, offsets)
+    return place(events, offsets, marks)
+
+
+def _some(
+    which: list[bool], events: list[Any], places: list[int], offsets: list[int]
+) -> tuple[list[Any], list[int], list[int]]:
+    return (
+        list(compress(events, which)),
+        list(compress(places, which)),
+        list(compress(offsets, which)),
+    )
 
 
 def _can_be_placed(

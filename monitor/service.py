@@ -10,13 +10,12 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicPartition
 from driftline.codec.envelope import decode, rare, windows_decoder
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 # Values of samples after which a turn of merging ends: some 0.5 s of tests. A transaction that is
 # open meanwhile must be committed before it times out.
 MAX_TESTED: Final = 200_000
-
-_partition_of = attrgetter("topic", "partition")
 
 
 class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -122,8 +119,10 @@ class MonitorHandler:
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         topics = self._topics
         output: list[Outgoing] = []
-        for (topic, partition), run in groupby(messages, _partition_of):
-            own = list(run)
+        found, end = Messages.of(messages), 0
+        for (topic, partition), run in groupby(zip(found.topics, found.partitions, strict=True)):
+            start, end = end, end + len(list(run))
+            own = found[start:end]
             if topic == topics.predictions:
                 output.extend(self._data.read(partition, own))
             elif topic == topics.outcomes:

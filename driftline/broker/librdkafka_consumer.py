@@ -270,6 +270,10 @@ class _Fetched(Messages):
         return next(iter(_Fetched((self._records[at],))))
 
     @property
+    def topics(self) -> list[str]:
+        return list(map(ck.Message.topic, self._records))
+
+    @property
     def partitions(self) -> list[int]:
         return list(map(ck.Message.partition, self._records))
 

@@ -69,8 +69,12 @@ class Messages(Sequence[Message]):
         return Messages([self[place] for place in places])
 
     @property
+    def topics(self) -> list[str]:
+        """Their topics, in order; the other columns likewise."""
+        return [message.topic for message in self._messages]
+
+    @property
     def partitions(self) -> list[int]:
-        """Their partitions, in order; the other columns likewise."""
         return [message.partition for message in self._messages]
 
     @property

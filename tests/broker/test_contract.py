@@ -358,6 +358,7 @@ class TestPoll:
             (("h", b"a"),), (("h", b"b"),), (("h", b""),)
         ]  # fmt: skip
         assert found.partitions == [message.partition for message in messages] == [0, 0, 0]
+        assert found.topics == [message.topic for message in messages] == [topic] * 3
         assert found.offsets == [message.offset for message in messages] == [0, 1, 2]
         assert found.keys == [message.key for message in messages] == [b"k", None, b"l"]
         assert found.values == [message.value for message in messages] == [b"a", b"b", None]
