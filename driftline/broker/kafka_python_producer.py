@@ -11,7 +11,7 @@ from typing import Any
 from kafka import errors as kafka_errors
 
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
-from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
+from driftline.broker.limits import TopicLimits, fenced_instance, record_bytes, unpacked
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.broker.transactions import check_can_begin, raise_failed
@@ -19,8 +19,10 @@ from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAbort
 
 _log = logging.getLogger(__name__)
 
-# The client's own queue has no bound; wait for the oldest record when so many are unconfirmed.
+# The client's own queue has no bound; wait for the oldest records when so many, or so many bytes
+# (as librdkafka's), are unconfirmed.
 _MAX_UNCONFIRMED = 20_000
+_MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # A record is acknowledged or fails within the delivery timeout of 60 s.
 _SETTLED_TIMEOUT_S = 90.0
 
@@ -40,7 +42,8 @@ class KafkaPythonProducer:
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._limits = limits
-        self._unconfirmed: deque[tuple[str, Any]] = deque()  # topic, future
+        self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, bytes, future
+        self._unconfirmed_bytes = 0
         self._failed: list[str] = []
         self._ready = False
         self._in_transaction = False
@@ -60,9 +63,14 @@ class KafkaPythonProducer:
                 partition=partition,
                 headers=list(record.headers),
             )
-        self._unconfirmed.append((record.topic, future))
-        if len(self._unconfirmed) > _MAX_UNCONFIRMED:
-            self._confirm(_MAX_UNCONFIRMED // 2)
+        size = record_bytes(record)
+        self._unconfirmed.append((record.topic, size, future))
+        self._unconfirmed_bytes += size
+        if (
+            len(self._unconfirmed) > _MAX_UNCONFIRMED
+            or self._unconfirmed_bytes > _MAX_UNCONFIRMED_BYTES
+        ):
+            self._confirm(len(self._unconfirmed) // 2)
 
     def send_batch(self, batch: OutgoingBatch) -> None:
         for record in unpacked(batch):
@@ -112,6 +120,7 @@ class KafkaPythonProducer:
             return
         self._in_transaction = False
         self._unconfirmed.clear()
+        self._unconfirmed_bytes = 0
         self._failed.clear()
         if self._dead:
             return
@@ -135,7 +144,8 @@ class KafkaPythonProducer:
     def _confirm(self, keep: int) -> None:
         """Wait for the oldest records until only `keep` are unconfirmed."""
         while len(self._unconfirmed) > keep:
-            topic, future = self._unconfirmed.popleft()
+            topic, size, future = self._unconfirmed.popleft()
+            self._unconfirmed_bytes -= size
             if future.succeeded():
                 continue
             try:
