@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
-from driftline.codec.decoding import decode_each
+from driftline.codec.decoding import Decoded
 from driftline.codec.values import parse_time
 from driftline.events import Watermark
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
@@ -54,17 +54,13 @@ class Positions(NamedTuple):
 
 
 def read_events(
-    messages: Sequence[Message],
-    decode: Callable[[bytes], Any],
-    place: Callable[[list[Any], list[int], Marks], Read],
+    found: Messages, decoded: Decoded[Any], place: Callable[[list[Any], list[int], Marks], Read]
 ) -> Read:
-    """Decode messages of one partition, in its order, to events or watermarks.
+    """Put messages of one partition, decoded to events or watermarks, in their places.
 
     `place` gets the events, their offsets and the watermarks; where it raises NoPosition it is
     called again without the events that cannot be placed.
     """
-    found = Messages.of(messages)
-    decoded = decode_each(decode, found.values)
     for rejected in decoded.rejected:
         _left_out(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets

@@ -21,7 +21,7 @@ from monitor.judge import watched
 from monitor.parts import pack_records, records
 from monitor.progress import PANES, Ints, Slot, Track, distinct
 from monitor.sample import Bound, Rows, Smallest, hashes_of
-from monitor.scored import DetailsReader, Scored, read_scored
+from monitor.scored import Scored, ScoredReader
 
 
 class DataGathering:
@@ -30,7 +30,8 @@ class DataGathering:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
-        self._details = DetailsReader(stream)
+        self._reader = ScoredReader(stream)
+        self._most_are_wanted = True  # of the last batch's records; the next is thought to be alike
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
         self._tracks: dict[int, Track[_Part]] = {}
@@ -58,7 +59,7 @@ class DataGathering:
         """Take in predictions of one partition, in its order; returns what it has passed."""
         track = self._tracks[partition]
         track.next_offset = messages[-1].offset + 1
-        scored = read_scored(messages, self._stream)
+        scored = self._reader.read(messages, whole=self._most_are_wanted)
         if len(scored.arrivals.offsets):
             cells, counting = track.admit(scored.arrivals)
             if scored.arrivals.marks is not None:  # from here on, records alone
@@ -93,6 +94,7 @@ class DataGathering:
                 wanted |= own & group.sample.admits(hashes)
                 groups.append((group, own))
         at, rows = self._rows(scored, hashes, partition, np.flatnonzero(wanted))
+        self._most_are_wanted = 2 * int(np.count_nonzero(wanted)) > len(wanted)
         for group, own in groups:
             group.sample.add(rows.take(own[at]) if len(groups) > 1 else rows)
 
@@ -108,7 +110,7 @@ class DataGathering:
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
         """The readable ones of the records at these places: their places, and what is kept."""
-        at, columns, predictions = self._details.read(scored, partition, at)
+        at, columns, predictions = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]
             for name, kind, _ in self._columns

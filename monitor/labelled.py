@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.broker.port import Message
+from driftline.broker.port import Message, Messages
+from driftline.codec.decoding import decode_each
 from driftline.events import Value, Watermark
 from driftline.stream import Stream
 from monitor.arrived import (
@@ -65,7 +66,9 @@ class Labelled(msgspec.Struct, frozen=True):
 
 def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
     """Decode messages of one partition, in its order."""
-    return read_events(messages, _decode, partial(_columns, by_row=stream.axis == "row"))
+    found = Messages.of(messages)
+    decoded = decode_each(_decode, found.values)
+    return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))
 
 
 def _columns(

@@ -5,7 +5,7 @@ may be in a sample, the columns. Decoding these is the costly part: most records
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
@@ -15,8 +15,9 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from driftline.broker.port import Message
+from driftline.broker.port import Message, Messages
 from driftline.codec.columns import Columns
+from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import RecordCodec
 from driftline.events import Value, Watermark
 from driftline.stream import Stream
@@ -45,9 +46,6 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
     record: msgspec.Raw
 
 
-_decode = msgspec.json.Decoder(Read | Watermark).decode
-
-
 class Scored(msgspec.Struct, frozen=True):
     """Arrays and lists of length n; `arrivals` has the watermark records too, in their places."""
 
@@ -57,30 +55,10 @@ class Scored(msgspec.Struct, frozen=True):
     models: list[str]
     offsets: Ints
     positions: Positions
+    whole: bool  # the records inside are decoded already
 
     def __len__(self) -> int:
         return len(self.events)
-
-
-def read_scored(messages: Sequence[Message], stream: Stream) -> Scored:
-    """Decode messages of one partition, in its order."""
-    return read_events(messages, _decode, partial(_columns, by_row=stream.axis == "row"))
-
-
-def _columns(events: list[Read], offsets: Sequence[int], marks: Marks, *, by_row: bool) -> Scored:
-    def column(name: str) -> list[Any]:
-        return list(map(attrgetter(name), events))
-
-    positions = Positions.of(column("row"), column("time"), by_row=by_row)
-    arrivals = Arrivals(ints(offsets), positions.on_axis, None, ints(column("source.offset")))
-    return Scored(
-        with_marks(arrivals, marks),
-        events,
-        column("record_id"),
-        column("model"),
-        arrivals.offsets,
-        positions,
-    )
 
 
 class Details(NamedTuple):
@@ -91,18 +69,64 @@ class Details(NamedTuple):
     predictions: NDArray[Any]  # (m,) object (class names) or float64
 
 
-class DetailsReader:
-    """Decodes the records inside predictions."""
+class ScoredReader:
+    """Decodes the predictions of one stream."""
 
     def __init__(self, stream: Stream) -> None:
         self._codec = RecordCodec(stream)
         self._topic = Topics(stream).predictions
+        self._by_row = stream.axis == "row"
         self._is_number = stream.task == "regression"
+        self._light = msgspec.json.Decoder(Read | Watermark).decode
+        self._whole: Callable[[bytes], Any] | None = None
+        if self._codec.type is not None:
+            inside: Any = msgspec.defstruct(
+                "Whole", [("record", self._codec.type)], bases=(Read,), tag="prediction"
+            )
+            self._whole = msgspec.json.Decoder(inside | Watermark).decode
 
-    def read(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
+    def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
+        """Decode messages of one partition, in its order.
+
+        `whole`: with the records inside, at once, which is quicker where most of them are needed.
+        It makes no other difference.
+        """
+        found = Messages.of(messages)
+        if whole and self._whole is not None:
+            decoded = decode_each(self._whole, found.values)
+            if not decoded.rejected:  # else it may be but the columns that cannot be read
+                return read_events(found, decoded, partial(self._scored, True))
+        decoded = decode_each(self._light, found.values)
+        return read_events(found, decoded, partial(self._scored, False))
+
+    def _scored(
+        self, whole: bool, events: list[Read], offsets: Sequence[int], marks: Marks
+    ) -> Scored:
+        def column(name: str) -> list[Any]:
+            return list(map(attrgetter(name), events))
+
+        positions = Positions.of(column("row"), column("time"), by_row=self._by_row)
+        arrivals = Arrivals(ints(offsets), positions.on_axis, None, ints(column("source.offset")))
+        return Scored(
+            with_marks(arrivals, marks),
+            events,
+            column("record_id"),
+            column("model"),
+            arrivals.offsets,
+            positions,
+            whole,
+        )
+
+    def details(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
         """Those of the records at these places (k,) that can be read."""
-        events = [scored.events[place] for place in at.tolist()]
-        batch = self._codec.decode([bytes(event.record) for event in events])
+        events = scored.events
+        if len(at) < len(events):
+            events = [events[place] for place in at.tolist()]
+        records: list[Any] = [event.record for event in events]
+        if scored.whole:
+            batch = self._codec.checked(Decoded(records, list(range(len(records))), []))
+        else:
+            batch = self._codec.decode(list(map(bytes, records)))
         for rejected in batch.rejected:
             where = f"{self._topic}[{partition}]@{scored.offsets[at[rejected.index]]}"
             log.warning("%s is counted, but not sampled: %s", where, rejected.reason)

@@ -15,9 +15,9 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Batch, Columns, Rejected
-from driftline.codec.decoding import decode_each
+from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.labels import AT, Label, LabelCodec
-from driftline.codec.schema import IdType, Scalar, make_decoder
+from driftline.codec.schema import IdType, Scalar, make_decoder, make_struct
 from driftline.codec.values import format_time, key_bytes, parse_time, text, time_reader
 from driftline.expressions import Expression
 from driftline.stream import ID, ROW, Stream
@@ -93,10 +93,14 @@ class RecordCodec:
         self._pack = struct.Struct(f"{len(self._numbers)}d").pack
         refuse = record.unknown_columns == "refuse"
         self._decode = make_decoder(self._types, refuse_unknown=refuse)
+        self.type = make_struct(self._types, refuse_unknown=refuse)
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
         """Decode, check and derive. Everything is in the result; nothing is raised for bad data."""
-        decoded = decode_each(self._decode, values)
+        return self.checked(decode_each(self._decode, values))
+
+    def checked(self, decoded: Decoded[Any]) -> Batch:
+        """Check and derive what was decoded to `type`."""
         kept, rejected = decoded.kept, decoded.rejected
         rows_of = list(map(astuple, decoded.items))
         problems: dict[int, str] = {}  # place among `kept` → the first reason

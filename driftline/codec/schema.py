@@ -16,14 +16,26 @@ IdType = str | int | float | None
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
+def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
+    """A struct with one field for each name, in this order, None where absent.
+
+    None where msgspec cannot read it from JSON: it takes no quotes, backslashes or control
+    characters in a field's name.
+    """
+    if not all(map(_can_be_renamed, types)):
+        return None
+    return _struct(types, {f"f{place}": name for place, name in enumerate(types)}, refuse_unknown)
+
+
 def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
-    """A decoder to a struct with one field for each name, in this order, None where absent; it
-    raises `DECODE_ERRORS`, which `reason_of` explains."""
-    names = {f"f{place}": name for place, name in enumerate(types)}
-    if all(map(_can_be_renamed, types)):
-        return msgspec.json.Decoder(_struct(types, names, refuse_unknown)).decode
+    """A decoder to the struct of `make_struct`; it raises `DECODE_ERRORS`, which `reason_of`
+    explains."""
+    known = make_struct(types, refuse_unknown=refuse_unknown)
+    if known is not None:
+        return msgspec.json.Decoder(known).decode
     # Such streams go through a dict, which is slower.
     struct = _struct(types, None, refuse_unknown)
+    names = {f"f{place}": name for place, name in enumerate(types)}
     to_dict = msgspec.json.Decoder(dict[str, Any])
     aliases = {name: alias for alias, name in names.items()}
 
@@ -57,7 +69,6 @@ def _struct(
 
 
 def _can_be_renamed(name: str) -> bool:
-    """msgspec takes no quotes, backslashes or control characters in the name of a field."""
     return not any(character in '\\"' or character < " " for character in name)
 
 

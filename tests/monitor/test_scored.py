@@ -13,7 +13,7 @@ from driftline.broker.port import Message
 from driftline.codec.records import RecordCodec
 from driftline.events import Prediction, Source, Watermark
 from driftline.stream import Stream, loads
-from monitor.scored import DetailsReader, read_scored
+from monitor.scored import ScoredReader
 
 EVENT = st.one_of(
     st.builds(Watermark, position=st.integers(-(2**63), 2**63 - 1)),
@@ -63,7 +63,7 @@ def messages(events: list[Any]) -> list[Message]:
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(EVENT, st.just(b"{"), st.none()), max_size=12))
 def test_a_batch_says_what_its_events_say_one_by_one(events: list[Any]) -> None:
-    check(events, stream())
+    assert check(events, stream(), whole=False) == check(events, stream(), whole=True)
 
 
 def test_names_that_the_decoder_cannot_take_are_read_too() -> None:
@@ -72,12 +72,13 @@ def test_names_that_the_decoder_cannot_take_are_read_too() -> None:
         Watermark(position=3), prediction(1, 2.0, 7, "m", name), b"{", None,
         prediction(2, "wide", 8, "m", name), prediction(3, 4.0, 9, "m", name),
     ]  # fmt: skip
-    assert check(events, stream(name)) == [1, 3]
+    assert check(events, stream(name), whole=True) == [1, 3]
 
 
-def check(events: list[Any], of: Stream) -> list[int]:
-    """Returns the rows of what could be read whole."""
-    found = read_scored(messages(events), of)
+def check(events: list[Any], of: Stream, *, whole: bool) -> list[int]:
+    """Returns the rows of those whose columns could be read."""
+    reader = ScoredReader(of)
+    found = reader.read(messages(events), whole=whole)
     placed = [
         (7 * place, event)
         for place, event in enumerate(events)
@@ -100,7 +101,7 @@ def check(events: list[Any], of: Stream) -> list[int]:
     assert arrivals.offsets.tolist() == sorted(together)
 
     one_by_one = RecordCodec(of)
-    details = DetailsReader(of).read(found, 0, np.arange(len(found)))
+    details = reader.details(found, 0, np.arange(len(found)))
     readable = []
     for place, (_, event) in enumerate(placed):
         alone = one_by_one.decode([bytes(event.record)])
@@ -130,7 +131,7 @@ def test_what_cannot_be_placed_is_left_out_with_a_reason(
     value: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        found = read_scored(messages([prediction(1), value]), stream())
+        found = ScoredReader(stream()).read(messages([prediction(1), value]))
     assert found.ids == ["1"]
     (said,) = caplog.messages
     assert said.startswith(f"s.predictions[0]@7 cannot be read, left out: {reason}")
@@ -139,10 +140,11 @@ def test_what_cannot_be_placed_is_left_out_with_a_reason(
 def test_a_record_without_readable_columns_has_a_place_and_no_details(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    found = read_scored(messages([prediction(1), prediction(2, "wide"), prediction(3)]), stream())
+    reader = ScoredReader(stream())
+    found = reader.read(messages([prediction(1), prediction(2, "wide"), prediction(3)]))
     assert found.positions.on_axis.tolist() == [1, 2, 3]
     with caplog.at_level(logging.WARNING):
-        details = DetailsReader(stream()).read(found, 0, np.array([1, 2]))
+        details = reader.details(found, 0, np.array([1, 2]))
     assert details.at.tolist() == [2]
     (said,) = caplog.messages
     assert said.startswith("s.predictions[0]@7 is counted, but not sampled: column 'a': expected")
@@ -152,6 +154,6 @@ def test_times_are_those_that_inference_read() -> None:
     of = stream(time='column = "at"', windows='span = "1h"')
     times = ["1970-01-01T00:00:01Z", "1970-01-01T00:00:00.500000Z", None, "soon"]
     events = [prediction(row, time=time) for row, time in enumerate(times)]
-    found = read_scored(messages(events), of)
+    found = ScoredReader(of).read(messages(events))
     assert found.positions.on_axis.tolist() == [1_000_000, 500_000]
     assert found.positions.rows.tolist() == [0, 1]
