@@ -6,17 +6,15 @@ nothing and publishes nothing.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
-
-import msgspec
 
 from consumers.cache import Cache
+from consumers.met import KeptLabel, KeptPrediction, Results
+from consumers.ordinary import take_ordinary_labels, take_ordinary_predictions
 from consumers.pace import Pace
 from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
 from consumers.progress import Progress, Stand
 from consumers.spill import Spill
-from driftline.broker.port import Committed, Headers
-from driftline.events import Value
+from driftline.broker.port import Committed
 from driftline.stream import Stream
 
 # Forgetting is by blocks; they span this part of the horizon at most.
@@ -24,48 +22,6 @@ _BLOCKS_OF_HORIZON = 8
 # How far one topic is read ahead of the other, as a part of what is kept in memory: rarely enough
 # that what the client had fetched and drops is little, and most of memory is left for the horizon.
 _SLACK_OF_MEMORY = 6
-
-Reason = Literal["late", "orphan"]
-
-
-class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction until it is forgotten. `value`: its bytes, as `publication.plain` gives them."""
-
-    offset: int
-    source: int  # offset of the scored record
-    position: int
-    key: bytes | None
-    value: bytes
-
-
-class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A label until it is forgotten. `at`: position at which it was known, if it says so."""
-
-    offset: int
-    at: int | None
-    label: Value
-    key: bytes | None
-    value: bytes | None
-    headers: Headers = ()
-
-
-class Results(Protocol):
-    """What a join finds, in the order in which it is to be published."""
-
-    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
-        """They belong together."""
-
-    def refused(self, label: KeptLabel, reason: Reason) -> None:
-        """It came too late for its record, or no record came for it."""
-
-    def repeated(self, label: KeptLabel) -> None:
-        """It says what was known."""
-
-    def unlabelled(self, predictions: int) -> None:
-        """So many were forgotten without a label."""
-
-    def watermark(self, position: int) -> None:
-        """What came before this position was joined, as far as labels were there."""
 
 
 class PartitionJoin:
@@ -85,8 +41,8 @@ class PartitionJoin:
         cache: Cache | None = None,
         topics: tuple[str, str] = ("", ""),
     ) -> None:
-        self._horizon = stream.horizon
-        span = max(1, self._horizon // _BLOCKS_OF_HORIZON)
+        self.horizon = stream.horizon
+        span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
         self.progress = Progress(predictions, labels)
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
@@ -107,16 +63,26 @@ class PartitionJoin:
     # ---- records --------------------------------------------------------------------------------
 
     def take_predictions(
-        self, found: Sequence[tuple[str, KeptPrediction]], results: Results
+        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
     ) -> None:
-        """Remember predictions, each with its record id, and find the labels that came before.
+        """Remember predictions with these record ids, and find the labels that came before.
 
         Their sources must be new: above `source`, and growing.
         """
-        self._fetch(found)
+        if not found:
+            return
+        self._fetch(ids)
+        side = self.progress.predictions
+        if not take_ordinary_predictions(self, ids, found, results):
+            self._take_predictions(ids, found, results)
+        self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
+
+    def _take_predictions(
+        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+    ) -> None:
         progress, side = self.progress, self.progress.predictions
         kept, labels_of = self.kept_predictions, self.kept_labels.get
-        for record_id, prediction in found:
+        for record_id, prediction in zip(ids, found, strict=True):
             position, source = prediction.position, prediction.source
             block = kept.add(record_id, prediction, position, source=source)
             block.last_source = progress.source = source
@@ -125,19 +91,28 @@ class PartitionJoin:
             if position > side.reached:
                 side.reached = position
                 progress.raise_floor()
-        if found:
-            newest = found[-1][1]
-            self.pace.read(side, found[0][1].offset, newest.offset, newest.position)
 
-    def take_labels(self, found: Sequence[tuple[str, KeptLabel]], results: Results) -> None:
-        """Remember labels, each with its record id, and find the predictions that they are for."""
-        self._fetch(found)
+    def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
+        """Remember labels with these record ids, and find the predictions that they are for."""
+        if not found:
+            return
+        self._fetch(ids)
+        side = self.progress.labels
+        if not take_ordinary_labels(self, ids, found, results):
+            self._take_labels(ids, found, results)
+        at = found[-1].at
+        position = side.reached if at is None else at
+        self.pace.read(side, found[0].offset, found[-1].offset, position)
+
+    def _take_labels(
+        self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+    ) -> None:
         side, predictions_of = self.progress.labels, self.kept_predictions.get
-        for record_id, label in found:
+        for record_id, label in zip(ids, found, strict=True):
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self._horizon  # what comes after is a later record with this id
+                last = at + self.horizon  # what comes after is a later record with this id
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.position <= last]
             if predictions:
@@ -149,14 +124,9 @@ class PartitionJoin:
             if at is not None and at > side.reached:
                 side.reached = at
                 self.progress.raise_floor()
-        if found:
-            newest = found[-1][1]
-            position = side.reached if newest.at is None else newest.at
-            self.pace.read(side, found[0][1].offset, newest.offset, position)
 
-    def _fetch(self, found: Sequence[tuple[str, KeptPrediction | KeptLabel]]) -> None:
+    def _fetch(self, ids: Sequence[str]) -> None:
         if self.kept_predictions.is_cached or self.kept_labels.is_cached:
-            ids = [record_id for record_id, _ in found]
             self.kept_predictions.fetch(ids)
             self.kept_labels.fetch(ids)
 
@@ -170,9 +140,9 @@ class PartitionJoin:
         is_new = label.offset >= self.progress.labels.published
         # The smallest position of a record that it is not too late for. A label that was taken
         # before a restart was in time then.
-        oldest = BEFORE_ALL if label.at is None else label.at - self._horizon
-        if is_new and self.progress.floor - self._horizon > oldest:
-            oldest = self.progress.floor - self._horizon
+        oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
+        if is_new and self.progress.floor - self.horizon > oldest:
+            oldest = self.progress.floor - self.horizon
         newest = predictions[-1].position
         if len(predictions) > 1:
             newest = max(prediction.position for prediction in predictions)
@@ -209,7 +179,7 @@ class PartitionJoin:
         labels: Sequence[KeptLabel],
         results: Results,
     ) -> None:
-        position, horizon = prediction.position, self._horizon
+        position, horizon = prediction.position, self.horizon
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
         for label in labels:
@@ -247,20 +217,20 @@ class PartitionJoin:
         for label in labels:
             if (
                 self._is_in_time(prediction, label)
-                and (label.at is None or label.at >= prediction.position - self._horizon)
+                and (label.at is None or label.at >= prediction.position - self.horizon)
                 and (known is None or known.label != label.label)
             ):
                 known, revision = label, revision + 1
         return known, revision
 
     def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
-        return label.at is None or label.at - prediction.position <= self._horizon
+        return label.at is None or label.at - prediction.position <= self.horizon
 
     def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
         """Whether a prediction, other than `by`, has decided what becomes of this label."""
         return any(
             prediction is not by
-            and (label.at is None or label.at >= prediction.position - self._horizon)
+            and (label.at is None or label.at >= prediction.position - self.horizon)
             for prediction in self.kept_predictions.get(record_id)
         )
 
@@ -303,7 +273,7 @@ class PartitionJoin:
         labels = self.kept_labels
         while labels.blocks:
             block = labels.blocks[0]
-            if block.placeless or block.newest + self._horizon >= self.progress.floor:
+            if block.placeless or block.newest + self.horizon >= self.progress.floor:
                 return
             if block.waiting:
                 waiting = labels.oldest()
@@ -318,7 +288,7 @@ class PartitionJoin:
         needed: int | None = None
         while predictions.blocks:
             block = predictions.blocks[0]
-            if block.newest + self._horizon >= self.progress.floor:
+            if block.newest + self.horizon >= self.progress.floor:
                 return
             if needed is None:
                 # When these labels are read again after a restart, they must meet it again.

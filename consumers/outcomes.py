@@ -17,22 +17,25 @@ same key as its record.
 """
 
 import logging
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 
 from consumers.cache import Cache
-from consumers.join import KeptLabel, KeptPrediction, PartitionJoin
+from consumers.join import PartitionJoin
+from consumers.met import KeptLabel, KeptPrediction
 from consumers.progress import Stand
 from consumers.publication import Publication, plain
-from driftline.broker.port import Committed, Message, TopicPartition
+from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.decoding import decode_each
 from driftline.codec.records import LabelCodec, parse_time
-from driftline.events import Prediction, Watermark
+from driftline.events import Prediction, Source, Watermark
 from driftline.handler import GroupView, Output
 from driftline.stream import Stream
 from driftline.topics import Topics
@@ -41,13 +44,18 @@ log = logging.getLogger(__name__)
 
 # Records of each topic that a worker keeps in memory, all partitions together, when it has a cache
 # on disk: 0.8 kB a prediction of four columns, 0.4 kB a label.
-MEMORY_RECORDS = 200_000
+MEMORY_RECORDS = 300_000
 
 
-class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
+class _Source(Source, frozen=True, gc=False):
     """Thousands live for the length of a batch: the garbage collector need not look at them."""
 
 
+class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
+    source: _Source  # as above
+
+
+_id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
 _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
@@ -77,7 +85,7 @@ class OutcomesHandler:
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
         self._joins: dict[int, PartitionJoin] = {}
-        self._deferred: dict[int, list[Message]] = {}
+        self._deferred: dict[int, list[tuple[str, Messages]]] = {}
         self._rebuilding_since_s: float | None = None
         self.counts: Counter[str] = Counter()
 
@@ -127,13 +135,13 @@ class OutcomesHandler:
 
     def handle(self, messages: Sequence[Message]) -> Output:
         publications: dict[int, Publication] = {}
-        for (topic, partition), run in groupby(messages, key=_place):
+        for topic, partition, run in _runs(Messages.of(messages)):
             join = self._join(partition)
             publication = publications.get(partition)
             if publication is None:
                 publication = publications[partition] = self._publication(partition)
             self._read_deferred(partition, join, publication)
-            self._read(join, topic, partition, list(run), publication)
+            self._read(join, topic, partition, run, publication)
             self._read_deferred(partition, join, publication)
         return [record for p in publications.values() for record in p.records()]
 
@@ -206,7 +214,7 @@ class OutcomesHandler:
         join: PartitionJoin,
         topic: str,
         partition: int,
-        messages: list[Message],
+        messages: Messages,
         publication: Publication,
     ) -> None:
         """Take in records of one topic and partition.
@@ -218,71 +226,72 @@ class OutcomesHandler:
         side = join.progress.labels if is_label else join.progress.predictions
         next_offset = messages[-1].offset + 1
         if join.progress.is_rebuilding and next_offset > side.published:
-            first = next(i for i, m in enumerate(messages) if m.offset >= side.published)
-            self._deferred.setdefault(partition, []).extend(messages[first:])
-            del messages[first:]
+            first = bisect_left(messages.offsets, side.published)
+            self._deferred.setdefault(partition, []).append((topic, messages[first:]))
+            messages = messages[:first]
             next_offset = side.published  # also where retention has taken the last old ones
         (self._read_labels if is_label else self._read_predictions)(join, messages, publication)
         side.next_offset = next_offset
 
     def _read_deferred(self, partition: int, join: PartitionJoin, publication: Publication) -> None:
         if self._deferred and not join.progress.is_rebuilding:
-            for (topic, _), run in groupby(self._deferred.pop(partition, ()), key=_place):
-                self._read(join, topic, partition, list(run), publication)
+            for topic, messages in self._deferred.pop(partition, ()):
+                self._read(join, topic, partition, messages, publication)
 
     def _read_predictions(
-        self, join: PartitionJoin, messages: list[Message], publication: Publication
+        self, join: PartitionJoin, messages: Messages, publication: Publication
     ) -> None:
-        found = decode_each(_decode, [message.value for message in messages])
-        for item in found.rejected:
-            self._refuse(
-                join.progress.predictions.published, messages[item.index], item.reason, publication
-            )
+        values, offsets, keys = messages.values, messages.offsets, messages.keys
+        found = decode_each(_decode, values)
         published = join.progress.predictions.published
+        for item in found.rejected:
+            self._refuse(published, messages[item.index], item.reason, publication)
         by_row = self._stream.axis == "row"
-        read: list[tuple[str, KeptPrediction]] = []
+        ids: list[str] = []
+        read: list[KeptPrediction] = []
         newest = join.progress.source
         for index, event in zip(found.kept, found.items, strict=True):
-            message = messages[index]
+            offset = offsets[index]
             if type(event) is Watermark:
-                if message.offset >= published:
+                if offset >= published:
                     join.progress.take_watermark(event.position)
                 continue
             assert type(event) is _Prediction
             source = event.source.offset
             if source <= newest:
-                self.counts["duplicates"] += message.offset >= published
+                self.counts["duplicates"] += offset >= published
                 continue
             newest = source
             try:
                 position = event.row if by_row else event.time and parse_time(event.time)
+                value = plain(values[index] or b"", event)
             except ValueError as error:
-                self._refuse(published, message, str(error), publication)
+                self._refuse(published, messages[index], str(error), publication)
                 continue
             if not isinstance(position, int):
                 reason = f"no position: its {self._stream.axis} is missing"
-                self._refuse(published, message, reason, publication)
+                self._refuse(published, messages[index], reason, publication)
                 continue
-            value = plain(message.value or b"", event)
-            kept = KeptPrediction(message.offset, source, position, message.key, value)
-            read.append((event.record_id, kept))
-        join.take_predictions(read, publication)
+            ids.append(event.record_id)
+            read.append(KeptPrediction(offset, source, position, keys[index], value))
+        join.take_predictions(ids, read, publication)
         join.progress.source = newest
 
     def _read_labels(
-        self, join: PartitionJoin, messages: list[Message], publication: Publication
+        self, join: PartitionJoin, messages: Messages, publication: Publication
     ) -> None:
-        found = self._labels.decode_all([message.value for message in messages])
+        values = messages.values
+        found = self._labels.decode_all(values)
         for item in found.rejected:
-            self._refuse(
-                join.progress.labels.published, messages[item.index], item.reason, publication
-            )
-        read: list[tuple[str, KeptLabel]] = []
-        for index, label in zip(found.kept, found.items, strict=True):
-            m = messages[index]
-            kept = KeptLabel(m.offset, label.at, label.label, m.key, m.value, m.headers)
-            read.append((label.record_id, kept))
-        join.take_labels(read, publication)
+            published = join.progress.labels.published
+            self._refuse(published, messages[item.index], item.reason, publication)
+        if found.rejected:
+            messages = messages.take(found.kept)
+            values = messages.values
+        ids, labels, at = (list(map(of, found.items)) for of in (_id_of, _label_of, _at_of))
+        offsets, keys, headers = messages.offsets, messages.keys, messages.headers
+        read = list(map(KeptLabel, offsets, at, labels, keys, values, headers))
+        join.take_labels(ids, read, publication)
 
     def _refuse(
         self, published: int, message: Message, reason: str, publication: Publication
@@ -292,5 +301,10 @@ class OutcomesHandler:
             publication.dead_letter(message, reason)
 
 
-def _place(message: Message) -> tuple[str, int]:
-    return message.topic, message.partition
+def _runs(messages: Messages) -> Iterator[tuple[str, int, Messages]]:
+    """Records of one topic and partition after the other, as they stand."""
+    start = 0
+    for (topic, partition), run in groupby(zip(messages.topics, messages.partitions, strict=True)):
+        end = start + sum(1 for _ in run)
+        yield topic, partition, messages[start:end]
+        start = end

@@ -118,6 +118,34 @@ class Pending(Generic[T]):
             memory[record_id] = record
         return block
 
+    def add_all(
+        self,
+        ids: Sequence[str],
+        records: Sequence[T],
+        positions: Sequence[int],
+        sources: Sequence[int] = (),
+    ) -> Iterator[tuple[Block, int, int]]:
+        """Remember records of ids that are all new, as `add` would. Gives each block that they are
+        in, with the places of the first of them in it and behind the last."""
+        self._memory.update(zip(ids, records, strict=True))
+        place, count = 0, len(ids)
+        while place < count:
+            block = self._growing
+            if block is None or block.count >= BLOCK_RECORDS or positions[place] > self._until:
+                source = sources[place] if sources else -1
+                block = self._begin(records[place].offset, positions[place], source)
+            end = min(count, place + BLOCK_RECORDS - block.count)
+            newest = max(positions[place:end])
+            if newest > self._until:
+                end = next(i for i in range(place, end) if positions[i] > self._until)
+                newest = max(positions[place:end])
+            block.end = records[end - 1].offset + 1
+            block.newest = max(block.newest, newest)
+            block.count += end - place
+            self._ids[-1].extend(ids[place:end])
+            yield block, place, end
+            place = end
+
     def _begin(self, offset: int, position: int, source: int) -> Block:
         block = Block(offset, offset + 1, position, source=source - 1)
         self.blocks.append(block)
@@ -153,6 +181,19 @@ class Pending(Generic[T]):
             found.append(newest)
             found.extend(self._more.get(record_id, ()))
         return found
+
+    def newest(self, ids: Sequence[str]) -> list[T | None] | None:
+        """The record of each id, None where there is none; None for all if an id may have several,
+        or one that is in the cache only."""
+        if self._fetched or self._more:
+            return None
+        return list(map(self._memory.get, ids))
+
+    def knows_none(self, ids: Sequence[str]) -> bool:
+        """Whether no id, all of which are different, has a record; False if it may be otherwise."""
+        return (
+            not self._fetched and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
+        )
 
     def block_of(self, offset: int) -> Block:
         """The block that covers an offset; it may be changed."""

@@ -5,19 +5,19 @@ encoded again. One that would be over the topic's limit is a dead letter of the 
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from consumers.join import KeptLabel, KeptPrediction, Reason
+from consumers.met import KeptLabel, KeptPrediction, Reason
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.values import format_time
-from driftline.events import Prediction, Watermark
+from driftline.events import Prediction, Value, Watermark
 from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 _PREDICTION: Final = b'{"type":"prediction",'
-_OUTCOME: Final = b'{"type":"outcome",'
+_FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
 _SHARED: Final = slice(len(_PREDICTION), -1)  # what an outcome has of a prediction's bytes
 
 _REASONS: Final[dict[Reason, str]] = {
@@ -58,18 +58,31 @@ class Publication:
         self._values: list[bytes] = []
         self._letters: list[Outgoing] = []
         self._first = self._revised = 0
+        self._texts: dict[Value, bytes] = {}  # labels in JSON
+
+    def first_outcomes(
+        self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
+    ) -> None:
+        """See `consumers.join.Results`, also for the methods below."""
+        known = [self._known(label) for label in labels]
+        shared = [prediction.value[_SHARED] for prediction in predictions]
+        values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))
+        keys = [prediction.key for prediction in predictions]
+        limit = MAX_KEY_AND_VALUE_BYTES - max(len(key or b"") for key in keys)
+        if max(map(len, values)) > limit:
+            for prediction, label in zip(predictions, labels, strict=True):
+                self.outcome(prediction, label, 0)
+            return
+        self._first += len(values)
+        self._keys += keys
+        self._values += values
 
     def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
-        """See `consumers.join.Results`, also for the methods below."""
-        at = label.at
-        if at is None:
-            known = b'"label_time":null,"label_row":null'
-        elif self._by_row:
-            known = b'"label_time":null,"label_row":%d' % at
-        else:
-            known = b'"label_time":"%b","label_row":null' % format_time(at).encode()
-        end = b',"label":%b,%b,"revision":%d}' % (encode(label.label), known, revision)
-        value = b"".join((_OUTCOME, memoryview(prediction.value)[_SHARED], end))
+        value = b'{"type":"outcome",%b,%b,"revision":%d}' % (
+            prediction.value[_SHARED],
+            self._known(label),
+            revision,
+        )
         key = prediction.key
         if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
@@ -109,6 +122,19 @@ class Publication:
         if self._values:
             yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
         yield from self._letters
+
+    def _known(self, label: KeptLabel) -> bytes:
+        """What an outcome has of its label."""
+        value = label.label
+        text = self._texts.get(value) if type(value) is str else encode(value)
+        if text is None:
+            text = self._texts[value] = encode(value)
+        at = label.at
+        if at is None:
+            return b'"label":%b,"label_time":null,"label_row":null' % text
+        if self._by_row:
+            return b'"label":%b,"label_time":null,"label_row":%d' % (text, at)
+        return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
 
     def _refuse(self, label: KeptLabel, reason: str) -> None:
         self.dead_letter(

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import repeat
 from operator import itemgetter
 from typing import Any, overload
 
@@ -289,10 +288,14 @@ class _Fetched(Messages):
     def values(self) -> list[bytes | None]:
         return list(map(ck.Message.value, self._records))
 
+    @property
+    def headers(self) -> list[Headers]:
+        return _headers(list(map(ck.Message.headers, self._records)))
 
-def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> Iterable[Headers]:
+
+def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> list[Headers]:
     if not any(found):
-        return repeat(())
+        return [()] * len(found)
     return [tuple((name, value or b"") for name, value in each or ()) for each in found]
 
 

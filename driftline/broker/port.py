@@ -89,6 +89,10 @@ class Messages(Sequence[Message]):
     def values(self) -> list[bytes | None]:
         return [message.value for message in self._messages]
 
+    @property
+    def headers(self) -> list[Headers]:
+        return [message.headers for message in self._messages]
+
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A record to publish. Without `partition`, murmur2 of the key chooses one."""
