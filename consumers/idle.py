@@ -47,6 +47,7 @@ class IdlePartitions:
         self._ahead = (0 if self._by_time else 1) - stream.lateness
         self._front: deque[tuple[float, int]] = deque()  # when, largest watermark of all partitions
         self._is_live = False
+        self._ticked_s = self._looked_s = clock.monotonic()
         self._own: dict[int, _Partition] = {}
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
@@ -84,8 +85,9 @@ class IdlePartitions:
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def look(self, view: GroupView) -> None:
-        """Learn how far the others are, if that matters now."""
+        """Learn what there is still to read, and how far the others are, if that matters now."""
         now_s = self._clock.monotonic()
+        self._looked_s = self._ticked_s  # the broker was asked after that
         for (_, partition), lag in view.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
@@ -95,14 +97,18 @@ class IdlePartitions:
                 self._reach(at.watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
-        """(partition, watermark) of those to be moved on now."""
-        now_s = self._clock.monotonic()
-        reached = self._front_at(now_s - self._idle_s)
+        """(partition, watermark) of those to be moved on now.
+
+        Seen from when the broker was last asked what there is: a worker that was held up since then
+        may have much to read of a partition that it takes for silent.
+        """
+        self._ticked_s = self._clock.monotonic()
+        reached = self._front_at(self._looked_s - self._idle_s)
         if reached is None:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            is_silent = own.lag == 0 and now_s - own.since_s >= self._idle_s
+            is_silent = own.lag == 0 and self._looked_s - own.since_s >= self._idle_s
             if is_silent and (own.watermark is None or own.watermark < reached):
                 own.watermark = reached
                 moved.append((partition, reached))

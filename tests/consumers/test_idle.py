@@ -53,19 +53,28 @@ def view(lags: Mapping[int, int], *others: IdlePartitions) -> GroupView:
     return GroupView(positions, ends, lambda: committed)
 
 
+def moved(
+    idle: IdlePartitions, lags: Mapping[int, int] | None = None, *others: IdlePartitions
+) -> list[tuple[int, int]]:
+    """What two steps of the loop publish, between which the worker looks around."""
+    found = idle.watermarks()
+    idle.look(view({0: 0, 1: 0} if lags is None else lags, *others))
+    return found + idle.watermarks()
+
+
 def test_a_silent_partition_follows_to_where_the_others_were_that_long_ago() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(9)
     read(idle, 0, 42)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
     clock.advance(1)
-    assert idle.watermarks() == [(1, 42)]
-    assert idle.watermarks() == []
+    assert moved(idle) == [(1, 42)]
+    assert moved(idle) == []
     clock.advance(9)
-    assert idle.watermarks() == [(1, 43)]
+    assert moved(idle) == [(1, 43)]
     clock.advance(100)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
 
 
 def test_after_a_pause_the_partition_that_is_read_first_makes_no_other_late() -> None:
@@ -73,16 +82,16 @@ def test_after_a_pause_the_partition_that_is_read_first_makes_no_other_late() ->
     read(idle, 0, 990)
     read(idle, 1, 991)
     clock.advance(60)
-    assert idle.watermarks() == [(0, 992)]
+    assert moved(idle) == [(0, 992)]
     read(idle, 0, 6975)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
     clock.advance(9)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
     read(idle, 1, 5886)
     clock.advance(9)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
     clock.advance(1)
-    assert idle.watermarks() == [(1, 6976)]
+    assert moved(idle) == [(1, 6976)]
 
 
 def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused() -> None:
@@ -91,18 +100,23 @@ def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused()
     clock.advance(9)
     idle.read(1, 7)
     clock.advance(9)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
 
 
 def test_a_partition_with_records_to_be_read_is_not_silent() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
-    clock.advance(5)
-    idle.look(view({1: 3}))
+    clock.advance(100)
+    assert moved(idle, {0: 0, 1: 3}) == []
+    assert moved(idle, {0: 0, 1: 0}) == [(1, 42)]
+
+
+def test_a_worker_that_was_held_up_takes_no_partition_for_silent_before_it_has_asked() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
     clock.advance(100)
     assert idle.watermarks() == []
-    idle.look(view({1: 0}))
-    assert idle.watermarks() == [(1, 42)]
+    assert moved(idle) == [(1, 42)]
 
 
 def test_no_partition_is_silent_while_none_is_read() -> None:
@@ -110,7 +124,7 @@ def test_no_partition_is_silent_while_none_is_read() -> None:
     read(idle, 0, 41)
     clock.advance(20)
     idle.wait()
-    assert idle.watermarks() == []
+    assert moved(idle) == []
 
 
 def test_a_worker_learns_from_the_groups_commits_how_far_the_others_are() -> None:
@@ -118,10 +132,9 @@ def test_a_worker_learns_from_the_groups_commits_how_far_the_others_are() -> Non
     busy, silent = worker(clock, 0), worker(clock, 1)
     read(busy, 0, 41)
     clock.advance(10)
-    silent.look(view({1: 0}, busy, silent))
-    assert silent.watermarks() == []
+    assert moved(silent, {1: 0}, busy, silent) == []
     clock.advance(10)
-    assert silent.watermarks() == [(1, 42)]
+    assert moved(silent) == [(1, 42)]
 
 
 def test_a_restart_knows_how_far_its_partitions_were() -> None:
@@ -132,10 +145,10 @@ def test_a_restart_knows_how_far_its_partitions_were() -> None:
     assert held.offset == 21
     idle = worker(clock, 0, 1, metadata=held.metadata)
     clock.advance(10)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
     read(idle, 0, 50)
     clock.advance(10)
-    assert idle.watermarks() == [(1, 51)]
+    assert moved(idle) == [(1, 51)]
 
 
 def test_a_partition_that_is_given_away_is_left_alone() -> None:
@@ -143,7 +156,7 @@ def test_a_partition_that_is_given_away_is_left_alone() -> None:
     read(idle, 0, 41)
     idle.revoked([TopicPartition(TOPIC, 1)])
     clock.advance(20)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
 
 
 @pytest.mark.parametrize("age_s", [3, 3_000])
@@ -156,6 +169,6 @@ def test_a_stream_that_is_silent_as_a_whole_goes_on_with_the_clock_only_if_it_is
     newest = int((clock.time() - age_s) * 1e6)
     read(idle, 0, newest)
     clock.advance(3610)
-    assert idle.watermarks() == ([(0, newest + HOUR - 60_000_000)] if age_s == 3 else [])
+    assert moved(idle) == ([(0, newest + HOUR - 60_000_000)] if age_s == 3 else [])
     clock.advance(9)
-    assert idle.watermarks() == []
+    assert moved(idle) == []
