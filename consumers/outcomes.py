@@ -21,7 +21,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, lt
 from pathlib import Path
 
 import msgspec
@@ -30,10 +30,10 @@ from consumers.cache import Cache
 from consumers.join import PartitionJoin
 from consumers.met import KeptLabel, KeptPrediction
 from consumers.progress import Stand
-from consumers.publication import Publication, plain
+from consumers.publication import Publication, are_plain, plain
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
-from driftline.codec.decoding import decode_each
+from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.events import Prediction, Source, Watermark
 from driftline.handler import GroupView, Output
@@ -56,6 +56,7 @@ class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
 
 
 _id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
+_source_of, _row_of = attrgetter("source.offset"), attrgetter("row")
 _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
@@ -241,11 +242,32 @@ class OutcomesHandler:
     def _read_predictions(
         self, join: PartitionJoin, messages: Messages, publication: Publication
     ) -> None:
-        values, offsets, keys = messages.values, messages.offsets, messages.keys
+        values = messages.values
         found = decode_each(_decode, values)
-        published = join.progress.predictions.published
         for item in found.rejected:
+            published = join.progress.predictions.published
             self._refuse(published, messages[item.index], item.reason, publication)
+        if self._stream.axis == "row" and not found.rejected:
+            columns = _columns(found.items, values, join.progress.source)
+        else:
+            columns = None
+        if columns is not None:
+            ids, sources, rows, plains = columns
+            places = (messages.offsets, sources, rows, messages.keys, plains)
+            join.take_predictions(ids, list(map(KeptPrediction, *places)), publication)
+        else:
+            self._read_one_by_one(join, messages, found, publication)
+
+    def _read_one_by_one(
+        self,
+        join: PartitionJoin,
+        messages: Messages,
+        found: Decoded[_Prediction | Watermark],
+        publication: Publication,
+    ) -> None:
+        """Predictions, of which any may be a watermark, a duplicate or of no use."""
+        values, offsets, keys = messages.values, messages.offsets, messages.keys
+        published = join.progress.predictions.published
         by_row = self._stream.axis == "row"
         ids: list[str] = []
         read: list[KeptPrediction] = []
@@ -299,6 +321,20 @@ class OutcomesHandler:
         if message.offset >= published:  # else it was refused before the restart
             self.counts["invalid"] += 1
             publication.dead_letter(message, reason)
+
+
+def _columns(
+    events: Sequence[_Prediction | Watermark], values: Sequence[bytes | None], source: int
+) -> tuple[list[str], list[int], list[int], list[bytes]] | None:
+    """Ids, sources, rows and bytes of predictions; None if one of them needs a closer look: a
+    watermark, one that was read before, one without a row, one that Driftline has not written."""
+    plains = [value for value in values if value is not None]
+    if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
+        return None
+    sources, rows = list(map(_source_of, events)), list(map(_row_of, events))
+    if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
+        return None
+    return list(map(_id_of, events)), sources, rows, plains
 
 
 def _runs(messages: Messages) -> Iterator[tuple[str, int, Messages]]:

@@ -6,6 +6,7 @@ encoded again. One that would be over the topic's limit is a dead letter of the 
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from operator import methodcaller
 from typing import Final
 
 from consumers.met import KeptLabel, KeptPrediction, Reason
@@ -18,6 +19,8 @@ from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 _PREDICTION: Final = b'{"type":"prediction",'
 _FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
+_begins: Final = methodcaller("startswith", _PREDICTION)
+_ends: Final = methodcaller("endswith", b"}")
 _SHARED: Final = slice(len(_PREDICTION), -1)  # what an outcome has of a prediction's bytes
 
 _REASONS: Final[dict[Reason, str]] = {
@@ -42,6 +45,11 @@ def plain(value: bytes, event: Prediction) -> bytes:
     if value.startswith(_PREDICTION) and value.endswith(b"}"):
         return value
     return encode(event)
+
+
+def are_plain(values: Sequence[bytes]) -> bool:
+    """Whether `plain` would give these back as they are."""
+    return all(map(_begins, values)) and all(map(_ends, values))
 
 
 class Publication:

@@ -77,6 +77,8 @@ class LabelCodec:
     def decode_all(self, values: Sequence[bytes | None]) -> Decoded[Label]:
         """Decode many at once; those that cannot be used are in the result, with the reason."""
         found = decode_each(self._decode, values)
+        if not found.rejected and (plain := self._plain(found.items)) is not None:
+            return Decoded(plain, found.kept, [])
         labels: list[Label] = []
         kept: list[int] = []
         rejected = list(found.rejected)
@@ -88,6 +90,18 @@ class LabelCodec:
             else:
                 kept.append(index)
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
+
+    def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
+        """All of them by columns, which halves the cost, if ids and classes are text and times are
+        record numbers, as is usual; else None."""
+        if not decoded or self._key_field is not None or self._is_number or not self._by_row:
+            return None
+        ids, labels, at = zip(*map(self._fields, decoded), strict=True)
+        if not all(ids) or {*map(type, ids), *map(type, labels)} != {str}:
+            return None
+        if set(map(type, at)) != {int} or min(at) < 0 or max(at) >= 2**63:
+            return None
+        return list(map(Label, ids, labels, at))
 
     def _label(self, decoded: Any) -> Label:
         record_id, label, at = self._fields(decoded)
