@@ -6,7 +6,7 @@ stream file as Evidently names them. It draws no report and sends no telemetry.
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from driftline.errors import MissingExtra, StreamFileError
 from driftline.stream import Kind, Stream
+from monitor.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
 
 # What a test returns is not in Evidently's registry. Left out are tests of text, those that need
 # both samples equally long (fisher_exact, g_test), and those that take seconds a column
@@ -34,8 +35,6 @@ MAX_EFFECT: Final = 10.0
 # SciPy's Anderson-Darling p-value stops here: it may be anything below, and is taken as 0, else no
 # alarm could be given with many columns.
 _ANDERSON_FLOOR: Final = 0.001
-# Below this standard deviation Evidently no longer divides by it: such columns are scaled first.
-_EVIDENTLY_MIN_STD: Final = 0.001
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -113,8 +112,9 @@ def significant(p_values: Sequence[float], level: float) -> list[bool]:
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Below it the effect would no longer be in standard deviations.
     std = float(np.std(reference))
-    if 0.0 < std < _EVIDENTLY_MIN_STD and np.isfinite(1.0 / std):
+    if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
     return reference, current
 
@@ -133,26 +133,34 @@ def _coded(
 
 def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) -> float | None:
     """The number that Evidently's test gives, or None where it gives none for such data."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
-    import pandas as pd
-    from evidently.legacy.calculations.stattests import get_stattest
-    from evidently.legacy.core import ColumnType
-
-    column_type = ColumnType.Numerical if kind == "number" else ColumnType.Categorical
-    old, new = pd.Series(reference), pd.Series(current)
-    function = get_stattest(old, new, column_type, test)
+    own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES).get(test)
     try:
         # A category that is new divides by zero on the way to its p-value of 0.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = float(
-                function(
-                    reference_data=old, current_data=new, feature_type=column_type, threshold=None
-                ).drift_score
-            )
+            result = (own or evidently(kind, test))(reference, current)
     except (ValueError, TypeError, np.linalg.LinAlgError):
         # Some tests refuse some data: `es` and `cramer_von_mises` a constant.
         return None
     if np.isnan(result):
         return None
     return min(max(result, 0.0), 1e9)
+
+
+def evidently(kind: Kind, test: str) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    """Evidently's own test of this name, of (reference, current)."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    import pandas as pd
+    from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    column_type = ColumnType.Numerical if kind == "number" else ColumnType.Categorical
+
+    def run(reference: NDArray[Any], current: NDArray[Any]) -> float:
+        old, new = pd.Series(reference), pd.Series(current)
+        result = get_stattest(old, new, column_type, test)(
+            reference_data=old, current_data=new, feature_type=column_type, threshold=None
+        )
+        return float(result.drift_score)
+
+    return run

@@ -1,0 +1,85 @@
+"""The tests that each window gets unless the stream file names others: Evidently's numbers, from
+NumPy and SciPy alone, at a tenth of the time and without its import of some seconds.
+
+In: two arrays of a column without missing values; categories as codes from 0 on. Out: one number.
+`tests/monitor/test_default_tests.py` compares each with Evidently's own.
+"""
+
+from collections.abc import Callable
+from math import gcd
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+# Evidently divides by no smaller standard deviation.
+MIN_STD: Final = 0.001
+_MAX_P_VALUES: Final = 100_000
+_p_values: dict[tuple[int, int, int], float] = {}
+
+
+def ks(reference: Floats, current: Floats) -> float:
+    """p-value of the two-sample Kolmogorov-Smirnov test.
+
+    It follows from both sizes and the statistic alone. Where it is exact (up to 10,000 values) it
+    takes twenty times as long as all else, so it is kept: windows of one size have few statistics.
+    """
+    from scipy.stats import ks_2samp
+
+    n, m = len(reference), len(current)
+    points = np.sort(np.concatenate((reference, current)))
+    below = np.searchsorted(np.sort(reference), points, side="right")
+    step = gcd(n, m)
+    # In whole steps of 1 / lcm(n, m), so that equal statistics are equal.
+    apart = below * (m // step) - (np.arange(1, n + m + 1) - below) * (n // step)
+    # Within equal values the rank is not yet that of the last one.
+    apart = apart[np.append(points[1:] != points[:-1], True)]
+    key = (n, m, int(np.abs(apart).max()))
+    if key not in _p_values:
+        if len(_p_values) >= _MAX_P_VALUES:
+            _p_values.clear()
+        _p_values[key] = float(ks_2samp(reference, current).pvalue)
+    return _p_values[key]
+
+
+def wasserstein(reference: Floats, current: Floats) -> float:
+    """First Wasserstein distance in standard deviations of the reference."""
+    points = np.sort(np.concatenate((reference, current)))
+    places = points[:-1]
+    old = np.searchsorted(np.sort(reference), places, side="right") / len(reference)
+    new = np.searchsorted(np.sort(current), places, side="right") / len(current)
+    distance = np.abs(old - new) @ np.diff(points)
+    return float(distance) / max(float(np.std(reference)), MIN_STD)
+
+
+def chisquare(reference: Codes, current: Codes) -> float:
+    """p-value of the chi-square test of the current counts, the reference's shares expected."""
+    from scipy.stats import chisquare as test
+
+    old, new = _counts(reference, current)
+    return float(test(new, old * (len(current) / len(reference))).pvalue)
+
+
+def jensenshannon(reference: Codes, current: Codes) -> float:
+    """Jensen-Shannon distance (natural logarithm) of the shares of the categories."""
+    from scipy.spatial import distance
+
+    old, new = _counts(reference, current)
+    return float(distance.jensenshannon(old / len(reference), new / len(current)))
+
+
+def _counts(reference: Codes, current: Codes) -> tuple[Floats, Floats]:
+    size = int(max(reference.max(), current.max())) + 1
+    old, new = (np.bincount(codes, minlength=size) for codes in (reference, current))
+    there = (old > 0) | (new > 0)
+    return old[there].astype(np.float64), new[there].astype(np.float64)
+
+
+OF_NUMBERS: Final[dict[str, Callable[[Any, Any], float]]] = {"ks": ks, "wasserstein": wasserstein}
+OF_CATEGORIES: Final[dict[str, Callable[[Any, Any], float]]] = {
+    "chisquare": chisquare,
+    "jensenshannon": jensenshannon,
+}
