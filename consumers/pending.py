@@ -84,9 +84,12 @@ class Pending(Generic[T]):
     @property
     def next_uncached(self) -> tuple[int, int] | None:
         """What the cache lacks begins at this offset, and the largest source offset before it."""
-        if not self._spilled:
+        if self._spilled:
+            last = self.blocks[self._spilled - 1]
+        elif self._dropped:  # the cache still has them, and after an abort they are needed again
+            last = self._dropped[-1]
+        else:
             return None
-        last = self.blocks[self._spilled - 1]
         return last.end, last.last_source
 
     # ---- adding and finding ---------------------------------------------------------------------

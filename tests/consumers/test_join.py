@@ -122,6 +122,31 @@ def test_what_was_forgotten_and_not_committed_is_still_in_the_cache(tmp_path: Pa
     assert join.refused() == log.refused()
 
 
+def test_what_was_forgotten_and_aborted_is_not_read_again_beside_the_cache(tmp_path: Path) -> None:
+    nobody = Label(3, "a", 12, 12)
+    log = Log(
+        (1, 16, 17, 18, 33, 34, 35),
+        (
+            *(Label(16, "a", 9, 9), Label(16, "a", 11, 11), nobody, Label(3, "a", None, 13)),
+            *(Label(row, "a", at, at) for row, at in ((1, 15), (36, 24), (33, 28), (35, 30))),
+        ),
+    )
+    join = Join(log, tmp_path, memory_records=0)
+    join.read(PREDICTIONS, 5)
+    join.commit()
+    join.read(PREDICTIONS, 2)
+    join.read(LABELS, 6)
+    join.stop()
+    join.read(LABELS, 3)  # again, and into the cache
+    join.stop()
+    join.read(PREDICTIONS, 7)
+    join.read(LABELS, 5)
+    join.abort()
+    join.finish()
+    assert join.refused() == log.refused()
+    assert join.outcomes() == log.outcomes()
+
+
 def test_without_labels_memory_is_bounded(tmp_path: Path) -> None:
     join = Join(Log(tuple(range(2_000)), ()), tmp_path, memory_records=50)
     most = 0
