@@ -34,10 +34,10 @@ REFERENCE = reference(columns([0.0, 1.0] * 50, ["red"] * 100), ["yes", "no"] * 5
 Events = dict[int, list[Message]]
 
 
-def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tuple[int, int]]]]:
+def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tuple[int, bool]]]]:
     """Messages of each partition; by window and model the rows, and whether they can be read."""
     log = Log(STREAM)
-    expected = defaultdict(list)
+    expected: dict[tuple[int, str], list[tuple[int, bool]]] = defaultdict(list)
     for row in rng.sample(range(300), 300):
         model, readable = rng.choice("aab"), rng.random() < 0.8
         x: Any = float(row) if readable else "wide"

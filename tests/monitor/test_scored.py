@@ -75,7 +75,7 @@ def test_names_that_the_decoder_cannot_take_are_read_too() -> None:
     assert check(events, stream(name), whole=True) == [1, 3]
 
 
-def check(events: list[Any], of: Stream, *, whole: bool) -> list[int]:
+def check(events: list[Any], of: Stream, *, whole: bool) -> list[int | None]:
     """Returns the rows of those whose columns could be read."""
     reader = ScoredReader(of)
     found = reader.read(messages(events), whole=whole)
@@ -102,7 +102,7 @@ def check(events: list[Any], of: Stream, *, whole: bool) -> list[int]:
 
     one_by_one = RecordCodec(of)
     details = reader.details(found, 0, np.arange(len(found)))
-    readable = []
+    readable: list[int | None] = []
     for place, (_, event) in enumerate(placed):
         alone = one_by_one.decode([bytes(event.record)])
         if not alone.kept:
