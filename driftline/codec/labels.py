@@ -1,6 +1,7 @@
 """Labels: the truth about one record as flat JSON, from and to bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, Final
 
@@ -92,16 +93,22 @@ class LabelCodec:
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
 
     def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
-        """All of them by columns, which halves the cost, if ids and classes are text and times are
-        record numbers, as is usual; else None."""
-        if not decoded or self._key_field is not None or self._is_number or not self._by_row:
+        """All of them by columns, which halves the cost, if ids, keys and classes are text and
+        times are record numbers, as is usual; else None."""
+        if not decoded or self._is_number or not self._by_row:
             return None
         ids, labels, at = zip(*map(self._fields, decoded), strict=True)
-        if not all(ids) or {*map(type, ids), *map(type, labels)} != {str}:
+        keys: Iterable[str | None] = repeat(None)
+        texts = {*map(type, ids), *map(type, labels)}
+        if self._key_field is not None:
+            found = list(map(attrgetter(self._key_field), decoded))
+            texts.update(map(type, found))
+            keys = found
+        if not all(ids) or texts != {str}:
             return None
         if set(map(type, at)) != {int} or min(at) < 0 or max(at) >= 2**63:
             return None
-        return list(map(Label, ids, labels, at))
+        return list(map(Label, ids, labels, at, keys))
 
     def _label(self, decoded: Any) -> Label:
         record_id, label, at = self._fields(decoded)

@@ -1,5 +1,6 @@
 """Labels come back as they were sent; bad ones say why."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,34 @@ def test_any_names_and_values_come_back(
         return  # JSON has no infinities
     encoded = codec.encode(record_id, label, at=at, key=key)
     assert codec.decode(encoded) == Label(record_id, text(label), at, text(key))
+
+
+ordinary = st.fixed_dictionaries(
+    {"id": words, "k": words, "y": words, "@at": st.integers(0, 2**63 - 1)}
+)
+anything = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**64), words, st.just(""))
+odd = st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "k", "y", "@at"), anything))
+
+
+@given(
+    labels=st.lists(ordinary, max_size=4).flatmap(
+        lambda usual: st.lists(odd, max_size=2).map(lambda more: [*usual, *more])
+    ),
+    key=st.sampled_from(["k", "@id"]),
+)
+def test_many_at_once_are_decoded_as_one_by_one(labels: list[dict[str, object]], key: str) -> None:
+    codec = LabelCodec(stream(key=key))
+    values = [msgspec.json.encode(label) for label in labels]
+    kept: list[tuple[int, Label]] = []
+    rejected = []
+    for index, value in enumerate(values):
+        try:
+            kept.append((index, codec.decode(value)))
+        except DataError as error:
+            rejected.append((index, error.message))
+    found = codec.decode_all(values)
+    assert list(zip(found.kept, found.items, strict=True)) == kept
+    assert [(item.index, item.reason) for item in found.rejected] == rejected
 
 
 def test_on_the_axis_of_time_the_moment_is_written_for_people() -> None:
