@@ -64,8 +64,8 @@ _PRODUCER: Mapping[str, object] = {
     # As Java clients and the other adapters; librdkafka's own default is CRC32. `_random` concerns
     # only records without a key, which `murmur2` would all send to one partition.
     "partitioner": "murmur2_random",
-    # Default 5: each prediction of a slow stream waits for it. A batch is in the queue at once, so a
-    # fast one loses nothing (187,000 records/s with 1, 183,000 with 5; medians of four rounds).
+    # Default 5: each prediction of a slow stream waits for it. A batch is in the queue at once, so
+    # a fast one loses nothing (187,000 records/s with 1, 183,000 with 5; medians of four rounds).
     "linger.ms": 1,
     # Default 100: a transaction waits for it whenever the one before is still being ended. Of
     # one-record transactions 1 in 100 took 26 ms instead of 146 (Kafka 4.1, two busy cores).
