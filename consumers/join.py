@@ -8,8 +8,8 @@ nothing and publishes nothing.
 from collections.abc import Sequence
 
 from consumers.cache import Cache
-from consumers.met import KeptLabel, KeptPrediction, Results
-from consumers.ordinary import take_ordinary_labels, take_ordinary_predictions
+from consumers.kept import KeptLabel, KeptPrediction, Results
+from consumers.ordinary_batches import take_ordinary_labels, take_ordinary_predictions
 from consumers.pace import Pace
 from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
 from consumers.progress import Progress, Stand

@@ -28,7 +28,7 @@ import msgspec
 
 from consumers.cache import Cache
 from consumers.join import PartitionJoin
-from consumers.met import KeptLabel, KeptPrediction
+from consumers.kept import KeptLabel, KeptPrediction
 from consumers.progress import Stand
 from consumers.publication import Publication, are_plain, plain
 from driftline.broker.port import Committed, Message, Messages, TopicPartition

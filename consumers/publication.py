@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from operator import methodcaller
 from typing import Final
 
-from consumers.met import KeptLabel, KeptPrediction, Reason
+from consumers.kept import KeptLabel, KeptPrediction, Reason
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.values import format_time

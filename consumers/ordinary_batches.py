@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
-from consumers.met import KeptLabel, KeptPrediction, Results
+from consumers.kept import KeptLabel, KeptPrediction, Results
 from consumers.pending import Block, Pending, Positioned
 from consumers.progress import Progress
 
