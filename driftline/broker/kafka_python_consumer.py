@@ -52,6 +52,7 @@ class KafkaPythonConsumer:
 
     def poll(self, *, max_records: int, timeout_s: float) -> list[Message]:
         poll = self._client.poll if self._callbacks is None else self._callbacks.poll
+        self._fetch_again_what_was_parked()
         with translated("poll"):
             batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
         if self._static and self._is_fenced():
@@ -131,6 +132,14 @@ class KafkaPythonConsumer:
                 self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
+
+    def _fetch_again_what_was_parked(self) -> None:
+        """Of a partition that is paused in the middle of a fetch the client parks the rest, and
+        rarely finds back to it: it neither returns nor fetches any more of that partition (3.0.12,
+        `fetched_records` looks there only while its slot for records is None, not used up)."""
+        parked = self._client._fetcher._paused_partition_records
+        for partition in parked.keys() - self._client.paused():
+            del parked[partition]
 
     def _is_fenced(self) -> bool:
         """Whether another consumer has this one's instance id: the client then does no more than

@@ -423,6 +423,21 @@ class TestPoll:
         reader.resume([partition])
         assert values(read(reader, 2)) == [b"b", b"c"]
 
+    def test_goes_on_where_it_paused_after_others_were_read(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic(partitions=2)
+        paused = TopicPartition(topic, 0)
+        send_now(clients, topic, b"a", b"b", b"c", partition=0)
+        reader = clients.reader(topic, 2)
+        assert values(read(reader, 1)) == [b"a"]
+        reader.pause([paused])
+        send_now(clients, topic, b"x", partition=1)
+        assert values(read(reader, 1)) == [b"x"]
+        reader.resume([paused])
+        assert values(read(reader, 2)) == [b"b", b"c"]
+        assert reader.position(paused) == 3
+
 
 class TestGroup:
     def test_starts_at_the_earliest_record(self, clients: Clients, make_topic: MakeTopic) -> None:
