@@ -5,8 +5,7 @@ before it answers, between two batches; one that fails is refused and the old on
 never trains, never sees labels, and imports no pandas, Evidently or River.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -92,8 +91,8 @@ class InferenceHandler:
         if model is None:
             raise RuntimeError("records were handed over although there is no model yet")
         found = Messages.of(messages)
-        for partition, _, end in _runs(found.partitions):
-            self._idle.read(partition, found[end - 1].offset + 1)
+        for (_, partition), at in found.runs:
+            self._idle.read(partition, found[at.stop - 1].offset + 1)
         batch = self._codec.decode(found.values)
         output: list[Outgoing | OutgoingBatch] = [
             self._refuse(found[rejected.index], rejected.reason) for rejected in batch.rejected
@@ -142,9 +141,9 @@ class InferenceHandler:
         """`messages` are the kept ones."""
         assert self._encoder is not None
         scores = model.predict(batch.columns)
-        partitions, keys = messages.partitions, messages.keys
+        keys = messages.keys
         values = self._encoder.encode(
-            partitions,
+            messages.partitions,
             messages.offsets,
             messages.values,
             batch,
@@ -156,11 +155,11 @@ class InferenceHandler:
         output: list[Outgoing | OutgoingBatch] = [
             self._refuse(messages[place], reason) for place, reason in sorted(bad.items())
         ]
-        for partition, start, end in _runs(partitions):
-            self._idle.scored(partition, max(positions[start:end]))
-            good_keys, good_values = keys[start:end], values[start:end]
+        for (_, partition), at in messages.runs:
+            self._idle.scored(partition, max(positions[at]))
+            good_keys, good_values = keys[at], values[at]
             if bad:
-                good = [place for place in range(start, end) if place not in bad]
+                good = [place for place in range(at.start, at.stop) if place not in bad]
                 good_keys = [keys[place] for place in good]
                 good_values = [values[place] for place in good]
             output.append(
@@ -185,18 +184,6 @@ class InferenceHandler:
 
     def _refuse(self, message: Message, reason: str) -> Outgoing:
         return dead_letter(self._topics.deadletters, message, reason=reason, service="inference")
-
-
-def _runs(partitions: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """(partition, start, end) of each run of equal partitions: a poll gives them in runs."""
-    if partitions.count(partitions[0]) == len(partitions):
-        yield partitions[0], 0, len(partitions)
-        return
-    start = 0
-    for partition, run in groupby(partitions):
-        end = start + len(list(run))
-        yield partition, start, end
-        start = end
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:

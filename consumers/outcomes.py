@@ -19,8 +19,7 @@ same key as its record.
 import logging
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, lt
 from pathlib import Path
 
@@ -136,13 +135,14 @@ class OutcomesHandler:
 
     def handle(self, messages: Sequence[Message]) -> Output:
         publications: dict[int, Publication] = {}
-        for topic, partition, run in _runs(Messages.of(messages)):
+        found = Messages.of(messages)
+        for (topic, partition), at in found.runs:
             join = self._join(partition)
             publication = publications.get(partition)
             if publication is None:
                 publication = publications[partition] = self._publication(partition)
             self._read_deferred(partition, join, publication)
-            self._read(join, topic, partition, run, publication)
+            self._read(join, topic, partition, found[at], publication)
             self._read_deferred(partition, join, publication)
         return [record for p in publications.values() for record in p.records()]
 
@@ -247,16 +247,13 @@ class OutcomesHandler:
         for item in found.rejected:
             published = join.progress.predictions.published
             self._refuse(published, messages[item.index], item.reason, publication)
+        read = None
         if self._stream.axis == "row" and not found.rejected:
-            columns = _columns(found.items, values, join.progress.source)
-        else:
-            columns = None
-        if columns is not None:
-            ids, sources, rows, plains = columns
-            places = (messages.offsets, sources, rows, messages.keys, plains)
-            join.take_predictions(ids, list(map(KeptPrediction, *places)), publication)
-        else:
+            read = _plain_ones(messages, values, found.items, join.progress.source)
+        if read is None:
             self._read_one_by_one(join, messages, found, publication)
+        else:
+            join.take_predictions(list(map(_id_of, found.items)), read, publication)
 
     def _read_one_by_one(
         self,
@@ -323,24 +320,18 @@ class OutcomesHandler:
             publication.dead_letter(message, reason)
 
 
-def _columns(
-    events: Sequence[_Prediction | Watermark], values: Sequence[bytes | None], source: int
-) -> tuple[list[str], list[int], list[int], list[bytes]] | None:
-    """Ids, sources, rows and bytes of predictions; None if one of them needs a closer look: a
-    watermark, one that was read before, one without a row, one that Driftline has not written."""
+def _plain_ones(
+    messages: Messages,
+    values: Sequence[bytes | None],
+    events: Sequence[_Prediction | Watermark],
+    source: int,
+) -> list[KeptPrediction] | None:
+    """The predictions; None if one of them needs a closer look: a watermark, one that was read
+    before, one without a row, one that Driftline has not written."""
     plains = [value for value in values if value is not None]
     if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
         return None
     sources, rows = list(map(_source_of, events)), list(map(_row_of, events))
     if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
         return None
-    return list(map(_id_of, events)), sources, rows, plains
-
-
-def _runs(messages: Messages) -> Iterator[tuple[str, int, Messages]]:
-    """Records of one topic and partition after the other, as they stand."""
-    start = 0
-    for (topic, partition), run in groupby(zip(messages.topics, messages.partitions, strict=True)):
-        end = start + sum(1 for _ in run)
-        yield topic, partition, messages[start:end]
-        start = end
+    return list(map(KeptPrediction, messages.offsets, sources, rows, messages.keys, plains))

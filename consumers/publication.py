@@ -71,7 +71,7 @@ class Publication:
     def first_outcomes(
         self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
     ) -> None:
-        """See `consumers.join.Results`, also for the methods below."""
+        """See `consumers.kept.Results`, also for the methods below."""
         known = [self._known(label) for label in labels]
         shared = [prediction.value[_SHARED] for prediction in predictions]
         values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))

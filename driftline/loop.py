@@ -110,7 +110,7 @@ class Loop:
             busy = self._follow()
             self._pause_or_resume()
             messages = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
-            messages = self._put_back(messages)
+            messages = self._put_back(Messages.of(messages))
             output: list[Outgoing | OutgoingBatch] = []
             if messages:
                 self._note(messages)
@@ -142,14 +142,10 @@ class Loop:
             if client is not None:
                 client.close()
 
-    def _note(self, messages: Sequence[Message]) -> None:
+    def _note(self, messages: Messages) -> None:
         """Move the positions on, to behind the last record of each partition."""
-        if len(self._positions) == 1:
-            messages = messages[-1:]
-        found = Messages.of(messages)
-        partitions = zip(found.topics, found.partitions, strict=True)
-        for (topic, partition), offset in dict(zip(partitions, found.offsets, strict=True)).items():
-            self._positions[TopicPartition(topic, partition)] = offset + 1
+        for partition, at in messages.runs:
+            self._positions[partition] = messages[at.stop - 1].offset + 1
 
     def _look(self) -> None:
         now_s = self._clock.monotonic()
@@ -256,7 +252,7 @@ class Loop:
             self._consumer.pause(fresh)
         self._paused = held
 
-    def _put_back(self, messages: Sequence[Message]) -> Sequence[Message]:
+    def _put_back(self, messages: Messages) -> Messages:
         """Undo a poll for partitions that were assigned in it and are held back. Returns the rest.
 
         They are paused at the next step; those that were held back before it are paused already.
@@ -264,12 +260,16 @@ class Loop:
         held = self._handler.held_back(self._consumer.assignment()) - self._paused
         if not held:
             return messages
-        first = {}
-        for message in reversed(messages):
-            first[TopicPartition(message.topic, message.partition)] = message.offset
-        for partition in held & first.keys():
-            self._consumer.seek(partition, first[partition])
-        return [m for m in messages if TopicPartition(m.topic, m.partition) not in held]
+        first: dict[TopicPartition, int] = {}
+        kept: list[Message] = []
+        for partition, at in messages.runs:
+            if partition in held:
+                first.setdefault(partition, messages[at.start].offset)
+            else:
+                kept.extend(messages[at])
+        for partition, offset in first.items():
+            self._consumer.seek(partition, offset)
+        return Messages(kept)
 
     # ---- delivery -------------------------------------------------------------------------------
 

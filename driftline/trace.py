@@ -74,7 +74,7 @@ class _Records:
             for message in self._mentions(topic, progress):
                 if topic == topics.features:
                     if self._is_about(message):
-                        sources[_place(message)] = message
+                        sources[message.place] = message
                 elif topic == topics.labels:
                     if self._is_about(message):
                         rest.append(self._label(message))
@@ -83,7 +83,7 @@ class _Records:
                         origin = dead_letter_origin(message)
                         place = f"{origin.topic}[{origin.partition}]@{origin.offset}"
                         said = f"{origin.service}: {origin.reason}"
-                        by_source[place].append(Node("dead letter", _place(message), said))
+                        by_source[place].append(Node("dead letter", message.place, said))
                 else:
                     event = decode(_scored, message)
                     if event.record_id == self._id and event.source is not None:
@@ -120,20 +120,16 @@ class _Records:
             said = f"label {self._labels.decode(message.value).label}"
         except DataError as error:
             said = f"unreadable: {error.message}"
-        return Node("label", _place(message), f"{said}, published {_published(message)}")
+        return Node("label", message.place, f"{said}, published {_published(message)}")
 
     def _scored(self, message: Message, event: _Scored) -> Node:
         said = f"predicted {event.prediction}"
         if event.type != "outcome":
             model = self._history.model(event.model, causes=True)
-            return Node("prediction", _place(message), said, causes=(model,))
+            return Node("prediction", message.place, said, causes=(model,))
         said += f", label {event.label}"
         said += f", revision {event.revision}" if event.revision else ""
-        return Node("outcome", _place(message), said)
-
-
-def _place(message: Message) -> str:
-    return f"{message.topic}[{message.partition}]@{message.offset}"
+        return Node("outcome", message.place, said)
 
 
 def _published(message: Message) -> str:

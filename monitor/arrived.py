@@ -106,8 +106,7 @@ def _can_be_placed(
 
 def _left_out(message: Message, reason: str) -> None:
     """Say which message could not be used."""
-    where = f"{message.topic}[{message.partition}]@{message.offset}"
-    log.warning("%s cannot be read, left out: %s", where, reason)
+    log.warning("%s cannot be read, left out: %s", message.place, reason)
 
 
 def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:

@@ -9,7 +9,6 @@ those two, `drift`, `retrain`. Any number of workers share the partitions; whoev
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -119,10 +118,9 @@ class MonitorHandler:
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         topics = self._topics
         output: list[Outgoing] = []
-        found, end = Messages.of(messages), 0
-        for (topic, partition), run in groupby(zip(found.topics, found.partitions, strict=True)):
-            start, end = end, end + len(list(run))
-            own = found[start:end]
+        found = Messages.of(messages)
+        for (topic, partition), at in found.runs:
+            own = found[at]
             if topic == topics.predictions:
                 output.extend(self._data.read(partition, own))
             elif topic == topics.outcomes:

@@ -59,7 +59,7 @@ _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
     "allow_auto_create_topics": False,
-    "linger_ms": 5,  # as librdkafka; flush does not wait for it
+    "linger_ms": 5,  # flush does not wait for it
     "max_request_size": CLIENT_MAX_BYTES,
     "delivery_timeout_ms": 60_000,
     "metrics_enabled": False,

@@ -19,8 +19,8 @@ from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAbort
 
 _log = logging.getLogger(__name__)
 
-# The client's own queue has no bound; wait for the oldest records when so many, or so many bytes
-# (as librdkafka's), are unconfirmed.
+# The client's own queue has no bound; wait for the oldest records when so many, or so many bytes,
+# are unconfirmed.
 _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # A record is acknowledged or fails within the delivery timeout of 60 s.

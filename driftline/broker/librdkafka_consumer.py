@@ -247,17 +247,9 @@ class _Fetched(Messages):
         return len(self._records)
 
     def __iter__(self) -> Iterator[Message]:
-        get, records = ck.Message, self._records
-        return map(
-            Message,
-            map(get.topic, records),
-            map(get.partition, records),
-            map(get.offset, records),
-            map(get.key, records),
-            map(get.value, records),
-            _headers(list(map(get.headers, records))),
-            map(_SECOND, map(get.timestamp, records)),
-        )
+        published = map(_SECOND, map(ck.Message.timestamp, self._records))
+        columns = (self.topics, self.partitions, self.offsets, self.keys, self.values, self.headers)
+        return map(Message, *columns, published)
 
     @overload
     def __getitem__(self, at: int) -> Message: ...

@@ -6,6 +6,8 @@ keys over partitions with murmur2, as Java clients do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import groupby
 from typing import NamedTuple, Protocol, overload
 
 import msgspec
@@ -38,6 +40,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     headers: Headers = ()
     timestamp_ms: int = 0
 
+    @property
+    def place(self) -> str:
+        """Where it stands, for people: `topic[partition]@offset`."""
+        return f"{self.topic}[{self.partition}]@{self.offset}"
+
 
 class Messages(Sequence[Message]):
     """Records in the order in which they were read, and their columns, for whoever takes in many
@@ -67,6 +74,21 @@ class Messages(Sequence[Message]):
     def take(self, places: Iterable[int]) -> "Messages":
         """The records at these places."""
         return Messages([self[place] for place in places])
+
+    @cached_property
+    def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
+        """The partition of each run of records that stand together, as they mostly do, and its
+        places."""
+        topics, partitions = self.topics, self.partitions
+        if not topics:
+            return ()
+        if topics.count(topics[0]) == partitions.count(partitions[0]) == len(topics):
+            return ((TopicPartition(topics[0], partitions[0]), slice(0, len(topics))),)
+        found, end = [], 0
+        for at, run in groupby(zip(topics, partitions, strict=True)):
+            start, end = end, end + sum(1 for _ in run)
+            found.append((TopicPartition(*at), slice(start, end)))
+        return found
 
     @property
     def topics(self) -> list[str]:

@@ -142,6 +142,7 @@ def _prepare_memory() -> None:
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
     # An arena that is empty goes back to the system, and the next batch faults it in again page by
-    # page: more than half of all page faults. One object in it keeps it.
+    # page: more than half of all page faults. One object in it keeps it; two, because an arena need
+    # not begin where one was kept.
     filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
     _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])

@@ -40,9 +40,7 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
     try:
         return decoder.decode(message.value or b"")
     except msgspec.DecodeError as error:
-        raise DataError(
-            f"{message.topic}[{message.partition}]@{message.offset}: {error}"
-        ) from error
+        raise DataError(f"{message.place}: {error}") from error
 
 
 def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
@@ -109,6 +107,4 @@ def dead_letter_origin(message: Message) -> DeadLetterOrigin:
             offset=int(headers["driftline_offset"]),
         )
     except (KeyError, ValueError) as error:
-        raise DataError(
-            f"{message.topic}[{message.partition}]@{message.offset}: not a dead letter: {error}"
-        ) from error
+        raise DataError(f"{message.place}: not a dead letter: {error}") from error

@@ -1,7 +1,7 @@
 """Labels: the truth about one record as flat JSON, from and to bytes."""
 
-from collections.abc import Iterable, Sequence
-from itertools import repeat
+from collections.abc import Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final
 
@@ -60,9 +60,8 @@ class LabelCodec:
         }
         if self._key is not None and self._key not in types:
             types[self._key] = Scalar
-        place = list(types).index(self._key) if self._key is not None else None
-        self._key_field = None if place is None else f"f{place}"
-        self._fields = attrgetter("f0", "f1", "f2")
+        fields = [0, 1, 2] if self._key is None else [0, 1, 2, list(types).index(self._key)]
+        self._fields = attrgetter(*(f"f{place}" for place in fields))
         self._decode = make_decoder(types, refuse_unknown=False)
 
     def decode(self, value: bytes | None) -> Label:
@@ -97,31 +96,24 @@ class LabelCodec:
         times are record numbers, as is usual; else None."""
         if not decoded or self._is_number or not self._by_row:
             return None
-        ids, labels, at = zip(*map(self._fields, decoded), strict=True)
-        keys: Iterable[str | None] = repeat(None)
-        texts = {*map(type, ids), *map(type, labels)}
-        if self._key_field is not None:
-            found = list(map(attrgetter(self._key_field), decoded))
-            texts.update(map(type, found))
-            keys = found
-        if not all(ids) or texts != {str}:
+        ids, labels, at, *keys = zip(*map(self._fields, decoded), strict=True)
+        if not all(ids) or set(map(type, chain(ids, labels, *keys))) != {str}:
             return None
         if set(map(type, at)) != {int} or min(at) < 0 or max(at) >= 2**63:
             return None
-        return list(map(Label, ids, labels, at, keys))
+        return list(map(Label, ids, labels, at, *keys))
 
     def _label(self, decoded: Any) -> Label:
-        record_id, label, at = self._fields(decoded)
+        record_id, label, at, *keys = self._fields(decoded)
         if record_id is None or record_id == "":
             raise DataError(f"missing id: column {self._id!r} is {record_id!r}")
         if label is None:
             raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
-        key = None if self._key_field is None else getattr(decoded, self._key_field)
         return Label(  # nearly all ids and classes are text already: a call saved for each
             record_id if type(record_id) is str else text(record_id),
             label if self._is_number or type(label) is str else text(label),
             None if at is None else self._position(at),
-            None if key is None else text(key),
+            *(None if key is None else text(key) for key in keys),
         )
 
     def _position(self, at: str | int) -> int:

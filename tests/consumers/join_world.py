@@ -1,7 +1,7 @@
 """A partition of predictions and labels, a join that reads it in any order, and what is right."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -51,7 +51,7 @@ class Log(msgspec.Struct, frozen=True):
     def messages(self) -> dict[TopicPartition, list[Message]]:
         return {
             PREDICTIONS: [
-                Message(*PREDICTIONS, offset, None, _prediction(row))
+                Message(*PREDICTIONS, offset, None, prediction(row))
                 for offset, row in enumerate(self.rows)
             ],
             LABELS: [
@@ -221,7 +221,7 @@ class Join:
         """Read to the end, and let time pass."""
         for place in (END, 2 * END):
             self.log[PREDICTIONS].append(
-                Message(*PREDICTIONS, len(self.log[PREDICTIONS]), None, _prediction(place))
+                Message(*PREDICTIONS, len(self.log[PREDICTIONS]), None, prediction(place))
             )
             label = _label(Label(place, "a", place, place))
             self.log[LABELS].append(Message(*LABELS, len(self.log[LABELS]), None, label))
@@ -256,6 +256,40 @@ class Join:
         )
 
 
+def drive(
+    join: Join,
+    data: st.DataObject,
+    actions: list[str],
+    *,
+    copy: Path | None = None,
+    readable: Callable[[Join], list[TopicPartition]] = Join.left,
+) -> None:
+    """Do some of these things, in any order, while there is something `readable`; then the rest.
+    `copy` is where an older cache is kept."""
+    for _ in range(60):
+        if not (partitions := readable(join)):
+            break
+        match data.draw(st.sampled_from(actions)):
+            case "read":
+                join.read(data.draw(st.sampled_from(partitions)), data.draw(st.integers(1, 6)))
+            case "look":
+                join.look()
+            case "commit":
+                join.commit()
+            case "abort":
+                join.abort()
+            case "kill":
+                join.kill()
+            case "stop":
+                join.stop()
+            case "lose":
+                join.kill_and_lose(data.draw(st.sampled_from(["gone", "junk"])))
+            case _:
+                assert copy is not None
+                join.kill_and_restore(copy)
+    join.finish()
+
+
 def single(output: Output) -> list[Outgoing]:
     """Batches as the records that they are."""
     return [
@@ -272,7 +306,7 @@ def single(output: Output) -> list[Outgoing]:
     ]
 
 
-def _prediction(row: int) -> bytes:
+def prediction(row: int, partition: int = 0) -> bytes:
     return encode(
         Prediction(
             record_id=str(row),
@@ -281,7 +315,7 @@ def _prediction(row: int) -> bytes:
             prediction="a",
             scores=None,
             model="sha256:1",
-            source=Source("s.features", 0, row),
+            source=Source("s.features", partition, row),
             record=msgspec.Raw(b'{"x":1}'),
         )
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Label, Log, logs
+from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Label, Log, drive, logs
 
 
 @given(log=logs(), data=st.data())
@@ -17,7 +17,7 @@ def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
 ) -> None:
     join = Join(log)
     actions = ["read"] * 6 + ["look", "commit", "commit", "abort", "kill"]
-    _drive(join, data, actions)
+    drive(join, data, actions)
     assert join.outcomes() == log.outcomes()
     assert join.refused() == log.refused()
 
@@ -32,35 +32,9 @@ def test_any_order_any_batches_and_any_crash_give_the_same_with_a_cache(
     folder = tmp_path_factory.mktemp("state")
     join = Join(log, folder / "state", memory_records=data.draw(st.integers(0, 4)))
     actions = ["read"] * 8 + ["look", "commit", "commit", "commit", "abort"]
-    _drive(join, data, [*actions, "kill", "stop", "lose", "restore"], folder / "copy")
+    drive(join, data, [*actions, "kill", "stop", "lose", "restore"], copy=folder / "copy")
     assert join.outcomes() == log.outcomes()
     assert join.refused() == log.refused()
-
-
-def _drive(join: Join, data: st.DataObject, actions: list[str], copy: Path | None = None) -> None:
-    for _ in range(60):
-        if not join.left():
-            break
-        match data.draw(st.sampled_from(actions)):
-            case "read":
-                partition = data.draw(st.sampled_from(join.left()))
-                join.read(partition, data.draw(st.integers(1, 6)))
-            case "look":
-                join.look()
-            case "commit":
-                join.commit()
-            case "abort":
-                join.abort()
-            case "kill":
-                join.kill()
-            case "stop":
-                join.stop()
-            case "lose":
-                join.kill_and_lose(data.draw(st.sampled_from(["gone", "junk"])))
-            case _:
-                assert copy is not None
-                join.kill_and_restore(copy)
-    join.finish()
 
 
 ROWS = tuple(range(200))

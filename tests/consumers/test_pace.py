@@ -11,11 +11,11 @@ from consumers.outcomes import OutcomesHandler
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
-from driftline.codec.envelope import encode, outcomes_decoder
-from driftline.events import Outcome, Prediction, Source
+from driftline.codec.envelope import outcomes_decoder
+from driftline.events import Outcome
 from driftline.loop import Loop
 from driftline.stream import loads
-from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Log, logs
+from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Log, drive, logs, prediction
 
 STREAM = loads(
     """
@@ -48,17 +48,9 @@ class World:
 
     def predictions(self, rows: Iterable[int], partition: int = 0) -> None:
         for row in rows:
-            event = Prediction(
-                record_id=str(row),
-                time=None,
-                row=row,
-                prediction="a",
-                scores=None,
-                model="sha256:1",
-                source=Source("s.features", partition, row),
-                record=msgspec.Raw(b'{"x":1}'),
+            self._producer.send(
+                Outgoing("s.predictions", prediction(row, partition), partition=partition)
             )
-            self._producer.send(Outgoing("s.predictions", encode(event), partition=partition))
 
     def labels(self, rows: Iterable[int], partition: int = 0, *, at: int | None = 0) -> None:
         for row in rows:
@@ -196,24 +188,13 @@ def test_what_is_held_back_waits_for_something_that_can_be_read(
     join = Join(log, memory_records=data.draw(st.sampled_from([0, 6, 18])))
     assigned = frozenset((PREDICTIONS, LABELS))
     actions = ["read"] * 6 + ["look", "look", "commit", "abort", "kill"]
-    for _ in range(60):
-        held = join.handler.held_back(assigned)
-        left = frozenset(join.left())
-        if not left:
-            break
-        assert left - held
-        match data.draw(st.sampled_from(actions)):
-            case "read":
-                partition = data.draw(st.sampled_from(sorted(left - held)))
-                join.read(partition, data.draw(st.integers(1, 6)))
-            case "look":
-                join.look()
-            case "commit":
-                join.commit()
-            case "abort":
-                join.abort()
-            case _:
-                join.kill()
-    join.finish()
+
+    def readable(join: Join) -> list[TopicPartition]:
+        left = join.left()
+        free = set(left) - join.handler.held_back(assigned)
+        assert free or not left
+        return sorted(free)
+
+    drive(join, data, actions, readable=readable)
     assert join.outcomes() == log.outcomes()
     assert join.refused() == log.refused()
