@@ -83,8 +83,10 @@ class Outcome(Event, frozen=True, tag="outcome"):
 class ColumnResult(msgspec.Struct, frozen=True):
     """One column of a window against the reference of the model that scored it.
 
-    `missing`, `unseen` (a category that the reference has not) and `out_of_range` count the group's
-    sampled records; `quality` names those of the three whose share rose, significantly and enough.
+    `score` is how far it is off, in units of what chance brings once in about a hundred windows;
+    `drifted` says that it is beyond the group's `limits` and the effect size. `missing`, `unseen`
+    (a category that the reference has not) and `out_of_range` count the group's sampled records;
+    `quality` names those of the three whose share rose, significantly and enough.
     """
 
     column: str
@@ -93,10 +95,20 @@ class ColumnResult(msgspec.Struct, frozen=True):
     p_value: float | None  # None where the test gives a distance, or there was nothing to test
     effect: float  # Wasserstein distance in standard deviations, or Jensen-Shannon distance
     drifted: bool
+    score: float = 0.0
     missing: int = 0
     unseen: int = 0
     out_of_range: int = 0
     quality: tuple[Quality, ...] = ()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """A score of `alarm` is a drift event; so is one of `warning`, if one of the two windows before
+    had one too. `alarm` is None where the reference is too short to say how often chance brings
+    what: then `warning` is beyond all that its own windows reach."""
+
+    warning: float
+    alarm: float | None
 
 
 class DataGroup(msgspec.Struct, frozen=True):
@@ -112,6 +124,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     tested: bool  # enough records, and a reference was at hand
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
+    limits: Limits | None = None
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):

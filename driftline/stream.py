@@ -170,15 +170,23 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     false_alarm_rate: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
-        Meta(description="tolerated per window that did not drift, all columns together"),
+        Meta(description="drift events per window that did not drift, all columns together"),
     ] = 0.005
-    number_test: Annotated[str, Meta(description="Evidently's test for numbers")] = "ks"
-    category_test: Annotated[str, Meta(description="Evidently's test for categories")] = "chisquare"
+    block: Annotated[
+        Span | None,
+        Meta(description="records this far apart are independent: a day, a week; else estimated"),
+    ] = None
+    number_test: Annotated[
+        str, Meta(description="Evidently's test for numbers, told beside the calibrated score")
+    ] = "ks"
+    category_test: Annotated[str, Meta(description="Evidently's test for categories, likewise")] = (
+        "chisquare"
+    )
     effect_size: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
             description="smallest shift that matters: Wasserstein distance in standard deviations "
-            "(numbers), Jensen-Shannon distance (categories)"
+            "(numbers), Jensen-Shannon distance (categories), or the named test's own distance"
         ),
     ] = 0.1
     detectors: Annotated[
@@ -370,7 +378,15 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def horizon(self) -> int:
         """How long a prediction and its label wait for each other, on the windows' axis."""
-        span, step = self.labels.horizon, self.time.step
+        return self._on_axis(self.labels.horizon)
+
+    @property
+    def block(self) -> int | None:
+        """How far apart records are independent, on the windows' axis; None: to be estimated."""
+        return None if self.drift.block is None else self._on_axis(self.drift.block)
+
+    def _on_axis(self, span: Span | None) -> int:
+        step = self.time.step
         if span is not None and span.us is not None and self.axis == "row" and step is not None:
             return span.us // max(1, _amount(step))
         return _amount(span)
@@ -518,17 +534,16 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
             ("labels.horizon", labels.horizon),
             ("retrain.cooldown", retrain.cooldown),
             ("retrain.train_on", retrain.train_on),
+            ("drift.block", stream.drift.block),
         ):
             if span is not None and span.us is not None:
                 raise fail(key, "Expected a number of records: the stream has no event time")
-    horizon = labels.horizon
     numbered = by_row and not (time.step is not None and time.column is None)
-    if horizon is not None and horizon.us is not None and numbered:
-        raise fail(
-            "labels.horizon", "Expected a number of records, as windows are, or windows.span"
-        )
-    if horizon is not None and horizon.records is not None and not by_row:
-        raise fail("labels.horizon", "Expected a duration, as windows are")
+    for key, span in (("labels.horizon", labels.horizon), ("drift.block", stream.drift.block)):
+        if span is not None and span.us is not None and numbered:
+            raise fail(key, "Expected a number of records, as windows are, or windows.span")
+        if span is not None and span.records is not None and not by_row:
+            raise fail(key, "Expected a duration, as windows are")
     if stream.kafka.retention is not None and stream.kafka.retention.us is None:
         raise fail("kafka.retention", "Expected a duration")
     enough_us = max(

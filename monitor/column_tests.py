@@ -6,7 +6,7 @@ stream file as Evidently names them. It draws no report and sends no telemetry.
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -89,24 +89,6 @@ def compare(
     if test == "anderson" and p_value <= _ANDERSON_FLOOR:
         p_value = 0.0
     return Comparison(test, min(p_value, 1.0), min(effect, MAX_EFFECT))
-
-
-def significant(p_values: Sequence[float], level: float) -> list[bool]:
-    """Benjamini-Hochberg at `level`: which of the tests of one window count.
-
-    Chosen over Holm: while nothing drifts both keep the chance of any alarm at `level`, also for
-    columns that go together, and when something does, it names more of the columns.
-
-    >>> significant([0.5, 0.001, 0.008], 0.01)
-    [False, True, False]
-    """
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    passed = 0
-    for rank, place in enumerate(order, start=1):
-        if p_values[place] <= level * rank / len(p_values):
-            passed = rank
-    chosen = set(order[:passed])
-    return [place in chosen for place in range(len(p_values))]
 
 
 def _scaled(

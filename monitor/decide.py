@@ -21,6 +21,7 @@ from driftline.events import (
     WindowsEvent,
 )
 from driftline.stream import DriftKind, Stream
+from monitor.calibration import IN_A_ROW
 from monitor.detectors import REMEMBERED, ErrorDetector, Rise
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
@@ -38,6 +39,8 @@ class Decider:
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
         self._errors = _Errors(stream)
         self._rule = RetrainRule(stream)
+        # Whether something drifted in the newest windows of each model, by kind of event.
+        self._drifted: dict[tuple[DriftKind, str], deque[bool]] = {}
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
         """Take in one event; returns what follows from it, in order."""
@@ -63,10 +66,14 @@ class Decider:
         events: list[DriftEvent | None] = []
         for kind, verdict in _VERDICTS.items():
             lane = self._lanes[kind]
+            findings = [
+                self._confirmed(kind, group, verdict(group, window.start)) for group in tested
+            ]
             # What is new in the data is an event even where a newer model knows it already; what
             # is new in the predictions of a model that no longer answers is of no consequence.
-            for group in tested[:-1] if kind != "prediction" else ():
-                if lane.open is None and (finding := verdict(group, window.start)) is not None:
+            older = zip(tested[:-1], findings, strict=False) if kind != "prediction" else ()
+            for group, finding in older:
+                if lane.open is None and finding is not None:
                     events.append(
                         lane.observe(
                             finding, model=group.model, window=window.id, position=window.end
@@ -75,13 +82,31 @@ class Decider:
             if not _is_newer(lane.open, tested[-1].model, window):
                 events.append(
                     lane.observe(
-                        verdict(tested[-1], window.start),
+                        findings[-1],
                         model=tested[-1].model,
                         window=window.id,
                         position=window.end,
                     )
                 )
+        names = {group.model for group in window.groups}
+        self._drifted = {key: seen for key, seen in self._drifted.items() if key[1] in names}
         return [event for event in events if event is not None]
+
+    def _confirmed(
+        self, kind: DriftKind, group: DataGroup, finding: Finding | None
+    ) -> Finding | None:
+        """The finding, unless it opens nothing: a warning is confirmed by another one."""
+        limits = group.limits
+        if kind == "quality" or limits is None:
+            return finding
+        recent = self._drifted.setdefault((kind, group.model), deque(maxlen=IN_A_ROW - 1))
+        before = any(recent)
+        recent.append(finding is not None)
+        if finding is None or before or self._lanes[kind].open is not None:
+            return finding
+        columns = group.columns if kind == "data" else (group.prediction,)
+        highest = max(c.score for c in columns if c is not None and c.drifted)
+        return finding if limits.alarm is not None and highest >= limits.alarm else None
 
     # ---- performance ----------------------------------------------------------------------------
 
@@ -189,23 +214,25 @@ class _Errors:
 
 
 def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group.columns, onset)
+    return _drifted(group, group.columns, onset)
 
 
 def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted((group.prediction,) if group.prediction is not None else (), onset)
+    return _drifted(group, (group.prediction,) if group.prediction is not None else (), onset)
 
 
-def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
+def _drifted(group: DataGroup, columns: Sequence[ColumnResult], onset: int) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
     if not drifted:
         return None
     listed = ", ".join(f"{column.column} ({column.effect:.2f})" for column in drifted[:5])
     more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
+    uncalibrated = group.limits is not None and group.limits.alarm is None
+    trust = "; uncalibrated: the reference is too short" if uncalibrated else ""
     return Finding(
         columns=tuple(column.column for column in drifted),
         severity=drifted[0].effect,
-        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}",
+        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}{trust}",
         onset=onset,
     )
 

@@ -1,7 +1,7 @@
 """The verdict on a window's records of one model: each watched column against its reference.
 
-In: a sample, the reference out of the model's package. Out: a `DataGroup`. All
-columns and the predictions are corrected for together; a shift below the effect size is no drift.
+In: a sample, the reference out of the model's package. Out: a `DataGroup`. Limits hold for all
+columns and the predictions together; a shift below the effect size is no drift.
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
-from driftline.events import ColumnResult, DataGroup
+from driftline.events import ColumnResult, DataGroup, Limits
 from driftline.models.reference import Reference
 from driftline.stream import Feature, Kind, Stream
-from monitor.column_tests import Comparison, compare, significant
+from monitor.calibration import Calibration
+from monitor.column_tests import compare
+from monitor.histograms import Histograms
 from monitor.quality import QUALITIES, Counts, count_categories, count_numbers, rising
 from monitor.sample import Sample
 
@@ -58,6 +60,24 @@ class Profile:
             elif (numbers := columns.numbers.get(column.name)) is not None:
                 self.values[column.name] = _present(numbers)
         self.counts = self.count(stream, columns)
+        self._names = [name for name in self.values if name != stream.target]
+        self._histograms = Histograms([*(_of(columns, n) for n in self._names), self.predictions])
+        self._names.append(stream.target)
+        self._calibration = Calibration(
+            self._histograms,
+            rate=stream.drift.false_alarm_rate,
+            block=_block(stream, reference),
+        )
+
+    def scores(self, sample: Sample) -> tuple[dict[str, float], Limits]:
+        """How far off each column is, the predictions under the target's name, and the limits."""
+        columns = [*(_of(sample.columns, name) for name in self._names[:-1]), sample.predictions]
+        limits = self._calibration.of(len(sample))
+        distances = self._histograms.distances(
+            self._histograms.count(columns), self._histograms.total
+        )
+        scores = limits.scores(distances).tolist()
+        return dict(zip(self._names, scores, strict=True)), Limits(limits.warning, limits.alarm)
 
     def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
         """Missing, unseen and out-of-range values, by column."""
@@ -93,30 +113,25 @@ class Judge:
         profile: Profile,
     ) -> DataGroup:
         """The verdict on `records` records, of which `sample` is a part, and not empty."""
-        drift = self._stream.drift
-        found = [
-            (
-                column.name,
-                column.kind,
-                self._compare(column.kind, profile.values.get(column.name), current),
+        scores, limits = profile.scores(sample)
+        results = [
+            self._compare(
+                column, profile.values.get(column.name), _values(sample, column), scores, limits
             )
             for column in self._watched
-            for current in [_values(sample, column)]
         ]
-        kind: Kind = "category" if self._stream.task == "classification" else "number"
-        found.append(
-            (
-                self._stream.target,
-                kind,
-                self._compare(kind, profile.predictions, sample.predictions),
-            )
+        target = Watched(
+            self._stream.target,
+            "category" if self._stream.task == "classification" else "number",
+            None,
         )
-        results = self._results(found)
-        quality_level = drift.false_alarm_rate / max(1, len(QUALITIES) * len(self._watched))
+        prediction = self._compare(target, profile.predictions, sample.predictions, scores, limits)
+        tested = len(QUALITIES) * len(self._watched)
+        quality_level = self._stream.drift.false_alarm_rate / max(1, tested)
         counts = profile.count(self._stream, sample.columns)
         columns = tuple(
             self._with_quality(result, counts, len(sample), profile, quality_level)
-            for result in results[:-1]
+            for result in results
         )
         return DataGroup(
             model=model,
@@ -124,45 +139,35 @@ class Judge:
             sampled=len(sample),
             tested=True,
             columns=columns,
-            prediction=results[-1],
+            prediction=prediction,
+            limits=limits,
         )
 
     def _compare(
-        self, kind: Kind, reference: NDArray[Any] | None, current: NDArray[Any] | None
-    ) -> Comparison | None:
-        if reference is None or current is None:
-            return None
+        self,
+        column: Watched,
+        reference: NDArray[Any] | None,
+        current: NDArray[Any] | None,
+        scores: Mapping[str, float],
+        limits: Limits,
+    ) -> ColumnResult:
         drift = self._stream.drift
-        test = drift.number_test if kind == "number" else drift.category_test
-        return compare(kind, test, reference, _present(current))
-
-    def _results(self, found: list[tuple[str, Kind, Comparison | None]]) -> list[ColumnResult]:
-        drift = self._stream.drift
-        p_values = [
-            comparison.p_value
-            for _, _, comparison in found
-            if comparison is not None and comparison.p_value is not None
-        ]
-        verdicts = iter(significant(p_values, drift.false_alarm_rate))
-        results = []
-        for name, kind, comparison in found:
-            if comparison is None:
-                test = drift.number_test if kind == "number" else drift.category_test
-                results.append(ColumnResult(name, kind, test, None, 0.0, drifted=False))
-                continue
-            # A distance has no p-value: the effect size alone decides.
-            counts_as_change = comparison.p_value is None or next(verdicts)
-            results.append(
-                ColumnResult(
-                    name,
-                    kind,
-                    comparison.test,
-                    comparison.p_value,
-                    comparison.effect,
-                    drifted=counts_as_change and comparison.effect >= drift.effect_size,
-                )
-            )
-        return results
+        test = drift.number_test if column.kind == "number" else drift.category_test
+        found = None
+        if reference is not None and current is not None:
+            found = compare(column.kind, test, reference, _present(current))
+        if found is None:
+            return ColumnResult(column.name, column.kind, test, None, 0.0, drifted=False)
+        score = scores[column.name]
+        return ColumnResult(
+            column.name,
+            column.kind,
+            found.test,
+            found.p_value,
+            found.effect,
+            drifted=score >= limits.warning and found.effect >= drift.effect_size,
+            score=score,
+        )
 
     def _with_quality(
         self,
@@ -189,6 +194,19 @@ def _values(sample: Sample, column: Watched) -> NDArray[Any] | None:
     if column.kind == "category":
         return columns.categories.get(column.name)
     return columns.numbers.get(column.name)
+
+
+def _of(columns: Columns, name: str) -> NDArray[Any]:
+    return columns.numbers[name] if name in columns.numbers else columns.categories[name]
+
+
+def _block(stream: Stream, reference: Reference) -> int | None:
+    """The stream file's block in records, at the rate at which the reference's came."""
+    block = stream.block
+    if block is None:
+        return None
+    span = int(reference.positions[-1] - reference.positions[0])
+    return max(1, round(block * (len(reference.positions) - 1) / span)) if span else 1
 
 
 def _present(values: NDArray[Any]) -> NDArray[Any]:
