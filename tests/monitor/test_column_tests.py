@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from driftline.stream import Kind
-from monitor.column_tests import DISTANCES, MAX_EFFECT, P_VALUES, compare, significant
+from monitor.column_tests import DISTANCES, MAX_EFFECT, P_VALUES, compare
 
 ALL = [(kind, name) for table in (P_VALUES, DISTANCES) for kind in table for name in table[kind]]
 RNG = np.random.default_rng(0)
@@ -78,12 +78,6 @@ def test_an_unseen_category_is_a_shift_beyond_doubt() -> None:
     found = compare("category", "chisquare", old, np.array(["b"] * 100, dtype=object))
     assert found is not None
     assert found.p_value == 0.0
-
-
-def test_benjamini_hochberg_steps_up() -> None:
-    assert significant([0.04, 0.01, 0.02, 0.9], 0.05) == [False, True, True, False]
-    assert significant([0.03, 0.035, 0.04], 0.05) == [True, True, True]
-    assert significant([], 0.05) == []
 
 
 def test_z_is_for_two_values_and_leaves_more_to_chisquare() -> None:
