@@ -1,0 +1,265 @@
+"""How often a window that did not drift opens an event, and how often one that did does.
+
+In: data sets, shuffled by rows or in whole blocks, so that nothing drifts in them. Out: events a
+window with an interval, beside Evidently's defaults on the same windows, and the share of shifts
+that are found. References are drawn anew many times; the interval takes windows of one reference
+for what they are, alike.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.stream import loads
+from monitor.calibration import IN_A_ROW, Calibration, Thresholds
+from monitor.default_tests import jensenshannon, wasserstein
+from monitor.histograms import Histograms
+from monitor.judge import watched
+from producers.draft import draft
+from producers.profile import look
+from producers.sources import open_source
+
+DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
+RATE: Final = 0.005
+EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
+SIZES: Final = (100, 500, 5000)
+# As in a package; of short sets no more than two fifths, so that windows are left.
+REFERENCE: Final = 10_000
+SHARE: Final = 0.4
+MAX_WINDOWS: Final = 40  # of one reference
+RESOLVE_AFTER: Final = 2
+# What is put into the windows of the second part: one number moves by half a standard deviation.
+SHIFT: Final = 0.5
+WITHIN: Final = 3  # windows in which it should be found
+
+Columns = list[NDArray[Any]]
+
+
+class Set(msgspec.Struct, frozen=True):
+    """A data set: target, columns that are none, records that hang together.
+
+    `tuned_on`: it was looked at while the rule was made; the others were only measured.
+    """
+
+    name: str
+    target: str
+    drop: tuple[str, ...] = ()
+    block: int = 1
+    rows: int | None = None  # before it drifts, where that is known
+    tuned_on: bool = False
+
+
+SETS: Final = (
+    Set("sea_abrupt", "y", tuned_on=True),
+    Set("car_loan_nml", "repaid", ("y_pred", "y_pred_proba"), rows=75_000, tuned_on=True),
+    Set("elec2", "class", ("date",), block=48, tuned_on=True),  # a day
+    Set("noaa_weather", "rain", block=30, tuned_on=True),  # days: a month
+    Set("phishing_sites", "target", tuned_on=True),
+    Set("bike_sharing", "cnt", ("instant", "dteday", "casual", "registered", "high_demand"), 24),
+    Set("metro_traffic", "traffic_volume", ("date_time", "heavy"), 24),  # a day of hours
+    Set("california_housing_nml", "clf_target", ("id", "timestamp", "y_pred", "y_pred_proba")),
+    Set("airlines_delayed_labels", "ValueToPredict", ("instanceId", "timeStamp")),
+    Set("thu_mixed_0101_gradual", "class"),
+)
+
+
+class Count(msgspec.Struct):
+    """What one reference and its windows gave."""
+
+    windows: int = 0
+    events: int = 0  # by the calibrated scores alone
+    large: int = 0  # of those with the effect that counts: what the monitor publishes
+    evidently: int = 0  # windows with any column flagged
+    uncalibrated: int = 0
+    shifts: int = 0
+    found: int = 0
+    found_by_evidently: int = 0
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A line of the table."""
+
+    order: str
+    size: int
+    references: int
+    windows: int
+    rate: float
+    error: float  # half of the 95% interval
+    large: float
+    evidently: float
+    power: float
+    evidently_power: float
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence false_alarms", description=__doc__
+    )
+    options.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
+    options.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
+    options.add_argument("--windows", type=int, default=2000, help="of each size and order, pooled")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--json", type=Path, help="write the numbers there, too")
+    asked = options.parse_args(argv)
+    rows: list[tuple[str, Row]] = []
+    groups = [("tuned on", True), ("others", False)]
+    for title, tuned in groups:
+        if asked.sets != "all" and (asked.sets == "tuned") != tuned:
+            continue
+        sets = {s: columns_of(s, asked.data) for s in SETS if s.tuned_on is tuned}
+        print(f"\n{title}: {', '.join(s.name for s in sets)}\n\n{_HEAD}", flush=True)
+        for order in ("rows", "blocks"):
+            for size in asked.sizes:
+                counts: list[Count] = []
+                each = asked.windows / len(sets)
+                for item, columns in sets.items():
+                    rng = np.random.default_rng(asked.seed)
+                    own: list[Count] = []
+                    while sum(count.windows for count in own) < each:
+                        block = item.block if order == "blocks" else 1
+                        own.append(measure(columns, size, block, rng))
+                    counts += own
+                row = pooled(order, size, counts)
+                rows.append((title, row))
+                print(_line(row), flush=True)
+    if asked.json:
+        asked.json.write_bytes(msgspec.json.encode(rows))
+    return 0
+
+
+def columns_of(item: Set, data: Path) -> Columns:
+    """The columns that `driftline init` has watched, from the newest version of the data set."""
+    import pandas as pd
+
+    path = data / item.name / "data.csv.gz"
+    profile = look(open_source(str(path)), item.target, drop=item.drop)
+    stream = loads(draft(profile, item.name.replace("_", "-")))
+    table = pd.read_csv(path, nrows=item.rows, keep_default_na=True)
+    found: Columns = []
+    for column in watched(stream):
+        values = table[column.name]
+        if column.kind == "number":
+            found.append(values.to_numpy(np.float64))
+        else:
+            texts = np.empty(len(values), dtype=object)
+            texts[:] = [None if pd.isna(value) else str(value) for value in values]
+            found.append(texts)
+    return found
+
+
+def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -> Count:
+    """One reference and the windows after it, all from data in an order drawn anew."""
+    total = len(columns[0])
+    order = rng.permutation(total // block)[:, None] * block + np.arange(block)
+    columns = [values[order.ravel()] for values in columns]
+    length = min(REFERENCE, int(SHARE * total))
+    reference = [values[:length] for values in columns]
+    known = Histograms(reference)
+    thresholds = Calibration(known, rate=RATE).of(size)
+    starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
+    windows = [[values[at : at + size] for values in columns] for at in starts]
+    count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
+    scores = _scores(known, thresholds, windows)
+    effects = np.array([_effects(reference, window) for window in windows])
+    count.events = events(scores, thresholds)
+    count.large = events(np.where(effects >= EFFECT, scores, 0.0), thresholds)
+    count.evidently = int((effects >= EFFECT).any(axis=1).sum())
+    numbers = [place for place, values in enumerate(columns) if values.dtype.kind == "f"]
+    if numbers:
+        moved = int(rng.choice(numbers))
+        by = SHIFT * float(np.nanstd(reference[moved]))
+        shifted = [
+            [values + by if place == moved else values for place, values in enumerate(window)]
+            for window in windows[:WITHIN]
+        ]
+        count.shifts = 1
+        count.found = events(_scores(known, thresholds, shifted), thresholds) > 0
+        count.found_by_evidently = any(
+            (_effects(reference, window)[moved] >= EFFECT) for window in shifted
+        )
+    return count
+
+
+def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
+    """How many events the scores (windows, columns) open, by the rule of `monitor.decide`."""
+    highest = scores.max(axis=1)
+    warned = highest >= thresholds.warning
+    opened, is_open, quiet = 0, False, 0
+    for at, score in enumerate(highest):
+        again = warned[at] and warned[max(0, at - IN_A_ROW + 1) : at].any()
+        quiet = 0 if warned[at] else quiet + 1
+        if is_open:
+            is_open = quiet < RESOLVE_AFTER
+        elif again or (thresholds.alarm is not None and score >= thresholds.alarm):
+            opened, is_open = opened + 1, True
+    return opened
+
+
+def _scores(
+    known: Histograms, thresholds: Thresholds, windows: Sequence[Columns]
+) -> NDArray[np.float64]:
+    counts = np.array([known.count(window) for window in windows])
+    return thresholds.scores(known.distances(counts, known.total))
+
+
+def _effects(reference: Columns, window: Columns) -> list[float]:
+    """What Evidently's default tests give for a reference of more than 1,000 rows: Wasserstein's
+    distance of numbers, Jensen and Shannon's of categories."""
+    found = []
+    for old, new in zip(reference, window, strict=True):
+        if old.dtype.kind == "f":
+            found.append(wasserstein(old[~np.isnan(old)], new[~np.isnan(new)]))
+        else:
+            levels = {value: code for code, value in enumerate({*old, *new} - {None})}
+            codes = [np.array([levels[v] for v in side if v is not None]) for side in (old, new)]
+            found.append(jensenshannon(*codes))
+    return found
+
+
+def pooled(order: str, size: int, counts: Sequence[Count]) -> Row:
+    """All references together. The error is that of a ratio of sums over them."""
+    windows = np.array([count.windows for count in counts])
+    opened = np.array([count.events for count in counts])
+    rate = float(opened.sum() / windows.sum())
+    error = 1.96 * float(np.sqrt(((opened - rate * windows) ** 2).sum()) / windows.sum())
+    shifts = max(1, sum(count.shifts for count in counts))
+    return Row(
+        order=order,
+        size=size,
+        references=len(counts),
+        windows=int(windows.sum()),
+        rate=rate,
+        error=error,
+        large=sum(count.large for count in counts) / int(windows.sum()),
+        evidently=sum(count.evidently for count in counts) / int(windows.sum()),
+        power=sum(count.found for count in counts) / shifts,
+        evidently_power=sum(count.found_by_evidently for count in counts) / shifts,
+    )
+
+
+_HEAD: Final = (
+    "| shuffled by | window | references | windows | events a window | 95% interval | published "
+    "(effect ≥ 0.1) | Evidently flags | shift of 0.5 sd found in 3 windows | by Evidently |\n"
+    "|---|---:|---:|---:|---:|---|---:|---:|---:|---:|"
+)
+
+
+def _line(row: Row) -> str:
+    low, high = max(0.0, row.rate - row.error), row.rate + row.error
+    return (
+        f"| {row.order} | {row.size:,} | {row.references} | {row.windows:,} | {row.rate:.2%} "
+        f"| {low:.2%}–{high:.2%} | {row.large:.2%} | {row.evidently:.1%} | {row.power:.0%} "
+        f"| {row.evidently_power:.0%} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
