@@ -102,6 +102,18 @@ class ColumnResult(msgspec.Struct, frozen=True):
     quality: tuple[Quality, ...] = ()
 
 
+class RelationResult(msgspec.Struct, frozen=True):
+    """Two columns that go together otherwise than in the reference, while neither has drifted.
+
+    `effect` is the share of records that lie elsewhere in a 3 × 3 table of the two, beyond what each
+    column's own change explains.
+    """
+
+    columns: tuple[str, str]
+    effect: float
+    score: float
+
+
 class Limits(msgspec.Struct, frozen=True):
     """A score of `alarm` is a drift event; so is one of `warning`, if one of the two windows before
     had one too. `alarm` is None where the reference is too short to say how often chance brings
@@ -124,6 +136,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     tested: bool  # enough records, and a reference was at hand
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
+    relations: tuple[RelationResult, ...] = ()
     limits: Limits | None = None
 
 

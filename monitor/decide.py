@@ -17,14 +17,15 @@ from driftline.events import (
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
+    RelationResult,
     RetrainRequest,
     WindowsEvent,
 )
 from driftline.stream import DriftKind, Stream
-from monitor.calibration import IN_A_ROW
 from monitor.detectors import REMEMBERED, ErrorDetector, Rise
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
+from monitor.thresholds import IN_A_ROW
 
 # The error of a model that made none can rise by any share.
 MAX_SEVERITY: Final = 100.0
@@ -104,8 +105,11 @@ class Decider:
         recent.append(finding is not None)
         if finding is None or before or self._lanes[kind].open is not None:
             return finding
-        columns = group.columns if kind == "data" else (group.prediction,)
-        highest = max(c.score for c in columns if c is not None and c.drifted)
+        columns = group.columns if kind == "data" else _prediction(group)
+        scores = [column.score for column in columns if column.drifted]
+        if kind == "data":
+            scores += [relation.score for relation in group.relations]
+        highest = max(scores)
         return finding if limits.alarm is not None and highest >= limits.alarm else None
 
     # ---- performance ----------------------------------------------------------------------------
@@ -214,27 +218,46 @@ class _Errors:
 
 
 def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group, group.columns, onset)
+    return _drifted(group, group.columns, group.relations, onset)
 
 
 def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group, (group.prediction,) if group.prediction is not None else (), onset)
+    return _drifted(group, _prediction(group), (), onset)
 
 
-def _drifted(group: DataGroup, columns: Sequence[ColumnResult], onset: int) -> Finding | None:
+def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
+    return () if group.prediction is None else (group.prediction,)
+
+
+def _drifted(
+    group: DataGroup,
+    columns: Sequence[ColumnResult],
+    relations: Sequence[RelationResult],
+    onset: int,
+) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
-    if not drifted:
+    said = []
+    if drifted:
+        shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
+        said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
+    if relations:
+        changed = [f"{' and '.join(r.columns)} ({r.effect:.2f})" for r in relations]
+        said.append(f"go together otherwise: {_listed(changed)}")
+    if not said:
         return None
-    listed = ", ".join(f"{column.column} ({column.effect:.2f})" for column in drifted[:5])
-    more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
-    uncalibrated = group.limits is not None and group.limits.alarm is None
-    trust = "; uncalibrated: the reference is too short" if uncalibrated else ""
+    if group.limits is not None and group.limits.alarm is None:
+        said.append("uncalibrated: the reference is too short")
+    names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
     return Finding(
-        columns=tuple(column.column for column in drifted),
-        severity=drifted[0].effect,
-        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}{trust}",
+        columns=tuple(dict.fromkeys(names)),
+        severity=max([*(c.effect for c in drifted), *(r.effect for r in relations)]),
+        message="; ".join(said),
         onset=onset,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
@@ -246,14 +269,11 @@ def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
     if not shares:
         return None
     shares.sort(key=lambda item: -item[0])
-    listed = ", ".join(
-        f"{column} {quality.replace('_', ' ')} {share:.1%}" for share, column, quality in shares[:5]
-    )
-    more = f" and {len(shares) - 5} more" if len(shares) > 5 else ""
+    said = [f"{name} {quality.replace('_', ' ')} {share:.1%}" for share, name, quality in shares]
     return Finding(
         columns=tuple(dict.fromkeys(column for _, column, _ in shares)),
         severity=shares[0][0],
-        message=listed + more,
+        message=_listed(said),
         onset=onset,
     )
 

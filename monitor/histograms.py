@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.relations import pairs
+
 # A Kolmogorov-Smirnov distance is off by about a 64th of the reference's mass at most; both the
 # windows and what they are compared with by chance are measured so.
 MAX_BINS: Final = 65
@@ -71,30 +73,33 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns, and where its rows fall."""
+    """The bins of a reference's columns and of `pairs` of them, and where its rows fall.
 
-    def __init__(self, columns: Sequence[NDArray[Any]]) -> None:
-        """`columns` (n,) each, in the order of time: float64, or object for categories."""
+    Counts and distances are in the order of the columns, then of the pairs.
+    """
+
+    def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
+        """`columns` (n,) each, in the order of time: float64, or object for categories. The first
+        `paired` of them are looked at two by two, too."""
         self.records = len(columns[0])
         self._columns = [
             _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
             for values in columns
         ]
-        ends = np.cumsum([0, *(column.bins for column in self._columns)])
+        codes = self._column_codes(columns)
+        self.pairs = pairs(codes[:paired])
+        self._statistics = (*self._columns, *self.pairs)
+        ends = np.cumsum([0, *(statistic.bins for statistic in self._statistics)])
         self._slices = [slice(a, b) for a, b in pairwise(ends.tolist())]
         self._bins = int(ends[-1])
-        self._codes = self.codes(columns)
+        self._codes = self._all_codes(columns)
         self.total = self.count(columns)
-
-    def codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
-        """The bin of each value, within its column."""
-        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
 
     def ranks(self) -> list[Floats]:
         """The reference's columns as numbers in the order of time: bins, by how far up they are;
         categories by how frequent they are. Missing ones are in the middle."""
         found = []
-        for codes in self._codes:
+        for codes in self._codes[: len(self._columns)]:
             values = codes.astype(np.float64)
             present = codes >= 0
             values[~present] = values[present].mean() if present.any() else 0.0
@@ -102,9 +107,9 @@ class Histograms:
         return found
 
     def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """(bins,) of all columns: how many rows fall into each."""
+        """(bins,): how many rows fall into each."""
         found = np.zeros(self._bins, dtype=np.float32)
-        for at, codes in zip(self._slices, self.codes(columns), strict=True):
+        for at, codes in zip(self._slices, self._all_codes(columns), strict=True):
             found[at] = np.bincount(codes[codes >= 0], minlength=at.stop - at.start)
         return found
 
@@ -124,13 +129,20 @@ class Histograms:
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """(…, columns) of counts (…, bins); 0 where one side has no value."""
-        found = np.empty((*np.broadcast_shapes(one.shape, other.shape)[:-1], len(self._columns)))
-        for place, (column, at) in enumerate(zip(self._columns, self._slices, strict=True)):
+        """(…, columns and pairs) of counts (…, bins); 0 where one side has no value."""
+        found = np.empty((*np.broadcast_shapes(one.shape, other.shape)[:-1], len(self._statistics)))
+        for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[..., at]), _shares(other[..., at])
             both = first.any(axis=-1) & second.any(axis=-1)
-            found[..., place] = np.where(both, column.distance(first, second), 0.0)
+            found[..., place] = np.where(both, statistic.distance(first, second), 0.0)
         return found
+
+    def _column_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
+        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
+
+    def _all_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
+        codes = self._column_codes(columns)
+        return [*codes, *(pair.codes(codes) for pair in self.pairs)]
 
 
 def _shares(counts: NDArray[np.float32]) -> Floats:

@@ -4,22 +4,27 @@ In: a sample, the reference out of the model's package. Out: a `DataGroup`. Limi
 columns and the predictions together; a shift below the effect size is no drift.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
-from driftline.events import ColumnResult, DataGroup, Limits
+from driftline.events import ColumnResult, DataGroup, Limits, RelationResult
 from driftline.models.reference import Reference
 from driftline.stream import Feature, Kind, Stream
-from monitor.calibration import Calibration
 from monitor.column_tests import compare
 from monitor.histograms import Histograms
 from monitor.quality import QUALITIES, Counts, count_categories, count_numbers, rising
 from monitor.sample import Sample
+from monitor.thresholds import Calibration
+
+# A correlation of 0.18 where there was none puts 0.05 of the records elsewhere.
+RELATION_EFFECT: Final = 0.5
+# A column that goes its own way leaves all that it went with.
+MAX_RELATIONS: Final = 10
 
 
 class Watched(NamedTuple):
@@ -60,24 +65,35 @@ class Profile:
             elif (numbers := columns.numbers.get(column.name)) is not None:
                 self.values[column.name] = _present(numbers)
         self.counts = self.count(stream, columns)
-        self._names = [name for name in self.values if name != stream.target]
-        self._histograms = Histograms([*(_of(columns, n) for n in self._names), self.predictions])
-        self._names.append(stream.target)
+        names = [name for name in self.values if name != stream.target]
+        self._histograms = Histograms(
+            [*(_of(columns, name) for name in names), self.predictions], paired=len(names)
+        )
+        self._names = [*names, stream.target]
         self._calibration = Calibration(
             self._histograms,
             rate=stream.drift.false_alarm_rate,
             block=_block(stream, reference),
         )
 
-    def scores(self, sample: Sample) -> tuple[dict[str, float], Limits]:
-        """How far off each column is, the predictions under the target's name, and the limits."""
+    def measure(self, sample: Sample) -> "Measured":
+        """How far off the sample is."""
         columns = [*(_of(sample.columns, name) for name in self._names[:-1]), sample.predictions]
-        limits = self._calibration.of(len(sample))
-        distances = self._histograms.distances(
-            self._histograms.count(columns), self._histograms.total
+        thresholds = self._calibration.of(len(sample))
+        counts = self._histograms.count(columns)
+        distances = self._histograms.distances(counts, self._histograms.total)
+        scores = thresholds.scores(distances).tolist()
+        count = len(self._names)
+        return Measured(
+            scores=dict(zip(self._names, scores[:count], strict=True)),
+            relations=[
+                RelationResult((self._names[pair.places[0]], self._names[pair.places[1]]), *found)
+                for pair, *found in zip(
+                    self._histograms.pairs, distances[count:].tolist(), scores[count:], strict=True
+                )
+            ],
+            limits=Limits(thresholds.warning, thresholds.alarm),
         )
-        scores = limits.scores(distances).tolist()
-        return dict(zip(self._names, scores, strict=True)), Limits(limits.warning, limits.alarm)
 
     def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
         """Missing, unseen and out-of-range values, by column."""
@@ -92,6 +108,14 @@ class Profile:
             elif kind == "number" and name in columns.numbers:
                 counts[name] = count_numbers(columns.numbers[name], feature)
         return counts
+
+
+class Measured(NamedTuple):
+    """How far a sample is off: by column (the predictions under the target's name), and by pair."""
+
+    scores: Mapping[str, float]
+    relations: Sequence[RelationResult]
+    limits: Limits
 
 
 class Judge:
@@ -113,10 +137,10 @@ class Judge:
         profile: Profile,
     ) -> DataGroup:
         """The verdict on `records` records, of which `sample` is a part, and not empty."""
-        scores, limits = profile.scores(sample)
+        measured = profile.measure(sample)
         results = [
             self._compare(
-                column, profile.values.get(column.name), _values(sample, column), scores, limits
+                column, profile.values.get(column.name), _values(sample, column), measured
             )
             for column in self._watched
         ]
@@ -125,7 +149,7 @@ class Judge:
             "category" if self._stream.task == "classification" else "number",
             None,
         )
-        prediction = self._compare(target, profile.predictions, sample.predictions, scores, limits)
+        prediction = self._compare(target, profile.predictions, sample.predictions, measured)
         tested = len(QUALITIES) * len(self._watched)
         quality_level = self._stream.drift.false_alarm_rate / max(1, tested)
         counts = profile.count(self._stream, sample.columns)
@@ -140,7 +164,8 @@ class Judge:
             tested=True,
             columns=columns,
             prediction=prediction,
-            limits=limits,
+            relations=self._relations(measured, {c.column for c in columns if c.drifted}),
+            limits=measured.limits,
         )
 
     def _compare(
@@ -148,8 +173,7 @@ class Judge:
         column: Watched,
         reference: NDArray[Any] | None,
         current: NDArray[Any] | None,
-        scores: Mapping[str, float],
-        limits: Limits,
+        measured: Measured,
     ) -> ColumnResult:
         drift = self._stream.drift
         test = drift.number_test if column.kind == "number" else drift.category_test
@@ -158,16 +182,28 @@ class Judge:
             found = compare(column.kind, test, reference, _present(current))
         if found is None:
             return ColumnResult(column.name, column.kind, test, None, 0.0, drifted=False)
-        score = scores[column.name]
+        score = measured.scores[column.name]
         return ColumnResult(
             column.name,
             column.kind,
             found.test,
             found.p_value,
             found.effect,
-            drifted=score >= limits.warning and found.effect >= drift.effect_size,
+            drifted=score >= measured.limits.warning and found.effect >= drift.effect_size,
             score=score,
         )
+
+    def _relations(self, measured: Measured, drifted: set[str]) -> tuple[RelationResult, ...]:
+        """Those that have changed by themselves, the most changed first."""
+        least = self._stream.drift.effect_size * RELATION_EFFECT
+        changed = [
+            relation
+            for relation in measured.relations
+            if relation.score >= measured.limits.warning
+            and relation.effect >= least
+            and not drifted.intersection(relation.columns)
+        ]
+        return tuple(sorted(changed, key=lambda relation: -relation.score)[:MAX_RELATIONS])
 
     def _with_quality(
         self,

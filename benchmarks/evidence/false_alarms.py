@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.stream import loads
-from monitor.calibration import IN_A_ROW, Calibration, Thresholds
+from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
 from monitor.judge import watched

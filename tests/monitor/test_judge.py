@@ -126,3 +126,30 @@ def test_a_share_must_rise_enough_and_for_certain() -> None:
     assert rising((40, 0, 0), 10_000, (0, 0, 0), 10_000, level=1e-3) == ()  # of no matter
     assert rising((1, 0, 0), 20, (0, 0, 0), 10_000, level=1e-3) == ()  # may be chance
     assert rising((100, 0, 0), 1000, (1000, 0, 0), 10_000, level=1e-3) == ()  # as before
+
+
+def test_columns_that_go_together_otherwise_are_found_though_neither_shifted() -> None:
+    stream = small_stream(features='x = "number"\ny = "number"\nz = "number"')
+
+    def rows(size: int, correlation: float) -> Columns:
+        x, noise, z = RNG.normal(size=(3, size))
+        y = correlation * x + np.sqrt(1 - correlation**2) * noise
+        return Columns({"x": x, "y": y, "z": z}, {})
+
+    said = np.array(["yes", "no"] * 500, dtype=object)
+    profile = Profile(stream, reference(rows(5000, 0.8), ["yes", "no"] * 2500))
+    as_before = Judge(stream).test("a", 1000, Sample(rows(1000, 0.8), said), profile)
+    turned = Judge(stream).test("a", 1000, Sample(rows(1000, -0.2), said), profile)
+    assert as_before.relations == ()
+    assert not any(column.drifted for column in turned.columns)
+    assert [relation.columns for relation in turned.relations] == [("x", "y")]
+    assert turned.limits is not None
+    assert turned.limits.alarm is not None
+    assert turned.relations[0].score > turned.limits.alarm
+    assert turned.relations[0].effect > 0.1
+
+
+def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
+    group = verdict(data(500, shift=1.0))
+    assert [column.column for column in group.columns if column.drifted] == ["x", "double"]
+    assert group.relations == ()

@@ -42,7 +42,7 @@ class Thresholds(msgspec.Struct, frozen=True):
     short for its blocks.
     """
 
-    scale: Floats  # (columns,)
+    scale: Floats  # (columns and pairs of them,)
     warning: float
     alarm: float | None
 
