@@ -322,6 +322,7 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     detector: str | None
     windows: tuple[str, ...]  # ids of the windows or panes that caused it
     report: str | None = None  # name of the HTML report in the reports folder, if one is drawn
+    harm: float | None = None  # estimated rise of the error as a share of it; None: not estimated
 
 
 class RetrainRequest(Event, frozen=True, tag="retrain_request"):
