@@ -22,6 +22,7 @@ from driftline.events import (
 )
 from driftline.stream import DriftKind, Stream
 from monitor.detectors import REMEMBERED, ErrorDetector, Rise
+from monitor.harm import harm_of, severity
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
 
@@ -189,14 +190,15 @@ class _Errors:
 
 
 def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group.columns, onset)
+    return _drifted(group.columns, onset, harm_of(group.estimate))
 
 
 def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted((group.prediction,) if group.prediction is not None else (), onset)
+    own = () if group.prediction is None else (group.prediction,)
+    return _drifted(own, onset, harm_of(group.estimate))
 
 
-def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
+def _drifted(columns: Sequence[ColumnResult], onset: int, harm: float | None) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
     if not drifted:
         return None
@@ -204,9 +206,11 @@ def _drifted(columns: Sequence[ColumnResult], onset: int) -> Finding | None:
     more = f" and {len(drifted) - 5} more" if len(drifted) > 5 else ""
     return Finding(
         columns=tuple(column.column for column in drifted),
-        severity=drifted[0].effect,
-        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}",
+        severity=severity(drifted[0].effect, harm),
+        message=f"{len(drifted)} of {len(columns)} shifted: {listed}{more}"
+        + (f"; the error is estimated to be {harm:.0%} higher" if harm else ""),
         onset=onset,
+        harm=harm,
     )
 
 
@@ -228,6 +232,7 @@ def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
         severity=shares[0][0],
         message=listed + more,
         onset=onset,
+        harm=harm_of(group.estimate),
     )
 
 
