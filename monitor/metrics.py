@@ -230,9 +230,11 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
     both = actual + said
     known = both > 0
     weight = np.divide(2.0 / known.sum(), both, out=np.zeros_like(both), where=known)
-    ratio = weight * np.divide(right, both, out=np.zeros_like(both), where=known)
-    slopes = same * weight[:, None] - ratio[:, None] - ratio[None, :]
-    return slopes
+    ratio: NDArray[np.float64] = weight * np.divide(
+        right, both, out=np.zeros_like(both), where=known
+    )
+    own: NDArray[np.float64] = same * weight[:, None]
+    return own - ratio[:, None] - ratio[None, :]
 
 
 class Rise(msgspec.Struct, frozen=True):

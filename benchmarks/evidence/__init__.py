@@ -1,0 +1,1 @@
+"""Measurements behind what the documentation says; `python -m benchmarks.evidence NAME`."""
