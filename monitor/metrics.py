@@ -168,7 +168,7 @@ class NumberTally:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
 
     def standard_error(self, metric: Metric) -> float:
-        # n Σx² - (Σx)² in whole numbers: no digits are lost where the errors hardly differ.
+        # n Σx² - (Σx)² in whole numbers: nothing is rounded but the squares themselves.
         if metric == "rmse":
             # The delta method: the error of a root is that of its square over twice the root.
             root = self.metric("rmse")

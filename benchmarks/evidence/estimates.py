@@ -92,8 +92,8 @@ def measure(
     for name, estimates in found.items():
         values = np.array(estimates, dtype=np.float64)
         pairs = [
-            Compared(MetricEstimate(metric, *map(float, e), reference), r, 0, 0)
-            for e, r in zip(values, realised, strict=True)
+            Compared(MetricEstimate(metric, value, low, high, reference), r, 0, 0)
+            for (value, low, high), r in zip(values.tolist(), realised, strict=True)
         ]
         total = coverage(pairs)
         if total is None:

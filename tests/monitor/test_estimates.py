@@ -1,6 +1,8 @@
 """Metrics estimated without labels: what they should be where the truth is drawn from the scores,
 and nothing where there is nothing to go by."""
 
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
@@ -45,7 +47,7 @@ class World:
         true = odds / odds.sum(axis=1, keepdims=True)
         given = true**2 / (true**2).sum(axis=1, keepdims=True)
         draw = self.rng.random(count)[:, None] > true.cumsum(axis=1)
-        names = np.array(CLASSES, dtype=object)
+        names: NDArray[np.object_] = np.array(CLASSES, dtype=object)
         return self.columns(x), given, names[given.argmax(axis=1)], names[draw.sum(axis=1)]
 
     def measured(
@@ -61,7 +63,9 @@ class World:
         return Columns({"x": x}, {"colour": colours})
 
     def reference(self, metric: Metric, count: int = 1000) -> Reference:
-        scores = None
+        scores: NDArray[np.float64] | None = None
+        said: NDArray[Any]
+        labels: NDArray[Any]
         if metric in ("mae", "rmse"):
             columns, said, labels = self.measured(count)
             wrong = errors("regression", labels, said)
