@@ -105,8 +105,8 @@ class ColumnResult(msgspec.Struct, frozen=True):
 class RelationResult(msgspec.Struct, frozen=True):
     """Two columns that go together otherwise than in the reference, while neither has drifted.
 
-    `effect` is the share of records that lie elsewhere in a 3 × 3 table of the two, beyond what each
-    column's own change explains.
+    `effect` is the share of records that lie elsewhere in a 3 × 3 table of the two, beyond what
+    each column's own change explains.
     """
 
     columns: tuple[str, str]
@@ -121,6 +121,21 @@ class Limits(msgspec.Struct, frozen=True):
 
     warning: float
     alarm: float | None
+
+
+class MetricEstimate(msgspec.Struct, frozen=True):
+    """What the stream's metric of a window is thought to be, before its labels are known.
+
+    `low` to `high` has the realised metric of the same records in 95 of 100 windows, as long as
+    the relation of inputs and labels is that of training. `reference` is the same model's metric
+    on the data that were held out in training.
+    """
+
+    metric: Metric
+    value: float
+    low: float
+    high: float
+    reference: float
 
 
 class DataGroup(msgspec.Struct, frozen=True):
@@ -138,6 +153,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     prediction: ColumnResult | None = None
     relations: tuple[RelationResult, ...] = ()
     limits: Limits | None = None
+    estimate: MetricEstimate | None = None  # None: not tested, or the model allows none
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
@@ -150,6 +166,7 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     reference_error: float | None = None
     p_value: float | None = None  # of the error's rise against the reference; None: not tested
     worse: bool = False
+    standard_error: float | None = None  # of the metric, as if records were independent
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
@@ -190,6 +207,7 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     metric: Metric
     value: float | None  # None: no outcomes, only late or revised ones
     groups: tuple[PerformanceGroup, ...]
+    standard_error: float | None = None  # of `value`, as if records were independent
 
 
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
@@ -230,7 +248,7 @@ class SampledRecords(msgspec.Struct, frozen=True):
     """Records of a sample as columns of n values, little-endian, base64 in JSON.
 
     `hashes` uint32 of the record ids, `positions` and `offsets` (in `predictions`) int64; columns
-    are float64, or codes.
+    are float64, or codes; `scores` by class are uint16, times 65534, and 65535 where there is none.
     """
 
     hashes: bytes
@@ -238,6 +256,7 @@ class SampledRecords(msgspec.Struct, frozen=True):
     offsets: bytes
     columns: dict[str, bytes | Codes]
     prediction: bytes | Codes
+    scores: dict[str, bytes] = {}
 
 
 class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -292,10 +311,12 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
-    """Sums of absolute errors and of their squares, times 2^64: whole numbers of any size."""
+    """Sums of absolute errors and of their squares, times 2^64, and of the squares' squares, times
+    2^128: whole numbers of any size."""
 
     errors: str
     squares: str
+    fourths: str = "0"
 
 
 class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -340,7 +361,9 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     action: Literal["opened", "updated", "resolved"]
     kind: DriftKind
     columns: tuple[str, ...]
-    severity: float  # data: largest effect; quality: share of records; performance: share of loss
+    # data, prediction: largest effect, and harm added; quality: share of records; performance:
+    # share of loss
+    severity: float
     message: str
     position: int
     onset: int | None  # position from which the data are thought to be new
@@ -348,6 +371,9 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     detector: str | None
     windows: tuple[str, ...]  # ids of the windows or panes that caused it
     report: str | None = None  # name of the HTML report in the reports folder, if one is drawn
+    # data, prediction, quality: estimated rise of the error as a share of what it was in training,
+    # 0.0 if that may be chance; None: not estimated
+    harm: float | None = None
 
 
 class RetrainRequest(Event, frozen=True, tag="retrain_request"):

@@ -110,7 +110,7 @@ class DataGathering:
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
         """The readable ones of the records at these places: their places, and what is kept."""
-        at, columns, predictions = self._reader.details(scored, partition, at)
+        at, columns, predictions, scores = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]
             for name, kind, _ in self._columns
@@ -121,6 +121,7 @@ class DataGathering:
             np.full(len(at), partition),
             scored.offsets[at],
             (*values, predictions),
+            scores,
         )
 
     # ---- publishing -----------------------------------------------------------------------------

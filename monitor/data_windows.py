@@ -7,6 +7,7 @@ In: `DataParts`. Out: `DataWindow` events, and the sample of a window in which s
 from collections import OrderedDict
 from typing import Any, Final
 
+import msgspec
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
@@ -93,6 +94,9 @@ class DataWindows:
             return self._judge.untested(model, group.records)
         sample = self._sample(group)
         result = self._judge.test(model, group.records, sample, profile)
+        if (estimator := self._profiles.estimator(model)) is not None:
+            estimate = estimator.estimate(sample, group.records)
+            result = msgspec.structs.replace(result, estimate=estimate)
         everything = (*result.columns, *filter(None, [result.prediction]))
         if any(column.drifted or column.quality for column in everything):
             self.samples[identity] = (model, sample)
@@ -106,7 +110,7 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        return Sample(Columns(numbers, categories, len(rows)), rows.values[-1])
+        return Sample(Columns(numbers, categories, len(rows)), rows.values[-1], rows.scores)
 
 
 class _Group:

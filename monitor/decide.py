@@ -23,6 +23,7 @@ from driftline.events import (
 )
 from driftline.stream import DriftKind, Stream
 from monitor.detectors import REMEMBERED, ErrorDetector, Rise
+from monitor.harm import harm_of, severity
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
 from monitor.thresholds import IN_A_ROW
@@ -245,14 +246,20 @@ def _drifted(
         said.append(f"go together otherwise: {_listed(changed)}")
     if not said:
         return None
+    harm = harm_of(group.estimate)
+    if harm:
+        said.append(f"the error is estimated to be {harm:.0%} higher")
     if group.limits is not None and group.limits.alarm is None:
         said.append("uncalibrated: the reference is too short")
     names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
     return Finding(
         columns=tuple(dict.fromkeys(names)),
-        severity=max([*(c.effect for c in drifted), *(r.effect for r in relations)]),
+        severity=severity(
+            max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
+        ),
         message="; ".join(said),
         onset=onset,
+        harm=harm,
     )
 
 
@@ -275,6 +282,7 @@ def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
         severity=shares[0][0],
         message=_listed(said),
         onset=onset,
+        harm=harm_of(group.estimate),
     )
 
 

@@ -22,6 +22,7 @@ class Finding(msgspec.Struct, frozen=True):
     message: str
     onset: int | None
     detector: str | None = None
+    harm: float | None = None
     notable: bool = False  # of its own, even if not worse: told again after a window's length
 
 
@@ -107,5 +108,6 @@ class Lane:
             detector=finding.detector,
             windows=(window,),
             report=f"{window}.html" if drawn else None,
+            harm=finding.harm,
         )
         return self.open

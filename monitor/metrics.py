@@ -45,6 +45,10 @@ class Tally(Protocol):
     def metric(self, metric: Metric) -> float:
         """The metric over all outcomes; at least one."""
 
+    def standard_error(self, metric: Metric) -> float:
+        """Of that metric, as if outcomes were independent of each other; at least one. On a stream
+        whose errors come in runs it is too small."""
+
     def error(self) -> float:
         """The mean error; at least one outcome."""
 
@@ -99,6 +103,16 @@ class ClassTally:
             2 * self._pairs[name, name] / (labels[name] + predictions[name]) for name in classes
         ) / len(classes)
 
+    def standard_error(self, metric: Metric) -> float:
+        names = sorted({name for pair in self._pairs for name in pair}, key=str)
+        places = {name: place for place, name in enumerate(names)}
+        shares = np.zeros((len(names), len(names)))
+        for (label, prediction), count in self._pairs.items():
+            shares[places[label], places[prediction]] = count / self.records
+        slopes = slopes_of(metric, shares)
+        mean = float((shares * slopes).sum())
+        return math.sqrt(max(0.0, float((shares * slopes**2).sum()) - mean**2) / self.records)
+
     def error(self) -> float:
         return self._wrong() / self.records
 
@@ -122,31 +136,46 @@ class NumberTally:
         self.records = 0
         self._sum = 0
         self._squares = 0
+        self._fourths = 0  # times 2^128
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
         errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
         errors = np.minimum(errors, MAX_ERROR)
         self.records += len(errors)
         self._sum += _fixed(errors)
-        self._squares += _fixed(errors * errors)
+        squares = _fixed_each(errors * errors)
+        self._squares += sum(squares)
+        self._fourths += sum(square * square for square in squares)
         return errors
 
     def merge(self, other: "NumberTally") -> None:
         self.records += other.records
         self._sum += other._sum
         self._squares += other._squares
+        self._fourths += other._fourths
 
     def merge_part(self, part: ModelPart) -> None:
         self.records += part.records
         if part.sums is not None:
             self._sum += int(part.sums.errors)
             self._squares += int(part.sums.squares)
+            self._fourths += int(part.sums.fourths)
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        return (), ErrorSums(str(self._sum), str(self._squares))
+        return (), ErrorSums(str(self._sum), str(self._squares), str(self._fourths))
 
     def metric(self, metric: Metric) -> float:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
+
+    def standard_error(self, metric: Metric) -> float:
+        # n Σx² - (Σx)² in whole numbers: nothing is rounded but the squares themselves.
+        if metric == "rmse":
+            # The delta method: the error of a root is that of its square over twice the root.
+            root = self.metric("rmse")
+            spread = self._deviation(self._squares, self._fourths)
+            return spread / (2.0 * root) / math.sqrt(self.records) if root else 0.0
+        spread = self._deviation(self._sum, self._squares << FIXED_POINT_BITS)
+        return spread / math.sqrt(self.records)
 
     def error(self) -> float:
         return self._mean(self._sum)
@@ -160,9 +189,52 @@ class NumberTally:
         # Welch's statistic; windows are large enough for the normal distribution.
         return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
 
+    def _deviation(self, total: int, squares: int) -> float:
+        """The standard deviation of values with this sum (times 2^64) and sum of squares (times
+        2^128)."""
+        scaled = max(0, self.records * squares - total * total)
+        return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
+
     def _mean(self, total: int) -> float:
         # Division of whole numbers rounds once, also where both are too large for a float.
         return total / (self.records << FIXED_POINT_BITS)
+
+
+def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
+    """A metric of a confusion matrix (k, k) of shares of (label, prediction), as in `evaluate`."""
+    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    if metric == "accuracy":
+        return float(right.sum())
+    of = actual if metric == "balanced_accuracy" else (actual + said) / 2.0
+    return float(np.mean(right[of > 0] / of[of > 0]))
+
+
+def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How a metric changes with each cell of the confusion matrix: its gradient (k, k).
+
+    `shares` (k, k) of (label, prediction), which sum to 1. With it the delta method gives the
+    variance of the metric over n multinomial draws, Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)² over n; for macro F1
+    as in Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
+    (Applied Intelligence, 2022).
+    """
+    same = np.eye(len(shares))
+    if metric == "accuracy":
+        return same
+    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    if metric == "balanced_accuracy":
+        present = actual > 0
+        weight = np.divide(1.0 / present.sum(), actual, out=np.zeros_like(actual), where=present)
+        recall = np.divide(right, actual, out=np.zeros_like(actual), where=present)
+        slopes: NDArray[np.float64] = (same - recall[:, None]) * weight[:, None]
+        return slopes
+    both = actual + said
+    known = both > 0
+    weight = np.divide(2.0 / known.sum(), both, out=np.zeros_like(both), where=known)
+    ratio: NDArray[np.float64] = weight * np.divide(
+        right, both, out=np.zeros_like(both), where=known
+    )
+    own: NDArray[np.float64] = same * weight[:, None]
+    return own - ratio[:, None] - ratio[None, :]
 
 
 class Rise(msgspec.Struct, frozen=True):
@@ -185,5 +257,10 @@ def rise(
 
 
 def _fixed(values: NDArray[np.float64]) -> int:
-    """The sum in fixed point. Scaling by a power of two is exact; each value is cut, then added."""
-    return sum(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))
+    """The sum in fixed point."""
+    return sum(_fixed_each(values))
+
+
+def _fixed_each(values: NDArray[np.float64]) -> list[int]:
+    """In fixed point. Scaling by a power of two is exact; what is behind the point is cut off."""
+    return list(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

@@ -134,6 +134,7 @@ class PerformanceWindows:
             time=None if time_us is None else format_time(time_us),
             metric=stream.judged_by,
             value=whole.metric(stream.judged_by) if whole.records else None,
+            standard_error=whole.standard_error(stream.judged_by) if whole.records else None,
             groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
         )
 
@@ -156,6 +157,7 @@ class PerformanceWindows:
             reference_error=None if found is None else found.reference_error,
             p_value=None if found is None else found.p_value,
             worse=found is not None and found.worse,
+            standard_error=tally.standard_error(stream.judged_by),
         )
 
 

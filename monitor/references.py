@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from driftline.errors import PackageError
 from driftline.models.reference import Reference
 from driftline.stream import Stream
+from monitor.estimates import Estimator, estimator_for
 from monitor.judge import Profile
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,18 @@ class Profiles:
         self._stream = stream
         self._references = references
         self._known: OrderedDict[str, Profile | None] = OrderedDict()
+        self._estimators: OrderedDict[str, Estimator | None] = OrderedDict()
+
+    def estimator(self, digest: str) -> Estimator | None:
+        """None where there is no reference, or too little in it."""
+        if digest not in self._estimators:
+            reference = self._references.of(digest)
+            made = None if reference is None else estimator_for(self._stream, reference)
+            self._estimators[digest] = made
+            if len(self._estimators) > KEPT:
+                self._estimators.popitem(last=False)
+        self._estimators.move_to_end(digest)
+        return self._estimators[digest]
 
     def of(self, digest: str) -> Profile | None:
         """None where there is no reference."""

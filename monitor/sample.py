@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
+from monitor.class_scores import ClassScores
 
 
 def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
@@ -34,19 +35,22 @@ class Sample(msgspec.Struct, frozen=True):
 
     columns: Columns
     predictions: NDArray[Any]  # object (class names) or float64
+    scores: ClassScores | None = None
 
     def __len__(self) -> int:
         return len(self.columns)
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """Some records: aligned arrays of length n. `values` are whatever is kept of each."""
+    """Some records: aligned arrays of length n. `values` are whatever is kept of each, `scores`
+    what a model said of the classes, if that is kept."""
 
     hashes: NDArray[np.uint32]
     positions: NDArray[np.int64]
     partitions: NDArray[np.int64]
     offsets: NDArray[np.int64]
     values: tuple[NDArray[Any], ...]
+    scores: ClassScores | None = None
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -59,6 +63,7 @@ class Rows(msgspec.Struct, frozen=True):
             self.partitions[at],
             self.offsets[at],
             tuple(values[at] for values in self.values),
+            None if self.scores is None else self.scores.take(at),
         )
 
     def ordered(self) -> "Rows":
@@ -76,6 +81,9 @@ class Rows(msgspec.Struct, frozen=True):
             np.concatenate([part.partitions for part in rows]),
             np.concatenate([part.offsets for part in rows]),
             tuple(map(np.concatenate, zip(*(part.values for part in rows), strict=True))),
+            None
+            if any(part.scores is None for part in rows)
+            else ClassScores.concat([part.scores for part in rows if part.scores is not None]),
         )
 
 

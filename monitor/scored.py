@@ -5,7 +5,7 @@ may be in a sample, the columns. Decoding these is the costly part: most records
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
@@ -23,11 +23,14 @@ from driftline.events import Value, Watermark
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.arrived import Marks, Positions, ints, read_events, with_marks
+from monitor.class_scores import ClassScores
 from monitor.progress import Arrivals, Ints
 
 log = logging.getLogger(__name__)
 
 _Int64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_one_scores = msgspec.json.Decoder(dict[str, float] | None)
+_all_scores = msgspec.json.Decoder(list[dict[str, float] | None])
 
 
 class _Source(msgspec.Struct, frozen=True, gc=False):
@@ -44,6 +47,7 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
     model: str
     source: _Source
     record: msgspec.Raw
+    scores: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -67,6 +71,7 @@ class Details(NamedTuple):
     at: NDArray[np.intp]  # (m,) their places among those that were scored
     columns: Columns
     predictions: NDArray[Any]  # (m,) object (class names) or float64
+    scores: ClassScores  # of m records
 
 
 class ScoredReader:
@@ -134,7 +139,25 @@ class ScoredReader:
             at, events = at[batch.kept], [events[place] for place in batch.kept]
         said = [event.prediction for event in events]
         if self._is_number:
-            return Details(at, batch.columns, np.array(said, dtype=np.float64))
+            none = ClassScores.none(len(said))
+            return Details(at, batch.columns, np.array(said, dtype=np.float64), none)
         names = np.empty(len(said), dtype=object)
         names[:] = said
-        return Details(at, batch.columns, names)
+        scores = ClassScores.of(_decode_scores([event.scores for event in events]))
+        return Details(at, batch.columns, names, scores)
+
+
+def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
+    """Class → score of each record; None for what is no such thing."""
+    try:  # all at once takes a third of the time
+        return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
+    except msgspec.DecodeError:
+        return [_scores_or_none(value) for value in raw]
+
+
+def _scores_or_none(raw: msgspec.Raw) -> Mapping[str, float] | None:
+    try:
+        found: Mapping[str, float] | None = _one_scores.decode(raw)
+    except msgspec.DecodeError:
+        return None
+    return found

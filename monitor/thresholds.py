@@ -162,8 +162,11 @@ def _drawn(
     rng: np.random.Generator, blocks: NDArray[np.float32], count: int
 ) -> NDArray[np.float32]:
     """(resamples, bins): the sums of so many of the blocks (m, bins), drawn with replacement."""
-    share = np.full(len(blocks), 1.0 / len(blocks))
-    weights = rng.multinomial(count, share, size=RESAMPLES).astype(np.float32)
+    # How often each block is in each resample: a count of places in a table.
+    rows = np.arange(0, RESAMPLES * len(blocks), len(blocks))[:, None]
+    places = rows + rng.integers(len(blocks), size=(RESAMPLES, count))
+    weights = np.bincount(places.ravel(), minlength=RESAMPLES * len(blocks))
+    weights = weights.reshape(RESAMPLES, len(blocks)).astype(np.float32)
     # Whole numbers below 2^24: exact in whatever order they are added.
     drawn: NDArray[np.float32] = weights @ blocks
     return drawn

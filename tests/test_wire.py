@@ -106,6 +106,7 @@ def test_every_field_of_every_event_is_documented_and_no_other() -> None:
         ("data_window", "group"): events.DataGroup,
         ("data_window", "relation"): events.RelationResult,
         ("data_window", "column"): events.ColumnResult,
+        ("data_window", "estimate"): events.MetricEstimate,
         ("performance_window", "group"): events.PerformanceGroup,
         ("data_parts", "part"): events.WindowPart,
         ("data_parts", "group"): events.GroupPart,

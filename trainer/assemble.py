@@ -84,7 +84,7 @@ def assemble(
         trials=trials,
         check=_check_records(stream, fitted, scorer, rows.newest),
     )
-    reference = _reference(stream, fitted, scorer, everything, rows.take(held), found.scores)
+    reference = _reference(stream, fitted, scorer, everything, rows.take(held), found)
     return manifest, write_package(
         manifest, joblib=dump(fitted.estimator), onnx=conversion.onnx, reference=reference
     )
@@ -121,8 +121,9 @@ def _reference(
     scorer: Scorer,
     everything: TrainingRows,
     held: TrainingRows,
-    held_scores: Scores,
+    found: Found,
 ) -> Reference:
+    held_scores = found.scores
     newest = everything.take(
         np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
     )
@@ -130,12 +131,9 @@ def _reference(
     watched = {name for name, feature in stream.inputs.items() if feature.watch}
     watched |= set(stream.derived)
     numbers = everything.columns.numbers
+    newest_held = held.take(np.arange(max(0, len(held) - MAX_REFERENCE_ROWS), len(held)))
     return Reference(
-        columns=Columns(
-            {name: v for name, v in newest.columns.numbers.items() if name in watched},
-            {name: v for name, v in newest.columns.categories.items() if name in watched},
-            len(newest),
-        ),
+        columns=_only(newest.columns, watched),
         positions=newest.positions,
         predictions=_array(scores),
         held_labels=held.labels,
@@ -151,6 +149,16 @@ def _reference(
             for name, values in numbers.items()
             if not np.isnan(values).all()
         },
+        classes=found.fitted.schema.classes,
+        held_columns=_only(newest_held.columns, watched),
+    )
+
+
+def _only(columns: Columns, names: set[str]) -> Columns:
+    return Columns(
+        {name: values for name, values in columns.numbers.items() if name in names},
+        {name: values for name, values in columns.categories.items() if name in names},
+        len(columns),
     )
 
 

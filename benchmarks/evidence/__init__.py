@@ -1,1 +1,1 @@
-"""Measurements that show what Driftline's drift decisions are worth, one module each."""
+"""Measurements behind what the documentation says; `python -m benchmarks.evidence NAME`."""

@@ -1,19 +1,31 @@
-"""`python -m benchmarks.evidence NAME`: runs one measurement; without a name, lists them."""
+"""Runs one of the measurements in this folder: `python -m benchmarks.evidence NAME [OPTIONS]`."""
 
+import importlib
+import pkgutil
 import sys
-from importlib import import_module
 from pathlib import Path
 
 
-def main(argv: list[str]) -> int:
-    """Run the module that is named; its own `--help` says more."""
-    names = sorted(path.stem for path in Path(__file__).parent.glob("[a-z]*.py"))
-    if not argv or argv[0] not in names:
-        print(f"usage: python -m benchmarks.evidence NAME [--help]\nNAME: {', '.join(names)}")
-        return 0 if argv in ([], ["--help"]) else 2
-    code: int = import_module(f"benchmarks.evidence.{argv[0]}").main(argv[1:])
-    return code
+def names() -> list[str]:
+    """The measurements: modules here that have a `main`."""
+    found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
+    return [
+        name
+        for name in sorted(found)
+        if not name.startswith("_")
+        and hasattr(importlib.import_module(f"benchmarks.evidence.{name}"), "main")
+    ]
+
+
+def run(arguments: list[str]) -> int:
+    """Returns the exit code."""
+    known = names()
+    if not arguments or arguments[0] not in known:
+        print(f"usage: python -m benchmarks.evidence NAME [OPTIONS]; NAME: {', '.join(known)}")
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    module = importlib.import_module(f"benchmarks.evidence.{arguments[0]}")
+    return int(module.main(arguments[1:]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

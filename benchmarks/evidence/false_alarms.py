@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.stream import loads
-from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
 from monitor.judge import watched
+from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
 from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source

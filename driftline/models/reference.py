@@ -31,7 +31,9 @@ class Reference(msgspec.Struct, frozen=True):
 
     The `m` rows that were held out while models were chosen, with `held_predictions` and
     `held_scores` (m, k) of the winner as it was before it was fitted again on everything: in-sample
-    errors would be too small. `errors` float64 (m,) are 0 or 1, or absolute.
+    errors would be too small. `errors` float64 (m,) are 0 or 1, or absolute. `classes` are those of
+    the scores, in order. `held_columns` are the watched and derived features of the newest
+    `min(m, 10,000)` of these rows. Packages made before these two were kept have neither.
 
     `levels`: all values of each category in the training data; `ranges`: least and largest number.
     """
@@ -45,6 +47,8 @@ class Reference(msgspec.Struct, frozen=True):
     errors: NumberArray
     levels: Mapping[str, tuple[str, ...]]
     ranges: Mapping[str, tuple[float, float]]
+    classes: tuple[str, ...] = ()
+    held_columns: Columns | None = None
 
 
 class _Names(msgspec.Struct, frozen=True):
@@ -52,6 +56,8 @@ class _Names(msgspec.Struct, frozen=True):
     categories: tuple[str, ...]
     levels: dict[str, tuple[str, ...]]
     ranges: dict[str, tuple[float, float]]
+    classes: tuple[str, ...] = ()
+    held: bool = False  # whether the held-out columns are kept; they have the same names
 
 
 def save_reference(reference: Reference) -> bytes:
@@ -63,13 +69,14 @@ def save_reference(reference: Reference) -> bytes:
         tuple(columns.categories),
         dict(reference.levels),
         dict(reference.ranges),
+        reference.classes,
+        held=reference.held_columns is not None,
     )
     arrays["names"] = np.frombuffer(msgspec.json.encode(names), dtype=np.uint8)
     # Columns are stored by their place: a name may hold anything, a zip entry may not.
-    for place, values in enumerate(columns.numbers.values()):
-        arrays[f"number_{place}"] = values
-    for place, category in enumerate(columns.categories.values()):
-        _pack(arrays, f"category_{place}", category)
+    _pack_columns(arrays, "", columns, names)
+    if reference.held_columns is not None:
+        _pack_columns(arrays, "held_", reference.held_columns, names)
     for name in ("predictions", "held_labels", "held_predictions"):
         _pack(arrays, name, getattr(reference, name))
     if reference.held_scores is not None:
@@ -84,23 +91,45 @@ def load_reference(data: bytes) -> Reference:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
-            numbers = {n: arrays[f"number_{place}"] for place, n in enumerate(names.numbers)}
-            categories = {
-                n: _unpack(arrays, f"category_{place}") for place, n in enumerate(names.categories)
-            }
+            errors = arrays["errors"]
+            held = min(len(errors), MAX_REFERENCE_ROWS)
             return Reference(
-                columns=Columns(numbers, categories, len(arrays["positions"])),
+                columns=_unpack_columns(arrays, "", names, len(arrays["positions"])),
                 positions=arrays["positions"],
                 predictions=_unpack(arrays, "predictions"),
                 held_labels=_unpack(arrays, "held_labels"),
                 held_predictions=_unpack(arrays, "held_predictions"),
                 held_scores=arrays.get("held_scores"),
-                errors=arrays["errors"],
+                errors=errors,
                 levels=names.levels,
                 ranges=names.ranges,
+                classes=names.classes,
+                held_columns=_unpack_columns(arrays, "held_", names, held) if names.held else None,
             )
     except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
         raise PackageCheckFailed(f"the package's reference cannot be read: {error}") from error
+
+
+def _pack_columns(
+    arrays: dict[str, NDArray[Any]], prefix: str, columns: Columns, names: _Names
+) -> None:
+    for place, name in enumerate(names.numbers):
+        arrays[f"{prefix}number_{place}"] = columns.numbers[name]
+    for place, name in enumerate(names.categories):
+        _pack(arrays, f"{prefix}category_{place}", columns.categories[name])
+
+
+def _unpack_columns(
+    arrays: Mapping[str, NDArray[Any]], prefix: str, names: _Names, length: int
+) -> Columns:
+    return Columns(
+        {name: arrays[f"{prefix}number_{place}"] for place, name in enumerate(names.numbers)},
+        {
+            name: _unpack(arrays, f"{prefix}category_{place}")
+            for place, name in enumerate(names.categories)
+        },
+        length,
+    )
 
 
 def _pack(arrays: dict[str, NDArray[Any]], name: str, values: NDArray[Any]) -> None:

@@ -194,6 +194,32 @@ def test_the_reference_comes_back_as_it_was(data: bytes) -> None:
     assert reference.levels == {"colour": ("blue", "green", "red")}
     low, high = reference.ranges["size"]
     assert 1 <= low < high <= 5
+    assert reference.classes == ("no", "yes")
+    held = reference.held_columns
+    assert held is not None
+    assert len(held) == 60
+    # All 300 records are in the reference in order, the held-out ones last.
+    assert held.numbers["price"].tolist() == reference.columns.numbers["price"][-60:].tolist()
+    assert (
+        held.categories["colour"].tolist() == reference.columns.categories["colour"][-60:].tolist()
+    )
+
+
+def test_a_reference_from_before_held_out_columns_were_kept_is_read(data: bytes) -> None:
+    raw = read_file(data, REFERENCE)
+    assert raw is not None
+    with np.load(io.BytesIO(raw)) as arrays:
+        names = msgspec.json.decode(arrays["names"].tobytes())
+        old = {name: arrays[name] for name in arrays if not name.startswith(("held_n", "held_c"))}
+    del names["classes"], names["held"]
+    old["names"] = np.frombuffer(msgspec.json.encode(names), dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **old)
+    reference = load_reference(file.getvalue())
+    assert (reference.classes, reference.held_columns) == ((), None)
+    assert len(reference.held_labels) == 60
+    kept = load_reference(save_reference(reference))
+    assert (kept.classes, kept.held_columns) == ((), None)
 
 
 def test_a_reference_never_unpickles(data: bytes) -> None:

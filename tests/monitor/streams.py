@@ -86,6 +86,7 @@ class Log:
         model: str = "a",
         said: Value = "yes",
         source: int | None = None,
+        scores: dict[str, float] | None = None,
         **record: object,
     ) -> None:
         if source is None:
@@ -100,7 +101,7 @@ class Log:
                 time=None,
                 row=row,
                 prediction=said,
-                scores=None,
+                scores=scores,
                 model=model,
                 source=Source("small.features", partition, source),
                 record=msgspec.Raw(msgspec.json.encode(own)),

@@ -30,7 +30,13 @@ def stream_of(limit: int) -> Stream:
 
 
 STREAM = stream_of(LIMIT)
-REFERENCE = reference(columns([0.0, 1.0] * 50, ["red"] * 100), ["yes", "no"] * 50)
+REFERENCE = msgspec.structs.replace(
+    reference(columns([0.0, 1.0] * 50, ["red"] * 100), ["yes", "no"] * 50),
+    held_labels=np.array(["yes", "no"] * 50, dtype=object),
+    held_predictions=np.array(["yes", "yes", "yes", "no"] * 25, dtype=object),
+    held_scores=np.column_stack([np.linspace(0, 1, 100), np.linspace(1, 0, 100)]),
+    classes=("no", "yes"),
+)
 Events = dict[int, list[Message]]
 
 
@@ -41,7 +47,8 @@ def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tupl
     for row in rng.sample(range(300), 300):
         model, readable = rng.choice("aab"), rng.random() < 0.8
         x: Any = float(row) if readable else "wide"
-        log.prediction(row, partition=rng.randrange(3), model=model, x=x)
+        scores = {"yes": row / 300, "no": 1 - row / 300}
+        log.prediction(row, partition=rng.randrange(3), model=model, x=x, scores=scores)
         expected[row // 100, model].append((row, readable))
     for partition in range(3):
         log.watermark(log.topics.predictions, 300, partition=partition)
@@ -120,6 +127,7 @@ def test_a_sample_is_the_readable_records_with_the_smallest_hashes(seed: int, wo
         readable = [row for row, can_be_read in rows if can_be_read]
         smallest = sorted(sorted(readable, key=hash_of)[:LIMIT])
         assert (group.records, group.sampled) == (len(rows), len(smallest))
+        assert group.estimate is not None  # and again below, whoever read what
         assert samples(parts, model, window) == [float(row) for row in smallest]
     again = gathered(events, rng, workers=1, calm=True)
     assert sampled(again) == groups

@@ -16,7 +16,7 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from driftline.events import ModelPart
+from driftline.events import ErrorSums, ModelPart
 from driftline.stream import Metric
 from monitor.metrics import ClassTally, NumberTally, Tally, rise
 
@@ -115,3 +115,59 @@ def test_constant_errors_divide_by_nothing() -> None:
     assert same.p_value(np.ones(10)) == 1.0
     assert same.p_value(np.zeros(10)) == 0.0
     assert math.isclose(same.metric("rmse"), 1.0)
+
+
+# ---- standard errors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"])
+def test_the_standard_error_is_how_far_the_metric_is_off_by_chance(metric: Metric) -> None:
+    rng = np.random.default_rng(5)
+    values, said_to_be = [], []
+    for _ in range(400):
+        tally: Tally
+        if metric in ("mae", "rmse"):
+            tally = NumberTally()
+            tally.add(rng.normal(size=300).tolist(), [0.0] * 300)
+        else:
+            tally = ClassTally()
+            labels = rng.choice(["a", "b", "c"], size=300, p=[0.6, 0.3, 0.1])
+            wrong = rng.random(300) < 0.2
+            other = rng.choice(["a", "b", "c"], size=300)
+            tally.add(labels.tolist(), np.where(wrong, other, labels).tolist())
+        values.append(tally.metric(metric))
+        said_to_be.append(tally.standard_error(metric))
+    # The standard deviation of 400 values is known to 3.5%.
+    assert np.mean(said_to_be) == pytest.approx(np.std(values), rel=0.12)
+
+
+@given(outcomes=st.lists(st.tuples(number, number), min_size=2, max_size=20))
+def test_standard_errors_of_numbers_are_those_of_numpy(
+    outcomes: list[tuple[float, float]],
+) -> None:
+    tally = NumberTally()
+    labels, said_ = zip(*outcomes, strict=True)
+    errors = tally.add(labels, said_)
+    expected = np.std(errors) / math.sqrt(len(errors))
+    # A square is rounded at its sixteenth digit, so a deviation at the eighth of the largest error.
+    allowed = 1e-7 * float(np.max(errors)) + 1e-9
+    assert tally.standard_error("mae") == pytest.approx(expected, rel=1e-6, abs=allowed)
+    assert math.isfinite(tally.standard_error("rmse"))
+
+
+def test_nothing_varies_where_all_are_right() -> None:
+    assert tally(0, 50).standard_error("accuracy") == 0.0
+    same = NumberTally()
+    same.add([1e140, 1e140], [0.0, 0.0])
+    assert (same.standard_error("mae"), same.standard_error("rmse")) == (0.0, 0.0)
+    none = NumberTally()
+    none.add([1.0], [1.0])
+    assert none.standard_error("rmse") == 0.0
+
+
+def test_parts_from_before_fourth_powers_were_sent_have_no_rmse_error_below_zero() -> None:
+    part = ModelPart(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
+    came = NumberTally()
+    came.merge_part(part)
+    assert came.standard_error("mae") == pytest.approx(0.5 / math.sqrt(2))
+    assert came.standard_error("rmse") == 0.0

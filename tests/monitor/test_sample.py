@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from driftline.codec.envelope import encode, parts_decoder
 from driftline.events import DataParts, GroupPart, WindowPart
 from driftline.topics import MAX_RECORD_BYTES
+from monitor.class_scores import ClassScores
 from monitor.parts import pack_errors, pack_records, records, unpack_errors, unpack_records
 from monitor.sample import Rows, Smallest, hashes_of
 
@@ -87,11 +88,15 @@ def test_a_sample_comes_over_the_wire_as_it_was(
         np.full(len(values), 3),
         positions[::-1],
         (np.array([number for number, _, _ in values]), names, names[::-1]),
+        ClassScores.of([{"a": abs(n) / 2**62} if name else None for _, name, n in values]),
     )
     (packed,) = pack_records(sent, ["number", "name"])
     came = unpack_records(packed, 3, ["number", "name"])
     for one, other in zip(came.values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
+    assert sent.scores is not None
+    assert came.scores is not None
+    np.testing.assert_array_equal(came.scores.own("a"), sent.scores.own("a"))
     for name in ("hashes", "positions", "partitions", "offsets"):
         np.testing.assert_array_equal(getattr(came, name), getattr(sent, name))
     errors = Rows(sent.hashes, positions, sent.partitions, positions, (positions, sent.values[0]))

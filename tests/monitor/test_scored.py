@@ -150,6 +150,17 @@ def test_a_record_without_readable_columns_has_a_place_and_no_details(
     assert said.startswith("s.predictions[0]@7 is counted, but not sampled: column 'a': expected")
 
 
+def test_scores_are_those_of_the_records_that_have_them() -> None:
+    events = [prediction(1), msgspec.structs.replace(prediction(2), scores=None), prediction(3)]
+    odd = msgspec.json.encode(prediction(4)).replace(b'{"no":1.0}', b'"high"')
+    reader = ScoredReader(stream())
+    for whole in (False, True):
+        found = reader.read(messages([*events, odd]), whole=whole)
+        details = reader.details(found, 0, np.arange(4))
+        assert len(details.scores) == 4
+        assert details.scores.own("no").tolist() == [65534, 65535, 65534, 65535]
+
+
 def test_times_are_those_that_inference_read() -> None:
     of = stream(time='column = "at"', windows='span = "1h"')
     times = ["1970-01-01T00:00:01Z", "1970-01-01T00:00:00.500000Z", None, "soon"]

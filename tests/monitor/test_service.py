@@ -3,6 +3,7 @@ which partitions are read, restarts or kills."""
 
 import random
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,10 @@ def history(seed: int, rows: int = 260) -> tuple[Packages, Log]:
         shifted = row >= 80
         model = "b" if row >= 170 else "a"
         said = rng.choice(["yes", "no"])
-        record = {"x": rng.gauss(2.0 if shifted else 0.0, 1.0), "colour": rng.choice("rgb")}
+        record: dict[str, Any] = {
+            "x": rng.gauss(2.0 if shifted else 0.0, 1.0),
+            "colour": rng.choice("rgb"),
+        }
         source = sources[partition]
         sources[partition] += 1
         log.prediction(row, partition=partition, model=model, said=said, source=source, **record)

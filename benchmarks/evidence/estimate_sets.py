@@ -1,0 +1,163 @@
+"""Labelled data sets, each with the model that Driftline trains on its first fifth.
+
+In: a folder of data sets (`name/data.csv.gz`, rows in the order of the stream). Out: the model's
+reference, and what it says of all later records, with the truth.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from numpy.typing import NDArray
+
+from driftline.clock import ManualClock
+from driftline.codec.columns import Columns
+from driftline.codec.records import RecordCodec
+from driftline.evaluation import evaluate
+from driftline.models.load import Models
+from driftline.models.reference import Reference
+from driftline.models.score import Scores
+from driftline.settings import load_settings
+from driftline.stream import Metric, Stream, loads
+from producers.draft import window_records
+from trainer.first import train_first
+
+# As `driftline run` does unless told otherwise.
+WARM_UP: Final = 0.2
+
+
+class LabelledSet(msgspec.Struct, frozen=True):
+    """A data set: its folder, target, and the columns that are no features.
+
+    `tuned_on`: it was looked at while the estimator was chosen; the others were only measured.
+    """
+
+    name: str
+    folder: str
+    target: str
+    drop: tuple[str, ...] = ()
+    metric: Metric = "accuracy"
+    tuned_on: bool = False
+
+
+SETS: Final = (
+    LabelledSet("elec2", "elec2", "class", ("date",), tuned_on=True),
+    LabelledSet(
+        "car_loan",
+        "car_loan_nml",
+        "repaid",
+        ("id", "timestamp", "y_pred_proba", "y_pred"),
+        tuned_on=True,
+    ),
+    LabelledSet("thu_sine", "thu_sine_0123_abrupto", "class", tuned_on=True),
+    LabelledSet(
+        "bike_sharing",
+        "bike_sharing",
+        "cnt",
+        ("instant", "dteday", "casual", "registered", "yr", "high_demand"),
+        metric="mae",
+        tuned_on=True,
+    ),
+    LabelledSet("noaa_weather", "noaa_weather", "rain"),
+    LabelledSet("sea_abrupt", "sea_abrupt", "y"),
+    LabelledSet("thu_mixed", "thu_mixed_0101_gradual", "class"),
+    LabelledSet(
+        "airlines",
+        "airlines_delayed_labels",
+        "ValueToPredict",
+        ("Year", "Month", "instanceId", "timeStamp"),
+    ),
+    LabelledSet(
+        "california",
+        "california_housing_nml",
+        "clf_target",
+        ("id", "timestamp", "y_pred_proba", "y_pred"),
+    ),
+    LabelledSet("phishing", "phishing_sites", "target"),
+    LabelledSet(
+        "metro_traffic",
+        "metro_traffic",
+        "traffic_volume",
+        ("date_time", "heavy", "weather_description"),
+        metric="mae",
+    ),
+)
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """A model and the `n` records after those that it was trained on, in the stream's order."""
+
+    stream: Stream
+    reference: Reference
+    window: int  # records
+    columns: Columns
+    scores: Scores
+    labels: NDArray[Any]
+
+    def windows(self) -> list[slice]:
+        """The whole windows, one after the other."""
+        return [
+            slice(start, start + self.window)
+            for start in range(0, len(self.labels) - self.window + 1, self.window)
+        ]
+
+    def realised(self, at: slice, metric: Metric) -> float:
+        """The metric over these records."""
+        said = self.scores.predictions[at]
+        return evaluate(metric, self.stream.task, self.labels[at], said)
+
+
+def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:
+    """Train on the first fifth of a set as Driftline does, and score the rest.
+
+    Rows without a label are left out. `metric` in place of the set's own.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(folder / chosen.folder / "data.csv.gz", low_memory=False)
+    table = table[table[chosen.target].notna()].drop(columns=list(chosen.drop))
+    is_number = chosen.metric in ("mae", "rmse")
+    labels = table.pop(chosen.target)
+    labels = labels.astype(float) if is_number else labels.astype(str)
+    kinds = {
+        str(name): "number" if values.dtype.kind in "iuf" else "category"
+        for name, values in table.items()
+    }
+    for name, kind in kinds.items():
+        if kind == "category":
+            table[name] = table[name].where(table[name].isna(), table[name].astype(str))
+    table["@row"] = range(len(table))
+    records = [
+        msgspec.json.encode({k: None if v != v else v for k, v in row.items()})
+        for row in table.to_dict("records")
+    ]
+    stream = _stream(chosen, kinds, metric or chosen.metric)
+    warm = int(len(records) * WARM_UP)
+    with tempfile.TemporaryDirectory() as home:
+        settings = load_settings({"DRIFTLINE_HOME": home, "DRIFTLINE_CLIENT": "memory"})
+        trained = train_first(
+            stream,
+            records[:warm],
+            labels[:warm].tolist(),
+            settings=settings,
+            clock=ManualClock(0.0),
+        )
+        models = Models.of(settings, stream)
+        model = models.load(trained.announcement)
+        reference = models.reference(trained.digest)
+    columns = RecordCodec(stream).decode(records[warm:]).columns
+    truth: NDArray[Any] = labels[warm:].to_numpy(dtype=float if is_number else object)
+    window = window_records(len(records))
+    return Followed(stream, reference, window, columns, model.predict(columns), truth)
+
+
+def _stream(chosen: LabelledSet, kinds: dict[str, str], metric: Metric) -> Stream:
+    number = metric in ("mae", "rmse")
+    features = "\n".join(f'{msgspec.json.encode(n).decode()} = "{k}"' for n, k in kinds.items())
+    return loads(
+        f'version = 1\nname = "{chosen.name.replace("_", "-")}"\n'
+        f'task = "{"regression" if number else "classification"}"\n'
+        f'target = "{chosen.target}"\nmetric = "{metric}"\n'
+        f'[record]\nid = "@row"\nmissing = "impute"\n[features]\n{features}\n'
+    )

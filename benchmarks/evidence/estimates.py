@@ -1,0 +1,215 @@
+"""Estimated against realised metric per window, beside other label-free estimators.
+
+usage: python -m benchmarks.evidence estimates --data FOLDER [--nannyml PYTHON] [--json FILE] …
+
+Each labelled set: a model trained on the first fifth as Driftline does, windows over the rest. The
+others: the model's held-out metric taken as it is; average thresholded confidence (ATC, Garg et
+al., Leveraging unlabeled data to predict out-of-distribution performance, 2022); difference of
+confidences (DoC, Guillory et al., Predicting with confidence on unseen distributions, 2021); and,
+with a Python that has it, NannyML's CBPE and DLE with its defaults.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.estimate_sets import SETS, Followed, LabelledSet, follow
+from driftline.events import MetricEstimate
+from driftline.models.reference import Reference
+from driftline.stream import Metric
+from monitor.class_scores import ClassScores, packed
+from monitor.coverage import Compared, coverage
+from monitor.estimates import estimator_for
+from monitor.sample import Sample
+
+Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN where there is none
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One estimator on one set."""
+
+    name: str
+    estimator: str
+    tuned_on: bool
+    metric: Metric
+    windows: int
+    window: int
+    mean_absolute_error: float
+    covered: float | None  # None: it has no interval
+    width: float | None  # mean width of its intervals
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(prog="estimates", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--nannyml", type=Path, help="a Python that has NannyML")
+    parser.add_argument("--window", type=int, help="records; default: as a drafted stream file has")
+    parser.add_argument("--metric", help="for the classification sets; default accuracy")
+    parser.add_argument("--only", action="append", help="name of a set; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    options = parser.parse_args(argv)
+    rows: list[Row] = []
+    print("| set | metric | windows of | estimator | mean abs. error | 95% covers | width |")
+    print("|---|---|---|---|---|---|---|")
+    for chosen in SETS:
+        if options.only and chosen.name not in options.only:
+            continue
+        metric = chosen.metric if chosen.metric == "mae" else options.metric or chosen.metric
+        followed = follow(chosen, options.data, metric=metric)
+        if options.window:
+            followed = msgspec.structs.replace(followed, window=options.window)
+        for row in measure(chosen, followed, metric, options.nannyml):
+            rows.append(row)
+            _print(row)
+    if options.json is not None:
+        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    return 0
+
+
+def measure(
+    chosen: LabelledSet, followed: Followed, metric: Metric, nannyml: Path | None
+) -> list[Row]:
+    """All estimators on one set."""
+    realised = [followed.realised(at, metric) for at in followed.windows()]
+    found: dict[str, Estimates] = {"driftline": _own(followed)}
+    reference = float(_own_reference(followed))
+    found["held-out metric"] = [(reference, np.nan, np.nan)] * len(realised)
+    if metric == "accuracy":
+        found |= _confidences(followed)
+    if nannyml is not None:
+        found["nannyml"] = _nannyml(followed, metric, nannyml)
+    rows = []
+    for name, estimates in found.items():
+        values = np.array(estimates, dtype=np.float64)
+        pairs = [
+            Compared(MetricEstimate(metric, value, low, high, reference), r, 0, 0)
+            for (value, low, high), r in zip(values.tolist(), realised, strict=True)
+        ]
+        total = coverage(pairs)
+        if total is None:
+            continue
+        has_interval = not np.isnan(values[:, 1]).any()
+        rows.append(
+            Row(
+                name=chosen.name,
+                estimator=name,
+                tuned_on=chosen.tuned_on,
+                metric=metric,
+                windows=total.windows,
+                window=followed.window,
+                mean_absolute_error=total.mean_absolute_error,
+                covered=total.covered if has_interval else None,
+                width=float((values[:, 2] - values[:, 1]).mean()) if has_interval else None,
+            )
+        )
+    return rows
+
+
+def _own(followed: Followed) -> Estimates:
+    estimator = estimator_for(followed.stream, followed.reference)
+    found = []
+    for at in followed.windows():
+        sample = _sample(followed, at)
+        estimate = None if estimator is None else estimator.estimate(sample, len(sample))
+        if estimate is None:
+            found.append((np.nan, np.nan, np.nan))
+        else:
+            found.append((estimate.value, estimate.low, estimate.high))
+    return found
+
+
+def _own_reference(followed: Followed) -> float:
+    from driftline.evaluation import evaluate
+
+    stream, reference = followed.stream, followed.reference
+    return evaluate(
+        stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
+    )
+
+
+def _sample(followed: Followed, at: slice) -> Sample:
+    said = followed.scores.predictions[at]
+    probabilities = followed.scores.probabilities
+    predictions: NDArray[Any] = np.empty(len(said), dtype=object)
+    predictions[:] = said
+    if probabilities is None:
+        return Sample(followed.columns.take(at), predictions.astype(np.float64))
+    classes = followed.reference.classes
+    by_class = {name: packed(probabilities[at, place]) for place, name in enumerate(classes)}
+    return Sample(followed.columns.take(at), predictions, ClassScores(by_class, len(said)))
+
+
+def _confidences(followed: Followed) -> dict[str, Estimates]:
+    """ATC and DoC from the largest score of each record; of accuracy alone."""
+    reference, probabilities = followed.reference, followed.scores.probabilities
+    if reference.held_scores is None or probabilities is None:
+        return {}
+    before = reference.held_scores.max(axis=1)
+    accuracy = float(1.0 - reference.errors.mean())
+    threshold = np.quantile(before, 1.0 - accuracy)
+    now = probabilities.max(axis=1)
+
+    def each(estimate: Callable[[NDArray[np.float64]], float]) -> Estimates:
+        return [(estimate(now[at]), np.nan, np.nan) for at in followed.windows()]
+
+    return {
+        "ATC": each(lambda scores: float((scores >= threshold).mean())),
+        "DoC": each(lambda scores: float(accuracy + scores.mean() - before.mean())),
+    }
+
+
+def _nannyml(followed: Followed, metric: Metric, python: Path) -> Estimates:
+    import pandas as pd
+
+    reference, windows = followed.reference, followed.windows()
+    probabilities, known = followed.scores.probabilities, reference.held_scores
+    before: dict[str, Any] = {"said": reference.held_predictions, "truth": reference.held_labels}
+    now: dict[str, Any] = {"said": followed.scores.predictions}
+    if probabilities is not None and known is not None:
+        for place, name in enumerate(reference.classes):
+            before[f"score:{name}"], now[f"score:{name}"] = known[:, place], probabilities[:, place]
+    else:
+        before |= _columns(reference)
+        now |= {**followed.columns.numbers, **followed.columns.categories}
+    with tempfile.TemporaryDirectory() as folder:
+        pd.DataFrame(before).to_csv(Path(folder) / "reference.csv", index=False)
+        whole = pd.DataFrame(now).iloc[: windows[-1].stop]
+        whole.to_csv(Path(folder) / "analysis.csv", index=False)
+        script = Path(__file__).with_name("nannyml_estimates.py")
+        asked = {"accuracy": "accuracy", "f1_macro": "f1"}.get(metric, metric)
+        done = subprocess.run(
+            [str(python), str(script), folder, str(followed.window), asked],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    if done.returncode:
+        print(f"nannyml: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return [(np.nan, np.nan, np.nan)] * len(windows)
+    return [tuple(values) for values in json.loads(done.stdout.splitlines()[-1])]
+
+
+def _columns(reference: Reference) -> dict[str, Any]:
+    held = reference.held_columns
+    return {} if held is None else {**held.numbers, **held.categories}
+
+
+def _print(row: Row) -> None:
+    covered = "" if row.covered is None else f"{row.covered:.0%}"
+    width = "" if row.width is None else f"{row.width:.4g}"
+    name = f"{row.name} (tuned on)" if row.tuned_on else row.name
+    print(
+        f"| {name} | {row.metric} | {row.windows} × {row.window} | {row.estimator} "
+        f"| {row.mean_absolute_error:.4g} | {covered} | {width} |",
+        flush=True,
+    )

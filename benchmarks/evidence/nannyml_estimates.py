@@ -1,0 +1,70 @@
+"""Runs NannyML's estimators in a Python of its own: CBPE for classes, DLE for numbers.
+
+usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
+
+In: `reference.csv` and `analysis.csv` in the folder, with `said`, `truth` (reference only), and a
+column `score:CLASS` per class or the inputs. Out: one line of JSON: [value, low, high] per chunk.
+Imports nothing of Driftline, which is not installed there.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def main(folder: Path, chunk: int, metric: str) -> None:
+    """Estimate and print."""
+    warnings.simplefilter("ignore")
+    import nannyml  # type: ignore[import-not-found]
+    import pandas as pd
+
+    reference = pd.read_csv(folder / "reference.csv", low_memory=False)
+    analysis = pd.read_csv(folder / "analysis.csv", low_memory=False)
+    scores = [name for name in reference if name.startswith("score:")]
+    estimator: Any
+    if not scores:
+        inputs = [name for name in analysis if name != "said"]
+        for name in inputs:  # texts are categories
+            if reference[name].dtype == object:
+                reference[name] = reference[name].astype("category")
+                analysis[name] = analysis[name].astype("category")
+        estimator = nannyml.DLE(
+            feature_column_names=inputs,
+            y_pred="said",
+            y_true="truth",
+            metrics=[metric],
+            chunk_size=chunk,
+        )
+    elif len(scores) == 2:
+        positive = scores[1].removeprefix("score:")
+        for table, column in ((reference, "said"), (reference, "truth"), (analysis, "said")):
+            table[column] = (table[column].astype(str) == positive).astype(int)
+        estimator = nannyml.CBPE(
+            y_pred_proba=scores[1],
+            y_pred="said",
+            y_true="truth",
+            problem_type="classification_binary",
+            metrics=[metric],
+            chunk_size=chunk,
+        )
+    else:
+        for table, column in ((reference, "said"), (reference, "truth"), (analysis, "said")):
+            table[column] = table[column].astype(str)
+        estimator = nannyml.CBPE(
+            y_pred_proba={name.removeprefix("score:"): name for name in scores},
+            y_pred="said",
+            y_true="truth",
+            problem_type="classification_multiclass",
+            metrics=[metric],
+            chunk_size=chunk,
+        )
+    estimator.fit(reference)
+    found = estimator.estimate(analysis).filter(period="analysis").to_df()[metric]
+    kept = found[["value", "lower_confidence_boundary", "upper_confidence_boundary"]]
+    print(json.dumps(kept.to_numpy().tolist()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

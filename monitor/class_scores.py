@@ -1,0 +1,91 @@
+"""What a model said of each class, of many records: small, and the same after any merge.
+
+In: scores by class, as predictions have them. Out: arrays by class, and a matrix in a given order.
+A score is kept as a whole number of 2 bytes: steps of 1.5e-5 are finer than any calibration.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCALE: Final = 65_534
+NONE: Final = 65_535  # this class has no score for this record
+
+Packed = NDArray[np.uint16]
+
+
+class ClassScores:
+    """Scores of n records; `by_class`: name → uint16 (n,), the classes in any order.
+
+    Records may have different classes, none, or no scores at all: what one has not is `NONE`.
+    """
+
+    __slots__ = ("_length", "by_class")
+
+    def __init__(self, by_class: Mapping[str, Packed], length: int) -> None:
+        self.by_class = dict(by_class)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    @classmethod
+    def none(cls, length: int) -> "ClassScores":
+        """Of records without scores."""
+        return cls({}, length)
+
+    @classmethod
+    def of(cls, records: Sequence[Mapping[str, float] | None]) -> "ClassScores":
+        """Of records as predictions have them; a score beyond 0 and 1 counts as the nearer one."""
+        names = dict.fromkeys(name for record in records if record is not None for name in record)
+        return cls(
+            {
+                name: packed(
+                    np.array(
+                        [np.nan if r is None else r.get(name, np.nan) for r in records], np.float64
+                    )
+                )
+                for name in names
+            },
+            len(records),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence["ClassScores"]) -> "ClassScores":
+        """All records of `parts`; at least one part."""
+        names = dict.fromkeys(name for part in parts for name in part.by_class)
+        return cls(
+            {name: np.concatenate([part.own(name) for part in parts]) for name in names},
+            sum(map(len, parts)),
+        )
+
+    def own(self, name: str) -> Packed:
+        """The scores (n,) of this class."""
+        found = self.by_class.get(name)
+        return np.full(self._length, NONE, dtype=np.uint16) if found is None else found
+
+    def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClassScores":
+        """The records at these places."""
+        length = len(np.empty(self._length, dtype=np.bool_)[at])
+        return ClassScores({name: own[at] for name, own in self.by_class.items()}, length)
+
+    def matrix(self, classes: Sequence[str]) -> NDArray[np.float64]:
+        """(n, k) scores of these classes, NaN where there is none."""
+        return unpacked(np.column_stack([self.own(name) for name in classes]))
+
+
+def packed(scores: NDArray[np.float64]) -> Packed:
+    """Scores as they are kept; NaN is none."""
+    whole = np.rint(np.clip(np.nan_to_num(scores), 0.0, 1.0) * SCALE)
+    return np.where(np.isnan(scores), NONE, whole).astype(np.uint16)
+
+
+def unpacked(kept: Packed) -> NDArray[np.float64]:
+    """Undo `packed`, but for what it rounded.
+
+    >>> unpacked(packed(np.array([0.0, 0.25, 1.0, np.nan]))).round(4).tolist()
+    [0.0, 0.25, 1.0, nan]
+    """
+    return np.where(kept == NONE, np.nan, kept / SCALE)
