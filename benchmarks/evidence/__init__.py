@@ -1,0 +1,1 @@
+"""Measurements behind `docs/evidence`: `python -m benchmarks.evidence NAME`."""
