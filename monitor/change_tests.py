@@ -25,6 +25,10 @@ class Split(msgspec.Struct, frozen=True):
     after: float
 
 
+# A rise is as long as this or longer: a burst of errors is none.
+LEAST_VALUES: Final = 30
+
+
 class LikelihoodRatio:
     """The generalised likelihood-ratio test, both means unknown, of Bernoulli values.
 
@@ -119,6 +123,8 @@ class _Pieces:
         for size, of_size in reversed(self._pieces[1:]):
             after += size
             of_after += of_size
+            if after < LEAST_VALUES:
+                continue
             before, of_before = count - after, total - of_after
             ratio = of(before, of_before) + of(after, of_after) - whole
             if ratio > best:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, cast
 
 import msgspec
+from msgspec import structs
 
 from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
@@ -29,7 +30,7 @@ class Rise(msgspec.Struct, frozen=True):
     """The error has grown: it began `ago` values before the end of the values last given."""
 
     ago: int
-    before: float  # mean error up to then; 0…1
+    before: float  # mean error up to then, wild ones cut
     after: float
 
 
@@ -100,9 +101,8 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
-                if self._test.drift_detected and (split := self._found()) is not None:
-                    ago = split.ago + len(known) - place + left
-                    rises.append(Rise(ago, split.before, split.after))
+                if self._test.drift_detected and (rise := self._found()) is not None:
+                    rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
     def _known(self, error: float) -> Sequence[float]:
@@ -120,7 +120,7 @@ class ErrorDetector:
         self._scale, self._first = SCALE_CUT * mean, []
         return first
 
-    def _found(self) -> Split | None:
+    def _found(self) -> Rise | None:
         """The rise, or None if it was a fall."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
@@ -134,7 +134,7 @@ class ErrorDetector:
         self._test = DETECTORS[self.name].make(self._task)
         if self._task == "regression":  # cut at what is now usual
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
-        return split
+        return Rise(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:

@@ -28,6 +28,7 @@ class ErrorWatch:
         self._newest: int | None = None  # position of that model's newest record
         self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
+        self._early: dict[str, Rise] = {}  # by detector: found, but too small as yet
         self.found_in: str | None = None  # the model of the last finding since the last window
 
     def update(self, pane: PerformancePane) -> Finding | None:
@@ -43,26 +44,42 @@ class ErrorWatch:
         self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
         while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
             self._panes.popleft()
-        finding = None
-        for detector in self._detectors:
-            detector.update(pane.errors)
-            rises = [rise for rise in detector.rises if self._matters(rise, pane)]
-            if not rises or finding is not None:
-                continue
-            rise = rises[-1]
-            finding = Finding(
-                columns=(),
-                severity=loss(rise.before, rise.after),
-                message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
-                if rise.before
-                else "errors, where there were none",
-                onset=self._onset(rise.ago),
-                detector=detector.name,
-                notable=True,
-            )
-        if finding is not None:
-            self.found_in = pane.model
-        return finding
+        found = [
+            (detector.name, rise)
+            for detector in self._detectors
+            if (rise := self._mattering(detector, pane)) is not None
+        ]
+        if not found:
+            return None
+        self.found_in = pane.model
+        name, rise = found[0]
+        return Finding(
+            columns=(),
+            severity=loss(rise.before, rise.after),
+            message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
+            if rise.before
+            else "errors, where there were none",
+            onset=self._onset(rise.ago),
+            detector=name,
+            notable=True,
+        )
+
+    def _mattering(self, detector: ErrorDetector, pane: PerformancePane) -> Rise | None:
+        """The rise that this detector finds, or found not long ago, if it is large enough by now.
+
+        A gradual change is found while the error is still about what it was: it is waited for.
+        """
+        detector.update(pane.errors)
+        rises = list(detector.rises)
+        if (early := self._early.pop(detector.name, None)) is not None:
+            ago = early.ago + len(pane.errors)
+            rises.insert(0, Rise(ago, early.before, self._mean_of_last(ago)))
+        for rise in reversed(rises):
+            if self._matters(rise, pane):
+                return rise
+        if rises and rises[0].ago <= REMEMBERED:
+            self._early[detector.name] = rises[0]
+        return None
 
     def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
         """Whether the error is enough worse than it was, and than when the model was trained."""
@@ -79,6 +96,7 @@ class ErrorWatch:
     def _restart(self) -> None:
         self._panes.clear()
         self._recent.clear()
+        self._early.clear()
         for detector in self._detectors:
             detector.reset()
 

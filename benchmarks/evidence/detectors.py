@@ -77,6 +77,7 @@ class Score(msgspec.Struct):
     rows: int = 0
     found: int = 0
     missed: int = 0
+    late: int = 0
     false: int = 0
     delays: list[float] = msgspec.field(default_factory=list)
     onsets: list[float] = msgspec.field(default_factory=list)
@@ -95,6 +96,9 @@ class Score(msgspec.Struct):
                 continue  # the error does not rise: nothing to be found
             within = [k for k, a in enumerate(result.alarms) if change.row < a.row <= end]
             taken.update(within)
+            if not within and (k := _next(stream, result, i, end)) is not None:
+                taken.add(k)
+                self.late += 1
             counts = self.by_bound.setdefault(_group(limit), [0, 0])
             counts[0] += bool(within)
             counts[1] += 1
@@ -121,10 +125,17 @@ class Score(msgspec.Struct):
             "delay": median(self.delays) if self.delays else math.nan,
             "onset_error": median(self.onsets) if self.onsets else math.nan,
             "false_alarms_per_1000": 1_000 * self.false / max(1, self.rows),
+            "late": self.late,
             "changes": self.found + self.missed,
             "rows": self.rows,
             "seconds": self.seconds,
         }
+
+
+def _next(stream: Drifting, result: Run, change: int, end: int) -> int | None:
+    """The first alarm after a change that was missed, before the next one: too late, not false."""
+    until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
+    return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 
 
 def _group(limit: float) -> str:
@@ -170,6 +181,7 @@ def together(scores: dict[str, Score]) -> Score:
         whole.rows += score.rows
         whole.found += score.found
         whole.missed += score.missed
+        whole.late += score.late
         whole.false += score.false
         whole.delays += score.delays
         whole.onsets += score.onsets
@@ -195,6 +207,7 @@ def _figures(name: str, score: Score) -> list[str]:
         f"{row['delay']:.0f}",
         f"{row['onset_error']:.0f}",
         f"{row['false_alarms_per_1000']:.4f}",
+        f"{row['late']:.0f}",
         f"{row['changes']:.0f}",
         f"{row['rows']:,.0f}",
         f"{1e6 * row['seconds'] / max(1.0, row['rows']):.1f}",
@@ -208,6 +221,7 @@ HEAD: Final = (
     "median delay",
     "median onset error",
     "false alarms per 1,000 rows",
+    "late",
     "changes",
     "rows",
     "µs a row",
