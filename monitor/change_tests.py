@@ -150,37 +150,34 @@ TINY: Final = 0.002
 
 
 class Cusum:
-    """Page's one-sided CUSUM for a Bernoulli mean that rises to `factor` times its odds.
+    """Page's one-sided CUSUM for a mean that rises to `factor` times what it was.
 
     The mean before is that of all values up to the sum's last zero, so that a rise does not
     blur it (E. S. Page, "Continuous inspection schemes", Biometrika 1954; with the mean known, the
     mean time between false alarms is at least exp(threshold): G. Lorden, "Procedures for reacting
-    to a change in distribution", 1971).
+    to a change in distribution", 1971). Of 0 and 1, `binary`, it is the odds that rise; other
+    values are taken for exponential ones, with the variance that they have.
     """
 
-    def __init__(self, threshold: float, *, factor: float, least_values: int) -> None:
+    def __init__(self, threshold: float, *, factor: float, least_values: int, binary: bool) -> None:
         self._threshold = threshold
         self._factor = factor
         self._least_values = least_values
-        self._count, self._total = 0, 0.0  # up to the last zero
-        self._ago, self._since = 0, 0.0  # since
+        self._binary = binary
+        self._count, self._total, self._squares = 0, 0.0, 0.0  # up to the last zero
+        self._ago, self._since, self._since_squares = 0, 0.0, 0.0  # since
         self._sum = 0.0
-        self._hit = self._miss = 0.0
+        self._each = self._slope = 0.0  # what a value adds: each, and by its size
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
-        if self._count < self._least_values:
-            self._count += 1
-            self._total += value
-            if self._count == self._least_values:
-                self._aim()
-            return
-        self._sum += value * self._hit + (1.0 - value) * self._miss
         self._ago += 1
         self._since += value
+        self._since_squares += value * value
+        self._sum += self._each + self._slope * value
         self.drift_detected = self._sum > self._threshold
         self.warning_detected = self._sum > WARNING * self._threshold
         self.split = (
@@ -189,18 +186,27 @@ class Cusum:
             else None
         )
         if self._sum <= 0.0:
-            self._count += self._ago
-            self._total += self._since
-            self._sum, self._ago, self._since = 0.0, 0, 0.0
-            self._aim()
+            self._take()
 
-    def _aim(self) -> None:
+    def _take(self) -> None:
+        """There was no rise as yet: what was seen tells the mean before."""
+        self._count += self._ago
+        self._total += self._since
+        self._squares += self._since_squares
+        self._sum, self._ago, self._since, self._since_squares = 0.0, 0, 0.0, 0.0
+        if self._count < self._least_values:
+            return
         # Half an error more: the first ones would be beyond all likelihood if there was none.
-        mean = min((self._total + 0.5) / (self._count + 1.0), 1.0 - 1e-9)
-        odds = self._factor * mean / (1.0 - mean)
-        raised = odds / (1.0 + odds)
-        self._hit = math.log(raised / mean)
-        self._miss = math.log((1.0 - raised) / (1.0 - mean))
+        mean = (self._total + 0.5) / (self._count + 1.0)
+        if self._binary:
+            raised = self._factor * mean / (1.0 - mean + self._factor * mean)
+            self._each = math.log((1.0 - raised) / (1.0 - mean))
+            self._slope = math.log(raised / mean) - self._each
+            return
+        variance = self._squares / self._count - (self._total / self._count) ** 2
+        dispersion = mean * mean / variance if variance > 0.0 else 1.0
+        self._each = -math.log(self._factor) * dispersion
+        self._slope = (1.0 - 1.0 / self._factor) / mean * dispersion
 
 
 class Stepd:
@@ -214,8 +220,8 @@ class Stepd:
         self._sigmas = sigmas
         self._recent: deque[float] = deque()
         self._since = 0.0
-        self._count, self._total, self._squares = 0, 0.0, 0.0  # before
-        self._recent_squares = 0.0
+        self._count, self._total = 0, 0.0  # before
+        self._squares = 0.0  # of all
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
@@ -224,6 +230,7 @@ class Stepd:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
         self._recent.append(value)
         self._since += value
+        self._squares += value * value
         if len(self._recent) <= self._window:
             return
         first = self._recent.popleft()
@@ -233,9 +240,11 @@ class Stepd:
         if self._count < self._window:
             return
         before, after = self._total / self._count, self._since / self._window
-        pooled = (self._total + self._since) / (self._count + self._window)
+        count = self._count + self._window
+        pooled = (self._total + self._since) / count
         weight = 1.0 / self._count + 1.0 / self._window
-        deviation = math.sqrt(pooled * (1.0 - pooled) * weight)
+        # Of 0 and 1 that is the variance of a proportion, mean * (1 - mean).
+        deviation = math.sqrt(max(0.0, self._squares / count - pooled * pooled) * weight)
         distance = after - before - weight / 2.0  # Yates' correction
         self.drift_detected = distance > self._sigmas * deviation
         self.warning_detected = distance > WARNING * self._sigmas * deviation
@@ -279,6 +288,7 @@ class Seed:
         mean = total / count
         confidence = math.log(2.0 * math.log(count) / self._delta)
         before, of_before = 0, 0.0
+        most, at = 1.0, 0
         for place, (size, of_size) in enumerate(self._blocks[:-1], 1):
             before += size
             of_before += of_size
@@ -286,11 +296,12 @@ class Seed:
             weight = 1.0 / before + 1.0 / after
             bound = math.sqrt(2.0 * weight * mean * (1.0 - mean) * confidence)
             difference = of_after / after - of_before / before
-            if abs(difference) > bound + 2.0 / 3.0 * weight * confidence:
-                self.drift_detected = True
+            excess = abs(difference) / (bound + 2.0 / 3.0 * weight * confidence)
+            if excess > most:
+                most, at = excess, place
                 self.split = Split(after, of_before / before, of_after / after)
-                del self._blocks[:place]
-                return
+        self.drift_detected = self.split is not None
+        del self._blocks[:at]
 
     def _compress(self) -> None:
         merged = self._blocks[:1]

@@ -22,7 +22,7 @@ from monitor.metrics import new_tally, rise
 Floats = NDArray[np.float64]
 
 WINDOW: Final = 1_000
-PANE: Final = WINDOW // 20
+PANES: Final = 20  # in a window
 # Rows since the onset that a new model is trained on: fewer make a poor one.
 RETRAIN_ROWS: Final = 1_000
 HELD_OUT: Final = 5  # every fifth row is held out to know the model's error
@@ -82,13 +82,15 @@ class EventWatch:
         return None
 
 
-def stream_with(detectors: Sequence[str], *, regression: bool = False) -> Stream:
+def stream_with(
+    detectors: Sequence[str], *, regression: bool = False, window: int = WINDOW
+) -> Stream:
     """A stream file with these detectors and defaults."""
     names = ", ".join(f'"{name}"' for name in detectors)
     task = "regression" if regression else "classification"
     return loads(
         f'version = 1\nname = "evidence"\ntask = "{task}"\ntarget = "y"\n'
-        f'[features]\nx = "number"\n[windows]\nrecords = {WINDOW}\n[drift]\ndetectors = [{names}]\n'
+        f'[features]\nx = "number"\n[windows]\nrecords = {window}\n[drift]\ndetectors = [{names}]\n'
     )
 
 
@@ -119,21 +121,23 @@ class _Model:
 def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Run:
     """Watch a stream; pane by pane, a new model from the pane on after it is trained."""
     watch = make(config)
+    window = config.window_size
+    size = window // PANES
     model = _Model(stream, slice(0, stream.training), "0")
     alarms: list[Alarm] = []
     bounds: list[float] = []
     fresh = [stream.fresh(concept) for concept in range(len(stream.changes) + 1)]
     since: int | None = None
     tallies: dict[str, tuple[Any, Floats]] = {}
-    for start in range(stream.training, len(stream.y) - PANE + 1, PANE):
-        end = start + PANE
+    for start in range(stream.training, len(stream.y) - size + 1, size):
+        end = start + size
         while len(bounds) < len(stream.changes) and start >= stream.changes[len(bounds)].row:
             bounds.append(_bound(stream, model, fresh[len(bounds)], fresh[len(bounds) + 1]))
         errors = model.errors[start:end]
         tally, _ = tallies.setdefault(model.name, (new_tally(config.task), model.reference))
-        tally.add(errors.tolist(), [0.0] * PANE)
+        tally.add(errors.tolist(), [0.0] * size)
         said = watch.pane(_pane(model, start, errors))
-        if end % WINDOW == 0:
+        if end % window == 0:
             said = watch.window(_window(config, end, tallies)) or said
             tallies = {}
         if said is not None:
@@ -157,23 +161,21 @@ def _bound(
 def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
     return PerformancePane(
         id=f"p{start}",
-        index=start // PANE,
+        index=start // len(errors),
         start=start,
-        end=start + PANE,
+        end=start + len(errors),
         model=model.name,
         records=len(errors),
         errors=tuple(errors.tolist()),
         reference_error=float(model.reference.mean()),
         first_position=start,
-        last_position=start + PANE - 1,
-        row=start + PANE - 1,
+        last_position=start + len(errors) - 1,
+        row=start + len(errors) - 1,
         time=None,
     )
 
 
-def _window(
-    config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]
-) -> PerformanceWindow:
+def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) -> PerformanceWindow:
     groups = []
     for name, (tally, reference) in tallies.items():
         found = None
@@ -197,10 +199,10 @@ def _window(
         )
     return PerformanceWindow(
         id=f"w{end}",
-        index=end // WINDOW - 1,
-        start=end - WINDOW,
+        index=end // config.window_size - 1,
+        start=end - config.window_size,
         end=end,
-        records=WINDOW,
+        records=config.window_size,
         late=0,
         revised=0,
         row=end - 1,
