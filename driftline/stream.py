@@ -184,8 +184,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detectors: Annotated[
         tuple[str, ...],
         Meta(
-            description="on the errors: glr, cusum, stepd, seed, or River's adwin, page_hinkley, ddm, "
-            "eddm, hddm_a, hddm_w, kswin"
+            description="on the errors: glr, cusum, stepd, seed, or River's adwin, page_hinkley, "
+            "ddm, eddm, hddm_a, hddm_w, kswin"
         ),
     ] = ("glr",)
     min_metric_loss: Annotated[

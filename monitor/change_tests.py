@@ -116,20 +116,23 @@ class _Pieces:
     def likeliest(
         self, of: Callable[[int, float], float], count: int, total: float
     ) -> tuple[float, Split | None]:
-        """The largest ratio of likelihoods `of` pieces, its logarithm, and its place."""
+        """The largest logarithm of a ratio of likelihoods `of` pieces, and its place.
+
+        The ratio is of a change that has lasted, the place is the likeliest of all.
+        """
         whole = of(count, total)
-        best, place = 0.0, None
+        best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0
         for size, of_size in reversed(self._pieces[1:]):
             after += size
             of_after += of_size
-            if after < LEAST_VALUES:
-                continue
             before, of_before = count - after, total - of_after
             ratio = of(before, of_before) + of(after, of_after) - whole
             if ratio > best:
                 best, place = ratio, Split(after, of_before / before, of_after / after)
-        return best, place
+            if ratio > lasting and after >= LEAST_VALUES:
+                lasting = ratio
+        return lasting, place
 
 
 def _bernoulli(count: int, total: float) -> float:

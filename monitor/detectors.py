@@ -39,10 +39,10 @@ class _Kind(msgspec.Struct, frozen=True):
     failures: bool = False  # takes only 0 and 1
 
 
-# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`; what comes of it on
-# others is in the table that it prints without. A likelihood ratio of e^t is reached by chance about
-# once in e^t values (Lorden, 1971): errors of 1 to 40% that never change reach e^11 once in 80,000
-# values or less often, also if they are absolute ones, and bursts are not counted.
+# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`; what comes of it
+# on others is in the table that it prints without. A likelihood ratio of e^t is reached by chance
+# about once in e^t values (Lorden, 1971): errors of 1 to 40% that never change reached e^11 once
+# in 60,000 values, or less often, bursts included, which are not counted; absolute ones likewise.
 GLR_THRESHOLD: Final = 11.0
 CUSUM_THRESHOLD: Final = 11.0
 CUSUM_FACTOR: Final = 1.5
@@ -83,9 +83,10 @@ DETECTORS: Final[dict[str, _Kind]] = {
 class ErrorDetector:
     """A detector, made to report only rises of the error.
 
-    `update` takes errors, `rises` then has those found among them, the same ones however the errors
-    are cut into calls. `warning` is true while a detector that has a warning zone is in it. After a
-    rise, and at `reset` (a new model), it starts anew. It can be pickled, and its memory is bounded.
+    `update` takes errors, `rises` then has those found among them, the same ones however the
+    errors are cut into calls. `warning` is true while a detector that has a warning zone is in it.
+    After a rise, and at `reset` (a new model), it starts anew. It can be pickled, and its memory
+    is bounded.
     """
 
     def __init__(self, name: str, task: Task) -> None:

@@ -41,7 +41,7 @@ def ddm() -> RiverDetector:
     """J. Gama et al., "Learning with drift detection", 2004."""
     from river.drift.binary import DDM
 
-    return cast(RiverDetector, DDM(warm_start=200))
+    return cast(RiverDetector, DDM(warm_start=200, warning_threshold=2.5, drift_threshold=3.5))
 
 
 def eddm() -> RiverDetector:

@@ -87,7 +87,7 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """The same for absolute errors, (n,) each: of normal ones with the standard deviation before."""
+    """The same for absolute errors, (n,) each: of normal ones, with the variance before."""
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
         return math.inf
