@@ -241,7 +241,7 @@ def read(file: File) -> Drifting:
     y = np.array([float(row[file.target]) for row in rows])
     edges = [0, *(change.row for change in file.changes), len(y)]
 
-    def fresh(concept: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    def fresh(concept: int) -> tuple[np.ndarray, np.ndarray]:
         start = edges[concept] + (file.changes[concept - 1].width if concept else file.training)
         return x[start : edges[concept + 1]], y[start : edges[concept + 1]]
 
