@@ -191,8 +191,11 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0.1
     detectors: Annotated[
         tuple[str, ...],
-        Meta(description="River detectors on the errors: adwin, page_hinkley, ddm, …"),
-    ] = ("adwin",)
+        Meta(
+            description="on the errors: glr, cusum, stepd, seed, or River's adwin, page_hinkley, "
+            "ddm, eddm, hddm_a, hddm_w, kswin"
+        ),
+    ] = ("glr",)
     min_metric_loss: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(description="smallest worsening of the error that matters, as a share of it"),

@@ -22,14 +22,12 @@ from driftline.events import (
     WindowsEvent,
 )
 from driftline.stream import DriftKind, Stream
-from monitor.detectors import REMEMBERED, ErrorDetector, Rise
+from monitor.error_watch import ErrorWatch, loss
 from monitor.harm import harm_of, severity
 from monitor.lanes import Finding, Lane
 from monitor.retraining import RetrainRule
 from monitor.thresholds import IN_A_ROW
 
-# The error of a model that made none can rise by any share.
-MAX_SEVERITY: Final = 100.0
 _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
 
 
@@ -39,7 +37,7 @@ class Decider:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
-        self._errors = _Errors(stream)
+        self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
         # Whether something drifted in the newest windows of each model, by kind of event.
         self._drifted: dict[tuple[DriftKind, str], deque[bool]] = {}
@@ -142,82 +140,6 @@ class Decider:
         return [] if event is None else [event]
 
 
-class _Errors:
-    """The detectors, fed with the errors of the model that answers."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._detectors = [
-            ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
-        ]
-        self._model: str | None = None
-        self._newest: int | None = None  # position of that model's newest record
-        self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
-        self._recent: deque[float] = deque(maxlen=REMEMBERED)
-        self.found_in: str | None = None  # the model of the last finding since the last window
-
-    def update(self, pane: PerformancePane) -> Finding | None:
-        """The rise of the error that a detector finds in this pane."""
-        newest = self._newest
-        if pane.model != self._model:
-            if newest is not None and pane.last_position <= newest:
-                return None  # late labels of a model that no longer answers
-            self._model = pane.model
-            self._restart()
-        self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
-        self._recent.extend(pane.errors)
-        self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
-        while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
-            self._panes.popleft()
-        finding = None
-        for detector in self._detectors:
-            detector.update(pane.errors)
-            rise = detector.rise
-            if rise is None or finding is not None:
-                continue
-            if not self._matters(rise, pane):
-                continue
-            finding = Finding(
-                columns=(),
-                severity=_loss(rise.before, rise.after),
-                message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
-                if rise.before
-                else "errors, where there were none",
-                onset=self._onset(rise.ago),
-                detector=detector.name,
-                notable=True,
-            )
-        if finding is not None:
-            self.found_in = pane.model
-        return finding
-
-    def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
-        """Whether the error is enough worse than it was, and than when the model was trained."""
-        least = 1.0 + self._stream.drift.min_metric_loss
-        if rise.after < rise.before * least:
-            return False
-        known = pane.reference_error
-        return known is None or self._mean_of_last(rise.ago) >= known * least
-
-    def _mean_of_last(self, count: int) -> float:
-        recent = list(self._recent)[-count:]
-        return sum(recent) / max(1, len(recent))
-
-    def _restart(self) -> None:
-        self._panes.clear()
-        self._recent.clear()
-        for detector in self._detectors:
-            detector.reset()
-
-    def _onset(self, ago: int) -> int:
-        """The position of the record whose error came `ago` errors before the end."""
-        for first, last, count in reversed(self._panes):
-            if ago <= count:
-                return first + (last - first) * (count - ago) // max(1, count - 1)
-            ago -= count
-        return self._panes[0][0]
-
-
 def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
     return _drifted(group, group.columns, group.relations, onset)
 
@@ -290,7 +212,7 @@ def _worse(group: PerformanceGroup, onset: int) -> Finding:
     before = group.reference_error or 0.0
     return Finding(
         columns=(),
-        severity=_loss(before, group.error),
+        severity=loss(before, group.error),
         message=f"error {group.error:.4g} in the window, {before:.4g} when the model was trained",
         onset=onset,
     )
@@ -300,11 +222,6 @@ def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | Perform
     """Whether the open event is of a model that answered after `model`: it says nothing of it."""
     names = [group.model for group in window.groups]
     return event is not None and event.model in names[names.index(model) + 1 :]
-
-
-def _loss(before: float, after: float) -> float:
-    """The rise as a share of what the error was."""
-    return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)
 
 
 _VERDICTS: Final[dict[DriftKind, Callable[[DataGroup, int], Finding | None]]] = {

@@ -1,4 +1,4 @@
-"""River's drift detectors on a model's errors, by name and under one contract.
+"""Drift detectors on a model's errors, by name and under one contract.
 
 In: errors in order: 0 or 1, or absolute errors of any scale. Out: whether the error has grown, and
 how many values ago that began. An error that falls is never drift. Memory is bounded.
@@ -6,12 +6,15 @@ how many values ago that began. An error that falls is never drift. Memory is bo
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Final, cast
 
 import msgspec
+from msgspec import structs
 
 from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
+from monitor import river_detectors as river
+from monitor.change_tests import Cusum, LikelihoodRatio, Seed, Split, Stepd
 
 # Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
 # that mean: the detectors are made for bounded values, and one wild error is no drift.
@@ -27,90 +30,63 @@ class Rise(msgspec.Struct, frozen=True):
     """The error has grown: it began `ago` values before the end of the values last given."""
 
     ago: int
-    before: float  # mean error up to then; 0…1
+    before: float  # mean error up to then, wild ones cut
     after: float
 
 
-class _River(Protocol):
-    drift_detected: bool
-
-    def update(self, x: Any) -> Any: ...
-
-
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[], _River]
+    make: Callable[[Task], river.RiverDetector]
     failures: bool = False  # takes only 0 and 1
 
 
-# Chosen among a few tried on the changes of `sea` (the error rises from about 11% to 16% and more;
-# 3 changes, 2 models) and on shuffled sets. Changes found of 6, false alarms in 1,078,000 records,
-# µs an update:
-#   adwin 6, 0, 1    page_hinkley 6, 7, 1    ddm 5, 9, 1    eddm 4, 16, 1
-#   hddm_a 5, 3, 7   hddm_w 3, 6, 6          kswin 0, not counted, 500
-# KSWIN sees only large changes (from 10% to 40%) at this setting, and is slow at any.
+# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`; what comes of it
+# on others is in the table that it prints without. A likelihood ratio of e^t is reached by chance
+# about once in e^t values (Lorden, 1971): errors of 1 to 40% that never change reached e^11 once
+# in 60,000 values, or less often, bursts included, which are not counted; absolute ones likewise.
+GLR_THRESHOLD: Final = 11.0
+CUSUM_THRESHOLD: Final = 11.0
+CUSUM_FACTOR: Final = 1.5
+CUSUM_VALUES: Final = 200  # fewer do not tell the mean before
+STEPD_WINDOW: Final = 100  # 30 in the paper, with an alarm by chance every few hundred values
+STEPD_SIGMAS: Final = 4.5
+SEED_DELTA: Final = 0.002
 
 
-def _adwin() -> _River:
-    from river.drift import ADWIN
-
-    return cast(_River, ADWIN(delta=0.002))
+def _glr(task: Task) -> LikelihoodRatio:
+    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification")
 
 
-def _page_hinkley() -> _River:
-    from river.drift import PageHinkley
-
-    return cast(
-        _River, PageHinkley(min_instances=100, delta=0.02, threshold=25.0, alpha=1.0, mode="up")
+def _cusum(task: Task) -> Cusum:
+    return Cusum(
+        CUSUM_THRESHOLD,
+        factor=CUSUM_FACTOR,
+        least_values=CUSUM_VALUES,
+        binary=task == "classification",
     )
 
 
-def _ddm() -> _River:
-    from river.drift.binary import DDM
-
-    return cast(_River, DDM(warm_start=200))
-
-
-def _eddm() -> _River:
-    from river.drift.binary import EDDM
-
-    return cast(_River, EDDM(warm_start=200, alpha=0.9, beta=0.8))
-
-
-def _hddm_a() -> _River:
-    from river.drift.binary import HDDMA
-
-    return cast(_River, HDDMA(drift_confidence=0.001))
-
-
-def _hddm_w() -> _River:
-    from river.drift.binary import HDDMW
-
-    return cast(_River, HDDMW(drift_confidence=0.0001, lambda_val=0.01))
-
-
-def _kswin() -> _River:
-    from river.drift import KSWIN
-
-    return cast(_River, KSWIN(alpha=1e-4, window_size=300, stat_size=100, seed=0))
-
-
 DETECTORS: Final[dict[str, _Kind]] = {
-    "adwin": _Kind(_adwin),
-    "page_hinkley": _Kind(_page_hinkley),
-    "ddm": _Kind(_ddm, failures=True),
-    "eddm": _Kind(_eddm, failures=True),
-    "hddm_a": _Kind(_hddm_a),
-    "hddm_w": _Kind(_hddm_w),
-    "kswin": _Kind(_kswin),
+    "glr": _Kind(_glr),
+    "cusum": _Kind(_cusum),
+    "stepd": _Kind(lambda _: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
+    "seed": _Kind(lambda _: Seed(delta=SEED_DELTA)),
+    "adwin": _Kind(lambda _: river.adwin()),
+    "page_hinkley": _Kind(lambda _: river.page_hinkley()),
+    "ddm": _Kind(lambda _: river.ddm(), failures=True),
+    "eddm": _Kind(lambda _: river.eddm(), failures=True),
+    "hddm_a": _Kind(lambda _: river.hddm_a()),
+    "hddm_w": _Kind(lambda _: river.hddm_w()),
+    "kswin": _Kind(lambda _: river.kswin()),
 }
 
 
 class ErrorDetector:
-    """One of River's detectors, made to report only a rise of the error.
+    """A detector, made to report only rises of the error.
 
-    `update` takes a pane's errors; `rise` then says whether one was found in it. `warning` is true
-    while a detector that has a warning zone is in it. After a find, and at `reset` (a new model),
-    it starts anew. It can be pickled.
+    `update` takes errors, `rises` then has those found among them, the same ones however the
+    errors are cut into calls. `warning` is true while a detector that has a warning zone is in it.
+    After a rise, and at `reset` (a new model), it starts anew. It can be pickled, and its memory
+    is bounded.
     """
 
     def __init__(self, name: str, task: Task) -> None:
@@ -119,51 +95,69 @@ class ErrorDetector:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all errors: those to come are another model's, or after a change."""
-        self._kind = DETECTORS[self.name]
-        self._river = self._kind.make()
+        """Forget all errors: those to come are another model's."""
+        self._test = DETECTORS[self.name].make(self._task)
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._first: list[float] = []
         self._scale: float | None = 1.0 if self._task == "classification" else None
-        self.rise: Rise | None = None
+        self.rises: tuple[Rise, ...] = ()
 
     @property
     def drift(self) -> bool:
         """Whether the last `update` found a rise."""
-        return self.rise is not None
+        return bool(self.rises)
 
     @property
     def warning(self) -> bool:
         """Whether a rise is likely; never for detectors that give no warning."""
-        return bool(getattr(self._river, "warning_detected", False))
+        return bool(getattr(self._test, "warning_detected", False))
 
     def update(self, errors: Sequence[float]) -> None:
-        """Take in errors in order. Of several rises among them, the last one counts."""
-        self.rise = None
-        for place, error in enumerate(errors):
-            for value in self._scaled(error):
-                self._recent.append(value)
-                self._river.update(value > FAILURE if self._kind.failures else value)
-                if self._river.drift_detected:
-                    self._found(len(errors) - place - 1)
+        """Take in errors in order."""
+        rises: list[Rise] = []
+        kind = DETECTORS[self.name]
+        left = len(errors)
+        for error in errors:
+            left -= 1
+            known = self._known(error)
+            for place, raw in enumerate(known, 1):
+                self._recent.append(raw)
+                value = min(raw / cast(float, self._scale), 1.0)
+                self._test.update(value > FAILURE if kind.failures else value)
+                if self._test.drift_detected and (rise := self._found()) is not None:
+                    rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
+        self.rises = tuple(rises)
 
-    def _found(self, remaining: int) -> None:
-        rise = _locate(self._recent)
+    def _known(self, error: float) -> Sequence[float]:
+        """The errors to go on with: none as long as their scale is unknown."""
+        if self._scale is not None:
+            return (error,)
+        self._first.append(error)
+        if len(self._first) < SCALE_VALUES:
+            return ()
+        # A model that made no error yet has no scale: its next errors have.
+        first, mean = self._first, sum(self._first) / SCALE_VALUES
+        if mean <= 0.0:
+            del first[0]
+            return ()
+        self._scale, self._first = SCALE_CUT * mean, []
+        return first
+
+    def _found(self) -> Rise | None:
+        """The rise, or None if it was a fall."""
+        scale = cast(float, self._scale)
+        split = getattr(self._test, "split", None)
+        if split is None:
+            split = _locate([min(raw / scale, 1.0) for raw in self._recent])
+        if split.after <= split.before:
+            self._recent.clear()
+            return None
+        since = list(self._recent)[-split.ago :]
         self._recent.clear()
-        if rise.after > rise.before:
-            self.rise = Rise(rise.ago + remaining, rise.before, rise.after)
-        elif self.rise is not None:
-            self.rise = None  # it has fallen again
-
-    def _scaled(self, error: float) -> Sequence[float]:
-        if self._scale is None:
-            self._first.append(error)
-            if len(self._first) < SCALE_VALUES:
-                return ()
-            self._scale = SCALE_CUT * sum(self._first) / len(self._first) or 1.0
-            first, self._first = self._first, []
-            return [min(value / self._scale, 1.0) for value in first]
-        return (min(error / self._scale, 1.0),)
+        self._test = DETECTORS[self.name].make(self._task)
+        if self._task == "regression":  # cut at what is now usual
+            self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
+        return Rise(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:
@@ -176,18 +170,18 @@ def check(stream: Stream) -> None:
             )
 
 
-def _locate(values: Sequence[float]) -> Rise:
+def _locate(values: Sequence[float]) -> Split:
     """The likeliest place of one change of the mean, by least squares."""
     import numpy as np
 
     data = np.asarray(values, dtype=np.float64)
     count = len(data)
     if count < 2:
-        return Rise(count, 0.0, float(data.sum()))
+        return Split(count, 0.0, float(data.sum()))
     sums = np.cumsum(data)[:-1]
     sizes = np.arange(1, count)
     before = sums / sizes
     after = (data.sum() - sums) / (count - sizes)
     # Between-group sum of squares: the split that explains most of the variance.
     best = int(np.argmax((before - after) ** 2 * sizes * (count - sizes)))
-    return Rise(count - best - 1, float(before[best]), float(after[best]))
+    return Split(count - best - 1, float(before[best]), float(after[best]))

@@ -208,8 +208,8 @@ def test_a_rise_of_the_error_is_found_within_the_window_and_dated() -> None:
     found = [event for read in events for event in decider.read(read)]
     event = found[0]
     assert isinstance(event, DriftEvent)
-    assert (event.kind, event.action, event.detector) == ("performance", "opened", "adwin")
-    assert 1500 < event.position <= 1800
+    assert (event.kind, event.action, event.detector) == ("performance", "opened", "glr")
+    assert 1500 < event.position <= 1600
     assert event.onset is not None
     assert abs(event.onset - 1500) <= 5
 

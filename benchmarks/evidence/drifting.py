@@ -1,0 +1,217 @@
+"""Generated streams whose concept changes, and what the best test would need to see it.
+
+In: a family and a seed. Out: rows, labels, and the places of the changes. Numpy alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Rng = np.random.Generator
+
+TRAINING: Final = 2_000
+SPACING: Final = 4_000  # rows between changes, give or take JITTER
+JITTER: Final = 500
+CHANGES: Final = 3
+ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
+WIDTH: Final = 1_000  # of a gradual change
+# The best test's false alarms: one in so many rows.
+BOUND_ROWS: Final = 10_000
+
+
+class Change(msgspec.Struct, frozen=True):
+    """The concept begins to change at `row`, and has changed `width` rows later."""
+
+    row: int
+    width: int
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A kind of stream; `draw(rng)` makes a function of (rng, rows, concept number)."""
+
+    name: str
+    draw: Callable[[Rng], Callable[[Rng, int, int], tuple[Floats, Floats]]]
+    regression: bool = False
+
+
+class Drifting(msgspec.Struct, frozen=True):
+    """A stream: `x` (n, columns), `y` (n,); `fresh(concept)` draws further rows of a concept."""
+
+    x: Floats
+    y: Floats
+    changes: tuple[Change, ...]
+    regression: bool
+    fresh: Callable[[int], tuple[Floats, Floats]]
+    training: int = TRAINING
+
+
+def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
+    """A stream of a family; the same one for the same seed."""
+    rng = np.random.default_rng([seed, gradual, *family.name.encode()])
+    sample = family.draw(rng)
+    width = WIDTH if gradual else 0
+    changes = tuple(
+        Change(TRAINING + SPACING * (i + 1) + int(rng.integers(-JITTER, JITTER)), width)
+        for i in range(CHANGES)
+    )
+    rows = np.arange(ROWS)
+    concepts = np.zeros(ROWS, dtype=int)
+    for change in changes:
+        share = (rows >= change.row) if not width else np.clip((rows - change.row) / width, 0, 1)
+        concepts += rng.random(ROWS) < share
+    parts = [sample(rng, ROWS, concept) for concept in range(CHANGES + 1)]
+    x = np.stack([part[0] for part in parts])[concepts, rows]
+    y = np.stack([part[1] for part in parts])[concepts, rows]
+    # Not of the same numbers: what is measured with them is not what was trained on.
+    others = np.random.default_rng([seed, gradual, 1, *family.name.encode()])
+    return Drifting(x, y, changes, family.regression, lambda c: sample(others, 4_000, c))
+
+
+def bound(before: float, after: float) -> float:
+    """Rows that the best test of a rise, told both error rates, needs at its false-alarm rate.
+
+    log(rows between false alarms) / KL(after‖before): G. Lorden, 1971. Infinite without a rise.
+    """
+    if after <= before:
+        return math.inf
+    before, after = (min(max(p, 1e-4), 1 - 1e-4) for p in (before, after))
+    divergence = after * math.log(after / before) + (1 - after) * math.log(
+        (1 - after) / (1 - before)
+    )
+    return math.log(BOUND_ROWS) / divergence
+
+
+def bound_of_errors(before: Floats, after: Floats) -> float:
+    """The same for absolute errors, (n,) each: of normal ones, with the variance before."""
+    rise = float(after.mean() - before.mean())
+    if rise <= 0.0:
+        return math.inf
+    return math.log(BOUND_ROWS) * 2.0 * float(before.var()) / rise**2
+
+
+# ---- families -----------------------------------------------------------------------------------
+
+
+def _noisy(rng: Rng, y: Any, share: float) -> Floats:
+    flipped: Floats = np.where(rng.random(len(y)) < share, 1 - y, y).astype(float)
+    return flipped
+
+
+def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # W. N. Street and Y. Kim, 2001: their four thresholds, in any order.
+    thresholds = rng.permutation([7.0, 8.0, 9.0, 9.5])
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.uniform(0, 10, (rows, 3))
+        return x, _noisy(rng, x[:, 0] + x[:, 1] <= thresholds[concept], 0.1)
+
+    return sample
+
+
+def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # J. Gama et al., 2004: below a sine or another one, and both reversed.
+    order = rng.permutation(4)
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.uniform(0, 1, (rows, 2))
+        kind = order[concept]
+        edge = np.sin(x[:, 0]) if kind < 2 else 0.5 + 0.3 * np.sin(3 * np.pi * x[:, 0])
+        return x, _noisy(rng, (x[:, 1] < edge) ^ bool(kind % 2), 0.05)
+
+    return sample
+
+
+def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # J. Gama et al., 2004: two of three conditions, then the reverse for a share of the area.
+    shares = rng.uniform(0.2, 1.0, CHANGES + 1)
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = np.column_stack([rng.integers(0, 2, (rows, 2)), rng.uniform(0, 1, (rows, 2))])
+        curve = x[:, 3] < 0.5 + 0.3 * np.sin(3 * np.pi * x[:, 2])
+        y = (x[:, 0] + x[:, 1] + curve) >= 2
+        reverse = (concept % 2 == 1) & (x[:, 2] < shares[concept])
+        return x, _noisy(rng, y ^ reverse, 0.05)
+
+    return sample
+
+
+def _stagger(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # J. Schlimmer and R. Granger, 1986: three rules on size, colour and shape, and back.
+    order = [*rng.permutation(3), *rng.permutation(3)]
+    order = [rule for i, rule in enumerate(order) if not i or rule != order[i - 1]]
+    noise = rng.uniform(0.0, 0.2)
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.integers(0, 3, (rows, 3)).astype(float)
+        rules = [
+            (x[:, 0] == 0) & (x[:, 1] == 0),
+            (x[:, 1] == 1) | (x[:, 2] == 1),
+            (x[:, 0] == 1) | (x[:, 0] == 2),
+        ]
+        return x, _noisy(rng, rules[order[concept]], noise)
+
+    return sample
+
+
+def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # G. Hulten et al., 2001, with sudden turns by 10 to 90 degrees.
+    weights = [rng.normal(size=5)]
+    for _ in range(CHANGES):
+        last = weights[-1] / np.linalg.norm(weights[-1])
+        aside = rng.normal(size=5)
+        aside -= aside @ last * last
+        angle = np.radians(rng.uniform(10, 90))
+        weights.append(np.cos(angle) * last + np.sin(angle) * aside / np.linalg.norm(aside))
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.uniform(-1, 1, (rows, 5))
+        return x, _noisy(rng, x @ weights[concept] > 0, 0.05)
+
+    return sample
+
+
+def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # J. Gama et al., 2004: inside a circle that moves and grows.
+    centres = rng.uniform(0.3, 0.7, (CHANGES + 1, 2))
+    radii = rng.uniform(0.15, 0.35, CHANGES + 1)
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.uniform(0, 1, (rows, 2))
+        inside = np.hypot(*(x - centres[concept]).T) < radii[concept]
+        return x, _noisy(rng, inside, 0.02)
+
+    return sample
+
+
+def _friedman(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
+    # J. Friedman, 1991, the columns changing their parts: E. Ikonomovska et al., 2011.
+    orders = [np.arange(5)]
+    for _ in range(CHANGES):
+        order = orders[-1].copy()
+        pair = rng.choice(5, 2, replace=False)
+        order[pair] = order[pair[::-1]]
+        orders.append(order)
+
+    def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
+        x = rng.uniform(0, 1, (rows, 5))
+        a, b, c, d, e = x[:, orders[concept]].T
+        clean = 10 * np.sin(np.pi * a * b) + 20 * (c - 0.5) ** 2 + 10 * d + 5 * e
+        return x, clean + rng.normal(size=rows)
+
+    return sample
+
+
+FAMILIES: Final = (
+    Family("sea", _sea),
+    Family("sine", _sine),
+    Family("mixed", _mixed),
+    Family("stagger", _stagger),
+    Family("hyperplane", _hyperplane),
+    Family("circles", _circles),
+    Family("friedman", _friedman, regression=True),
+)

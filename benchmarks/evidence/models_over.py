@@ -1,0 +1,213 @@
+"""A model over a drifting stream, retrained after each alarm, and the alarms it gave.
+
+In: a stream, and the detectors or the whole decider that watches the errors. Out: rows of alarms,
+and the error rates before and after each change. The data since the onset train the next model.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
+from driftline.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
+from driftline.stream import Stream, loads
+from monitor.decide import Decider
+from monitor.error_watch import ErrorWatch
+from monitor.metrics import new_tally, rise
+
+Floats = NDArray[np.float64]
+
+WINDOW: Final = 1_000
+PANES: Final = 20  # in a window
+# Rows since the onset that a new model is trained on: fewer make a poor one.
+RETRAIN_ROWS: Final = 1_000
+HELD_OUT: Final = 5  # every fifth row is held out to know the model's error
+
+
+class Alarm(msgspec.Struct, frozen=True):
+    """Told at `row`; thought to begin at `onset`."""
+
+    row: int
+    onset: int | None
+
+
+class Run(msgspec.Struct, frozen=True):
+    """Alarms, and for each change the rows that the best test would need."""
+
+    alarms: tuple[Alarm, ...]
+    bounds: tuple[float, ...]
+
+
+class Watch(Protocol):
+    """What is shown panes and windows, and says when it is alarmed."""
+
+    def pane(self, pane: PerformancePane) -> Alarm | None: ...
+    def window(self, window: PerformanceWindow) -> Alarm | None: ...
+
+
+class DetectorWatch:
+    """The alarms of detectors alone."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._errors = ErrorWatch(stream)
+
+    def pane(self, pane: PerformancePane) -> Alarm | None:
+        finding = self._errors.update(pane)
+        return None if finding is None else Alarm(pane.end, finding.onset)
+
+    def window(self, window: PerformanceWindow) -> Alarm | None:
+        return None
+
+
+class EventWatch:
+    """The drift events that users get."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._decider = Decider(stream)
+
+    def pane(self, pane: PerformancePane) -> Alarm | None:
+        return self._told(pane)
+
+    def window(self, window: PerformanceWindow) -> Alarm | None:
+        return self._told(window)
+
+    def _told(self, event: PerformancePane | PerformanceWindow) -> Alarm | None:
+        for said in self._decider.read(event):
+            if isinstance(said, DriftEvent) and said.action != "resolved":
+                return Alarm(said.position, said.onset)
+        return None
+
+
+def stream_with(
+    detectors: Sequence[str], *, regression: bool = False, window: int = WINDOW
+) -> Stream:
+    """A stream file with these detectors and defaults."""
+    names = ", ".join(f'"{name}"' for name in detectors)
+    task = "regression" if regression else "classification"
+    return loads(
+        f'version = 1\nname = "evidence"\ntask = "{task}"\ntarget = "y"\n'
+        f'[features]\nx = "number"\n[windows]\nrecords = {window}\n[drift]\ndetectors = [{names}]\n'
+    )
+
+
+class _Model:
+    """A tree, its held-out errors, and its errors on the whole stream."""
+
+    def __init__(self, stream: Drifting, rows: slice, name: str) -> None:
+        from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+        kind = DecisionTreeRegressor if stream.regression else DecisionTreeClassifier
+        self.name = name
+        self._stream = stream
+        x, y = stream.x[rows], stream.y[rows]
+        held = np.arange(len(x)) % HELD_OUT == 0
+        self._tree: Any = kind(max_depth=8, min_samples_leaf=10, random_state=0)
+        self._tree.fit(x[~held], y[~held])
+        self.reference = self.errors_of(x[held], y[held])
+        self.errors = self.errors_of(stream.x, stream.y)
+
+    def errors_of(self, x: Floats, y: Floats) -> Floats:
+        said = self._tree.predict(x)
+        errors: Floats = (
+            np.abs(said - y) if self._stream.regression else (said != y).astype(np.float64)
+        )
+        return errors
+
+
+def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Run:
+    """Watch a stream; pane by pane, a new model from the pane on after it is trained."""
+    watch = make(config)
+    window = config.window_size
+    size = window // PANES
+    model = _Model(stream, slice(0, stream.training), "0")
+    alarms: list[Alarm] = []
+    bounds: list[float] = []
+    fresh = [stream.fresh(concept) for concept in range(len(stream.changes) + 1)]
+    since: int | None = None
+    tallies: dict[str, tuple[Any, Floats]] = {}
+    for start in range(stream.training, len(stream.y) - size + 1, size):
+        end = start + size
+        while len(bounds) < len(stream.changes) and start >= stream.changes[len(bounds)].row:
+            bounds.append(_bound(stream, model, fresh[len(bounds)], fresh[len(bounds) + 1]))
+        errors = model.errors[start:end]
+        tally, _ = tallies.setdefault(model.name, (new_tally(config.task), model.reference))
+        tally.add(errors.tolist(), [0.0] * size)
+        said = watch.pane(_pane(model, start, errors))
+        if end % window == 0:
+            said = watch.window(_window(config, end, tallies)) or said
+            tallies = {}
+        if said is not None:
+            alarms.append(said)
+            since = said.onset if said.onset is not None else end
+        if since is not None and end - since >= RETRAIN_ROWS:
+            model = _Model(stream, slice(since, end), str(end))
+            since = None
+    return Run(tuple(alarms), tuple(bounds))
+
+
+def _bound(
+    stream: Drifting, model: _Model, old: tuple[Floats, Floats], new: tuple[Floats, Floats]
+) -> float:
+    before, after = model.errors_of(*old), model.errors_of(*new)
+    if stream.regression:
+        return bound_of_errors(before, after)
+    return bound(float(before.mean()), float(after.mean()))
+
+
+def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
+    return PerformancePane(
+        id=f"p{start}",
+        index=start // len(errors),
+        start=start,
+        end=start + len(errors),
+        model=model.name,
+        records=len(errors),
+        errors=tuple(errors.tolist()),
+        reference_error=float(model.reference.mean()),
+        first_position=start,
+        last_position=start + len(errors) - 1,
+        row=start + len(errors) - 1,
+        time=None,
+    )
+
+
+def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) -> PerformanceWindow:
+    groups = []
+    for name, (tally, reference) in tallies.items():
+        found = None
+        if tally.records >= config.windows.min_records:
+            found = rise(
+                tally,
+                reference,
+                level=config.drift.false_alarm_rate,
+                min_loss=config.drift.min_metric_loss,
+            )
+        groups.append(
+            PerformanceGroup(
+                model=name,
+                records=tally.records,
+                metric=math.nan,
+                error=tally.error(),
+                reference_error=None if found is None else found.reference_error,
+                p_value=None if found is None else found.p_value,
+                worse=found is not None and found.worse,
+            )
+        )
+    return PerformanceWindow(
+        id=f"w{end}",
+        index=end // config.window_size - 1,
+        start=end - config.window_size,
+        end=end,
+        records=config.window_size,
+        late=0,
+        revised=0,
+        row=end - 1,
+        time=None,
+        metric="accuracy",
+        value=None,
+        groups=tuple(groups),
+    )
