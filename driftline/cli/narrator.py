@@ -93,7 +93,7 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
     """Write the HTML report of a finished run."""
     stream = simulation.stream
     block = max(1, result.records // BLOCKS)
-    rows, values = simulation.observer.over_time(block)
+    rows, values = simulation.observer.compared.over_time(block)
     metric = result.metric
     write_report(
         path,
