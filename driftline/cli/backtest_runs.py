@@ -77,7 +77,7 @@ def periodic(stream: Stream, records: int, trainings: int) -> Stream:
 
 
 def every_window(stream: Stream) -> Stream:
-    """The stream retrained after each window of outcomes, whatever the file's cooldown and budget."""
+    """The stream retrained after each window of outcomes, whatever cooldown and budget."""
     return _with_retrain(
         stream,
         msgspec.structs.replace(

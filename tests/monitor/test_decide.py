@@ -21,7 +21,8 @@ from monitor.quality import QUALITIES
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(
-    windows="records = 1000", retrain='min_outcomes = 100\ncooldown = 2000\npolicy = "drift"\non = ["data"]'
+    windows="records = 1000",
+    retrain='min_outcomes = 100\ncooldown = 2000\npolicy = "drift"\non = ["data"]',
 )
 
 
