@@ -105,7 +105,9 @@ def backtest(
     if report is not None:
         from driftline.cli.backtest_report import write_backtest_report
 
-        page = write_backtest_report(report, stream, data, found, warmup=warmup, limit=limit)
+        page = write_backtest_report(
+            report, stream, data, found, warmup=warmup, limit=limit, seed=seed
+        )
         (stderr if as_json else stdout).print(f"report: {page}", highlight=False, soft_wrap=True)
     if as_json:
         print(msgspec.json.encode(found.result).decode())

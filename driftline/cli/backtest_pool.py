@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from typing import cast
 
 from driftline.cli.backtest_runs import Job, Played, play
 from driftline.errors import DriftlineError
@@ -27,12 +28,12 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
             while waiting and len(running) < processes:
                 number, job = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_work, args=(job, theirs), daemon=True)
-                process.start()
+                started = context.Process(target=_work, args=(job, theirs), daemon=True)
+                started.start()
                 theirs.close()  # so that the pipe ends when the process does
-                running[ours] = (number, process)
-            for pipe in wait(list(running)):
-                assert isinstance(pipe, Connection)
+                running[ours] = (number, started)
+            for ready in wait(list(running)):
+                pipe = cast(Connection, ready)
                 number, process = running[pipe]
                 try:
                     message = pipe.recv()
@@ -51,8 +52,9 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
                 process.join()
                 pipe.close()
     finally:
-        for pipe, (_, process) in running.items():
+        for _, process in running.values():
             process.terminate()
+        for pipe, (_, process) in running.items():
             process.join()
             pipe.close()
     return [results[number] for number in range(len(jobs))]

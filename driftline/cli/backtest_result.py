@@ -66,7 +66,7 @@ class Backtest(msgspec.Struct, frozen=True):
     result: BacktestResult
     policies: dict[str, Played]
     every_window: Played
-    shuffled: Played | None
+    shuffled: Played
 
 
 def backtest_all(
@@ -121,7 +121,6 @@ def backtest_all(
     results = {
         name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in by_name.items()
     }
-    opened = sum(1 for _ in mixed.alerts)
     windows = sum(any(group.tested for group in window.groups) for window in mixed.windows)
     return Backtest(
         result=BacktestResult(
@@ -131,12 +130,9 @@ def backtest_all(
                 never=every.compared.metric("static"),
                 every_window=every.metric,
                 periodic=results[policies[0]].periodic,
-                # Where order means nothing, there is no previous label.
-                persistence=every.compared.metric("persistence")
-                if stream.models.split == "time"
-                else None,
+                persistence=persistence(stream, every),
             ),
-            false_alarm_rate=opened / windows if windows else None,
+            false_alarm_rate=len(mixed.alerts) / windows if windows else None,
             shuffled_windows=windows,
             every_window_retrains=len(every.retrains),
             every_window_train_seconds=round(every.train_seconds, 3),
@@ -145,6 +141,12 @@ def backtest_all(
         every_window=every,
         shuffled=mixed,
     )
+
+
+def persistence(stream: Stream, play: Played) -> float | None:
+    """The metric of saying the last label that was known; None where order means nothing, and
+    there is no previous one."""
+    return play.compared.metric("persistence") if stream.models.split == "time" else None
 
 
 def _policy_result(play: Played, even: Played | None) -> PolicyResult:

@@ -126,13 +126,14 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
             events=tuple(
                 event
                 for happening in simulation.happenings
-                if (event := _report_event(happening)) is not None
+                if (event := report_event(happening)) is not None
             ),
         ),
     )
 
 
-def _report_event(happening: Happening) -> RunEvent | None:
+def report_event(happening: Happening) -> RunEvent | None:
+    """What a report says of it; None for what another event says."""
     event = happening.event
     what: Happened
     match event:
