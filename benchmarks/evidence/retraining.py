@@ -6,6 +6,7 @@ differences, wins and losses, and a plot of quality against trainings.
 """
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -255,7 +256,7 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
     most = max(way.trainings for result in results for way in result.ways)
 
     def x(trainings: int) -> float:
-        return _LEFT + (trainings / max(1, most)) ** 0.5 * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + math.sqrt(trainings / max(1, most)) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(share: float) -> float:
         return 20 + (high - share) / (high - low) * (_HEIGHT - 80)

@@ -21,40 +21,41 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
     """Play all jobs. Raises DriftlineError, the first that a play ended with."""
     context = multiprocessing.get_context("spawn")  # fork and threads of libraries do not mix
     waiting = list(enumerate(jobs))
-    running: dict[Connection, tuple[int, multiprocessing.process.BaseProcess]] = {}
+    workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
+    playing: dict[Connection, int] = {}
     results: dict[int, Played] = {}
+
+    def next_job(pipe: Connection) -> None:
+        if waiting:
+            playing[pipe], job = waiting.pop(0)
+            pipe.send(job)
+
     try:
-        while waiting or running:
-            while waiting and len(running) < processes:
-                number, job = waiting.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                started = context.Process(target=_work, args=(job, theirs), daemon=True)
-                started.start()
-                theirs.close()  # so that the pipe ends when the process does
-                running[ours] = (number, started)
-            for ready in wait(list(running)):
+        for _ in range(min(processes, len(jobs))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()  # so that the pipe ends when the process does
+            workers.append((ours, process))
+            next_job(ours)
+        while playing:
+            for ready in wait(list(playing)):
                 pipe = cast(Connection, ready)
-                number, process = running[pipe]
+                name = jobs[playing[pipe]].name
                 try:
                     message = pipe.recv()
                 except EOFError:
-                    process.join()
-                    raise DriftlineError(
-                        f"playing {jobs[number].name} ended with code {process.exitcode}"
-                    ) from None
+                    raise DriftlineError(f"playing {name}: its process has died") from None
                 if isinstance(message, tuple):
-                    tell(jobs[number].name, *message)
-                    continue
-                if isinstance(message, str):
-                    raise DriftlineError(f"playing {jobs[number].name}: {message}")
-                results[number] = message
-                del running[pipe]
-                process.join()
-                pipe.close()
+                    tell(name, *message)
+                elif isinstance(message, str):
+                    raise DriftlineError(f"playing {name}: {message}")
+                else:
+                    results[playing.pop(pipe)] = message
+                    next_job(pipe)
     finally:
-        for _, process in running.values():
+        for pipe, process in workers:
             process.terminate()
-        for pipe, (_, process) in running.items():
             process.join()
             pipe.close()
     return [results[number] for number in range(len(jobs))]
@@ -65,12 +66,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _work(job: Job, pipe: Connection) -> None:
-    """In the process: play, send progress as (done, total), then the result or what is wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this one
-    try:
-        pipe.send(play(job, lambda done, total: pipe.send((done, total))))
-    except DriftlineError as error:
-        pipe.send(str(error))
-    finally:
-        pipe.close()
+def _work(pipe: Connection) -> None:
+    """In the process: play one job after the other, send progress as (done, total), then the result
+    or what is wrong. The parent ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
+
+    def progress(done: int, total: int) -> None:
+        pipe.send((done, total))
+
+    while True:
+        try:
+            pipe.send(play(pipe.recv(), progress))
+        except DriftlineError as error:
+            pipe.send(str(error))

@@ -17,7 +17,7 @@ from producers.rows import Row
 from tests.cli.invoke import Invoked, invoke
 
 IRIS = (Path(__file__).parents[2] / "examples" / "iris.toml").read_text(encoding="utf-8")
-DATA = ("iris-drift", "--limit", "4200")  # the sensor turns bad at row 3,000
+DATA = ("iris-drift", "--limit", "3800")  # the sensor turns bad at row 3,000
 
 
 @pytest.fixture(scope="module")
