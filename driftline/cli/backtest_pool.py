@@ -54,9 +54,9 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
                     results[playing.pop(pipe)] = message
                     next_job(pipe)
     finally:
-        for pipe, process in workers:
-            process.terminate()
-            process.join()
+        for pipe, worker in workers:
+            worker.terminate()
+            worker.join()
             pipe.close()
     return [results[number] for number in range(len(jobs))]
 

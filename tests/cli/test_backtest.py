@@ -199,8 +199,10 @@ def test_shuffling_moves_what_rows_say_and_leaves_ids_and_times() -> None:
 
 def test_labels_in_rows_of_their_own_move_with_their_records() -> None:
     stream = small('simulate = { label_delay = "data" }\n')
-    records = [{"id": str(i), "x": i, "y": None} for i in range(40)]
-    labels = [{"id": str(i), "x": i, "y": i} for i in range(30)]  # ten never come
+    records: list[dict[str, Any]] = [{"id": str(i), "x": i, "y": None} for i in range(40)]
+    labels: list[dict[str, Any]] = [
+        {"id": str(i), "x": i, "y": i} for i in range(30)
+    ]  # ten never come
     mixed = shuffled(stream, [*records, *labels])
     said = {row["id"]: row["x"] for row in mixed[:40]}
     assert [row["id"] for row in mixed] == [row["id"] for row in [*records, *labels]]
