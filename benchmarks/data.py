@@ -74,7 +74,7 @@ records = {self.window}
 horizon = {2 * self.window}
 
 [retrain]
-on = []
+policy = "never"
 train_on = {self.train_on}
 
 [models]

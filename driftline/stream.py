@@ -26,6 +26,9 @@ DriftKind = Literal["data", "prediction", "quality", "performance"]
 Metric = Literal["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"]
 Client = Literal["memory", "kafka-python", "librdkafka"]
 Delivery = Literal["at_least_once", "exactly_once"]
+Policy = Literal["harm", "drift", "schedule", "always", "never"]
+
+DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
 _UNITS_US = {
     "ms": 1_000,
@@ -205,15 +208,36 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 2
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """At most so many requests in any stretch of the stream."""
+
+    requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="how many")]
+    per: Annotated[Span, Meta(description="in how long a stretch")]
+
+
 class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When to ask for a new model, and on what to train it."""
 
+    policy: Annotated[
+        Policy,
+        Meta(
+            description="harm: while drift costs quality; drift: while an event of `on` is open; "
+            "schedule: by `every`; always: after each window of outcomes; never"
+        ),
+    ] = "harm"
     on: Annotated[
-        tuple[DriftKind, ...],
-        Meta(description="kinds of drift event that ask for retraining; [] for none"),
-    ] = ("data", "performance")
+        Annotated[tuple[DriftKind, ...], Meta(min_length=1)],
+        Meta(description="kinds of drift event that policy drift asks for"),
+    ] = DRIFT_ON
+    every: Annotated[
+        Span | None, Meta(description="policy schedule: from one request to the next; 10 windows")
+    ] = None
     cooldown: Annotated[
         Span | None, Meta(description="shortest time between two automatic requests")
+    ] = None
+    budget: Annotated[
+        Budget | None,
+        Meta(description='most automatic requests, as { requests = 4, per = "30d" }'),
     ] = None
     train_on: Annotated[Span | None, Meta(description="how far back outcomes are collected")] = None
     min_outcomes: Annotated[
@@ -364,7 +388,14 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def needs_row(self) -> bool:
         """Whether producers must number the records (field `@row`)."""
-        spans = (self.labels.horizon, self.retrain.cooldown, self.retrain.train_on)
+        retrain = self.retrain
+        spans = (
+            self.labels.horizon,
+            retrain.cooldown,
+            retrain.train_on,
+            retrain.every if retrain.policy == "schedule" else None,
+            retrain.budget.per if retrain.budget else None,
+        )
         return (
             self.axis == "row"
             or ROW in (self.record.id, self.record.key)
@@ -531,13 +562,18 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         retrain,
         cooldown=retrain.cooldown or several(1),
         train_on=retrain.train_on or several(10),
+        every=retrain.every or several(10),
     )
+    if retrain.policy != "drift" and retrain.on != DRIFT_ON:
+        raise fail("retrain.on", f'Expected with policy = "drift" alone, got "{retrain.policy}"')
     if time.sequence is not None:
         for key, span in (
             ("labels.horizon", labels.horizon),
             ("retrain.cooldown", retrain.cooldown),
             ("retrain.train_on", retrain.train_on),
             ("drift.block", stream.drift.block),
+            ("retrain.every", retrain.every),
+            ("retrain.budget.per", retrain.budget.per if retrain.budget else None),
         ):
             if span is not None and span.us is not None:
                 raise fail(key, "Expected a number of records: the stream has no event time")

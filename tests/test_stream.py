@@ -35,6 +35,10 @@ SMALL = HEAD + 'features = { a = "number" }\n'
             "[windows.zzz] Unknown key. Expected one of records, span, lateness",
         ),
         (SMALL + '[retrain]\non = ["data", "x"]', "[retrain.on[1]] Expected"),
+        (SMALL + "[retrain]\non = []", "[retrain.on] Expected"),
+        (SMALL + '[retrain]\non = ["quality"]', "[retrain.on] Expected with policy"),
+        (SMALL + '[retrain]\npolicy = "sometimes"', "[retrain.policy] Expected"),
+        (SMALL + "[retrain]\nbudget = { requests = 0, per = 9 }", "[retrain.budget.requests]"),
         (SMALL + '[retrain]\ncooldown = "3 days"', "[retrain.cooldown] Expected a duration"),
         (
             SMALL + '[simulate]\nlabel_delay = { distribution = "uniform", lo = 1 }',

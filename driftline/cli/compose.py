@@ -6,6 +6,7 @@ service and no others.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from driftline.broker.port import Broker
 from driftline.clock import Clock
@@ -24,10 +25,10 @@ def build_handler(
     broker: Broker,
     clock: Clock,
     *,
-    reports: Path,
+    reports: Path | None,
     in_process: bool = False,
 ) -> Handler:
-    """The handler of one service. `reports` is the folder for Evidently's pages.
+    """The handler of one service. `reports` is the folder for Evidently's pages; None: no pages.
 
     With `in_process`, training and reports are done in this thread, at once (`driftline run`);
     otherwise in a process of their own, while the loop goes on polling.
@@ -64,7 +65,7 @@ def build_loop(
     broker: Broker,
     *,
     clock: Clock,
-    reports: Path | None = None,
+    reports: Path | Literal["default"] | None = "default",
     slot: int = 0,
     in_process: bool = False,
     commit_interval_s: float | None = None,
@@ -79,7 +80,9 @@ def build_loop(
                 settings,
                 broker,
                 clock,
-                reports=reports or settings.home / "reports" / stream.name,
+                reports=settings.home / "reports" / stream.name
+                if reports == "default"
+                else reports,
                 in_process=in_process,
             )
         ),

@@ -30,6 +30,7 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("init", ("init",)),
         ("config", ("config",)),
         ("run", ("run", "demo")),
+        ("backtest", ("backtest",)),
     ],
     "Operate": [
         ("up", ("up", "down", "status")),

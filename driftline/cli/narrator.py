@@ -93,7 +93,7 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
     """Write the HTML report of a finished run."""
     stream = simulation.stream
     block = max(1, result.records // BLOCKS)
-    rows, values = simulation.observer.over_time(block)
+    rows, values = simulation.observer.compared.over_time(block)
     metric = result.metric
     write_report(
         path,
@@ -126,13 +126,14 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
             events=tuple(
                 event
                 for happening in simulation.happenings
-                if (event := _report_event(happening)) is not None
+                if (event := report_event(happening)) is not None
             ),
         ),
     )
 
 
-def _report_event(happening: Happening) -> RunEvent | None:
+def report_event(happening: Happening) -> RunEvent | None:
+    """What a report says of it; None for what another event says."""
     event = happening.event
     what: Happened
     match event:

@@ -4,6 +4,7 @@ In: a `RunReport` with the metric over time and what happened. Out: the file. It
 computes nothing; whoever ran the streams fills it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree as ET
@@ -86,16 +87,21 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_report(path: Path, report: RunReport) -> None:
     """Write the page to `path`, whose folder exists. Raises OSError."""
+    write_page(path, f"Run of {report.stream}", _body(report))
+
+
+def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
+    """Write one page that needs nothing else to `path`, whose folder exists. Raises OSError."""
     page = element(
         "html",
         element(
             "head",
             element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            element("title", f"Run of {report.stream}"),
+            element("title", title),
             element("style", _STYLE.read_text(encoding="utf-8")),
         ),
-        element("body", element("main", *_body(report))),
+        element("body", element("main", *body)),
         lang="en",
     )
     path.write_text(
@@ -110,13 +116,13 @@ def _body(report: RunReport) -> list[ET.Element]:
         element("h1", report.stream),
         element("p", _summary(report), class_="lead"),
         _tiles(report),
-        element("h2", f"{_title(report.metric)} over time"),
+        element("h2", f"{title_of(report.metric)} over time"),
         _legend(report),
         element("div", _chart(report), class_="scroll", tabindex="0"),
         element("h2", "What happened"),
     ]
     if report.events:
-        parts.append(element("div", _table(report), class_="scroll", tabindex="0"))
+        parts.append(element("div", events_table(report.events), class_="scroll", tabindex="0"))
     else:
         parts.append(element("p", "No drift event, no retraining: the first model served all."))
     parts.extend(element("p", note, class_="note") for note in report.notes)
@@ -134,7 +140,7 @@ def _summary(report: RunReport) -> str:
     if totals.loop is None or totals.static is None:
         return sentence
     return (
-        f"{sentence} {_title(report.metric)} {format_value(totals.loop)}; with the first model "
+        f"{sentence} {title_of(report.metric)} {format_value(totals.loop)}; with the first model "
         f"kept for ever it would have been {format_value(totals.static)}."
     )
 
@@ -187,17 +193,16 @@ def _chart(report: RunReport) -> ET.Element:
         rows=over.rows,
         block=over.block,
         series=series,
-        marks=_marks(report),
+        marks=marks_of(report.events, over.rows[-1] if over.rows else 0),
         label=f"{report.metric} of loop, static model and baseline, by row of the data",
     )
 
 
-def _marks(report: RunReport) -> tuple[Mark, ...]:
-    """Drift events as spans from opened to resolved; the rest as points."""
-    last = report.over_time.rows[-1] if report.over_time.rows else 0
-    resolved = {event.id: event.row for event in report.events if event.what == "drift resolved"}
+def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
+    """Drift events as spans from opened to resolved, or to row `last`; the rest as points."""
+    resolved = {event.id: event.row for event in events if event.what == "drift resolved"}
     marks = []
-    for event in report.events:
+    for event in events:
         if event.what in ("drift updated", "drift resolved"):
             continue
         drift = event.what == "drift opened"
@@ -240,10 +245,11 @@ def _legend(report: RunReport) -> ET.Element:
     )
 
 
-def _table(report: RunReport) -> ET.Element:
+def events_table(events: Sequence[RunEvent]) -> ET.Element:
+    """What happened, one line an event."""
     seen: set[str] = set()
     rows = []
-    for event in report.events:
+    for event in events:
         # The chart links to the first line of an id: that on which it began.
         anchor = {} if event.id in seen else {"id": event.id}
         seen.add(event.id)
@@ -282,5 +288,6 @@ def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def _title(metric: str) -> str:
+def title_of(metric: str) -> str:
+    """A metric's name as a heading begins."""
     return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()

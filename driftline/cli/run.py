@@ -94,6 +94,7 @@ def play(
     from driftline.cli.narrator import Narrator, write_run_report
     from driftline.cli.simulation import prepare
     from driftline.stream import load
+    from producers.sources import open_source
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     stream = load(find_stream_file(file))
@@ -110,7 +111,7 @@ def play(
         task = bar.add_task("warming up", total=None)
         simulation = prepare(
             stream,
-            data,
+            open_source(data),
             settings,
             reports=folder / "reports",
             warmup=warmup,

@@ -19,8 +19,8 @@ from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker, Outgoing
 from driftline.cli.compose import build_loop
-from driftline.cli.observer import Comparison, Happening, Observer
-from driftline.clock import ManualClock, SystemClock
+from driftline.cli.observer import Happening, Observer
+from driftline.clock import Clock, ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
 from driftline.errors import TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
@@ -32,8 +32,8 @@ from driftline.settings import Settings
 from driftline.stream import DriftKind, Metric, Stream
 from driftline.topics import SERVICES, Service, Topics, apply, require
 from producers.playback import Play, Playback
-from producers.sources import open_source
-from trainer.first import train_first
+from producers.rows import Source
+from trainer.first import TrainedModel, train_first
 
 # Rows sent between two turns of the services: how exactly `row` is known, and how soon a new model
 # answers. On Kafka each turn waits for commits, so they are fewer.
@@ -86,12 +86,25 @@ class RunResult(msgspec.Struct, frozen=True):
 class FirstModel(msgspec.Struct, frozen=True):
     """The model that the warm-up trained, and where the stream begins."""
 
-    digest: str
-    candidate: str
-    value: float  # the stream's metric on its held-out rows
+    trained: TrainedModel
     prior: Value  # what a model without inputs would say
     rows: int  # data rows of the warm-up
     unlabelled: int  # of these without a label
+
+    @property
+    def digest(self) -> str:
+        """Its package's digest."""
+        return self.trained.digest
+
+    @property
+    def candidate(self) -> str:
+        """The kind of model that won."""
+        return self.trained.candidate
+
+    @property
+    def value(self) -> float:
+        """The stream's metric on its held-out rows."""
+        return self.trained.value
 
 
 class Simulation:
@@ -122,13 +135,19 @@ class Simulation:
         self._on_happening = on_happening
         self._on_progress = on_progress
         self._topics = Topics(stream)
-        self._last_known = first.prior  # what the baseline would say now
+        self._last_known = first.prior
+        self.training_s = 0.0  # the trainer's own time on the processor, without other processes
         self._producer = broker.producer(client_id="driftline-run")
         self._label_codec = LabelCodec(stream)
 
     def run(self) -> RunResult:
-        """Play everything, then let the services finish. Raises BrokerError, DataError."""
+        """Play everything and reconcile. Raises BrokerError, DataError."""
         started_s = time.perf_counter()
+        self.play()
+        return self._result(reconcile(self._broker, self.stream), time.perf_counter() - started_s)
+
+    def play(self) -> None:
+        """Play everything, then let the services finish. Raises BrokerError, DataError."""
         plays = self._playback.play()
         size = ROWS_A_TURN if self._clock else ROWS_A_TURN_ON_KAFKA
         self._settle()  # the services read the models topic before the first record comes
@@ -147,8 +166,6 @@ class Simulation:
         self._look(row)
         for loop in self._loops.values():
             loop.close()
-        counts = reconcile(self._broker, self.stream)
-        return self._result(counts, time.perf_counter() - started_s)
 
     def save(self, folder: Path) -> None:
         """Keep the topics of an in-memory broker; those of a Kafka stay there."""
@@ -166,11 +183,14 @@ class Simulation:
         if play.kind == "record":
             self._producer.send(Outgoing(self._topics.features, play.value, play.key))
             if play.record_id is not None:
-                self.observer.expect(play.record_id, play.row, self._last_known)
+                last = self._last_known
+                prior = self.first.prior if self.stream.baseline == "prior" else last
+                self.observer.expect(
+                    play.record_id, play.row, {"baseline": prior, "persistence": last}
+                )
         else:
             self._producer.send(Outgoing(self._topics.labels, play.value, play.key))
-            if self.stream.baseline == "previous_label":
-                self._last_known = self._label_codec.decode(play.value).label
+            self._last_known = self._label_codec.decode(play.value).label
 
     def _settle(self) -> None:
         """Step all services in their order until none has anything left to do."""
@@ -179,8 +199,11 @@ class Simulation:
         while idle_rounds < needed:
             busy = False
             for service in SERVICES:
+                began_s = time.thread_time()
                 while self._loops[service].step(wait_s):
                     busy = True
+                if service == "trainer":
+                    self.training_s += time.thread_time() - began_s
             idle_rounds = 0 if busy else idle_rounds + 1
 
     def _let_idle(self) -> None:
@@ -201,8 +224,23 @@ class Simulation:
 
     # ---- result ---------------------------------------------------------------------------------
 
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """Drift events as they opened."""
+        return tuple(
+            Alert(event.kind, row, event.columns)
+            for row, event in self._events(DriftEvent)
+            if event.action == "opened"
+        )
+
+    @property
+    def retrains(self) -> tuple[int, ...]:
+        """Rows at which a training was done, whatever came of it."""
+        return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
+
     def _result(self, counts: Reconciliation, seconds: float) -> RunResult:
-        compared: Comparison = self.observer.comparison()
+        compared = self.observer.compared
+        gain, error = compared.gain("loop", "static")
         return RunResult(
             records=counts.records,
             predictions=counts.predictions,
@@ -210,20 +248,16 @@ class Simulation:
             dead_letters=counts.dead_letters,
             lost=counts.missing + counts.labels.missing,
             windows=self.observer.counts["windows"],
-            alerts=tuple(
-                Alert(event.kind, row, event.columns)
-                for row, event in self._events(DriftEvent)
-                if event.action == "opened"
-            ),
-            retrains=tuple(row for row, event in self._events(RetrainDecision) if event.trials),
+            alerts=self.alerts,
+            retrains=self.retrains,
             models=(self.first.digest, *(e.digest for _, e in self._events(RolePointer))),
             metric=MetricResult(
                 name=self.stream.judged_by,
-                static=compared.static,
-                loop=compared.loop,
-                baseline=compared.baseline,
-                gain=compared.gain,
-                gain_error=compared.gain_error,
+                static=compared.metric("static"),
+                loop=compared.metric("loop"),
+                baseline=compared.metric("baseline"),
+                gain=gain,
+                gain_error=error,
             ),
             seconds=round(seconds, 2),
         )
@@ -232,23 +266,45 @@ class Simulation:
         return [(h.row, h.event) for h in self.happenings if isinstance(h.event, kind)]
 
 
+def train_on_warm_up(
+    stream: Stream,
+    playback: Playback,
+    warmup: float,
+    settings: Settings,
+    clock: Clock,
+    progress: Callable[[str, int, int], None],
+) -> FirstModel:
+    """The first model, of the playback's first rows. Raises DriftlineError."""
+    warm = playback.warm_up(warmup)  # those rows are not played
+    return FirstModel(
+        trained=train_first(
+            stream, warm.records, warm.labels, settings=settings, clock=clock, progress=progress
+        ),
+        prior=prior_prediction(stream, warm.labels),
+        rows=warm.rows,
+        unlabelled=warm.unlabelled,
+    )
+
+
 def prepare(
     stream: Stream,
-    data: str,
+    source: Source,
     settings: Settings,
     *,
-    reports: Path,
+    reports: Path | None,
     warmup: float,
     limit: int | None,
     seed: int,
-    on_kafka: bool,
+    on_kafka: bool = False,
+    first: FirstModel | None = None,
     on_happening: Callable[[Happening], None],
     on_progress: Callable[[int], None],
     on_training: Callable[[str, int, int], None],
 ) -> Simulation:
     """Topics, first model and services for a run. Raises DriftlineError.
 
-    On Kafka the stream's own topics are used, and must be empty.
+    On Kafka the stream's own topics are used, and must be empty. `first` is the model of this very
+    warm-up, if it was trained before. Without `reports` no Evidently page is drawn.
     """
     clock = None if on_kafka else ManualClock(START_S)
     broker = (
@@ -268,21 +324,17 @@ def prepare(
             )
     finally:
         admin.close()
-    playback = Playback(stream, open_source(data), seed=seed, limit=limit)
-    warm = playback.warm_up(warmup)
-    trained = train_first(
-        stream,
-        warm.records,
-        warm.labels,
-        settings=settings,
-        clock=clock or SystemClock(),
-        progress=on_training,
-    )
+    playback = Playback(stream, source, seed=seed, limit=limit)
+    if first is None:
+        first = train_on_warm_up(
+            stream, playback, warmup, settings, clock or SystemClock(), on_training
+        )
+    else:
+        playback.warm_up(warmup)  # those rows are not played
     producer = broker.producer(client_id="driftline-run")
-    for record in trained.records:
+    for record in first.trained.records:
         producer.send(record)
     producer.close()
-    models = Models.of(settings, stream)
     return Simulation(
         stream,
         broker,
@@ -300,15 +352,8 @@ def prepare(
             for service in SERVICES
         },
         playback,
-        static=models.load(trained.announcement),
-        first=FirstModel(
-            digest=trained.digest,
-            candidate=trained.candidate,
-            value=trained.value,
-            prior=prior_prediction(stream, warm.labels),
-            rows=warm.rows,
-            unlabelled=warm.unlabelled,
-        ),
+        static=Models.of(settings, stream).load(first.trained.announcement),
+        first=first,
         clock=clock,
         on_happening=on_happening,
         on_progress=on_progress,

@@ -23,6 +23,7 @@ from tests.faults.scenario import Scenario
 # Added to what `init` drafts. The candidates are quick ones: what dies matters here, not the model.
 _SETTINGS = """
 [retrain]
+policy = "drift"
 on = {on}
 cooldown = {cooldown}
 train_on = 4000

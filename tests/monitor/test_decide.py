@@ -21,7 +21,8 @@ from monitor.quality import QUALITIES
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(
-    windows="records = 1000", retrain='min_outcomes = 100\ncooldown = 2000\non = ["data"]'
+    windows="records = 1000",
+    retrain='min_outcomes = 100\ncooldown = 2000\npolicy = "drift"\non = ["data"]',
 )
 
 
@@ -334,7 +335,7 @@ def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[in
     stream: Stream = small_stream(
         windows="records = 1000",
         time='column = "at"',
-        retrain=f"min_outcomes = 10\ncooldown = {cooldown}",
+        retrain=f'policy = "drift"\nmin_outcomes = 10\ncooldown = {cooldown}',
     )
     decider = Decider(stream)
     events: list[DataWindow | PerformancePane] = []

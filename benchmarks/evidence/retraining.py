@@ -1,0 +1,319 @@
+"""Is it worth asking before retraining? `harm` beside never and beside periodic retraining.
+
+In: labelled data sets, each played through the services as `driftline backtest` does. Out: for
+every set the metric and the trainings of each policy, paired block standard errors of the
+differences, wins and losses, and a plot of quality against trainings.
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+import msgspec
+
+from driftline.cli.backtest_pool import cores, play_all
+from driftline.cli.backtest_runs import Job, Played, periodic, train_first_model, with_policy
+from driftline.cli.chart import element
+from driftline.evaluation import errors
+from driftline.stream import Stream, loads
+from producers.draft import draft
+from producers.profile import look
+from producers.sources import open_source
+
+# Trainings, evenly spaced over the streamed rows: the same for all sets, chosen beforehand.
+GRID: Final = (1, 2, 4, 8, 16)
+# Lines and losses are called so from this many standard errors on.
+CLEAR: Final = 2.0
+DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+class Set(msgspec.Struct, frozen=True):
+    """A data set: what `driftline init` is told about it."""
+
+    name: str
+    target: str
+    time: str | None = None
+    id: str | None = None
+    drop: tuple[str, ...] = ()
+
+
+SETS: Final = (
+    Set("sea_abrupt", "y"),
+    Set("thu_sine_0123_abrupto", "class"),
+    Set("thu_mixed_0101_gradual", "class"),
+    Set("elec2", "class"),
+    Set("noaa_weather", "rain"),
+    Set("phishing_sites", "target"),
+    Set(
+        "california_housing_nml",
+        "clf_target",
+        time="timestamp",
+        id="id",
+        drop=("y_pred_proba", "y_pred"),
+    ),
+    Set("bike_sharing", "cnt", drop=("instant", "casual", "registered", "high_demand")),
+    Set("car_loan_nml", "repaid", time="timestamp", id="id", drop=("y_pred", "y_pred_proba")),
+    Set("airlines_delayed_labels", "ValueToPredict", time="timeStamp", id="instanceId"),
+    Set("metro_traffic", "traffic_volume", time="date_time", drop=("heavy",)),
+)
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One way to retrain on one set. Gains are those of `harm` on this way, with their error."""
+
+    name: str
+    metric: float | None
+    error: float  # mean of the errors: 0 or 1 for classification, absolute for regression
+    trainings: int
+    train_seconds: float
+    harm_gain: float | None = None
+    harm_gain_error: float | None = None
+
+    @property
+    def clearly(self) -> int:
+        """1 where harm is better than this way beyond doubt, -1 where it is worse, else 0."""
+        if self.harm_gain is None or self.harm_gain_error is None:
+            return 0
+        least = CLEAR * self.harm_gain_error
+        return (self.harm_gain > least) - (self.harm_gain < -least)
+
+
+class SetResult(msgspec.Struct, frozen=True):
+    """All ways on one set."""
+
+    set: str
+    metric: str
+    rows: int
+    ways: tuple[Way, ...]
+    matched: str  # name of the periodic way with as many trainings as harm
+    seconds: float
+
+    def way(self, name: str) -> Way:
+        """The way of this name."""
+        return next(way for way in self.ways if way.name == name)
+
+
+def main(argv: list[str]) -> int:
+    """Play the sets and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence retraining", description=__doc__
+    )
+    parser.add_argument("--sets", nargs="+", choices=[s.name for s in SETS], help="default: all")
+    parser.add_argument("--limit", type=int, help="rows of each set, at most")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser.add_argument("--processes", type=int, default=cores(), help="plays at the same time")
+    parser.add_argument("--json", type=Path, help="file for the numbers, written after each set")
+    parser.add_argument("--svg", type=Path, help="file for the plot of quality against trainings")
+    chosen = parser.parse_args(argv)
+    results: list[SetResult] = []
+    for item in SETS:
+        if chosen.sets and item.name not in chosen.sets:
+            continue
+        results.append(measure(item, chosen.data, chosen.limit, chosen.processes))
+        print(f"{item.name}: {results[-1].seconds:.0f} s", file=sys.stderr)
+        if chosen.json:
+            chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    print(table(results))
+    if chosen.svg:
+        chosen.svg.write_text(ET.tostring(plot(results), encoding="unicode") + "\n")
+    return 0
+
+
+def stream_of(item: Set, folder: Path) -> Stream:
+    """The stream as `driftline init` drafts it."""
+    source = open_source(str(folder / item.name / "data.csv.gz"))
+    profile = look(source, item.target, time=item.time, id=item.id, key=None, drop=item.drop)
+    return loads(draft(profile, item.name.replace("_", "-")), name=item.name)
+
+
+def measure(item: Set, folder: Path, limit: int | None, processes: int) -> SetResult:
+    """Play one set in all ways."""
+    began_s = time.monotonic()
+    stream = stream_of(item, folder)
+    with tempfile.TemporaryDirectory() as models:
+        data = str(folder / item.name / "data.csv.gz")
+        base = Job("first", stream, data, Path(models), 0.2, limit, 0)
+        base = msgspec.structs.replace(base, first=train_first_model(base, lambda *_: None))
+
+        def play(ways: dict[str, Stream]) -> list[Played]:
+            jobs = [
+                msgspec.structs.replace(base, name=name, stream=played)
+                for name, played in ways.items()
+            ]
+            return play_all(jobs, processes, lambda *_: None)
+
+        (harm,) = play({"harm": with_policy(stream, "harm")})
+        rows = max(harm.compared.rows) - min(harm.compared.rows) + 1
+        counts = sorted({*GRID, len(harm.retrains)} - {0})
+        evenly = play({f"periodic {count}": periodic(stream, rows, count) for count in counts})
+    matched = f"periodic {len(harm.retrains)}" if harm.retrains else "never"
+    return SetResult(
+        set=item.name,
+        metric=stream.judged_by,
+        rows=rows,
+        ways=(
+            _way(stream, "harm", harm),
+            _never(stream, harm),
+            *(_way(stream, play.name, play, harm) for play in evenly),
+        ),
+        matched=matched,
+        seconds=round(time.monotonic() - began_s, 1),
+    )
+
+
+def _way(stream: Stream, name: str, play: Played, harm: Played | None = None) -> Way:
+    gain = error = None
+    if harm is not None:
+        both = harm.compared.beside("loop", play.compared, "loop", as_name="other")
+        gain, error = both.gain("loop", "other")
+    compared = play.compared
+    mean = float(errors(stream.task, compared.labels, compared.predicted["loop"]).mean())
+    return Way(
+        name, play.metric, mean, len(play.retrains), round(play.train_seconds, 2), gain, error
+    )
+
+
+def _never(stream: Stream, harm: Played) -> Way:
+    """The first model's answers, which each play has beside its own."""
+    compared = harm.compared
+    mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
+    return Way("never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static"))
+
+
+# ---- tables and plot -----------------------------------------------------------------------------
+
+
+def table(results: Sequence[SetResult]) -> str:
+    """Markdown: one line a set with harm, never and the matched periodic one; then the grid."""
+    lines = [
+        "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
+        "trainings | harm − periodic | best of the grid | its trainings |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        harm, never, even = (result.way(n) for n in ("harm", "never", result.matched))
+        grid = [way for way in result.ways if way.name.startswith("periodic")]
+        best = min(grid, key=lambda way: way.error)
+        lines.append(
+            f"| {result.set} | {result.metric} | {_number(harm.metric)} | {harm.trainings} | "
+            f"{harm.train_seconds:.1f} | {_number(never.metric)} | {_gain(never)} | "
+            f"{_number(even.metric)} ({even.trainings}) | {_gain(even)} | {_number(best.metric)} | "
+            f"{best.trainings} |"
+        )
+    lines += ["", "Harm against each way, beyond 2 paired block standard errors:", ""]
+    for result in results:
+        others = [way for way in result.ways if way.name != "harm"]
+        named = {
+            sign: ", ".join(way.name for way in others if way.clearly == sign) or "none"
+            for sign in (1, 0, -1)
+        }
+        lines.append(
+            f"- {result.set}: better than {named[1]}; no difference from {named[0]}; "
+            f"**worse than {named[-1]}**"
+            if named[-1] != "none"
+            else f"- {result.set}: better than {named[1]}; no difference from {named[0]}"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _gain(way: Way) -> str:
+    if way.harm_gain is None or way.harm_gain_error is None:
+        return "–"
+    sign = {1: " **better**", 0: "", -1: " **worse**"}[way.clearly]
+    return f"{way.harm_gain:+.4f} ± {way.harm_gain_error:.4f}{sign}"
+
+
+_COLOURS: Final = (
+    "#1f66d1", "#c4650a", "#17803d", "#d1293d", "#7a4fd0", "#8b6914",
+    "#0e8a8a", "#c2418f", "#5a6472", "#3d8fb0", "#9a3b00",
+)  # fmt: skip
+_WIDTH: Final = 900
+_HEIGHT: Final = 460
+_LEFT: Final = 70
+_RIGHT: Final = 230
+
+
+def plot(results: Sequence[SetResult]) -> ET.Element:
+    """Share of the static model's error that is left, by trainings: lines for periodic retraining,
+    a ring for harm, one colour a set. Lower and further left is better."""
+    left = {
+        (result.set, way.name): way.error / max(result.way("never").error, 1e-12)
+        for result in results
+        for way in result.ways
+    }
+    high = max([*left.values(), 1.05])
+    low = min([*left.values(), 0.95])
+    most = max(way.trainings for result in results for way in result.ways)
+
+    def x(trainings: int) -> float:
+        return _LEFT + math.sqrt(trainings / max(1, most)) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(share: float) -> float:
+        return 20 + (high - share) / (high - low) * (_HEIGHT - 80)
+
+    drawn = [
+        element("rect", x=0, y=0, width=_WIDTH, height=_HEIGHT, fill="#ffffff"),
+        element("text", "error as a share of that of the model never retrained", x=_LEFT, y=14),
+        element("text", "trainings", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 12),
+    ]
+    for share in (index / 10 for index in range(31)):
+        if low <= share <= high:
+            drawn.append(_rule(_LEFT, y(share), _WIDTH - _RIGHT, y(share)))
+            drawn.append(element("text", f"{share:.1f}", x=_LEFT - 32, y=y(share) + 4))
+    for trainings in (0, *GRID, most):
+        drawn.append(element("text", str(trainings), x=x(trainings) - 4, y=_HEIGHT - 36))
+    for number, result in enumerate(results):
+        colour = _COLOURS[number % len(_COLOURS)]
+        ways = [way for way in result.ways if way.name != "harm"]
+        path = " ".join(
+            f"{x(way.trainings):.1f},{y(left[result.set, way.name]):.1f}"
+            for way in sorted(ways, key=lambda way: way.trainings)
+        )
+        drawn.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=1.5))
+        harm = result.way("harm")
+        drawn.append(
+            element(
+                "circle",
+                element("title", f"{result.set}, harm: {harm.trainings} trainings"),
+                cx=x(harm.trainings),
+                cy=y(left[result.set, "harm"]),
+                r=6,
+                fill="#ffffff",
+                stroke=colour,
+                stroke_width=3,
+            )
+        )
+        at = 30 + 20 * number
+        drawn.append(_rule(_WIDTH - _RIGHT + 14, at - 4, _WIDTH - _RIGHT + 34, at - 4, colour))
+        drawn.append(element("text", result.set, x=_WIDTH - _RIGHT + 40, y=at))
+    note = "ring: harm; line: never, then periodic"
+    drawn.append(
+        element("text", note, x=_WIDTH - _RIGHT + 14, y=40 + 20 * len(results), fill="#60646c")
+    )
+    return element(
+        "svg",
+        *drawn,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        font_family="sans-serif",
+        font_size="12",
+        role="img",
+    )
+
+
+def _rule(x1: float, y1: float, x2: float, y2: float, colour: str = "#e1e3e6") -> ET.Element:
+    return element("line", x1=x1, y1=y1, x2=x2, y2=y2, stroke=colour)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,312 @@
+"""The report of a backtest: one HTML file with plots, without script and network.
+
+In: a `Backtest`, and its data, read once more for the distributions. Out: `report.html`.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.cli.backtest_result import Backtest
+from driftline.cli.backtest_runs import Played
+from driftline.cli.chart import Series, chart, element, format_value
+from driftline.cli.heatmap import Cell, heat_map, histogram
+from driftline.cli.narrator import report_event
+from driftline.cli.report import events_table, marks_of, title_of, write_page
+from driftline.codec.columns import Columns
+from driftline.codec.records import RecordCodec
+from driftline.evaluation import higher_is_better
+from driftline.events import ColumnResult, DataWindow
+from driftline.stream import Stream
+from producers.playback import Playback
+from producers.sources import open_source
+
+# Blocks of the metric over time, as in the report of a run.
+_BLOCKS: Final = 100
+# More columns than a person looks through; those that shift most are shown.
+_COLUMNS: Final = 40
+_DISTRIBUTIONS: Final = 6
+# Records read at once for the distributions.
+_CHUNK: Final = 5000
+
+
+def write_backtest_report(
+    folder: Path,
+    stream: Stream,
+    data: str,
+    found: Backtest,
+    *,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+) -> Path:
+    """Write `report.html` into the folder, which is made. Returns its path. Raises DriftlineError,
+    OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    first = next(iter(found.policies.values()))
+    body = [
+        element("p", "Driftline backtest of ", element("code", data), class_="over"),
+        element("h1", stream.name),
+        element("p", _summary(found), class_="lead"),
+        _scroll(_results(found)),
+    ]
+    for play in found.policies.values():
+        body += _policy(stream, play, found)
+    shifting = _shifting(first.windows)
+    body.append(element("h2", "Drift of columns"))
+    if shifting:
+        note = (
+            f"Size of the shift in each window of the play with policy {first.name}, against the "
+            "reference of the model that answered; framed where the window drifted."
+        )
+        body += [
+            element("p", note, class_="note"),
+            _scroll(heat_map([(name, _cells(name, first.windows)) for name in shifting])),
+            *_distributions(
+                stream, data, first.windows, shifting, warmup=warmup, limit=limit, seed=seed
+            ),
+        ]
+    else:
+        body.append(element("p", "No window had enough records to be tested."))
+    path = folder / "report.html"
+    write_page(path, f"Backtest of {stream.name}", body)
+    return path
+
+
+def _summary(found: Backtest) -> str:
+    result = found.result
+    better = "higher" if higher_is_better(result.metric) else "lower"
+    parts = [
+        f"{name}: {result.metric} {format_value(policy.metric)} with "
+        f"{len(policy.retrains)} trainings"
+        for name, policy in result.policies.items()
+    ]
+    never = format_value(result.baselines.never)
+    return f"{'; '.join(parts)}; never retrained {never}. {better.capitalize()} is better."
+
+
+def _results(found: Backtest) -> ET.Element:
+    result, base = found.result, found.result.baselines
+    rate = result.false_alarm_rate
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            format_value(policy.metric),
+            _gain(policy.gain, policy.gain_error),
+            _gain(policy.periodic_gain, policy.periodic_gain_error),
+            str(len(policy.alerts)),
+            str(len(policy.retrains)),
+            f"{policy.train_seconds:.1f}",
+        )
+        for name, policy in result.policies.items()
+    ]
+    rows += [
+        ("never", format_value(base.never), "", "", "", "0", "0.0"),
+        (
+            "after each window",
+            format_value(base.every_window),
+            "",
+            "",
+            "",
+            str(result.every_window_retrains),
+            f"{result.every_window_train_seconds:.1f}",
+        ),
+        *(
+            (
+                f"periodic, as often as {name}",
+                format_value(policy.periodic),
+                "",
+                "",
+                "",
+                str(len(policy.periodic_retrains)),
+                "",
+            )
+            for name, policy in result.policies.items()
+        ),
+        ("previous label", format_value(base.persistence), "", "", "", "", ""),
+        (
+            "rows in random order",
+            "",
+            "",
+            "",
+            "–" if rate is None else f"{rate:.3f} a window",
+            "",
+            "",
+        ),
+    ]
+    names = (
+        "Policy",
+        title_of(result.metric),
+        "Gain on never",
+        "Gain on periodic",
+        "Drift events",
+        "Trainings",
+        "Seconds of training",
+    )
+    return element(
+        "table",
+        element("thead", element("tr", *(element("th", name) for name in names))),
+        element("tbody", *(element("tr", *(element("td", t) for t in row)) for row in rows)),
+    )
+
+
+def _gain(gain: float | None, error: float | None) -> str:
+    return "–" if gain is None or error is None else f"{gain:+.4f} ± {error:.4f}"
+
+
+def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
+    """The metric over time with what happened, and the list of that."""
+    rows = play.compared.rows
+    block = max(1, (max(rows) - min(rows) + 1) // _BLOCKS) if rows else 1
+    ends, values = play.compared.over_time(block)
+    every = found.every_window.compared.over_time(block)[1]["loop"]
+    every = [*every, *[None] * len(ends)][: len(ends)]
+    events = [
+        # An id is a place on the page, and policies share drift events.
+        msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
+        for happening in play.happenings
+        if (event := report_event(happening)) is not None
+    ]
+    meanings = (
+        ("loop", play.name, "this policy"),
+        ("static", "never", "the first model, never retrained"),
+        ("baseline", "every window", "retrained after each window"),
+    )
+    drawn = chart(
+        rows=tuple(ends),
+        block=block,
+        series=(
+            Series("baseline", tuple(every)),
+            Series("static", tuple(values["static"])),
+            Series("loop", tuple(values["loop"])),
+        ),
+        marks=marks_of(events, ends[-1] if ends else 0),
+        label=f"{stream.judged_by} with policy {play.name}, by row of the data",
+    )
+    legend = element(
+        "p",
+        *(
+            element(
+                "span",
+                element("i", class_=f"key {key}"),
+                element("b", name),
+                f" {meaning}",
+                class_="entry",
+            )
+            for key, name, meaning in meanings
+        ),
+        class_="legend",
+    )
+    told = (
+        _scroll(events_table(events)) if events else element("p", "No drift event, no retraining.")
+    )
+    return [
+        element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
+        legend,
+        _scroll(drawn),
+        told,
+    ]
+
+
+# ---- drift of columns ---------------------------------------------------------------------------
+
+
+def _of_last_model(window: DataWindow) -> tuple[ColumnResult, ...]:
+    """The columns as the model found them that answered last, if it was tested."""
+    return window.groups[-1].columns if window.groups and window.groups[-1].tested else ()
+
+
+def _shifting(windows: Sequence[DataWindow]) -> list[str]:
+    """The columns, those with the largest shift first."""
+    largest: dict[str, float] = {}
+    for window in windows:
+        for column in _of_last_model(window):
+            largest[column.column] = max(largest.get(column.column, 0.0), column.effect)
+    return sorted(largest, key=lambda name: -largest[name])[:_COLUMNS]
+
+
+def _cells(name: str, windows: Sequence[DataWindow]) -> list[Cell]:
+    cells = []
+    for window in windows:
+        found = next((c for c in _of_last_model(window) if c.column == name), None)
+        row = window.row if window.row is not None else window.end - 1
+        if found is None:
+            cells.append(Cell(row, None, drifted=False))
+        else:
+            cells.append(Cell(row, found.effect, drifted=found.drifted))
+    return cells
+
+
+def _distributions(
+    stream: Stream,
+    data: str,
+    windows: Sequence[DataWindow],
+    shifting: Sequence[str],
+    *,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+) -> list[ET.Element]:
+    """For the columns that shift most: the warm-up beside the window in which they shift most."""
+    chosen: dict[str, DataWindow] = {}
+    for name in shifting[:_DISTRIBUTIONS]:
+        effects = [
+            max((c.effect for c in _of_last_model(window) if c.column == name), default=-1.0)
+            for window in windows
+        ]
+        chosen[name] = windows[int(np.argmax(effects))]
+    playback = Playback(stream, open_source(data), seed=seed, limit=limit)
+    warm = RecordCodec(stream).decode(playback.warm_up(warmup).records).columns
+    samples = _samples(stream, playback, chosen)
+    drawn = [
+        element(
+            "div",
+            element("p", element("b", name), _where(window), class_="small"),
+            element("div", histogram(name, _values(warm, name), samples[name]), class_="scroll"),
+        )
+        for name, window in chosen.items()
+    ]
+    return [
+        element("h2", "Reference and window"),
+        element(
+            "p",
+            element("span", element("i", class_="key reference"), "warm-up", class_="entry"),
+            element("span", element("i", class_="key window"), "window", class_="entry"),
+            class_="legend",
+        ),
+        element("div", *drawn, class_="grid"),
+    ]
+
+
+def _where(window: DataWindow) -> str:
+    return f" in the window up to row {window.row:,}" if window.row is not None else ""
+
+
+def _samples(
+    stream: Stream, playback: Playback, chosen: dict[str, DataWindow]
+) -> dict[str, NDArray[Any]]:
+    """The values of each column in its window."""
+    codec = RecordCodec(stream)
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
+    records = (play.value for play in playback.play() if play.kind == "record")
+    while chunk := list(islice(records, _CHUNK)):
+        batch = codec.decode(chunk)
+        positions = np.array(batch.positions(stream.axis), dtype=np.int64)
+        for name, window in chosen.items():
+            inside = (positions >= window.start) & (positions < window.end)
+            parts[name].append(_values(batch.columns, name)[inside])
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _values(columns: Columns, name: str) -> NDArray[Any]:
+    return columns.numbers[name] if name in columns.numbers else columns.categories[name]
+
+
+def _scroll(child: ET.Element) -> ET.Element:
+    return element("div", child, class_="scroll", tabindex="0")

@@ -1,0 +1,172 @@
+"""A whole backtest: which plays it takes, and what follows from them side by side.
+
+In: a stream, data and policies. Out: a `Backtest`, with its `result` as the command prints it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from driftline.cli.backtest_pool import Tell, play_all
+from driftline.cli.backtest_runs import (
+    Job,
+    Played,
+    every_window,
+    periodic,
+    train_first_model,
+    with_policy,
+)
+from driftline.cli.simulation import Alert
+from driftline.errors import DataError
+from driftline.stream import Metric, Policy, Stream
+
+
+class PolicyResult(msgspec.Struct, frozen=True):
+    """What one policy would have done. `gain` is by how much it is better than never retraining,
+    `gain_error` its paired block standard error; likewise against the periodic one."""
+
+    metric: float | None
+    alerts: tuple[Alert, ...]
+    retrains: tuple[int, ...]
+    train_seconds: float
+    gain: float | None
+    gain_error: float | None
+    periodic: float | None  # the metric with as many trainings, evenly spaced
+    periodic_retrains: tuple[int, ...]
+    periodic_gain: float | None
+    periodic_gain_error: float | None
+
+
+class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
+    """The metric of simple ways; None where one makes no sense for the data. `periodic` has the
+    number of trainings of the first policy."""
+
+    never: float | None
+    every_window: float | None
+    periodic: float | None
+    persistence: float | None
+
+
+class BacktestResult(msgspec.Struct, frozen=True):
+    """The JSON line of `driftline backtest`."""
+
+    metric: Metric
+    policies: dict[str, PolicyResult]
+    baselines: Baselines
+    false_alarm_rate: float | None  # drift events opened per window of the shuffled data
+    shuffled_windows: int
+    every_window_retrains: int
+    every_window_train_seconds: float
+
+
+class Backtest(msgspec.Struct, frozen=True):
+    """All plays: the policies' by name, and those of the baselines."""
+
+    result: BacktestResult
+    policies: dict[str, Played]
+    every_window: Played
+    shuffled: Played
+
+
+def backtest_all(
+    stream: Stream,
+    data: str,
+    policies: Sequence[Policy],
+    *,
+    folder: Path,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+    processes: int,
+    tell: Tell,
+) -> Backtest:
+    """Play all policies and baselines. `folder` keeps models meanwhile. Raises DriftlineError."""
+    base = Job("first model", stream, data, folder, warmup, limit, seed)
+    first = train_first_model(base, lambda step, done, total: tell("first model", done, total))
+    base = msgspec.structs.replace(base, first=first)
+
+    def job(name: str, played: Stream) -> Job:
+        return msgspec.structs.replace(base, name=name, stream=played)
+
+    shuffled = msgspec.structs.replace(
+        job("shuffled", with_policy(stream, "never")),
+        first=None,
+        shuffled=True,
+        folder=folder / "shuffled",
+    )
+    jobs = [job(name, with_policy(stream, name)) for name in policies]
+    *played, every, mixed = play_all(
+        [*jobs, job("every window", every_window(stream)), shuffled], processes, tell
+    )
+    by_name = dict(zip(policies, played, strict=True))
+    if not every.compared.rows:
+        raise DataError(f"{data}: no label came for any record after the warm-up")
+    streamed = max(every.compared.rows) - min(every.compared.rows) + 1
+    counts = sorted({len(play.retrains) for play in played} - {0})
+    evenly = dict(
+        zip(
+            counts,
+            play_all(
+                [
+                    job(f"periodic, {count} times", periodic(stream, streamed, count))
+                    for count in counts
+                ],
+                processes,
+                tell,
+            ),
+            strict=True,
+        )
+    )
+    results = {
+        name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in by_name.items()
+    }
+    windows = sum(any(group.tested for group in window.groups) for window in mixed.windows)
+    return Backtest(
+        result=BacktestResult(
+            metric=stream.judged_by,
+            policies={str(name): result for name, result in results.items()},
+            baselines=Baselines(
+                never=every.compared.metric("static"),
+                every_window=every.metric,
+                periodic=results[policies[0]].periodic,
+                persistence=persistence(stream, every),
+            ),
+            false_alarm_rate=len(mixed.alerts) / windows if windows else None,
+            shuffled_windows=windows,
+            every_window_retrains=len(every.retrains),
+            every_window_train_seconds=round(every.train_seconds, 3),
+        ),
+        policies={str(name): play for name, play in by_name.items()},
+        every_window=every,
+        shuffled=mixed,
+    )
+
+
+def persistence(stream: Stream, play: Played) -> float | None:
+    """The metric of saying the last label that was known; None where order means nothing, and
+    there is no previous one."""
+    return play.compared.metric("persistence") if stream.models.split == "time" else None
+
+
+def _policy_result(play: Played, even: Played | None) -> PolicyResult:
+    """`even` is the periodic play with as many trainings; None where there were none: never."""
+    gain, error = play.compared.gain("loop", "static")
+    if even is None:
+        other, other_gain, other_error = play.compared.metric("static"), gain, error
+    else:
+        beside = play.compared.beside("loop", even.compared, "loop", as_name="periodic")
+        other = even.metric
+        other_gain, other_error = beside.gain("loop", "periodic")
+    return PolicyResult(
+        metric=play.metric,
+        alerts=play.alerts,
+        retrains=play.retrains,
+        train_seconds=round(play.train_seconds, 3),
+        gain=gain,
+        gain_error=error,
+        periodic=other,
+        periodic_retrains=even.retrains if even is not None else (),
+        periodic_gain=other_gain,
+        periodic_gain_error=other_error,
+    )

@@ -1,0 +1,207 @@
+"""What a backtest plays: one policy over the data, one policy over the same data shuffled.
+
+In: a `Job`, which can be sent to another process. Out: what came of it, as `Played`. The services
+are those of `driftline run`, stepped in the same turns: what is reported is what a run with this
+policy would have done.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from driftline.cli.compared import Compared
+from driftline.cli.observer import Happening
+from driftline.cli.simulation import START_S, Alert, FirstModel, prepare, train_on_warm_up
+from driftline.clock import ManualClock
+from driftline.errors import DataError
+from driftline.events import DataWindow
+from driftline.settings import Settings
+from driftline.stream import Policy, Retrain, Span, Stream
+from producers.playback import Playback
+from producers.rows import Row, Source
+from producers.sources import open_source
+
+# Of the shuffle, so that a false alarm of today is one of tomorrow.
+_SHUFFLE_SEED: Final = 1
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One play of the data. Without `first` the first model is trained on the warm-up."""
+
+    name: str
+    stream: Stream
+    data: str
+    folder: Path  # for models and keys of this backtest
+    warmup: float
+    limit: int | None
+    seed: int
+    first: FirstModel | None = None
+    shuffled: bool = False
+
+
+class Played(msgspec.Struct, frozen=True):
+    """What came of one play."""
+
+    name: str
+    compared: Compared
+    happenings: tuple[Happening, ...]
+    windows: tuple[DataWindow, ...]
+    alerts: tuple[Alert, ...]
+    retrains: tuple[int, ...]
+    train_seconds: float
+
+    @property
+    def metric(self) -> float | None:
+        """The stream's metric of the predictions that were made."""
+        return self.compared.metric("loop")
+
+
+def with_policy(stream: Stream, policy: Policy) -> Stream:
+    """The stream with another policy, everything else as its file says."""
+    return _with_retrain(stream, msgspec.structs.replace(stream.retrain, policy=policy))
+
+
+def periodic(stream: Stream, records: int, trainings: int) -> Stream:
+    """The stream retrained so many times, evenly over so many records; no budget, no cooldown."""
+    every = Span(records=records // (trainings + 1))
+    return _with_retrain(
+        stream,
+        msgspec.structs.replace(
+            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=None
+        ),
+    )
+
+
+def every_window(stream: Stream) -> Stream:
+    """The stream retrained after each window of outcomes, whatever cooldown and budget."""
+    return _with_retrain(
+        stream,
+        msgspec.structs.replace(
+            stream.retrain, policy="always", cooldown=Span(records=0), budget=None
+        ),
+    )
+
+
+def _with_retrain(stream: Stream, retrain: Retrain) -> Stream:
+    return msgspec.structs.replace(stream, retrain=retrain)
+
+
+def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> FirstModel:
+    """The model that all plays begin with. Raises DriftlineError."""
+    playback = Playback(job.stream, _source(job), seed=job.seed, limit=job.limit)
+    clock = ManualClock(START_S)
+    return train_on_warm_up(
+        job.stream, playback, job.warmup, _settings(job.folder), clock, progress
+    )
+
+
+def play(job: Job, progress: Callable[[int, int], None]) -> Played:
+    """Play it through; `progress` is told the rows done, of how many. Raises DriftlineError."""
+    simulation = prepare(
+        job.stream,
+        _source(job),
+        _settings(job.folder),
+        reports=None,
+        warmup=job.warmup,
+        limit=job.limit,
+        seed=job.seed,
+        first=job.first,
+        on_happening=lambda happening: None,
+        on_progress=lambda row: progress(row, simulation.total_rows or row),
+        on_training=lambda step, done, total: None,
+    )
+    try:
+        simulation.play()
+        return Played(
+            name=job.name,
+            compared=simulation.observer.compared,
+            happenings=tuple(simulation.happenings),
+            windows=tuple(simulation.observer.windows),
+            alerts=simulation.alerts,
+            retrains=simulation.retrains,
+            train_seconds=simulation.training_s,
+        )
+    finally:
+        simulation.close()
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings(
+        home=folder,
+        bootstrap_servers="",
+        client="memory",
+        properties={},
+        model_store=str(folder / "models"),
+    )
+
+
+def _source(job: Job) -> Source:
+    if job.data == "-":
+        raise DataError(
+            "a backtest reads its data several times, standard input only once",
+            hint="write it to a file first",
+        )
+    source = open_source(job.data)
+    return Shuffled(source, job.stream, job.limit) if job.shuffled else source
+
+
+class Shuffled:
+    """The rows of a source with what they say exchanged among them at random.
+
+    Ids, keys and event times stay in their places, so that nothing comes late; features and target
+    move together. Where later rows bring the labels, they move with their records.
+    """
+
+    def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
+        self.name = source.name
+        self.textual = source.textual
+        self._source = source
+        self._limit = limit
+        self._id = stream.record.id if stream.simulate.delay is None else None
+        self._target = stream.target
+        time = stream.time.column
+        self._stay = {stream.record.id, stream.record.key, *([] if time is None else [time])}
+        if time in stream.features:
+            self._stay.remove(str(time))
+
+    def count(self) -> int | None:
+        return self._source.count()
+
+    def rows(self) -> Iterator[Row]:
+        yield from self._shuffled
+
+    @cached_property
+    def _shuffled(self) -> list[Row]:
+        rows = [dict(row) for row in self._read() if not isinstance(row, bytes)]
+        labels: dict[int, int] = {}  # a record's place → that of its label's row
+        first: dict[Any, int] = {}
+        if self._id is not None:
+            for place, row in enumerate(rows):
+                if (known := first.setdefault(row.get(self._id), place)) != place:
+                    labels.setdefault(known, place)
+        later = set(labels.values())
+        records = [place for place in range(len(rows)) if place not in later]
+        # Only records with a label change places with each other: each finds a row for its label.
+        chosen = [place for place in records if place in labels] if labels else records
+        order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(chosen))
+        result: list[Row] = list(rows)
+        for place, other in zip(chosen, (chosen[i] for i in order), strict=True):
+            result[place] = self._moved(rows[place], rows[other])
+            if place in labels:
+                ours = labels[place]
+                truth = rows[labels[other]][self._target]
+                result[ours] = {**rows[ours], self._target: truth}
+        return result
+
+    def _read(self) -> Iterator[Row]:
+        for place, row in enumerate(self._source.rows()):
+            if self._limit is not None and place >= self._limit:
+                return
+            yield row
+
+    def _moved(self, place: dict[str, Any], content: dict[str, Any]) -> Row:
+        return {**content, **{name: place[name] for name in self._stay if name in place}}

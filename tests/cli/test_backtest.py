@@ -1,0 +1,210 @@
+"""`driftline backtest`: what a run would have done, beside baselines, in one line and one page."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from driftline.cli.backtest_result import persistence
+from driftline.cli.backtest_runs import Played, Shuffled, every_window, periodic
+from driftline.cli.compared import Compared
+from driftline.cli.simulation import RunResult
+from driftline.stream import Stream, loads
+from producers.rows import Row
+from tests.cli.invoke import Invoked, invoke
+
+IRIS = (Path(__file__).parents[2] / "examples" / "iris.toml").read_text(encoding="utf-8")
+DATA = ("iris-drift", "--limit", "3800")  # the sensor turns bad at row 3,000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a stream file whose policy is `drift`."""
+    made = tmp_path_factory.mktemp("backtest")
+    text = IRIS.replace("[retrain]\n", '[retrain]\npolicy = "drift"\n')
+    (made / "stream.toml").write_text(text, encoding="utf-8")
+    return made
+
+
+@pytest.fixture(scope="module")
+def backtest(folder: Path) -> Invoked:
+    arguments = ("--policy", "harm", "--policy", "drift", "--json", "--report", "page")
+    return invoke(folder / "home", "backtest", "stream.toml", *DATA, *arguments)
+
+
+@pytest.fixture(scope="module")
+def result(backtest: Invoked) -> dict[str, Any]:
+    assert backtest.exit_code == 0, backtest.stderr
+    (line,) = backtest.stdout.splitlines()
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_the_line_for_programs_has_what_was_agreed(result: dict[str, Any]) -> None:
+    assert result["metric"] == "accuracy"
+    assert set(result["policies"]) == {"harm", "drift"}
+    for policy in result["policies"].values():
+        assert isinstance(policy["metric"], float)
+        assert isinstance(policy["train_seconds"], float)
+        assert policy["retrains"]
+        for alert in policy["alerts"]:
+            assert {"kind", "row", "columns"} <= set(alert)
+    assert {"never", "every-window", "periodic", "persistence"} == set(result["baselines"])
+    assert 0 <= result["false_alarm_rate"] <= 1
+
+
+def test_retraining_is_better_than_never_on_a_sensor_that_turns_bad(result: dict[str, Any]) -> None:
+    harm = result["policies"]["harm"]
+    assert harm["metric"] > result["baselines"]["never"]
+    assert harm["gain"] > 2 * harm["gain_error"]
+    assert result["baselines"]["persistence"] < 0.5, "three species in random order"
+
+
+def test_the_periodic_baseline_has_as_many_trainings(result: dict[str, Any]) -> None:
+    for policy in result["policies"].values():
+        assert len(policy["periodic_retrains"]) == len(policy["retrains"])
+    assert result["baselines"]["periodic"] == result["policies"]["harm"]["periodic"]
+
+
+def test_it_tells_what_a_run_with_that_policy_does(folder: Path, result: dict[str, Any]) -> None:
+    ran = invoke(folder / "other", "run", "stream.toml", *DATA, "--json")
+    assert ran.exit_code == 0, ran.stderr
+    run = msgspec.json.decode(ran.stdout.splitlines()[-1], type=RunResult)
+    told = result["policies"]["drift"]
+    assert told["metric"] == run.metric.loop
+    assert told["alerts"] == json.loads(msgspec.json.encode(run.alerts))
+    assert tuple(told["retrains"]) == run.retrains
+    assert result["baselines"]["never"] == run.metric.static
+    assert (told["gain"], told["gain_error"]) == (run.metric.gain, run.metric.gain_error)
+
+
+def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
+    for words in ("harm", "never", "previous", "false alarms", "report: page/report.html"):
+        assert words in backtest.stderr
+    page = (folder / "page" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "http" not in page
+    for heading in ("Accuracy over time: harm", "Accuracy over time: drift", "Drift of columns"):
+        assert heading in page
+    assert "petal_length, window up to row" in page, "the heat map"
+    assert "performance drift opened" in page
+    assert page.count('class="bar window"') > 20, "the distributions"
+
+
+def test_nothing_is_left_in_the_users_home(folder: Path, backtest: Invoked) -> None:
+    assert backtest.exit_code == 0
+    assert not (folder / "home").exists()
+
+
+def test_a_policy_that_does_not_exist_is_refused_with_those_that_do(folder: Path) -> None:
+    failed = invoke(folder / "home", "backtest", "stream.toml", "iris-drift", "-p", "sometimes")
+    assert failed.exit_code == 2
+    assert "sometimes" in failed.stderr
+    assert "harm, drift, schedule, always, never" in failed.stderr
+
+
+def test_data_that_is_not_there_is_an_error_that_names_it(folder: Path) -> None:
+    failed = invoke(folder / "home", "backtest", "stream.toml", "nowhere.csv")
+    assert failed.exit_code == 2
+    assert "nowhere.csv" in failed.stderr
+
+
+def test_help_says_what_it_compares(folder: Path) -> None:
+    shown = invoke(folder / "home", "backtest", "--help")
+    assert shown.exit_code == 0
+    assert "previous label" in " ".join(shown.stdout.split())
+
+
+# ---- baselines ----------------------------------------------------------------------------------
+
+
+def small(more: str = "") -> Stream:
+    return loads(
+        'version = 1\nname = "small"\ntask = "classification"\ntarget = "y"\n'
+        'features = { x = "number" }\nrecord = { id = "id" }\n' + more
+    )
+
+
+def test_the_previous_label_is_no_baseline_where_order_means_nothing() -> None:
+    compared = Compared("accuracy", "classification", ("loop", "persistence"))
+    compared.add(0, "a", {"loop": "a", "persistence": "b"})
+    play = Played("always", compared, (), (), (), (), 0.0)
+    assert persistence(small(), play) == 0.0
+    assert persistence(small('models = { split = "stratified" }'), play) is None
+
+
+def test_periodic_retraining_is_spread_evenly_whatever_the_files_limits() -> None:
+    stream = small("retrain = { cooldown = 500, budget = { requests = 1, per = 9000 } }")
+    retrain = periodic(stream, records=1000, trainings=4).retrain
+    assert retrain.every is not None
+    assert (retrain.policy, retrain.every.records, retrain.budget) == ("schedule", 200, None)
+    assert retrain.cooldown is not None
+    assert retrain.cooldown.records == 0
+    assert every_window(stream).retrain.budget is None
+
+
+def test_two_ways_are_compared_on_the_rows_of_both() -> None:
+    one = Compared("accuracy", "classification", ("loop",))
+    other = Compared("accuracy", "classification", ("loop",))
+    for row in range(100):
+        one.add(row, "a", {"loop": "a"})
+    for row in reversed(range(10, 100)):  # another order, and ten rows that have no outcome
+        other.add(row, "a", {"loop": "a" if row % 2 else "b"})
+    both = one.beside("loop", other, "loop", as_name="other")
+    assert len(both.rows) == 90
+    gain, error = both.gain("loop", "other")
+    assert gain == pytest.approx(0.5, abs=0.2)
+    assert error is not None
+    assert error < 0.1
+
+
+# ---- shuffled data ------------------------------------------------------------------------------
+
+
+class Rows:
+    """A source of given rows."""
+
+    name = "rows"
+    textual = False
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        self._rows = rows
+
+    def count(self) -> int:
+        return len(self._rows)
+
+    def rows(self) -> Iterator[Row]:
+        yield from self._rows
+
+
+def shuffled(stream: Stream, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    source = Shuffled(Rows(rows), stream, limit=None)
+    found = list(source.rows())
+    assert found == list(source.rows()), "the same each time"
+    return [dict(row) for row in found if not isinstance(row, bytes)]
+
+
+def test_shuffling_moves_what_rows_say_and_leaves_ids_and_times() -> None:
+    stream = small('time = { column = "at" }\n')
+    rows = [{"id": str(i), "at": f"2024-01-01T00:00:{i:02}Z", "x": i, "y": i} for i in range(50)]
+    mixed = shuffled(stream, rows)
+    assert [(row["id"], row["at"]) for row in mixed] == [(row["id"], row["at"]) for row in rows]
+    assert [row["x"] for row in mixed] != list(range(50))
+    assert sorted(row["x"] for row in mixed) == list(range(50))
+    assert all(row["x"] == row["y"] for row in mixed)
+
+
+def test_labels_in_rows_of_their_own_move_with_their_records() -> None:
+    stream = small('simulate = { label_delay = "data" }\n')
+    records: list[dict[str, Any]] = [{"id": str(i), "x": i, "y": None} for i in range(40)]
+    labels: list[dict[str, Any]] = [
+        {"id": str(i), "x": i, "y": i} for i in range(30)
+    ]  # ten never come
+    mixed = shuffled(stream, [*records, *labels])
+    said = {row["id"]: row["x"] for row in mixed[:40]}
+    assert [row["id"] for row in mixed] == [row["id"] for row in [*records, *labels]]
+    assert all(said[row["id"]] == row["y"] for row in mixed[40:])
+    assert list(said.values()) != list(range(40))
