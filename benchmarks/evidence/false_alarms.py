@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from driftline.stream import loads
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
-from monitor.judge import watched
+from monitor.judge import RELATION_EFFECT, watched
 from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
 from producers.draft import draft
 from producers.profile import look
@@ -162,15 +162,18 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
     columns = [values[order.ravel()] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
-    known = Histograms(reference)
+    known = Histograms(reference, paired=len(reference))
     thresholds = Calibration(known, rate=RATE).of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
     count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
-    scores = _scores(known, thresholds, windows)
+    distances = _distances(known, windows)
+    scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows])
+    relations = distances[:, len(columns) :] >= EFFECT * RELATION_EFFECT
+    is_large = np.concatenate((effects >= EFFECT, relations), axis=1)
     count.events = events(scores, thresholds)
-    count.large = events(np.where(effects >= EFFECT, scores, 0.0), thresholds)
+    count.large = events(np.where(is_large, scores, 0.0), thresholds)
     count.evidently = int((effects >= EFFECT).any(axis=1).sum())
     numbers = [place for place, values in enumerate(columns) if values.dtype.kind == "f"]
     if numbers:
@@ -181,7 +184,7 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
             for window in windows[:WITHIN]
         ]
         count.shifts = 1
-        count.found = events(_scores(known, thresholds, shifted), thresholds) > 0
+        count.found = events(thresholds.scores(_distances(known, shifted)), thresholds) > 0
         count.found_by_evidently = any(
             (_effects(reference, window)[moved] >= EFFECT) for window in shifted
         )
@@ -203,11 +206,10 @@ def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
     return opened
 
 
-def _scores(
-    known: Histograms, thresholds: Thresholds, windows: Sequence[Columns]
-) -> NDArray[np.float64]:
+def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
+    """(windows, columns and pairs)."""
     counts = np.array([known.count(window) for window in windows])
-    return thresholds.scores(known.distances(counts, known.total))
+    return known.distances(counts, known.total)
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:
