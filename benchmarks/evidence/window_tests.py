@@ -1,0 +1,134 @@
+"""How long the tests of one window take, beside Evidently's preset on the same rows.
+
+In: columns drawn at random, four fifths of them numbers. Out: seconds, medians of several rounds
+that take turns; and what is paid once for a model and a size of window.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Columns
+from driftline.models.reference import Reference
+from driftline.stream import Stream, loads
+from monitor.judge import Judge, Profile
+from monitor.sample import Sample
+
+ROWS = 10_000
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds, medians."""
+
+    columns: int
+    driftline: float
+    evidently: float
+    thresholds: float  # once per model and size of window
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence window_tests", description=__doc__
+    )
+    options.add_argument("--columns", type=int, nargs="+", default=(20, 100))
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--json", type=Path, help="write the numbers there, too")
+    asked = options.parse_args(argv)
+    print(
+        f"| columns × {ROWS:,} rows | Driftline | Evidently's preset | ratio | thresholds, once |"
+    )
+    print("|---:|---:|---:|---:|---:|")
+    found = [measure(count, asked.repeats) for count in asked.columns]
+    for one in found:
+        print(
+            f"| {one.columns} | {one.driftline:.3f} s | {one.evidently:.2f} s "
+            f"| {one.evidently / one.driftline:.0f} × | {one.thresholds:.2f} s |"
+        )
+    if asked.json:
+        asked.json.write_bytes(msgspec.json.encode(found))
+    return 0
+
+
+def measure(count: int, repeats: int) -> Timing:
+    """One width of table."""
+    rng = np.random.default_rng(0)
+    stream = stream_of(count)
+    old, new = drawn(rng, stream), drawn(rng, stream)
+    said = np.array(["a", "b"] * (ROWS // 2), dtype=object)
+    profile = Profile(stream, reference_of(old, said))
+    sample, judge = Sample(new, said), Judge(stream)
+    thresholds = _seconds(lambda: profile.measure(sample))
+    preset = evidently_preset(old, new)
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(repeats):
+        ours.append(_seconds(lambda: judge.test("a", ROWS, sample, profile)))
+        theirs.append(_seconds(preset))
+    return Timing(count, statistics.median(ours), statistics.median(theirs), thresholds)
+
+
+def stream_of(count: int) -> Stream:
+    """So many features; every fifth is a category."""
+    features = "\n".join(
+        f'c{place} = "{"category" if place % 5 == 4 else "number"}"' for place in range(count)
+    )
+    head = 'version = 1\nname = "wide"\ntask = "classification"\ntarget = "y"'
+    return loads(f"{head}\n[features]\n{features}\n")
+
+
+def drawn(rng: np.random.Generator, stream: Stream) -> Columns:
+    """Rows that do not drift."""
+    numbers: dict[str, NDArray[Any]] = {}
+    categories: dict[str, NDArray[Any]] = {}
+    for name, feature in stream.inputs.items():
+        if feature.kind == "number":
+            numbers[name] = rng.normal(size=ROWS)
+        else:
+            categories[name] = rng.choice(np.array(list("abcde"), dtype=object), ROWS)
+    return Columns(numbers, categories, ROWS)
+
+
+def reference_of(columns: Columns, said: NDArray[Any]) -> Reference:
+    """A model's reference that holds these rows."""
+    return Reference(
+        columns=columns,
+        positions=np.arange(ROWS),
+        predictions=said,
+        held_labels=said[:0],
+        held_predictions=said[:0],
+        held_scores=None,
+        errors=np.empty(0),
+        levels={},
+        ranges={},
+    )
+
+
+def evidently_preset(old: Columns, new: Columns) -> Callable[[], object]:
+    """Its report of data drift, as its documentation has it."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    import pandas as pd
+    from evidently import Report
+    from evidently.presets import DataDriftPreset
+
+    tables = [pd.DataFrame(side.numbers | side.categories) for side in (old, new)]
+    return lambda: Report([DataDriftPreset()]).run(reference_data=tables[0], current_data=tables[1])
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
