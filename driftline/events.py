@@ -13,7 +13,7 @@ import msgspec
 from driftline.stream import DriftKind, Kind, Metric, Task
 
 Value = str | float  # a class's name, or a number
-Quality = Literal["missing", "unseen", "out_of_range"]
+Quality = Literal["missing", "unseen", "out_of_range", "stuck"]
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -85,8 +85,9 @@ class ColumnResult(msgspec.Struct, frozen=True):
 
     `score` is how far it is off, in units of what chance brings once in about a hundred windows;
     `drifted` says that it is beyond the group's `limits` and the effect size. `missing`, `unseen`
-    (a category that the reference has not) and `out_of_range` count the group's sampled records;
-    `quality` names those of the three whose share rose, significantly and enough.
+    (a category that the reference has not) and `out_of_range` count the group's sampled records,
+    `stuck` is the longest row of them with one value; `quality` names those of the four that are
+    more than the reference explains, and enough to matter.
     """
 
     column: str
@@ -99,6 +100,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
     missing: int = 0
     unseen: int = 0
     out_of_range: int = 0
+    stuck: int = 0
     quality: tuple[Quality, ...] = ()
 
 
@@ -142,7 +144,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     """The records of a window that one model scored.
 
     `sampled` of them were tested, or none: all up to `windows.max_sample`, but for those whose
-    columns the stream file cannot read.
+    columns the stream file cannot read. `repeated` of these have the id of another one.
     """
 
     model: str
@@ -152,6 +154,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
     relations: tuple[RelationResult, ...] = ()
+    repeated: int = 0
     limits: Limits | None = None
     estimate: MetricEstimate | None = None  # None: not tested, or the model allows none
 

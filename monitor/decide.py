@@ -25,6 +25,7 @@ from driftline.stream import DriftKind, Stream
 from monitor.error_watch import ErrorWatch, loss
 from monitor.harm import harm_of, severity
 from monitor.lanes import Finding, Lane
+from monitor.quality import MIN_RISE
 from monitor.retraining import RetrainRule
 from monitor.thresholds import IN_A_ROW
 
@@ -190,19 +191,22 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
-    shares = [
-        (getattr(column, quality) / group.sampled, column.column, quality)
+    risen = [
+        (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
         for column in group.columns
         for quality in column.quality
     ]
-    if not shares:
+    columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
+    repeated = group.repeated / max(1, group.sampled)
+    if repeated >= MIN_RISE:  # a model learns from no id twice: in its reference there are none
+        risen.append((repeated, "ids", "repeated"))
+    if not risen:
         return None
-    shares.sort(key=lambda item: -item[0])
-    said = [f"{name} {quality.replace('_', ' ')} {share:.1%}" for share, name, quality in shares]
+    risen.sort(key=lambda item: -item[0])
     return Finding(
-        columns=tuple(dict.fromkeys(column for _, column, _ in shares)),
-        severity=shares[0][0],
-        message=_listed(said),
+        columns=tuple(dict.fromkeys(columns)),
+        severity=risen[0][0],
+        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
         onset=onset,
         harm=harm_of(group.estimate),
     )

@@ -17,7 +17,15 @@ from driftline.models.reference import Reference
 from driftline.stream import Feature, Kind, Stream
 from monitor.column_tests import compare
 from monitor.histograms import Histograms
-from monitor.quality import QUALITIES, Counts, count_categories, count_numbers, rising
+from monitor.quality import (
+    QUALITIES,
+    Counts,
+    count_categories,
+    count_numbers,
+    is_stuck,
+    longest_run,
+    rising,
+)
 from monitor.sample import Sample
 from monitor.thresholds import Calibration
 
@@ -65,6 +73,7 @@ class Profile:
             elif (numbers := columns.numbers.get(column.name)) is not None:
                 self.values[column.name] = _present(numbers)
         self.counts = self.count(stream, columns)
+        self.runs = {name: longest_run(_of(columns, name)) for name in self.values}
         names = [name for name in self.values if name != stream.target]
         self._histograms = Histograms(
             [*(_of(columns, name) for name in names), self.predictions], paired=len(names)
@@ -154,8 +163,7 @@ class Judge:
         quality_level = self._stream.drift.false_alarm_rate / max(1, tested)
         counts = profile.count(self._stream, sample.columns)
         columns = tuple(
-            self._with_quality(result, counts, len(sample), profile, quality_level)
-            for result in results
+            self._with_quality(result, counts, sample, profile, quality_level) for result in results
         )
         return DataGroup(
             model=model,
@@ -165,6 +173,7 @@ class Judge:
             columns=columns,
             prediction=prediction,
             relations=self._relations(measured, {c.column for c in columns if c.drifted}),
+            repeated=sample.repeated,
             limits=measured.limits,
         )
 
@@ -209,19 +218,26 @@ class Judge:
         self,
         result: ColumnResult,
         counts: Mapping[str, Counts],
-        records: int,
+        sample: Sample,
         profile: Profile,
         level: float,
     ) -> ColumnResult:
         none: Counts = (0, 0, 0)
         now = counts.get(result.column, none)
         before = profile.counts.get(result.column, none)
+        quality = rising(now, len(sample), before, profile.records, level=level)
+        run = 0
+        if result.column in profile.runs:
+            run = longest_run(_of(sample.columns, result.column))
+            if is_stuck(run, len(sample), profile.runs[result.column]):
+                quality = (*quality, "stuck")
         return msgspec.structs.replace(
             result,
             missing=now[0],
             unseen=now[1],
             out_of_range=now[2],
-            quality=rising(now, records, before, profile.records, level=level),
+            stuck=run,
+            quality=quality,
         )
 
 

@@ -1,4 +1,5 @@
-"""Data quality of a column: missing, unseen and out-of-range values, and whether their share rose.
+"""Data quality of a column: missing, unseen and out-of-range values, and whether their share rose;
+values that stand still.
 
 In: arrays of a column, counts of a window's sample and of a model's reference. Out: counts, and
 which of them rose. A share of 1% is known to ±0.3% (three standard deviations) from the 10,000
@@ -7,7 +8,7 @@ records that are sampled by default, where `MIN_RISE` is 0.5%.
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +16,16 @@ from numpy.typing import NDArray
 from driftline.events import Quality
 from driftline.stream import Feature
 
-QUALITIES: Final[tuple[Quality, ...]] = get_args(Quality)
+QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
 # A smaller rise is significant in a large window, and no reason to act. (A new category that comes
 # with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is one.)
 MIN_RISE: Final = 0.005
+
+# A value that stands still this many times longer than ever in the reference, for this share of a
+# window and so many records at least, is a sensor's that is stuck, or a constant.
+STUCK_TIMES: Final = 3
+STUCK_SHARE: Final = 0.05
+STUCK_RECORDS: Final = 20
 
 Counts = tuple[int, int, int]  # in the order of QUALITIES
 
@@ -61,3 +68,25 @@ def rising(
         if float(fisher_exact(table, alternative="greater").pvalue) < level:
             risen.append(name)
     return tuple(risen)
+
+
+def longest_run(values: NDArray[Any]) -> int:
+    """How many values in a row, in the order (n,) given, are one and the same; missing ones (NaN,
+    None) are in no row.
+
+    >>> longest_run(np.array([1.0, 2.0, 2.0, 2.0, np.nan, np.nan, 2.0]))
+    3
+    """
+    is_number = values.dtype.kind == "f"
+    present = ~np.isnan(values) if is_number else np.array([v is not None for v in values], bool)
+    if not present.any():
+        return 0
+    same = present[1:] & present[:-1] & (values[1:] == values[:-1])
+    ends = np.flatnonzero(np.diff(np.concatenate(([0], same.astype(np.int8), [0]))))
+    return 1 + int((ends[1::2] - ends[::2]).max(initial=0))
+
+
+def is_stuck(run: int, records: int, reference_run: int) -> bool:
+    """Whether the longest run of a window is one that the reference does not explain."""
+    least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
+    return run >= least

@@ -31,11 +31,13 @@ def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The sample of a complete window, in the order of position."""
+    """The sample of a complete window, in the order of position; `repeated` of its records have the
+    id of another one."""
 
     columns: Columns
     predictions: NDArray[Any]  # object (class names) or float64
     scores: ClassScores | None = None
+    repeated: int = 0
 
     def __len__(self) -> int:
         return len(self.columns)

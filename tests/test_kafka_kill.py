@@ -16,7 +16,7 @@ from tests.faults.killers import moments
 from tests.faults.run import run
 from tests.faults.scenario import Data, Scenario, sea
 
-RECORDS = 20_000
+RECORDS = 12_000
 SEEDS = [int(seed) for seed in os.environ.get("DRIFTLINE_FAULT_SEEDS", "1").split()]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from driftline.codec.records import format_time
@@ -342,3 +343,13 @@ def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[in
     for index in range(4):
         events += stretch(index)
     assert [request.position for request in requests(decider, *events)] == expected
+
+
+@pytest.mark.parametrize(("repeated", "opened"), [(4, 0), (5, 1)])
+def test_ids_that_repeat_are_a_quality_event(repeated: int, opened: int) -> None:
+    found = msgspec.structs.replace(group(), repeated=repeated)
+    events = Decider(STREAM).read(window(0, found))
+    assert len(events) == opened
+    for event in events:
+        assert isinstance(event, DriftEvent)
+        assert (event.kind, event.columns, event.message) == ("quality", (), "ids repeated 0.5%")

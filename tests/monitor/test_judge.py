@@ -6,7 +6,7 @@ import pytest
 from driftline.codec.columns import Columns
 from driftline.events import DataGroup
 from monitor.judge import Judge, Profile, watched
-from monitor.quality import count_categories, count_numbers, rising
+from monitor.quality import count_categories, count_numbers, is_stuck, longest_run, rising
 from monitor.sample import Sample
 from tests.monitor.streams import columns, reference, small_stream
 
@@ -153,3 +153,25 @@ def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
     group = verdict(data(500, shift=1.0))
     assert [column.column for column in group.columns if column.drifted] == ["x", "double"]
     assert group.relations == ()
+
+
+def test_a_sensor_that_stands_still_is_a_matter_of_quality() -> None:
+    current = data(500)
+    current.numbers["x"][200:240] = 0.25
+    column = verdict(current).columns[0]
+    assert (column.stuck, column.quality) == (40, ("stuck",))
+
+
+def test_a_column_that_turns_constant_is_stuck() -> None:
+    current = data(500, colours="r")
+    colour = verdict(current).columns[1]
+    assert (colour.column, colour.stuck, colour.quality) == ("colour", 500, ("stuck",))
+
+
+def test_what_stood_still_in_training_may_do_so() -> None:
+    assert longest_run(np.array([None, "a", "a", None, "a"], dtype=object)) == 2
+    assert longest_run(np.array([np.nan, np.nan])) == 0
+    assert is_stuck(60, 1000, 20)
+    assert not is_stuck(60, 1000, 21)
+    assert not is_stuck(49, 1000, 1)  # a twentieth of the window is 50
+    assert not is_stuck(19, 100, 1)
