@@ -66,6 +66,8 @@ class Pending(Generic[T]):
         self._fetched: dict[str, list[T]] = {}
         self._changed: set[int] = set()  # first offsets of blocks in the cache
         self._dropped: list[Block] = []  # of the cache, to be deleted there
+        # Dropped from memory since the last commit: each block, its ids, and their records.
+        self._unsettled: list[tuple[Block, list[str], list[T]]] = []
         self._shared = False  # whether the cache has ids of several records
         self._cache: Cache | None = None
         self._encode = msgspec.msgpack.Encoder().encode
@@ -246,25 +248,42 @@ class Pending(Generic[T]):
             self._dropped.append(block)
             self._fetched = {}
         else:
-            self._evict(self._ids.pop(0), block.end)
+            ids = self._ids.pop(0)
+            records = self._evict(ids, block.end)
+            if self._cache is not None:
+                self._unsettled.append((block, ids, records))
 
-    def _evict(self, ids: Iterable[str], end: int) -> None:
-        """Take the records of these ids before `end` out of memory."""
+    def settle(self) -> None:
+        """What was dropped was committed, and will not be needed again."""
+        self._unsettled.clear()
+
+    def restore(self) -> None:
+        """Take back what was dropped from memory and not committed: who goes on needs it."""
+        while self._unsettled:
+            block, ids, records = self._unsettled.pop()
+            self.blocks.insert(0, block)
+            self._firsts.insert(0, block.first)
+            self._ids.insert(0, ids)
+            for record_id, record in zip(reversed(ids), reversed(records), strict=True):
+                if (later := self._memory.get(record_id)) is not None:
+                    self._more.setdefault(record_id, []).insert(0, later)
+                self._memory[record_id] = record
+
+    def _evict(self, ids: Sequence[str], end: int) -> list[T]:
+        """Take the oldest record of each id out of memory: all of them stand before `end`."""
         memory = self._memory
         if not self._more:  # each id has one record
-            for record_id in ids:
-                del memory[record_id]
-            return
+            return list(map(memory.pop, ids))
+        records = []
         for record_id in ids:
-            record = memory.get(record_id)
-            if record is None or record.offset >= end:
-                continue
+            record = memory.pop(record_id)
+            assert record.offset < end
+            records.append(record)
             if later := self._more.get(record_id):
                 memory[record_id] = later.pop(0)
                 if not later:
                     del self._more[record_id]
-            else:
-                del memory[record_id]
+        return records
 
     # ---- the cache ------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """When the join's cache is written: after a commit has succeeded, and never ahead of it.
 
 What was read after the last commit may be read again after an abort, and then be followed by other
-records; what was forgotten may still be needed, if the letters that followed from it were aborted.
+records; what was forgotten may still be needed, if what followed from it was aborted.
 So the cache is always one of a committed moment, and a restart goes on from there.
 """
 
@@ -64,6 +64,8 @@ class Spill:
         commit, self._commit = self._commit, None
         if commit is not None:
             self._committed = (commit.predictions, commit.labels)
+            self._predictions.settle()
+            self._labels.settle()
             self._write(commit.dropped_predictions, commit.dropped_labels)
         elif self._progress.is_rebuilding:
             self._write()  # what is read again was committed before
@@ -71,6 +73,8 @@ class Spill:
     def close(self) -> None:
         """Write all that is committed, and close the cache."""
         if self._cache is not None:
+            self._predictions.restore()
+            self._labels.restore()
             self._write(everything=True)
             self._cache.close()
             self._cache = None

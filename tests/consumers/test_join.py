@@ -96,6 +96,21 @@ def test_what_was_forgotten_and_not_committed_is_still_in_the_cache(tmp_path: Pa
     assert join.refused() == log.refused()
 
 
+@pytest.mark.parametrize("memory_records", [1, 2, 100])
+def test_what_was_forgotten_in_memory_and_aborted_is_read_again(
+    tmp_path: Path, memory_records: int
+) -> None:
+    log = Log((1, 16, 17), (Label(1, "a", 1, 1), Label(16, "b", 16, 16)))
+    join = Join(log, tmp_path, memory_records=memory_records)
+    join.read(LABELS, 2)
+    join.commit()
+    join.read(PREDICTIONS, 1)
+    join.read(PREDICTIONS, 1)  # the first label is left behind by the horizon
+    join.abort()
+    join.finish()
+    assert join.outcomes() == log.outcomes()
+
+
 def test_what_was_forgotten_and_aborted_is_not_read_again_beside_the_cache(tmp_path: Path) -> None:
     nobody = Label(3, "a", 12, 12)
     log = Log(
