@@ -5,6 +5,7 @@ announcement if the challenger won. The package is stored by then; announcing it
 """
 
 import logging
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -25,6 +26,8 @@ from trainer.search import Found, Progress, Range, no_progress, search
 from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
+
+_SHORTER: Final = (("half", 2), ("quarter", 4))
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
@@ -126,18 +129,27 @@ def ranges_and_held(
     """What to learn from, and what to judge on, as places among `rows`.
 
     `recent` are the rows since the change that the request names, or all. The held-out rows are of
-    these alone: whoever is to answer what comes now is judged by what came last.
+    these alone: whoever is to answer what comes now is judged by what came last. Beside them and
+    everything there are the newest half and quarter, for changes that nobody named; that the newest
+    rows choose how far back to learn is Klinkenberg's "Learning drifting concepts: example
+    selection vs. example weighting" (2004).
     """
     how = stream.models
     train, held = split(
         rows.labels[recent], share=how.holdout, how=how.split, task=stream.task, seed=how.seed
     )
     everything = np.setdiff1d(np.arange(len(rows)), recent[held])
-    whole = Range(f"last {stream.retrain.train_on}", everything)
-    if request.since is None or len(recent) == len(rows):
-        return [whole], recent[held]
-    since = str(request.since) if stream.axis == "row" else format_time(request.since)
-    return [Range(f"since {since}", recent[train]), whole], recent[held]
+    ranges = []
+    if request.since is not None and len(recent) < len(rows):
+        since = str(request.since) if stream.axis == "row" else format_time(request.since)
+        ranges.append(Range(f"since {since}", recent[train]))
+    last = f"last {stream.retrain.train_on}"
+    ranges.append(Range(last, everything))
+    for name, part in _SHORTER:
+        count = len(everything) // part
+        if count >= stream.retrain.min_outcomes:
+            ranges.append(Range(f"newest {name} of the {last}", everything[-count:]))
+    return ranges, recent[held]
 
 
 def _too_few(

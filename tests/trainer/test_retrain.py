@@ -79,7 +79,7 @@ def test_a_new_concept_gives_a_new_model_that_says_where_it_came_from(
     assert run(home, champion.announcement, log).announcement == announced
 
 
-def test_since_a_change_both_ranges_are_tried_and_judged_on_what_came_after_it(
+def test_since_a_change_all_ranges_are_tried_and_judged_on_what_came_after_it(
     home: Path, champion: TrainedModel
 ) -> None:
     log = Outcomes([*concept(300, 1000), *concept(1000, 1200, turned=True)])
@@ -88,10 +88,23 @@ def test_since_a_change_both_ranges_are_tried_and_judged_on_what_came_after_it(
     assert {(trial.range, trial.rows) for trial in result.trials} == {
         ("since 1000", 160),
         ("last 1000 records", 860),
+        ("newest half of the last 1000 records", 430),
+        ("newest quarter of the last 1000 records", 215),
     }
     assert result.announcement is not None
     manifest = Models.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()
     assert (manifest.range, manifest.rows, manifest.held_out) == ("since 1000", 200, 40)
+
+
+def test_of_a_change_that_nobody_named_the_newest_rows_say_how_far_back_to_learn(
+    home: Path, champion: TrainedModel
+) -> None:
+    log = Outcomes([*concept(300, 900), *concept(900, 1300, turned=True)])
+    result = run(home, champion.announcement, log, request(cause="schedule"))
+    assert result.announcement is not None
+    manifest = Models.of(settings(home), CLASSIFICATION).fetch(result.announcement).manifest()
+    assert manifest.range == "newest quarter of the last 1000 records"
+    assert (manifest.first_position, manifest.last_position) == (900, 1299)
 
 
 def test_too_few_since_the_change_waits_for_more(home: Path, champion: TrainedModel) -> None:
