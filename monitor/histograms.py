@@ -44,8 +44,8 @@ class _Numbers:
         return codes
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Kolmogorov and Smirnov's: of shares (…, bins), the largest difference of their sums."""
-        found: Floats = np.abs(np.cumsum(one - other, axis=-1)).max(axis=-1)
+        """Kolmogorov and Smirnov's: of shares (bins, …), the largest difference of their sums."""
+        found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
         return found
 
 
@@ -64,18 +64,19 @@ class _Categories:
         return np.fromiter((known.get(value, other) for value in values), np.int64, len(values))
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Jensen and Shannon's, of shares (…, bins); natural logarithm."""
+        """Jensen and Shannon's, of shares (bins, …); natural logarithm."""
         middle = (one + other) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = [np.where(side > 0, side * np.log(side / middle), 0.0) for side in (one, other)]
-        found: Floats = np.sqrt(np.maximum((parts[0] + parts[1]).sum(axis=-1) / 2, 0.0))
+        found: Floats = np.sqrt(np.maximum((parts[0] + parts[1]).sum(axis=0) / 2, 0.0))
         return found
 
 
 class Histograms:
     """The bins of a reference's columns and of `pairs` of them, and where its rows fall.
 
-    Counts and distances are in the order of the columns, then of the pairs.
+    Counts and distances are in the order of the columns, then of the pairs, along their first axis:
+    sums over a few bins of thousands of samples are quick then.
     """
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
@@ -114,27 +115,27 @@ class Histograms:
         return found
 
     def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(m, bins): counts of the reference's rows from `starts` (m,) to before `ends` (m,)."""
+        """(bins, m): counts of the reference's rows from `starts` (m,) to before `ends` (m,)."""
         places = np.unique(np.concatenate((starts, ends)))
         parts = np.searchsorted(places, np.arange(self.records), side="right")
         low, high = np.searchsorted(places, starts), np.searchsorted(places, ends)
-        found = np.empty((len(starts), self._bins), dtype=np.float32)
+        found = np.empty((self._bins, len(starts)), dtype=np.float32)
         for at, codes in zip(self._slices, self._codes, strict=True):
             bins, present = at.stop - at.start, codes >= 0
             flat = np.bincount(
                 parts[present] * bins + codes[present], minlength=(len(places) + 1) * bins
             )
             sums = np.cumsum(flat.reshape(-1, bins), axis=0)  # row k: all before places[k]
-            found[:, at] = sums[high] - sums[low]
+            found[at] = (sums[high] - sums[low]).T
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """(…, columns and pairs) of counts (…, bins); 0 where one side has no value."""
-        found = np.empty((*np.broadcast_shapes(one.shape, other.shape)[:-1], len(self._statistics)))
+        """(columns and pairs, …) of counts (bins, …); 0 where one side has no value."""
+        found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
-            first, second = _shares(one[..., at]), _shares(other[..., at])
-            both = first.any(axis=-1) & second.any(axis=-1)
-            found[..., place] = np.where(both, statistic.distance(first, second), 0.0)
+            first, second = _shares(one[at]), _shares(other[at])
+            both = first.any(axis=0) & second.any(axis=0)
+            found[place] = np.where(both, statistic.distance(first, second), 0.0)
         return found
 
     def _column_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
@@ -146,6 +147,6 @@ class Histograms:
 
 
 def _shares(counts: NDArray[np.float32]) -> Floats:
-    total = counts.sum(axis=-1, keepdims=True, dtype=np.float64)
+    total = counts.sum(axis=0, dtype=np.float64)
     shares: Floats = counts / np.maximum(total, 1.0)
     return shares

@@ -36,9 +36,9 @@ class Pair:
         return np.where((first < 0) | (second < 0), -1, 3 * first + second)
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Of shares (…, 9): the share of rows that lie elsewhere (total variation), beyond what
+        """Of shares (9, …): the share of rows that lie elsewhere (total variation), beyond what
         follows from the columns' own shares."""
-        found: Floats = np.abs(dependence(one) - dependence(other)).sum(axis=-1) / 2
+        found: Floats = np.abs(dependence(one) - dependence(other)).sum(axis=0) / 2
         return found
 
 
@@ -54,9 +54,9 @@ def pairs(columns: Sequence[Codes]) -> list[Pair]:
 
 
 def dependence(shares: Floats) -> Floats:
-    """Of shares (…, 9): how much more lies in each cell than if the columns were independent."""
-    table = shares.reshape(*shares.shape[:-1], 3, 3)
-    expected = table.sum(axis=-1, keepdims=True) * table.sum(axis=-2, keepdims=True)
+    """Of shares (9, …): how much more lies in each cell than if the columns were independent."""
+    table = shares.reshape(3, 3, *shares.shape[1:])
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
     found: Floats = (table - expected).reshape(shares.shape)
     return found
 

@@ -52,8 +52,8 @@ class Thresholds(msgspec.Struct, frozen=True):
         return self.alarm is not None
 
     def scores(self, distances: Floats) -> Floats:
-        """(…, columns) → (…, columns)."""
-        return distances / self.scale
+        """(columns, …) → (columns, …)."""
+        return (distances.T / self.scale).T
 
 
 class Calibration:
@@ -78,7 +78,7 @@ class Calibration:
             return self._by_own_windows(size)
         distances = self._resampled(size)
         scale = self._scale(distances, size)
-        highest = (distances / scale).max(axis=2)  # (windows in a row, resamples)
+        highest = (distances / scale[:, None, None]).max(axis=0)  # (windows in a row, resamples)
         first, second, third = highest
         twice = [
             np.minimum(one, np.maximum(*others))
@@ -94,7 +94,7 @@ class Calibration:
         return Thresholds(scale, max(_LEAST, warning), max(_LEAST, warning, alarm))
 
     def _resampled(self, size: int) -> Floats:
-        """(windows in a row, resamples, columns): distances of drawn windows from drawn references.
+        """(columns, windows in a row, resamples): distances of drawn windows from drawn references.
 
         Moving blocks (Künsch 1989). Both are drawn: what chance has put into the reference counts.
         """
@@ -119,9 +119,9 @@ class Calibration:
             drawn = rng.integers(len(starts), size=RESAMPLES)
             for place in range(IN_A_ROW):
                 first = starts + min(place * size, stretch - size)
-                windows = known.counts(first, first + size)[drawn]
+                windows = known.counts(first, first + size)[:, drawn]
                 found.append(known.distances(windows, references))
-        return np.array(found)
+        return np.stack(found, axis=1)
 
     def _by_own_windows(self, size: int) -> Thresholds:
         """The largest score that the reference's own windows reach, and something beyond."""
@@ -129,9 +129,9 @@ class Calibration:
         size = min(size, max(1, known.records // 4))
         starts = np.arange(0, known.records - size + 1, size)
         windows = known.counts(starts, starts + size)
-        distances = known.distances(windows, known.total - windows)
+        distances = known.distances(windows, known.total[:, None] - windows)
         scale = self._scale(distances, size)
-        own = float((distances / scale).max())
+        own = float((distances / scale[:, None]).max())
         return Thresholds(scale, max(_LEAST, _BEYOND_OWN * own), None)
 
     def _scale(self, distances: Floats, size: int) -> Floats:
@@ -140,9 +140,9 @@ class Calibration:
         columns decides alone where the thresholds are. Three standard deviations above the mean is
         that for a distance of Kolmogorov and Smirnov as for the absolute value of a normal one. For
         a column that never changes, it is what a single record would do."""
-        flat = distances.reshape(-1, distances.shape[-1])
+        flat = distances.reshape(len(distances), -1)
         least = 1.0 / size + 1.0 / self._histograms.records
-        scale: Floats = np.maximum(flat.mean(axis=0) + 3.0 * flat.std(axis=0), least)
+        scale: Floats = np.maximum(flat.mean(axis=1) + 3.0 * flat.std(axis=1), least)
         return scale
 
 
@@ -161,14 +161,15 @@ def _starts(last: int) -> NDArray[np.int64]:
 def _drawn(
     rng: np.random.Generator, blocks: NDArray[np.float32], count: int
 ) -> NDArray[np.float32]:
-    """(resamples, bins): the sums of so many of the blocks (m, bins), drawn with replacement."""
+    """(bins, resamples): the sums of so many of the blocks (bins, m), drawn with replacement."""
     # How often each block is in each resample: a count of places in a table.
-    rows = np.arange(0, RESAMPLES * len(blocks), len(blocks))[:, None]
-    places = rows + rng.integers(len(blocks), size=(RESAMPLES, count))
-    weights = np.bincount(places.ravel(), minlength=RESAMPLES * len(blocks))
-    weights = weights.reshape(RESAMPLES, len(blocks)).astype(np.float32)
+    known = blocks.shape[1]
+    rows = np.arange(0, RESAMPLES * known, known)[:, None]
+    places = rows + rng.integers(known, size=(RESAMPLES, count))
+    weights = np.bincount(places.ravel(), minlength=RESAMPLES * known)
+    weights = weights.reshape(RESAMPLES, known).astype(np.float32)
     # Whole numbers below 2^24: exact in whatever order they are added.
-    drawn: NDArray[np.float32] = weights @ blocks
+    drawn: NDArray[np.float32] = blocks @ weights.T
     return drawn
 
 

@@ -169,12 +169,12 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
     count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
     distances = _distances(known, windows)
     scores = thresholds.scores(distances)
-    effects = np.array([_effects(reference, window) for window in windows])
-    relations = distances[:, len(columns) :] >= EFFECT * RELATION_EFFECT
-    is_large = np.concatenate((effects >= EFFECT, relations), axis=1)
+    effects = np.array([_effects(reference, window) for window in windows]).T
+    relations = distances[len(columns) :] >= EFFECT * RELATION_EFFECT
+    is_large = np.concatenate((effects >= EFFECT, relations))
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)
-    count.evidently = int((effects >= EFFECT).any(axis=1).sum())
+    count.evidently = int((effects >= EFFECT).any(axis=0).sum())
     numbers = [place for place, values in enumerate(columns) if values.dtype.kind == "f"]
     if numbers:
         moved = int(rng.choice(numbers))
@@ -192,8 +192,8 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
 
 
 def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
-    """How many events the scores (windows, columns) open, by the rule of `monitor.decide`."""
-    highest = scores.max(axis=1)
+    """How many events the scores (columns, windows) open, by the rule of `monitor.decide`."""
+    highest = scores.max(axis=0)
     warned = highest >= thresholds.warning
     opened, is_open, quiet = 0, False, 0
     for at, score in enumerate(highest):
@@ -207,9 +207,9 @@ def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
 
 
 def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
-    """(windows, columns and pairs)."""
-    counts = np.array([known.count(window) for window in windows])
-    return known.distances(counts, known.total)
+    """(columns and pairs, windows)."""
+    counts = np.stack([known.count(window) for window in windows], axis=1)
+    return known.distances(counts, known.total[:, None])
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:

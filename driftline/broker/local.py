@@ -15,7 +15,6 @@ from pathlib import Path
 
 import msgspec
 
-from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
 KAFKA_VERSION = "4.1.0"
@@ -148,6 +147,9 @@ class LocalKafka:
         return port
 
     def _wait_until_it_answers(self, running: LocalKafkaStatus) -> None:
+        # Imported here: whoever has a broker elsewhere need not wait for it at every command.
+        from driftline.broker.kafka_python import KafkaPythonBroker
+
         broker = KafkaPythonBroker(running.bootstrap_servers, connect_timeout_s=1.0)
         deadline = time.monotonic() + _START_TIMEOUT_S
         while True:

@@ -77,5 +77,5 @@ def test_counts_of_stretches_are_those_of_their_rows(
     ends = [tuple(sorted(min(at, len(values)) for at in cut)) for cut in cuts]
     starts, stops = (np.array(side) for side in zip(*ends, strict=True))
     found = known.counts(starts, stops)
-    for (start, stop), counts in zip(ends, found, strict=True):
+    for (start, stop), counts in zip(ends, found.T, strict=True):
         assert counts.tolist() == known.count([values[start:stop], names[start:stop]]).tolist()

@@ -48,8 +48,8 @@ def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> floa
         assert thresholds.calibrated
         assert thresholds.alarm is not None
         starts = range(3000, len(data[0]), SIZE)
-        counts = np.array([known.count([c[at : at + SIZE] for c in data]) for at in starts])
-        highest = thresholds.scores(known.distances(counts, known.total)).max(axis=1)
+        counts = np.stack([known.count([c[at : at + SIZE] for c in data]) for at in starts], axis=1)
+        highest = thresholds.scores(known.distances(counts, known.total[:, None])).max(axis=0)
         warned = highest >= thresholds.warning
         again = np.array([warned[max(0, n - IN_A_ROW + 1) : n].any() for n in range(WINDOWS)])
         found += int(((highest >= thresholds.alarm) | (warned & again)).sum())
@@ -99,7 +99,7 @@ def test_a_reference_shorter_than_its_blocks_is_not_calibrated_and_asks_for_two_
     thresholds = calibration.of(100)
     assert thresholds.alarm is None
     own = known.counts(np.arange(0, 2000, 100), np.arange(100, 2001, 100))
-    scores = thresholds.scores(known.distances(own, known.total - own))
+    scores = thresholds.scores(known.distances(own, known.total[:, None] - own))
     assert scores.max() < thresholds.warning
 
 
