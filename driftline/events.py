@@ -220,7 +220,8 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     positions of label and record; of more records than a twentieth of `windows.max_sample`, those
     with the smallest hash of their id. `first_position` and `last_position` are those of the
     records themselves, to estimate the onset of a change. `reference_error` is the model's held-out
-    one.
+    one, and `error_inflation` by how much the mean of held-out errors varies more than that of as
+    many independent ones: errors that come in runs say less.
     """
 
     id: str
@@ -235,6 +236,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     last_position: int
     row: int | None
     time: str | None
+    error_inflation: float = 1.0
 
 
 # ---- parts of windows (between workers of the monitor) -------------------------------------------

@@ -1,6 +1,7 @@
-"""How long records hang together: the length of blocks for resampling a series.
+"""How long records hang together, and what that takes from what they say.
 
-In: columns in the order of time. Out: a number of records.
+In: columns or errors in the order of time. Out: the length of blocks for resampling them; how much
+more their mean varies than that of independent ones.
 """
 
 from collections.abc import Sequence
@@ -34,18 +35,38 @@ def politis_white(values: Floats) -> int:
     than that: a season must fit into it.
     """
     count = len(values)
-    if count < 10 or not np.ptp(values):
+    reach, weighted, own = _correlated(values)
+    if not reach:
         return 1
+    lags = np.arange(1, len(weighted) + 1)
+    spectrum = own + 2.0 * weighted.sum()
+    slope = 2.0 * (weighted * lags).sum()
+    best = (1.5 * slope**2 / spectrum**2 * count) ** (1 / 3) if spectrum else 1.0
+    return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
+
+
+def inflation(values: Floats) -> float:
+    """By how much the mean of a series (n,) varies more than that of as many independent values:
+    its long-run variance over its variance, 1 or more, from the same correlations."""
+    reach, weighted, own = _correlated(values)
+    return max(1.0, 1.0 + 2.0 * float(weighted.sum()) / own) if reach else 1.0
+
+
+def _correlated(values: Floats) -> tuple[int, Floats, float]:
+    """The last lag that counts; the covariances of lags from 1 to twice that by a flat-top window
+    (Politis and Romano 1995); the variance. A lag of 0 where values are few, constant or
+    independent."""
+    count = len(values)
+    none = 0, np.empty(0), 0.0
+    if count < 10 or not np.ptp(values):
+        return none
     covariance = _autocovariance(values)
     reach = _reach(covariance / covariance[0], count)
     if not reach:
-        return 1
+        return none
     lags = np.arange(1, min(2 * reach, len(covariance) - 1) + 1)
-    weights = np.minimum(1.0, 2.0 * (1.0 - lags / lags[-1])) * covariance[lags]
-    spectrum = covariance[0] + 2.0 * weights.sum()
-    slope = 2.0 * (weights * lags).sum()
-    best = (1.5 * slope**2 / spectrum**2 * count) ** (1 / 3) if spectrum else 1.0
-    return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
+    weighted = np.minimum(1.0, 2.0 * (1.0 - lags / lags[-1])) * covariance[lags]
+    return reach, weighted, float(covariance[0])
 
 
 def _reach(correlations: Floats, count: int) -> int:

@@ -35,7 +35,7 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[Task], river.RiverDetector]
+    make: Callable[[Task, float], river.RiverDetector]  # task, inflation
     failures: bool = False  # takes only 0 and 1
 
 
@@ -52,13 +52,14 @@ STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
 
-def _glr(task: Task) -> LikelihoodRatio:
-    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification")
+# A mean that varies by `inflation` more makes the logarithm of a ratio as much larger by chance.
+def _glr(task: Task, inflation: float) -> LikelihoodRatio:
+    return LikelihoodRatio(GLR_THRESHOLD * inflation, binary=task == "classification")
 
 
-def _cusum(task: Task) -> Cusum:
+def _cusum(task: Task, inflation: float) -> Cusum:
     return Cusum(
-        CUSUM_THRESHOLD,
+        CUSUM_THRESHOLD * inflation,
         factor=CUSUM_FACTOR,
         least_values=CUSUM_VALUES,
         binary=task == "classification",
@@ -68,15 +69,15 @@ def _cusum(task: Task) -> Cusum:
 DETECTORS: Final[dict[str, _Kind]] = {
     "glr": _Kind(_glr),
     "cusum": _Kind(_cusum),
-    "stepd": _Kind(lambda _: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
-    "seed": _Kind(lambda _: Seed(delta=SEED_DELTA)),
-    "adwin": _Kind(lambda _: river.adwin()),
-    "page_hinkley": _Kind(lambda _: river.page_hinkley()),
-    "ddm": _Kind(lambda _: river.ddm(), failures=True),
-    "eddm": _Kind(lambda _: river.eddm(), failures=True),
-    "hddm_a": _Kind(lambda _: river.hddm_a()),
-    "hddm_w": _Kind(lambda _: river.hddm_w()),
-    "kswin": _Kind(lambda _: river.kswin()),
+    "stepd": _Kind(lambda *_: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
+    "seed": _Kind(lambda *_: Seed(delta=SEED_DELTA)),
+    "adwin": _Kind(lambda *_: river.adwin()),
+    "page_hinkley": _Kind(lambda *_: river.page_hinkley()),
+    "ddm": _Kind(lambda *_: river.ddm(), failures=True),
+    "eddm": _Kind(lambda *_: river.eddm(), failures=True),
+    "hddm_a": _Kind(lambda *_: river.hddm_a()),
+    "hddm_w": _Kind(lambda *_: river.hddm_w()),
+    "kswin": _Kind(lambda *_: river.kswin()),
 }
 
 
@@ -86,17 +87,19 @@ class ErrorDetector:
     `update` takes errors, `rises` then has those found among them, the same ones however the
     errors are cut into calls. `warning` is true while a detector that has a warning zone is in it.
     After a rise, and at `reset` (a new model), it starts anew. It can be pickled, and its memory
-    is bounded.
+    is bounded. glr and cusum take into account that errors come in runs; the others do not.
     """
 
-    def __init__(self, name: str, task: Task) -> None:
+    def __init__(self, name: str, task: Task, inflation: float = 1.0) -> None:
         self.name = name
         self._task = task
-        self.reset()
+        self.reset(inflation)
 
-    def reset(self) -> None:
-        """Forget all errors: those to come are another model's."""
-        self._test = DETECTORS[self.name].make(self._task)
+    def reset(self, inflation: float = 1.0) -> None:
+        """Forget all errors: those to come are another model's. `inflation`: by how much the mean
+        of its errors varies more than that of as many independent ones."""
+        self._inflation = inflation
+        self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._first: list[float] = []
         self._scale: float | None = 1.0 if self._task == "classification" else None
@@ -128,6 +131,9 @@ class ErrorDetector:
                     rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
+    def _new_test(self) -> river.RiverDetector:
+        return DETECTORS[self.name].make(self._task, self._inflation)
+
     def _known(self, error: float) -> Sequence[float]:
         """The errors to go on with: none as long as their scale is unknown."""
         if self._scale is not None:
@@ -154,7 +160,7 @@ class ErrorDetector:
             return None
         since = list(self._recent)[-split.ago :]
         self._recent.clear()
-        self._test = DETECTORS[self.name].make(self._task)
+        self._test = self._new_test()
         if self._task == "regression":  # cut at what is now usual
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
         return Rise(split.ago, split.before * scale, split.after * scale)

@@ -38,7 +38,7 @@ class ErrorWatch:
             if newest is not None and pane.last_position <= newest:
                 return None  # late labels of a model that no longer answers
             self._model = pane.model
-            self._restart()
+            self._restart(pane.error_inflation)
         self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
         self._recent.extend(pane.errors)
         self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
@@ -93,12 +93,12 @@ class ErrorWatch:
         recent = list(self._recent)[-count:]
         return sum(recent) / max(1, len(recent))
 
-    def _restart(self) -> None:
+    def _restart(self, inflation: float) -> None:
         self._panes.clear()
         self._recent.clear()
         self._early.clear()
         for detector in self._detectors:
-            detector.reset()
+            detector.reset(inflation)
 
     def _onset(self, ago: int) -> int:
         """The position of the record whose error came `ago` errors before the end."""

@@ -52,8 +52,9 @@ class Tally(Protocol):
     def error(self) -> float:
         """The mean error; at least one outcome."""
 
-    def p_value(self, reference: NDArray[np.float64]) -> float:
-        """Of a mean error this high if the model were as good as on `reference`, (m,) errors."""
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+        """Of a mean error this high if the model were as good as on `reference`, (m,) errors, and
+        means vary by `inflation` more than those of independent errors."""
 
 
 def new_tally(task: Task) -> Tally:
@@ -116,12 +117,14 @@ class ClassTally:
     def error(self) -> float:
         return self._wrong() / self.records
 
-    def p_value(self, reference: NDArray[np.float64]) -> float:
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
         from scipy.stats import fisher_exact
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
-        return float(fisher_exact(table, alternative="greater").pvalue)
+        # As if there were as many fewer records.
+        counts = [[round(count / inflation) for count in row] for row in table]
+        return float(fisher_exact(counts, alternative="greater").pvalue)
 
     def _wrong(self) -> int:
         return sum(
@@ -180,10 +183,10 @@ class NumberTally:
     def error(self) -> float:
         return self._mean(self._sum)
 
-    def p_value(self, reference: NDArray[np.float64]) -> float:
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
         mean, known = self.error(), float(reference.mean())
         variance = max(0.0, self._mean(self._squares) - mean * mean) / self.records
-        spread = math.sqrt(variance + float(reference.var()) / len(reference))
+        spread = math.sqrt(inflation * (variance + float(reference.var()) / len(reference)))
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
         # Welch's statistic; windows are large enough for the normal distribution.
@@ -246,13 +249,21 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 def rise(
-    tally: Tally, reference: NDArray[np.float64], *, level: float, min_loss: float
+    tally: Tally,
+    reference: NDArray[np.float64],
+    *,
+    inflation: float = 1.0,
+    level: float,
+    min_loss: float,
 ) -> Rise | None:
-    """Whether the error rose significantly, and by `min_loss` of it or more; None if unknown."""
+    """Whether the error rose significantly, and by `min_loss` of it or more; None if unknown.
+
+    `inflation`: by how much means of errors vary more than those of independent ones.
+    """
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
-    p_value = tally.p_value(reference)
+    p_value = tally.p_value(reference, inflation)
     return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
 
 

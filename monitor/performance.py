@@ -99,6 +99,7 @@ class PerformanceWindows:
                 last_position=model.last,
                 row=model.row,
                 time=None if model.time_us is None else format_time(model.time_us),
+                error_inflation=self._references.error_inflation(name),
             )
             for name, model in ordered
         ]
@@ -146,6 +147,7 @@ class PerformanceWindows:
             found = rise(
                 tally,
                 reference.errors,
+                inflation=self._references.error_inflation(model),
                 level=stream.drift.false_alarm_rate,
                 min_loss=stream.drift.min_metric_loss,
             )

@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from driftline.errors import PackageError
 from driftline.models.reference import Reference
 from driftline.stream import Stream
+from monitor.dependence import inflation
 from monitor.estimates import Estimator, estimator_for
 from monitor.judge import Profile
 
@@ -29,6 +30,16 @@ class References:
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
         self._known: OrderedDict[str, Reference | None] = OrderedDict()
+        self._inflations: OrderedDict[str, float] = OrderedDict()
+
+    def error_inflation(self, digest: str) -> float:
+        """By how much the mean of held-out errors varies more than that of independent ones."""
+        if digest not in self._inflations:
+            reference = self.of(digest)
+            self._inflations[digest] = 1.0 if reference is None else inflation(reference.errors)
+            if len(self._inflations) > KEPT:
+                self._inflations.popitem(last=False)
+        return self._inflations[digest]
 
     def of(self, digest: str) -> Reference | None:
         """None if the package is not there or must not be used: its records are not tested."""

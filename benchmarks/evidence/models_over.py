@@ -16,6 +16,7 @@ from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
 from driftline.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
 from driftline.stream import Stream, loads
 from monitor.decide import Decider
+from monitor.dependence import inflation
 from monitor.error_watch import ErrorWatch
 from monitor.metrics import new_tally, rise
 
@@ -108,6 +109,7 @@ class _Model:
         self._tree: Any = kind(max_depth=8, min_samples_leaf=10, random_state=0)
         self._tree.fit(x[~held], y[~held])
         self.reference = self.errors_of(x[held], y[held])
+        self.inflation = inflation(self.reference)
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
@@ -172,6 +174,7 @@ def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
         last_position=start + len(errors) - 1,
         row=start + len(errors) - 1,
         time=None,
+        error_inflation=model.inflation,
     )
 
 
@@ -183,6 +186,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
             found = rise(
                 tally,
                 reference,
+                inflation=inflation(reference),
                 level=config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
             )

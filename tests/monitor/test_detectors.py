@@ -4,11 +4,13 @@ import itertools
 import pickle
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.stream import Task
+from monitor.dependence import inflation
 from monitor.detectors import DETECTORS, REMEMBERED, SCALE_VALUES, ErrorDetector, Rise
 
 every = pytest.mark.parametrize("name", list(DETECTORS))
@@ -89,6 +91,31 @@ def test_the_likelihood_ratio_keeps_its_rate_of_false_alarms(task: Task, level: 
         for seed in range(4)
     )
     assert alarms == 0  # 40,000 values; one in 200,000 is expected
+
+
+def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
+    """Errors of which neighbours are mostly alike: one in five is drawn anew."""
+    rng = random.Random(seed)
+    values = errors(task, level, count, seed)
+    for row in range(1, count):
+        if rng.random() < 0.8:
+            values[row] = values[row - 1]
+    return values
+
+
+@pytest.mark.parametrize("name", ["glr", "cusum"])
+@tasks
+def test_errors_that_come_in_runs_raise_no_more_alarms_than_others(name: str, task: Task) -> None:
+    more = inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
+    alarms = {
+        given: sum(
+            len(feed(ErrorDetector(name, task, given), in_runs(task, 0.2, 5_000, seed), 500))
+            for seed in range(4)
+        )
+        for given in (1.0, more)
+    }
+    assert alarms[1.0] > 10
+    assert alarms[more] <= 2
 
 
 @tasks

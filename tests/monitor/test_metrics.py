@@ -94,6 +94,21 @@ def test_a_rise_is_significant_and_large_enough() -> None:
     assert not found.worse  # six in a hundred of it: certain, and of no matter
 
 
+def test_a_rise_of_errors_that_come_in_runs_says_less() -> None:
+    trained = np.array([1.0] * 100 + [0.0] * 900)
+    wrong = tally(35, 165)
+    numbers, errors = NumberTally(), np.repeat([0.0, 1.0], [165, 35])
+    numbers.add(errors.tolist(), [0.0] * 200)
+    for tested in (wrong, numbers):
+        plain, in_runs = (
+            rise(tested, trained, inflation=more, level=0.005, min_loss=0.1) for more in (1.0, 8.0)
+        )
+        assert plain is not None
+        assert in_runs is not None
+        assert plain.worse
+        assert not in_runs.worse
+
+
 def test_without_held_out_errors_nothing_is_said() -> None:
     assert rise(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.dependence import politis_white
 from monitor.histograms import Histograms
 from monitor.thresholds import IN_A_ROW, MIN_BLOCKS, Calibration
 
@@ -131,25 +130,3 @@ def test_where_nothing_ever_changed_no_change_is_no_drift() -> None:
         thresholds = Calibration(known, rate=0.005, block=block).of(100)
         scores = thresholds.scores(known.distances(known.count([np.zeros(100)]), known.total))
         assert scores.max() < thresholds.warning
-
-
-@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9, 0.98])
-def test_blocks_are_as_long_as_records_hang_together(memory: float) -> None:
-    rng = np.random.default_rng(1)
-    values = rng.normal(size=8000)
-    for row in range(1, len(values)):
-        values[row] += memory * values[row - 1]
-    length = politis_white(values)
-    lasts = 1 if memory == 0.0 else np.log(0.1) / np.log(memory)  # until a tenth is left
-    assert 0.5 * lasts <= length <= 10 * lasts + 1
-
-
-def test_values_that_alternate_are_as_good_as_independent() -> None:
-    assert politis_white(np.resize([0.0, 1.0], 1000)) == 1
-    assert politis_white(np.zeros(1000)) == 1
-    assert politis_white(np.arange(5.0)) == 1
-
-
-def test_a_season_is_one_block() -> None:
-    season = np.sin(np.arange(4000) * 2 * np.pi / 48) + np.random.default_rng(0).normal(size=4000)
-    assert politis_white(season) >= 48
