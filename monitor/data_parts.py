@@ -17,11 +17,11 @@ from driftline.events import DataParts, GroupPart, WindowPart
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.arrived import Positions, by_model, largest
-from monitor.judge import watched
 from monitor.parts import pack_records, records
 from monitor.progress import PANES, Ints, Slot, Track, distinct
 from monitor.sample import Bound, Rows, Smallest, hashes_of
 from monitor.scored import Scored, ScoredReader
+from monitor.watched import watched
 
 
 class DataGathering:

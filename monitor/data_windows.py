@@ -15,11 +15,12 @@ from driftline.codec.columns import Columns
 from driftline.codec.records import format_time, parse_time
 from driftline.events import DataGroup, DataParts, DataWindow, GroupPart, WindowPart, event_id
 from driftline.stream import Stream
-from monitor.judge import Judge, watched
+from monitor.judge import Judge
 from monitor.parts import unpack_records
 from monitor.progress import Grid
 from monitor.references import Profiles
 from monitor.sample import Sample, Smallest
+from monitor.watched import watched
 
 # Samples of windows with findings wait here for their report to be asked for, which happens once
 # the window has come back from the log.

@@ -4,127 +4,24 @@ In: a sample, the reference out of the model's package. Out: a `DataGroup`. Limi
 columns and the predictions together; a shift below the effect size is no drift.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
-from driftline.events import ColumnResult, DataGroup, Limits, RelationResult
-from driftline.models.reference import Reference
-from driftline.stream import Feature, Kind, Stream
+from driftline.events import ColumnResult, DataGroup, RelationResult
+from driftline.stream import Stream
 from monitor.column_tests import compare
-from monitor.histograms import Histograms
-from monitor.quality import (
-    QUALITIES,
-    Counts,
-    count_categories,
-    count_numbers,
-    is_stuck,
-    longest_run,
-    rising,
-)
+from monitor.profile import Measured, Profile
+from monitor.quality import QUALITIES, Counts, is_stuck, longest_run, rising
 from monitor.sample import Sample
-from monitor.thresholds import Calibration
+from monitor.watched import Watched, present, values_of, watched
 
 # A correlation of 0.18 where there was none puts 0.05 of the records elsewhere.
 RELATION_EFFECT: Final = 0.5
 # A column that goes its own way leaves all that it went with.
 MAX_RELATIONS: Final = 10
-
-
-class Watched(NamedTuple):
-    """A column that is tested; `feature` is None for derived ones."""
-
-    name: str
-    kind: Kind
-    feature: Feature | None
-
-
-def watched(stream: Stream) -> tuple[Watched, ...]:
-    """The columns to test: declared ones unless `watch = false`, and all derived ones."""
-    declared = [
-        Watched(name, feature.kind, feature)
-        for name, feature in stream.inputs.items()
-        if feature.watch
-    ]
-    return (*declared, *(Watched(name, "number", None) for name in stream.derived))
-
-
-class Profile:
-    """A reference made ready: columns without missing values, counts, levels."""
-
-    def __init__(self, stream: Stream, reference: Reference) -> None:
-        columns = reference.columns
-        self.records = len(columns)
-        self.levels: dict[str, frozenset[str]] = {}
-        self.values: dict[str, NDArray[Any]] = {}
-        self.predictions = reference.predictions
-        for column in watched(stream):
-            if column.kind == "category":
-                values = columns.categories.get(column.name)
-                if values is not None:
-                    self.levels[column.name] = frozenset(
-                        (*reference.levels.get(column.name, ()), *values)
-                    ) - {None}
-                    self.values[column.name] = _present(values)
-            elif (numbers := columns.numbers.get(column.name)) is not None:
-                self.values[column.name] = _present(numbers)
-        self.counts = self.count(stream, columns)
-        self.runs = {name: longest_run(_of(columns, name)) for name in self.values}
-        names = [name for name in self.values if name != stream.target]
-        self._histograms = Histograms(
-            [*(_of(columns, name) for name in names), self.predictions], paired=len(names)
-        )
-        self._names = [*names, stream.target]
-        self._calibration = Calibration(
-            self._histograms,
-            rate=stream.drift.false_alarm_rate,
-            block=_block(stream, reference),
-        )
-
-    def measure(self, sample: Sample) -> "Measured":
-        """How far off the sample is."""
-        columns = [*(_of(sample.columns, name) for name in self._names[:-1]), sample.predictions]
-        thresholds = self._calibration.of(len(sample))
-        counts = self._histograms.count(columns)
-        distances = self._histograms.distances(counts, self._histograms.total)
-        scores = thresholds.scores(distances).tolist()
-        count = len(self._names)
-        return Measured(
-            scores=dict(zip(self._names, scores[:count], strict=True)),
-            relations=[
-                RelationResult((self._names[pair.places[0]], self._names[pair.places[1]]), *found)
-                for pair, *found in zip(
-                    self._histograms.pairs, distances[count:].tolist(), scores[count:], strict=True
-                )
-            ],
-            limits=Limits(thresholds.warning, thresholds.alarm),
-        )
-
-    def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
-        """Missing, unseen and out-of-range values, by column."""
-        counts: dict[str, Counts] = {}
-        for name, kind, feature in watched(stream):
-            if kind == "category" and name in columns.categories:
-                known = self.levels.get(name)
-                missing, unseen, outside = count_categories(
-                    columns.categories[name], known if known is not None else frozenset()
-                )
-                counts[name] = (missing, unseen if known is not None else 0, outside)
-            elif kind == "number" and name in columns.numbers:
-                counts[name] = count_numbers(columns.numbers[name], feature)
-        return counts
-
-
-class Measured(NamedTuple):
-    """How far a sample is off: by column (the predictions under the target's name), and by pair."""
-
-    scores: Mapping[str, float]
-    relations: Sequence[RelationResult]
-    limits: Limits
 
 
 class Judge:
@@ -188,7 +85,7 @@ class Judge:
         test = drift.number_test if column.kind == "number" else drift.category_test
         found = None
         if reference is not None and current is not None:
-            found = compare(column.kind, test, reference, _present(current))
+            found = compare(column.kind, test, reference, present(current))
         if found is None:
             return ColumnResult(column.name, column.kind, test, None, 0.0, drifted=False)
         score = measured.scores[column.name]
@@ -228,7 +125,7 @@ class Judge:
         quality = rising(now, len(sample), before, profile.records, level=level)
         run = 0
         if result.column in profile.runs:
-            run = longest_run(_of(sample.columns, result.column))
+            run = longest_run(values_of(sample.columns, result.column))
             if is_stuck(run, len(sample), profile.runs[result.column]):
                 quality = (*quality, "stuck")
         return msgspec.structs.replace(
@@ -246,25 +143,3 @@ def _values(sample: Sample, column: Watched) -> NDArray[Any] | None:
     if column.kind == "category":
         return columns.categories.get(column.name)
     return columns.numbers.get(column.name)
-
-
-def _of(columns: Columns, name: str) -> NDArray[Any]:
-    return columns.numbers[name] if name in columns.numbers else columns.categories[name]
-
-
-def _block(stream: Stream, reference: Reference) -> int | None:
-    """The stream file's block in records, at the rate at which the reference's came."""
-    block = stream.block
-    if block is None:
-        return None
-    span = int(reference.positions[-1] - reference.positions[0])
-    return max(1, round(block * (len(reference.positions) - 1) / span)) if span else 1
-
-
-def _present(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind == "f":
-        keep = ~np.isnan(values)
-    else:
-        keep = np.array([value is not None for value in values], dtype=bool)
-    present: NDArray[Any] = values[keep]
-    return present

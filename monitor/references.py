@@ -9,7 +9,7 @@ from driftline.models.reference import Reference
 from driftline.stream import Stream
 from monitor.dependence import inflation
 from monitor.estimates import Estimator, estimator_for
-from monitor.judge import Profile
+from monitor.profile import Profile
 
 log = logging.getLogger(__name__)
 

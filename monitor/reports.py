@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from driftline.codec.columns import Columns
 from driftline.models.reference import Reference
 from driftline.stream import Stream
-from monitor.judge import watched
 from monitor.sample import Sample
+from monitor.watched import watched
 
 log = logging.getLogger(__name__)
 

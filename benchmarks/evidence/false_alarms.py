@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from driftline.stream import loads
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
-from monitor.judge import RELATION_EFFECT, watched
+from monitor.judge import RELATION_EFFECT
 from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
+from monitor.watched import watched
 from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source

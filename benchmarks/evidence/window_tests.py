@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from driftline.codec.columns import Columns
 from driftline.models.reference import Reference
 from driftline.stream import Stream, loads
-from monitor.judge import Judge, Profile
+from monitor.judge import Judge
+from monitor.profile import Profile
 from monitor.sample import Sample
 
 ROWS = 10_000

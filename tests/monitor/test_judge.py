@@ -5,9 +5,11 @@ import pytest
 
 from driftline.codec.columns import Columns
 from driftline.events import DataGroup
-from monitor.judge import Judge, Profile, watched
+from monitor.judge import Judge
+from monitor.profile import Profile
 from monitor.quality import count_categories, count_numbers, is_stuck, longest_run, rising
 from monitor.sample import Sample
+from monitor.watched import watched
 from tests.monitor.streams import columns, reference, small_stream
 
 STREAM = small_stream(
