@@ -28,6 +28,7 @@ from monitor.merge import Merger
 from monitor.performance_parts import PerformanceGathering
 from monitor.references import Packages, Profiles, References
 from monitor.reports import Reports
+from monitor.snapshot import Decided, Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +37,13 @@ log = logging.getLogger(__name__)
 MAX_TESTED: Final = 200_000
 
 
-class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the `windows` topic's commit: decisions up to this offset were published."""
-
-    published: int = 0
-
-
 class MonitorHandler:
     """Watches one stream. See `driftline.handler.Handler` for what each method owes.
 
     Of predictions and outcomes it holds the oldest record of a window (or pane) that its partition
-    has not passed; of `parts`, that of a window that not all partitions have passed. The `windows`
-    topic is small and read again from its beginning, to rebuild detectors and open events; what
-    follows from windows decided before is not published again.
+    has not passed; of `parts`, that of a window that not all partitions have passed. `windows` is
+    read again from the last snapshot in the folder `state`, or else from its beginning, to rebuild
+    detectors and open events; what follows from windows decided before is not published again.
 
     Raises StreamFileError for a test or detector that does not exist, MissingExtra without
     Evidently. `packages` gives the references; without a `reports` folder no report is drawn.
@@ -62,6 +57,7 @@ class MonitorHandler:
         packages: Packages,
         *,
         reports: Path | None = None,
+        state: Path | None = None,
         in_process: bool = False,
     ) -> None:
         column_tests.check(stream)
@@ -75,8 +71,10 @@ class MonitorHandler:
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
         self._merger: Merger | None = None  # None: `parts` is not this worker's
         self._waiting: deque[Message] = deque()  # records of `parts` that are still to be merged
+        self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None: `windows` is not this worker's
-        self._published = 0  # decisions on windows before this offset are out
+        self._read = 0  # the decider has read windows before this offset
+        self._published = 0  # and decisions on those before this one are out
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -90,7 +88,10 @@ class MonitorHandler:
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         raise RuntimeError("the monitor follows no topic")
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int] | None:
+        starts = {}
         for (topic, partition), committed in resume.items():
             if topic == self._topics.predictions:
                 self._data.resume(partition, committed)
@@ -101,7 +102,15 @@ class MonitorHandler:
             else:
                 at = msgspec.json.decode(committed.metadata or "{}", type=Decided)
                 self._published = at.published
-                self._decider = Decider(self._stream)
+                self._read, self._decider = self._snapshots.resume(at)
+                starts[TopicPartition(topic, partition)] = self._read
+                if at.published:
+                    log.info(
+                        "decisions go on from window event %d of %d that were decided",
+                        self._read,
+                        at.published,
+                    )
+        return starts
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for topic, partition in partitions:
@@ -135,6 +144,7 @@ class MonitorHandler:
     def tick(self) -> Sequence[Outgoing]:
         if self._reports is not None:
             self._reports.poll()
+        self._snapshots.settle()
         return self._merge()
 
     def look(self, view: GroupView) -> None:
@@ -152,11 +162,13 @@ class MonitorHandler:
         if self._merger is not None:
             held[TopicPartition(self._topics.parts, 0)] = self._merger.hold()
         if self._decider is not None:
-            decided = msgspec.json.encode(Decided(self._published)).decode()
+            at = self._snapshots.hold(self._published, self._read, self._decider)
+            decided = msgspec.json.encode(at).decode()
             held[TopicPartition(self._topics.windows, 0)] = Committed(0, decided)
         return held
 
     def close(self) -> None:
+        self._snapshots.settle()  # if the last commit failed, the next worker sees that it did
         if self._reports is not None:
             self._reports.close()
 
@@ -186,7 +198,8 @@ class MonitorHandler:
         if self._decider is None:
             raise RuntimeError("windows were handed over that were not assigned")
         is_old = message.offset < self._published
-        self._published = max(self._published, message.offset + 1)
+        self._read = message.offset + 1
+        self._published = max(self._published, self._read)
         try:
             event = decode(windows_decoder, message)
         except DataError as error:

@@ -50,7 +50,11 @@ def build_handler(
             from monitor.service import MonitorHandler
 
             return MonitorHandler(
-                stream, Models.of(settings, stream), reports=reports, in_process=in_process
+                stream,
+                Models.of(settings, stream),
+                reports=reports,
+                state=None if in_process else settings.home / "state" / stream.name / "monitor",
+                in_process=in_process,
             )
         case "trainer":
             from trainer.build import build_trainer

@@ -15,8 +15,12 @@ from monitor.service import MonitorHandler
 class Worker:
     """One monitor, what it reads, and what it has not committed yet."""
 
-    def __init__(self, stream: Stream, packages: Packages, reports: Path | None) -> None:
-        self.monitor = MonitorHandler(stream, packages, reports=reports, in_process=True)
+    def __init__(
+        self, stream: Stream, packages: Packages, reports: Path | None, state: Path | None
+    ) -> None:
+        self.monitor = MonitorHandler(
+            stream, packages, reports=reports, state=state, in_process=True
+        )
         self.position: dict[TopicPartition, int] = {}
         self.pending: list[Outgoing] = []
 
@@ -32,10 +36,12 @@ class Driver:
         *,
         workers: int = 1,
         reports: Path | None = None,
+        state: Path | None = None,
     ) -> None:
         self._stream = stream
         self._packages = packages
         self._reports = reports
+        self._state = state
         self.topics = Topics(stream)
         self._log: dict[TopicPartition, list[Message]] = {
             TopicPartition(topic, partition): []
@@ -55,7 +61,7 @@ class Driver:
             )
         }
         self._committed: dict[TopicPartition, Committed] = {}
-        self.workers = [Worker(stream, packages, reports) for _ in range(workers)]
+        self.workers = [Worker(stream, packages, reports, state) for _ in range(workers)]
         self.assign({partition: n % workers for n, partition in enumerate(self.partitions)})
 
     @property
@@ -117,7 +123,7 @@ class Driver:
 
     def kill(self, number: int = 0) -> None:
         """Lose everything since the last commit; the next monitor resumes from there."""
-        self.workers[number] = Worker(self._stream, self._packages, self._reports)
+        self.workers[number] = Worker(self._stream, self._packages, self._reports, self._state)
         self._resume(number, [p for p, owner in self._owner.items() if owner == number])
 
     def abort(self, number: int = 0) -> None:
@@ -155,8 +161,8 @@ class Driver:
     def _resume(self, number: int, partitions: list[TopicPartition]) -> None:
         worker = self.workers[number]
         resume = {p: self._committed.get(p, Committed(0)) for p in partitions}
-        worker.monitor.assigned(resume)
-        worker.position |= {p: committed.offset for p, committed in resume.items()}
+        starts = worker.monitor.assigned(resume) or {}
+        worker.position |= {p: starts.get(p, at.offset) for p, at in resume.items()}
         worker.pending = []
 
     # ---- what was published ---------------------------------------------------------------------

@@ -2,7 +2,9 @@
 which partitions are read, restarts or kills."""
 
 import random
+import tempfile
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from driftline.events import (
     PerformanceWindow,
     RetrainRequest,
 )
+from monitor import snapshot
 from monitor.decide import Decider
 from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver, play
@@ -133,14 +136,30 @@ def test_batches_interleaving_and_kills_change_nothing(
     schedule=st.integers(0, 2**32),
     workers=st.integers(1, 4),
     largest_batch=st.sampled_from([3, 20, 100]),
+    kept=st.booleans(),
 )
 def test_several_workers_say_what_one_says_whatever_happens_to_them(
-    seed: int, schedule: int, workers: int, largest_batch: int
+    seed: int, schedule: int, workers: int, largest_batch: int, kept: bool
 ) -> None:
     packages, log = history(seed)
     expected = play(STREAM, packages, log.messages)
-    driver = Driver(STREAM, packages, log.messages, workers=workers)
-    rng = random.Random(schedule)
+    with tempfile.TemporaryDirectory() as state, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshot, "EVERY", 3)
+        driver = Driver(
+            STREAM,
+            packages,
+            log.messages,
+            workers=workers,
+            state=Path(state) if kept else None,
+        )
+        suffer(driver, random.Random(schedule), workers, largest_batch)
+        driver.drain()
+    assert facts(driver) == facts(expected)
+    assert decided_again(driver) == (driver.drift(), driver.requests())
+
+
+def suffer(driver: Driver, rng: random.Random, workers: int, largest_batch: int) -> None:
+    """Batches, commits, kills, aborts and rebalances, as they come."""
     for _ in range(2000 // largest_batch):
         counts = [(rng.choice(driver.partitions), rng.randint(1, largest_batch)) for _ in "ab"]
         driver.deliver_together(dict(counts).items())
@@ -153,9 +172,6 @@ def test_several_workers_say_what_one_says_whatever_happens_to_them(
             driver.abort(number)
         if rng.random() < 0.05:  # of parts and of windows too
             driver.assign({p: rng.randrange(workers) for p in driver.partitions})
-    driver.drain()
-    assert facts(driver) == facts(expected)
-    assert decided_again(driver) == (driver.drift(), driver.requests())
 
 
 def test_a_history_has_something_to_get_wrong() -> None:
