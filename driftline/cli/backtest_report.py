@@ -42,16 +42,17 @@ def write_backtest_report(
     data: str,
     found: Backtest,
     *,
+    title: str,
     warmup: float,
     limit: int | None,
     seed: int,
 ) -> Path:
-    """Write `report.html` into the folder, which is made. Returns its path. Raises DriftlineError,
-    OSError."""
+    """Write `report.html` into the folder, which is made. `title` names the data. Returns its path.
+    Raises DriftlineError, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(found.policies.values()))
     body = [
-        element("p", "Driftline backtest of ", element("code", data), class_="over"),
+        element("p", "Driftline backtest of ", element("code", title), class_="over"),
         element("h1", stream.name),
         element("p", _summary(found), class_="lead"),
         _scroll(_results(found)),
