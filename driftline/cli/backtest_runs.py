@@ -20,7 +20,7 @@ from driftline.clock import ManualClock
 from driftline.errors import DataError
 from driftline.events import DataWindow
 from driftline.settings import Settings
-from driftline.stream import AT, ROW, Policy, Retrain, Span, Stream
+from driftline.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
 from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source
@@ -66,12 +66,14 @@ def with_policy(stream: Stream, policy: Policy) -> Stream:
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """The stream retrained so many times, evenly over so many records; no budget, no cooldown."""
+    """The stream retrained so many times, evenly over so many records; no cooldown, and no other
+    budget than that number: a further training at the very end would answer nothing."""
     every = Span(records=records // (trainings + 1))
+    budget = Budget(requests=trainings, per=Span(records=2 * records))
     return _with_retrain(
         stream,
         msgspec.structs.replace(
-            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=None
+            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=budget
         ),
     )
 
