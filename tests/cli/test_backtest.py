@@ -97,6 +97,9 @@ def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
     assert "petal_length, window up to row" in page, "the heat map"
     assert "performance drift opened" in page
     assert page.count('class="bar window"') > 20, "the distributions"
+    assert 'class="cell drifted"' in page, "the window of the data event, though the model changed"
+    opened, asked = page.index('id="harm-drift-'), page.index('id="harm-retrain-')
+    assert opened < asked, "causes come first"
 
 
 def test_nothing_is_left_in_the_users_home(folder: Path, backtest: Invoked) -> None:
