@@ -78,7 +78,10 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
     features += [_number(name, columns.numbers[name], derived=True) for name in stream.derived]
     classes: tuple[str, ...] = ()
     if stream.task == "classification":
-        classes = tuple(sorted({text(label) for label in labels}))
+        # Of a hundred thousand labels few are different; numbers and truths are equal, their texts
+        # are not.
+        known = set(labels) if set(map(type, labels)) == {str} else labels
+        classes = tuple(sorted({text(label) for label in known}))
     return FeatureSchema(tuple(features), classes)
 
 

@@ -18,6 +18,7 @@ from driftline.stream_keys import describe as describe
 from driftline.stream_keys import explain, quoted_key
 
 ROW: Final = "@row"  # the field in which producers number the records
+AT: Final = "@at"  # the field that says when a label was known
 ID: Final = "@id"  # as a key: the record's id, whatever its column is called
 
 Task = Literal["classification", "regression"]
@@ -311,7 +312,10 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     label_delay: Annotated[
         str | int | LabelDelay,
-        Meta(description='a span, a distribution, or "data": a later row of the id has the label'),
+        Meta(
+            description='a span, a distribution, "data": a later row of the id has the label, or '
+            '"@at": rows say in `@at` when it was known'
+        ),
     ] = 0
     label_missing: Annotated[
         Annotated[float, Meta(ge=0, le=1)], Meta(description="share of labels that never come")
@@ -319,9 +323,11 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def delay(self) -> Span | LabelDelay | None:
-        """The label's delay; None when the data brings its own."""
+        """The label's delay; None when later rows bring the labels, zero where `@at` says it."""
         if isinstance(self.label_delay, LabelDelay):
             return self.label_delay
+        if self.label_delay == AT:
+            return Span(records=0)
         return None if self.label_delay == "data" else Span.parse(self.label_delay)
 
 

@@ -78,7 +78,7 @@ class ClassScores:
 
 def packed(scores: NDArray[np.float64]) -> Packed:
     """Scores as they are kept; NaN is none."""
-    whole = np.rint(np.clip(np.nan_to_num(scores), 0.0, 1.0) * SCALE)
+    whole = np.rint(np.minimum(np.maximum(scores, 0.0), 1.0) * SCALE)  # NaN stays NaN
     return np.where(np.isnan(scores), NONE, whole).astype(np.uint16)
 
 

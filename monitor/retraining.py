@@ -69,7 +69,7 @@ class RetrainRule:
         time_us = None if event.time is None else parse_time(event.time)
         last = self._reached
         if last is None:
-            self._began = _Reached(event.start, event.row, time_us)
+            self._began = self._beginning(event, time_us)
             self._reached = _Reached(event.end, event.row, time_us)
         else:
             self._reached = _Reached(
@@ -82,6 +82,14 @@ class RetrainRule:
         # No more than it takes to know that there are enough.
         while self._outcomes - self._panes[0][1] >= self._stream.retrain.min_outcomes:
             self._outcomes -= self._panes.popleft()[1]
+
+    def _beginning(self, event: PerformancePane, time_us: int | None) -> _Reached:
+        """Where the first pane begins: the row before its first record, and that one's time."""
+        if self._stream.axis == "row":
+            return _Reached(event.start, event.first_position - 1, time_us)
+        # The first record's row is not told; so many rows back, where none is without a label.
+        row = None if event.row is None else event.row - event.records
+        return _Reached(event.start, row, event.first_position)
 
     def ask(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
         """A request, if one is due."""

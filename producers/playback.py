@@ -11,18 +11,22 @@ the position of the first record that has reached it.
 With `label_delay = "data"` a row is a record when its target is empty or its id is new; a later row
 of the same id brings the label, at that row's own time. `@row` then numbers the feature records
 alone, so that windows count records; without it `@row` is the number of the data row, from 0.
+
+With `label_delay = "@at"` the rows are as they were recorded: each says in `@at` when its label was
+known (an empty one: at once), and in `@row`, if it is there, its number.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
+from driftline.codec.values import parse_time
 from driftline.errors import DataError
-from driftline.stream import LabelDelay, Span, Stream
+from driftline.stream import AT, ROW, LabelDelay, Span, Stream
 from producers.rows import Row, Source
 from producers.shaping import Shaped, Shaper
 
@@ -81,6 +85,7 @@ class Playback:
         self._rows: Iterator[tuple[int, Row]] = enumerate(islice(source.rows(), limit))
         self._number = 0
         self._delay = _checked(stream)
+        self._recorded = stream.simulate.label_delay == AT
         self._before: set[str] = set()  # ids of the warm-up; only where the data bring the labels
 
     @property
@@ -114,6 +119,7 @@ class Playback:
                 self._number += 1
                 unlabelled += 1
                 continue
+            self._number = self._number_of(row)
             shaped = self._shaper.shape(row, self._number)
             label = self._shaper.label_value(shaped)
             if self._brings_label(shaped, self._before):
@@ -208,8 +214,8 @@ class Playback:
             if isinstance(row, bytes):
                 yield self._unreadable(index, row)
                 continue
-            shaped = self._shaper.shape(row, self._number)
-            number = self._number
+            number = self._number = self._number_of(row)
+            shaped = self._shaper.shape(row, number)
             here = shaped.time_us if by_time else number
             if by_time and here is None:
                 here = max(reached, 0)  # no event time: the record is taken for the newest
@@ -226,7 +232,9 @@ class Playback:
             elif withheld:
                 self.counts.labels_withheld += 1
             else:
-                heapq.heappush(waiting, ((here or 0) + wait, number, shaped))
+                known = self._known_at(row)
+                due = (here or 0) + wait if known is None else known
+                heapq.heappush(waiting, (due, number, shaped))
                 while waiting and waiting[0][0] <= reached:  # no delay, or a record out of order
                     due, _, earlier = heapq.heappop(waiting)
                     yield self._label(earlier, index, due if same_axis else at)
@@ -241,6 +249,27 @@ class Playback:
 
     def _withheld(self) -> bool:
         return bool(self._random.random() < self._stream.simulate.label_missing)
+
+    # ---- what was recorded ----------------------------------------------------------------------
+
+    def _number_of(self, row: Mapping[str, Any]) -> int:
+        """The number of the next record: its own, if it was recorded with one."""
+        if not self._recorded or row.get(ROW) is None:
+            return self._number
+        try:
+            return int(row[ROW])
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._source.name}: {ROW!r} is no number: {row[ROW]!r}") from error
+
+    def _known_at(self, row: Mapping[str, Any]) -> int | None:
+        """The position at which the row's label was known, if it says so."""
+        at = row.get(AT) if self._recorded else None
+        if at is None:
+            return None
+        try:
+            return int(at) if self._stream.axis == "row" else parse_time(str(at))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self._source.name}: {AT!r} of a row: {error}") from error
 
     # ---- items ----------------------------------------------------------------------------------
 
@@ -286,6 +315,8 @@ class _Draw:
 
 def _checked(stream: Stream) -> Span | LabelDelay | None:
     """The delay of labels, if this stream can be played with it. Raises DataError."""
+    if stream.simulate.label_delay == AT:
+        return Span(us=0) if stream.axis == "time" else Span(records=0)
     delay = stream.simulate.delay
     where = f"stream {stream.name}, simulate.label_delay"
     if isinstance(delay, LabelDelay):

@@ -15,7 +15,7 @@ import msgspec
 from driftline.codec.records import LabelCodec, key_bytes, text
 from driftline.codec.values import time_reader
 from driftline.errors import DataError
-from driftline.stream import ID, ROW, Stream
+from driftline.stream import AT, ID, ROW, Stream
 
 # What files write for a missing number. A category may well be called "None" or "NA".
 MISSING_NUMBERS: Final = frozenset({"NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
@@ -39,7 +39,8 @@ class Shaper:
     def __init__(self, stream: Stream, *, textual: bool) -> None:
         self._stream = stream
         self._textual = textual
-        self._drop = frozenset((*stream.record.drop, stream.target, ROW))
+        drop = {*stream.record.drop, stream.target, ROW}
+        self._drop = frozenset(drop | {AT} if stream.simulate.label_delay == AT else drop)
         self._time_column = (stream.time.column or ROW) if stream.has_time else None
         self._read_time = time_reader(stream)
         self._write_time = _time_writer(stream.time.format)

@@ -5,6 +5,7 @@ on the held-out rows, and all trials. It never fits on a held-out row.
 """
 
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Parameters differ by more than the noise of so many rows, and a grid on them takes seconds.
 TUNE_ROWS: Final = 10_000
+# By the number of modules at its making: one, what finds and limits the libraries with threads.
+_controllers: dict[int, Any] = {}
 
 Progress = Callable[[str, int, int], None]  # step, done, of how many
 
@@ -152,7 +155,13 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Sums in the same order each time: the same rows give the same model, to the last bit."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of scikit-learn
+    from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # of sklearn
 
-    with threadpool_limits(1):
+    # Looking for the libraries takes 7 ms, and a search does so hundreds of times; new ones come
+    # with new modules.
+    modules = len(sys.modules)
+    if modules not in _controllers:
+        _controllers.clear()
+        _controllers[modules] = ThreadpoolController()
+    with _controllers[modules].limit(limits=1):
         yield

@@ -2,16 +2,42 @@
 
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Final, get_args
 
 import msgspec
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from driftline.cli.options import Json, find_stream_file, stderr, stdout
+from driftline.cli.bar import progress_bar
+from driftline.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamFile,
+    find_stream,
+    open_context,
+    stderr,
+    stdout,
+)
 from driftline.cli.run import Limit, Seed, WarmUpShare
 from driftline.errors import SettingsError
+from driftline.stream import Policy, Stream
+from driftline.topics import Topics
+
+if TYPE_CHECKING:
+    from driftline.cli.backtest_pool import Tell
+    from driftline.recorded import Recorded
 
 Policies = Annotated[
     list[str] | None,
@@ -26,14 +52,16 @@ Policies = Annotated[
 
 
 def backtest(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Stream file.")],
+    file: StreamFile = None,
     data: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="DATA",
-            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME.",
+            metavar="[DATA]",
+            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME. "
+            "Without it: the stream's own topics.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     policy: Policies = None,
     warmup: WarmUpShare = 0.2,
     limit: Limit = None,
@@ -48,24 +76,37 @@ def backtest(
             min=1, help="Plays at the same time; default: one a core.", show_default=False
         ),
     ] = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
     as_json: Json = False,
 ) -> None:
     """See what policies of retraining would have done on DATA, beside simple baselines.
 
-    Plays DATA through the same services as `run`, once for each policy: what is told is what `run`
+    Without DATA the records and labels of the stream's own topics are taken: from Kafka, or with
+    --run those that `driftline run` kept. They are read once, up to their present ends; nothing is
+    written there.
+
+    Plays them through the same services as `run`, once for each policy: what is told is what `run`
     with this policy would have done. Baselines: never retrain, retrain after each window, retrain
     periodically as many times as the policy did, predict the previous label. And on the same rows
     in random order, where nothing drifts: how often a drift event opens all the same.
 
     Example: driftline backtest elec2.toml elec2.csv.gz --policy harm --policy drift
+
+    Example: driftline backtest elec2.toml -b kafka:9092
     """
     # Imported here: they bring pandas and scikit-learn, which `--help` should not wait for.
     from driftline.cli.backtest_pool import cores
     from driftline.cli.backtest_result import backtest_all
     from driftline.cli.backtest_table import write_table
-    from driftline.stream import Policy, load
+    from driftline.recorded import as_recorded, write_recorded
 
-    stream = load(find_stream_file(file))
+    if data is not None and (bootstrap_server is not None or run is not None):
+        option = "--run" if run is not None else "--bootstrap-server"
+        raise SettingsError(f"{option} is for topics, and {data} is a file", hint="leave one out")
+    context = None if data is not None else open_context(file, bootstrap_server, run)
+    # With a file and --run, the file says what to do with the records of that run.
+    stream = find_stream(file) if context is None or file is not None else context.stream
     names = list(dict.fromkeys(policy or [stream.retrain.policy]))
     known: tuple[Policy, ...] = get_args(Policy)
     for name in names:
@@ -73,41 +114,81 @@ def backtest(
             raise SettingsError(
                 f"--policy {name}: no such policy", hint=f"expected one of {', '.join(known)}"
             )
+    out = stderr if as_json else stdout
+    with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
+        if context is not None:
+            data = str(Path(folder) / f"{stream.name}.jsonl")
+            stream = as_recorded(stream)
+            with progress_bar("reading topics", hidden=as_json) as (started, passed):
+                recorded = write_recorded(
+                    context.broker, stream, Path(data), total=started, progress=passed
+                )
+            _tell_recorded(out, stream, recorded)
+        assert data is not None
+        with _plays_bar() as tell:
+            found = backtest_all(
+                stream,
+                data,
+                [name for name in known if name in names],
+                folder=Path(folder),
+                warmup=warmup,
+                limit=limit,
+                seed=seed,
+                processes=processes or cores(),
+                tell=tell,
+            )
+        write_table(out, stream, found)
+        if report is not None:
+            from driftline.cli.backtest_report import write_backtest_report
+
+            page = write_backtest_report(
+                report,
+                stream,
+                data,
+                found,
+                title=data if context is None else Topics(stream).features,
+                warmup=warmup,
+                limit=limit,
+                seed=seed,
+            )
+            out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(msgspec.json.encode(found.result).decode())
+
+
+@contextmanager
+def _plays_bar() -> Iterator["Tell"]:
+    """A progress bar on a terminal, with a line for each play."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with (
-        tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder,
-        Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar,
-    ):
-        tasks: dict[str, int] = {}
+    with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
+        tasks: dict[str, TaskID] = {}
 
         def tell(name: str, done: int, total: int) -> None:
             if name not in tasks:
                 tasks[name] = bar.add_task(name)
-            bar.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
+            bar.update(tasks[name], completed=done, total=total)
 
-        found = backtest_all(
-            stream,
-            data,
-            [name for name in known if name in names],
-            folder=Path(folder),
-            warmup=warmup,
-            limit=limit,
-            seed=seed,
-            processes=processes or cores(),
-            tell=tell,
-        )
-    write_table(stderr if as_json else stdout, stream, found)
-    if report is not None:
-        from driftline.cli.backtest_report import write_backtest_report
+        yield tell
 
-        page = write_backtest_report(
-            report, stream, data, found, warmup=warmup, limit=limit, seed=seed
-        )
-        (stderr if as_json else stdout).print(f"report: {page}", highlight=False, soft_wrap=True)
-    if as_json:
-        print(msgspec.json.encode(found.result).decode())
+
+_LEFT_OUT: Final = {
+    "unreadable_records": "unreadable records, which are dead letters",
+    "unreadable_labels": "unreadable labels, which are dead letters",
+    "labels_without_record": "labels without a readable record of their id in their partition",
+    "repeated_labels": "labels that said what was known",
+    "revised_labels": "labels that were changed later",
+}
+
+
+def _tell_recorded(out: Console, stream: Stream, recorded: "Recorded") -> None:
+    """What was read, and what was left out, if anything."""
+    lines = [f"{recorded.records:,} records of {stream.name}, {recorded.labelled:,} with a label"]
+    for field, words in _LEFT_OUT.items():
+        if count := getattr(recorded, field):
+            lines.append(f"  left out: {count:,} {words}")
+    out.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -32,6 +32,8 @@ _BLOCKS: Final = 100
 # More columns than a person looks through; those that shift most are shown.
 _COLUMNS: Final = 40
 _DISTRIBUTIONS: Final = 6
+# Of what was seen at one row, causes first.
+_ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
 # Records read at once for the distributions.
 _CHUNK: Final = 5000
 
@@ -42,16 +44,17 @@ def write_backtest_report(
     data: str,
     found: Backtest,
     *,
+    title: str,
     warmup: float,
     limit: int | None,
     seed: int,
 ) -> Path:
-    """Write `report.html` into the folder, which is made. Returns its path. Raises DriftlineError,
-    OSError."""
+    """Write `report.html` into the folder, which is made. `title` names the data. Returns its path.
+    Raises DriftlineError, OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     first = next(iter(found.policies.values()))
     body = [
-        element("p", "Driftline backtest of ", element("code", data), class_="over"),
+        element("p", "Driftline backtest of ", element("code", title), class_="over"),
         element("h1", stream.name),
         element("p", _summary(found), class_="lead"),
         _scroll(_results(found)),
@@ -63,7 +66,8 @@ def write_backtest_report(
     if shifting:
         note = (
             f"Size of the shift in each window of the play with policy {first.name}, against the "
-            "reference of the model that answered; framed where the window drifted."
+            "reference of the model that answered (the largest, where models changed); framed "
+            "where the column drifted. Below, the row up to which a window goes."
         )
         body += [
             element("p", note, class_="note"),
@@ -135,7 +139,7 @@ def _results(found: Backtest) -> ET.Element:
             "",
             "",
             "",
-            "–" if rate is None else f"{rate:.3f} a window",
+            "–" if rate is None else f"{rate:.3f}\u00a0a\u00a0window",
             "",
             "",
         ),
@@ -157,7 +161,7 @@ def _results(found: Backtest) -> ET.Element:
 
 
 def _gain(gain: float | None, error: float | None) -> str:
-    return "–" if gain is None or error is None else f"{gain:+.4f} ± {error:.4f}"
+    return "–" if gain is None or error is None else f"{gain:+.4f}\u00a0±\u00a0{error:.4f}"
 
 
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
@@ -173,6 +177,7 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         for happening in play.happenings
         if (event := report_event(happening)) is not None
     ]
+    events.sort(key=lambda event: (event.row, _ORDER.get(event.what, 0)))
     meanings = (
         ("loop", play.name, "this policy"),
         ("static", "never", "the first model, never retrained"),
@@ -217,16 +222,23 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
 # ---- drift of columns ---------------------------------------------------------------------------
 
 
-def _of_last_model(window: DataWindow) -> tuple[ColumnResult, ...]:
-    """The columns as the model found them that answered last, if it was tested."""
-    return window.groups[-1].columns if window.groups and window.groups[-1].tested else ()
+def _shifts(window: DataWindow) -> list[ColumnResult]:
+    """Each column as it shifted most. Where models changed within the window, each has a group, and
+    an event may be of the records of either."""
+    most: dict[str, ColumnResult] = {}
+    for group in window.groups:
+        for column in group.columns if group.tested else ():
+            known = most.setdefault(column.column, column)
+            if (column.drifted, column.effect) > (known.drifted, known.effect):
+                most[column.column] = column
+    return list(most.values())
 
 
 def _shifting(windows: Sequence[DataWindow]) -> list[str]:
     """The columns, those with the largest shift first."""
     largest: dict[str, float] = {}
     for window in windows:
-        for column in _of_last_model(window):
+        for column in _shifts(window):
             largest[column.column] = max(largest.get(column.column, 0.0), column.effect)
     return sorted(largest, key=lambda name: -largest[name])[:_COLUMNS]
 
@@ -234,7 +246,7 @@ def _shifting(windows: Sequence[DataWindow]) -> list[str]:
 def _cells(name: str, windows: Sequence[DataWindow]) -> list[Cell]:
     cells = []
     for window in windows:
-        found = next((c for c in _of_last_model(window) if c.column == name), None)
+        found = next((c for c in _shifts(window) if c.column == name), None)
         row = window.row if window.row is not None else window.end - 1
         if found is None:
             cells.append(Cell(row, None, drifted=False))
@@ -257,7 +269,7 @@ def _distributions(
     chosen: dict[str, DataWindow] = {}
     for name in shifting[:_DISTRIBUTIONS]:
         effects = [
-            max((c.effect for c in _of_last_model(window) if c.column == name), default=-1.0)
+            max((c.effect for c in _shifts(window) if c.column == name), default=-1.0)
             for window in windows
         ]
         chosen[name] = windows[int(np.argmax(effects))]

@@ -20,7 +20,7 @@ from driftline.clock import ManualClock
 from driftline.errors import DataError
 from driftline.events import DataWindow
 from driftline.settings import Settings
-from driftline.stream import Policy, Retrain, Span, Stream
+from driftline.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
 from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source
@@ -66,12 +66,14 @@ def with_policy(stream: Stream, policy: Policy) -> Stream:
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """The stream retrained so many times, evenly over so many records; no budget, no cooldown."""
+    """The stream retrained so many times, evenly over so many records; no cooldown, and no other
+    budget than that number: a further training at the very end would answer nothing."""
     every = Span(records=records // (trainings + 1))
+    budget = Budget(requests=trainings, per=Span(records=2 * records))
     return _with_retrain(
         stream,
         msgspec.structs.replace(
-            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=None
+            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=budget
         ),
     )
 
@@ -152,8 +154,8 @@ def _source(job: Job) -> Source:
 class Shuffled:
     """The rows of a source with what they say exchanged among them at random.
 
-    Ids, keys and event times stay in their places, so that nothing comes late; features and target
-    move together. Where later rows bring the labels, they move with their records.
+    Ids, keys, event times and delays stay in their places, so that nothing comes late; features and
+    target move together. Where later rows bring the labels, they move with their records.
     """
 
     def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
@@ -164,7 +166,8 @@ class Shuffled:
         self._id = stream.record.id if stream.simulate.delay is None else None
         self._target = stream.target
         time = stream.time.column
-        self._stay = {stream.record.id, stream.record.key, *([] if time is None else [time])}
+        own = (stream.record.id, stream.record.key, ROW, AT)
+        self._stay = {*own, *([] if time is None else [time])}
         if time in stream.features:
             self._stay.remove(str(time))
 

@@ -4,6 +4,7 @@ In: numbers. Out: `svg` elements in the style of `chart`: no script, coloured by
 """
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -17,6 +18,7 @@ from driftline.cli.chart import WIDTH, element, format_value
 _FULL: Final = 0.5
 _LEFT: Final = 180
 _ROW: Final = 18
+_ROW_LABEL: Final = 70  # width of a row's number, and some air
 _BINS: Final = 24
 _SMALL_WIDTH: Final = 320
 _SMALL_HEIGHT: Final = 150
@@ -41,10 +43,26 @@ def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
             for line, (name, cells) in enumerate(columns)
             for shape in _heat_line(name, cells, 6 + line * _ROW, width)
         ),
-        viewBox=f"0 0 {WIDTH} {len(columns) * _ROW + 12}",
+        *_rows_below(max((cells for _, cells in columns), key=len, default=()), columns, width),
+        viewBox=f"0 0 {WIDTH} {len(columns) * _ROW + 30}",
         role="img",
         aria_label="size of the shift by column and window",
     )
+
+
+def _rows_below(
+    cells: Sequence[Cell], columns: Sequence[object], width: float
+) -> Iterator[ET.Element]:
+    """At the end of a window, the row up to which it goes; of many windows, of some."""
+    every = max(1, ceil(_ROW_LABEL / width))
+    for place in range(every - 1, len(cells), every):
+        yield element(
+            "text",
+            f"{cells[place].row:,}",
+            x=_LEFT + (place + 1) * width,
+            y=len(columns) * _ROW + 22,
+            text_anchor="end",
+        )
 
 
 def _heat_line(name: str, cells: Sequence[Cell], y: float, width: float) -> Iterator[ET.Element]:

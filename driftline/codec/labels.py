@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -12,9 +12,7 @@ from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
 from driftline.codec.values import format_time, parse_time, text
 from driftline.errors import DataError
-from driftline.stream import ID, Stream
-
-AT: Final = "@at"  # the field of a label that says when the truth was known
+from driftline.stream import AT, ID, Stream
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from driftline.codec.columns import Batch, Columns, Rejected
 from driftline.codec.decoding import Decoded, decode_each
-from driftline.codec.labels import AT, Label, LabelCodec
+from driftline.codec.labels import Label, LabelCodec
 from driftline.codec.schema import IdType, Scalar, make_decoder, make_struct
 from driftline.codec.values import format_time, key_bytes, parse_time, text, time_reader
 from driftline.expressions import Expression
-from driftline.stream import ID, ROW, Stream
+from driftline.stream import AT, ID, ROW, Stream
 
 __all__ = [
     "AT",

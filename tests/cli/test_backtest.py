@@ -69,8 +69,13 @@ def test_the_periodic_baseline_has_as_many_trainings(result: dict[str, Any]) -> 
     assert result["baselines"]["periodic"] == result["policies"]["harm"]["periodic"]
 
 
-def test_it_tells_what_a_run_with_that_policy_does(folder: Path, result: dict[str, Any]) -> None:
-    ran = invoke(folder / "other", "run", "stream.toml", *DATA, "--json")
+@pytest.fixture(scope="module")
+def ran(folder: Path) -> Invoked:
+    """A run of the same data, which keeps its topics in the home `other`."""
+    return invoke(folder / "other", "run", "stream.toml", *DATA, "--json")
+
+
+def test_it_tells_what_a_run_with_that_policy_does(result: dict[str, Any], ran: Invoked) -> None:
     assert ran.exit_code == 0, ran.stderr
     run = msgspec.json.decode(ran.stdout.splitlines()[-1], type=RunResult)
     told = result["policies"]["drift"]
@@ -92,11 +97,34 @@ def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
     assert "petal_length, window up to row" in page, "the heat map"
     assert "performance drift opened" in page
     assert page.count('class="bar window"') > 20, "the distributions"
+    assert 'class="cell drifted"' in page, "the window of the data event, though the model changed"
+    opened, asked = page.index('id="harm-drift-'), page.index('id="harm-retrain-')
+    assert opened < asked, "causes come first"
 
 
 def test_nothing_is_left_in_the_users_home(folder: Path, backtest: Invoked) -> None:
     assert backtest.exit_code == 0
     assert not (folder / "home").exists()
+
+
+def test_topics_are_played_as_the_data_that_filled_them(folder: Path, ran: Invoked) -> None:
+    assert ran.exit_code == 0, ran.stderr
+    arguments = ("--run", "last", "--policy", "never", "--json", "--report", "page-of-topics")
+    played = invoke(folder / "other", "backtest", *arguments)
+    assert played.exit_code == 0, played.stderr
+    assert "3,040 records of iris, 3,040 with a label" in played.stderr
+    result = json.loads(played.stdout)
+    # The first model learns from a fifth of what the run streamed, and sees the sensor turn bad.
+    assert result["baselines"]["every-window"] > result["policies"]["never"]["metric"] + 0.02
+    page = (folder / "page-of-topics" / "report.html").read_text(encoding="utf-8")
+    assert "iris.features" in page
+
+
+def test_a_file_and_topics_at_once_are_refused(folder: Path, ran: Invoked) -> None:
+    assert ran.exit_code == 0
+    failed = invoke(folder / "other", "backtest", "stream.toml", "iris-drift", "--run", "last")
+    assert failed.exit_code == 2
+    assert "--run is for topics" in failed.stderr
 
 
 def test_a_policy_that_does_not_exist_is_refused_with_those_that_do(folder: Path) -> None:
@@ -140,7 +168,9 @@ def test_periodic_retraining_is_spread_evenly_whatever_the_files_limits() -> Non
     stream = small("retrain = { cooldown = 500, budget = { requests = 1, per = 9000 } }")
     retrain = periodic(stream, records=1000, trainings=4).retrain
     assert retrain.every is not None
-    assert (retrain.policy, retrain.every.records, retrain.budget) == ("schedule", 200, None)
+    assert (retrain.policy, retrain.every.records) == ("schedule", 200)
+    assert retrain.budget is not None
+    assert retrain.budget.requests == 4, "the fifth would be at the end"
     assert retrain.cooldown is not None
     assert retrain.cooldown.records == 0
     assert every_window(stream).retrain.budget is None

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from driftline.codec.values import format_time
 from driftline.events import DriftEvent, RetrainRequest
 from driftline.stream import DriftKind, Stream
 from monitor.retraining import RetrainRule
@@ -107,10 +108,45 @@ def test_an_event_beyond_the_outcomes_is_not_yet_a_cause() -> None:
 def test_a_schedule_asks_by_its_period_whatever_happens() -> None:
     stream = stream_with("schedule", "every = 1500")
     found = requests(stream)
-    assert positions(found) == [1550, 3050, 4550]  # 1,500 records after the first pane was seen
+    assert positions(found) == [1500, 3000, 4500]
     assert {(r.cause, r.since, r.caused_by) for r in found} == {("schedule", None, ())}
     assert found == requests(stream, event("performance"))
     assert len({request.id for request in found}) == 3
+
+
+def test_a_schedule_by_rows_counts_from_the_first_record_also_where_windows_are_of_time() -> None:
+    stream = small_stream(
+        windows='span = "10h"',
+        time='column = "at"',
+        retrain='min_outcomes = 10\npolicy = "schedule"\nevery = 1500\ncooldown = 0',
+    )
+    assert positions(requests(stream)) == [1500, 3000, 4500]
+
+
+def test_a_schedule_by_time_counts_from_the_first_record() -> None:
+    rule = RetrainRule(
+        small_stream(
+            windows='span = "1h"',
+            time='column = "at"',
+            retrain='min_outcomes = 10\npolicy = "schedule"\nevery = "2h"\ncooldown = 0',
+        )
+    )
+    hour = 3_600_000_000
+    found = []
+    for index in range(20):
+        start = index * hour // 2
+        seen = msgspec.structs.replace(
+            pane(index, GOOD),
+            start=start,
+            end=start + hour // 2,
+            first_position=start,
+            last_position=start + hour // 2,
+            time=format_time(start + hour // 2),
+        )
+        rule.see(seen)
+        found += [rule.ask(())]
+    asked = [request.position / hour for request in found if request and request.position]
+    assert asked == [2, 4, 6, 8, 10]
 
 
 def test_a_schedule_waits_for_new_outcomes() -> None:
