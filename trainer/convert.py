@@ -95,13 +95,37 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
     operator_sets = sorted(model.opset_import, key=lambda used: used.domain)
     del model.opset_import[:]
     model.opset_import.extend(operator_sets)
-    # The converter lists the operator sets in the order of a Python set: another one each time.
-    opsets = {opset.domain: opset for opset in model.opset_import}
-    in_order = [opsets[domain] for domain in sorted(opsets)]
-    del model.opset_import[:]
-    model.opset_import.extend(in_order)
+    _name_in_order(model.graph)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
+
+
+def _name_in_order(graph: Any) -> None:
+    """Name what lies between input and output n0, n1 and so on: the converter counts on through all
+    that a process converts, and the same model would have another digest each time."""
+    own = [value.name for value in (*graph.input, *graph.output)]
+    names: dict[str, str] = {"": "", **{name: name for name in own}}
+
+    def named(name: str) -> str:
+        return names.setdefault(name, f"n{len(names)}")
+
+    def walk(part: Any) -> None:
+        for item in (*part.input, *part.initializer, *part.value_info):
+            item.name = named(item.name)
+        for node in part.node:
+            node.name = ""
+            node.input[:] = [named(name) for name in node.input]
+            for attribute in node.attribute:
+                if attribute.HasField("g"):  # a loop's body, which may use what is outside
+                    attribute.g.name = "body"
+                    walk(attribute.g)
+                elif attribute.HasField("t"):
+                    attribute.t.name = ""
+            node.output[:] = [named(name) for name in node.output]
+        for item in part.output:
+            item.name = named(item.name)
+
+    walk(graph)
 
 
 def equal(one: Scores, other: Scores) -> bool:
