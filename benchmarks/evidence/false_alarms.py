@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evidence.sets import DATA, SETS, DataSet
 from driftline.stream import loads
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
@@ -26,7 +27,6 @@ from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source
 
-DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE: Final = 0.005
 EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
 SIZES: Final = (100, 500, 5000)
@@ -42,31 +42,14 @@ WITHIN: Final = 3  # windows in which it should be found
 Columns = list[NDArray[Any]]
 
 
-class Set(msgspec.Struct, frozen=True):
-    """A data set: target, columns that are none, records that hang together.
-
-    `tuned_on`: it was looked at while the rule was made; the others were only measured.
-    """
-
-    name: str
-    target: str
-    drop: tuple[str, ...] = ()
-    block: int = 1
-    rows: int | None = None  # before it drifts, where that is known
-    tuned_on: bool = False
-
-
-SETS: Final = (
-    Set("sea_abrupt", "y", tuned_on=True),
-    Set("car_loan_nml", "repaid", ("y_pred", "y_pred_proba"), rows=75_000, tuned_on=True),
-    Set("elec2", "class", ("date",), block=48, tuned_on=True),  # a day
-    Set("noaa_weather", "rain", block=30, tuned_on=True),  # days: a month
-    Set("phishing_sites", "target", tuned_on=True),
-    Set("bike_sharing", "cnt", ("instant", "dteday", "casual", "registered", "high_demand"), 24),
-    Set("metro_traffic", "traffic_volume", ("date_time", "heavy"), 24),  # a day of hours
-    Set("california_housing_nml", "clf_target", ("id", "timestamp", "y_pred", "y_pred_proba")),
-    Set("airlines_delayed_labels", "ValueToPredict", ("instanceId", "timeStamp")),
-    Set("thu_mixed_0101_gradual", "class"),
+# They were looked at while the rule was made; the others were only measured.
+TUNED_ON: Final = ("sea_abrupt", "car_loan_nml", "elec2", "noaa_weather", "phishing_sites")
+OTHERS: Final = (
+    "bike_sharing",
+    "metro_traffic",
+    "california_housing_nml",
+    "airlines_delayed_labels",
+    "thu_mixed_0101_gradual",
 )
 
 
@@ -111,11 +94,10 @@ def main(argv: list[str]) -> int:
     options.add_argument("--json", type=Path, help="write the numbers there, too")
     asked = options.parse_args(argv)
     rows: list[tuple[str, Row]] = []
-    groups = [("tuned on", True), ("others", False)]
-    for title, tuned in groups:
-        if asked.sets != "all" and (asked.sets == "tuned") != tuned:
+    for title, group, names in (("tuned on", "tuned", TUNED_ON), ("others", "others", OTHERS)):
+        if asked.sets not in ("all", group):
             continue
-        sets = {s: columns_of(s, asked.data) for s in SETS if s.tuned_on is tuned}
+        sets = {SETS[name]: columns_of(SETS[name], asked.data) for name in names}
         print(f"\n{title}: {', '.join(s.name for s in sets)}\n\n{_HEAD}", flush=True)
         for order in ("rows", "blocks"):
             for size in asked.sizes:
@@ -136,12 +118,12 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def columns_of(item: Set, data: Path) -> Columns:
+def columns_of(item: DataSet, data: Path) -> Columns:
     """The columns that `driftline init` has watched, from the newest version of the data set."""
     import pandas as pd
 
-    path = data / item.name / "data.csv.gz"
-    profile = look(open_source(str(path)), item.target, drop=item.drop)
+    path = item.file(data)
+    profile = look(open_source(str(path)), item.target, drop=item.no_features)
     stream = loads(draft(profile, item.name.replace("_", "-")))
     table = pd.read_csv(path, nrows=item.rows, keep_default_na=True)
     found: Columns = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-def main(folder: Path, chunk: int, metric: str) -> None:
+def estimate(folder: Path, chunk: int, metric: str) -> None:
     """Estimate and print."""
     warnings.simplefilter("ignore")
     import nannyml  # type: ignore[import-not-found]
@@ -67,4 +67,4 @@ def main(folder: Path, chunk: int, metric: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    estimate(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

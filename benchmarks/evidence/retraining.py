@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
+from benchmarks.evidence.sets import DATA, SETS, DataSet
 from driftline.cli.backtest_pool import cores, play_all
 from driftline.cli.backtest_runs import Job, Played, periodic, train_first_model, with_policy
 from driftline.cli.chart import element
@@ -30,37 +31,19 @@ from producers.sources import open_source
 GRID: Final = (1, 2, 4, 8, 16)
 # Lines and losses are called so from this many standard errors on.
 CLEAR: Final = 2.0
-DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
-
-
-class Set(msgspec.Struct, frozen=True):
-    """A data set: what `driftline init` is told about it."""
-
-    name: str
-    target: str
-    time: str | None = None
-    id: str | None = None
-    drop: tuple[str, ...] = ()
-
-
-SETS: Final = (
-    Set("sea_abrupt", "y"),
-    Set("thu_sine_0123_abrupto", "class"),
-    Set("thu_mixed_0101_gradual", "class"),
-    Set("elec2", "class"),
-    Set("noaa_weather", "rain"),
-    Set("phishing_sites", "target"),
-    Set(
-        "california_housing_nml",
-        "clf_target",
-        time="timestamp",
-        id="id",
-        drop=("y_pred_proba", "y_pred"),
-    ),
-    Set("bike_sharing", "cnt", drop=("instant", "casual", "registered", "high_demand")),
-    Set("car_loan_nml", "repaid", time="timestamp", id="id", drop=("y_pred", "y_pred_proba")),
-    Set("airlines_delayed_labels", "ValueToPredict", time="timeStamp", id="instanceId"),
-    Set("metro_traffic", "traffic_volume", time="date_time", drop=("heavy",)),
+# The labelled sets, in the order of the table.
+NAMES: Final = (
+    "sea_abrupt",
+    "thu_sine_0123_abrupto",
+    "thu_mixed_0101_gradual",
+    "elec2",
+    "noaa_weather",
+    "phishing_sites",
+    "california_housing_nml",
+    "bike_sharing",
+    "car_loan_nml",
+    "airlines_delayed_labels",
+    "metro_traffic",
 )
 
 
@@ -104,7 +87,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evidence retraining", description=__doc__
     )
-    parser.add_argument("--sets", nargs="+", choices=[s.name for s in SETS], help="default: all")
+    parser.add_argument("--sets", nargs="+", choices=NAMES, help="default: all")
     parser.add_argument("--limit", type=int, help="rows of each set, at most")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--processes", type=int, default=cores(), help="plays at the same time")
@@ -112,11 +95,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--svg", type=Path, help="file for the plot of quality against trainings")
     chosen = parser.parse_args(argv)
     results: list[SetResult] = []
-    for item in SETS:
-        if chosen.sets and item.name not in chosen.sets:
+    for name in NAMES:
+        if chosen.sets and name not in chosen.sets:
             continue
-        results.append(measure(item, chosen.data, chosen.limit, chosen.processes))
-        print(f"{item.name}: {results[-1].seconds:.0f} s", file=sys.stderr)
+        results.append(measure(SETS[name], chosen.data, chosen.limit, chosen.processes))
+        print(f"{name}: {results[-1].seconds:.0f} s", file=sys.stderr)
         if chosen.json:
             chosen.json.write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     print(table(results))
@@ -125,19 +108,19 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def stream_of(item: Set, folder: Path) -> Stream:
+def stream_of(item: DataSet, folder: Path) -> Stream:
     """The stream as `driftline init` drafts it."""
-    source = open_source(str(folder / item.name / "data.csv.gz"))
+    source = open_source(str(item.file(folder)))
     profile = look(source, item.target, time=item.time, id=item.id, key=None, drop=item.drop)
     return loads(draft(profile, item.name.replace("_", "-")), name=item.name)
 
 
-def measure(item: Set, folder: Path, limit: int | None, processes: int) -> SetResult:
+def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> SetResult:
     """Play one set in all ways."""
     began_s = time.monotonic()
     stream = stream_of(item, folder)
     with tempfile.TemporaryDirectory() as models:
-        data = str(folder / item.name / "data.csv.gz")
+        data = str(item.file(folder))
         base = Job("first", stream, data, Path(models), 0.2, limit, 0)
         base = msgspec.structs.replace(base, first=train_first_model(base, lambda *_: None))
 
