@@ -14,23 +14,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence.estimate_sets import SETS, follow
+from benchmarks.evidence.estimate_sets import LABELLED, follow
+from benchmarks.evidence.sets import DATA
 from driftline.evaluation import errors
 from driftline.stream import Task
 from monitor.dependence import inflation
 from monitor.detectors import ErrorDetector
 
-DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 # Rows of a block: a week, or a month where rows are days; elsewhere a length that keeps runs whole.
 BLOCKS: Final = {
     "elec2": 336,
     "bike_sharing": 168,
     "metro_traffic": 168,
     "noaa_weather": 30,
-    "california": 200,
-    "phishing": 200,
-    "airlines": 200,
-    "car_loan": 200,
+    "california_housing_nml": 200,
+    "phishing_sites": 200,
+    "airlines_delayed_labels": 200,
+    "car_loan_nml": 200,
 }
 LEAST_LOSS: Final = 0.1  # the default `min_metric_loss`
 PANE: Final = 50
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 def measure(name: str, data: Path, shuffles: int) -> Row:
     """One set."""
-    followed = follow(next(item for item in SETS if item.name == name), data)
+    followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
     found = errors(task, followed.labels, followed.scores.predictions)
     blocks = found[: len(found) // block * block].reshape(-1, block)

@@ -2,7 +2,8 @@
 
 In: labelled data sets, each played through the services as `driftline backtest` does. Out: for
 every set the metric and the trainings of each policy, paired block standard errors of the
-differences, wins and losses, and a plot of quality against trainings.
+differences, wins and losses, drift events, also on shuffled rows, and a plot of quality against
+trainings.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import math
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -19,8 +21,10 @@ import msgspec
 
 from benchmarks.evidence.sets import DATA, SETS, DataSet
 from driftline.cli.backtest_pool import cores, play_all
+from driftline.cli.backtest_result import persistence
 from driftline.cli.backtest_runs import Job, Played, periodic, train_first_model, with_policy
 from driftline.cli.chart import element
+from driftline.cli.simulation import Alert
 from driftline.evaluation import errors
 from driftline.stream import Stream, loads
 from producers.draft import draft
@@ -75,6 +79,9 @@ class SetResult(msgspec.Struct, frozen=True):
     rows: int
     ways: tuple[Way, ...]
     matched: str  # name of the periodic way with as many trainings as harm
+    alerts: tuple[Alert, ...]  # of harm
+    shuffled_alerts: int  # on the same rows in random order, without retraining
+    previous_label: float | None  # the metric of saying what was true last
     seconds: float
 
     def way(self, name: str) -> Way:
@@ -133,6 +140,10 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
 
         (harm,) = play({"harm": with_policy(stream, "harm")})
         rows = max(harm.compared.rows) - min(harm.compared.rows) + 1
+        shuffled = msgspec.structs.replace(
+            base, name="shuffled", stream=with_policy(stream, "never"), shuffled=True
+        )
+        (undrifted,) = play_all([shuffled], processes, lambda *_: None)
         counts = sorted({*GRID, len(harm.retrains)} - {0})
         evenly = play({f"periodic {count}": periodic(stream, rows, count) for count in counts})
     matched = f"periodic {len(harm.retrains)}" if harm.retrains else "never"
@@ -146,6 +157,9 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
             *(_way(stream, play.name, play, harm) for play in evenly),
         ),
         matched=matched,
+        alerts=harm.alerts,
+        shuffled_alerts=len(undrifted.alerts),
+        previous_label=persistence(stream, harm),
         seconds=round(time.monotonic() - began_s, 1),
     )
 
@@ -176,8 +190,8 @@ def table(results: Sequence[SetResult]) -> str:
     """Markdown: one line a set with harm, never and the matched periodic one; then the grid."""
     lines = [
         "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
-        "trainings | harm − periodic | best of the grid | its trainings |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "trainings | harm − periodic | best of the grid | its trainings | previous label |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         harm, never, even = (result.way(n) for n in ("harm", "never", result.matched))
@@ -187,7 +201,20 @@ def table(results: Sequence[SetResult]) -> str:
             f"| {result.set} | {result.metric} | {_number(harm.metric)} | {harm.trainings} | "
             f"{harm.train_seconds:.1f} | {_number(never.metric)} | {_gain(never)} | "
             f"{_number(even.metric)} ({even.trainings}) | {_gain(even)} | {_number(best.metric)} | "
-            f"{best.trainings} |"
+            f"{best.trainings} | {_number(result.previous_label)} |"
+        )
+    lines += [
+        "",
+        "| set | rows | drift events, by kind | opened in 1,000 rows | shuffled |",
+        "|---|---:|---|---:|---:|",
+    ]
+    for result in results:
+        kinds = Counter(alert.kind for alert in result.alerts)
+        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
+        lines.append(
+            f"| {result.set} | {result.rows:,} | {said} "
+            f"| {1000 * len(result.alerts) / result.rows:.3f} "
+            f"| {1000 * result.shuffled_alerts / result.rows:.3f} |"
         )
     lines += ["", "Harm against each way, beyond 2 paired block standard errors:", ""]
     for result in results:
