@@ -26,7 +26,7 @@ _MAX_STARTS: Final = 500
 _TAIL: Final = 0.05
 # Without enough blocks: this many times the largest score that windows of the reference reached.
 _BEYOND_OWN: Final = 1.25
-# Where all columns are constant, their scores by chance are 0: half of what one record would do.
+# Where all columns are constant, their scores by chance are 0: half of what one block would do.
 _LEAST: Final = 0.5
 _SEED: Final = 0
 
@@ -138,10 +138,11 @@ class Calibration:
         """What a column's distance reaches by chance in one window of about a hundred, whether it
         is one of many categories, a flag or a number: scores of all are alike then, and none of the
         columns decides alone where the thresholds are. Three standard deviations above the mean is
-        that for a distance of Kolmogorov and Smirnov as for the absolute value of a normal one. For
-        a column that never changes, it is what a single record would do."""
+        that for a distance of Kolmogorov and Smirnov as for the absolute value of a normal one. It
+        is no less than what a single block would do that the window has and the reference has not:
+        of a column that hardly ever changes, such as an hour of snow, resamples know no better."""
         flat = distances.reshape(len(distances), -1)
-        least = 1.0 / size + 1.0 / self._histograms.records
+        least = min(self.block, size) * (1.0 / size + 1.0 / self._histograms.records)
         scale: Floats = np.maximum(flat.mean(axis=1) + 3.0 * flat.std(axis=1), least)
         return scale
 
