@@ -3,10 +3,13 @@
 import csv
 import gzip
 
+import numpy as np
 import pytest
 
 from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import detectors, estimate_sets, false_alarms, retraining
+from benchmarks.evidence.related import generated, generated_source
+from benchmarks.evidence.relations import Classifier, Scores, limit_of
 from benchmarks.evidence.sets import DATA, SETS
 
 HERE = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -42,3 +45,61 @@ def test_each_measurement_explains_itself_and_writes_its_numbers(
         evidence.run([name, "--help"])
     assert ended.value.code == 0
     assert "--json" in capsys.readouterr().out
+
+
+def test_no_generated_column_drifts_by_itself() -> None:
+    source = generated_source(0)
+    for number, draw in enumerate(source.changes.values()):
+        for old, new in zip(
+            source.reference, draw(np.random.default_rng(number), 10_000), strict=True
+        ):
+            if old.dtype.kind == "f":
+                assert np.quantile(new, (0.1, 0.5, 0.9)) == pytest.approx(
+                    np.quantile(old, (0.1, 0.5, 0.9)), abs=0.1
+                )
+            else:
+                assert np.unique(new, return_counts=True)[1] / len(new) == pytest.approx(
+                    [0.2] * 5, abs=0.02
+                )
+
+
+def test_generated_columns_go_together_as_their_names_say() -> None:
+    def correlation(columns: list[np.ndarray], one: int, other: int) -> float:
+        return float(np.corrcoef(columns[one], columns[other])[0, 1])
+
+    rng = np.random.default_rng(0)
+    quiet, changed = (
+        generated(rng, 20_000),
+        generated(rng, 20_000, pair=0.5, turned=-0.4, category=0.0, xor=True),
+    )
+    assert correlation(quiet, 0, 1) == pytest.approx(0.0, abs=0.03)
+    assert correlation(changed, 0, 1) == pytest.approx(0.5, abs=0.03)
+    assert correlation(quiet, 2, 3) == pytest.approx(0.4, abs=0.03)
+    assert correlation(changed, 2, 3) == pytest.approx(-0.4, abs=0.03)
+    assert abs(quiet[4][quiet[16] == "a"].mean()) > 0.5
+    assert abs(changed[4][changed[16] == "a"].mean()) < 0.1
+    assert (changed[5] * changed[6] * changed[7] > 0).all()
+    assert correlation(changed, 5, 7) == pytest.approx(0.0, abs=0.03)
+
+
+def test_pairs_see_a_correlation_and_a_classifier_sees_three_columns_as_well() -> None:
+    def part(columns: list[np.ndarray], *places: int) -> list[np.ndarray]:
+        return [columns[place] for place in places]
+
+    rng = np.random.default_rng(0)
+    reference, quiet = generated(rng, 2_000), generated(rng, 1_000)
+    pair, xor = generated(rng, 1_000, pair=0.5), generated(rng, 1_000, xor=True)
+    two, three = (0, 1, 16), (5, 6, 7)
+    for paired, ratio in ((True, 2.0), (False, 1.0)):
+        watch = Scores(part(reference, *two), 1_000, paired=paired)
+        scores = [watch.score(part(window, *two)) for window in (quiet, pair)]
+        assert (scores[1] > ratio * max(1.0, scores[0])) is paired
+    classifier = Classifier(part(reference, *three), rounds=20, folds=2)
+    assert classifier.score(part(quiet, *three)) == pytest.approx(0.5, abs=0.05)
+    assert classifier.score(part(xor, *three)) > 0.6
+
+
+def test_the_limit_of_few_windows_is_that_of_normal_scores() -> None:
+    scores = np.random.default_rng(0).normal(size=2_000)
+    assert limit_of(scores) == pytest.approx(2.576, abs=0.3)
+    assert limit_of(scores[:200]) == pytest.approx(2.576, abs=0.3)

@@ -1,0 +1,108 @@
+"""Windows whose columns go together otherwise than before, while each is distributed as before.
+
+In: a random generator, a number of rows. Out: columns of a reference, and of windows of each kind.
+Rows are independent: real ones are shuffled.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.false_alarms import columns_of
+from benchmarks.evidence.sets import SETS
+
+REFERENCE: Final = 10_000  # rows
+QUIET: Final = "no drift"  # among the changes of each source
+# Before these rows three columns of elec2 are constant.
+_ELEC2_SINCE: Final = 17_424
+_DEMAND: Final = 1  # the place of nswdemand among the watched columns
+_NUMBERS: Final = 16  # of 20 columns; the others are categories
+_LETTERS: Final = np.array(list("abcde"), dtype=object)
+_CUTS: Final = np.array([NormalDist().inv_cdf(share) for share in (0.2, 0.4, 0.6, 0.8)])
+
+Columns = list[NDArray[Any]]
+Floats = NDArray[np.float64]
+Rng = np.random.Generator
+
+
+class Draw(Protocol):
+    """Draws so many rows."""
+
+    def __call__(self, rng: Rng, rows: int, /) -> Columns: ...
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A reference, and by name what draws windows beside it."""
+
+    name: str
+    reference: Columns
+    changes: Mapping[str, Draw]
+
+
+def generated_source(seed: int) -> Source:
+    """20 columns."""
+    changes: dict[str, Draw] = {
+        QUIET: generated,
+        "correlation 0 → 0.3": partial(generated, pair=0.3),
+        "correlation 0 → 0.5": partial(generated, pair=0.5),
+        "category given number, 0.5 → 0": partial(generated, category=0.0),
+        "correlation 0.4 → −0.4": partial(generated, turned=-0.4),
+        "signs of three columns (XOR)": partial(generated, xor=True),
+    }
+    return Source("generated", generated(np.random.default_rng(seed), REFERENCE), changes)
+
+
+def generated(
+    rng: Rng,
+    rows: int,
+    *,
+    pair: float = 0.0,
+    turned: float = 0.4,
+    category: float = 0.5,
+    xor: bool = False,
+) -> Columns:
+    """16 normal columns, half of them with one thing in common, and 4 of five letters each.
+
+    `pair`, `turned`, `category`: correlations of two columns, of two others, and of a number with
+    what a category is cut from. `xor`: a column's sign is the product of two others'.
+    """
+    x = rng.normal(size=(20, rows))
+    x[1] = _mixed(x[0], x[1], pair)
+    x[3] = _mixed(x[2], x[3], turned)
+    if xor:
+        x[7] = np.abs(x[7]) * np.sign(x[5] * x[6])
+    x[8:_NUMBERS] = _mixed(rng.normal(size=rows), x[8:_NUMBERS], np.sqrt(0.5))
+    x[_NUMBERS] = _mixed(x[4], x[_NUMBERS], category)
+    return [*x[:_NUMBERS], *_LETTERS[np.searchsorted(_CUTS, x[_NUMBERS:])]]
+
+
+def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
+    mixed: Floats = correlation * common + np.sqrt(1.0 - correlation**2) * own
+    return mixed
+
+
+def real_source(seed: int, data: Path) -> Source:
+    """Rows of elec2; some of a window's demands are given to other rows of it."""
+    columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
+    order = np.random.default_rng(seed).permutation(len(columns[0]))
+    reference, others = order[:REFERENCE], order[REFERENCE:]
+
+    def drawn(rng: Rng, rows: int, share: float = 0.0) -> Columns:
+        chosen = rng.choice(others, rows, replace=False)
+        found = [values[chosen] for values in columns]
+        moved = rng.permutation(rows)[: round(share * rows)]
+        found[_DEMAND][np.sort(moved)] = found[_DEMAND][moved]
+        return found
+
+    changes: dict[str, Draw] = {
+        QUIET: drawn,
+        "nswdemand permuted in 20% of rows": partial(drawn, share=0.2),
+        "nswdemand permuted": partial(drawn, share=1.0),
+    }
+    return Source("elec2", [values[reference] for values in columns], changes)

@@ -1,0 +1,220 @@
+"""Who sees that columns go together otherwise than before, while none of them drifts by itself.
+
+In: generated windows of 20 columns, and shuffled rows of elec2. Out: the power of Driftline's
+score with pairs of columns, without them, and of a domain classifier, at one rate of false alarms,
+and what each costs. Rows are independent in all of it: no blocks, no seasons.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.evidence.related import (
+    QUIET,
+    Columns,
+    Draw,
+    generated_source,
+    real_source,
+)
+from benchmarks.evidence.sets import DATA
+from monitor.histograms import Histograms
+from monitor.thresholds import Calibration
+
+RATE: Final = 0.005  # false alarms a window, for all
+SIZES: Final = (500, 2_000)
+# Of Driftline's scores, which cost next to nothing: windows without drift, and of each change.
+NULLS: Final = 2_000
+WINDOWS: Final = 200
+# Of a quarter of the price of 100 rounds and 5 folds, and weaker: the evidence has both.
+ROUNDS: Final = 30
+FOLDS: Final = 3
+
+
+class Power(msgspec.Struct, frozen=True):
+    """Shares of windows with an alarm."""
+
+    change: str
+    size: int
+    pairs: float
+    columns: float
+    classifier: float
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """CPU seconds: of one window, and once for a reference and a size of window."""
+
+    data: str
+    size: int
+    method: str
+    window: float
+    calibration: float
+
+
+class Watch(Protocol):
+    """One way to compare windows with a reference."""
+
+    def score(self, window: Columns) -> float: ...
+
+
+class Scores:
+    """Driftline's: the largest distance in terms of what chance brings."""
+
+    def __init__(self, reference: Columns, size: int, *, paired: bool) -> None:
+        self._known = Histograms(reference, paired=len(reference) if paired else 0)
+        self._thresholds = Calibration(self._known, rate=RATE).of(size)
+
+    def score(self, window: Columns) -> float:
+        distances = self._known.distances(self._known.count(window), self._known.total)
+        return float(self._thresholds.scores(distances).max())
+
+
+class Classifier:
+    """How well gradient-boosted trees tell the window from the reference: the area under the curve
+    of records that they were not fitted on (Lopez-Paz and Oquab 2017; NannyML's domain classifier).
+    """
+
+    def __init__(self, reference: Columns, rounds: int, folds: int) -> None:
+        self._levels = [
+            None
+            if values.dtype.kind == "f"
+            else {v: code for code, v in enumerate(sorted(set(values)))}
+            for values in reference
+        ]
+        self._reference = self._matrix(reference)
+        self._rounds, self._folds = rounds, folds
+
+    def score(self, window: Columns) -> float:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.metrics import roc_auc_score
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+        trees = HistGradientBoostingClassifier(
+            max_iter=self._rounds,
+            early_stopping=False,
+            categorical_features=[levels is not None for levels in self._levels],
+            random_state=0,
+        )
+        rows = np.concatenate((self._reference, self._matrix(window)))
+        is_new = np.arange(len(rows)) >= len(self._reference)
+        folds = StratifiedKFold(self._folds, shuffle=True, random_state=0)
+        said = cross_val_predict(trees, rows, is_new, cv=folds, method="predict_proba")
+        return float(roc_auc_score(is_new, said[:, 1]))
+
+    def _matrix(self, columns: Columns) -> NDArray[np.float64]:
+        found = [
+            values if levels is None else [levels.get(value, np.nan) for value in values]
+            for values, levels in zip(columns, self._levels, strict=True)
+        ]
+        return np.array(found, dtype=np.float64).T
+
+
+def main(argv: list[str]) -> int:
+    """Measure and print."""
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.evidence relations", description=__doc__
+    )
+    options.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
+    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
+    options.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
+    options.add_argument("--nulls", type=int, default=100, help="the classifier's, without drift")
+    options.add_argument("--rounds", type=int, default=ROUNDS, help="of boosting")
+    options.add_argument("--folds", type=int, default=FOLDS, help="of cross-validation")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--json", type=Path, help="write the numbers there, too")
+    asked = options.parse_args(argv)
+    powers: list[Power] = []
+    costs: list[Cost] = []
+    print("| change | window | pairs | columns alone | classifier |\n|---|---:|---:|---:|---:|")
+    for source in (generated_source(asked.seed), real_source(asked.seed, asked.data)):
+        reference, changes = source.reference, source.changes
+        for size in asked.sizes:
+            ways: dict[str, tuple[Callable[[], Watch], int, int]] = {
+                "pairs": (partial(Scores, reference, size, paired=True), NULLS, WINDOWS),
+                "columns": (partial(Scores, reference, size, paired=False), NULLS, WINDOWS),
+                "classifier": (
+                    partial(Classifier, reference, asked.rounds, asked.folds),
+                    asked.nulls,
+                    asked.windows,
+                ),
+            }
+            found: dict[str, dict[str, float]] = {}
+            for method, (make, nulls, windows) in ways.items():
+                found[method], seconds = measure(make, changes, size, nulls, windows, asked.seed)
+                costs.append(Cost(source.name, size, method, *seconds))
+            for change in changes:
+                power = Power(
+                    f"{source.name}: {change}", size, *(found[way][change] for way in ways)
+                )
+                powers.append(power)
+                print(
+                    f"| {power.change} | {size:,} | {power.pairs:.1%} | {power.columns:.1%} "
+                    f"| {power.classifier:.0%} |",
+                    flush=True,
+                )
+    print("\n| data | window | method | a window | calibration |\n|---|---:|---|---:|---:|")
+    for cost in costs:
+        print(
+            f"| {cost.data} | {cost.size:,} | {cost.method} | {cost.window:.4f} s "
+            f"| {cost.calibration:.2f} s |"
+        )
+    if asked.json:
+        asked.json.write_bytes(msgspec.json.encode({"power": powers, "cost": costs}))
+    return 0
+
+
+def measure(
+    make: Callable[[], Watch],
+    changes: Mapping[str, Draw],
+    size: int,
+    nulls: int,
+    windows: int,
+    seed: int,
+) -> tuple[dict[str, float], tuple[float, float]]:
+    """The share of windows with an alarm, by change; CPU seconds of a window and of calibration.
+
+    All ways are shown the same windows, as many as they have time for.
+    """
+
+    took = 0.0
+
+    def scores(change: str, count: int, part: int) -> NDArray[np.float64]:
+        nonlocal took
+        found = np.empty(count)
+        for number in range(count):
+            rng = np.random.default_rng([seed, part, number, *change.encode()])
+            window = changes[change](rng, size)
+            began = time.process_time()
+            found[number] = watch.score(window)
+            took += time.process_time() - began
+        return found
+
+    began = time.process_time()
+    watch = make()
+    made = time.process_time() - began
+    limit = limit_of(scores(QUIET, nulls, 1))
+    per_window = took / nulls
+    power = {change: float((scores(change, windows, 2) > limit).mean()) for change in changes}
+    # Driftline draws its thresholds from the reference; a classifier's limit needs windows.
+    calibration = made + (per_window * nulls if isinstance(watch, Classifier) else 0.0)
+    return power, (per_window, calibration)
+
+
+def limit_of(quiet: NDArray[np.float64]) -> float:
+    """The score that `RATE` of windows without drift exceed: of few windows as if they were normal,
+    which areas under a curve are nearly and largest distances are not."""
+    if len(quiet) * RATE >= 5:  # windows beyond the limit
+        return float(np.quantile(quiet, 1.0 - RATE))
+    return float(np.mean(quiet) + NormalDist().inv_cdf(1.0 - RATE) * np.std(quiet, ddof=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
