@@ -11,10 +11,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.evaluation import evaluate
 from driftline.events import MetricEstimate
-from driftline.models.reference import Reference
-from driftline.stream import Metric, Stream
+from driftline.stream import Metric
 from monitor.sample import Sample
 
 # Fewer held-out records say too little: an estimate would be their noise.
@@ -72,27 +70,6 @@ class Estimator(Protocol):
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
         """Of a window of so many records of the model, of which `sample` (n ≥ 1) is a part; None
         where that lacks what is needed."""
-
-
-def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
-    """The estimator for a model; None if its package keeps too little for one.
-
-    The same reference gives the same estimator. At most the newest 10,000 held-out records count.
-    """
-    if len(reference.held_labels) < MIN_HELD:
-        return None
-    before = evaluate(
-        stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
-    )
-    if stream.task == "regression":
-        from monitor.loss_model import LossModel
-
-        losses = LossModel.of(stream, reference)
-        return None if losses is None else MetricEstimator(stream.judged_by, losses, before)
-    from monitor.calibration import Calibration
-
-    calibration = Calibration.of(stream.judged_by, reference)
-    return None if calibration is None else MetricEstimator(stream.judged_by, calibration, before)
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):

@@ -5,10 +5,13 @@ from collections import OrderedDict
 from typing import Final, Protocol
 
 from driftline.errors import PackageError
+from driftline.evaluation import evaluate
 from driftline.models.reference import Reference
 from driftline.stream import Stream
+from monitor.calibration import Calibration
 from monitor.dependence import inflation
-from monitor.estimates import Estimator, estimator_for
+from monitor.estimates import MIN_HELD, Estimator, MetricEstimator
+from monitor.loss_model import LossModel
 from monitor.profile import Profile
 
 log = logging.getLogger(__name__)
@@ -84,3 +87,20 @@ class Profiles:
                 self._known.popitem(last=False)
         self._known.move_to_end(digest)
         return self._known[digest]
+
+
+def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
+    """The estimator for a model; None if its package keeps too little for one.
+
+    The same reference gives the same estimator. At most the newest 10,000 held-out records count.
+    """
+    if len(reference.held_labels) < MIN_HELD:
+        return None
+    before = evaluate(
+        stream.judged_by, stream.task, reference.held_labels, reference.held_predictions
+    )
+    if stream.task == "regression":
+        losses = LossModel.of(stream, reference)
+        return None if losses is None else MetricEstimator(stream.judged_by, losses, before)
+    calibration = Calibration.of(stream.judged_by, reference)
+    return None if calibration is None else MetricEstimator(stream.judged_by, calibration, before)

@@ -24,7 +24,7 @@ def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
 
 @given(log=logs(), data=st.data())
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_any_order_any_batches_and_any_crash_give_the_same_with_a_cache(
     log: Log, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -16,8 +16,8 @@ from driftline.models.reference import Reference
 from driftline.stream import Metric, Stream, loads
 from monitor.calibration import calibrated, isotonic
 from monitor.class_scores import ClassScores, packed
-from monitor.estimates import Estimator, estimator_for
-from monitor.references import Profiles, References
+from monitor.estimates import Estimator
+from monitor.references import Profiles, References, estimator_for
 from monitor.sample import Sample
 from tests.monitor.streams import Packages
 
