@@ -5,7 +5,9 @@ polling while it trains; else the group would evict it and the request be retrai
 """
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
@@ -122,6 +124,7 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
     """In the process: train, send progress, then the result, or what is wrong with the broker."""
     # Ctrl-C reaches the whole group; the service decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def progress(step: str, done: int, total: int) -> None:
         pipe.send((step, done, total))
@@ -132,3 +135,11 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
         pipe.send(error.message)
     finally:
         pipe.close()
+
+
+def _end_with_parent() -> None:
+    """The service was killed, and its successor trains anew: nobody waits for what comes here."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

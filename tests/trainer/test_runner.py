@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +101,40 @@ def test_a_training_can_be_cancelled() -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     runner.cancel()
+
+
+_START_AND_BE_KILLED = """
+import os, signal
+from tests.trainer.test_runner import JOB, hang
+from trainer.runner import ProcessRunner
+runner = ProcessRunner(hang)
+runner.start(JOB)
+while not runner._pipe.poll(60):
+    raise SystemExit("it did not start")
+print(runner._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_training_whose_service_was_killed_ends_too() -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", _START_AND_BE_KILLED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    until_s = time.monotonic() + 60
+    while is_running(int(killed.stdout)):
+        assert time.monotonic() < until_s, "it still trains after a minute"
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process exists and has not ended, though nobody may have asked how."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
