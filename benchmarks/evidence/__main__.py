@@ -1,4 +1,5 @@
-"""Runs one of the measurements in this folder: `python -m benchmarks.evidence NAME [OPTIONS]`."""
+"""Runs one of the measurements in this folder, `python -m benchmarks.evidence NAME [OPTIONS]`, or
+`all` of them one after the other, which takes some hours."""
 
 import importlib
 import pkgutil
@@ -20,11 +21,21 @@ def names() -> list[str]:
 def run(arguments: list[str]) -> int:
     """Returns the exit code."""
     known = names()
+    if arguments == ["all"]:
+        codes = []
+        for name in known:
+            print(f"\n# {name}\n", flush=True)
+            codes.append(_main(name, []))
+        return max(codes)
     if not arguments or arguments[0] not in known:
-        print(f"usage: python -m benchmarks.evidence NAME [OPTIONS]; NAME: {', '.join(known)}")
+        print(f"usage: python -m benchmarks.evidence NAME [OPTIONS]; NAME: {', '.join(known)}, all")
         return 0 if arguments in (["-h"], ["--help"]) else 2
-    module = importlib.import_module(f"benchmarks.evidence.{arguments[0]}")
-    return int(module.main(arguments[1:]))
+    return _main(arguments[0], arguments[1:])
+
+
+def _main(name: str, options: list[str]) -> int:
+    module = importlib.import_module(f"benchmarks.evidence.{name}")
+    return int(module.main(options))
 
 
 if __name__ == "__main__":
