@@ -20,8 +20,10 @@ MIN_STD: Final = 0.001
 _MAX_P_VALUES: Final = 100_000
 # Nothing is decided between such p-values.
 _NEGLIGIBLE: Final = 1e-12
-# Of larger samples SciPy takes the limiting distribution.
+# Of larger samples SciPy takes the limiting distribution, and where rounding makes the exact value
+# more than 1.
 _EXACT: Final = 10_000
+_ALMOST_ONE: Final = 1.0 - 1e-9
 _p_values: dict[tuple[int, int, int], float] = {}
 
 
@@ -44,8 +46,8 @@ def ks(reference: Floats, current: Floats) -> float:
     # Within equal values the rank is not yet that of the last one.
     apart = apart[np.append(points[1:] != points[:-1], True)]
     key = (n, m, int(np.abs(apart).max()))
-    if n == m <= _EXACT:
-        return _of_equal_sizes(n, key[2])
+    if n == m <= _EXACT and (exact := _of_equal_sizes(n, key[2])) < _ALMOST_ONE:
+        return exact
     if key not in _p_values:
         if len(_p_values) >= _MAX_P_VALUES:
             _p_values.clear()

@@ -55,7 +55,9 @@ class Snapshots:
 
     def resume(self, committed: Decided) -> tuple[int, Decider]:
         """Where to go on in `windows`, with what state."""
-        self._token = committed.token or secrets.token_hex(8)
+        self._token = committed.token
+        if self._path is not None and not self._token:
+            self._token = secrets.token_hex(8)
         self._taken = None
         found = self._read()
         if found is not None and found.token == committed.token != "":

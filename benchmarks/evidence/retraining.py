@@ -280,7 +280,7 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
         if low <= share <= high:
             drawn.append(_rule(_LEFT, y(share), _WIDTH - _RIGHT, y(share)))
             drawn.append(element("text", f"{share:.1f}", x=_LEFT - 32, y=y(share) + 4))
-    for trainings in (0, *GRID, most):
+    for trainings in sorted({0, *GRID, most}):
         drawn.append(element("text", str(trainings), x=x(trainings) - 4, y=_HEIGHT - 36))
     for number, result in enumerate(results):
         colour = _COLOURS[number % len(_COLOURS)]

@@ -50,6 +50,15 @@ def test_on_samples_of_all_sizes(
             assert own(old, new) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
+@pytest.mark.parametrize("size", range(1, 60))
+def test_on_samples_that_hardly_differ(size: int) -> None:
+    old, new = np.zeros(size), np.zeros(size)
+    for ones in range(3):
+        new[:ones] = 1.0
+        expected = evidently("number", "ks")(old, new)
+        assert ks(old, new) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
 @slow
 @given(old=NUMBERS, new=NUMBERS, test=st.sampled_from(sorted(OF_NUMBERS)))
 def test_on_any_numbers(old: NDArray[np.float64], new: NDArray[np.float64], test: str) -> None:

@@ -87,6 +87,12 @@ def test_one_that_is_ahead_of_the_commits_or_of_others_is_not_used(tmp_path: Pat
     assert Snapshots(STREAM, tmp_path).resume(at)[0] == 20
 
 
+def test_without_a_folder_what_is_committed_follows_from_the_topics_alone() -> None:
+    snapshots = Snapshots(STREAM, None)
+    _, decider = snapshots.resume(Decided())
+    assert snapshots.hold(20, 20, decider) == Decided(20)
+
+
 @pytest.mark.parametrize("content", [b"", b"junk"])
 def test_a_damaged_one_is_left_out_and_said(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
