@@ -1,7 +1,7 @@
 """The references that windows are compared with: each model's own, out of its verified package."""
 
 import logging
-from collections import OrderedDict
+from functools import lru_cache
 from typing import Final, Protocol
 
 from driftline.errors import PackageError
@@ -28,34 +28,31 @@ class Packages(Protocol):
 
 
 class References:
-    """The newest few references, by digest."""
+    """The references of the newest few models, by digest."""
 
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
-        self._known: OrderedDict[str, Reference | None] = OrderedDict()
-        self._inflations: OrderedDict[str, float] = OrderedDict()
-
-    def error_inflation(self, digest: str) -> float:
-        """By how much the mean of held-out errors varies more than that of independent ones."""
-        if digest not in self._inflations:
-            reference = self.of(digest)
-            self._inflations[digest] = 1.0 if reference is None else inflation(reference.errors)
-            if len(self._inflations) > KEPT:
-                self._inflations.popitem(last=False)
-        return self._inflations[digest]
+        self._reference = lru_cache(KEPT)(self._load)
+        self._inflation = lru_cache(KEPT)(self._inflation_of)
 
     def of(self, digest: str) -> Reference | None:
         """None if the package is not there or must not be used: its records are not tested."""
-        if digest not in self._known:
-            try:
-                self._known[digest] = self._packages.reference(digest)
-            except PackageError as error:
-                log.warning("records of model %s are not tested: %s", digest, error)
-                self._known[digest] = None
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(digest)
-        return self._known[digest]
+        return self._reference(digest)
+
+    def error_inflation(self, digest: str) -> float:
+        """By how much the mean of held-out errors varies more than that of independent ones."""
+        return self._inflation(digest)
+
+    def _load(self, digest: str) -> Reference | None:
+        try:
+            return self._packages.reference(digest)
+        except PackageError as error:
+            log.warning("records of model %s are not tested: %s", digest, error)
+            return None
+
+    def _inflation_of(self, digest: str) -> float:
+        reference = self.of(digest)
+        return 1.0 if reference is None else inflation(reference.errors)
 
 
 class Profiles:
@@ -64,29 +61,24 @@ class Profiles:
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
         self._references = references
-        self._known: OrderedDict[str, Profile | None] = OrderedDict()
-        self._estimators: OrderedDict[str, Estimator | None] = OrderedDict()
-
-    def estimator(self, digest: str) -> Estimator | None:
-        """None where there is no reference, or too little in it."""
-        if digest not in self._estimators:
-            reference = self._references.of(digest)
-            made = None if reference is None else estimator_for(self._stream, reference)
-            self._estimators[digest] = made
-            if len(self._estimators) > KEPT:
-                self._estimators.popitem(last=False)
-        self._estimators.move_to_end(digest)
-        return self._estimators[digest]
+        self._profile = lru_cache(KEPT)(self._profile_of)
+        self._estimator = lru_cache(KEPT)(self._estimator_of)
 
     def of(self, digest: str) -> Profile | None:
         """None where there is no reference."""
-        if digest not in self._known:
-            reference = self._references.of(digest)
-            self._known[digest] = None if reference is None else Profile(self._stream, reference)
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
-        self._known.move_to_end(digest)
-        return self._known[digest]
+        return self._profile(digest)
+
+    def estimator(self, digest: str) -> Estimator | None:
+        """None where there is no reference, or too little in it."""
+        return self._estimator(digest)
+
+    def _profile_of(self, digest: str) -> Profile | None:
+        reference = self._references.of(digest)
+        return None if reference is None else Profile(self._stream, reference)
+
+    def _estimator_of(self, digest: str) -> Estimator | None:
+        reference = self._references.of(digest)
+        return None if reference is None else estimator_for(self._stream, reference)
 
 
 def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:

@@ -5,7 +5,6 @@ known. Out: tables of precision, recall, F1, delay and false alarms, the recall 
 possible test would need, and the delays on the files.
 """
 
-import argparse
 import csv
 import gzip
 import itertools
@@ -14,7 +13,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Final
 
@@ -31,6 +29,7 @@ from benchmarks.evidence.models_over import (
     run,
     stream_with,
 )
+from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS
 from driftline.stream import Drift, Stream
 from monitor.detectors import DETECTORS
@@ -267,22 +266,21 @@ def on_files(chosen: Contestants) -> list[list[str]]:
 
 def main(argv: list[str]) -> int:
     """Measure, print tables, and with `--json` write the numbers."""
-    parser = argparse.ArgumentParser(prog="detectors", description=__doc__)
+    parser = options("detectors", __doc__, data=False)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
     parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")
     parser.add_argument("--detectors", nargs="*", default=list(DETECTORS), choices=list(DETECTORS))
     parser.add_argument("--families", nargs="*", default=[family.name for family in FAMILIES])
     parser.add_argument("--no-files", action="store_true", help="generated streams only")
     parser.add_argument("--no-events", action="store_true", help="detectors only")
-    parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args(argv)
-    first = 0 if options.tune else FIRST_SEED
-    chosen = contestants(options.detectors, not options.no_events)
-    families = [family for family in FAMILIES if family.name in options.families]
-    scores = generated(chosen, families, range(first, first + options.seeds))
+    asked = parser.parse_args(argv)
+    first = 0 if asked.tune else FIRST_SEED
+    chosen = contestants(asked.detectors, not asked.no_events)
+    families = [family for family in FAMILIES if family.name in asked.families]
+    scores = generated(chosen, families, range(first, first + asked.seeds))
     whole = {name: together(of) for name, of in scores.items()}
     kinds = sorted({kind for of in scores.values() for kind in of})
-    print(f"Seeds {first}–{first + options.seeds - 1} of each family, abrupt and gradual.")
+    print(f"Seeds {first}–{first + asked.seeds - 1} of each family, abrupt and gradual.")
     print(f"F1 over changes that the best test sees within {SEEN} rows.\n")
     print(table(("", *HEAD), [_figures(name, score) for name, score in whole.items()]))
     print("\nF1 by family:\n")
@@ -298,13 +296,13 @@ def main(argv: list[str]) -> int:
         for name, score in whole.items()
     ]
     print(table(("", *edges), curve))
-    files = [] if options.no_files else on_files(chosen)
+    files = [] if asked.no_files else on_files(chosen)
     if files:
         print("\nFiles: delay after each change (in brackets what the best test needs):\n")
         print(table(("file", "", "delays", "false alarms"), files))
-    if options.json is not None:
+    if asked.json is not None:
         found = {
-            "seeds": [first, first + options.seeds],
+            "seeds": [first, first + asked.seeds],
             "detectors": {
                 name: {"all": score.row(), "by_bound": score.by_bound}
                 | {"families": {kind: one.row() for kind, one in scores[name].items()}}
@@ -312,7 +310,7 @@ def main(argv: list[str]) -> int:
             },
             "files": files,
         }
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        asked.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

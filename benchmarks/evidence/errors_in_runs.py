@@ -5,7 +5,6 @@ changes for good but neighbours stay together. Out: alarms in 1,000 rows, of ris
 matter, with and without the inflation that was estimated from the model's held-out errors.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, follow
-from benchmarks.evidence.sets import DATA
+from benchmarks.evidence.options import options
 from driftline.evaluation import errors
 from driftline.stream import Task
 from monitor.dependence import inflation
@@ -48,14 +47,10 @@ class Row(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Measure and print."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence errors_in_runs", description=__doc__
-    )
-    options.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
-    options.add_argument("--sets", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
-    options.add_argument("--shuffles", type=int, default=10)
-    options.add_argument("--json", type=Path, help="write the numbers there, too")
-    asked = options.parse_args(argv)
+    parser = options("errors_in_runs", __doc__)
+    parser.add_argument("--sets", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
+    parser.add_argument("--shuffles", type=int, default=10)
+    asked = parser.parse_args(argv)
     rows = []
     print("| set | rows of a block | inflation | alarms in 1,000 rows | allowed for |")
     print("|---|---:|---:|---:|---:|", flush=True)

@@ -9,7 +9,6 @@ confidences (DoC, Guillory et al., Predicting with confidence on unseen distribu
 with a Python that has it, NannyML's CBPE and DLE with its defaults.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
-from benchmarks.evidence.sets import DATA
+from benchmarks.evidence.options import options
 from driftline.events import MetricEstimate
 from driftline.models.reference import Reference
 from driftline.stream import Metric
@@ -51,29 +50,27 @@ class Row(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="estimates", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser = options("estimates", __doc__)
     parser.add_argument("--nannyml", type=Path, help="a Python that has NannyML")
     parser.add_argument("--window", type=int, help="records; default: as a drafted stream file has")
     parser.add_argument("--metric", help="for the classification sets; default accuracy")
     parser.add_argument("--only", action="append", help="name of a set; may be repeated")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
-    options = parser.parse_args(argv)
+    asked = parser.parse_args(argv)
     rows: list[Row] = []
     print("| set | metric | windows of | estimator | mean abs. error | 95% covers | width |")
     print("|---|---|---|---|---|---|---|")
     for chosen in LABELLED:
-        if options.only and chosen.name not in options.only:
+        if asked.only and chosen.name not in asked.only:
             continue
-        metric = chosen.metric if chosen.metric == "mae" else options.metric or chosen.metric
-        followed = follow(chosen, options.data, metric=metric)
-        if options.window:
-            followed = msgspec.structs.replace(followed, window=options.window)
-        for row in measure(chosen, followed, metric, options.nannyml):
+        metric = chosen.metric if chosen.metric == "mae" else asked.metric or chosen.metric
+        followed = follow(chosen, asked.data, metric=metric)
+        if asked.window:
+            followed = msgspec.structs.replace(followed, window=asked.window)
+        for row in measure(chosen, followed, metric, asked.nannyml):
             rows.append(row)
             _print(row)
-    if options.json is not None:
-        options.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
+    if asked.json is not None:
+        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(rows), indent=1))
     return 0
 
 

@@ -6,7 +6,6 @@ that are found. References are drawn anew many times; the interval takes windows
 for what they are, alike.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.evidence.sets import DATA, SETS, DataSet
+from benchmarks.evidence.options import options
+from benchmarks.evidence.sets import SETS, DataSet
 from driftline.stream import loads
 from monitor.default_tests import jensenshannon, wasserstein
 from monitor.histograms import Histograms
@@ -83,16 +83,12 @@ class Row(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Measure and print."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence false_alarms", description=__doc__
-    )
-    options.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
-    options.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
-    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
-    options.add_argument("--windows", type=int, default=2000, help="of each size and order, pooled")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--json", type=Path, help="write the numbers there, too")
-    asked = options.parse_args(argv)
+    parser = options("false_alarms", __doc__)
+    parser.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
+    parser.add_argument("--windows", type=int, default=2000, help="of each size and order, pooled")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(argv)
     rows: list[tuple[str, Row]] = []
     for title, group, names in (("tuned on", "tuned", TUNED_ON), ("others", "others", OTHERS)):
         if asked.sets not in ("all", group):

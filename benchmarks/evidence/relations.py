@@ -5,12 +5,10 @@ score with pairs of columns, without them, and of a domain classifier, at one ra
 and what each costs. Rows are independent in all of it: no blocks, no seasons.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from statistics import NormalDist
 from typing import Final, Protocol
 
@@ -18,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evidence.options import options
 from benchmarks.evidence.related import (
     QUIET,
     Columns,
@@ -25,7 +24,6 @@ from benchmarks.evidence.related import (
     generated_source,
     real_source,
 )
-from benchmarks.evidence.sets import DATA
 from monitor.histograms import Histograms
 from monitor.thresholds import Calibration
 
@@ -119,18 +117,14 @@ class Classifier:
 
 def main(argv: list[str]) -> int:
     """Measure and print."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence relations", description=__doc__
-    )
-    options.add_argument("--data", type=Path, default=DATA, help="folder with the data sets")
-    options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
-    options.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
-    options.add_argument("--nulls", type=int, default=100, help="the classifier's, without drift")
-    options.add_argument("--rounds", type=int, default=ROUNDS, help="of boosting")
-    options.add_argument("--folds", type=int, default=FOLDS, help="of cross-validation")
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--json", type=Path, help="write the numbers there, too")
-    asked = options.parse_args(argv)
+    parser = options("relations", __doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
+    parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
+    parser.add_argument("--nulls", type=int, default=100, help="the classifier's, without drift")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of boosting")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="of cross-validation")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args(argv)
     powers: list[Power] = []
     costs: list[Cost] = []
     print("| change | window | pairs | columns alone | classifier |\n|---|---:|---:|---:|---:|")

@@ -6,7 +6,6 @@ differences, wins and losses, drift events, also on shuffled rows, and a plot of
 trainings.
 """
 
-import argparse
 import math
 import sys
 import tempfile
@@ -19,7 +18,8 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
-from benchmarks.evidence.sets import DATA, SETS, DataSet
+from benchmarks.evidence.options import options
+from benchmarks.evidence.sets import SETS, DataSet
 from driftline.cli.backtest_pool import cores, play_all
 from driftline.cli.backtest_result import persistence
 from driftline.cli.backtest_runs import Job, Played, periodic, train_first_model, with_policy
@@ -91,14 +91,10 @@ class SetResult(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Play the sets and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence retraining", description=__doc__
-    )
+    parser = options("retraining", __doc__)
     parser.add_argument("--sets", nargs="+", choices=NAMES, help="default: all")
     parser.add_argument("--limit", type=int, help="rows of each set, at most")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--processes", type=int, default=cores(), help="plays at the same time")
-    parser.add_argument("--json", type=Path, help="file for the numbers, written after each set")
     parser.add_argument("--svg", type=Path, help="file for the plot of quality against trainings")
     chosen = parser.parse_args(argv)
     results: list[SetResult] = []

@@ -4,19 +4,18 @@ In: columns drawn at random, four fifths of them numbers. Out: seconds, medians 
 that take turns; and what is paid once for a model and a size of window.
 """
 
-import argparse
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.evidence.options import options
 from driftline.codec.columns import Columns
 from driftline.models.reference import Reference
 from driftline.stream import Stream, loads
@@ -38,13 +37,10 @@ class Timing(msgspec.Struct, frozen=True):
 
 def main(argv: list[str]) -> int:
     """Measure and print."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence window_tests", description=__doc__
-    )
-    options.add_argument("--columns", type=int, nargs="+", default=(20, 100))
-    options.add_argument("--repeats", type=int, default=5)
-    options.add_argument("--json", type=Path, help="write the numbers there, too")
-    asked = options.parse_args(argv)
+    parser = options("window_tests", __doc__, data=False)
+    parser.add_argument("--columns", type=int, nargs="+", default=(20, 100))
+    parser.add_argument("--repeats", type=int, default=5)
+    asked = parser.parse_args(argv)
     print(
         f"| columns × {ROWS:,} rows | Driftline | Evidently's preset | ratio | thresholds, once |"
     )

@@ -1,0 +1,17 @@
+"""What all measurements let their user choose."""
+
+import argparse
+from pathlib import Path
+
+from benchmarks.evidence.sets import DATA
+
+
+def options(name: str, purpose: str | None, *, data: bool = True) -> argparse.ArgumentParser:
+    """A parser with `--json` and, for those that read data sets, `--data`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.evidence {name}", description=purpose
+    )
+    if data:
+        parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
+    parser.add_argument("--json", type=Path, help="write the numbers there, too")
+    return parser
