@@ -100,7 +100,8 @@ class DataWindows:
             estimate = estimator.estimate(sample, group.records)
             result = msgspec.structs.replace(result, estimate=estimate)
         everything = (*result.columns, *filter(None, [result.prediction]))
-        if any(column.drifted or column.quality for column in everything):
+        found = any(column.drifted or column.quality for column in everything)
+        if found or result.relations or result.repeated:
             self.samples[identity] = (model, sample)
             if len(self.samples) > KEPT_SAMPLES:
                 self.samples.popitem(last=False)

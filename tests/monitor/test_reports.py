@@ -85,6 +85,31 @@ def test_the_window_that_opened_an_event_is_drawn_once(tmp_path: Path) -> None:
     assert any(event.kind == "data" for event in opened)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", ["relation", "ids"])
+def test_a_window_that_no_column_shows_as_drifted_is_drawn_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    stream = small_stream(windows="records = 200\nmin_records = 10")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=2000)
+    colours = ["red" if value > 0 else "blue" for value in x]
+    old = reference(columns(x.tolist(), colours), ["yes", "no"] * 1000)
+    log = Log(stream)
+    turned = -1 if what == "relation" else 1
+    for row, value in enumerate(rng.normal(size=900).tolist()):
+        colour = "red" if turned * value > 0 else "blue"
+        own = row - 2 if what == "ids" and row % 10 == 2 else row  # every tenth comes twice
+        said = "yes" if row % 4 < 2 else "no"
+        log.prediction(own, partition=row % 2, said=said, x=value, colour=colour)
+    driver = Driver(stream, Packages({"a": old}), log.messages, reports=tmp_path)
+    driver.drain()
+    opened = [event for event in driver.drift() if event.action == "opened"]
+    assert [event.kind for event in opened] == ["data" if what == "relation" else "quality"]
+    assert {path.name for path in tmp_path.iterdir()} == {event.report for event in opened}
+    assert "is not drawn" not in caplog.text
+
+
 def test_a_report_that_cannot_be_drawn_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
