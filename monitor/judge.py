@@ -16,7 +16,7 @@ from monitor.column_tests import compare
 from monitor.profile import Measured, Profile
 from monitor.quality import QUALITIES, Counts, is_stuck, longest_run, rising
 from monitor.sample import Sample
-from monitor.watched import Watched, present, values_of, watched
+from monitor.watched import Watched, present, watched
 
 # A correlation of 0.18 where there was none puts 0.05 of the records elsewhere.
 RELATION_EFFECT: Final = 0.5
@@ -125,7 +125,7 @@ class Judge:
         quality = rising(now, len(sample), before, profile.records, level=level)
         run = 0
         if result.column in profile.runs:
-            run = longest_run(values_of(sample.columns, result.column))
+            run = longest_run(sample.columns[result.column])
             if is_stuck(run, len(sample), profile.runs[result.column]):
                 quality = (*quality, "stuck")
         return msgspec.structs.replace(

@@ -17,7 +17,7 @@ from monitor.histograms import Histograms
 from monitor.quality import Counts, count_categories, count_numbers, longest_run
 from monitor.sample import Sample
 from monitor.thresholds import Calibration
-from monitor.watched import present, values_of, watched
+from monitor.watched import present, watched
 
 
 class Measured(NamedTuple):
@@ -48,10 +48,10 @@ class Profile:
             elif (numbers := columns.numbers.get(column.name)) is not None:
                 self.values[column.name] = present(numbers)
         self.counts = self.count(stream, columns)
-        self.runs = {name: longest_run(values_of(columns, name)) for name in self.values}
+        self.runs = {name: longest_run(columns[name]) for name in self.values}
         names = [name for name in self.values if name != stream.target]
         self._histograms = Histograms(
-            [*(values_of(columns, name) for name in names), self.predictions], paired=len(names)
+            [*(columns[name] for name in names), self.predictions], paired=len(names)
         )
         self._names = [*names, stream.target]
         self._calibration = Calibration(
@@ -63,7 +63,7 @@ class Profile:
     def measure(self, sample: Sample) -> Measured:
         """How far off the sample is."""
         columns = [
-            *(values_of(sample.columns, name) for name in self._names[:-1]),
+            *(sample.columns[name] for name in self._names[:-1]),
             sample.predictions,
         ]
         thresholds = self._calibration.of(len(sample))

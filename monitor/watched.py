@@ -1,7 +1,6 @@
-"""Which columns of a stream are watched, and what they hold.
+"""Which columns of a stream are watched.
 
-In: a stream file, columns. Out: names and kinds; values of a column, those that are missing left
-out if need be.
+In: a stream file. Out: names and kinds; of a column's values, those that are not missing.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
 from driftline.stream import Feature, Kind, Stream
 
 
@@ -29,11 +27,6 @@ def watched(stream: Stream) -> tuple[Watched, ...]:
         if feature.watch
     ]
     return (*declared, *(Watched(name, "number", None) for name in stream.derived))
-
-
-def values_of(columns: Columns, name: str) -> NDArray[Any]:
-    """The values of a column that there is, number or category."""
-    return columns.numbers[name] if name in columns.numbers else columns.categories[name]
 
 
 def present(values: NDArray[Any]) -> NDArray[Any]:

@@ -19,7 +19,6 @@ from driftline.cli.chart import Series, chart, element, format_value
 from driftline.cli.heatmap import Cell, heat_map, histogram
 from driftline.cli.narrator import report_event
 from driftline.cli.report import events_table, marks_of, title_of, write_page
-from driftline.codec.columns import Columns
 from driftline.codec.records import RecordCodec
 from driftline.evaluation import higher_is_better
 from driftline.events import ColumnResult, DataWindow
@@ -280,7 +279,7 @@ def _distributions(
         element(
             "div",
             element("p", element("b", name), _where(window), class_="small"),
-            element("div", histogram(name, _values(warm, name), samples[name]), class_="scroll"),
+            element("div", histogram(name, warm[name], samples[name]), class_="scroll"),
         )
         for name, window in chosen.items()
     ]
@@ -312,12 +311,8 @@ def _samples(
         positions = np.array(batch.positions(stream.axis), dtype=np.int64)
         for name, window in chosen.items():
             inside = (positions >= window.start) & (positions < window.end)
-            parts[name].append(_values(batch.columns, name)[inside])
+            parts[name].append(batch.columns[name][inside])
     return {name: np.concatenate(found) for name, found in parts.items()}
-
-
-def _values(columns: Columns, name: str) -> NDArray[Any]:
-    return columns.numbers[name] if name in columns.numbers else columns.categories[name]
 
 
 def _scroll(child: ET.Element) -> ET.Element:

@@ -1,7 +1,7 @@
 """Many records as columns: what decoding gives, and what models, monitor and trainer work on."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -29,6 +29,10 @@ class Columns:
 
     def __len__(self) -> int:
         return self._length
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """A column, number or category. Raises KeyError."""
+        return self.numbers[name] if name in self.numbers else self.categories[name]
 
     def take(self, indices: Sequence[int] | NDArray[np.intp] | slice) -> "Columns":
         """The records at these places, in this order."""
