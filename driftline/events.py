@@ -177,7 +177,7 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 
     `groups` are in the order of their newest record: the last one's model answered last. `late`
     records came after their pane had been passed by their partition; they are counted in the
-    window that the partition had reached, and not used. `row` and `time` are the largest seen.
+    windows that the partition had reached, and not used. `row` and `time` are the largest seen.
     """
 
     id: str
@@ -273,8 +273,9 @@ class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
     sample: SampledRecords | None = None
 
 
-class WindowPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a partition puts into one window of predictions, or a piece of that."""
+class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a partition puts into one slice of predictions, or a piece of that: from the beginning
+    of one window to that of the next."""
 
     index: int
     late: int = 0
@@ -284,15 +285,15 @@ class WindowPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DataParts(Event, frozen=True, tag="data_parts"):
-    """Windows of predictions that a partition has passed: all that it puts into them.
+    """Slices of predictions that a partition has passed: all that it puts into them.
 
-    Pieces of a window add up. `passed`: no part of a window before this one is to come; None in all
+    Pieces of a slice add up. `passed`: no part of a slice before this one is to come; None in all
     but the last of several records.
     """
 
     partition: int
     passed: int | None
-    windows: tuple[WindowPart, ...]
+    slices: tuple[SlicePart, ...]
 
 
 class SampledErrors(msgspec.Struct, frozen=True):

@@ -31,6 +31,8 @@ Policy = Literal["harm", "drift", "schedule", "always", "never"]
 
 DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
+# Into which a window of twenty panes can be cut.
+_OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
     "ms": 1_000,
     "s": 1_000_000,
@@ -148,12 +150,19 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The tumbling windows over which drift is tested; a twentieth of one is a pane."""
+    """The windows over which drift is tested; a twentieth of one is a pane."""
 
     records: Annotated[
         Annotated[int, Meta(ge=20)] | None, Meta(description="window as a span of record numbers")
     ] = None
     span: Annotated[Span | None, Meta(description="window as a span of event time")] = None
+    slide: Annotated[
+        Span | None,
+        Meta(
+            description="from one window to the next: half, a quarter, fifth, tenth or twentieth "
+            "of a window; default: a whole one, so that none overlap"
+        ),
+    ] = None
     lateness: Annotated[
         Span | None, Meta(description="how far out of order a record may come within a partition")
     ] = None
@@ -421,6 +430,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self._on_axis(self.labels.horizon)
 
     @property
+    def overlap(self) -> int:
+        """How many windows each record is in: 1, 2, 4, 5, 10 or 20."""
+        return self.window_size // (_amount(self.windows.slide) or self.window_size)
+
+    @property
     def block(self) -> int | None:
         """How far apart records are independent, on the windows' axis; None: to be estimated."""
         return None if self.drift.block is None else self._on_axis(self.drift.block)
@@ -552,6 +566,14 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         raise fail(
             "windows.lateness", "Expected " + ("a number of records" if by_row else "a duration")
         )
+    if windows.slide is not None:
+        size, slide = windows.records or _amount(windows.span), _amount(windows.slide)
+        if (windows.slide.records is None) == by_row or size not in (n * slide for n in _OVERLAPS):
+            raise fail(
+                "windows.slide",
+                f"Expected the window of {windows.span or Span(records=size)}, or half, a quarter, "
+                f"fifth, tenth or twentieth of it, got {windows.slide}",
+            )
 
     def several(count: int) -> Span:
         if windows.records is not None:

@@ -120,7 +120,7 @@ def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
 
     >>> isotonic(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, True, False, True]))(
     ...     np.array([0.0, 0.15, 0.2, 1.0])
-    ... ).tolist()
+    ... ).round(6).tolist()
     [0.0, 0.25, 0.5, 1.0]
     """
     from scipy.optimize import isotonic_regression

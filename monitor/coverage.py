@@ -12,6 +12,7 @@ from driftline.codec.records import parse_time
 from driftline.evaluation import evaluate
 from driftline.events import DataWindow, MetricEstimate, Outcome, Value
 from driftline.stream import Stream
+from monitor.progress import Grid
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -42,14 +43,17 @@ def compare(
     An outcome belongs to the window in which its record stands, not to that in which its label came
     to be known (as in `PerformanceWindow`). A record's first label counts.
     """
+    grid = Grid.of(stream)
     truth: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
     for outcome in outcomes:
         position = _position(stream, outcome)
         if position is None or outcome.revision:
             continue
-        own = truth.setdefault((position // stream.window_size, outcome.model), ([], []))
-        own[0].append(outcome.label)
-        own[1].append(outcome.prediction)
+        latest = position // grid.size  # of the windows that have it
+        for index in range(latest - grid.overlap + 1, latest + 1):
+            own = truth.setdefault((index, outcome.model), ([], []))
+            own[0].append(outcome.label)
+            own[1].append(outcome.prediction)
     return [
         Compared(
             group.estimate,

@@ -1,7 +1,7 @@
-"""Scored records of each partition, gathered by window and model: their number and a sample.
+"""Scored records of each partition, gathered by slice and model: their number and a sample.
 
 In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
-partition has passed a window. Memory is columns times sample, not traffic; and only records that
+partition has passed a slice. Memory is columns times sample, not traffic; and only records that
 may be in the sample are decoded whole.
 """
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.codec.records import format_time
-from driftline.events import DataParts, GroupPart, WindowPart
+from driftline.events import DataParts, GroupPart, SlicePart
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.arrived import Positions, by_model, largest
 from monitor.parts import pack_records, records
-from monitor.progress import PANES, Ints, Slot, Track, distinct
+from monitor.progress import Ints, Slot, Track, distinct
 from monitor.sample import Bound, Rows, Smallest, hashes_of
 from monitor.scored import Scored, ScoredReader
 from monitor.watched import watched
@@ -35,7 +35,7 @@ class DataGathering:
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
         self._tracks: dict[int, Track[_Part]] = {}
-        # By window and model, while one of the partitions has it open. What is left out of a part
+        # By slice and model, while one of the partitions has it open. What is left out of a part
         # because of another partition's records is not in the sample of the whole either: those
         # records are in the log, and come with that partition's part whoever reads it then.
         self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
@@ -43,7 +43,7 @@ class DataGathering:
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition at a committed position."""
         self.drop(partition)
-        self._tracks[partition] = Track(self._stream, committed, _Part, panes=PANES)
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="slice")
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""
@@ -70,8 +70,8 @@ class DataGathering:
         if (closed := track.close()) is None:
             return []
         passed, slots = closed
-        pieces = [piece for window, slot in slots for piece in self._pieces(window, slot)]
-        end = DataParts(partition=partition, passed=passed, windows=())
+        pieces = [piece for index, slot in slots for piece in self._pieces(index, slot)]
+        end = DataParts(partition=partition, passed=passed, slices=())
         return records(self._topic, end, pieces)
 
     def _gather(
@@ -126,21 +126,21 @@ class DataGathering:
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def _pieces(self, window: int, slot: "Slot[_Part]") -> Iterator[WindowPart]:
-        """A window's part, in pieces that add up: each with one piece of one group's sample."""
+    def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
+        """A slice's part, in pieces that add up: each with one piece of one group's sample."""
         part = slot.part
         groups = [
             piece for name, group in part.groups.items() for piece in self._group(name, group)
         ]
-        yield WindowPart(
-            index=window,
+        yield SlicePart(
+            index=index,
             late=slot.late,
             row=part.row,
             time=None if part.time_us is None else format_time(part.time_us),
             groups=tuple(groups[:1]),
         )
         for group in groups[1:]:
-            yield WindowPart(index=window, groups=(group,))
+            yield SlicePart(index=index, groups=(group,))
 
     def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
         rows = group.sample.rows() if len(group.sample) else ()
@@ -153,7 +153,7 @@ class DataGathering:
 
 
 class _Group:
-    """What one partition has of one model's records in one window."""
+    """What one partition has of one model's records in one slice."""
 
     def __init__(self, sample: Smallest) -> None:
         self.records = 0
@@ -162,7 +162,7 @@ class _Group:
 
 
 class _Part:
-    """What one partition has in one window."""
+    """What one partition has in one slice."""
 
     def __init__(self) -> None:
         self.groups: dict[str, _Group] = {}

@@ -1,4 +1,4 @@
-"""Data windows: what all partitions put into a window, merged, and tested when it is complete.
+"""Data windows: what all partitions put into slices, merged, and tested when one is complete.
 
 In: `DataParts`. Out: `DataWindow` events, and the sample of a window in which something was found
 (for its report).
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
 from driftline.codec.records import format_time, parse_time
-from driftline.events import DataGroup, DataParts, DataWindow, GroupPart, WindowPart, event_id
+from driftline.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
 from driftline.stream import Stream
 from monitor.judge import Judge
 from monitor.parts import unpack_records
 from monitor.progress import Grid
 from monitor.references import Profiles
-from monitor.sample import Sample, Smallest
+from monitor.sample import Rows, Sample, Smallest
 from monitor.watched import watched
 
 # Samples of windows with findings wait here for their report to be asked for, which happens once
@@ -37,55 +37,76 @@ class DataWindows:
         self._judge = Judge(stream)
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
-        self._open: dict[int, _Window] = {}
+        self._slices: dict[int, _Slice] = {}  # those of windows that are not complete
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()  # window → model, sample
 
     def needed(self) -> int | None:
         """Offset of the oldest record of a window that is not complete."""
-        return min((window.first_offset for window in self._open.values()), default=None)
+        return min((piece.first_offset for piece in self._slices.values()), default=None)
 
     def add(self, offset: int, parts: DataParts, *, closed: int | None) -> None:
         """Take in the record at this offset; windows before `closed` were published."""
-        for part in parts.windows:
+        for part in parts.slices:
             if closed is not None and part.index < closed:
                 continue
-            window = self._open.get(part.index)
-            if window is None:
-                window = self._open[part.index] = _Window(offset)
-            self._merge(window, parts.partition, part)
+            piece = self._slices.get(part.index)
+            if piece is None:
+                piece = self._slices[part.index] = _Slice(offset)
+            self._gather(piece, parts.partition, part)
 
-    def close(self, complete: int) -> DataWindow | None:
-        """The first window, if it is before `complete`, the first that is not complete."""
-        index = min(self._open, default=complete)
-        return self._window(index, self._open.pop(index)) if index < complete else None
+    def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
+        """The first complete window, and the first that was not published then. Those before
+        `closed` were, and the slice `complete` is the first that is not complete."""
+        end = complete - self._grid.overlap + 1
+        if closed is not None and end <= closed:  # after a restart less may be known to be complete
+            return closed, None
+        index = self._grid.window_after(closed, self._slices)
+        if index is None or index >= end:
+            return end, None
+        window = self._window(index)
+        self._slices.pop(index, None)  # the windows that are left begin later
+        return index + 1, window
 
-    def _merge(self, window: "_Window", partition: int, part: WindowPart) -> None:
-        window.late += part.late
-        window.row = later(window.row, part.row)
-        window.time_us = later(window.time_us, None if part.time is None else parse_time(part.time))
-        for piece in part.groups:
-            group = window.groups.get(piece.model)
-            if group is None:
-                group = _Group(self._stream.windows.max_sample)
-                window.groups[piece.model] = group
-            group.add(piece)
-            if piece.sample is not None:
-                group.sample.add(unpack_records(piece.sample, partition, self._names))
+    def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
+        piece.late += part.late
+        piece.row = later(piece.row, part.row)
+        piece.time_us = later(piece.time_us, None if part.time is None else parse_time(part.time))
+        for group in part.groups:
+            own = piece.groups.setdefault(group.model, _Group(self._stream.windows.max_sample))
+            sample = group.sample
+            own.add(
+                group.records,
+                group.last,
+                None if sample is None else unpack_records(sample, partition, self._names),
+            )
 
     # ---- complete windows -----------------------------------------------------------------------
 
-    def _window(self, index: int, window: "_Window") -> DataWindow:
+    def _window(self, index: int) -> DataWindow:
         identity = event_id("window", self._stream.name, "data", index)
-        ordered = sorted(window.groups.items(), key=lambda item: (item[1].last, item[0]))
+        start, end = self._grid.window(index)
+        places = range(index, index + self._grid.overlap)
+        slices = [self._slices[place] for place in places if place in self._slices]
+        row = time_us = None
+        groups: dict[str, _Group] = {}
+        for piece in slices:
+            row, time_us = later(row, piece.row), later(time_us, piece.time_us)
+            for model, own in piece.groups.items():
+                if len(slices) == 1:
+                    groups[model] = own
+                    continue
+                group = groups.setdefault(model, _Group(self._stream.windows.max_sample))
+                group.add(own.records, own.last, own.sample.rows() if len(own.sample) else None)
+        ordered = sorted(groups.items(), key=lambda item: (item[1].last or 0, item[0]))
         return DataWindow(
             id=identity,
             index=index,
-            start=index * self._grid.size,
-            end=(index + 1) * self._grid.size,
-            records=sum(group.records for group in window.groups.values()),
-            late=window.late,
-            row=window.row,
-            time=None if window.time_us is None else format_time(window.time_us),
+            start=start,
+            end=end,
+            records=sum(group.records for group in groups.values()),
+            late=sum(piece.late for piece in slices),
+            row=row,
+            time=None if time_us is None else format_time(time_us),
             groups=tuple(self._test(identity, model, group) for model, group in ordered),
         )
 
@@ -120,21 +141,22 @@ class DataWindows:
 
 
 class _Group:
-    """What is known of one model's records in one window."""
+    """What is known of one model's records in one slice, or window."""
 
     def __init__(self, limit: int) -> None:
         self.records = 0
-        self.last = 0  # largest position
+        self.last: int | None = None  # largest position
         self.sample = Smallest(limit)
 
-    def add(self, piece: GroupPart) -> None:
-        if piece.last is not None:
-            self.last = piece.last if not self.records else max(self.last, piece.last)
-        self.records += piece.records
+    def add(self, records: int, last: int | None, sample: Rows | None) -> None:
+        self.records += records
+        self.last = later(self.last, last)
+        if sample is not None:
+            self.sample.add(sample)
 
 
-class _Window:
-    """What is known of one window, from the record at `first_offset` on."""
+class _Slice:
+    """What is known of one slice, from the record at `first_offset` on."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

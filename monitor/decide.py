@@ -40,8 +40,8 @@ class Decider:
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # Whether something drifted in the newest windows of each model, by kind of event.
-        self._drifted: dict[tuple[DriftKind, str], deque[bool]] = {}
+        # The newest windows of each model and whether something drifted there, by kind of event.
+        self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
         """Take in one event; returns what follows from it, in order."""
@@ -68,7 +68,8 @@ class Decider:
         for kind, verdict in _VERDICTS.items():
             lane = self._lanes[kind]
             findings = [
-                self._confirmed(kind, group, verdict(group, window.start)) for group in tested
+                self._confirmed(kind, window.index, group, verdict(group, window.start))
+                for group in tested
             ]
             # What is new in the data is an event even where a newer model knows it already; what
             # is new in the predictions of a model that no longer answers is of no consequence.
@@ -94,15 +95,18 @@ class Decider:
         return [event for event in events if event is not None]
 
     def _confirmed(
-        self, kind: DriftKind, group: DataGroup, finding: Finding | None
+        self, kind: DriftKind, index: int, group: DataGroup, finding: Finding | None
     ) -> Finding | None:
-        """The finding, unless it opens nothing: a warning is confirmed by another one."""
+        """The finding, unless it opens nothing: a warning is confirmed by another one, in a window
+        that shares no record with this one."""
         limits = group.limits
         if kind == "quality" or limits is None:
             return finding
-        recent = self._drifted.setdefault((kind, group.model), deque(maxlen=IN_A_ROW - 1))
-        before = any(recent)
-        recent.append(finding is not None)
+        overlap = self._stream.overlap
+        kept = (IN_A_ROW - 1) * overlap
+        recent = self._drifted.setdefault((kind, group.model), deque(maxlen=kept))
+        before = _in_disjoint(recent, index, overlap)
+        recent.append((index, finding is not None))
         if finding is None or before or self._lanes[kind].open is not None:
             return finding
         columns = group.columns if kind == "data" else _prediction(group)
@@ -139,6 +143,24 @@ class Decider:
             position=window.end,
         )
         return [] if event is None else [event]
+
+
+def _in_disjoint(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> bool:
+    """Whether something drifted in one of the last two windows, by index, of which no two share a
+    record, nor with the window `index`.
+
+    >>> _in_disjoint([(2, False), (3, True), (4, False), (5, True)], 6, 2)
+    False
+    >>> _in_disjoint([(2, True), (3, False), (4, False), (5, False)], 6, 2)
+    True
+    """
+    found = 0
+    for at, drifted in reversed(windows):
+        if at <= index - overlap and found < IN_A_ROW - 1:
+            if drifted:
+                return True
+            index, found = at, found + 1
+    return False
 
 
 def _data_verdict(group: DataGroup, onset: int) -> Finding | None:

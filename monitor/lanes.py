@@ -66,7 +66,7 @@ class Lane:
             return None
         self._quiet += 1
         succeeded = event.model != model
-        if not succeeded and self._quiet < self._stream.drift.resolve_after:
+        if not succeeded and self._quiet < self._stream.drift.resolve_after * self._stream.overlap:
             return None
         self.open = None
         self._quiet = 0

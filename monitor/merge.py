@@ -68,10 +68,10 @@ class Merger:
     def _complete_data(self) -> list[DataWindow]:
         merging, closed = self._merging, self._merging.closed("data")
         complete = merging.complete("data")
-        if complete is None or (closed is not None and complete <= closed):
+        if complete is None:
             return []
-        window = self._data.close(complete)
-        merging.close("data", complete if window is None else window.index + 1)
+        closed, window = self._data.close(closed, complete)
+        merging.close("data", closed)
         return [] if window is None else [window]
 
     def _complete_performance(self) -> list[PerformancePane | PerformanceWindow]:

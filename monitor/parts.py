@@ -22,7 +22,7 @@ from driftline.events import (
     PerformanceParts,
     SampledErrors,
     SampledRecords,
-    WindowPart,
+    SlicePart,
 )
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.class_scores import ClassScores
@@ -46,7 +46,7 @@ _SCORE = np.dtype("<u2")
 
 
 def records(
-    topic: str, end: DataParts | PerformanceParts, pieces: Sequence[WindowPart | PanePart]
+    topic: str, end: DataParts | PerformanceParts, pieces: Sequence[SlicePart | PanePart]
 ) -> list[Outgoing]:
     """As few records as the pieces fit in; the last one says, as `end` does, what was passed."""
     bodies: list[list[bytes]] = [[]]

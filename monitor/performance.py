@@ -4,6 +4,8 @@ In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `Pe
 events with the realised metric.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from driftline.codec.records import format_time, parse_time
@@ -21,7 +23,7 @@ from monitor.data_windows import later
 from monitor.metrics import Tally, new_tally, rise
 from monitor.parts import unpack_errors
 from monitor.performance_parts import errors_kept
-from monitor.progress import PANES, Grid
+from monitor.progress import Grid
 from monitor.references import References
 from monitor.sample import Smallest
 
@@ -34,51 +36,62 @@ class PerformanceWindows:
         self._grid = Grid.of(stream)
         self._references = references
         self._limit = errors_kept(stream)
-        self._open: dict[int, _Window] = {}
+        self._slices: dict[int, _Slice] = {}  # those of windows that are not complete
 
     def needed(self) -> int | None:
         """Offset of the oldest record of a window that is not complete."""
-        return min((window.first_offset for window in self._open.values()), default=None)
+        return min((piece.first_offset for piece in self._slices.values()), default=None)
 
     def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
         """Take in the record at this offset; panes before `closed` were published."""
         for part in parts.panes:
-            index = part.index // PANES
-            if closed is not None and index < closed // PANES:
+            index = part.index // self._grid.panes
+            if closed is not None and index < self._first_open(closed):
                 continue
-            window = self._open.get(index)
-            if window is None:
-                window = self._open[index] = _Window(offset)
-            window.late += part.late
-            window.revised += part.revised
-            self._merge(window, parts.partition, part)
+            piece = self._slices.get(index)
+            if piece is None:
+                piece = self._slices[index] = _Slice(offset)
+            piece.late += part.late
+            piece.revised += part.revised
+            self._gather(piece, parts.partition, part)
 
     def close(
         self, closed: int | None, complete: int
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
         """What has become complete of the first window, panes first, and the first pane that was
         not published then. Those before `closed` were, and `complete` is not complete."""
-        index = min(self._open, default=None)
-        if index is None or index * PANES >= complete:
+        first = None if closed is None else self._first_open(closed)
+        index = self._grid.window_after(first, self._slices)
+        if index is None:
             return complete, []
-        end = min((index + 1) * PANES, complete)
-        window = self._open[index]
+        window_end = (index + self._grid.overlap) * self._grid.panes
+        end = min(window_end, complete)
+        panes = {pane: models for s in self._of(index) for pane, models in s.panes.items()}
         events: list[PerformancePane | PerformanceWindow] = [
             event
-            for pane in sorted(window.panes)
+            for pane in sorted(panes)
             if pane < end and (closed is None or pane >= closed)
-            for event in self._pane_events(pane, window.panes[pane])
+            for event in self._pane_events(pane, panes[pane])
         ]
-        if end == (index + 1) * PANES:
-            events.append(self._window_event(index, self._open.pop(index)))
+        if end == window_end:
+            events.append(self._window_event(index, self._of(index)))
+            self._slices.pop(index, None)  # the windows that are left begin later
         return end, events
 
-    def _merge(self, window: "_Window", partition: int, part: PanePart) -> None:
-        models = window.panes.setdefault(part.index, {})
-        for piece in part.models:
-            if (model := models.get(piece.model)) is None:
-                model = models[piece.model] = _Model(self._stream, self._limit)
-            model.add(piece, partition)
+    def _first_open(self, closed: int) -> int:
+        """The first window that is not complete where panes before `closed` are."""
+        return closed // self._grid.panes - self._grid.overlap + 1
+
+    def _of(self, index: int) -> "list[_Slice]":
+        places = range(index, index + self._grid.overlap)
+        return [self._slices[place] for place in places if place in self._slices]
+
+    def _gather(self, piece: "_Slice", partition: int, part: PanePart) -> None:
+        models = piece.panes.setdefault(part.index, {})
+        for own in part.models:
+            if (model := models.get(own.model)) is None:
+                model = models[own.model] = _Model(self._stream, self._limit)
+            model.add(own, partition)
 
     # ---- complete ones --------------------------------------------------------------------------
 
@@ -110,12 +123,12 @@ class PerformanceWindows:
             return None
         return float(reference.errors.mean())
 
-    def _window_event(self, index: int, window: "_Window") -> PerformanceWindow:
+    def _window_event(self, index: int, slices: "Sequence[_Slice]") -> PerformanceWindow:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
         models: dict[str, tuple[int, Tally]] = {}  # last position of a record, sums
-        for pane in window.panes.values():
+        for pane in (models for piece in slices for models in piece.panes.values()):
             for name, part in pane.items():
                 last, tally = models.get(name) or (part.last, new_tally(stream.task))
                 tally.merge(part.tally)
@@ -123,14 +136,15 @@ class PerformanceWindows:
                 models[name] = (max(last, part.last), tally)
                 row, time_us = later(row, part.row), later(time_us, part.time_us)
         ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
+        start, end = self._grid.window(index)
         return PerformanceWindow(
             id=event_id("window", stream.name, "performance", index),
             index=index,
-            start=index * self._grid.size,
-            end=(index + 1) * self._grid.size,
+            start=start,
+            end=end,
             records=whole.records,
-            late=window.late,
-            revised=window.revised,
+            late=sum(piece.late for piece in slices),
+            revised=sum(piece.revised for piece in slices),
             row=row,
             time=None if time_us is None else format_time(time_us),
             metric=stream.judged_by,
@@ -194,8 +208,8 @@ class _Model:
         return tuple(found)
 
 
-class _Window:
-    """What is known of one window, from the record at `first_offset` on."""
+class _Slice:
+    """What is known of one slice, from the record at `first_offset` on."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -40,7 +40,7 @@ class PerformanceGathering:
 
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition at a committed position."""
-        self._tracks[partition] = Track(self._stream, committed, _Part, panes=1)
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="pane")
 
     def drop(self, partition: int) -> None:
         """Forget a partition."""

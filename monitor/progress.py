@@ -5,8 +5,8 @@ cells that nothing can change any more, and the offset to hold. Everything here 
 that one partition's contents: neither batches nor other partitions play a part.
 """
 
-from collections.abc import Callable
-from typing import Final, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -24,42 +24,68 @@ Ints = NDArray[np.int64]
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """Where windows and panes begin and end; positions may be negative.
+    """Where windows, slices and panes begin and end; positions may be negative.
 
-    Panes are numbered through all windows. A window of a size that is no multiple of 20 has a
-    longer last pane.
+    A window begins with each slice and has `overlap` of them (Traub et al., "Efficient window
+    aggregation with general stream slicing", EDBT 2019). Slices and panes are numbered through all
+    windows. A slice of a size that is no multiple of its `panes` has a longer last one.
 
     >>> grid = Grid(size=110, pane=5)
     >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
     (-1, 0, 19)
     >>> grid.bounds(0), grid.bounds(19)
     ((0, 5), (95, 110))
+    >>> Grid(size=55, pane=5, overlap=2).window(3)
+    (165, 275)
     """
 
-    size: int
+    size: int  # of a slice
     pane: int
+    overlap: int = 1
+    by_row: bool = False
 
     @classmethod
     def of(cls, stream: Stream) -> "Grid":
         """The grid of a stream's windows."""
-        return cls(size=stream.window_size, pane=stream.pane_size)
+        size = stream.window_size // stream.overlap
+        return cls(size, stream.pane_size, stream.overlap, by_row=stream.axis == "row")
+
+    @property
+    def panes(self) -> int:
+        """Of a slice."""
+        return PANES // self.overlap
 
     def pane_of(self, position: int) -> int:
         """Index of the pane that holds a position."""
-        window, within = divmod(position, self.size)
-        return window * PANES + min(within // self.pane, PANES - 1)
+        piece, within = divmod(position, self.size)
+        return piece * self.panes + min(within // self.pane, self.panes - 1)
 
     def panes_of(self, positions: Ints) -> Ints:
         """`pane_of` of each position."""
-        windows, within = np.divmod(positions, self.size)
-        panes: Ints = windows * PANES + np.minimum(within // self.pane, PANES - 1)
+        pieces, within = np.divmod(positions, self.size)
+        panes: Ints = pieces * self.panes + np.minimum(within // self.pane, self.panes - 1)
         return panes
 
     def bounds(self, pane: int) -> tuple[int, int]:
         """Start and end of a pane; the end is not part of it."""
-        window, place = divmod(pane, PANES)
-        start = window * self.size + place * self.pane
-        return start, (window + 1) * self.size if place == PANES - 1 else start + self.pane
+        piece, place = divmod(pane, self.panes)
+        start = piece * self.size + place * self.pane
+        return start, (piece + 1) * self.size if place == self.panes - 1 else start + self.pane
+
+    def window(self, index: int) -> tuple[int, int]:
+        """Start and end of the window that begins with a slice."""
+        return index * self.size, (index + self.overlap) * self.size
+
+    def window_after(self, closed: int | None, slices: Iterable[int]) -> int | None:
+        """The first window from `closed` on that has one of these slices, none of which is before
+        it; None without any. Before row 0 there are no windows."""
+        first = min(slices, default=None)
+        if first is None:
+            return None
+        index = first - self.overlap + 1
+        if self.by_row:
+            index = max(0, index)
+        return index if closed is None else max(index, closed)
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,8 +122,8 @@ class Track(Generic[Part]):
 
     A partition's watermark is its largest position less the lateness (the next position, on the row
     axis), or that of a watermark record. A record is late when its partition had passed its pane;
-    it counts as late in the cell that the partition had reached. A cell is `panes` panes: a window,
-    or one. It closes when its partition has passed its end.
+    it counts as late in the cell that the partition had reached. A cell is a slice, or a pane. It
+    closes when its partition has passed its end.
     """
 
     def __init__(
@@ -106,7 +132,7 @@ class Track(Generic[Part]):
         committed: Committed,
         new_part: Callable[[], Part],
         *,
-        panes: int,
+        cell: Literal["slice", "pane"],
     ) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
         self.watermark = at.watermark
@@ -116,7 +142,7 @@ class Track(Generic[Part]):
         self.slots: dict[int, Slot[Part]] = {}
         self._published = at.published
         self._grid = Grid.of(stream)
-        self._panes = panes
+        self._panes = self._grid.panes if cell == "slice" else 1
         # Row 4,999 read says that 5,000 is next; an instant may come again.
         self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
         self._new_part = new_part

@@ -32,8 +32,14 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         (SMALL + "[windows]\nrecord = 3", "[windows.record] Unknown key. Expected 'records'?"),
         (
             SMALL + "[windows]\nzzz = 3",
-            "[windows.zzz] Unknown key. Expected one of records, span, lateness",
+            "[windows.zzz] Unknown key. Expected one of records, span, slide",
         ),
+        (
+            SMALL + "[windows]\nrecords = 600\nslide = 200",
+            "[windows.slide] Expected the window of 600 records, or half, a quarter, fifth, tenth "
+            "or twentieth of it, got 200 records",
+        ),
+        (SMALL + '[windows]\nslide = "1h"', "[windows.slide] Expected the window of 1000 records"),
         (SMALL + '[retrain]\non = ["data", "x"]', "[retrain.on[1]] Expected"),
         (SMALL + "[retrain]\non = []", "[retrain.on] Expected"),
         (SMALL + '[retrain]\non = ["quality"]', "[retrain.on] Expected with policy"),

@@ -108,7 +108,7 @@ def test_every_field_of_every_event_is_documented_and_no_other() -> None:
         ("data_window", "column"): events.ColumnResult,
         ("data_window", "estimate"): events.MetricEstimate,
         ("performance_window", "group"): events.PerformanceGroup,
-        ("data_parts", "part"): events.WindowPart,
+        ("data_parts", "part"): events.SlicePart,
         ("data_parts", "group"): events.GroupPart,
         ("data_parts", "sample"): events.SampledRecords,
         ("data_parts", "category"): events.Codes,

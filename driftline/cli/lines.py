@@ -124,8 +124,8 @@ def _where(event: Prediction | Outcome) -> str:
 
 def _parts(event: PartsEvent) -> str:
     if isinstance(event, DataParts):
-        what, cells = "windows", {part.index for part in event.windows}
-        records = sum(group.records for part in event.windows for group in part.groups)
+        what, cells = "slices", {part.index for part in event.slices}
+        records = sum(group.records for part in event.slices for group in part.groups)
     else:
         what, cells = "panes", {part.index for part in event.panes}
         records = sum(model.records for part in event.panes for model in part.models)

@@ -92,8 +92,11 @@ def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
     for offset, event in enumerate(parts):
         windows.add(offset, event, closed=None)
     found = {}
-    while window := windows.close(3):
-        found[window.index] = window.groups
+    closed = None
+    while closed != 3:
+        closed, window = windows.close(closed, 3)
+        if window is not None:
+            found[window.index] = window.groups
     return found
 
 
@@ -102,7 +105,7 @@ def samples(parts: list[DataParts], model: str, window: int) -> list[float]:
     rows = [
         value
         for event in parts
-        for part in event.windows
+        for part in event.slices
         for group in part.groups
         if (part.index, group.model) == (window, model) and group.sample is not None
         for x in [group.sample.columns["x"]]
@@ -139,7 +142,7 @@ def test_partitions_of_one_worker_send_little_more_than_one_sample_together() ->
     parts = gathered(events, rng, workers=1, calm=True)
     sent = sum(
         len(group.sample.hashes) // 4
-        for event in parts for part in event.windows for group in part.groups
+        for event in parts for part in event.slices for group in part.groups
         if group.sample is not None
     )  # fmt: skip
     assert len(expected) * LIMIT <= sent < 2 * len(expected) * LIMIT

@@ -11,6 +11,7 @@ from driftline.events import (
     DataGroup,
     DataWindow,
     DriftEvent,
+    Limits,
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
@@ -36,6 +37,7 @@ def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality:
         effect,
         drifted=effect >= 0.1,
         quality=tuple(name for name in QUALITIES if quality.get(name)),
+        score=10 * effect,
         **quality,
     )
     return DataGroup(
@@ -199,6 +201,37 @@ def test_quality_is_a_share_of_what_was_sampled() -> None:
     (event,) = Decider(STREAM).read(window(0, group(records=50_000, missing=150)))
     assert isinstance(event, DriftEvent)
     assert (event.severity, event.message) == (0.15, "x missing 15.0%")
+
+
+def limited(index: int, score: float, *, size: int = 1000, slide: int = 1000) -> DataWindow:
+    """A window with limits of 1 for a warning and 2 for an alarm."""
+    found = msgspec.structs.replace(group(effect=score / 10), limits=Limits(1.0, 2.0))
+    return msgspec.structs.replace(
+        window(index, found), start=index * slide, end=index * slide + size
+    )
+
+
+def test_a_warning_opens_nothing_until_one_of_the_next_two_windows_confirms_it() -> None:
+    alone = [1.5, 0.0, 0.0, 1.5, 0.0, 0.0]
+    assert drift(Decider(STREAM), *(limited(i, score) for i, score in enumerate(alone))) == []
+    again = [1.5, 0.0, 1.5]
+    found = drift(Decider(STREAM), *(limited(i, score) for i, score in enumerate(again)))
+    assert found == [("data", "opened", 3000)]
+
+
+def test_an_alarm_opens_at_once() -> None:
+    assert drift(Decider(STREAM), limited(0, 2.0)) == [("data", "opened", 1000)]
+
+
+def test_windows_that_overlap_neither_confirm_a_warning_nor_resolve_an_event_sooner() -> None:
+    sliding = small_stream(windows="records = 1000\nslide = 250")
+    # The first warning is of 0 to 1,000; the first window without any of those begins at 1,000.
+    scores = [1.5, 1.5, 1.5, 1.5, 1.5, *[0.0] * 8]
+    found = drift(
+        Decider(sliding), *(limited(i, score, slide=250) for i, score in enumerate(scores))
+    )
+    # Two whole windows without drift, the last warning's being 1,000 to 2,000.
+    assert found == [("data", "opened", 2000), ("data", "resolved", 4000)]
 
 
 # ---- performance --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Watermarks, lateness, holds: what a partition's own log says, and nothing else."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -17,9 +18,13 @@ STREAM = small_stream(windows="records = 40\nlateness = 3")
 
 
 def track(
-    *, at: int = 0, metadata: str = "", stream: Stream = STREAM, panes: int = PANES
+    *,
+    at: int = 0,
+    metadata: str = "",
+    stream: Stream = STREAM,
+    cell: Literal["slice", "pane"] = "slice",
 ) -> Track[list[int]]:
-    return Track(stream, Committed(at, metadata), list, panes=panes)
+    return Track(stream, Committed(at, metadata), list, cell=cell)
 
 
 def read(of: Track[list[int]], *positions: int, sources: Sequence[int] | None = None) -> list[int]:
@@ -43,15 +48,21 @@ def mark(of: Track[list[int]], position: int) -> None:
     of.next_offset += 1
 
 
-@given(size=st.integers(20, 5000), position=st.integers(-(10**6), 10**6), pane=st.integers(1, 250))
-def test_a_pane_lies_in_its_window_and_holds_its_position(
-    size: int, position: int, pane: int
+@given(
+    size=st.integers(20, 5000),
+    position=st.integers(-(10**6), 10**6),
+    pane=st.integers(1, 250),
+    overlap=st.sampled_from([1, 2, 5, 20]),
+)
+def test_a_pane_lies_in_its_slice_and_holds_its_position(
+    size: int, position: int, pane: int, overlap: int
 ) -> None:
-    grid = Grid(size=size, pane=min(pane, size // 20))
+    grid = Grid(size=size, pane=min(pane, size // 20), overlap=overlap)
     index = grid.pane_of(position)
     start, end = grid.bounds(index)
-    window = index // PANES
-    assert window * size <= start <= position < end <= (window + 1) * size
+    piece = index // (PANES // overlap)
+    assert piece * size <= start <= position < end <= (piece + 1) * size
+    assert grid.window(piece) == (piece * size, (piece + overlap) * size)
     assert grid.panes_of(np.array([start, position, end - 1])).tolist() == [index] * 3
     assert grid.bounds(index + 1)[0] == end
 
@@ -79,7 +90,7 @@ def test_a_window_closes_when_its_partition_has_passed_it() -> None:
 
 
 def test_a_pane_closes_before_its_window() -> None:
-    of = track(panes=1)
+    of = track(cell="pane")
     read(of, 0, 1, 2, 3, 7)
     closed = of.close()
     assert closed is not None

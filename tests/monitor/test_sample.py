@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.codec.envelope import encode, parts_decoder
-from driftline.events import DataParts, GroupPart, WindowPart
+from driftline.events import DataParts, GroupPart, SlicePart
 from driftline.topics import MAX_RECORD_BYTES
 from monitor.class_scores import ClassScores
 from monitor.parts import pack_errors, pack_records, records, unpack_errors, unpack_records
@@ -120,9 +120,9 @@ def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: s
     )
     samples = list(pack_records(sent, ["a", "b"]))
     pieces = [
-        WindowPart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
+        SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
     ]
-    outgoing = records("parts", DataParts(partition=0, passed=1, windows=()), pieces)
+    outgoing = records("parts", DataParts(partition=0, passed=1, slices=()), pieces)
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
     assert len(outgoing) < len(pieces)
@@ -131,10 +131,10 @@ def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: s
         event = parts_decoder.decode(value)
         assert isinstance(event, DataParts)
         assert event.passed == (1 if value is values[-1] else None)
-        for window in event.windows:
-            (group,) = window.groups
+        for piece in event.slices:
+            (group,) = piece.groups
             assert group.sample is not None
             came.add(unpack_records(group.sample, 0, ["a", "b"]))
     for one, other in zip(came.rows().values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert encode(DataParts(partition=0, passed=1, windows=())).endswith(b"[]}")
+    assert encode(DataParts(partition=0, passed=1, slices=())).endswith(b"[]}")

@@ -21,13 +21,21 @@ from driftline.events import (
     PerformanceWindow,
     RetrainRequest,
 )
+from driftline.stream import Stream
 from monitor import snapshot
 from monitor.decide import Decider
 from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver, play
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream
 
-STREAM = small_stream(windows="records = 40\nmin_records = 10\nlateness = 3\nmax_sample = 100")
+
+def stream(slide: int) -> Stream:
+    return small_stream(
+        windows=f"records = 40\nslide = {slide}\nmin_records = 10\nlateness = 3\nmax_sample = 100"
+    )
+
+
+STREAM = stream(40)
 
 
 def history(seed: int, rows: int = 260) -> tuple[Packages, Log]:
@@ -96,9 +104,11 @@ def facts(driver: Driver) -> tuple[object, ...]:
     return data, performance, dict(by_kind)
 
 
-def decided_again(driver: Driver) -> tuple[list[DriftEvent], list[RetrainRequest]]:
+def decided_again(
+    driver: Driver, stream: Stream = STREAM
+) -> tuple[list[DriftEvent], list[RetrainRequest]]:
     """What follows from the recorded windows: neither more nor less may have been published."""
-    decider = Decider(STREAM)
+    decider = Decider(stream)
     events = [event for window in driver.windows() for event in decider.read(window)]
     return (
         [event for event in events if isinstance(event, DriftEvent)],
@@ -111,13 +121,14 @@ def decided_again(driver: Driver) -> tuple[list[DriftEvent], list[RetrainRequest
     seed=st.integers(0, 5),
     schedule=st.integers(0, 2**32),
     largest_batch=st.sampled_from([3, 20, 100]),
+    slide=st.sampled_from([40, 40, 20, 4]),
 )
 def test_batches_interleaving_and_kills_change_nothing(
-    seed: int, schedule: int, largest_batch: int
+    seed: int, schedule: int, largest_batch: int, slide: int
 ) -> None:
     packages, log = history(seed)
-    expected = play(STREAM, packages, log.messages)
-    driver = Driver(STREAM, packages, log.messages)
+    expected = play(stream(slide), packages, log.messages)
+    driver = Driver(stream(slide), packages, log.messages)
     rng = random.Random(schedule)
     for _ in range(2000 // largest_batch):
         driver.deliver(rng.choice(driver.partitions), rng.randint(1, largest_batch))
@@ -127,7 +138,7 @@ def test_batches_interleaving_and_kills_change_nothing(
             driver.kill()
     driver.drain()
     assert facts(driver) == facts(expected)
-    assert decided_again(driver) == (driver.drift(), driver.requests())
+    assert decided_again(driver, stream(slide)) == (driver.drift(), driver.requests())
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -136,17 +147,18 @@ def test_batches_interleaving_and_kills_change_nothing(
     schedule=st.integers(0, 2**32),
     workers=st.integers(1, 4),
     largest_batch=st.sampled_from([3, 20, 100]),
+    slide=st.sampled_from([40, 40, 20, 4]),
     kept=st.booleans(),
 )
 def test_several_workers_say_what_one_says_whatever_happens_to_them(
-    seed: int, schedule: int, workers: int, largest_batch: int, kept: bool
+    seed: int, schedule: int, workers: int, largest_batch: int, slide: int, kept: bool
 ) -> None:
     packages, log = history(seed)
-    expected = play(STREAM, packages, log.messages)
+    expected = play(stream(slide), packages, log.messages)
     with tempfile.TemporaryDirectory() as state, pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot, "EVERY", 3)
         driver = Driver(
-            STREAM,
+            stream(slide),
             packages,
             log.messages,
             workers=workers,
@@ -155,7 +167,7 @@ def test_several_workers_say_what_one_says_whatever_happens_to_them(
         suffer(driver, random.Random(schedule), workers, largest_batch)
         driver.drain()
     assert facts(driver) == facts(expected)
-    assert decided_again(driver) == (driver.drift(), driver.requests())
+    assert decided_again(driver, stream(slide)) == (driver.drift(), driver.requests())
 
 
 def suffer(driver: Driver, rng: random.Random, workers: int, largest_batch: int) -> None:

@@ -7,16 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.events import DataWindow, PerformancePane, PerformanceWindow
+from driftline.stream import Stream
 from monitor.progress import PANES
 from tests.monitor.driver import Driver
 from tests.monitor.streams import Log, Packages, small_stream
 
 SIZE, LATENESS, PARTITIONS = 40, 3, 3
 PANE = SIZE // PANES
-STREAM = small_stream(
-    windows=f"records = {SIZE}\nlateness = {LATENESS}\nmax_sample = 100",
-    kafka=f"partitions = {PARTITIONS}",
-)
+OVERLAPS = (1, 2, 5, 20)
+
+
+def stream(overlap: int = 1) -> Stream:
+    return small_stream(
+        windows=f"records = {SIZE}\nslide = {SIZE // overlap}\nlateness = {LATENESS}\n"
+        "max_sample = 100",
+        kafka=f"partitions = {PARTITIONS}",
+    )
+
+
 # What one partition brings, in its order: rows, and the watermark records of its silence.
 BROUGHT = st.lists(
     st.tuples(st.sampled_from(["row"] * 9 + ["watermark"]), st.integers(0, 200)), max_size=40
@@ -26,27 +34,31 @@ BROUGHT = st.lists(
 class Theory:
     """What a partition puts into windows, by the definition of late, record by record."""
 
-    def __init__(self, brought: list[tuple[str, int]]) -> None:
+    def __init__(self, brought: list[tuple[str, int]], slide: int) -> None:
         self.counted: Counter[int] = Counter()  # by row
-        self.late: Counter[int] = Counter()  # by window
+        self.late: Counter[int] = Counter()  # by slice
         self.watermark = -1
         for what, position in brought:
             if what == "watermark":
                 self.watermark = max(self.watermark, position)
                 continue
             if (position // PANE + 1) * PANE <= self.watermark:
-                self.late[self.watermark // SIZE] += 1
+                self.late[self.watermark // slide] += 1
             else:
                 self.counted[position] += 1
             self.watermark = max(self.watermark, position + 1 - LATENESS)
 
 
 @settings(max_examples=60, deadline=None)
-@given(brought=st.lists(BROUGHT, min_size=PARTITIONS, max_size=PARTITIONS))
+@given(
+    brought=st.lists(BROUGHT, min_size=PARTITIONS, max_size=PARTITIONS),
+    overlap=st.sampled_from(OVERLAPS),
+)
 def test_windows_hold_what_their_partitions_had_not_passed(
-    brought: list[list[tuple[str, int]]],
+    brought: list[list[tuple[str, int]]], overlap: int
 ) -> None:
-    log = Log(STREAM)
+    slide = SIZE // overlap
+    log = Log(stream())
     for partition, own in enumerate(brought):
         for what, position in own:
             if what == "watermark":
@@ -55,25 +67,30 @@ def test_windows_hold_what_their_partitions_had_not_passed(
             else:
                 log.prediction(position, partition=partition)
                 log.outcome(position, partition=partition)
-    driver = Driver(STREAM, Packages({}), log.messages, workers=2)
+    driver = Driver(stream(overlap), Packages({}), log.messages, workers=2)
     driver.drain()
     windows = driver.windows()
 
-    theories = [Theory(own) for own in brought]
+    theories = [Theory(own, slide) for own in brought]
     # A partition that has brought nothing, or only what is late from the start, holds all back.
     reached = min(theory.watermark for theory in theories)
     counted, late = sum((t.counted for t in theories), Counter()), Counter[int]()
     for theory in theories:
         late += theory.late
     expected = {
-        window: (sum(n for row, n in counted.items() if row // SIZE == window), late[window])
-        for window in range(6)
-        if (window + 1) * SIZE <= reached
+        window: (
+            sum(n for row, n in counted.items() if window <= row // slide < window + overlap),
+            sum(late[window + place] for place in range(overlap)),
+        )
+        for window in range(6 * overlap)
+        if (window + overlap) * slide <= reached
     }
     expected = {window: found for window, found in expected.items() if any(found)}
     for kind in (DataWindow, PerformanceWindow):
         of_kind = [event for event in windows if isinstance(event, kind)]
         assert {event.index: (event.records, event.late) for event in of_kind} == expected
+        assert all(event.start == event.index * slide for event in of_kind)
+        assert all(event.end == event.start + SIZE for event in of_kind)
         assert all(one.index < other.index for one, other in pairwise(of_kind))
     panes = [event for event in windows if isinstance(event, PerformancePane)]
     assert {event.index: event.records for event in panes} == {
@@ -86,13 +103,13 @@ def test_windows_hold_what_their_partitions_had_not_passed(
 
 
 def test_an_idle_partition_holds_windows_back_until_its_watermark_comes() -> None:
-    log = Log(STREAM)
+    log = Log(stream())
     for row in range(100):
         log.prediction(row, partition=row % 2)
-    driver = Driver(STREAM, Packages({}), log.messages, workers=3)
+    driver = Driver(stream(), Packages({}), log.messages, workers=3)
     driver.drain()
     assert driver.windows() == []
     log.watermark(log.topics.predictions, 85, partition=2)
-    driver = Driver(STREAM, Packages({}), log.messages, workers=3)
+    driver = Driver(stream(), Packages({}), log.messages, workers=3)
     driver.drain()
     assert [(event.start, event.end) for event in driver.windows()] == [(0, 40), (40, 80)]
