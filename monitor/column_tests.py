@@ -121,8 +121,8 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = (own or evidently(kind, test))(reference, current)
-    except (ValueError, TypeError, np.linalg.LinAlgError):
-        # Some tests refuse some data: `es` and `cramer_von_mises` a constant.
+    except (ValueError, TypeError, IndexError, np.linalg.LinAlgError):
+        # Some refuse some data: `es` and `cramer_von_mises` a constant, `anderson` two values.
         return None
     if np.isnan(result):
         return None
