@@ -1,6 +1,11 @@
 # One image for every service; the command says which. State is in /data: keys, models, logs.
 FROM python:3.13-slim
 
+# A font, for the pictures of a backtest's report.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends fonts-dejavu-core \
+    && rm -rf /var/lib/apt/lists/*
+
 WORKDIR /app
 RUN useradd --uid 10001 --create-home driftline \
     && install --directory --owner=driftline --group=driftline /data

@@ -31,11 +31,13 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.cli.run import Limit, Seed, WarmUpShare
-from driftline.errors import SettingsError
+from driftline.errors import DriftlineError, SettingsError
 from driftline.stream import Policy, Stream
 from driftline.topics import Topics
 
 if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
     from driftline.cli.backtest_pool import Tell
     from driftline.recorded import Recorded
 
@@ -68,7 +70,7 @@ def backtest(
     seed: Seed = 0,
     report: Annotated[
         Path | None,
-        typer.Option(help="Folder for a report with plots.", show_default=False),
+        typer.Option(help="Folder for a report: a page, and its plots as PNG.", show_default=False),
     ] = None,
     processes: Annotated[
         int | None,
@@ -139,10 +141,9 @@ def backtest(
             )
         write_table(out, stream, found)
         if report is not None:
-            from driftline.cli.backtest_report import write_backtest_report
+            from driftline.cli.backtest_report import backtest_page
 
-            page = write_backtest_report(
-                report,
+            page = backtest_page(
                 stream,
                 data,
                 found,
@@ -151,7 +152,7 @@ def backtest(
                 limit=limit,
                 seed=seed,
             )
-            out.print(f"report: {page}", highlight=False, soft_wrap=True)
+            _write_report(out, report, stream, page)
     if as_json:
         print(msgspec.json.encode(found.result).decode())
 
@@ -174,6 +175,22 @@ def _plays_bar() -> Iterator["Tell"]:
             bar.update(tasks[name], completed=done, total=total)
 
         yield tell
+
+
+def _write_report(out: Console, folder: Path, stream: Stream, body: list["Element"]) -> None:
+    from driftline.cli.pictures import write_pictures
+    from driftline.cli.report import write_page
+
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "report.html"
+    write_page(page, f"Backtest of {stream.name}", body)
+    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    try:
+        pictures = write_pictures(folder, body)
+    except DriftlineError as error:  # the page has all that they would show
+        out.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        out.print(f"pictures: {len(pictures)} PNG beside it", highlight=False)
 
 
 _LEFT_OUT: Final = {

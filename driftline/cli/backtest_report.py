@@ -1,11 +1,10 @@
 """The report of a backtest: one HTML file with plots, without script and network.
 
-In: a `Backtest`, and its data, read once more for the distributions. Out: `report.html`.
+In: a `Backtest`, and its data, read once more for the distributions. Out: the page's elements.
 """
 
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -15,10 +14,11 @@ from numpy.typing import NDArray
 
 from driftline.cli.backtest_result import Backtest
 from driftline.cli.backtest_runs import Played
+from driftline.cli.backtest_table import gain
 from driftline.cli.chart import Series, chart, element, format_value
 from driftline.cli.heatmap import Cell, heat_map, histogram
 from driftline.cli.narrator import report_event
-from driftline.cli.report import events_table, marks_of, title_of, write_page
+from driftline.cli.report import events_table, marks_of, title_of
 from driftline.codec.records import RecordCodec
 from driftline.evaluation import higher_is_better
 from driftline.events import ColumnResult, DataWindow
@@ -37,8 +37,7 @@ _ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
 _CHUNK: Final = 5000
 
 
-def write_backtest_report(
-    folder: Path,
+def backtest_page(
     stream: Stream,
     data: str,
     found: Backtest,
@@ -47,10 +46,8 @@ def write_backtest_report(
     warmup: float,
     limit: int | None,
     seed: int,
-) -> Path:
-    """Write `report.html` into the folder, which is made. `title` names the data. Returns its path.
-    Raises DriftlineError, OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
+) -> list[ET.Element]:
+    """The page's elements. `title` names the data. Raises DriftlineError, OSError."""
     first = next(iter(found.policies.values()))
     body = [
         element("p", "Driftline backtest of ", element("code", title), class_="over"),
@@ -77,9 +74,7 @@ def write_backtest_report(
         ]
     else:
         body.append(element("p", "No window had enough records to be tested."))
-    path = folder / "report.html"
-    write_page(path, f"Backtest of {stream.name}", body)
-    return path
+    return body
 
 
 def _summary(found: Backtest) -> str:
@@ -101,8 +96,8 @@ def _results(found: Backtest) -> ET.Element:
         (
             name,
             format_value(policy.metric),
-            _gain(policy.gain, policy.gain_error),
-            _gain(policy.periodic_gain, policy.periodic_gain_error),
+            gain(policy.gain, policy.gain_error),
+            gain(policy.periodic_gain, policy.periodic_gain_error),
             str(len(policy.alerts)),
             str(len(policy.retrains)),
             f"{policy.train_seconds:.1f}",
@@ -159,10 +154,6 @@ def _results(found: Backtest) -> ET.Element:
     )
 
 
-def _gain(gain: float | None, error: float | None) -> str:
-    return "–" if gain is None or error is None else f"{gain:+.4f}\u00a0±\u00a0{error:.4f}"
-
-
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
     """The metric over time with what happened, and the list of that."""
     rows = play.compared.rows
@@ -177,42 +168,22 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         if (event := report_event(happening)) is not None
     ]
     events.sort(key=lambda event: (event.row, _ORDER.get(event.what, 0)))
-    meanings = (
-        ("loop", play.name, "this policy"),
-        ("static", "never", "the first model, never retrained"),
-        ("baseline", "every window", "retrained after each window"),
-    )
     drawn = chart(
         rows=tuple(ends),
         block=block,
         series=(
-            Series("baseline", tuple(every)),
-            Series("static", tuple(values["static"])),
-            Series("loop", tuple(values["loop"])),
+            Series("baseline", "every window (retrained after each)", tuple(every)),
+            Series("static", "never (the first model)", tuple(values["static"])),
+            Series("loop", play.name, tuple(values["loop"])),
         ),
         marks=marks_of(events, ends[-1] if ends else 0),
-        label=f"{stream.judged_by} with policy {play.name}, by row of the data",
-    )
-    legend = element(
-        "p",
-        *(
-            element(
-                "span",
-                element("i", class_=f"key {key}"),
-                element("b", name),
-                f" {meaning}",
-                class_="entry",
-            )
-            for key, name, meaning in meanings
-        ),
-        class_="legend",
+        label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
     )
     told = (
         _scroll(events_table(events)) if events else element("p", "No drift event, no retraining.")
     )
     return [
         element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
-        legend,
         _scroll(drawn),
         told,
     ]
@@ -285,12 +256,7 @@ def _distributions(
     ]
     return [
         element("h2", "Reference and window"),
-        element(
-            "p",
-            element("span", element("i", class_="key reference"), "warm-up", class_="entry"),
-            element("span", element("i", class_="key window"), "window", class_="entry"),
-            class_="legend",
-        ),
+        element("p", "Of the warm-up, and of the window in which it shifts most.", class_="note"),
         element("div", *drawn, class_="grid"),
     ]
 

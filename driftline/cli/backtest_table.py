@@ -1,5 +1,8 @@
 """The result of a backtest as a table for people."""
 
+from math import floor, log10
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -10,39 +13,38 @@ from driftline.stream import Stream
 
 
 def write_table(console: Console, stream: Stream, found: Backtest) -> None:
-    """Print policies, then baselines, then false alarms."""
+    """Print policies, then baselines, then false alarms; it fits into 80 columns."""
     result = found.result
     better = "higher" if higher_is_better(result.metric) else "lower"
-    table = Table(title=f"{stream.name}: {result.metric}, {better} is better", title_justify="left")
-    for name in ("policy", result.metric, "gain on never", "gain on periodic"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    for name in ("drift events", "trainings", "seconds of training"):
+    console.print(f"{stream.name}: {result.metric}, {better} is better", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column("policy", no_wrap=True)
+    for name in (result.metric, "over never", "over periodic", "events", "trained", "CPU s"):
         table.add_column(name, justify="right")
     for name, policy in result.policies.items():
         table.add_row(
             f"[bold]{name}[/]",
             shown(policy.metric),
-            _gain(policy.gain, policy.gain_error),
-            _gain(policy.periodic_gain, policy.periodic_gain_error),
+            gain(policy.gain, policy.gain_error),
+            gain(policy.periodic_gain, policy.periodic_gain_error),
             str(len(policy.alerts)),
             str(len(policy.retrains)),
             f"{policy.train_seconds:.1f}",
         )
     table.add_section()
-    gain = found.every_window.compared.gain("loop", "static")
     table.add_row("never", shown(result.baselines.never), "", "", "", "0", "")
     table.add_row(
         "every window",
         shown(result.baselines.every_window),
-        _gain(*gain),
+        gain(*found.every_window.compared.gain("loop", "static")),
         "",
         "",
         str(result.every_window_retrains),
         f"{result.every_window_train_seconds:.1f}",
     )
-    for name, policy in result.policies.items():
-        count = str(len(policy.periodic_retrains))
-        table.add_row(f"periodic, as {name}", shown(policy.periodic), "", "", "", count, "")
+    for policy in {len(one.periodic_retrains): one for one in result.policies.values()}.values():
+        if count := len(policy.periodic_retrains):
+            table.add_row(f"periodic, {count}×", shown(policy.periodic), "", "", "", str(count), "")
     table.add_row("previous label", shown(result.baselines.persistence), "", "", "", "", "")
     console.print(table)
     if result.false_alarm_rate is not None:
@@ -50,8 +52,17 @@ def write_table(console: Console, stream: Stream, found: Backtest) -> None:
             f"false alarms: {result.false_alarm_rate:.3f} drift events a window, over "
             f"{result.shuffled_windows} windows of the same rows in random order",
             highlight=False,
+            soft_wrap=True,
         )
 
 
-def _gain(gain: float | None, error: float | None) -> str:
-    return "–" if gain is None or error is None else f"{gain:+.4f} ± {error:.4f}"
+def gain(gain: float | None, error: float | None) -> str:
+    """By how much one way is better, with the standard error, to whose two digits both are told.
+
+    >>> gain(0.10436, 0.01794), gain(22.3066, 4.2149), gain(None, None)
+    ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')
+    """
+    if gain is None or error is None:
+        return "–"
+    digits = max(0, 1 - floor(log10(error))) if error > 0.0 else 4
+    return f"{gain:+.{digits}f} ± {error:.{digits}f}"

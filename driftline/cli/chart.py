@@ -6,6 +6,7 @@ the pointer shows are SVG titles. Plotly would add 4 MB to each report for these
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 import msgspec
@@ -13,7 +14,7 @@ import msgspec
 WIDTH = 960
 LEFT = 126  # room for the lanes' names
 RIGHT = 18
-TOP = 14
+TOP = 34  # room for what the lines are
 PLOT = 270
 GAP = 10  # between the plot and its lanes
 LANE = 24
@@ -21,10 +22,17 @@ AXIS = 40
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One line; `values` has one value per block, None where there is none."""
+    """One line; `values` has one value per block, None where there is none. `label`: what people
+    call it, and in brackets what it is."""
 
-    name: str
+    style: Literal["loop", "static", "baseline"]
+    label: str
     values: tuple[float | None, ...]
+
+    @property
+    def name(self) -> str:
+        """The label without the brackets."""
+        return self.label.split(" (")[0]
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -113,6 +121,7 @@ def chart(
     lowest = TOP + PLOT + GAP + LANE * len(lanes)
     return element(
         "svg",
+        *_legend(series, block),
         *_axes(scale, heights, lowest),
         *_blocks(scale, rows, block, series),
         *_rules(scale, marks),
@@ -120,7 +129,7 @@ def chart(
             shape
             for line in series
             for shape in _polylines(
-                line.name,
+                line.style,
                 [
                     None if value is None else (scale.x(row), scale.y(value))
                     for row, value in zip(rows, line.values, strict=True)
@@ -147,6 +156,19 @@ class _Scale(msgspec.Struct, frozen=True):
 
     def y(self, value: float) -> float:
         return TOP + PLOT * (1 - (value - self.low) / (self.high - self.low))
+
+
+def _legend(series: tuple[Series, ...], block: int) -> Iterator[ET.Element]:
+    """Above the plot: what each line is, the uppermost first."""
+    x = float(LEFT)
+    for line in reversed(series):
+        yield _line(x, TOP - 18, x + 24, TOP - 18, f"series {line.style}")
+        yield _text(line.label, x + 30, TOP - 14, "start")
+        x += 50 + _LETTER * len(line.label)
+    yield _text(f"blocks of {block:,} rows", WIDTH - RIGHT, TOP - 14, "end")
+
+
+_LETTER = 6.2  # width of one, about
 
 
 def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Element]:
@@ -207,7 +229,7 @@ def _text(text: str, x: float, y: float, anchor: str) -> ET.Element:
     return element("text", text, x=x, y=y, text_anchor=anchor)
 
 
-def _polylines(name: str, points: list[tuple[float, float] | None]) -> list[ET.Element]:
+def _polylines(style: str, points: list[tuple[float, float] | None]) -> list[ET.Element]:
     """The line, broken where values are missing; a point that stands alone is a dot."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for point in points:
@@ -219,10 +241,10 @@ def _polylines(name: str, points: list[tuple[float, float] | None]) -> list[ET.E
     for piece in pieces:
         if len(piece) == 1:
             ((x, y),) = piece
-            drawn.append(element("circle", cx=x, cy=y, r=2.5, class_=f"dot {name}"))
+            drawn.append(element("circle", cx=x, cy=y, r=2.5, class_=f"dot {style}"))
         elif piece:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
-            drawn.append(element("polyline", points=path, class_=f"series {name}"))
+            drawn.append(element("polyline", points=path, class_=f"series {style}"))
     for shape in drawn:
         shape.set("pointer-events", "none")  # the block behind it tells its values
     return drawn

@@ -21,7 +21,7 @@ _ROW: Final = 18
 _ROW_LABEL: Final = 70  # width of a row's number, and some air
 _BINS: Final = 24
 _SMALL_WIDTH: Final = 320
-_SMALL_HEIGHT: Final = 150
+_SMALL_HEIGHT: Final = 168
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
         *_rows_below(max((cells for _, cells in columns), key=len, default=()), columns, width),
         viewBox=f"0 0 {WIDTH} {len(columns) * _ROW + 30}",
         role="img",
-        aria_label="size of the shift by column and window",
+        aria_label="Shift of columns by window",
     )
 
 
@@ -95,7 +95,7 @@ def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.El
     bars = []
     for place, (label, pair) in enumerate(zip(labels, shares, strict=True)):
         for kind, share in zip(("reference", "window"), pair, strict=True):
-            height = share / high * (_SMALL_HEIGHT - 40)
+            height = share / high * (_SMALL_HEIGHT - 58)
             bars.append(
                 element(
                     "rect",
@@ -110,6 +110,8 @@ def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.El
     ends = (labels[0], labels[-1]) if labels else ("", "")
     return element(
         "svg",
+        *_which("reference", 10),
+        *_which("window", 110),
         *bars,
         element("text", ends[0][:22], x=10, y=_SMALL_HEIGHT - 4),
         element("text", ends[1][:22], x=_SMALL_WIDTH - 10, y=_SMALL_HEIGHT - 4, text_anchor="end"),
@@ -117,6 +119,11 @@ def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.El
         role="img",
         aria_label=f"{name}: reference and window",
     )
+
+
+def _which(kind: str, x: float) -> Iterator[ET.Element]:
+    yield element("rect", class_=f"bar {kind}", x=x, y=8, width=14, height=11)
+    yield element("text", kind, x=x + 20, y=18)
 
 
 def _by_bins(

@@ -18,7 +18,7 @@ Happened = Literal[
     "drift opened", "drift updated", "drift resolved", "retrain", "swap", "kept", "refused"
 ]
 
-_STYLE = Path(__file__).with_name("report.css")
+STYLE = Path(__file__).with_name("report.css")
 
 _MEANING: dict[Happened, str] = {
     "drift opened": "A drift event began.",
@@ -99,7 +99,7 @@ def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
             element("meta", charset="utf-8"),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("title", title),
-            element("style", _STYLE.read_text(encoding="utf-8")),
+            element("style", STYLE.read_text(encoding="utf-8")),
         ),
         element("body", element("main", *body)),
         lang="en",
@@ -117,7 +117,6 @@ def _body(report: RunReport) -> list[ET.Element]:
         element("p", _summary(report), class_="lead"),
         _tiles(report),
         element("h2", f"{title_of(report.metric)} over time"),
-        _legend(report),
         element("div", _chart(report), class_="scroll", tabindex="0"),
         element("h2", "What happened"),
     ]
@@ -185,16 +184,16 @@ def _baseline(report: RunReport) -> str:
 def _chart(report: RunReport) -> ET.Element:
     over = report.over_time
     series = (
-        Series(name="baseline", values=over.baseline),
-        Series(name="static", values=over.static),
-        Series(name="loop", values=over.loop),
+        Series("baseline", f"baseline ({_baseline(report)})", over.baseline),
+        Series("static", "static (the first model, never retrained)", over.static),
+        Series("loop", "loop (the model that answered)", over.loop),
     )
     return chart(
         rows=over.rows,
         block=over.block,
         series=series,
         marks=marks_of(report.events, over.rows[-1] if over.rows else 0),
-        label=f"{report.metric} of loop, static model and baseline, by row of the data",
+        label=f"{report.stream}: {report.metric} of loop, static model and baseline",
     )
 
 
@@ -219,30 +218,6 @@ def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
     # Lanes appear in this order: what was found, what was asked for, what came of it.
     order = {"drift": 0, "retrain": 1, "swap": 2, "kept": 3, "refused": 4}
     return tuple(sorted(marks, key=lambda mark: (order[mark.style], mark.row)))
-
-
-def _legend(report: RunReport) -> ET.Element:
-    block = f"blocks of {report.over_time.block:,} rows"
-    entries = [
-        ("loop", "the model that answered"),
-        ("static", "the first model, never retrained"),
-        ("baseline", _baseline(report)),
-    ]
-    return element(
-        "p",
-        *(
-            element(
-                "span",
-                element("i", class_=f"key {name}"),
-                element("b", name),
-                f" {meaning}",
-                class_="entry",
-            )
-            for name, meaning in entries
-        ),
-        element("span", f"{block}; point at anything to read it", class_="entry small"),
-        class_="legend",
-    )
 
 
 def events_table(events: Sequence[RunEvent]) -> ET.Element:

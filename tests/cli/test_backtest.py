@@ -98,8 +98,22 @@ def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
     assert "performance drift opened" in page
     assert page.count('class="bar window"') > 20, "the distributions"
     assert 'class="cell drifted"' in page, "the window of the data event, though the model changed"
-    opened, asked = page.index('id="harm-drift-'), page.index('id="harm-retrain-')
+    opened, asked = page.index('id="drift-drift-'), page.index('id="drift-retrain-')
     assert opened < asked, "causes come first"
+
+
+def test_the_plots_of_the_page_are_pictures_too(folder: Path, backtest: Invoked) -> None:
+    if "no pictures: pictures would have no text" in backtest.stderr:
+        pytest.skip("no font is installed here")
+    names = {path.name for path in (folder / "page").glob("*.png")}
+    assert f"pictures: {len(names)} PNG beside it" in backtest.stderr
+    assert len(names) == (folder / "page" / "report.html").read_text("utf-8").count("<svg")
+    assert {
+        "iris-accuracy-with-policy-harm.png",
+        "iris-accuracy-with-policy-drift.png",
+        "shift-of-columns-by-window.png",
+        "petal_length-reference-and-window.png",
+    } <= names
 
 
 def test_nothing_is_left_in_the_users_home(folder: Path, backtest: Invoked) -> None:

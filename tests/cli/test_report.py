@@ -95,7 +95,11 @@ def test_a_run_without_events_says_so(tmp_path: Path) -> None:
 def test_a_drift_event_spans_from_opened_to_resolved() -> None:
     mark = Mark(row=0, until=500, lane="data drift", style="drift", text="", link="#a")
     drawn = chart(
-        rows=(499, 999), block=500, series=(Series("loop", (1.0, 2.0)),), marks=(mark,), label=""
+        rows=(499, 999),
+        block=500,
+        series=(Series("loop", "loop", (1.0, 2.0)),),
+        marks=(mark,),
+        label="",
     )
     (bar,) = drawn.iterfind(".//a/rect")
     (line,) = drawn.iterfind("polyline")
@@ -104,14 +108,14 @@ def test_a_drift_event_spans_from_opened_to_resolved() -> None:
 
 
 def test_a_line_breaks_where_there_is_no_value() -> None:
-    series = Series("loop", (1.0, 2.0, None, 1.5, 1.0, None, 3.0))
+    series = Series("loop", "loop", (1.0, 2.0, None, 1.5, 1.0, None, 3.0))
     drawn = chart(rows=tuple(range(7)), block=1, series=(series,), marks=(), label="")
     assert len(drawn.findall("polyline")) == 2
     assert len(drawn.findall("circle")) == 1
 
 
 def test_a_chart_of_nothing_is_still_a_chart() -> None:
-    drawn = chart(rows=(), block=1, series=(Series("loop", ()),), marks=(), label="nothing")
+    drawn = chart(rows=(), block=1, series=(Series("loop", "loop", ()),), marks=(), label="nothing")
     assert ET.tostring(drawn)
 
 

@@ -94,7 +94,7 @@ def test_a_run_can_be_looked_at_afterwards(
 
 def test_trace_leads_from_a_model_to_the_drift_that_caused_it(demo: tuple[Path, Invoked]) -> None:
     home, invoked = demo
-    digest = result_of(invoked).models[-1]
+    _, digest, *_ = result_of(invoked).models
     traced = invoke(home, "trace", digest, "--run", "last")
     assert traced.exit_code == 0, traced.stderr
     for step in ("retrain", "performance"):

@@ -1,0 +1,92 @@
+"""The plots of a page as PNG files, for where no HTML is shown: a chat, a ticket, a paper.
+
+In: a page's elements, whose `svg` are its plots. Out: a file for each, named by what it shows. They
+are the same drawings in the same style, on white.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from driftline.cli.chart import element
+from driftline.cli.report import STYLE
+from driftline.errors import DriftlineError, MissingExtra
+
+# The first that is installed. What has none of them shows no text at all.
+FONTS: Final = (
+    "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
+)  # fmt: skip
+_SCALE: Final = 2.0  # pixels to a unit of the drawing: sharp on today's screens
+_TITLE: Final = 30  # room for what the plot shows
+
+
+def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
+    """Write all plots of a page into the folder, which exists. Returns their paths.
+
+    Raises MissingExtra without resvg, DriftlineError without a font, OSError.
+    """
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise MissingExtra("resvg", "png") from error
+
+    def drawn(svg: ET.Element) -> bytes:
+        text = ET.tostring(svg, encoding="unicode")
+        return bytes(
+            svg_to_bytes(svg_string=text, style_sheet=_style(), background="#fff", zoom=_SCALE)
+        )
+
+    if drawn(_lettered("M")) == drawn(_lettered("")):
+        raise DriftlineError(
+            "pictures would have no text: none of their fonts is installed",
+            hint=f"install one of {', '.join(FONTS)} (Debian: apt-get install fonts-dejavu-core)",
+        )
+    paths = []
+    for svg in (found for part in body for found in part.iter("svg")):
+        name = re.sub(r"\W+", "-", svg.get("aria-label", "")).strip("-").lower()
+        path = folder / f"{name}.png"
+        path.write_bytes(drawn(_titled(svg)))
+        paths.append(path)
+    return paths
+
+
+def _titled(svg: ET.Element) -> ET.Element:
+    """The plot with its title above: beside the page it must say by itself what it shows."""
+    width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
+    children: Sequence[ET.Element] = deepcopy(list(svg))
+    return _svg(
+        element("text", svg.get("aria-label", ""), x=10, y=20, class_="title"),
+        element("g", *children, transform=f"translate(0,{_TITLE})"),
+        width=width,
+        height=height + _TITLE,
+    )
+
+
+def _lettered(text: str) -> ET.Element:
+    return _svg(element("text", text, x=2, y=18), width=20, height=20)
+
+
+def _svg(*children: ET.Element, width: float, height: float) -> ET.Element:
+    return element(
+        "svg",
+        *children,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+    )
+
+
+def _style() -> str:
+    """The page's rules for plots, in its light colours."""
+    page = STYLE.read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([\w-]+): ([^;]+);", page.partition("@media")[0]))
+    rules = [line for line in page.splitlines() if line.startswith("svg ")]
+    names = ", ".join(f"'{font}'" for font in FONTS)
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], "\n".join(rules)) + (
+        f"\nsvg {{ font-size: 12px; font-family: {names}; }}"
+        f"\nsvg .title {{ font-size: 15px; fill: {colours['ink']}; }}"
+    )

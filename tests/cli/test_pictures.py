@@ -1,0 +1,70 @@
+"""The plots of a report as PNG: each with its title, and never without text."""
+
+import struct
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from driftline.cli import pictures
+from driftline.cli.chart import Series, chart, element
+from driftline.cli.pictures import write_pictures
+from driftline.errors import DriftlineError, MissingExtra
+
+
+def page(label: str = "iris: accuracy") -> list[ET.Element]:
+    series = (Series("loop", "harm", (0.9, 0.5, 0.8)),)
+    drawn = chart(rows=(99, 199, 299), block=100, series=series, marks=(), label=label)
+    return [element("p", "words"), element("div", element("div", drawn))]
+
+
+def write(folder: Path, body: list[ET.Element]) -> list[Path]:
+    try:
+        return write_pictures(folder, body)
+    except DriftlineError as error:
+        if "none of their fonts" not in error.message:
+            raise
+        pytest.skip("no font is installed here")
+
+
+def test_a_plot_is_named_by_what_it_shows_and_drawn_twice_as_large(tmp_path: Path) -> None:
+    body = page()
+    (path,) = write(tmp_path, body)
+    assert path.name == "iris-accuracy.png"
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    drawn = next(body[1].iter("svg")).get("viewBox", "").split()
+    assert width == 2 * int(drawn[2])
+    assert height == 2 * (int(drawn[3]) + 30), "the title is above"
+
+
+def test_the_title_is_in_the_picture(tmp_path: Path) -> None:
+    (one,) = write(tmp_path, page("one"))
+    (other,) = write(tmp_path, page("the other"))
+    assert one.read_bytes() != other.read_bytes()
+
+
+def test_the_page_stays_as_it_is(tmp_path: Path) -> None:
+    body = page()
+    before = [ET.tostring(part) for part in body]
+    write(tmp_path, body)
+    assert [ET.tostring(part) for part in body] == before
+
+
+def test_without_a_font_there_are_no_pictures_without_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "FONTS", ("No such font",))
+    with pytest.raises(DriftlineError, match="none of their fonts is installed"):
+        write_pictures(tmp_path, page())
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_resvg_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    with pytest.raises(MissingExtra, match="resvg"):
+        write_pictures(tmp_path, page())
