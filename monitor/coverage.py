@@ -1,6 +1,6 @@
 """How good the estimates were, once the truth has come.
 
-In: data windows, and outcomes of the same stream. Out: pairs of estimate and realised metric, and
+In: outcomes, and data windows of the same stream. Out: pairs of estimate and realised metric, and
 what they say together.
 """
 
@@ -9,19 +9,26 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from driftline.codec.records import parse_time
-from driftline.evaluation import evaluate
 from driftline.events import DataWindow, MetricEstimate, Outcome, Value
 from driftline.stream import Stream
+from monitor.metrics import Tally, new_tally
 from monitor.progress import Grid
 
 
 class Compared(msgspec.Struct, frozen=True):
     """The estimate of one model's records in one window, and their metric."""
 
+    end: int  # of the window
+    model: str
     estimate: MetricEstimate
     realised: float
     outcomes: int  # records of the window whose truth is known
     records: int
+
+    @property
+    def covered(self) -> bool:
+        """Whether the interval has the realised metric in it."""
+        return self.estimate.low <= self.realised <= self.estimate.high
 
 
 class Coverage(msgspec.Struct, frozen=True):
@@ -35,36 +42,49 @@ class Coverage(msgspec.Struct, frozen=True):
     held_out_error: float
 
 
-def compare(
-    stream: Stream, windows: Iterable[DataWindow], outcomes: Iterable[Outcome]
-) -> list[Compared]:
-    """Pairs in the order of the windows, for each group that has an estimate and outcomes.
+class Truth:
+    """The outcomes of each model in each window, by the place of their records, not by that at
+    which the label came to be known (as in `PerformanceWindow`). Memory grows with windows, not
+    with outcomes."""
 
-    An outcome belongs to the window in which its record stands, not to that in which its label came
-    to be known (as in `PerformanceWindow`). A record's first label counts.
-    """
-    grid = Grid.of(stream)
-    truth: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
-    for outcome in outcomes:
-        position = _position(stream, outcome)
-        if position is None or outcome.revision:
-            continue
-        latest = position // grid.size  # of the windows that have it
-        for index in range(latest - grid.overlap + 1, latest + 1):
-            own = truth.setdefault((index, outcome.model), ([], []))
-            own[0].append(outcome.label)
-            own[1].append(outcome.prediction)
-    return [
-        Compared(
-            group.estimate,
-            evaluate(group.estimate.metric, stream.task, *truth[window.index, group.model]),
-            len(truth[window.index, group.model][0]),
-            group.records,
-        )
-        for window in windows
-        for group in window.groups
-        if group.estimate is not None and (window.index, group.model) in truth
-    ]
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._grid = Grid.of(stream)
+        self._tallies: dict[tuple[int, str], Tally] = {}
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Count them; of a record whose label changed, the first one counts."""
+        own: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
+        for outcome in outcomes:
+            position = _position(self._stream, outcome)
+            if position is not None and not outcome.revision:
+                key = (position // self._grid.size, outcome.model)
+                labels, predictions = own.setdefault(key, ([], []))
+                labels.append(outcome.label)
+                predictions.append(outcome.prediction)
+        for (latest, model), (labels, predictions) in own.items():
+            for index in range(latest - self._grid.overlap + 1, latest + 1):
+                key = index, model
+                if key not in self._tallies:
+                    self._tallies[key] = new_tally(self._stream.task)
+                self._tallies[key].add(labels, predictions)
+
+    def compare(self, windows: Iterable[DataWindow]) -> list[Compared]:
+        """Pairs in the order of the windows, for each group that has an estimate and outcomes."""
+        return [
+            Compared(
+                window.end,
+                group.model,
+                group.estimate,
+                tally.metric(group.estimate.metric),
+                tally.records,
+                group.records,
+            )
+            for window in windows
+            for group in window.groups
+            if group.estimate is not None
+            and (tally := self._tallies.get((window.index, group.model))) is not None
+        ]
 
 
 def coverage(pairs: Sequence[Compared]) -> Coverage | None:
@@ -75,7 +95,7 @@ def coverage(pairs: Sequence[Compared]) -> Coverage | None:
     return Coverage(
         windows=count,
         mean_absolute_error=sum(abs(p.estimate.value - p.realised) for p in pairs) / count,
-        covered=sum(p.estimate.low <= p.realised <= p.estimate.high for p in pairs) / count,
+        covered=sum(p.covered for p in pairs) / count,
         held_out_error=sum(abs(p.estimate.reference - p.realised) for p in pairs) / count,
     )
 

@@ -90,7 +90,7 @@ def measure(
     for name, estimates in found.items():
         values = np.array(estimates, dtype=np.float64)
         pairs = [
-            Compared(MetricEstimate(metric, value, low, high, reference), r, 0, 0)
+            Compared(0, "", MetricEstimate(metric, value, low, high, reference), r, 0, 0)
             for (value, low, high), r in zip(values.tolist(), realised, strict=True)
         ]
         total = coverage(pairs)

@@ -16,6 +16,7 @@ from driftline.cli.backtest_result import Backtest
 from driftline.cli.backtest_runs import Played
 from driftline.cli.backtest_table import gain
 from driftline.cli.chart import Series, chart, element, format_value
+from driftline.cli.estimates import said
 from driftline.cli.heatmap import Cell, heat_map, histogram
 from driftline.cli.narrator import report_event
 from driftline.cli.report import events_table, marks_of, title_of
@@ -179,12 +180,14 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         marks=marks_of(events, ends[-1] if ends else 0),
         label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
     )
+    estimates = [] if play.estimates is None else [said(play.estimates)]
     told = (
         _scroll(events_table(events)) if events else element("p", "No drift event, no retraining.")
     )
     return [
         element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
         _scroll(drawn),
+        *(element("p", sentence, class_="note") for sentence in estimates),
         told,
     ]
 

@@ -20,6 +20,7 @@ from driftline.cli.backtest_runs import (
 from driftline.cli.simulation import Alert
 from driftline.errors import DataError
 from driftline.stream import Metric, Policy, Stream
+from monitor.coverage import Coverage
 
 
 class PolicyResult(msgspec.Struct, frozen=True):
@@ -36,6 +37,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     periodic_retrains: tuple[int, ...]
     periodic_gain: float | None
     periodic_gain_error: float | None
+    estimates: Coverage | None  # of the metric, before labels were known
 
 
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
@@ -169,4 +171,5 @@ def _policy_result(play: Played, even: Played | None) -> PolicyResult:
         periodic_retrains=even.retrains if even is not None else (),
         periodic_gain=other_gain,
         periodic_gain_error=other_error,
+        estimates=play.estimates,
     )

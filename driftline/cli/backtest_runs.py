@@ -21,6 +21,7 @@ from driftline.errors import DataError
 from driftline.events import DataWindow
 from driftline.settings import Settings
 from driftline.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
+from monitor.coverage import Coverage
 from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source
@@ -53,6 +54,7 @@ class Played(msgspec.Struct, frozen=True):
     alerts: tuple[Alert, ...]
     retrains: tuple[int, ...]
     train_seconds: float
+    estimates: Coverage | None
 
     @property
     def metric(self) -> float | None:
@@ -126,6 +128,7 @@ def play(job: Job, progress: Callable[[int, int], None]) -> Played:
             alerts=simulation.alerts,
             retrains=simulation.retrains,
             train_seconds=simulation.training_s,
+            estimates=simulation.estimates,
         )
     finally:
         simulation.close()

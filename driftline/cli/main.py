@@ -52,6 +52,7 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("tail", ("tail",)),
         ("trace", ("trace",)),
         ("deadletters", ("deadletters",)),
+        ("estimates", ("estimates",)),
         ("reconcile", ("reconcile",)),
     ],
 }

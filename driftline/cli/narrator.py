@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from driftline.cli.estimates import said
 from driftline.cli.lines import short_digest
 from driftline.cli.observer import Happening
 from driftline.cli.report import (
@@ -78,6 +79,8 @@ class Narrator:
             f"{shown(metric.static)}, {self._stream.baseline.replace('_', ' ')} "
             f"{shown(metric.baseline)}{gain}"
         )
+        if result.estimates is not None:
+            self._say(said(result.estimates))
         self._say(f"report: {report}")
 
     def _say(self, text: str) -> None:

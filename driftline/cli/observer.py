@@ -34,6 +34,7 @@ from driftline.events import (
 from driftline.models.score import Model
 from driftline.stream import Stream
 from driftline.topics import Topics
+from monitor.coverage import Truth
 
 Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 
@@ -66,6 +67,7 @@ class Observer:
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
+        self.truth = Truth(stream)  # to hold the windows' estimates against
         self.counts: Counter[str] = Counter()
 
     def expect(self, record_id: str, row: int, rivals: dict[str, Value]) -> None:
@@ -93,6 +95,7 @@ class Observer:
                 elif isinstance(model := decode(models_decoder, message), RolePointer):
                     yield Happening(row, model)
             self._compare(outcomes)
+            self.truth.add(outcomes)
 
     def _compare(self, outcomes: list[Outcome]) -> None:
         known = [outcome for outcome in outcomes if outcome.record_id in self._rivals]

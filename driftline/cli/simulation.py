@@ -31,6 +31,7 @@ from driftline.reconcile import Reconciliation, reconcile
 from driftline.settings import Settings
 from driftline.stream import DriftKind, Metric, Stream
 from driftline.topics import SERVICES, Service, Topics, apply, require
+from monitor.coverage import Coverage, coverage
 from producers.playback import Play, Playback
 from producers.rows import Source
 from trainer.first import TrainedModel, train_first
@@ -80,6 +81,7 @@ class RunResult(msgspec.Struct, frozen=True):
     retrains: tuple[int, ...]
     models: tuple[str, ...]
     metric: MetricResult
+    estimates: Coverage | None
     seconds: float
 
 
@@ -238,6 +240,11 @@ class Simulation:
         """Rows at which a training was done, whatever came of it."""
         return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
 
+    @property
+    def estimates(self) -> Coverage | None:
+        """How good the estimates of the metric were; None where there were none."""
+        return coverage(self.observer.truth.compare(self.observer.windows))
+
     def _result(self, counts: Reconciliation, seconds: float) -> RunResult:
         compared = self.observer.compared
         gain, error = compared.gain("loop", "static")
@@ -259,6 +266,7 @@ class Simulation:
                 gain=gain,
                 gain_error=error,
             ),
+            estimates=self.estimates,
             seconds=round(seconds, 2),
         )
 

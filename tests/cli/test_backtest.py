@@ -173,7 +173,7 @@ def small(more: str = "") -> Stream:
 def test_the_previous_label_is_no_baseline_where_order_means_nothing() -> None:
     compared = Compared("accuracy", "classification", ("loop", "persistence"))
     compared.add(0, "a", {"loop": "a", "persistence": "b"})
-    play = Played("always", compared, (), (), (), (), 0.0)
+    play = Played("always", compared, (), (), (), (), 0.0, None)
     assert persistence(small(), play) == 0.0
     assert persistence(small('models = { split = "stratified" }'), play) is None
 

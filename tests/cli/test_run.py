@@ -1,6 +1,7 @@
 """`driftline run` and `demo`: the loop closes, and the same input gives the same topics."""
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -99,6 +100,19 @@ def test_trace_leads_from_a_model_to_the_drift_that_caused_it(demo: tuple[Path, 
     assert traced.exit_code == 0, traced.stderr
     for step in ("retrain", "performance"):
         assert step in traced.stdout
+
+
+def test_estimates_stand_beside_the_truth_that_came(demo: tuple[Path, Invoked]) -> None:
+    home, invoked = demo
+    shown = invoke(home, "estimates", "--run", "last")
+    assert shown.exit_code == 0, shown.stderr
+    sentence = shown.stdout.splitlines()[-1]
+    assert sentence.startswith("estimates without labels: off by ")
+    assert sentence in invoked.stderr, "the run itself says the same"
+    told = json.loads(invoke(home, "estimates", "--run", "last", "--json").stdout)
+    assert told["coverage"] == json.loads(invoked.stdout)["estimates"]
+    outside = [w for w in told["windows"] if w["realised"] < w["estimate"]["low"]]
+    assert shown.stdout.count("outside") == len(outside) > 0, "no estimate sees a broken sensor"
 
 
 def test_a_published_model_names_its_parent_and_its_cause(demo: tuple[Path, Invoked]) -> None:

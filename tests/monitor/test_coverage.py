@@ -4,7 +4,7 @@ import pytest
 
 from driftline.codec.envelope import outcomes_decoder
 from driftline.events import DataGroup, DataWindow, MetricEstimate, Outcome
-from monitor.coverage import compare, coverage
+from monitor.coverage import Truth, coverage
 from tests.monitor.streams import Log, small_stream
 
 STREAM = small_stream()  # windows of 40 rows
@@ -38,7 +38,10 @@ def test_an_outcome_counts_where_its_record_stands_and_with_its_first_label() ->
     ]
     windows = [window(0, group("a", 0.75)), window(1, group("a", 0.9), group("b", 0.5)),
                window(2, group("b", 0.5)), window(3, group("b", None))]  # fmt: skip
-    pairs = compare(STREAM, windows, outcomes)
+    truth = Truth(STREAM)
+    for start in range(0, len(outcomes), 7):  # as they come
+        truth.add(outcomes[start : start + 7])
+    pairs = truth.compare(windows)
     assert [(p.estimate.value, p.realised, p.outcomes) for p in pairs] == [
         (0.75, 0.75, 40), (0.5, 1.0, 2)
     ]  # fmt: skip
@@ -47,3 +50,16 @@ def test_an_outcome_counts_where_its_record_stands_and_with_its_first_label() ->
     assert (found.windows, found.mean_absolute_error, found.covered) == (2, 0.25, 0.5)
     assert found.held_out_error == pytest.approx(0.375)
     assert coverage([]) is None
+
+
+def test_an_outcome_counts_in_each_window_that_has_its_record() -> None:
+    sliding = small_stream(windows="records = 40\nslide = 20")
+    log = Log(sliding)
+    log.outcome(45, label="no")
+    (message,) = [message for own in log.messages.values() for message in own]
+    outcome = outcomes_decoder.decode(message.value or b"")
+    assert isinstance(outcome, Outcome)
+    truth = Truth(sliding)
+    truth.add([outcome])
+    found = truth.compare(window(index, group("a", 0.5)) for index in range(4))
+    assert [(p.end, p.realised, p.outcomes) for p in found] == [(80, 0.0, 1), (120, 0.0, 1)]

@@ -1,0 +1,115 @@
+"""`driftline estimates`: estimated metrics beside the truth that came later."""
+
+from collections.abc import Callable
+
+import msgspec
+import typer
+from rich import box
+from rich.table import Table
+
+from driftline.cli.bar import progress_bar
+from driftline.cli.lines import short_digest
+from driftline.cli.options import (
+    BootstrapServers,
+    Context,
+    Json,
+    Run,
+    StreamFile,
+    open_context,
+    stdout,
+)
+from driftline.codec.envelope import decode, outcomes_decoder, windows_decoder
+from driftline.codec.records import format_time
+from driftline.events import DataWindow, Outcome
+from driftline.scan import Progress, ranges, scan, size
+from driftline.topics import Topics
+from monitor.coverage import Compared, Coverage, Truth, coverage
+
+
+class Estimates(msgspec.Struct, frozen=True):
+    """The JSON line of `driftline estimates`."""
+
+    windows: list[Compared]
+    coverage: Coverage | None
+
+
+def estimates(
+    file: StreamFile = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Compare the estimated metric of each window with the truth, as far as labels have come.
+
+    The estimate was made when the window closed, from inputs and scores alone. What it says holds
+    as long as the same inputs have the same truth: see how often the interval had it.
+
+    Example: driftline estimates --run last
+    """
+    context = open_context(file, bootstrap_server, run)
+    with progress_bar("reading topics", hidden=json) as (started, passed):
+        pairs = _read(context, started, passed)
+    found = Estimates(pairs, coverage(pairs))
+    if json:
+        print(msgspec.json.encode(found).decode())
+    elif found.coverage is None:
+        stdout.print("no window has both an estimate and outcomes")
+        raise typer.Exit(1)
+    else:
+        _show(context, found.windows)
+        stdout.print(said(found.coverage), highlight=False, soft_wrap=True)
+
+
+def said(found: Coverage) -> str:
+    """In a sentence.
+
+    >>> said(Coverage(9, 0.0214, 8 / 9, 0.0405))
+    'estimates without labels: off by 0.0214 in the mean of 9 windows, 89% within their 95% \
+interval (the held-out metric: off by 0.0405)'
+    """
+    return (
+        f"estimates without labels: off by {found.mean_absolute_error:.3g} in the mean of "
+        f"{found.windows} windows, {found.covered:.0%} within their 95% interval "
+        f"(the held-out metric: off by {found.held_out_error:.3g})"
+    )
+
+
+def _read(context: Context, started: Callable[[int], None], passed: Progress) -> list[Compared]:
+    topics = Topics(context.stream)
+    span = ranges(context.broker, [topics.windows, topics.outcomes])
+    started(size(span))
+    windows: list[DataWindow] = []
+    truth = Truth(context.stream)
+    for messages in scan(context.broker, span, progress=passed):
+        outcomes = []
+        for message in messages:
+            if message.topic == topics.windows:
+                window = decode(windows_decoder, message)
+                if isinstance(window, DataWindow):
+                    windows.append(window)
+            elif isinstance(outcome := decode(outcomes_decoder, message), Outcome):
+                outcomes.append(outcome)
+        truth.add(outcomes)
+    return truth.compare(windows)
+
+
+def _show(context: Context, pairs: list[Compared]) -> None:
+    by_row = context.stream.axis == "row"
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("window up to", justify="right")
+    table.add_column("model")
+    for name in (f"estimated {context.stream.judged_by}", "95% interval", "realised", "of"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for pair in pairs:
+        estimate = pair.estimate
+        table.add_row(
+            f"{pair.end:,}" if by_row else format_time(pair.end),
+            short_digest(pair.model),
+            f"{estimate.value:.4g}",
+            f"{estimate.low:.4g}–{estimate.high:.4g}",
+            f"{pair.realised:.4g}",
+            f"{pair.outcomes:,}",
+            "" if pair.covered else "outside",
+        )
+    stdout.print(table)
