@@ -221,7 +221,8 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     with the smallest hash of their id. `first_position` and `last_position` are those of the
     records themselves, to estimate the onset of a change. `reference_error` is the model's held-out
     one, and `error_inflation` by how much the mean of held-out errors varies more than that of as
-    many independent ones: errors that come in runs say less.
+    many independent ones: errors that come in runs say less. `trained_on`: so many records it was
+    trained on.
     """
 
     id: str
@@ -237,6 +238,7 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     row: int | None
     time: str | None
     error_inflation: float = 1.0
+    trained_on: int | None = None
 
 
 # ---- parts of windows (between workers of the monitor) -------------------------------------------

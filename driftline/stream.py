@@ -235,6 +235,13 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "schedule: by `every`; always: after each window of outcomes; never"
         ),
     ] = "harm"
+    renew: Annotated[
+        Annotated[float, Meta(ge=0)],
+        Meta(
+            description="policies harm and drift: once more when so many times the outcomes have "
+            "come that the last request had to learn from, within train_on; 0: never"
+        ),
+    ] = 1.0
     on: Annotated[
         Annotated[tuple[DriftKind, ...], Meta(min_length=1)],
         Meta(description="kinds of drift event that policy drift asks for"),
@@ -425,14 +432,14 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _amount(self.windows.records or self.windows.span)
 
     @property
-    def horizon(self) -> int:
-        """How long a prediction and its label wait for each other, on the windows' axis."""
-        return self._on_axis(self.labels.horizon)
-
-    @property
     def overlap(self) -> int:
         """How many windows each record is in: 1, 2, 4, 5, 10 or 20."""
         return self.window_size // (_amount(self.windows.slide) or self.window_size)
+
+    @property
+    def horizon(self) -> int:
+        """How long a prediction and its label wait for each other, on the windows' axis."""
+        return self._on_axis(self.labels.horizon)
 
     @property
     def block(self) -> int | None:

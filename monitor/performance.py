@@ -113,6 +113,7 @@ class PerformanceWindows:
                 row=model.row,
                 time=None if model.time_us is None else format_time(model.time_us),
                 error_inflation=self._references.error_inflation(name),
+                trained_on=self._trained_on(name),
             )
             for name, model in ordered
         ]
@@ -122,6 +123,10 @@ class PerformanceWindows:
         if reference is None or not len(reference.errors):
             return None
         return float(reference.errors.mean())
+
+    def _trained_on(self, model: str) -> int | None:
+        reference = self._references.of(model)
+        return None if reference is None else reference.rows
 
     def _window_event(self, index: int, slices: "Sequence[_Slice]") -> PerformanceWindow:
         stream = self._stream

@@ -2,7 +2,8 @@
 
 In: the open events, and panes of outcomes, which say how far the stream has come: without labels
 nothing can be trained. Out: a `RetrainRequest`, or nothing. What became of a request is not asked:
-as long as its cause lasts, it is made again after the cooldown.
+as long as its cause lasts, it is made again after the cooldown, and when there is twice as much to
+learn from.
 """
 
 from collections import deque
@@ -51,18 +52,33 @@ class _Wish(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
+# Of outcomes, the newest: the onset of a drift event is hardly ever further back.
+_PANES: Final = 2_000
+
+
 class RetrainRule:
-    """Decides by the `[retrain]` section of a stream file."""
+    """Decides by the `[retrain]` section of a stream file.
+
+    Policies that wait for drift ask once more when as many outcomes have come (`renew` times as
+    many) as there were at the last request, or as the first model had: errors fall with a power of
+    what was learnt from (Cortes et al., "Learning curves: asymptotic values and rate of
+    convergence", 1993), so that twice as much is worth a look. That ends where `train_on` would
+    drop the oldest of them.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        self._panes: deque[tuple[int, int]] = deque()  # first position, records; the newest
-        self._outcomes = 0  # in those
+        self._panes: deque[tuple[int, int]] = deque(maxlen=_PANES)  # first position, records
         self._began: _Reached | None = None
         self._reached: _Reached | None = None
         self._asked: deque[_Reached] = deque(maxlen=_remembered(stream))
-        self._again: _Wish | None = None  # had little new data; made once more when there is more
+        # What a renewal goes by: the last request for another reason, where it was made, how many
+        # outcomes there were to learn from at the last request, and how many came since.
+        self._wish = _Wish("schedule", "")
+        self._wished: _Reached | None = None
+        self._learnt_from: int | None = None
+        self._since = 0
 
     def see(self, event: PerformancePane) -> None:
         """Follow the stream's progress."""
@@ -70,6 +86,7 @@ class RetrainRule:
         last = self._reached
         if last is None:
             self._began = self._beginning(event, time_us)
+            self._learnt_from = event.trained_on
             self._reached = _Reached(event.end, event.row, time_us)
         else:
             self._reached = _Reached(
@@ -78,10 +95,7 @@ class RetrainRule:
                 _later(time_us, last.time_us),
             )
         self._panes.append((event.first_position, event.records))
-        self._outcomes += event.records
-        # No more than it takes to know that there are enough.
-        while self._outcomes - self._panes[0][1] >= self._stream.retrain.min_outcomes:
-            self._outcomes -= self._panes.popleft()[1]
+        self._since += event.records
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _Reached:
         """Where the first pane begins: the row before its first record, and that one's time."""
@@ -94,29 +108,28 @@ class RetrainRule:
     def ask(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
         """A request, if one is due."""
         reached, began = self._reached, self._began
-        if reached is None or began is None or not self._allowed(reached):
+        if reached is None or began is None or not self._within_budget(reached):
             return None
         # An event that the outcomes have not come up to yet waits for them: what is asked for must
         # not depend on whether predictions or outcomes were read first.
         events = [event for event in open_events if event.position <= reached.position]
         last = self._asked[-1] if self._asked else began
-        wish = self._policy(_Situation(self._stream, events, reached, last))
+        wish = None
+        if self._is_cool(self._wished, reached):
+            wish = self._policy(_Situation(self._stream, events, reached, last))
         if wish is not None:
             # A schedule trains on all there is, if enough of it is new since the last time.
             new_since = self._asked[-1].position if self._asked else None
-            if not self._enough(wish.onset if wish.cause == "drift" else new_since):
+            if self._known(wish.onset if wish.cause == "drift" else new_since) < self._least:
                 return None
-            return self._request(wish, reached)
-        if (again := self._again) is None or not self._is_window_past(again.onset, reached):
+            self._wish, self._wished = wish, reached
+            self._learnt_from = self._known(wish.onset)
+        elif (wish := self._renewal(reached)) is not None:
+            self._learnt_from = (self._learnt_from or 0) + self._since
+        else:
             return None
-        reason = f"a whole window of outcomes since {again.onset}, fewer at the last request"
-        return self._request(msgspec.structs.replace(again, reason=reason), reached)
-
-    def _request(self, wish: _Wish, reached: _Reached) -> RetrainRequest:
         self._asked.append(reached)
-        self._again = None
-        if wish.onset is not None and not self._is_window_past(wish.onset, reached):
-            self._again = wish
+        self._since = 0
         return RetrainRequest(
             id=event_id("retrain", self._stream.name, *wish.caused_by, reached.position),
             cause=wish.cause,
@@ -126,21 +139,37 @@ class RetrainRule:
             since=wish.onset,
         )
 
-    def _is_window_past(self, onset: int | None, reached: _Reached) -> bool:
-        return onset is not None and reached.position >= onset + self._stream.window_size
+    def _renewal(self, reached: _Reached) -> _Wish | None:
+        """The last wish again, for there is more to learn from; drift found meanwhile need not wait
+        for its cooldown."""
+        how, learnt_from = self._stream.retrain, self._learnt_from
+        if how.policy not in _RENEWED or not how.renew or learnt_from is None:
+            return None
+        least = max(how.renew * learnt_from, self._least)
+        last = self._asked[-1] if self._asked else None
+        if self._since < least or not self._is_cool(last, reached):
+            return None
+        began = self._wished or self._began
+        if began and how.train_on and reached.is_past(began, how.train_on):
+            return None
+        reason = f"{self._since} more outcomes to learn from, after {learnt_from}"
+        return msgspec.structs.replace(self._wish, reason=reason)
 
-    def _enough(self, onset: int | None) -> bool:
-        """Whether enough labelled records are known to be from after the onset."""
-        records = sum(count for first, count in self._panes if onset is None or first >= onset)
-        return records >= self._stream.retrain.min_outcomes
+    def _known(self, onset: int | None) -> int:
+        """How many labelled records are known to be from after the onset."""
+        return sum(count for first, count in self._panes if onset is None or first >= onset)
 
-    def _allowed(self, reached: _Reached) -> bool:
-        """Whether cooldown and budget leave room for a request."""
-        cooldown, budget = self._stream.retrain.cooldown, self._stream.retrain.budget
-        if not self._asked:
-            return True
-        if cooldown is not None and not reached.is_past(self._asked[-1], cooldown):
-            return False
+    @property
+    def _least(self) -> int:
+        return self._stream.retrain.min_outcomes
+
+    def _is_cool(self, last: _Reached | None, reached: _Reached) -> bool:
+        """Whether the cooldown after a request is over."""
+        cooldown = self._stream.retrain.cooldown
+        return last is None or cooldown is None or reached.is_past(last, cooldown)
+
+    def _within_budget(self, reached: _Reached) -> bool:
+        budget = self._stream.retrain.budget
         if budget is None or len(self._asked) < budget.requests:
             return True
         return reached.is_past(self._asked[0], budget.per)  # as many as the budget are remembered
@@ -181,6 +210,8 @@ def _never(now: _Situation) -> _Wish | None:
     return None
 
 
+# Those of which nothing is heard while nothing drifts.
+_RENEWED: Final[frozenset[Policy]] = frozenset({"harm", "drift"})
 _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _Wish | None]]] = {
     "harm": _harm,
     "drift": _drift,

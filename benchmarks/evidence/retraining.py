@@ -135,18 +135,19 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
             return play_all(jobs, processes, lambda *_: None)
 
         (harm,) = play({"harm": with_policy(stream, "harm")})
-        rows = max(harm.compared.rows) - min(harm.compared.rows) + 1
         shuffled = msgspec.structs.replace(
             base, name="shuffled", stream=with_policy(stream, "never"), shuffled=True
         )
         (undrifted,) = play_all([shuffled], processes, lambda *_: None)
         counts = sorted({*GRID, len(harm.retrains)} - {0})
-        evenly = play({f"periodic {count}": periodic(stream, rows, count) for count in counts})
+        evenly = play(
+            {f"periodic {count}": periodic(stream, harm.records, count) for count in counts}
+        )
     matched = f"periodic {len(harm.retrains)}" if harm.retrains else "never"
     return SetResult(
         set=item.name,
         metric=stream.judged_by,
-        rows=rows,
+        rows=harm.records,
         ways=(
             _way(stream, "harm", harm),
             _never(stream, harm),

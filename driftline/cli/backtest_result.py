@@ -104,14 +104,13 @@ def backtest_all(
     by_name = dict(zip(policies, played, strict=True))
     if not every.compared.rows:
         raise DataError(f"{data}: no label came for any record after the warm-up")
-    streamed = max(every.compared.rows) - min(every.compared.rows) + 1
     counts = sorted({len(play.retrains) for play in played} - {0})
     evenly = dict(
         zip(
             counts,
             play_all(
                 [
-                    job(f"periodic, {count} times", periodic(stream, streamed, count))
+                    job(f"periodic, {count} times", periodic(stream, every.records, count))
                     for count in counts
                 ],
                 processes,

@@ -48,6 +48,7 @@ class Played(msgspec.Struct, frozen=True):
     """What came of one play."""
 
     name: str
+    records: int
     compared: Compared
     happenings: tuple[Happening, ...]
     windows: tuple[DataWindow, ...]
@@ -122,6 +123,7 @@ def play(job: Job, progress: Callable[[int, int], None]) -> Played:
         simulation.play()
         return Played(
             name=job.name,
+            records=simulation.records,
             compared=simulation.observer.compared,
             happenings=tuple(simulation.happenings),
             windows=tuple(simulation.observer.windows),

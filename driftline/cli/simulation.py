@@ -241,6 +241,11 @@ class Simulation:
         return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
 
     @property
+    def records(self) -> int:
+        """How many records were played."""
+        return self._playback.counts.records
+
+    @property
     def estimates(self) -> Coverage | None:
         """How good the estimates of the metric were; None where there were none."""
         return coverage(self.observer.truth.compare(self.observer.windows))

@@ -5,6 +5,8 @@ In: bytes from anywhere. Out: a `VerifiedPackage`, the only thing that a model i
 
 import logging
 
+import msgspec
+
 from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed
 from driftline.events import ModelAnnounced
 from driftline.models.keys import Signature, Trusted
@@ -57,7 +59,8 @@ class VerifiedPackage:
 
     def reference(self) -> Reference:
         """The data that it was trained on."""
-        return load_reference(self.file(REFERENCE))
+        reference = load_reference(self.file(REFERENCE))
+        return msgspec.structs.replace(reference, rows=self.manifest().rows)
 
     def scorer(self) -> Scorer:
         """The model, scored as the manifest says; by scikit-learn where ONNX is not installed."""

@@ -36,6 +36,7 @@ class Reference(msgspec.Struct, frozen=True):
     `min(m, 10,000)` of these rows. Packages made before these two were kept have neither.
 
     `levels`: all values of each category in the training data; `ranges`: least and largest number.
+    `rows`: how many there were, which the package's manifest says.
     """
 
     columns: Columns
@@ -49,6 +50,7 @@ class Reference(msgspec.Struct, frozen=True):
     ranges: Mapping[str, tuple[float, float]]
     classes: tuple[str, ...] = ()
     held_columns: Columns | None = None
+    rows: int | None = None
 
 
 class _Names(msgspec.Struct, frozen=True):

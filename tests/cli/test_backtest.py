@@ -22,9 +22,9 @@ DATA = ("iris-drift", "--limit", "3800")  # the sensor turns bad at row 3,000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a stream file whose policy is `drift`."""
+    """A folder with a stream file whose policy is `drift`, and that alone asks."""
     made = tmp_path_factory.mktemp("backtest")
-    text = IRIS.replace("[retrain]\n", '[retrain]\npolicy = "drift"\n')
+    text = IRIS.replace("[retrain]\n", '[retrain]\npolicy = "drift"\nrenew = 0\n')
     (made / "stream.toml").write_text(text, encoding="utf-8")
     return made
 
@@ -173,7 +173,7 @@ def small(more: str = "") -> Stream:
 def test_the_previous_label_is_no_baseline_where_order_means_nothing() -> None:
     compared = Compared("accuracy", "classification", ("loop", "persistence"))
     compared.add(0, "a", {"loop": "a", "persistence": "b"})
-    play = Played("always", compared, (), (), (), (), 0.0, None)
+    play = Played("always", 1, compared, (), (), (), (), 0.0, None)
     assert persistence(small(), play) == 0.0
     assert persistence(small('models = { split = "stratified" }'), play) is None
 

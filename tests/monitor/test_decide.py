@@ -343,20 +343,18 @@ def test_it_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
     assert [request.position for request in requests(decider, *events)] == [1000, 3000, 5000, 7000]
 
 
-def test_a_request_with_little_new_data_is_made_again_when_there_is_a_window_of_it() -> None:
+def test_a_request_with_little_new_data_is_made_again_when_there_is_more_of_it() -> None:
     stream = small_stream(windows="records = 1000", retrain="min_outcomes = 100\ncooldown = 500")
     decider = Decider(stream)
     early = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
     (first,) = requests(decider, *early)
-    assert first.position is not None
-    assert first.position < 1900
+    assert first.position == 1650
     late = [pane(i, GOOD, model="b") for i in range(40, 80)]
     decider.read(performance(1, ("b", 0.1, False)))  # resolves: the new model is quiet
-    (second,) = requests(decider, *late)
-    assert second.position is not None
-    assert second.position >= (first.since or 0) + 1000
-    assert second.caused_by == first.caused_by
-    assert second.id != first.id
+    again = requests(decider, *late)
+    assert [request.position for request in again] == [2150, 2750, 3950], "by doubling"
+    assert {request.caused_by for request in again} == {first.caused_by}
+    assert len({request.id for request in (first, *again)}) == 4
 
 
 def test_kinds_that_are_not_asked_for_ask_for_nothing() -> None:

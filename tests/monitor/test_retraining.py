@@ -40,14 +40,22 @@ def event(
 
 
 def requests(
-    stream: Stream, *events: DriftEvent, panes: range = range(100), records: int = 50
+    stream: Stream,
+    *events: DriftEvent,
+    panes: range = range(100),
+    records: int = 50,
+    trained_on: int | None = None,
+    resolved: int | None = None,
 ) -> list[RetrainRequest]:
-    """What is asked for while these events are open and panes of outcomes come."""
+    """What is asked for while these events are open, up to the pane `resolved`, and panes of
+    outcomes come of a model that has learnt from `trained_on` records."""
     rule = RetrainRule(stream)
     found = []
     for index in panes:
-        rule.see(pane(index, GOOD[:records]))
-        if (request := rule.ask(events)) is not None:
+        seen = pane(index, GOOD[:records])
+        rule.see(msgspec.structs.replace(seen, trained_on=trained_on))
+        is_open = resolved is None or index < resolved
+        if (request := rule.ask(events if is_open else ())) is not None:
             found.append(request)
     return found
 
@@ -167,6 +175,59 @@ def test_always_from_the_middle_of_a_window_asks_at_its_end() -> None:
 
 def test_never_asks_for_nothing() -> None:
     assert requests(stream_with("never"), event("performance"), event("data", harm=9.0)) == []
+
+
+# ---- more to learn from --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["harm", "drift"])
+def test_it_is_asked_again_each_time_there_is_twice_as_much_to_learn_from(policy: str) -> None:
+    found = requests(stream_with(policy), trained_on=1000)
+    assert positions(found) == [1000, 3000]
+    assert {(request.cause, request.caused_by, request.since) for request in found} == {
+        ("schedule", (), None)
+    }
+    assert found[1].reason == "2000 more outcomes to learn from, after 2000"
+    half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
+    assert positions(half) == [500, 1250, 2400, 4100], "by the half, at the end of a pane"
+
+
+def test_who_wants_no_renewal_gets_none() -> None:
+    assert requests(stream_with("harm", "renew = 0"), trained_on=1000) == []
+    assert requests(stream_with("never"), trained_on=1000) == []
+    assert positions(requests(stream_with("schedule", "every = 2000"), trained_on=100)) == [
+        2000, 4000
+    ]  # fmt: skip
+
+
+def test_of_a_model_without_reference_it_is_not_known_how_much_it_has_learnt_from() -> None:
+    assert requests(stream_with("harm"), trained_on=None) == []
+
+
+def test_no_more_is_learnt_from_than_train_on() -> None:
+    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [1000]
+
+
+def test_after_drift_it_is_asked_again_with_the_same_cause_when_there_is_more_since_the_onset() -> (
+    None
+):
+    first, *again = requests(stream_with("harm"), event("performance"), resolved=11)
+    assert (first.position, first.since) == (500, 400)
+    assert positions(again) == [1500, 2600, 4800], "after the cooldown, then by doubling"
+    assert {(r.cause, r.caused_by, r.since) for r in again} == {
+        ("drift", ("drift-performance",), 400)
+    }
+
+
+def test_drift_does_not_wait_for_the_cooldown_of_a_renewal() -> None:
+    found = requests(stream_with("harm"), event("performance", position=1050), trained_on=1000)
+    assert positions(found)[:2] == [1000, 1050]
+    assert [request.cause for request in found[:2]] == ["schedule", "drift"]
+
+
+def test_a_budget_bounds_renewals_too() -> None:
+    stream = stream_with("harm", "budget = { requests = 1, per = 3500 }")
+    assert positions(requests(stream, trained_on=1000)) == [1000, 4500]
 
 
 # ---- limits -------------------------------------------------------------------------------------
