@@ -105,13 +105,15 @@ class ColumnResult(msgspec.Struct, frozen=True):
 
 
 class RelationResult(msgspec.Struct, frozen=True):
-    """Two columns that go together otherwise than in the reference, while neither has drifted.
+    """Columns that go together otherwise than in the reference, while none of them has drifted.
 
-    `effect` is the share of records that lie elsewhere in a 3 × 3 table of the two, beyond what
-    each column's own change explains.
+    Of two, `effect` is the share of records that lie elsewhere in a 3 × 3 table, beyond what each
+    column's own change explains. Of what only the classifier sees, they are those it goes by (three
+    at most), and `effect` is how much more often it takes a record of the window for one than a
+    record of the reference.
     """
 
-    columns: tuple[str, str]
+    columns: tuple[str, ...]
     effect: float
     score: float
 

@@ -202,6 +202,13 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "(numbers), Jensen-Shannon distance (categories), or the named test's own distance"
         ),
     ] = 0.1
+    classifier: Annotated[
+        bool,
+        Meta(
+            description="where no column and no pair drifted, see whether trees can tell the "
+            "window from the reference: a third of a second a window, half a minute a model"
+        ),
+    ] = False
     detectors: Annotated[
         tuple[str, ...],
         Meta(

@@ -187,7 +187,7 @@ def _drifted(
         shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
         said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
     if relations:
-        changed = [f"{' and '.join(r.columns)} ({r.effect:.2f})" for r in relations]
+        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in relations]
         said.append(f"go together otherwise: {_listed(changed)}")
     if not said:
         return None
@@ -206,6 +206,14 @@ def _drifted(
         onset=onset,
         harm=harm,
     )
+
+
+def _joined(names: Sequence[str]) -> str:
+    """
+    >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
+    ('x and y', 'x, y and z')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -87,7 +87,7 @@ class Histograms:
             _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
             for values in columns
         ]
-        codes = self._column_codes(columns)
+        codes = self.codes(columns)
         self.pairs = pairs(codes[:paired])
         self._statistics = (*self._columns, *self.pairs)
         ends = np.cumsum([0, *(statistic.bins for statistic in self._statistics)])
@@ -100,12 +100,19 @@ class Histograms:
         """The reference's columns as numbers in the order of time: bins, by how far up they are;
         categories by how frequent they are. Missing ones are in the middle."""
         found = []
-        for codes in self._codes[: len(self._columns)]:
+        for codes in self.codes():
             values = codes.astype(np.float64)
             present = codes >= 0
             values[~present] = values[present].mean() if present.any() else 0.0
             found.append(values)
         return found
+
+    def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
+        """Which bin each row (n,) of each column falls into, -1 where it is missing; of the
+        reference's, unless others are given."""
+        if columns is None:
+            return self._codes[: len(self._columns)]
+        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
 
     def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
         """(bins,): how many rows fall into each."""
@@ -138,11 +145,8 @@ class Histograms:
             found[place] = np.where(both, statistic.distance(first, second), 0.0)
         return found
 
-    def _column_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
-        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
-
     def _all_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
-        codes = self._column_codes(columns)
+        codes = self.codes(columns)
         return [*codes, *(pair.codes(codes) for pair in self.pairs)]
 
 

@@ -4,7 +4,7 @@ In: a sample, the reference out of the model's package. Out: a `DataGroup`. Limi
 columns and the predictions together; a shift below the effect size is no drift.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,7 +69,8 @@ class Judge:
             tested=True,
             columns=columns,
             prediction=prediction,
-            relations=self._relations(measured, {c.column for c in columns if c.drifted}),
+            relations=self._relations(measured, {c.column for c in columns if c.drifted})
+            or self._told_apart(measured, columns, sample, profile),
             repeated=sample.repeated,
             limits=measured.limits,
         )
@@ -101,15 +102,29 @@ class Judge:
 
     def _relations(self, measured: Measured, drifted: set[str]) -> tuple[RelationResult, ...]:
         """Those that have changed by themselves, the most changed first."""
-        least = self._stream.drift.effect_size * RELATION_EFFECT
         changed = [
             relation
             for relation in measured.relations
-            if relation.score >= measured.limits.warning
-            and relation.effect >= least
-            and not drifted.intersection(relation.columns)
+            if self._matters(relation, measured) and not drifted.intersection(relation.columns)
         ]
         return tuple(sorted(changed, key=lambda relation: -relation.score)[:MAX_RELATIONS])
+
+    def _told_apart(
+        self,
+        measured: Measured,
+        columns: Sequence[ColumnResult],
+        sample: Sample,
+        profile: Profile,
+    ) -> tuple[RelationResult, ...]:
+        """What only a classifier sees: it is asked where nothing else was found."""
+        if any(column.drifted for column in columns):
+            return ()
+        told = profile.tell_apart(sample)
+        return () if told is None or not self._matters(told, measured) else (told,)
+
+    def _matters(self, relation: RelationResult, measured: Measured) -> bool:
+        least = self._stream.drift.effect_size * RELATION_EFFECT
+        return relation.score >= measured.limits.warning and relation.effect >= least
 
     def _with_quality(
         self,

@@ -13,6 +13,7 @@ from driftline.codec.columns import Columns
 from driftline.events import Limits, RelationResult
 from driftline.models.reference import Reference
 from driftline.stream import Stream
+from monitor.domain_classifier import DomainClassifier
 from monitor.histograms import Histograms
 from monitor.quality import Counts, count_categories, count_numbers, longest_run
 from monitor.sample import Sample
@@ -59,13 +60,28 @@ class Profile:
             rate=stream.drift.false_alarm_rate,
             block=_block(stream, reference),
         )
+        self._classifier = (
+            DomainClassifier(self._histograms, columns=len(names), block=self._calibration.block)
+            if stream.drift.classifier and names
+            else None
+        )
+
+    def tell_apart(self, sample: Sample) -> RelationResult | None:
+        """What a classifier sees of all columns together; None where there is none, or no limit."""
+        if self._classifier is None:
+            return None
+        told = self._classifier.tell(self._columns(sample))
+        if told is None:
+            return None
+        names = tuple(self._names[place] for place in told.places)
+        return RelationResult(names, told.effect, told.score)
+
+    def _columns(self, sample: Sample) -> list[NDArray[Any]]:
+        return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
 
     def measure(self, sample: Sample) -> Measured:
         """How far off the sample is."""
-        columns = [
-            *(sample.columns[name] for name in self._names[:-1]),
-            sample.predictions,
-        ]
+        columns = self._columns(sample)
         thresholds = self._calibration.of(len(sample))
         counts = self._histograms.count(columns)
         distances = self._histograms.distances(counts, self._histograms.total)

@@ -68,7 +68,7 @@ class Calibration:
 
     def of(self, records: int) -> Thresholds:
         """For windows of so many records, in steps of a tenth."""
-        size = _rounded(records)
+        size = rounded(records)
         if size not in self._known:
             self._known[size] = self._calibrate(size)
         return self._known[size]
@@ -147,7 +147,7 @@ class Calibration:
         return scale
 
 
-def _rounded(records: int) -> int:
+def rounded(records: int) -> int:
     """Down, so that thresholds are rather too high: a smaller window is further off by chance."""
     return int(1.1 ** int(log(max(records, 1), 1.1) + 1e-9))
 

@@ -19,6 +19,7 @@ from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.stream import loads
 from monitor.default_tests import jensenshannon, wasserstein
+from monitor.domain_classifier import DomainClassifier, Told
 from monitor.histograms import Histograms
 from monitor.judge import RELATION_EFFECT
 from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
@@ -30,6 +31,7 @@ from producers.sources import open_source
 RATE: Final = 0.005
 EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
 SIZES: Final = (100, 500, 5000)
+ORDERS: Final = ("rows", "blocks")
 # As in a package; of short sets no more than two fifths, so that windows are left.
 REFERENCE: Final = 10_000
 SHARE: Final = 0.4
@@ -87,6 +89,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
     parser.add_argument("--windows", type=int, default=2000, help="of each size and order, pooled")
+    parser.add_argument("--orders", nargs="+", choices=ORDERS, default=ORDERS)
+    parser.add_argument("--classifier", action="store_true", help="as with [drift] classifier")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     rows: list[tuple[str, Row]] = []
@@ -95,7 +99,7 @@ def main(argv: list[str]) -> int:
             continue
         sets = {SETS[name]: columns_of(SETS[name], asked.data) for name in names}
         print(f"\n{title}: {', '.join(s.name for s in sets)}\n\n{_HEAD}", flush=True)
-        for order in ("rows", "blocks"):
+        for order in asked.orders:
             for size in asked.sizes:
                 counts: list[Count] = []
                 each = asked.windows / len(sets)
@@ -104,7 +108,7 @@ def main(argv: list[str]) -> int:
                     own: list[Count] = []
                     while sum(count.windows for count in own) < each:
                         block = item.block if order == "blocks" else 1
-                        own.append(measure(columns, size, block, rng))
+                        own.append(measure(columns, size, block, rng, asked.classifier))
                     counts += own
                 row = pooled(order, size, counts)
                 rows.append((title, row))
@@ -134,7 +138,9 @@ def columns_of(item: DataSet, data: Path) -> Columns:
     return found
 
 
-def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -> Count:
+def measure(
+    columns: Columns, size: int, block: int, rng: np.random.Generator, classifier: bool = False
+) -> Count:
     """One reference and the windows after it, all from data in an order drawn anew."""
     total = len(columns[0])
     order = rng.permutation(total // block)[:, None] * block + np.arange(block)
@@ -142,7 +148,8 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    thresholds = Calibration(known, rate=RATE).of(size)
+    calibration = Calibration(known, rate=RATE)
+    thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
     count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
@@ -151,6 +158,11 @@ def measure(columns: Columns, size: int, block: int, rng: np.random.Generator) -
     effects = np.array([_effects(reference, window) for window in windows]).T
     relations = distances[len(columns) :] >= EFFECT * RELATION_EFFECT
     is_large = np.concatenate((effects >= EFFECT, relations))
+    if classifier:
+        trees = DomainClassifier(known, columns=len(reference), block=calibration.block)
+        told = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
+        scores = np.vstack((scores, [[one.score for one in told]]))
+        is_large = np.vstack((is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in told]]))
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)
     count.evidently = int((effects >= EFFECT).any(axis=0).sum())

@@ -24,6 +24,7 @@ from benchmarks.evidence.related import (
     generated_source,
     real_source,
 )
+from monitor.domain_classifier import DomainClassifier
 from monitor.histograms import Histograms
 from monitor.thresholds import Calibration
 
@@ -32,9 +33,6 @@ SIZES: Final = (500, 2_000)
 # Of Driftline's scores, which cost next to nothing: windows without drift, and of each change.
 NULLS: Final = 2_000
 WINDOWS: Final = 200
-# Of a quarter of the price of 100 rounds and 5 folds, and weaker: the evidence has both.
-ROUNDS: Final = 30
-FOLDS: Final = 3
 
 
 class Power(msgspec.Struct, frozen=True):
@@ -76,43 +74,17 @@ class Scores:
 
 
 class Classifier:
-    """How well gradient-boosted trees tell the window from the reference: the area under the curve
-    of records that they were not fitted on (Lopez-Paz and Oquab 2017; NannyML's domain classifier).
-    """
+    """Driftline's with `[drift] classifier`: scores that know chance from the reference."""
 
-    def __init__(self, reference: Columns, rounds: int, folds: int) -> None:
-        self._levels = [
-            None
-            if values.dtype.kind == "f"
-            else {v: code for code, v in enumerate(sorted(set(values)))}
-            for values in reference
-        ]
-        self._reference = self._matrix(reference)
-        self._rounds, self._folds = rounds, folds
+    def __init__(self, reference: Columns, size: int) -> None:
+        known = Histograms(reference)
+        self._classifier = DomainClassifier(known, columns=len(reference), block=1)
+        self.score([values[:size] for values in reference])  # it learns chance at its first window
 
     def score(self, window: Columns) -> float:
-        from sklearn.ensemble import HistGradientBoostingClassifier
-        from sklearn.metrics import roc_auc_score
-        from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-        trees = HistGradientBoostingClassifier(
-            max_iter=self._rounds,
-            early_stopping=False,
-            categorical_features=[levels is not None for levels in self._levels],
-            random_state=0,
-        )
-        rows = np.concatenate((self._reference, self._matrix(window)))
-        is_new = np.arange(len(rows)) >= len(self._reference)
-        folds = StratifiedKFold(self._folds, shuffle=True, random_state=0)
-        said = cross_val_predict(trees, rows, is_new, cv=folds, method="predict_proba")
-        return float(roc_auc_score(is_new, said[:, 1]))
-
-    def _matrix(self, columns: Columns) -> NDArray[np.float64]:
-        found = [
-            values if levels is None else [levels.get(value, np.nan) for value in values]
-            for values, levels in zip(columns, self._levels, strict=True)
-        ]
-        return np.array(found, dtype=np.float64).T
+        told = self._classifier.tell(window)
+        assert told is not None  # rows are independent
+        return told.score
 
 
 def main(argv: list[str]) -> int:
@@ -121,8 +93,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
     parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
     parser.add_argument("--nulls", type=int, default=100, help="the classifier's, without drift")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of boosting")
-    parser.add_argument("--folds", type=int, default=FOLDS, help="of cross-validation")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     powers: list[Power] = []
@@ -134,11 +104,7 @@ def main(argv: list[str]) -> int:
             ways: dict[str, tuple[Callable[[], Watch], int, int]] = {
                 "pairs": (partial(Scores, reference, size, paired=True), NULLS, WINDOWS),
                 "columns": (partial(Scores, reference, size, paired=False), NULLS, WINDOWS),
-                "classifier": (
-                    partial(Classifier, reference, asked.rounds, asked.folds),
-                    asked.nulls,
-                    asked.windows,
-                ),
+                "classifier": (partial(Classifier, reference, size), asked.nulls, asked.windows),
             }
             found: dict[str, dict[str, float]] = {}
             for method, (make, nulls, windows) in ways.items():
@@ -197,9 +163,7 @@ def measure(
     limit = limit_of(scores(QUIET, nulls, 1))
     per_window = took / nulls
     power = {change: float((scores(change, windows, 2) > limit).mean()) for change in changes}
-    # Driftline draws its thresholds from the reference; a classifier's limit needs windows.
-    calibration = made + (per_window * nulls if isinstance(watch, Classifier) else 0.0)
-    return power, (per_window, calibration)
+    return power, (per_window, made)
 
 
 def limit_of(quiet: NDArray[np.float64]) -> float:

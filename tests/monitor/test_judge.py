@@ -5,6 +5,7 @@ import pytest
 
 from driftline.codec.columns import Columns
 from driftline.events import DataGroup
+from monitor import domain_classifier
 from monitor.judge import Judge
 from monitor.profile import Profile
 from monitor.quality import count_categories, count_numbers, is_stuck, longest_run, rising
@@ -149,6 +150,46 @@ def test_columns_that_go_together_otherwise_are_found_though_neither_shifted() -
     assert turned.limits.alarm is not None
     assert turned.relations[0].score > turned.limits.alarm
     assert turned.relations[0].effect > 0.1
+
+
+def test_a_classifier_sees_what_no_pair_of_columns_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        domain_classifier, "NULLS", 12
+    )  # some of 60 are enough for much of a change
+    features = 'x = "number"\ny = "number"\nz = "number"\nw = "number"'
+    stream = small_stream(features=features, drift="classifier = true")
+    without = small_stream(features=features)
+    rng = np.random.default_rng(1)
+
+    def rows(size: int, *, signs: bool) -> Columns:
+        values = rng.normal(size=(4, size))
+        if signs:
+            values[2] = np.abs(values[2]) * np.sign(values[0] * values[1])
+        return Columns(dict(zip("xyzw", values, strict=True)), {})
+
+    said = np.array(["yes", "no"] * 500, dtype=object)
+    known = reference(rows(3000, signs=False), ["yes", "no"] * 1500)
+    profile = Profile(stream, known)
+    as_before = Judge(stream).test("a", 1000, Sample(rows(1000, signs=False), said), profile)
+    other = Sample(rows(1000, signs=True), said)
+    seen = Judge(stream).test("a", 1000, other, profile)
+    assert as_before.relations == ()
+    (relation,) = seen.relations
+    assert sorted(relation.columns) == ["x", "y", "z"]
+    assert relation.effect > 0.1
+    assert seen.limits is not None
+    assert seen.limits.alarm is not None
+    assert relation.score > seen.limits.alarm
+    assert Judge(stream).test("a", 1000, other, Profile(stream, known)) == seen, "always the same"
+    assert Judge(without).test("a", 1000, other, Profile(without, known)).relations == ()
+
+
+def test_a_classifier_says_nothing_of_what_is_known_already_or_cannot_be_known() -> None:
+    stream = small_stream(drift="classifier = true\nblock = 200")
+    profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
+    assert (
+        profile.tell_apart(Sample(data(500), np.array(["yes", "no"] * 250, dtype=object))) is None
+    )
 
 
 def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
