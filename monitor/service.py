@@ -21,14 +21,15 @@ from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEven
 from driftline.handler import GroupView
 from driftline.stream import Stream
 from driftline.topics import Topics
-from monitor import column_tests, detectors
-from monitor.data_parts import DataGathering
-from monitor.decide import Decider
-from monitor.merge import Merger
-from monitor.performance_parts import PerformanceGathering
-from monitor.references import Packages, Profiles, References
+from monitor.decisions import detectors
+from monitor.decisions.decide import Decider
+from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.reference import column_tests
+from monitor.reference.references import Packages, Profiles, References
 from monitor.reports import Reports
-from monitor.snapshot import Decided, Snapshots
+from monitor.windows.data_parts import DataGathering
+from monitor.windows.merge import Merger
+from monitor.windows.performance_parts import PerformanceGathering
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from driftline.loop import Loop
 from driftline.scan import ranges, scan
 from driftline.stream import Stream
 from driftline.topics import Topics, apply
-from monitor.references import Packages
+from monitor.reference.references import Packages
 from monitor.service import MonitorHandler
 
 

@@ -32,7 +32,7 @@ from benchmarks.evidence.models_over import (
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS
 from driftline.stream import Drift, Stream
-from monitor.detectors import DETECTORS
+from monitor.decisions.detectors import DETECTORS
 
 SEEDS: Final = 30  # reported, of each family, abrupt and gradual each
 FIRST_SEED: Final = 1_000  # of those reported; tuning seeds begin at 0

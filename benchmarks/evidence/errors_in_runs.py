@@ -17,8 +17,8 @@ from benchmarks.evidence.estimate_sets import LABELLED, follow
 from benchmarks.evidence.options import options
 from driftline.evaluation import errors
 from driftline.stream import Task
-from monitor.dependence import inflation
-from monitor.detectors import ErrorDetector
+from monitor.decisions.detectors import ErrorDetector
+from monitor.reference.dependence import inflation
 
 # Rows of a block: a week, or a month where rows are days; elsewhere a length that keeps runs whole.
 BLOCKS: Final = {

@@ -27,8 +27,8 @@ from driftline.events import MetricEstimate
 from driftline.models.reference import Reference
 from driftline.stream import Metric
 from monitor.class_scores import ClassScores, packed
-from monitor.coverage import Compared, coverage
-from monitor.references import estimator_for
+from monitor.estimates.coverage import Compared, coverage
+from monitor.reference.references import estimator_for
 from monitor.sample import Sample
 
 Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN where there is none

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.stream import loads
-from monitor.default_tests import jensenshannon, wasserstein
-from monitor.domain_classifier import DomainClassifier, Told
-from monitor.histograms import Histograms
-from monitor.judge import RELATION_EFFECT
-from monitor.thresholds import IN_A_ROW, Calibration, Thresholds
+from monitor.reference.default_tests import jensenshannon, wasserstein
+from monitor.reference.domain_classifier import DomainClassifier, Told
+from monitor.reference.histograms import Histograms
+from monitor.reference.judge import RELATION_EFFECT
+from monitor.reference.thresholds import IN_A_ROW, Calibration, Thresholds
 from monitor.watched import watched
 from producers.draft import draft
 from producers.profile import look

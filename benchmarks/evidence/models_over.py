@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
 from driftline.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
 from driftline.stream import Stream, loads
-from monitor.decide import Decider
-from monitor.dependence import inflation
-from monitor.error_watch import ErrorWatch
+from monitor.decisions.decide import Decider
+from monitor.decisions.error_watch import ErrorWatch
 from monitor.metrics import new_tally, rise
+from monitor.reference.dependence import inflation
 
 Floats = NDArray[np.float64]
 

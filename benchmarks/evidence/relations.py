@@ -24,9 +24,9 @@ from benchmarks.evidence.related import (
     generated_source,
     real_source,
 )
-from monitor.domain_classifier import DomainClassifier
-from monitor.histograms import Histograms
-from monitor.thresholds import Calibration
+from monitor.reference.domain_classifier import DomainClassifier
+from monitor.reference.histograms import Histograms
+from monitor.reference.thresholds import Calibration
 
 RATE: Final = 0.005  # false alarms a window, for all
 SIZES: Final = (500, 2_000)

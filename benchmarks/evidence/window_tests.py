@@ -19,8 +19,8 @@ from benchmarks.evidence.options import options
 from driftline.codec.columns import Columns
 from driftline.models.reference import Reference
 from driftline.stream import Stream, loads
-from monitor.judge import Judge
-from monitor.profile import Profile
+from monitor.reference.judge import Judge
+from monitor.reference.profile import Profile
 from monitor.sample import Sample
 
 ROWS = 10_000

@@ -20,7 +20,7 @@ from driftline.cli.backtest_runs import (
 from driftline.cli.simulation import Alert
 from driftline.errors import DataError
 from driftline.stream import Metric, Policy, Stream
-from monitor.coverage import Coverage
+from monitor.estimates.coverage import Coverage
 
 
 class PolicyResult(msgspec.Struct, frozen=True):

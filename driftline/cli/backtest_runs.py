@@ -21,7 +21,7 @@ from driftline.errors import DataError
 from driftline.events import DataWindow
 from driftline.settings import Settings
 from driftline.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
-from monitor.coverage import Coverage
+from monitor.estimates.coverage import Coverage
 from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source

@@ -23,7 +23,7 @@ from driftline.codec.records import format_time
 from driftline.events import DataWindow, Outcome
 from driftline.scan import Progress, ranges, scan, size
 from driftline.topics import Topics
-from monitor.coverage import Compared, Coverage, Truth, coverage
+from monitor.estimates.coverage import Compared, Coverage, Truth, coverage
 
 
 class Estimates(msgspec.Struct, frozen=True):

@@ -34,7 +34,7 @@ from driftline.events import (
 from driftline.models.score import Model
 from driftline.stream import Stream
 from driftline.topics import Topics
-from monitor.coverage import Truth
+from monitor.estimates.coverage import Truth
 
 Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 

@@ -31,7 +31,7 @@ from driftline.reconcile import Reconciliation, reconcile
 from driftline.settings import Settings
 from driftline.stream import DriftKind, Metric, Stream
 from driftline.topics import SERVICES, Service, Topics, apply, require
-from monitor.coverage import Coverage, coverage
+from monitor.estimates.coverage import Coverage, coverage
 from producers.playback import Play, Playback
 from producers.rows import Source
 from trainer.first import TrainedModel, train_first

@@ -8,7 +8,7 @@ from driftline.codec.envelope import drift_decoder, retrain_decoder, windows_dec
 from driftline.events import DriftEvent, RetrainRequest, WindowsEvent
 from driftline.stream import Stream
 from driftline.topics import Topics
-from monitor.references import Packages
+from monitor.reference.references import Packages
 from monitor.service import MonitorHandler
 
 

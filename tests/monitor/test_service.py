@@ -22,8 +22,8 @@ from driftline.events import (
     RetrainRequest,
 )
 from driftline.stream import Stream
-from monitor import snapshot
-from monitor.decide import Decider
+from monitor.decisions import snapshot
+from monitor.decisions.decide import Decider
 from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver, play
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream

@@ -1,0 +1,1 @@
+"""Windows to drift events and retrain requests."""

@@ -1,0 +1,265 @@
+"""Decisions: from the `windows` topic to drift events and retrain requests.
+
+In: its events, in the order of its one partition. Out: what to publish. Each kind of event follows
+from its own kind of window alone, so drift events do not depend on whether predictions or outcomes
+were read first.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from driftline.events import (
+    ColumnResult,
+    DataGroup,
+    DataWindow,
+    DriftEvent,
+    PerformanceGroup,
+    PerformancePane,
+    PerformanceWindow,
+    RelationResult,
+    RetrainRequest,
+    WindowsEvent,
+)
+from driftline.stream import DriftKind, Stream
+from monitor.decisions.error_watch import ErrorWatch, loss
+from monitor.decisions.lanes import Finding, Lane
+from monitor.decisions.retraining import RetrainRule
+from monitor.estimates.harm import harm_of, severity
+from monitor.reference.quality import MIN_RISE
+from monitor.reference.thresholds import IN_A_ROW
+
+_KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
+
+
+class Decider:
+    """The state of all decisions of one stream; a function of the events read so far."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        self._errors = ErrorWatch(stream)
+        self._rule = RetrainRule(stream)
+        # The newest windows of each model and whether something drifted there, by kind of event.
+        self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
+
+    def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
+        """Take in one event; returns what follows from it, in order."""
+        if isinstance(event, DataWindow):
+            events = self._data(event)
+        elif isinstance(event, PerformancePane):
+            events = self._pane(event)
+        else:
+            events = self._performance(event)
+        if not isinstance(event, PerformancePane):
+            return [*events]
+        self._rule.see(event)
+        request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
+        return [*events, *([request] if request is not None else [])]
+
+    # ---- data, predictions, quality -------------------------------------------------------------
+
+    def _data(self, window: DataWindow) -> list[DriftEvent]:
+        # Too few records say neither that there is drift nor that there is none.
+        tested = [group for group in window.groups if group.tested]
+        if not tested:
+            return []
+        events: list[DriftEvent | None] = []
+        for kind, verdict in _VERDICTS.items():
+            lane = self._lanes[kind]
+            findings = [
+                self._confirmed(kind, window.index, group, verdict(group, window.start))
+                for group in tested
+            ]
+            # What is new in the data is an event even where a newer model knows it already; what
+            # is new in the predictions of a model that no longer answers is of no consequence.
+            older = zip(tested[:-1], findings, strict=False) if kind != "prediction" else ()
+            for group, finding in older:
+                if lane.open is None and finding is not None:
+                    events.append(
+                        lane.observe(
+                            finding, model=group.model, window=window.id, position=window.end
+                        )
+                    )
+            if not _is_newer(lane.open, tested[-1].model, window):
+                events.append(
+                    lane.observe(
+                        findings[-1],
+                        model=tested[-1].model,
+                        window=window.id,
+                        position=window.end,
+                    )
+                )
+        names = {group.model for group in window.groups}
+        self._drifted = {key: seen for key, seen in self._drifted.items() if key[1] in names}
+        return [event for event in events if event is not None]
+
+    def _confirmed(
+        self, kind: DriftKind, index: int, group: DataGroup, finding: Finding | None
+    ) -> Finding | None:
+        """The finding, unless it opens nothing: a warning is confirmed by another one, in a window
+        that shares no record with this one."""
+        limits = group.limits
+        if kind == "quality" or limits is None:
+            return finding
+        overlap = self._stream.overlap
+        kept = (IN_A_ROW - 1) * overlap
+        recent = self._drifted.setdefault((kind, group.model), deque(maxlen=kept))
+        before = _in_disjoint(recent, index, overlap)
+        recent.append((index, finding is not None))
+        if finding is None or before or self._lanes[kind].open is not None:
+            return finding
+        columns = group.columns if kind == "data" else _prediction(group)
+        scores = [column.score for column in columns if column.drifted]
+        if kind == "data":
+            scores += [relation.score for relation in group.relations]
+        highest = max(scores)
+        return finding if limits.alarm is not None and highest >= limits.alarm else None
+
+    # ---- performance ----------------------------------------------------------------------------
+
+    def _pane(self, pane: PerformancePane) -> list[DriftEvent]:
+        finding = self._errors.update(pane)
+        if finding is None:
+            return []
+        event = self._lanes["performance"].observe(
+            finding, model=pane.model, window=pane.id, position=pane.end
+        )
+        return [] if event is None else [event]
+
+    def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
+        found_in, self._errors.found_in = self._errors.found_in, None
+        lane = self._lanes["performance"]
+        tested = [group for group in window.groups if group.p_value is not None]
+        if not tested or _is_newer(lane.open, tested[-1].model, window):
+            return []
+        group = tested[-1]
+        if not group.worse and group.model == found_in:
+            return []  # not worse than in training over the whole window, yet not quiet
+        event = lane.observe(
+            _worse(group, window.start) if group.worse else None,
+            model=group.model,
+            window=window.id,
+            position=window.end,
+        )
+        return [] if event is None else [event]
+
+
+def _in_disjoint(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> bool:
+    """Whether something drifted in one of the last two windows, by index, of which no two share a
+    record, nor with the window `index`.
+
+    >>> _in_disjoint([(2, False), (3, True), (4, False), (5, True)], 6, 2)
+    False
+    >>> _in_disjoint([(2, True), (3, False), (4, False), (5, False)], 6, 2)
+    True
+    """
+    found = 0
+    for at, drifted in reversed(windows):
+        if at <= index - overlap and found < IN_A_ROW - 1:
+            if drifted:
+                return True
+            index, found = at, found + 1
+    return False
+
+
+def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
+    return _drifted(group, group.columns, group.relations, onset)
+
+
+def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
+    return _drifted(group, _prediction(group), (), onset)
+
+
+def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
+    return () if group.prediction is None else (group.prediction,)
+
+
+def _drifted(
+    group: DataGroup,
+    columns: Sequence[ColumnResult],
+    relations: Sequence[RelationResult],
+    onset: int,
+) -> Finding | None:
+    drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
+    said = []
+    if drifted:
+        shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
+        said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
+    if relations:
+        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in relations]
+        said.append(f"go together otherwise: {_listed(changed)}")
+    if not said:
+        return None
+    harm = harm_of(group.estimate)
+    if harm:
+        said.append(f"the error is estimated to be {harm:.0%} higher")
+    if group.limits is not None and group.limits.alarm is None:
+        said.append("uncalibrated: the reference is too short")
+    names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
+    return Finding(
+        columns=tuple(dict.fromkeys(names)),
+        severity=severity(
+            max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
+        ),
+        message="; ".join(said),
+        onset=onset,
+        harm=harm,
+    )
+
+
+def _joined(names: Sequence[str]) -> str:
+    """
+    >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
+    ('x and y', 'x, y and z')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
+    risen = [
+        (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
+        for column in group.columns
+        for quality in column.quality
+    ]
+    columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
+    repeated = group.repeated / max(1, group.sampled)
+    if repeated >= MIN_RISE:  # a model learns from no id twice: in its reference there are none
+        risen.append((repeated, "ids", "repeated"))
+    if not risen:
+        return None
+    risen.sort(key=lambda item: -item[0])
+    return Finding(
+        columns=tuple(dict.fromkeys(columns)),
+        severity=risen[0][0],
+        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
+        onset=onset,
+        harm=harm_of(group.estimate),
+    )
+
+
+def _worse(group: PerformanceGroup, onset: int) -> Finding:
+    before = group.reference_error or 0.0
+    return Finding(
+        columns=(),
+        severity=loss(before, group.error),
+        message=f"error {group.error:.4g} in the window, {before:.4g} when the model was trained",
+        onset=onset,
+    )
+
+
+def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
+    """Whether the open event is of a model that answered after `model`: it says nothing of it."""
+    names = [group.model for group in window.groups]
+    return event is not None and event.model in names[names.index(model) + 1 :]
+
+
+_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup, int], Finding | None]]] = {
+    "data": _data_verdict,
+    "prediction": _prediction_verdict,
+    "quality": _quality_verdict,
+}

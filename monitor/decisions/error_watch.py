@@ -1,0 +1,114 @@
+"""Rises of the error of the model that answers, and where they began.
+
+In: performance panes, in the order of the topic `windows`. Out: findings of the detectors that are
+large enough to matter.
+"""
+
+from collections import deque
+from typing import Final
+
+from driftline.events import PerformancePane
+from driftline.stream import Stream
+from monitor.decisions.detectors import REMEMBERED, ErrorDetector, Rise
+from monitor.decisions.lanes import Finding
+
+# The error of a model that made none can rise by any share.
+MAX_SEVERITY: Final = 100.0
+
+
+class ErrorWatch:
+    """The detectors, fed with the errors of the model that answers."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._detectors = [
+            ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
+        ]
+        self._model: str | None = None
+        self._newest: int | None = None  # position of that model's newest record
+        self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
+        self._recent: deque[float] = deque(maxlen=REMEMBERED)
+        self._early: dict[str, Rise] = {}  # by detector: found, but too small as yet
+        self.found_in: str | None = None  # the model of the last finding since the last window
+
+    def update(self, pane: PerformancePane) -> Finding | None:
+        """The rise of the error that a detector finds in this pane."""
+        newest = self._newest
+        if pane.model != self._model:
+            if newest is not None and pane.last_position <= newest:
+                return None  # late labels of a model that no longer answers
+            self._model = pane.model
+            self._restart(pane.error_inflation)
+        self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
+        self._recent.extend(pane.errors)
+        self._panes.append((pane.first_position, pane.last_position, len(pane.errors)))
+        while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
+            self._panes.popleft()
+        found = [
+            (detector.name, rise)
+            for detector in self._detectors
+            if (rise := self._mattering(detector, pane)) is not None
+        ]
+        if not found:
+            return None
+        self.found_in = pane.model
+        name, rise = found[0]
+        return Finding(
+            columns=(),
+            severity=loss(rise.before, rise.after),
+            message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
+            if rise.before
+            else "errors, where there were none",
+            onset=self._onset(rise.ago),
+            detector=name,
+            notable=True,
+        )
+
+    def _mattering(self, detector: ErrorDetector, pane: PerformancePane) -> Rise | None:
+        """The rise that this detector finds, or found not long ago, if it is large enough by now.
+
+        A gradual change is found while the error is still about what it was: it is waited for.
+        """
+        detector.update(pane.errors)
+        rises = list(detector.rises)
+        if (early := self._early.pop(detector.name, None)) is not None:
+            ago = early.ago + len(pane.errors)
+            rises.insert(0, Rise(ago, early.before, self._mean_of_last(ago)))
+        for rise in reversed(rises):
+            if self._matters(rise, pane):
+                return rise
+        if rises and rises[0].ago <= REMEMBERED:
+            self._early[detector.name] = rises[0]
+        return None
+
+    def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
+        """Whether the error is enough worse than it was, and than when the model was trained."""
+        least = 1.0 + self._stream.drift.min_metric_loss
+        if rise.after < rise.before * least:
+            return False
+        known = pane.reference_error
+        return known is None or self._mean_of_last(rise.ago) >= known * least
+
+    def _mean_of_last(self, count: int) -> float:
+        recent = list(self._recent)[-count:]
+        return sum(recent) / max(1, len(recent))
+
+    def _restart(self, inflation: float) -> None:
+        self._panes.clear()
+        self._recent.clear()
+        self._early.clear()
+        for detector in self._detectors:
+            detector.reset(inflation)
+
+    def _onset(self, ago: int) -> int:
+        """The position of the record whose error came `ago` errors before the end."""
+        for first, last, count in reversed(self._panes):
+            if ago <= count:
+                return first + (last - first) * (count - ago) // max(1, count - 1)
+            ago -= count
+        return self._panes[0][0]
+
+
+def loss(before: float, after: float) -> float:
+    """The rise as a share of what the error was."""
+    return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)

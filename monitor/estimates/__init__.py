@@ -1,0 +1,1 @@
+"""A model's metric before labels are known, and how good that was."""

@@ -1,0 +1,155 @@
+"""A classifier's expected confusion matrix from its calibrated scores.
+
+In: held-out scores and labels; then scores and predictions of a window. Out: what metric to expect.
+Confidence-based performance estimation as NannyML documents it (CBPE): a score is calibrated for
+each class against all others and the scores of a record are then made to sum to 1; calibrated, they
+give the expected share of each pair of label and prediction, and those the metric. Isotonic, for it
+assumes nothing of the scores but their order.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
+from driftline.stream import Metric
+from monitor.class_scores import packed, unpacked
+from monitor.estimates.estimator import Array, Guess, Places
+from monitor.metrics import metric_of, slopes_of
+from monitor.sample import Sample
+
+
+class Map(NamedTuple):
+    """A calibration map: straight lines between scores (u,), ascending, and probabilities (u,)."""
+
+    scores: Array
+    probabilities: Array
+
+    def __call__(self, scores: Array) -> Array:
+        """Probabilities (n,) of scores (n,)."""
+        found: Array = np.interp(scores, self.scores, self.probabilities)
+        return found
+
+
+class Said(NamedTuple):
+    """Scores (n, k) and the place of the predicted class (n,)."""
+
+    scores: Array
+    predicted: Places
+
+
+class Calibration:
+    """Learns one map per class."""
+
+    def __init__(self, metric: Metric, said: Said, actual: Places) -> None:
+        self._metric: Metric = metric
+        self._said = said
+        self._actual = actual
+        self._classes: tuple[str, ...] = ()
+        count = said.scores.shape[1]
+        shares = np.zeros((count, count))
+        np.add.at(shares, (actual, said.predicted), 1.0 / len(actual))
+        self._slopes = slopes_of(metric, shares)
+
+    @classmethod
+    def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
+        """Of a model's held-out records; None where they have no scores, or those no names."""
+        scores, classes = reference.held_scores, reference.classes
+        newest = slice(-MAX_REFERENCE_ROWS, None)
+        actual = _places(reference.held_labels[newest], classes)
+        predicted = _places(reference.held_predictions[newest], classes)
+        if scores is None or len(classes) != scores.shape[1] or (predicted < 0).any():
+            return None
+        known = actual >= 0  # the model cannot give a class that it has not met
+        if not known.any():
+            return None
+        # As windows have them.
+        kept = unpacked(packed(scores[newest][known]))
+        self = cls(metric, Said(kept, predicted[known]), actual[known])
+        self._classes = classes
+        return self
+
+    def __len__(self) -> int:
+        return len(self._actual)
+
+    def fit(self, places: Places) -> list[Map]:
+        """One map per class."""
+        return [
+            isotonic(self._said.scores[places, place], self._actual[places] == place)
+            for place in range(self._said.scores.shape[1])
+        ]
+
+    def held(self, places: Places) -> Said:
+        """See `Approach`."""
+        return Said(self._said.scores[places], self._said.predicted[places])
+
+    def inputs(self, sample: Sample) -> Said | None:
+        """None where a score is missing, or a class is new to the reference."""
+        if sample.scores is None:
+            return None
+        said = Said(sample.scores.matrix(self._classes), _places(sample.predictions, self._classes))
+        whole = not np.isnan(said.scores).any() and (said.predicted >= 0).all()
+        return said if whole else None
+
+    def guess(self, fitted: list[Map], inputs: Said) -> Guess:
+        """See `Approach`."""
+        probabilities = calibrated(fitted, inputs.scores)
+        count = probabilities.shape[1]
+        shares = np.zeros((count, count))
+        for place in range(count):
+            of_place = probabilities[inputs.predicted == place]
+            shares[:, place] = of_place.sum(axis=0) / len(probabilities)
+        slopes = slopes_of(self._metric, shares)
+        means, variances = _moments(probabilities, slopes[:, inputs.predicted].T)
+        return Guess(metric_of(self._metric, shares), means, variances)
+
+    def residuals(self, fitted: list[Map], places: Places) -> tuple[Array, Array]:
+        """See `Approach`."""
+        said = self.held(places)
+        slopes = self._slopes[:, said.predicted].T
+        means, variances = _moments(calibrated(fitted, said.scores), slopes)
+        return slopes[np.arange(len(places)), self._actual[places]] - means, variances
+
+
+def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
+    """The map that never falls and is nearest to the hits (0 or 1) in squares: isotonic regression
+    (Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability
+    estimates, 2002). n ≥ 1.
+
+    >>> isotonic(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, True, False, True]))(
+    ...     np.array([0.0, 0.15, 0.2, 1.0])
+    ... ).round(6).tolist()
+    [0.0, 0.25, 0.5, 1.0]
+    """
+    from scipy.optimize import isotonic_regression
+
+    unique, places = np.unique(scores, return_inverse=True)
+    counts = np.bincount(places).astype(np.float64)
+    shares = np.bincount(places, weights=hits) / counts
+    # Sums of thirds need not stop at 1 exactly.
+    fitted = np.clip(isotonic_regression(shares, weights=counts).x, 0.0, 1.0)
+    return Map(unique, fitted)
+
+
+def calibrated(maps: Sequence[Map], scores: Array) -> Array:
+    """Probabilities (n, k) that sum to 1; equal ones where no class had any."""
+    found = np.column_stack([fit(scores[:, place]) for place, fit in enumerate(maps)])
+    total = found.sum(axis=1, keepdims=True)
+    equal = np.full_like(found, 1.0 / found.shape[1])
+    whole: Array = np.divide(found, total, out=equal, where=total > 0)
+    return whole
+
+
+def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
+    """Mean and variance (n,) of the slope (n, k) that the label picks."""
+    means: Array = (probabilities * slopes).sum(axis=1)
+    variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
+    return means, np.maximum(variances, 0.0)
+
+
+def _places(names: NDArray[Any], classes: Sequence[str]) -> Places:
+    """Each name's place among the classes, -1 where it has none."""
+    places = {name: place for place, name in enumerate(classes)}
+    return np.array([places.get(name, -1) for name in names], dtype=np.intp)

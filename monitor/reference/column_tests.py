@@ -1,0 +1,148 @@
+"""Evidently's tests on one column: the records of a window against a model's reference.
+
+In: two arrays of a column, without missing values. Out: p-value and effect. Tests are named in the
+stream file as Evidently names them. It draws no report and sends no telemetry.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.errors import MissingExtra, StreamFileError
+from driftline.stream import Kind, Stream
+from monitor.reference.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
+
+# What a test returns is not in Evidently's registry. Left out are tests of text, those that need
+# both samples equally long (fisher_exact, g_test), and those that take seconds a column
+# (empirical_mmd; TVD: a permutation test in pure Python, 13 s for two samples of 10,000).
+P_VALUES: Final[dict[Kind, tuple[str, ...]]] = {
+    "number": ("ks", "anderson", "cramer_von_mises", "es", "mannw", "t_test"),
+    "category": ("chisquare", "z"),
+}
+DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
+    "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
+    "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
+}
+EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
+# A column that was constant in training has a shift of any number of standard deviations.
+MAX_EFFECT: Final = 10.0
+# SciPy's Anderson-Darling p-value stops here: it may be anything below, and is taken as 0, else no
+# alarm could be given with many columns.
+_ANDERSON_FLOOR: Final = 0.001
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """`p_value` is None where the test gives a distance; then `effect` is that distance."""
+
+    test: str
+    p_value: float | None
+    effect: float
+
+
+def check(stream: Stream) -> None:
+    """Raise unless the stream's tests exist and can be run here.
+
+    Raises StreamFileError for a name that is unknown, MissingExtra without Evidently.
+    """
+    kinds: tuple[tuple[Kind, str], ...] = (
+        ("number", stream.drift.number_test),
+        ("category", stream.drift.category_test),
+    )
+    for kind, name in kinds:
+        if name not in P_VALUES[kind] + DISTANCES[kind]:
+            raise StreamFileError(
+                f"stream {stream.name}: [drift.{kind}_test] no such test: {name!r}",
+                hint="expected one of " + ", ".join(P_VALUES[kind] + DISTANCES[kind]),
+            )
+    if find_spec("evidently") is None:
+        raise MissingExtra("Evidently", "evidently")
+
+
+def compare(
+    kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]
+) -> Comparison | None:
+    """Run a test by its name; None if there is nothing to compare, or the test does not apply.
+
+    `reference` (n,) and `current` (m,): float64 for numbers, object (str) for categories.
+    """
+    if not len(reference) or not len(current):
+        return None
+    if kind == "number":
+        reference, current = _scaled(reference, current)
+    else:
+        reference, current = _coded(reference, current)
+    if test == "z" and len({*reference, *current}) > 2:
+        test = "chisquare"  # it would test one value against all others
+    if test in DISTANCES[kind]:
+        distance = _run(kind, test, reference, current)
+        return None if distance is None else Comparison(test, None, min(distance, MAX_EFFECT))
+    p_value = _run(kind, test, reference, current)
+    effect = _run(kind, EFFECTS[kind], reference, current)
+    if p_value is None or effect is None:
+        return None
+    if test == "anderson" and p_value <= _ANDERSON_FLOOR:
+        p_value = 0.0
+    return Comparison(test, min(p_value, 1.0), min(effect, MAX_EFFECT))
+
+
+def _scaled(
+    reference: NDArray[np.float64], current: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # Below it the effect would no longer be in standard deviations.
+    std = float(np.std(reference))
+    if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
+        return reference / std, current / std
+    return reference, current
+
+
+def _coded(
+    reference: NDArray[np.object_], current: NDArray[np.object_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Categories as numbers. Evidently adds up over a set: of texts, its order, and so the last
+    digit of a sum, would be another one in each process."""
+    codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
+    return (
+        np.array([codes[value] for value in reference], dtype=np.int64),
+        np.array([codes[value] for value in current], dtype=np.int64),
+    )
+
+
+def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) -> float | None:
+    """The number that Evidently's test gives, or None where it gives none for such data."""
+    own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES).get(test)
+    try:
+        # A category that is new divides by zero on the way to its p-value of 0.
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = (own or evidently(kind, test))(reference, current)
+    except (ValueError, TypeError, IndexError, np.linalg.LinAlgError):
+        # Some refuse some data: `es` and `cramer_von_mises` a constant, `anderson` two values.
+        return None
+    if np.isnan(result):
+        return None
+    return min(max(result, 0.0), 1e9)
+
+
+def evidently(kind: Kind, test: str) -> Callable[[NDArray[Any], NDArray[Any]], float]:
+    """Evidently's own test of this name, of (reference, current)."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    import pandas as pd
+    from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    column_type = ColumnType.Numerical if kind == "number" else ColumnType.Categorical
+
+    def run(reference: NDArray[Any], current: NDArray[Any]) -> float:
+        old, new = pd.Series(reference), pd.Series(current)
+        result = get_stattest(old, new, column_type, test)(
+            reference_data=old, current_data=new, feature_type=column_type, threshold=None
+        )
+        return float(result.drift_score)
+
+    return run

@@ -1,0 +1,114 @@
+"""The tests that each window gets unless the stream file names others: Evidently's numbers, from
+NumPy and SciPy alone, at a tenth of the time and without its import of some seconds.
+
+In: two arrays of a column without missing values; categories as codes from 0 on. Out: one number.
+`tests/monitor/reference/test_default_tests.py` compares each with Evidently's own.
+"""
+
+from collections.abc import Callable
+from math import exp, gcd, sqrt
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+
+# Evidently divides by no smaller standard deviation.
+MIN_STD: Final = 0.001
+_MAX_P_VALUES: Final = 100_000
+# Nothing is decided between such p-values.
+_NEGLIGIBLE: Final = 1e-12
+# Of larger samples SciPy takes the limiting distribution, and where rounding makes the exact value
+# more than 1.
+_EXACT: Final = 10_000
+_ALMOST_ONE: Final = 1.0 - 1e-9
+_p_values: dict[tuple[int, int, int], float] = {}
+
+
+def ks(reference: Floats, current: Floats) -> float:
+    """p-value of the two-sample Kolmogorov-Smirnov test.
+
+    It follows from both sizes and the statistic alone. Where it is exact (up to 10,000 values) and
+    sizes differ it takes twenty times as long as all else, so it is kept: windows of one size have
+    few statistics. One that is certainly below 1e-12 is taken from the limiting distribution, as of
+    larger samples.
+    """
+    from scipy.stats import ks_2samp
+
+    n, m = len(reference), len(current)
+    points = np.sort(np.concatenate((reference, current)))
+    below = np.searchsorted(np.sort(reference), points, side="right")
+    step = gcd(n, m)
+    # In whole steps of 1 / lcm(n, m), so that equal statistics are equal.
+    apart = below * (m // step) - (np.arange(1, n + m + 1) - below) * (n // step)
+    # Within equal values the rank is not yet that of the last one.
+    apart = apart[np.append(points[1:] != points[:-1], True)]
+    key = (n, m, int(np.abs(apart).max()))
+    if n == m <= _EXACT and (exact := _of_equal_sizes(n, key[2])) < _ALMOST_ONE:
+        return exact
+    if key not in _p_values:
+        if len(_p_values) >= _MAX_P_VALUES:
+            _p_values.clear()
+        gone = _bound(n, m, key[2] * step / (n * m)) < _NEGLIGIBLE
+        method = "asymp" if gone else "auto"
+        _p_values[key] = float(ks_2samp(reference, current, method=method).pvalue)
+    return _p_values[key]
+
+
+def _of_equal_sizes(size: int, steps: int) -> float:
+    """The exact p-value of a distance of `steps` / `size`, as SciPy's but without a loop: twice the
+    sum over k of (-1)^(k-1) C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951)."""
+    if steps == 0:
+        return 1.0
+    places = np.arange(size)
+    # C(2n, n - i) / C(2n, n) for i = 1, 2, …
+    ratios = np.cumprod((size - places) / (size + 1.0 + places))[steps - 1 :: steps]
+    return float(np.clip(2.0 * (ratios[::2].sum() - ratios[1::2].sum()), 0.0, 1.0))
+
+
+def _bound(n: int, m: int, distance: float) -> float:
+    """What the p-value is below: each sample's distance from the truth, by Massart's inequality
+    (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality, 1990)."""
+    return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
+
+
+def wasserstein(reference: Floats, current: Floats) -> float:
+    """First Wasserstein distance in standard deviations of the reference."""
+    points = np.sort(np.concatenate((reference, current)))
+    places = points[:-1]
+    old = np.searchsorted(np.sort(reference), places, side="right") / len(reference)
+    new = np.searchsorted(np.sort(current), places, side="right") / len(current)
+    distance = np.abs(old - new) @ np.diff(points)
+    return float(distance) / max(float(np.std(reference)), MIN_STD)
+
+
+def chisquare(reference: Codes, current: Codes) -> float:
+    """p-value of the chi-square test of the current counts, the reference's shares expected."""
+    from scipy.stats import chisquare as test
+
+    old, new = _counts(reference, current)
+    return float(test(new, old * (len(current) / len(reference))).pvalue)
+
+
+def jensenshannon(reference: Codes, current: Codes) -> float:
+    """Jensen-Shannon distance (natural logarithm) of the shares of the categories."""
+    from scipy.spatial import distance
+
+    old, new = _counts(reference, current)
+    return float(distance.jensenshannon(old / len(reference), new / len(current)))
+
+
+def _counts(reference: Codes, current: Codes) -> tuple[Floats, Floats]:
+    size = int(max(reference.max(), current.max())) + 1
+    old, new = (np.bincount(codes, minlength=size) for codes in (reference, current))
+    there = (old > 0) | (new > 0)
+    return old[there].astype(np.float64), new[there].astype(np.float64)
+
+
+OF_NUMBERS: Final[dict[str, Callable[[Any, Any], float]]] = {"ks": ks, "wasserstein": wasserstein}
+OF_CATEGORIES: Final[dict[str, Callable[[Any, Any], float]]] = {
+    "chisquare": chisquare,
+    "jensenshannon": jensenshannon,
+}

@@ -1,0 +1,156 @@
+"""Columns as histograms: what two samples of rows are compared by, thousands of times if need be.
+
+In: columns of a reference, which fix the bins, and of windows. Out: counts by bin, and distances of
+two sets of counts.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from monitor.reference.relations import pairs
+
+# A Kolmogorov-Smirnov distance is off by about a 64th of the reference's mass at most; both the
+# windows and what they are compared with by chance are measured so.
+MAX_BINS: Final = 65
+# Rarer categories share the last bin with those that are new.
+MAX_LEVELS: Final = 64
+
+Codes = NDArray[np.int64]  # -1: missing
+Floats = NDArray[np.float64]
+
+
+class _Numbers:
+    """Bins between the quantiles of the reference, or one for each of its few values."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        present = np.unique(values[~np.isnan(values)])
+        if len(present) > MAX_BINS // 2:
+            shares = np.linspace(0.0, 1.0, MAX_BINS - 1)
+            edges = np.quantile(values[~np.isnan(values)], shares)
+            below = edges[:1]
+        else:
+            edges = below = present
+        # A bin ends with its edge; what lies between few values, or outside, has bins of its own.
+        self._edges = np.unique(np.concatenate((np.nextafter(below, -np.inf), edges)))
+        self.bins = len(self._edges) + 1
+
+    def codes(self, values: NDArray[Any]) -> Codes:
+        codes = np.searchsorted(self._edges, values, side="left").astype(np.int64)
+        codes[np.isnan(values)] = -1
+        return codes
+
+    def distance(self, one: Floats, other: Floats) -> Floats:
+        """Kolmogorov and Smirnov's: of shares (bins, …), the largest difference of their sums."""
+        found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
+        return found
+
+
+class _Categories:
+    """A bin for each frequent category, and one for all others."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        levels, counts = np.unique(values[values != None].astype(str), return_counts=True)  # noqa: E711
+        frequent = levels[np.argsort(-counts, kind="stable")[: MAX_LEVELS - 1]]
+        self._codes: dict[str | None, int] = {level: n for n, level in enumerate(frequent.tolist())}
+        self.bins = len(self._codes) + 1
+        self._codes[None] = -1
+
+    def codes(self, values: NDArray[Any]) -> Codes:
+        known, other = self._codes, self.bins - 1
+        return np.fromiter((known.get(value, other) for value in values), np.int64, len(values))
+
+    def distance(self, one: Floats, other: Floats) -> Floats:
+        """Jensen and Shannon's, of shares (bins, …); natural logarithm."""
+        middle = (one + other) / 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts = [np.where(side > 0, side * np.log(side / middle), 0.0) for side in (one, other)]
+        found: Floats = np.sqrt(np.maximum((parts[0] + parts[1]).sum(axis=0) / 2, 0.0))
+        return found
+
+
+class Histograms:
+    """The bins of a reference's columns and of `pairs` of them, and where its rows fall.
+
+    Counts and distances are in the order of the columns, then of the pairs, along their first axis:
+    sums over a few bins of thousands of samples are quick then.
+    """
+
+    def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
+        """`columns` (n,) each, in the order of time: float64, or object for categories. The first
+        `paired` of them are looked at two by two, too."""
+        self.records = len(columns[0])
+        self._columns = [
+            _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
+            for values in columns
+        ]
+        codes = self.codes(columns)
+        self.pairs = pairs(codes[:paired])
+        self._statistics = (*self._columns, *self.pairs)
+        ends = np.cumsum([0, *(statistic.bins for statistic in self._statistics)])
+        self._slices = [slice(a, b) for a, b in pairwise(ends.tolist())]
+        self._bins = int(ends[-1])
+        self._codes = self._all_codes(columns)
+        self.total = self.count(columns)
+
+    def ranks(self) -> list[Floats]:
+        """The reference's columns as numbers in the order of time: bins, by how far up they are;
+        categories by how frequent they are. Missing ones are in the middle."""
+        found = []
+        for codes in self.codes():
+            values = codes.astype(np.float64)
+            present = codes >= 0
+            values[~present] = values[present].mean() if present.any() else 0.0
+            found.append(values)
+        return found
+
+    def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
+        """Which bin each row (n,) of each column falls into, -1 where it is missing; of the
+        reference's, unless others are given."""
+        if columns is None:
+            return self._codes[: len(self._columns)]
+        return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
+
+    def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+        """(bins,): how many rows fall into each."""
+        found = np.zeros(self._bins, dtype=np.float32)
+        for at, codes in zip(self._slices, self._all_codes(columns), strict=True):
+            found[at] = np.bincount(codes[codes >= 0], minlength=at.stop - at.start)
+        return found
+
+    def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(bins, m): counts of the reference's rows from `starts` (m,) to before `ends` (m,)."""
+        places = np.unique(np.concatenate((starts, ends)))
+        parts = np.searchsorted(places, np.arange(self.records), side="right")
+        low, high = np.searchsorted(places, starts), np.searchsorted(places, ends)
+        found = np.empty((self._bins, len(starts)), dtype=np.float32)
+        for at, codes in zip(self._slices, self._codes, strict=True):
+            bins, present = at.stop - at.start, codes >= 0
+            flat = np.bincount(
+                parts[present] * bins + codes[present], minlength=(len(places) + 1) * bins
+            )
+            sums = np.cumsum(flat.reshape(-1, bins), axis=0)  # row k: all before places[k]
+            found[at] = (sums[high] - sums[low]).T
+        return found
+
+    def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
+        """(columns and pairs, …) of counts (bins, …); 0 where one side has no value."""
+        found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
+        for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
+            first, second = _shares(one[at]), _shares(other[at])
+            both = first.any(axis=0) & second.any(axis=0)
+            found[place] = np.where(both, statistic.distance(first, second), 0.0)
+        return found
+
+    def _all_codes(self, columns: Sequence[NDArray[Any]]) -> list[Codes]:
+        codes = self.codes(columns)
+        return [*codes, *(pair.codes(codes) for pair in self.pairs)]
+
+
+def _shares(counts: NDArray[np.float32]) -> Floats:
+    total = counts.sum(axis=0, dtype=np.float64)
+    shares: Floats = counts / np.maximum(total, 1.0)
+    return shares

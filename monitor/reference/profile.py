@@ -1,0 +1,122 @@
+"""A model's reference made ready: what a window of its records is compared with, column by column.
+
+In: the reference out of the model's package; samples of windows. Out: how far off a sample is, by
+calibrated scores, and counts of values that are missing, unseen or out of range.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from driftline.codec.columns import Columns
+from driftline.events import Limits, RelationResult
+from driftline.models.reference import Reference
+from driftline.stream import Stream
+from monitor.reference.domain_classifier import DomainClassifier
+from monitor.reference.histograms import Histograms
+from monitor.reference.quality import Counts, count_categories, count_numbers, longest_run
+from monitor.reference.thresholds import Calibration
+from monitor.sample import Sample
+from monitor.watched import present, watched
+
+
+class Measured(NamedTuple):
+    """How far a sample is off: by column (the predictions under the target's name), and by pair."""
+
+    scores: Mapping[str, float]
+    relations: Sequence[RelationResult]
+    limits: Limits
+
+
+class Profile:
+    """A reference made ready: columns without missing values, counts, levels."""
+
+    def __init__(self, stream: Stream, reference: Reference) -> None:
+        columns = reference.columns
+        self.records = len(columns)
+        self.levels: dict[str, frozenset[str]] = {}
+        self.values: dict[str, NDArray[Any]] = {}
+        self.predictions = reference.predictions
+        for column in watched(stream):
+            if column.kind == "category":
+                values = columns.categories.get(column.name)
+                if values is not None:
+                    self.levels[column.name] = frozenset(
+                        (*reference.levels.get(column.name, ()), *values)
+                    ) - {None}
+                    self.values[column.name] = present(values)
+            elif (numbers := columns.numbers.get(column.name)) is not None:
+                self.values[column.name] = present(numbers)
+        self.counts = self.count(stream, columns)
+        self.runs = {name: longest_run(columns[name]) for name in self.values}
+        names = [name for name in self.values if name != stream.target]
+        self._histograms = Histograms(
+            [*(columns[name] for name in names), self.predictions], paired=len(names)
+        )
+        self._names = [*names, stream.target]
+        self._calibration = Calibration(
+            self._histograms,
+            rate=stream.drift.false_alarm_rate,
+            block=_block(stream, reference),
+        )
+        self._classifier = (
+            DomainClassifier(self._histograms, columns=len(names), block=self._calibration.block)
+            if stream.drift.classifier and names
+            else None
+        )
+
+    def tell_apart(self, sample: Sample) -> RelationResult | None:
+        """What a classifier sees of all columns together; None where there is none, or no limit."""
+        if self._classifier is None:
+            return None
+        told = self._classifier.tell(self._columns(sample))
+        if told is None:
+            return None
+        names = tuple(self._names[place] for place in told.places)
+        return RelationResult(names, told.effect, told.score)
+
+    def _columns(self, sample: Sample) -> list[NDArray[Any]]:
+        return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
+
+    def measure(self, sample: Sample) -> Measured:
+        """How far off the sample is."""
+        columns = self._columns(sample)
+        thresholds = self._calibration.of(len(sample))
+        counts = self._histograms.count(columns)
+        distances = self._histograms.distances(counts, self._histograms.total)
+        scores = thresholds.scores(distances).tolist()
+        count = len(self._names)
+        return Measured(
+            scores=dict(zip(self._names, scores[:count], strict=True)),
+            relations=[
+                RelationResult((self._names[pair.places[0]], self._names[pair.places[1]]), *found)
+                for pair, *found in zip(
+                    self._histograms.pairs, distances[count:].tolist(), scores[count:], strict=True
+                )
+            ],
+            limits=Limits(thresholds.warning, thresholds.alarm),
+        )
+
+    def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
+        """Missing, unseen and out-of-range values, by column."""
+        counts: dict[str, Counts] = {}
+        for name, kind, feature in watched(stream):
+            if kind == "category" and name in columns.categories:
+                known = self.levels.get(name)
+                missing, unseen, outside = count_categories(
+                    columns.categories[name], known if known is not None else frozenset()
+                )
+                counts[name] = (missing, unseen if known is not None else 0, outside)
+            elif kind == "number" and name in columns.numbers:
+                counts[name] = count_numbers(columns.numbers[name], feature)
+        return counts
+
+
+def _block(stream: Stream, reference: Reference) -> int | None:
+    """The stream file's block in records, at the rate at which the reference's came."""
+    block = stream.block
+    if block is None:
+        return None
+    span = int(reference.positions[-1] - reference.positions[0])
+    return max(1, round(block * (len(reference.positions) - 1) / span)) if span else 1

@@ -1,0 +1,1 @@
+"""Records to windows: what each partition puts into them, merged when they are complete."""

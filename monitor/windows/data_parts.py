@@ -1,0 +1,177 @@
+"""Scored records of each partition, gathered by slice and model: their number and a sample.
+
+In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
+partition has passed a slice. Memory is columns times sample, not traffic; and only records that
+may be in the sample are decoded whole.
+"""
+
+from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Committed, Message, Outgoing
+from driftline.codec.records import format_time
+from driftline.events import DataParts, GroupPart, SlicePart
+from driftline.stream import Stream
+from driftline.topics import Topics
+from monitor.progress import Ints, Slot, Track, distinct
+from monitor.sample import Bound, Rows, Smallest, hashes_of
+from monitor.watched import watched
+from monitor.windows.arrived import Positions, by_model, largest
+from monitor.windows.parts import pack_records, records
+from monitor.windows.scored import Scored, ScoredReader
+
+
+class DataGathering:
+    """Turns the predictions of the partitions that this worker reads into parts."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._topic = Topics(stream).parts
+        self._reader = ScoredReader(stream)
+        self._most_are_wanted = True  # of the last batch's records; the next is thought to be alike
+        self._columns = watched(stream)
+        self._names = tuple(column.name for column in self._columns)
+        self._tracks: dict[int, Track[_Part]] = {}
+        # By slice and model, while one of the partitions has it open. What is left out of a part
+        # because of another partition's records is not in the sample of the whole either: those
+        # records are in the log, and come with that partition's part whoever reads it then.
+        self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
+
+    def resume(self, partition: int, committed: Committed) -> None:
+        """Start reading a partition at a committed position."""
+        self.drop(partition)
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="slice")
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        if self._tracks.pop(partition, None) is not None:
+            for bound in self._bounds.values():
+                bound.forget()  # its records may be read here again
+
+    def holds(self) -> dict[int, Committed]:
+        """Per partition, what to commit."""
+        return {partition: track.hold() for partition, track in self._tracks.items()}
+
+    def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
+        """Take in predictions of one partition, in its order; returns what it has passed."""
+        track = self._tracks[partition]
+        track.next_offset = messages[-1].offset + 1
+        scored = self._reader.read(messages, whole=self._most_are_wanted)
+        if len(scored.arrivals.offsets):
+            cells, counting = track.admit(scored.arrivals)
+            if scored.arrivals.marks is not None:  # from here on, records alone
+                cells = cells[~scored.arrivals.marks]
+                counting = counting[~scored.arrivals.marks]
+            if counting.any():
+                self._gather(track, partition, scored, cells, counting)
+        if (closed := track.close()) is None:
+            return []
+        passed, slots = closed
+        pieces = [piece for index, slot in slots for piece in self._pieces(index, slot)]
+        end = DataParts(partition=partition, passed=passed, slices=())
+        return records(self._topic, end, pieces)
+
+    def _gather(
+        self,
+        track: "Track[_Part]",
+        partition: int,
+        scored: Scored,
+        cells: Ints,
+        counting: NDArray[np.bool_],
+    ) -> None:
+        hashes = hashes_of(scored.ids)
+        wanted = np.zeros(len(scored), dtype=bool)
+        groups: list[tuple[_Group, NDArray[np.bool_]]] = []
+        for model, of_model in by_model(scored.models):
+            of_model &= counting
+            for cell in distinct(cells[of_model]):
+                own = of_model & (cells == cell)
+                group = self._group_of(track.slots[cell].part, cell, model)
+                _count(track.slots[cell].part, group, scored.positions, own)
+                wanted |= own & group.sample.admits(hashes)
+                groups.append((group, own))
+        at, rows = self._rows(scored, hashes, partition, np.flatnonzero(wanted))
+        self._most_are_wanted = 2 * int(np.count_nonzero(wanted)) > len(wanted)
+        for group, own in groups:
+            group.sample.add(rows.take(own[at]) if len(groups) > 1 else rows)
+
+    def _group_of(self, part: "_Part", cell: int, model: str) -> "_Group":
+        group = part.groups.get(model)
+        if group is None:
+            limit = self._stream.windows.max_sample
+            bound = self._bounds.setdefault((cell, model), Bound(limit))
+            group = part.groups[model] = _Group(Smallest(limit, bound))
+        return group
+
+    def _rows(
+        self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], Rows]:
+        """The readable ones of the records at these places: their places, and what is kept."""
+        at, columns, predictions, scores = self._reader.details(scored, partition, at)
+        values = [
+            (columns.numbers if kind == "number" else columns.categories)[name]
+            for name, kind, _ in self._columns
+        ]
+        return at, Rows(
+            hashes[at],
+            scored.positions.on_axis[at],
+            np.full(len(at), partition),
+            scored.offsets[at],
+            (*values, predictions),
+            scores,
+        )
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
+        """A slice's part, in pieces that add up: each with one piece of one group's sample."""
+        part = slot.part
+        groups = [
+            piece for name, group in part.groups.items() for piece in self._group(name, group)
+        ]
+        yield SlicePart(
+            index=index,
+            late=slot.late,
+            row=part.row,
+            time=None if part.time_us is None else format_time(part.time_us),
+            groups=tuple(groups[:1]),
+        )
+        for group in groups[1:]:
+            yield SlicePart(index=index, groups=(group,))
+
+    def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
+        rows = group.sample.rows() if len(group.sample) else ()
+        samples = pack_records(rows, self._names) if rows else iter(())
+        yield GroupPart(
+            model=model, records=group.records, last=group.last, sample=next(samples, None)
+        )
+        for sample in samples:
+            yield GroupPart(model=model, sample=sample)
+
+
+class _Group:
+    """What one partition has of one model's records in one slice."""
+
+    def __init__(self, sample: Smallest) -> None:
+        self.records = 0
+        self.last: int | None = None  # largest position
+        self.sample = sample  # of those that can be read
+
+
+class _Part:
+    """What one partition has in one slice."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, _Group] = {}
+        self.row: int | None = None
+        self.time_us: int | None = None
+
+
+def _count(part: _Part, group: _Group, positions: Positions, own: NDArray[np.bool_]) -> None:
+    part.row = largest(positions.rows[own], part.row)
+    part.time_us = largest(positions.times_us[own], part.time_us)
+    group.records += int(np.count_nonzero(own))
+    group.last = largest(positions.on_axis[own], group.last)

@@ -1,0 +1,96 @@
+"""Outcomes of one partition as arrays: what was predicted, what was true, and when that was known.
+
+In: messages. Out: `Labelled`. What cannot be read is said in the log and left out.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Message, Messages
+from driftline.codec.decoding import decode_each
+from driftline.events import Value, Watermark
+from driftline.stream import Stream
+from monitor.progress import BEFORE_ALL, Arrivals, Ints
+from monitor.windows.arrived import (
+    Marks,
+    Positions,
+    ints,
+    optional_ints,
+    read_events,
+    times_us,
+    with_marks,
+)
+
+
+class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="outcome"):
+    """What is needed of an outcome; the record and its scores are passed over."""
+
+    record_id: str
+    time: str | None
+    row: int | None
+    prediction: Value
+    model: str
+    label: Value
+    label_time: str | None
+    label_row: int | None
+    revision: int
+
+
+_decode = msgspec.json.Decoder(_Outcome | Watermark).decode
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """Arrays and lists of length n; `arrivals` has the watermark records too, in their places."""
+
+    arrivals: Arrivals
+    ids: list[str]
+    models: list[str]
+    labels: list[Value]
+    predictions: list[Value]
+    offsets: Ints
+    positions: Ints  # at which the labels were known
+    own: Ints  # positions of the records
+    rows: Ints  # BEFORE_ALL where there is none
+    times_us: Ints  # as rows
+    revised: NDArray[np.bool_]  # not the record's first label
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
+    """Decode messages of one partition, in its order."""
+    found = Messages.of(messages)
+    decoded = decode_each(_decode, found.values)
+    return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))
+
+
+def _columns(
+    outcomes: Sequence[_Outcome], offsets: Sequence[int], marks: Marks, *, by_row: bool
+) -> Labelled:
+    def column(name: str) -> list[Any]:
+        return list(map(attrgetter(name), outcomes))
+
+    own = Positions.of(column("row"), column("time"), by_row=by_row)
+    known = optional_ints(column("label_row")) if by_row else times_us(column("label_time"))
+    positions = np.where(known > BEFORE_ALL, known, own.on_axis)
+    arrivals = Arrivals(ints(offsets), positions)
+    return Labelled(
+        with_marks(arrivals, marks),
+        column("record_id"),
+        column("model"),
+        column("label"),
+        column("prediction"),
+        arrivals.offsets,
+        positions,
+        own.on_axis,
+        own.rows,
+        own.times_us,
+        ints(column("revision")) > 0,
+    )

@@ -1,0 +1,90 @@
+"""From parts to windows: what a stream's partitions have put into `parts`, merged in its order.
+
+In: the records of `parts`. Out: the events for `windows`, and what to commit. Each kind of window
+comes in order; it is complete when all partitions have passed its end.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from driftline.broker.port import Committed, Message
+from driftline.codec.envelope import decode, parts_decoder
+from driftline.errors import DataError
+from driftline.events import (
+    DataParts,
+    DataWindow,
+    PerformancePane,
+    PerformanceWindow,
+    WindowsEvent,
+)
+from driftline.stream import Stream
+from monitor.reference.references import Profiles, References
+from monitor.sample import Sample
+from monitor.windows.data_windows import DataWindows
+from monitor.windows.merging import Kind, Merging
+from monitor.windows.performance import PerformanceWindows
+
+log = logging.getLogger(__name__)
+
+
+class Merger:
+    """The windows of one stream that are not complete, from a committed position of `parts` on."""
+
+    def __init__(
+        self, stream: Stream, references: References, profiles: Profiles, committed: Committed
+    ) -> None:
+        self._data = DataWindows(stream, profiles)
+        self._performance = PerformanceWindows(stream, references)
+        self._merging = Merging(stream.kafka.partitions, committed)
+
+    @property
+    def samples(self) -> Mapping[str, tuple[str, Sample]]:
+        """Of the newest windows in which something was found: model and sample, by window id."""
+        return self._data.samples
+
+    def read(self, message: Message) -> None:
+        """Take in one record."""
+        merging = self._merging
+        merging.read(message.offset)
+        try:
+            event = decode(parts_decoder, message)
+        except DataError as error:
+            log.warning("not a part, left out: %s", error.message)
+            return
+        kind: Kind = "data" if isinstance(event, DataParts) else "performance"
+        before = merging.closed(kind)
+        if isinstance(event, DataParts):
+            self._data.add(message.offset, event, closed=before)
+        else:
+            self._performance.add(message.offset, event, closed=before)
+        if event.passed is not None:
+            merging.advance(message.offset, kind, event.partition, event.passed)
+
+    def complete(self) -> list[WindowsEvent]:
+        """What is complete of one window, with all that is to be published before it; empty when
+        nothing is."""
+        return [*self._complete_data(), *self._complete_performance()]
+
+    def _complete_data(self) -> list[DataWindow]:
+        merging, closed = self._merging, self._merging.closed("data")
+        complete = merging.complete("data")
+        if complete is None:
+            return []
+        closed, window = self._data.close(closed, complete)
+        merging.close("data", closed)
+        return [] if window is None else [window]
+
+    def _complete_performance(self) -> list[PerformancePane | PerformanceWindow]:
+        merging, closed = self._merging, self._merging.closed("performance")
+        complete = merging.complete("performance")
+        while complete is not None and (closed is None or closed < complete):
+            closed, events = self._performance.close(closed, complete)
+            merging.close("performance", closed)
+            if events:
+                return events
+        return []
+
+    def hold(self) -> Committed:
+        """What to commit of `parts`."""
+        needed = [n for n in (self._data.needed(), self._performance.needed()) if n is not None]
+        return self._merging.hold(min(needed, default=None))

@@ -1,0 +1,223 @@
+"""Performance panes and windows: what all partitions put into a pane, merged when it is complete.
+
+In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `PerformanceWindow`
+events with the realised metric.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from driftline.codec.records import format_time, parse_time
+from driftline.events import (
+    ModelPart,
+    PanePart,
+    PerformanceGroup,
+    PerformancePane,
+    PerformanceParts,
+    PerformanceWindow,
+    event_id,
+)
+from driftline.stream import Stream
+from monitor.metrics import Tally, new_tally, rise
+from monitor.progress import Grid
+from monitor.reference.references import References
+from monitor.sample import Smallest
+from monitor.windows.data_windows import later
+from monitor.windows.parts import unpack_errors
+from monitor.windows.performance_parts import errors_kept
+
+
+class PerformanceWindows:
+    """Merges parts into panes and windows."""
+
+    def __init__(self, stream: Stream, references: References) -> None:
+        self._stream = stream
+        self._grid = Grid.of(stream)
+        self._references = references
+        self._limit = errors_kept(stream)
+        self._slices: dict[int, _Slice] = {}  # those of windows that are not complete
+
+    def needed(self) -> int | None:
+        """Offset of the oldest record of a window that is not complete."""
+        return min((piece.first_offset for piece in self._slices.values()), default=None)
+
+    def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
+        """Take in the record at this offset; panes before `closed` were published."""
+        for part in parts.panes:
+            index = part.index // self._grid.panes
+            if closed is not None and index < self._first_open(closed):
+                continue
+            piece = self._slices.get(index)
+            if piece is None:
+                piece = self._slices[index] = _Slice(offset)
+            piece.late += part.late
+            piece.revised += part.revised
+            self._gather(piece, parts.partition, part)
+
+    def close(
+        self, closed: int | None, complete: int
+    ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
+        """What has become complete of the first window, panes first, and the first pane that was
+        not published then. Those before `closed` were, and `complete` is not complete."""
+        first = None if closed is None else self._first_open(closed)
+        index = self._grid.window_after(first, self._slices)
+        if index is None:
+            return complete, []
+        window_end = (index + self._grid.overlap) * self._grid.panes
+        end = min(window_end, complete)
+        panes = {pane: models for s in self._of(index) for pane, models in s.panes.items()}
+        events: list[PerformancePane | PerformanceWindow] = [
+            event
+            for pane in sorted(panes)
+            if pane < end and (closed is None or pane >= closed)
+            for event in self._pane_events(pane, panes[pane])
+        ]
+        if end == window_end:
+            events.append(self._window_event(index, self._of(index)))
+            self._slices.pop(index, None)  # the windows that are left begin later
+        return end, events
+
+    def _first_open(self, closed: int) -> int:
+        """The first window that is not complete where panes before `closed` are."""
+        return closed // self._grid.panes - self._grid.overlap + 1
+
+    def _of(self, index: int) -> "list[_Slice]":
+        places = range(index, index + self._grid.overlap)
+        return [self._slices[place] for place in places if place in self._slices]
+
+    def _gather(self, piece: "_Slice", partition: int, part: PanePart) -> None:
+        models = piece.panes.setdefault(part.index, {})
+        for own in part.models:
+            if (model := models.get(own.model)) is None:
+                model = models[own.model] = _Model(self._stream, self._limit)
+            model.add(own, partition)
+
+    # ---- complete ones --------------------------------------------------------------------------
+
+    def _pane_events(self, pane: int, models: "dict[str, _Model]") -> list[PerformancePane]:
+        start, end = self._grid.bounds(pane)
+        ordered = sorted(models.items(), key=lambda item: (item[1].last, item[0]))
+        return [
+            PerformancePane(
+                id=event_id("pane", self._stream.name, start, name),
+                index=pane,
+                start=start,
+                end=end,
+                model=name,
+                records=model.tally.records,
+                errors=model.errors(),
+                reference_error=self._reference_error(name),
+                first_position=model.first,
+                last_position=model.last,
+                row=model.row,
+                time=None if model.time_us is None else format_time(model.time_us),
+                error_inflation=self._references.error_inflation(name),
+                trained_on=self._trained_on(name),
+            )
+            for name, model in ordered
+        ]
+
+    def _reference_error(self, model: str) -> float | None:
+        reference = self._references.of(model)
+        if reference is None or not len(reference.errors):
+            return None
+        return float(reference.errors.mean())
+
+    def _trained_on(self, model: str) -> int | None:
+        reference = self._references.of(model)
+        return None if reference is None else reference.rows
+
+    def _window_event(self, index: int, slices: "Sequence[_Slice]") -> PerformanceWindow:
+        stream = self._stream
+        whole = new_tally(stream.task)
+        row = time_us = None
+        models: dict[str, tuple[int, Tally]] = {}  # last position of a record, sums
+        for pane in (models for piece in slices for models in piece.panes.values()):
+            for name, part in pane.items():
+                last, tally = models.get(name) or (part.last, new_tally(stream.task))
+                tally.merge(part.tally)
+                whole.merge(part.tally)
+                models[name] = (max(last, part.last), tally)
+                row, time_us = later(row, part.row), later(time_us, part.time_us)
+        ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
+        start, end = self._grid.window(index)
+        return PerformanceWindow(
+            id=event_id("window", stream.name, "performance", index),
+            index=index,
+            start=start,
+            end=end,
+            records=whole.records,
+            late=sum(piece.late for piece in slices),
+            revised=sum(piece.revised for piece in slices),
+            row=row,
+            time=None if time_us is None else format_time(time_us),
+            metric=stream.judged_by,
+            value=whole.metric(stream.judged_by) if whole.records else None,
+            standard_error=whole.standard_error(stream.judged_by) if whole.records else None,
+            groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
+        )
+
+    def _group(self, model: str, tally: Tally) -> PerformanceGroup:
+        stream = self._stream
+        found = None
+        reference = self._references.of(model)
+        if reference is not None and tally.records >= stream.windows.min_records:
+            found = rise(
+                tally,
+                reference.errors,
+                inflation=self._references.error_inflation(model),
+                level=stream.drift.false_alarm_rate,
+                min_loss=stream.drift.min_metric_loss,
+            )
+        return PerformanceGroup(
+            model=model,
+            records=tally.records,
+            metric=tally.metric(stream.judged_by),
+            error=tally.error(),
+            reference_error=None if found is None else found.reference_error,
+            p_value=None if found is None else found.p_value,
+            worse=found is not None and found.worse,
+            standard_error=tally.standard_error(stream.judged_by),
+        )
+
+
+class _Model:
+    """What is known of one model's outcomes in one pane."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self.tally = new_tally(stream.task)
+        self.first = self.last = 0
+        self.row: int | None = None
+        self.time_us: int | None = None
+        self._sample = Smallest(limit)
+
+    def add(self, piece: ModelPart, partition: int) -> None:
+        """Add a piece of a partition's part."""
+        if piece.first is not None and piece.last is not None:
+            is_new = not self.tally.records
+            self.first = piece.first if is_new else min(self.first, piece.first)
+            self.last = piece.last if is_new else max(self.last, piece.last)
+        self.tally.merge_part(piece)
+        self.row = later(self.row, piece.row)
+        self.time_us = later(self.time_us, None if piece.time is None else parse_time(piece.time))
+        if piece.sample is not None:
+            self._sample.add(unpack_errors(piece.sample, partition))
+
+    def errors(self) -> tuple[float, ...]:
+        """The errors that are kept, by position of label, then of record."""
+        rows = self._sample.rows()
+        own, errors = rows.values
+        order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))
+        found: list[float] = errors[order].tolist()
+        return tuple(found)
+
+
+class _Slice:
+    """What is known of one slice, from the record at `first_offset` on."""
+
+    def __init__(self, first_offset: int) -> None:
+        self.first_offset = first_offset
+        self.late = 0
+        self.revised = 0
+        self.panes: dict[int, dict[str, _Model]] = {}

@@ -1,0 +1,164 @@
+"""Outcomes of each partition, gathered by pane and model: sums, and a sample of errors.
+
+In: outcomes, partition by partition. Out: `PerformanceParts` for the topic `parts`, as soon as a
+partition has passed a pane. Outcomes are published exactly once by the join, so none is looked for
+twice; only a record's first label counts.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Committed, Message, Outgoing
+from driftline.codec.records import format_time
+from driftline.events import ModelPart, PanePart, PerformanceParts
+from driftline.stream import Stream
+from driftline.topics import Topics
+from monitor.metrics import new_tally
+from monitor.progress import PANES, Ints, Slot, Track, distinct
+from monitor.sample import Rows, Smallest, hashes_of
+from monitor.windows.arrived import by_model, largest
+from monitor.windows.labelled import Labelled, read_outcomes
+from monitor.windows.parts import MAX_PAIRS, pack_errors, records
+
+
+def errors_kept(stream: Stream) -> int:
+    """As many errors a window as its data windows keep records."""
+    return max(1, stream.windows.max_sample // PANES)
+
+
+class PerformanceGathering:
+    """Turns the outcomes of the partitions that this worker reads into parts."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._topic = Topics(stream).parts
+        self._limit = errors_kept(stream)
+        self._tracks: dict[int, Track[_Part]] = {}
+
+    def resume(self, partition: int, committed: Committed) -> None:
+        """Start reading a partition at a committed position."""
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="pane")
+
+    def drop(self, partition: int) -> None:
+        """Forget a partition."""
+        self._tracks.pop(partition, None)
+
+    def holds(self) -> dict[int, Committed]:
+        """Per partition, what to commit."""
+        return {partition: track.hold() for partition, track in self._tracks.items()}
+
+    def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
+        """Take in outcomes of one partition, in its order; returns what it has passed."""
+        track = self._tracks[partition]
+        track.next_offset = messages[-1].offset + 1
+        read = read_outcomes(messages, self._stream)
+        if len(read.arrivals.offsets):
+            self._gather(track, partition, read)
+        if (closed := track.close()) is None:
+            return []
+        passed, slots = closed
+        pieces = [piece for pane, slot in slots for piece in self._pieces(pane, slot)]
+        end = PerformanceParts(partition=partition, passed=passed, panes=())
+        return records(self._topic, end, pieces)
+
+    # ---- gathering ------------------------------------------------------------------------------
+
+    def _gather(self, track: "Track[_Part]", partition: int, read: Labelled) -> None:
+        cells, counting = track.admit(read.arrivals)
+        if read.arrivals.marks is not None:  # from here on, records alone
+            cells, counting = cells[~read.arrivals.marks], counting[~read.arrivals.marks]
+        revised = counting & read.revised
+        for pane in distinct(cells[revised]):
+            track.slots[pane].part.revised += int(np.count_nonzero(revised & (cells == pane)))
+        counting &= ~revised
+        if not counting.any():
+            return
+        hashes = hashes_of(read.ids)
+        for model, of_model in by_model(read.models):
+            of_model &= counting
+            for pane in distinct(cells[of_model]):
+                models = track.slots[pane].part.models
+                if (of_pane := models.get(model)) is None:
+                    of_pane = models[model] = _Model(self._stream, self._limit)
+                at = np.flatnonzero(of_model & (cells == pane))
+                of_pane.add(read, hashes, partition, at)
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    def _pieces(self, pane: int, slot: "Slot[_Part]") -> Iterator[PanePart]:
+        """A pane's part, in pieces that add up: each with one piece of one model's sums."""
+        part = slot.part
+        models = [piece for name, model in part.models.items() for piece in model.pieces(name)]
+        yield PanePart(index=pane, late=slot.late, revised=part.revised, models=tuple(models[:1]))
+        for model in models[1:]:
+            yield PanePart(index=pane, models=(model,))
+
+
+class _Model:
+    """One partition's outcomes of one model in one pane."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self._tally = new_tally(stream.task)
+        self._sample = Smallest(limit)
+        self._first: int | None = None
+        self._last: int | None = None
+        self._row: int | None = None
+        self._time_us: int | None = None
+
+    def add(
+        self, read: Labelled, hashes: NDArray[np.uint32], partition: int, at: NDArray[Any]
+    ) -> None:
+        """Count in the outcomes at these places."""
+        if len(at) == len(read):
+            labels, predictions = read.labels, read.predictions
+        else:
+            places = at.tolist()
+            labels = [read.labels[place] for place in places]
+            predictions = [read.predictions[place] for place in places]
+        errors = self._tally.add(labels, predictions)
+        own: Ints = read.own[at]
+        first = int(own.min())
+        self._first = first if self._first is None else min(self._first, first)
+        self._last = largest(own, self._last)
+        self._row = largest(read.rows[at], self._row)
+        self._time_us = largest(read.times_us[at], self._time_us)
+        self._sample.add(
+            Rows(
+                hashes[at],
+                read.positions[at],
+                np.full(len(at), partition),
+                read.offsets[at],
+                (own, errors),
+            )
+        )
+
+    def pieces(self, name: str) -> Iterator[ModelPart]:
+        """For the wire, in pieces that add up."""
+        pairs, sums = self._tally.packed()
+        samples = pack_errors(self._sample.rows())
+        yield ModelPart(
+            model=name,
+            records=self._tally.records,
+            first=self._first,
+            last=self._last,
+            pairs=pairs[:MAX_PAIRS],
+            sums=sums,
+            sample=next(samples),
+            row=self._row,
+            time=None if self._time_us is None else format_time(self._time_us),
+        )
+        for start in range(MAX_PAIRS, len(pairs), MAX_PAIRS):
+            yield ModelPart(model=name, pairs=pairs[start : start + MAX_PAIRS])
+        for sample in samples:
+            yield ModelPart(model=name, sample=sample)
+
+
+class _Part:
+    """What one partition has in one pane."""
+
+    def __init__(self) -> None:
+        self.revised = 0
+        self.models: dict[str, _Model] = {}

@@ -1,0 +1,386 @@
+"""Drift events: opened once, told again when worse, resolved when quiet; retraining asked for."""
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from driftline.codec.records import format_time
+from driftline.events import (
+    ColumnResult,
+    DataGroup,
+    DataWindow,
+    DriftEvent,
+    Limits,
+    PerformanceGroup,
+    PerformancePane,
+    PerformanceWindow,
+    RetrainRequest,
+)
+from driftline.stream import Stream
+from monitor.decisions.decide import Decider
+from monitor.reference.quality import QUALITIES
+from tests.monitor.streams import small_stream
+
+STREAM = small_stream(
+    windows="records = 1000",
+    retrain='min_outcomes = 100\ncooldown = 2000\npolicy = "drift"\non = ["data"]',
+)
+
+
+def group(model: str = "a", effect: float = 0.0, records: int = 1000, **quality: int) -> DataGroup:
+    column = ColumnResult(
+        "x",
+        "number",
+        "ks",
+        0.0,
+        effect,
+        drifted=effect >= 0.1,
+        quality=tuple(name for name in QUALITIES if quality.get(name)),
+        score=10 * effect,
+        **quality,
+    )
+    return DataGroup(
+        model=model,
+        records=records,
+        sampled=min(records, 1000),
+        tested=records >= 100,
+        columns=(column,),
+    )
+
+
+def window(index: int, *groups: DataGroup) -> DataWindow:
+    return DataWindow(
+        id=f"w{index}",
+        index=index,
+        start=index * 1000,
+        end=(index + 1) * 1000,
+        records=1000,
+        late=0,
+        row=(index + 1) * 1000 - 1,
+        time=format_time((index + 1) * 3_600_000_000),
+        groups=groups,
+    )
+
+
+def pane(
+    index: int, errors: Sequence[float], model: str = "a", delay: int = 0, trained: float = 0.1
+) -> PerformancePane:
+    start = index * 50
+    return PerformancePane(
+        id=f"p{index}-{model}",
+        index=index,
+        start=start,
+        end=start + 50,
+        model=model,
+        records=len(errors),
+        errors=tuple(errors),
+        reference_error=trained,
+        first_position=start - delay,
+        last_position=start + 49 - delay,
+        row=start + 49 - delay,
+        time=format_time((start + 50 - delay) * 3_600_000),  # an hour is a thousand rows
+    )
+
+
+def performance(index: int, *groups: tuple[str, float, bool]) -> PerformanceWindow:
+    return PerformanceWindow(
+        id=f"v{index}",
+        index=index,
+        start=index * 1000,
+        end=(index + 1) * 1000,
+        records=1000,
+        late=0,
+        revised=0,
+        row=(index + 1) * 1000 - 1,
+        time=None,
+        metric="accuracy",
+        value=0.9,
+        groups=tuple(
+            PerformanceGroup(model, 1000, 1 - error, error, 0.1, 0.0 if worse else 1.0, worse)
+            for model, error, worse in groups
+        ),
+    )
+
+
+GOOD = [0.0] * 9 + [1.0] + [0.0] * 40
+BAD = [0.0, 1.0] * 25
+
+
+def drift(
+    decider: Decider, *events: DataWindow | PerformancePane | PerformanceWindow
+) -> list[tuple[str, str, int]]:
+    """(kind, action, position) of the drift events that follow."""
+    return [
+        (event.kind, event.action, event.position)
+        for read in events
+        for event in decider.read(read)
+        if isinstance(event, DriftEvent)
+    ]
+
+
+def requests(decider: Decider, *events: DataWindow | PerformancePane) -> list[RetrainRequest]:
+    return [
+        event
+        for read in events
+        for event in decider.read(read)
+        if isinstance(event, RetrainRequest)
+    ]
+
+
+def stretch(index: int) -> list[DataWindow | PerformancePane]:
+    """A window of shifted data and its outcomes, as they come: the last pane after the window."""
+    panes = [pane(index * 20 + i, GOOD) for i in range(20)]
+    return [*panes[:-1], window(index, group(effect=0.3)), panes[-1]]
+
+
+# ---- data ---------------------------------------------------------------------------------------
+
+
+def test_an_event_opens_once_and_resolves_after_quiet_windows() -> None:
+    decider = Decider(STREAM)
+    effects = [0.0, 0.3, 0.3, 0.0, 0.3, 0.0, 0.0, 0.0]
+    found = drift(decider, *(window(i, group(effect=effect)) for i, effect in enumerate(effects)))
+    assert found == [("data", "opened", 2000), ("data", "resolved", 7000)]
+
+
+def test_an_event_keeps_its_id_and_says_where_it_began() -> None:
+    decider = Decider(STREAM)
+    events = [
+        event
+        for i, effect in enumerate([0.3, 0.7, 0.0, 0.0])
+        for event in decider.read(window(i, group(effect=effect)))
+        if isinstance(event, DriftEvent)
+    ]
+    assert [event.action for event in events] == ["opened", "updated", "resolved"]
+    assert len({event.id for event in events}) == 1
+    assert {event.onset for event in events} == {0}
+    assert [event.windows for event in events] == [("w0",), ("w1",), ("w3",)]
+    assert events[0].columns == ("x",)
+    assert events[0].report == "w0.html"
+
+
+def test_untested_windows_are_neither_quiet_nor_drifted() -> None:
+    decider = Decider(STREAM)
+    few = group(effect=0.9, records=50)
+    found = drift(decider, window(0, group(effect=0.3)), window(1, few), window(2, few))
+    assert found == [("data", "opened", 1000)]
+
+
+def test_a_model_that_knows_the_new_data_resolves_at_once() -> None:
+    decider = Decider(STREAM)
+    found = drift(decider, window(0, group(effect=0.3)), window(1, group("b")))
+    assert found == [("data", "opened", 1000), ("data", "resolved", 2000)]
+
+
+def test_drift_is_told_even_if_a_new_model_came_within_the_window() -> None:
+    decider = Decider(STREAM)
+    found = drift(decider, window(0, group(effect=0.3), group("b")))
+    assert found == [("data", "opened", 1000), ("data", "resolved", 1000)]
+
+
+def test_an_event_of_the_new_model_is_not_resolved_by_the_old_ones_records() -> None:
+    decider = Decider(STREAM)
+    found = drift(
+        decider,
+        window(0, group("b", effect=0.3)),
+        window(1, group("a"), group("b", records=10)),
+    )
+    assert found == [("data", "opened", 1000)]
+
+
+def test_quality_is_a_kind_of_its_own() -> None:
+    decider = Decider(STREAM)
+    (event,) = decider.read(window(0, group(missing=150, unseen=20)))
+    assert isinstance(event, DriftEvent)
+    assert (event.kind, event.columns, event.severity) == ("quality", ("x",), 0.15)
+    assert event.message == "x missing 15.0%, x unseen 2.0%"
+
+
+def test_quality_is_a_share_of_what_was_sampled() -> None:
+    (event,) = Decider(STREAM).read(window(0, group(records=50_000, missing=150)))
+    assert isinstance(event, DriftEvent)
+    assert (event.severity, event.message) == (0.15, "x missing 15.0%")
+
+
+def limited(index: int, score: float, *, size: int = 1000, slide: int = 1000) -> DataWindow:
+    """A window with limits of 1 for a warning and 2 for an alarm."""
+    found = msgspec.structs.replace(group(effect=score / 10), limits=Limits(1.0, 2.0))
+    return msgspec.structs.replace(
+        window(index, found), start=index * slide, end=index * slide + size
+    )
+
+
+def test_a_warning_opens_nothing_until_one_of_the_next_two_windows_confirms_it() -> None:
+    alone = [1.5, 0.0, 0.0, 1.5, 0.0, 0.0]
+    assert drift(Decider(STREAM), *(limited(i, score) for i, score in enumerate(alone))) == []
+    again = [1.5, 0.0, 1.5]
+    found = drift(Decider(STREAM), *(limited(i, score) for i, score in enumerate(again)))
+    assert found == [("data", "opened", 3000)]
+
+
+def test_an_alarm_opens_at_once() -> None:
+    assert drift(Decider(STREAM), limited(0, 2.0)) == [("data", "opened", 1000)]
+
+
+def test_windows_that_overlap_neither_confirm_a_warning_nor_resolve_an_event_sooner() -> None:
+    sliding = small_stream(windows="records = 1000\nslide = 250")
+    # The first warning is of 0 to 1,000; the first window without any of those begins at 1,000.
+    scores = [1.5, 1.5, 1.5, 1.5, 1.5, *[0.0] * 8]
+    found = drift(
+        Decider(sliding), *(limited(i, score, slide=250) for i, score in enumerate(scores))
+    )
+    # Two whole windows without drift, the last warning's being 1,000 to 2,000.
+    assert found == [("data", "opened", 2000), ("data", "resolved", 4000)]
+
+
+# ---- performance --------------------------------------------------------------------------------
+
+
+def test_a_rise_of_the_error_is_found_within_the_window_and_dated() -> None:
+    decider = Decider(STREAM)
+    events = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
+    found = [event for read in events for event in decider.read(read)]
+    event = found[0]
+    assert isinstance(event, DriftEvent)
+    assert (event.kind, event.action, event.detector) == ("performance", "opened", "glr")
+    assert 1500 < event.position <= 1600
+    assert event.onset is not None
+    assert abs(event.onset - 1500) <= 5
+
+
+def test_the_onset_is_where_the_records_were_not_where_their_labels_came() -> None:
+    decider = Decider(STREAM)
+    events = [pane(i, BAD if i >= 30 else GOOD, delay=400) for i in range(40)]
+    found = [event for read in events for event in decider.read(read)]
+    assert isinstance(found[0], DriftEvent)
+    assert found[0].onset is not None
+    assert abs(found[0].onset - 1100) <= 5
+
+
+def test_a_new_model_starts_with_a_clean_slate() -> None:
+    decider = Decider(STREAM)
+    assert drift(decider, *(pane(i, GOOD) for i in range(30))) == []
+    assert drift(decider, *(pane(i, BAD, model="b") for i in range(30, 60))) == []
+
+
+def test_late_labels_of_the_old_model_do_not_disturb_the_new_one() -> None:
+    decider = Decider(STREAM)
+    events = []
+    for i in range(30):
+        events.append(pane(i, GOOD, model="b"))
+        events.append(pane(i, BAD, model="a", delay=400))
+    assert drift(decider, *events) == []
+    assert drift(decider, *(pane(i, BAD, model="b") for i in range(30, 40))) != []
+
+
+def test_an_error_no_worse_than_in_training_is_no_drift() -> None:
+    decider = Decider(STREAM)
+    assert (
+        drift(decider, *(pane(i, BAD if i >= 30 else GOOD, trained=0.5) for i in range(60))) == []
+    )
+
+
+def test_a_window_clearly_worse_than_in_training_opens_without_a_detector() -> None:
+    decider = Decider(STREAM)
+    found = drift(
+        decider,
+        performance(0, ("a", 0.1, False)),
+        performance(1, ("a", 0.2, True)),
+        performance(2, ("a", 0.1, False)),
+        performance(3, ("a", 0.1, False)),
+    )
+    assert found == [("performance", "opened", 2000), ("performance", "resolved", 4000)]
+
+
+def test_a_window_in_which_a_detector_fired_is_not_quiet() -> None:
+    decider = Decider(STREAM)
+    found = drift(decider, *(pane(i, BAD if i >= 30 else GOOD) for i in range(40)))
+    assert [action for _, action, _ in found] == ["opened"]
+    assert drift(decider, performance(1, ("a", 0.1, False))) == []
+    assert drift(decider, performance(2, ("a", 0.1, False))) == []
+    assert drift(decider, performance(3, ("a", 0.1, False))) == [("performance", "resolved", 4000)]
+
+
+def test_the_old_models_outcomes_do_not_resolve_the_new_ones_event() -> None:
+    decider = Decider(STREAM)
+    drift(decider, performance(0, ("b", 0.2, True)))
+    mixed = performance(1, ("a", 0.1, False), ("b", 0.1, False))
+    untested = mixed.groups[1]
+    without = PerformanceGroup("b", 10, untested.metric, untested.error)
+    replaced = PerformanceWindow(
+        **{name: getattr(mixed, name) for name in mixed.__struct_fields__}
+        | {"groups": (mixed.groups[0], without)}
+    )
+    assert drift(decider, replaced) == []
+
+
+# ---- retraining ---------------------------------------------------------------------------------
+
+
+def test_a_request_waits_for_labelled_records_from_after_the_onset() -> None:
+    decider = Decider(STREAM)
+    assert requests(decider, window(1, group(effect=0.3))) == []  # from 1,000 on
+    assert requests(decider, *(pane(i, GOOD, delay=1000) for i in range(41))) == []
+    (request,) = requests(decider, pane(41, GOOD, delay=1000))
+    assert request.since == 1000
+    assert request.position == 2100
+    assert request.reason == "data drift: 1 of 1 shifted: x (0.30)"
+
+
+def test_it_waits_until_outcomes_have_come_as_far_as_the_event() -> None:
+    decider = Decider(STREAM)
+    assert requests(decider, window(1, group(effect=0.3))) == []
+    assert requests(decider, *(pane(i, GOOD) for i in range(20, 39))) == []
+    assert [request.position for request in requests(decider, pane(39, GOOD))] == [2000]
+
+
+def test_it_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
+    decider = Decider(STREAM)
+    events: list[DataWindow | PerformancePane] = []
+    for index in range(8):
+        events += stretch(index)
+    assert [request.position for request in requests(decider, *events)] == [1000, 3000, 5000, 7000]
+
+
+def test_a_request_with_little_new_data_is_made_again_when_there_is_more_of_it() -> None:
+    stream = small_stream(windows="records = 1000", retrain="min_outcomes = 100\ncooldown = 500")
+    decider = Decider(stream)
+    early = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
+    (first,) = requests(decider, *early)
+    assert first.position == 1650
+    late = [pane(i, GOOD, model="b") for i in range(40, 80)]
+    decider.read(performance(1, ("b", 0.1, False)))  # resolves: the new model is quiet
+    again = requests(decider, *late)
+    assert [request.position for request in again] == [2150, 2750, 3950], "by doubling"
+    assert {request.caused_by for request in again} == {first.caused_by}
+    assert len({request.id for request in (first, *again)}) == 4
+
+
+def test_kinds_that_are_not_asked_for_ask_for_nothing() -> None:
+    decider = Decider(STREAM)  # on = ["data"]
+    assert requests(decider, *(pane(i, BAD if i >= 30 else GOOD) for i in range(60))) == []
+
+
+@pytest.mark.parametrize(("cooldown", "expected"), [('"2h"', [1000, 3000]), ("3000", [1000, 4000])])
+def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[int]) -> None:
+    stream: Stream = small_stream(
+        windows="records = 1000",
+        time='column = "at"',
+        retrain=f'policy = "drift"\nmin_outcomes = 10\ncooldown = {cooldown}',
+    )
+    decider = Decider(stream)
+    events: list[DataWindow | PerformancePane] = []
+    for index in range(4):
+        events += stretch(index)
+    assert [request.position for request in requests(decider, *events)] == expected
+
+
+@pytest.mark.parametrize(("repeated", "opened"), [(4, 0), (5, 1)])
+def test_ids_that_repeat_are_a_quality_event(repeated: int, opened: int) -> None:
+    found = msgspec.structs.replace(group(), repeated=repeated)
+    events = Decider(STREAM).read(window(0, found))
+    assert len(events) == opened
+    for event in events:
+        assert isinstance(event, DriftEvent)
+        assert (event.kind, event.columns, event.message) == ("quality", (), "ids repeated 0.5%")

@@ -1,0 +1,239 @@
+"""Every detector keeps one contract: rises only, dated, the same however errors are cut."""
+
+import itertools
+import pickle
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftline.stream import Task
+from monitor.decisions.detectors import DETECTORS, REMEMBERED, SCALE_VALUES, ErrorDetector, Rise
+from monitor.reference.dependence import inflation
+
+every = pytest.mark.parametrize("name", list(DETECTORS))
+TASKS: tuple[Task, ...] = ("classification", "regression")
+tasks = pytest.mark.parametrize("task", TASKS)
+# KSWIN takes half a millisecond a value.
+FAST = [name for name in DETECTORS if name != "kswin"]
+
+
+def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
+    """0 and 1, or absolute errors in some unit; `level` is their mean share."""
+    rng = random.Random(seed)
+    if task == "classification":
+        return [float(rng.random() < level) for _ in range(count)]
+    return [rng.expovariate(1.0) * level * 1000.0 for _ in range(count)]
+
+
+def feed(detector: ErrorDetector, values: list[float], pane: int = 50) -> list[tuple[int, Rise]]:
+    """(values read, rise) of each find."""
+    found = []
+    for start in range(0, len(values), pane):
+        detector.update(values[start : start + pane])
+        found += [(min(start + pane, len(values)), rise) for rise in detector.rises]
+    return found
+
+
+def dated(found: list[tuple[int, Rise]]) -> list[tuple[int, float, float]]:
+    """(place, mean before, mean after) of each find."""
+    return [(read - rise.ago, rise.before, rise.after) for read, rise in found]
+
+
+@tasks
+@every
+def test_a_rise_is_found_and_dated(name: str, task: Task) -> None:
+    values = errors(task, 0.1, 1000, 1) + errors(task, 0.6, 1000, 2)
+    found = feed(ErrorDetector(name, task), values)
+    assert found
+    read, rise = found[0]
+    assert 1000 < read <= 1500
+    assert abs(read - rise.ago - 1000) <= 100
+    assert rise.after > rise.before
+
+
+@tasks
+@every
+def test_a_fall_is_no_drift(name: str, task: Task) -> None:
+    values = errors(task, 0.6, 500, 3) + errors(task, 0.1, 300 if name == "kswin" else 1500, 4)
+    found = feed(ErrorDetector(name, task), values)
+    assert [read for read, _ in found if read > 500] == []
+
+
+@pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin", "page_hinkley"])
+def test_a_rise_is_found_after_a_fall_has_been_long_enough(name: str) -> None:
+    levels = ((0.5, 1000), (0.1, 4000), (0.4, 600))
+    values = [x for i, (level, n) in enumerate(levels) for x in errors(TASKS[0], level, n, i)]
+    places = [place for place, _, _ in dated(feed(ErrorDetector(name, "classification"), values))]
+    assert places
+    assert abs(places[-1] - 5000) <= 150
+
+
+@tasks
+@every
+def test_errors_of_one_level_raise_next_to_no_alarm(name: str, task: Task) -> None:
+    seeds, count = (1, 600) if name == "kswin" else (4, 1500)
+    alarms = [
+        rise
+        for seed in range(seeds)
+        for rise in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
+    ]
+    assert len(alarms) <= 1
+
+
+@pytest.mark.parametrize("level", [0.01, 0.1, 0.4])
+@tasks
+def test_the_likelihood_ratio_keeps_its_rate_of_false_alarms(task: Task, level: float) -> None:
+    alarms = sum(
+        len(feed(ErrorDetector("glr", task), errors(task, level, 10_000, seed), 500))
+        for seed in range(4)
+    )
+    assert alarms == 0  # 40,000 values; one in 200,000 is expected
+
+
+def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
+    """Errors of which neighbours are mostly alike: one in five is drawn anew."""
+    rng = random.Random(seed)
+    values = errors(task, level, count, seed)
+    for row in range(1, count):
+        if rng.random() < 0.8:
+            values[row] = values[row - 1]
+    return values
+
+
+@pytest.mark.parametrize("name", ["glr", "cusum"])
+@tasks
+def test_errors_that_come_in_runs_raise_no_more_alarms_than_others(name: str, task: Task) -> None:
+    more = inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
+    alarms = {
+        given: sum(
+            len(feed(ErrorDetector(name, task, given), in_runs(task, 0.2, 5_000, seed), 500))
+            for seed in range(4)
+        )
+        for given in (1.0, more)
+    }
+    assert alarms[1.0] > 10
+    assert alarms[more] <= 2
+
+
+@tasks
+@every
+@settings(max_examples=4, deadline=None)
+@given(cuts=st.lists(st.integers(0, 1200), max_size=12))
+def test_errors_may_be_cut_anywhere(name: str, task: Task, cuts: list[int]) -> None:
+    values = errors(task, 0.1, 500, 5) + errors(task, 0.7, 300, 6) + errors(task, 0.95, 400, 6)
+    if name == "kswin":
+        values, cuts = values[:700], [min(cut, 700) for cut in cuts]
+    detector = ErrorDetector(name, task)
+    found = []
+    edges = [0, *sorted(cuts), len(values)]
+    for start, end in itertools.pairwise(edges):
+        detector.update(values[start:end])
+        found += [(end, rise) for rise in detector.rises]
+    assert dated(found) == dated(feed(ErrorDetector(name, task), values, 50))
+
+
+@tasks
+@every
+def test_a_pickled_detector_goes_on_where_it_was(name: str, task: Task) -> None:
+    for read in (SCALE_VALUES // 2, 700):
+        detector = ErrorDetector(name, task)
+        feed(detector, errors(task, 0.1, read, 7))
+        restored = pickle.loads(pickle.dumps(detector))
+        rest = errors(task, 0.1, 300, 7) + errors(task, 0.6, 400, 8)
+        assert feed(restored, rest) == feed(detector, rest)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_memory_does_not_grow_with_what_was_read(name: str) -> None:
+    detector = ErrorDetector(name, "classification")
+    sizes = []
+    for i in range(10):
+        feed(detector, errors("classification", 0.05 + 0.03 * (i % 3), 10_000, i), 10_000)
+        sizes.append(len(pickle.dumps(detector)))
+    # Nine bytes a remembered value, and what grows with the logarithm.
+    assert max(sizes) < 9 * REMEMBERED + 12_000
+    assert sizes[-1] < 1.3 * sizes[1] + 2_000
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_memory_is_bounded_for_an_error_that_never_stops_growing(name: str) -> None:
+    detector = ErrorDetector(name, "regression")
+    for start in range(0, 20_000, 1_000):
+        detector.update([(start + i) ** 1.5 for i in range(1_000)])
+    assert len(pickle.dumps(detector)) < 9 * REMEMBERED + 12_000
+
+
+@tasks
+@every
+def test_after_a_reset_it_is_as_new(name: str, task: Task) -> None:
+    used = ErrorDetector(name, task)
+    feed(used, errors(task, 0.1, 500, 11))
+    used.reset()
+    values = errors(task, 0.5, 400, 12) + errors(task, 0.9, 300, 13)
+    assert not used.drift
+    assert feed(used, values) == feed(ErrorDetector(name, task), values)
+
+
+@every
+def test_after_a_reset_another_level_is_no_rise(name: str) -> None:
+    detector = ErrorDetector(name, "classification")
+    feed(detector, errors("classification", 0.1, 1000, 11))
+    detector.reset()
+    assert feed(detector, errors("classification", 0.6, 800, 12)) == []
+
+
+@pytest.mark.parametrize("unit", [2.0**-60, 2.0**30, 2.0**400])
+@every
+def test_a_regression_error_has_any_unit(name: str, unit: float) -> None:
+    values = errors("regression", 0.1, 600, 13) + errors("regression", 0.5, 300, 14)
+    found = feed(ErrorDetector(name, "regression"), values)
+    scaled = feed(ErrorDetector(name, "regression"), [value * unit for value in values])
+    assert found
+    assert dated(scaled) == [(place, a * unit, b * unit) for place, a, b in dated(found)]
+
+
+@pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin"])
+@tasks
+def test_a_model_without_errors_that_begins_to_err_has_drifted(name: str, task: Task) -> None:
+    values = [0.0] * 1500 + errors(task, 0.3, 500, 15)
+    found = dated(feed(ErrorDetector(name, task), values))
+    # Of absolute errors after none at all the usual size is not known before there were some.
+    assert task == "regression" or abs(found[0][0] - 1500) <= 100
+    assert [rise for rise in found if rise[0] < 1400] == []
+
+
+@every
+def test_one_wild_error_is_no_drift(name: str) -> None:
+    values = errors("regression", 0.1, 800, 16)
+    values[600] = 1e12
+    assert feed(ErrorDetector(name, "regression"), values) == []
+
+
+def test_ddm_warns_before_it_alarms() -> None:
+    detector = ErrorDetector("ddm", "classification")
+    warned = []
+    for value in errors("classification", 0.1, 600, 1) + errors("classification", 0.3, 400, 2):
+        detector.update([value])
+        warned.append(detector.warning)
+        if detector.drift:
+            break
+    assert detector.drift
+    assert any(warned[600:])
+
+
+@pytest.mark.parametrize("name", ["glr", "cusum", "stepd"])
+def test_our_own_warn_before_they_alarm(name: str) -> None:
+    detector = ErrorDetector(name, "classification")
+    values = errors("classification", 0.1, 1000, 1) + errors("classification", 0.25, 600, 2)
+    warned = []
+    for value in values:
+        detector.update([value])
+        if detector.drift:
+            break
+        warned.append(detector.warning)
+    assert detector.drift
+    assert any(warned[1000:])
+    assert not detector.warning  # it began anew

@@ -1,0 +1,254 @@
+"""Policies of retraining, as functions of what is open and how far the outcomes have come."""
+
+import msgspec
+import pytest
+
+from driftline.codec.values import format_time
+from driftline.events import DriftEvent, RetrainRequest
+from driftline.stream import DriftKind, Stream
+from monitor.decisions.retraining import RetrainRule
+from tests.monitor.decisions.test_decide import GOOD, pane
+from tests.monitor.streams import small_stream
+
+WINDOW = 1000
+PANE = 50
+
+
+def stream_with(policy: str, more: str = "") -> Stream:
+    return small_stream(
+        windows=f"records = {WINDOW}", retrain=f'min_outcomes = 100\npolicy = "{policy}"\n{more}'
+    )
+
+
+def event(
+    kind: DriftKind, *, harm: float | None = None, position: int = 500, onset: int | None = 400
+) -> DriftEvent:
+    return DriftEvent(
+        id=f"drift-{kind}",
+        action="opened",
+        kind=kind,
+        columns=(),
+        severity=1.0,
+        message="is other",
+        position=position,
+        onset=onset,
+        model="a",
+        detector=None,
+        windows=("w",),
+        harm=harm,
+    )
+
+
+def requests(
+    stream: Stream,
+    *events: DriftEvent,
+    panes: range = range(100),
+    records: int = 50,
+    trained_on: int | None = None,
+    resolved: int | None = None,
+) -> list[RetrainRequest]:
+    """What is asked for while these events are open, up to the pane `resolved`, and panes of
+    outcomes come of a model that has learnt from `trained_on` records."""
+    rule = RetrainRule(stream)
+    found = []
+    for index in panes:
+        seen = pane(index, GOOD[:records])
+        rule.see(msgspec.structs.replace(seen, trained_on=trained_on))
+        is_open = resolved is None or index < resolved
+        if (request := rule.ask(events if is_open else ())) is not None:
+            found.append(request)
+    return found
+
+
+def positions(found: list[RetrainRequest]) -> list[int | None]:
+    return [request.position for request in found]
+
+
+# ---- harm ---------------------------------------------------------------------------------------
+
+
+def test_harm_asks_while_the_error_is_worse() -> None:
+    first, *again = requests(stream_with("harm"), event("performance"))
+    assert (first.cause, first.caused_by, first.since) == ("drift", ("drift-performance",), 400)
+    assert first.reason == "performance drift: is other"
+    assert first.position == 500
+    assert positions(again) == [1500, 2500, 3500, 4500], "after the cooldown of a window"
+
+
+@pytest.mark.parametrize("kind", ["data", "prediction", "quality"])
+@pytest.mark.parametrize(("harm", "expected"), [(None, False), (0.05, False), (0.1, True)])
+def test_harm_asks_for_other_drift_if_it_is_thought_to_cost_enough(
+    kind: DriftKind, harm: float | None, expected: bool
+) -> None:
+    assert bool(requests(stream_with("harm"), event(kind, harm=harm))) == expected
+
+
+def test_harm_names_only_what_does_harm() -> None:
+    first, *_ = requests(stream_with("harm"), event("data"), event("prediction", harm=2.0))
+    assert first.caused_by == ("drift-prediction",)
+
+
+def test_the_least_harm_is_the_streams() -> None:
+    stream = stream_with("harm")
+    strict = msgspec.structs.replace(
+        stream, drift=msgspec.structs.replace(stream.drift, min_metric_loss=0.5)
+    )
+    assert requests(stream, event("data", harm=0.3))
+    assert not requests(strict, event("data", harm=0.3))
+
+
+# ---- drift, schedule, always, never --------------------------------------------------------------
+
+
+def test_drift_asks_for_the_kinds_that_are_named() -> None:
+    everything = [event("data"), event("quality"), event("performance")]
+    by_default, *_ = requests(stream_with("drift"), *everything)
+    assert by_default.caused_by == ("drift-data", "drift-performance")
+    named, *_ = requests(stream_with("drift", 'on = ["quality"]'), *everything)
+    assert named.caused_by == ("drift-quality",)
+
+
+def test_an_event_beyond_the_outcomes_is_not_yet_a_cause() -> None:
+    found = requests(stream_with("drift"), event("data", position=2000))
+    assert positions(found)[0] == 2000
+
+
+def test_a_schedule_asks_by_its_period_whatever_happens() -> None:
+    stream = stream_with("schedule", "every = 1500")
+    found = requests(stream)
+    assert positions(found) == [1500, 3000, 4500]
+    assert {(r.cause, r.since, r.caused_by) for r in found} == {("schedule", None, ())}
+    assert found == requests(stream, event("performance"))
+    assert len({request.id for request in found}) == 3
+
+
+def test_a_schedule_by_rows_counts_from_the_first_record_also_where_windows_are_of_time() -> None:
+    stream = small_stream(
+        windows='span = "10h"',
+        time='column = "at"',
+        retrain='min_outcomes = 10\npolicy = "schedule"\nevery = 1500\ncooldown = 0',
+    )
+    assert positions(requests(stream)) == [1500, 3000, 4500]
+
+
+def test_a_schedule_by_time_counts_from_the_first_record() -> None:
+    rule = RetrainRule(
+        small_stream(
+            windows='span = "1h"',
+            time='column = "at"',
+            retrain='min_outcomes = 10\npolicy = "schedule"\nevery = "2h"\ncooldown = 0',
+        )
+    )
+    hour = 3_600_000_000
+    found = []
+    for index in range(20):
+        start = index * hour // 2
+        seen = msgspec.structs.replace(
+            pane(index, GOOD),
+            start=start,
+            end=start + hour // 2,
+            first_position=start,
+            last_position=start + hour // 2,
+            time=format_time(start + hour // 2),
+        )
+        rule.see(seen)
+        found += [rule.ask(())]
+    asked = [request.position / hour for request in found if request and request.position]
+    assert asked == [2, 4, 6, 8, 10]
+
+
+def test_a_schedule_waits_for_new_outcomes() -> None:
+    stream = stream_with("schedule", "every = 100\ncooldown = 0")
+    ten_a_pane = requests(stream, panes=range(40), records=10)
+    gaps = [b - a for a, b in zip(positions(ten_a_pane), positions(ten_a_pane)[1:], strict=False)]  # type: ignore[operator]
+    assert gaps == [500] * len(gaps), "100 new outcomes are 10 panes of 50 rows"
+
+
+def test_always_asks_after_each_window_of_outcomes() -> None:
+    assert positions(requests(stream_with("always"))) == [1000, 2000, 3000, 4000, 5000]
+
+
+def test_always_from_the_middle_of_a_window_asks_at_its_end() -> None:
+    found = requests(stream_with("always", "cooldown = 0"), panes=range(10, 50))
+    assert positions(found) == [1000, 2000]
+
+
+def test_never_asks_for_nothing() -> None:
+    assert requests(stream_with("never"), event("performance"), event("data", harm=9.0)) == []
+
+
+# ---- more to learn from --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["harm", "drift"])
+def test_it_is_asked_again_each_time_there_is_twice_as_much_to_learn_from(policy: str) -> None:
+    found = requests(stream_with(policy), trained_on=1000)
+    assert positions(found) == [1000, 3000]
+    assert {(request.cause, request.caused_by, request.since) for request in found} == {
+        ("schedule", (), None)
+    }
+    assert found[1].reason == "2000 more outcomes to learn from, after 2000"
+    half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
+    assert positions(half) == [500, 1250, 2400, 4100], "by the half, at the end of a pane"
+
+
+def test_who_wants_no_renewal_gets_none() -> None:
+    assert requests(stream_with("harm", "renew = 0"), trained_on=1000) == []
+    assert requests(stream_with("never"), trained_on=1000) == []
+    assert positions(requests(stream_with("schedule", "every = 2000"), trained_on=100)) == [
+        2000, 4000
+    ]  # fmt: skip
+
+
+def test_of_a_model_without_reference_it_is_not_known_how_much_it_has_learnt_from() -> None:
+    assert requests(stream_with("harm"), trained_on=None) == []
+
+
+def test_no_more_is_learnt_from_than_train_on() -> None:
+    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [1000]
+
+
+def test_after_drift_it_is_asked_again_with_the_same_cause_when_there_is_more_since_the_onset() -> (
+    None
+):
+    first, *again = requests(stream_with("harm"), event("performance"), resolved=11)
+    assert (first.position, first.since) == (500, 400)
+    assert positions(again) == [1500, 2600, 4800], "after the cooldown, then by doubling"
+    assert {(r.cause, r.caused_by, r.since) for r in again} == {
+        ("drift", ("drift-performance",), 400)
+    }
+
+
+def test_drift_does_not_wait_for_the_cooldown_of_a_renewal() -> None:
+    found = requests(stream_with("harm"), event("performance", position=1050), trained_on=1000)
+    assert positions(found)[:2] == [1000, 1050]
+    assert [request.cause for request in found[:2]] == ["schedule", "drift"]
+
+
+def test_a_budget_bounds_renewals_too() -> None:
+    stream = stream_with("harm", "budget = { requests = 1, per = 3500 }")
+    assert positions(requests(stream, trained_on=1000)) == [1000, 4500]
+
+
+# ---- limits -------------------------------------------------------------------------------------
+
+
+def test_a_budget_bounds_the_requests_in_any_stretch() -> None:
+    stream = stream_with("harm", "cooldown = 500\nbudget = { requests = 2, per = 2000 }")
+    found = positions(requests(stream, event("performance")))
+    assert found == [500, 1000, 2500, 3000, 4500, 5000]
+
+
+def test_a_budget_may_be_of_time() -> None:
+    stream = small_stream(
+        windows=f"records = {WINDOW}",
+        time='column = "at"',
+        retrain='cooldown = 0\nmin_outcomes = 10\nbudget = { requests = 1, per = "2h" }',
+    )
+    found = positions(requests(stream, event("performance")))  # a thousand rows are an hour
+    assert found == [500, 2500, 4500]
+
+
+def test_the_same_events_give_the_same_requests() -> None:
+    stream = stream_with("harm")
+    assert requests(stream, event("performance")) == requests(stream, event("performance"))

@@ -1,0 +1,61 @@
+"""Harm is a share of the error and only what the interval shows; severity adds it to the shift."""
+
+import pytest
+
+from driftline.events import ColumnResult, DataGroup, DataWindow, DriftEvent, MetricEstimate
+from driftline.stream import Metric
+from monitor.decisions.decide import Decider
+from monitor.estimates.harm import MAX_HARM, harm_of
+from tests.monitor.streams import small_stream
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "low", "high", "reference", "harm"),
+    [
+        ("accuracy", 0.8, 0.75, 0.85, 0.9, 1.0),
+        ("accuracy", 0.8, 0.7, 0.9, 0.9, 0.0),  # it may be chance
+        ("accuracy", 0.95, 0.93, 0.97, 0.9, 0.0),  # better than it was
+        ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_HARM),  # there were no errors
+        ("mae", 3.0, 2.5, 3.5, 2.0, 0.5),
+        ("rmse", 3.0, 1.5, 4.5, 2.0, 0.0),
+        ("mae", 1.0, 0.5, 1.5, 0.0, MAX_HARM),
+    ],
+)
+def test_harm(
+    metric: Metric, value: float, low: float, high: float, reference: float, harm: float
+) -> None:
+    assert harm_of(MetricEstimate(metric, value, low, high, reference)) == pytest.approx(harm)
+
+
+def drift(estimate: MetricEstimate | None) -> dict[str, DriftEvent]:
+    """The events of a window in which column, prediction and quality drifted, by kind."""
+    x = ColumnResult("x", "number", "ks", 0.0, 0.25, drifted=True, missing=5, quality=("missing",))
+    said = ColumnResult("good", "category", "chisquare", 0.0, 0.5, drifted=True)
+    group = DataGroup("a", 100, 100, tested=True, columns=(x,), prediction=said, estimate=estimate)
+    window = DataWindow(
+        id="w", index=0, start=0, end=40, records=100, late=0, row=39, time=None, groups=(group,)
+    )
+    events = Decider(small_stream()).read(window)
+    return {event.kind: event for event in events if isinstance(event, DriftEvent)}
+
+
+def test_events_of_a_data_window_say_the_harm_and_severity_has_it() -> None:
+    events = drift(MetricEstimate("accuracy", 0.8, 0.75, 0.85, 0.9))
+    assert {kind: event.harm for kind, event in events.items()} == {
+        "data": 1.0, "prediction": 1.0, "quality": 1.0
+    }  # fmt: skip
+    assert events["data"].severity == 1.25
+    assert events["prediction"].severity == 1.5
+    assert events["quality"].severity == 0.05
+    assert events["data"].message.endswith("; the error is estimated to be 100% higher")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "harm"), [(MetricEstimate("accuracy", 0.9, 0.85, 0.95, 0.9), 0.0), (None, None)]
+)
+def test_a_shift_without_harm_is_as_severe_as_it_is_large(
+    estimate: MetricEstimate | None, harm: float | None
+) -> None:
+    events = drift(estimate)
+    assert {event.harm for event in events.values()} == {harm}
+    assert events["data"].severity == 0.25

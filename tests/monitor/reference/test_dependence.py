@@ -1,0 +1,45 @@
+"""How long records hang together, and how much less they say for it."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.reference.dependence import inflation, politis_white
+
+
+def remembering(memory: float, count: int) -> NDArray[np.float64]:
+    """Each value has a share of the one before."""
+    values = np.random.default_rng(1).normal(size=count)
+    for row in range(1, count):
+        values[row] += memory * values[row - 1]
+    return values
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9, 0.98])
+def test_blocks_are_as_long_as_records_hang_together(memory: float) -> None:
+    length = politis_white(remembering(memory, 8000))
+    lasts = 1 if memory == 0.0 else np.log(0.1) / np.log(memory)  # until a tenth is left
+    assert 0.5 * lasts <= length <= 10 * lasts + 1
+
+
+def test_values_that_alternate_are_as_good_as_independent() -> None:
+    assert politis_white(np.resize([0.0, 1.0], 1000)) == 1
+    assert politis_white(np.zeros(1000)) == 1
+    assert politis_white(np.arange(5.0)) == 1
+
+
+def test_a_season_is_one_block() -> None:
+    season = np.sin(np.arange(4000) * 2 * np.pi / 48) + np.random.default_rng(0).normal(size=4000)
+    assert politis_white(season) >= 48
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.9])
+def test_the_mean_varies_as_much_more_as_theory_says(memory: float) -> None:
+    known = (1 + memory) / (1 - memory)
+    assert inflation(remembering(memory, 20_000)) == pytest.approx(known, rel=0.3)
+
+
+def test_independent_and_constant_values_and_few_say_all_they_can() -> None:
+    assert inflation(np.resize([0.0, 1.0], 1000)) == 1.0
+    assert inflation(np.zeros(1000)) == 1.0
+    assert inflation(np.empty(0)) == 1.0

@@ -1,0 +1,220 @@
+"""A window's verdict: tested against the reference, corrected together, quality beside it."""
+
+import numpy as np
+import pytest
+
+from driftline.codec.columns import Columns
+from driftline.events import DataGroup
+from monitor.reference import domain_classifier
+from monitor.reference.judge import Judge
+from monitor.reference.profile import Profile
+from monitor.reference.quality import count_categories, count_numbers, is_stuck, longest_run, rising
+from monitor.sample import Sample
+from monitor.watched import watched
+from tests.monitor.streams import columns, reference, small_stream
+
+STREAM = small_stream(
+    features='x = { kind = "number", min = -50 }\ncolour = "category"\n'
+    'unwatched = { kind = "number", watch = false }',
+    derived='double = "2 * x"',
+)
+RNG = np.random.default_rng(1)
+
+
+def data(size: int, shift: float = 0.0, colours: str = "rb", missing: float = 0.0) -> Columns:
+    made = columns(RNG.normal(shift, 1.0, size).tolist(), RNG.choice(list(colours), size).tolist())
+    made.numbers["double"] = 2 * made.numbers["x"]
+    made.numbers["x"][: int(missing * size)] = np.nan
+    return made
+
+
+OLD = Profile(STREAM, reference(data(10_000), ["yes", "no"] * 5000))
+
+
+def verdict(current: Columns, said: str = "yes no") -> DataGroup:
+    predictions = np.resize(np.array(said.split(), dtype=object), len(current))
+    return Judge(STREAM).test("a", len(current), Sample(current, predictions), OLD)
+
+
+def test_declared_and_derived_columns_are_watched_unless_they_are_not() -> None:
+    assert [column.name for column in watched(STREAM)] == ["x", "colour", "double"]
+
+
+def test_data_like_the_references_are_quiet() -> None:
+    group = verdict(data(500))
+    assert group.tested
+    assert group.prediction is not None
+    assert not any(column.drifted or column.quality for column in group.columns)
+    assert not group.prediction.drifted
+
+
+def test_a_shift_is_found_where_it_is() -> None:
+    group = verdict(data(500, shift=1.0))
+    drifted = {column.column: column.effect for column in group.columns if column.drifted}
+    assert drifted == {"x": pytest.approx(1.0, abs=0.15), "double": pytest.approx(1.0, abs=0.15)}
+
+
+def test_a_shift_below_the_effect_size_is_no_drift_however_certain() -> None:
+    group = verdict(data(20_000, shift=0.08))
+    assert group.columns[0].p_value is not None
+    assert group.columns[0].p_value < 0.001
+    assert group.columns[0].effect < 0.1
+    assert not group.columns[0].drifted
+
+
+def test_predictions_have_a_drift_of_their_own() -> None:
+    group = verdict(data(500), said="yes yes yes yes no")
+    assert group.prediction is not None
+    assert group.prediction.column == "good"
+    assert group.prediction.drifted
+    assert not any(column.drifted for column in group.columns)
+
+
+def test_missing_unseen_and_out_of_range_are_counted_and_judged() -> None:
+    current = data(500, colours="rbbbbbbbbg", missing=0.1)
+    current.numbers["x"][400:420] = -100.0
+    by_name = {column.column: column for column in verdict(current).columns}
+    assert (by_name["x"].missing, by_name["x"].out_of_range) == (50, 20)
+    assert by_name["x"].quality == ("missing", "out_of_range")
+    assert by_name["colour"].unseen > 20
+    assert by_name["colour"].quality == ("unseen",)
+
+
+def test_quality_is_a_matter_of_the_sample_however_large_the_window() -> None:
+    predictions = np.resize(np.array(["yes", "no"], dtype=object), 500)
+    sample = Sample(data(500, missing=0.1), predictions)
+    group = Judge(STREAM).test("a", 1_000_000, sample, OLD)
+    assert (group.records, group.sampled, group.columns[0].missing) == (1_000_000, 500, 50)
+    assert group.columns[0].quality == ("missing",)
+
+
+def test_a_column_that_is_missing_whole_is_a_matter_of_quality_only() -> None:
+    current = data(500, missing=1.0)
+    column = verdict(current).columns[0]
+    assert (column.p_value, column.effect, column.drifted) == (None, 0.0, False)
+    assert column.quality == ("missing",)
+
+
+def test_a_column_that_the_reference_has_not_is_not_tested() -> None:
+    bare = Profile(STREAM, reference(Columns({}, {}, 100), ["yes", "no"] * 50))
+    current = data(100)
+    sample = Sample(current, np.array(["yes", "no"] * 50, dtype=object))
+    group = Judge(STREAM).test("a", 100, sample, bare)
+    assert not any(column.drifted or column.quality for column in group.columns)
+
+
+def test_distances_are_held_against_the_effect_size_alone() -> None:
+    stream = small_stream(drift='number_test = "psi"\neffect_size = 0.2')
+    profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
+    results = []
+    for shift in (0.0, 1.0):
+        current = data(1000, shift)
+        sample = Sample(current, np.array(["yes", "no"] * 500, dtype=object))
+        group = Judge(stream).test("a", 1000, sample, profile)
+        results.append(group.columns[0])
+    assert [result.drifted for result in results] == [False, True]
+    assert [result.p_value for result in results] == [None, None]
+
+
+def test_counts() -> None:
+    numbers = np.array([np.nan, -51.0, 0.0])
+    assert count_numbers(numbers, STREAM.inputs["x"]) == (1, 0, 1)
+    assert count_numbers(numbers, None) == (1, 0, 0)
+    categories = np.array([None, "r", "?"], dtype=object)
+    assert count_categories(categories, {"r"}) == (1, 1, 0)
+
+
+def test_a_share_must_rise_enough_and_for_certain() -> None:
+    assert rising((20, 0, 0), 1000, (0, 0, 0), 10_000, level=1e-3) == ("missing",)
+    assert rising((40, 0, 0), 10_000, (0, 0, 0), 10_000, level=1e-3) == ()  # of no matter
+    assert rising((1, 0, 0), 20, (0, 0, 0), 10_000, level=1e-3) == ()  # may be chance
+    assert rising((100, 0, 0), 1000, (1000, 0, 0), 10_000, level=1e-3) == ()  # as before
+
+
+def test_columns_that_go_together_otherwise_are_found_though_neither_shifted() -> None:
+    stream = small_stream(features='x = "number"\ny = "number"\nz = "number"')
+
+    def rows(size: int, correlation: float) -> Columns:
+        x, noise, z = RNG.normal(size=(3, size))
+        y = correlation * x + np.sqrt(1 - correlation**2) * noise
+        return Columns({"x": x, "y": y, "z": z}, {})
+
+    said = np.array(["yes", "no"] * 500, dtype=object)
+    profile = Profile(stream, reference(rows(5000, 0.8), ["yes", "no"] * 2500))
+    as_before = Judge(stream).test("a", 1000, Sample(rows(1000, 0.8), said), profile)
+    turned = Judge(stream).test("a", 1000, Sample(rows(1000, -0.2), said), profile)
+    assert as_before.relations == ()
+    assert not any(column.drifted for column in turned.columns)
+    assert [relation.columns for relation in turned.relations] == [("x", "y")]
+    assert turned.limits is not None
+    assert turned.limits.alarm is not None
+    assert turned.relations[0].score > turned.limits.alarm
+    assert turned.relations[0].effect > 0.1
+
+
+def test_a_classifier_sees_what_no_pair_of_columns_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        domain_classifier, "NULLS", 12
+    )  # some of 60 are enough for much of a change
+    features = 'x = "number"\ny = "number"\nz = "number"\nw = "number"'
+    stream = small_stream(features=features, drift="classifier = true")
+    without = small_stream(features=features)
+    rng = np.random.default_rng(1)
+
+    def rows(size: int, *, signs: bool) -> Columns:
+        values = rng.normal(size=(4, size))
+        if signs:
+            values[2] = np.abs(values[2]) * np.sign(values[0] * values[1])
+        return Columns(dict(zip("xyzw", values, strict=True)), {})
+
+    said = np.array(["yes", "no"] * 500, dtype=object)
+    known = reference(rows(3000, signs=False), ["yes", "no"] * 1500)
+    profile = Profile(stream, known)
+    as_before = Judge(stream).test("a", 1000, Sample(rows(1000, signs=False), said), profile)
+    other = Sample(rows(1000, signs=True), said)
+    seen = Judge(stream).test("a", 1000, other, profile)
+    assert as_before.relations == ()
+    (relation,) = seen.relations
+    assert sorted(relation.columns) == ["x", "y", "z"]
+    assert relation.effect > 0.1
+    assert seen.limits is not None
+    assert seen.limits.alarm is not None
+    assert relation.score > seen.limits.alarm
+    assert Judge(stream).test("a", 1000, other, Profile(stream, known)) == seen, "always the same"
+    assert Judge(without).test("a", 1000, other, Profile(without, known)).relations == ()
+
+
+def test_a_classifier_says_nothing_of_what_is_known_already_or_cannot_be_known() -> None:
+    stream = small_stream(drift="classifier = true\nblock = 200")
+    profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
+    assert (
+        profile.tell_apart(Sample(data(500), np.array(["yes", "no"] * 250, dtype=object))) is None
+    )
+
+
+def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
+    group = verdict(data(500, shift=1.0))
+    assert [column.column for column in group.columns if column.drifted] == ["x", "double"]
+    assert group.relations == ()
+
+
+def test_a_sensor_that_stands_still_is_a_matter_of_quality() -> None:
+    current = data(500)
+    current.numbers["x"][200:240] = 0.25
+    column = verdict(current).columns[0]
+    assert (column.stuck, column.quality) == (40, ("stuck",))
+
+
+def test_a_column_that_turns_constant_is_stuck() -> None:
+    current = data(500, colours="r")
+    colour = verdict(current).columns[1]
+    assert (colour.column, colour.stuck, colour.quality) == ("colour", 500, ("stuck",))
+
+
+def test_what_stood_still_in_training_may_do_so() -> None:
+    assert longest_run(np.array([None, "a", "a", None, "a"], dtype=object)) == 2
+    assert longest_run(np.array([np.nan, np.nan])) == 0
+    assert is_stuck(60, 1000, 20)
+    assert not is_stuck(60, 1000, 21)
+    assert not is_stuck(49, 1000, 1)  # a twentieth of the window is 50
+    assert not is_stuck(19, 100, 1)

@@ -1,0 +1,132 @@
+"""Thresholds hold what they promise: few false events, whatever columns and their dependence."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.reference.histograms import Histograms
+from monitor.reference.thresholds import IN_A_ROW, MIN_BLOCKS, Calibration
+
+RATE = 0.05  # high, so that few windows show whether it holds
+SIZE = 200
+WINDOWS = 40
+REFERENCES = 15
+
+Columns = list[NDArray[np.float64]]
+
+
+def independent(rng: np.random.Generator, rows: int) -> Columns:
+    """Unlike each other: one of them is a flag, two say the same, one hardly ever changes."""
+    normal = rng.normal(size=rows)
+    return [
+        normal,
+        2 * normal,
+        rng.exponential(size=rows),
+        (rng.random(rows) < 0.3).astype(np.float64),
+        (rng.random(rows) < 0.002).astype(np.float64),
+    ]
+
+
+def dependent(rng: np.random.Generator, rows: int) -> Columns:
+    """Autoregressive; what happens lasts for some ten rows."""
+    steps = rng.normal(size=(2, rows + 200))
+    for row in range(1, rows + 200):
+        steps[:, row] += 0.8 * steps[:, row - 1]
+    return list(steps[:, 200:])
+
+
+def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> float:
+    """How often a window is one of an event, over many references and the windows after each."""
+    found = 0
+    for seed in range(REFERENCES):
+        data = draw(np.random.default_rng(seed), 3000 + WINDOWS * SIZE)
+        known = Histograms([column[:3000] for column in data])
+        thresholds = Calibration(known, rate=RATE).of(SIZE)
+        assert thresholds.calibrated
+        assert thresholds.alarm is not None
+        starts = range(3000, len(data[0]), SIZE)
+        counts = np.stack([known.count([c[at : at + SIZE] for c in data]) for at in starts], axis=1)
+        highest = thresholds.scores(known.distances(counts, known.total[:, None])).max(axis=0)
+        warned = highest >= thresholds.warning
+        again = np.array([warned[max(0, n - IN_A_ROW + 1) : n].any() for n in range(WINDOWS)])
+        found += int(((highest >= thresholds.alarm) | (warned & again)).sum())
+    return found / (REFERENCES * WINDOWS)
+
+
+@pytest.mark.parametrize("draw", [independent, dependent])
+def test_of_windows_in_which_nothing_happens_no_more_are_events_than_was_asked_for(
+    draw: Callable[[np.random.Generator, int], Columns],
+) -> None:
+    # 600 windows, those of one reference alike: the share is known to ±0.02.
+    assert 0.005 < events_a_window(draw) < RATE + 0.02
+
+
+def test_dependence_widens_the_thresholds() -> None:
+    rng = np.random.default_rng(0)
+    series = dependent(rng, 4000)
+    shuffled = [rng.permutation(values) for values in series]
+    wide, narrow = (
+        Calibration(Histograms(columns), rate=RATE).of(SIZE) for columns in (series, shuffled)
+    )
+    assert (wide.scale > 1.5 * narrow.scale).all()
+
+
+def test_the_same_reference_gives_the_same_thresholds() -> None:
+    data = independent(np.random.default_rng(0), 1000)
+    one, other = (Calibration(Histograms(data), rate=RATE).of(SIZE) for _ in range(2))
+    assert one.scale.tolist() == other.scale.tolist()
+    assert (one.warning, one.alarm) == (other.warning, other.alarm)
+
+
+def test_a_smaller_budget_and_a_smaller_window_ask_for_more() -> None:
+    known = Histograms(independent(np.random.default_rng(0), 2000))
+    usual, strict = (Calibration(known, rate=rate).of(SIZE) for rate in (0.01, 0.0001))
+    assert usual.alarm is not None
+    assert strict.alarm is not None
+    assert usual.warning < strict.warning < strict.alarm
+    assert usual.warning < usual.alarm < strict.alarm
+    assert (Calibration(known, rate=0.01).of(50).scale > usual.scale).all()
+
+
+def test_a_reference_shorter_than_its_blocks_is_not_calibrated_and_asks_for_two_windows() -> None:
+    season = np.sin(np.arange(2000) / 50)  # a period of 314
+    known = Histograms([season])
+    calibration = Calibration(known, rate=RATE)
+    assert calibration.block * MIN_BLOCKS > known.records
+    thresholds = calibration.of(100)
+    assert thresholds.alarm is None
+    own = known.counts(np.arange(0, 2000, 100), np.arange(100, 2001, 100))
+    scores = thresholds.scores(known.distances(own, known.total[:, None] - own))
+    assert scores.max() < thresholds.warning
+
+
+def test_a_block_that_is_stated_is_taken() -> None:
+    known = Histograms([np.sin(np.arange(10_000) / 50)])
+    assert Calibration(known, rate=RATE, block=314).of(100).calibrated
+
+
+def test_windows_larger_than_the_reference_have_thresholds_too() -> None:
+    known = Histograms(independent(np.random.default_rng(0), 300))
+    assert Calibration(known, rate=RATE).of(10_000).calibrated
+    assert Calibration(Histograms([np.arange(10.0)]), rate=RATE).of(100).warning > 0
+
+
+def test_a_column_that_never_changed_alarms_when_it_does() -> None:
+    rng = np.random.default_rng(0)
+    known = Histograms([np.zeros(1000), rng.normal(size=1000)])
+    thresholds = Calibration(known, rate=0.005).of(500)
+    assert thresholds.alarm is not None
+    changed = known.count([np.repeat([0.0, 1.0], [480, 20]), rng.normal(size=500)])
+    scores = thresholds.scores(known.distances(changed, known.total))
+    assert scores[0] > thresholds.alarm
+    assert scores[1] < thresholds.alarm
+
+
+def test_where_nothing_ever_changed_no_change_is_no_drift() -> None:
+    known = Histograms([np.zeros(1000)])
+    for block in (1, 500):
+        thresholds = Calibration(known, rate=0.005, block=block).of(100)
+        scores = thresholds.scores(known.distances(known.count([np.zeros(100)]), known.total))
+        assert scores.max() < thresholds.warning

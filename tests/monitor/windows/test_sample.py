@@ -1,0 +1,140 @@
+"""Samples are the same whatever way their records were gathered."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.codec.envelope import encode, parts_decoder
+from driftline.events import DataParts, GroupPart, SlicePart
+from driftline.topics import MAX_RECORD_BYTES
+from monitor.class_scores import ClassScores
+from monitor.sample import Rows, Smallest, hashes_of
+from monitor.windows.parts import pack_errors, pack_records, records, unpack_errors, unpack_records
+
+
+def rows_of(partition: int, records: list[tuple[int, int]]) -> Rows:
+    """Records as (offset, position); the id is the position, the value too."""
+    positions = np.array([position for _, position in records], dtype=np.int64)
+    return Rows(
+        hashes_of([str(position) for position in positions]),
+        positions,
+        np.full(len(records), partition),
+        np.array([offset for offset, _ in records], dtype=np.int64),
+        (positions.astype(np.float64),),
+    )
+
+
+@given(
+    positions=st.lists(st.integers(0, 10_000), min_size=1, max_size=200),
+    cuts=st.lists(st.integers(1, 40), min_size=1),
+    limit=st.integers(1, 60),
+)
+def test_batches_and_partitions_do_not_change_the_sample(
+    positions: list[int], cuts: list[int], limit: int
+) -> None:
+    placed = [(position % 3, offset, position) for offset, position in enumerate(positions)]
+
+    def smallest_first(record: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        return (int(hashes_of([str(record[2])])[0]), record[2], record[0], record[1])
+
+    expected = sorted(float(r[2]) for r in sorted(placed, key=smallest_first)[:limit])
+    whole = Smallest(limit)
+    for partition in range(3):
+        own = [(offset, position) for at, offset, position in placed if at == partition]
+        part = Smallest(limit)
+        step = cuts[partition % len(cuts)]
+        for start in range(0, len(own), step):
+            part.add(rows_of(partition, own[start : start + step]))
+            assert len(part) <= limit
+        if own:
+            whole.add(part.rows())
+    assert whole.rows().ordered().values[0].tolist() == expected
+
+
+def test_the_hash_is_the_same_for_ever() -> None:
+    assert hashes_of(["flower-000017", "17", "Malmö"]).tolist() == [
+        2_001_907_529,
+        1_024_455_050,
+        3_380_099_599,
+    ]
+
+
+def test_ids_in_a_row_spread_over_all_hashes() -> None:
+    counted, _ = np.histogram(hashes_of([f"r{n}" for n in range(16_000)]), 16, (0, 2**32))
+    assert counted.min() > 900  # 1000 each, and a standard deviation of 31
+    assert counted.max() < 1100
+
+
+@given(
+    values=st.lists(
+        st.tuples(
+            st.floats(),
+            st.one_of(st.none(), st.text(max_size=5)),
+            st.integers(-(2**62), 2**62),
+        ),
+        min_size=1,
+    )
+)
+def test_a_sample_comes_over_the_wire_as_it_was(
+    values: list[tuple[float, str | None, int]],
+) -> None:
+    positions = np.array([position for _, _, position in values])
+    names = np.empty(len(values), dtype=object)
+    names[:] = [name for _, name, _ in values]
+    sent = Rows(
+        hashes_of(["x"] * len(values)),
+        positions,
+        np.full(len(values), 3),
+        positions[::-1],
+        (np.array([number for number, _, _ in values]), names, names[::-1]),
+        ClassScores.of([{"a": abs(n) / 2**62} if name else None for _, name, n in values]),
+    )
+    (packed,) = pack_records(sent, ["number", "name"])
+    came = unpack_records(packed, 3, ["number", "name"])
+    for one, other in zip(came.values, sent.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert sent.scores is not None
+    assert came.scores is not None
+    np.testing.assert_array_equal(came.scores.own("a"), sent.scores.own("a"))
+    for name in ("hashes", "positions", "partitions", "offsets"):
+        np.testing.assert_array_equal(getattr(came, name), getattr(sent, name))
+    errors = Rows(sent.hashes, positions, sent.partitions, positions, (positions, sent.values[0]))
+    (sent_errors,) = pack_errors(errors)
+    for one, other in zip(unpack_errors(sent_errors, 3).values, errors.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "texts"])
+def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: str) -> None:
+    count = 30_000
+    numbers = np.random.default_rng(0).normal(size=count)
+    texts = np.array([f"a category of its own, number {n}" for n in range(count)], dtype=object)
+    places = np.arange(count)
+    sent = Rows(
+        hashes_of([str(place) for place in places]),
+        places,
+        np.zeros(count, dtype=np.int64),
+        places,
+        (numbers, numbers, numbers) if kind == "numbers" else (texts, texts, numbers),
+    )
+    samples = list(pack_records(sent, ["a", "b"]))
+    pieces = [
+        SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
+    ]
+    outgoing = records("parts", DataParts(partition=0, passed=1, slices=()), pieces)
+    values = [record.value or b"" for record in outgoing]
+    assert max(map(len, values)) < MAX_RECORD_BYTES
+    assert len(outgoing) < len(pieces)
+    came = Smallest(count)
+    for value in values:
+        event = parts_decoder.decode(value)
+        assert isinstance(event, DataParts)
+        assert event.passed == (1 if value is values[-1] else None)
+        for piece in event.slices:
+            (group,) = piece.groups
+            assert group.sample is not None
+            came.add(unpack_records(group.sample, 0, ["a", "b"]))
+    for one, other in zip(came.rows().values, sent.values, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert encode(DataParts(partition=0, passed=1, slices=())).endswith(b"[]}")
