@@ -272,6 +272,8 @@ class TestSizes:
         topic, producer = make_topic(max_message_bytes="10000"), clients.producer()
         with pytest.raises(MessageTooLarge):
             producer.send_batch(OutgoingBatch(topic, 0, [None, None], [b"fits", b"x" * 10_001]))
+        producer.flush()
+        assert values(read(clients.reader(topic), 1)) == [b"fits"], "what stood before it is sent"
 
     def test_a_record_of_the_largest_size_passes(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic

@@ -38,6 +38,10 @@ def stream(slide: int) -> Stream:
 STREAM = stream(40)
 
 
+# Every restart draws them anew.
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
+
 def history(seed: int, rows: int = 260) -> tuple[Packages, Log]:
     """Rows somewhat out of order, late ones, repeats, labels with delays, a swap, two drifts."""
     rng = random.Random(seed)
@@ -116,7 +120,7 @@ def decided_again(
     )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 5),
     schedule=st.integers(0, 2**32),
@@ -141,7 +145,7 @@ def test_batches_interleaving_and_kills_change_nothing(
     assert decided_again(driver, stream(slide)) == (driver.drift(), driver.requests())
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 5),
     schedule=st.integers(0, 2**32),

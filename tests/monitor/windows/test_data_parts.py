@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ from monitor.windows.data_windows import DataWindows
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream
 
 LIMIT = 12
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def stream_of(limit: int) -> Stream:
