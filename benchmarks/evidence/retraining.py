@@ -202,14 +202,15 @@ def table(results: Sequence[SetResult]) -> str:
         )
     lines += [
         "",
-        "| set | rows | drift events, by kind | opened in 1,000 rows | shuffled |",
-        "|---|---:|---|---:|---:|",
+        "| set | records | drift events, by kind | rows from each known change to the first of "
+        "them | opened in 1,000 records | shuffled |",
+        "|---|---:|---|---|---:|---:|",
     ]
     for result in results:
         kinds = Counter(alert.kind for alert in result.alerts)
         said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
         lines.append(
-            f"| {result.set} | {result.rows:,} | {said} "
+            f"| {result.set} | {result.rows:,} | {said} | {delays(result)} "
             f"| {1000 * len(result.alerts) / result.rows:.3f} "
             f"| {1000 * result.shuffled_alerts / result.rows:.3f} |"
         )
@@ -227,6 +228,17 @@ def table(results: Sequence[SetResult]) -> str:
             else f"- {result.set}: better than {named[1]}; no difference from {named[0]}"
         )
     return "\n".join(lines)
+
+
+def delays(result: SetResult) -> str:
+    """How many rows after each known change the first event opened, before the next change; a dash
+    where none did."""
+    found = []
+    changes = [change.row for change in SETS[result.set].changes]
+    for row, following in zip(changes, [*changes[1:], math.inf], strict=True):
+        first = min((a.row for a in result.alerts if row <= a.row < following), default=None)
+        found.append("–" if first is None else f"{first - row:,}")
+    return ", ".join(found)
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from benchmarks.evidence.drifting import Change
+
 DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
@@ -25,6 +27,7 @@ class DataSet(msgspec.Struct, frozen=True):
     id: str | None = None
     block: int = 1  # records that hang together
     rows: int | None = None  # before its inputs drift, where that is known
+    changes: tuple[Change, ...] = ()  # those that are known
 
     @property
     def no_features(self) -> tuple[str, ...]:
@@ -37,6 +40,11 @@ class DataSet(msgspec.Struct, frozen=True):
 
 
 _DAY: Final = 24  # hours
+
+
+def _abrupt(*rows: int) -> tuple[Change, ...]:
+    return tuple(Change(row, 0) for row in rows)
+
 
 SETS: Final = {
     item.name: item
@@ -68,14 +76,20 @@ SETS: Final = {
             time="timestamp",
             id="id",
             rows=75_000,
+            changes=_abrupt(75_000),
         ),
-        DataSet("circle_menelaus", "y"),
-        DataSet("elec2", "class", drop=("date",), block=2 * _DAY),
+        DataSet("circle_menelaus", "y", changes=(Change(1_000, 250),)),
+        # Before it, three columns are constant.
+        DataSet("elec2", "class", drop=("date",), block=2 * _DAY, changes=_abrupt(17_424)),
         DataSet("metro_traffic", "traffic_volume", drop=("heavy",), time="date_time", block=_DAY),
         DataSet("noaa_weather", "rain", block=30),  # days: a month
         DataSet("phishing_sites", "target"),
-        DataSet("sea_abrupt", "y"),
-        DataSet("thu_mixed_0101_gradual", "class"),
-        DataSet("thu_sine_0123_abrupto", "class"),
+        DataSet("sea_abrupt", "y", changes=_abrupt(12_500, 25_000, 37_500)),
+        DataSet(
+            "thu_mixed_0101_gradual",
+            "class",
+            changes=tuple(Change(row, 1_000) for row in (9_500, 20_000, 30_500)),
+        ),
+        DataSet("thu_sine_0123_abrupto", "class", changes=_abrupt(10_000, 20_000, 30_000)),
     )
 }
