@@ -177,7 +177,7 @@ class History:
             f"{said}: {decision.reason}",
             causes=(self.request(decision.request, causes=True),) if causes else (),
             effects=(self.model(decision.model, effects=True),)
-            if effects and decision.model and decision.published
+            if effects and decision.model and (decision.published or decision.promoted)
             else (),
         )
 
@@ -188,11 +188,8 @@ class History:
         said = f"{known.candidate}, {known.metric} {known.value:.4g}, trained {known.trained_at}"
         why: tuple[Node, ...] = ()
         if causes and known.cause is not None:
-            decided = [
-                decision
-                for decision in self._decisions.values()
-                if decision.request == known.cause and decision.model == digest
-            ]
+            # One that answered before may have been chosen again.
+            decided = [one for one in self._decisions.values() if one.model == digest]
             why = tuple(self.decision(decision, causes=True) for decision in decided) or (
                 self.request(known.cause, causes=True),
             )

@@ -5,16 +5,18 @@ announcement if the challenger won. The package is stored by then; announcing it
 """
 
 import logging
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from driftline.codec.records import format_time
 from driftline.errors import BrokerError, DriftlineError, PackageError
+from driftline.evaluation import better
 from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.models.load import Models
-from driftline.models.score import Model
 from driftline.stream import Stream
 from trainer.assemble import Origin, assemble
 from trainer.clean import clean
@@ -31,16 +33,19 @@ _SHORTER: Final = (("half", 2), ("quarter", 4))
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
-    """What is to be trained. `trained_at` is RFC 3339, from the handler's clock."""
+    """What is to be trained. `trained_at` is RFC 3339, from the handler's clock; `earlier` are
+    models that answered, or might have, before the champion."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
     trained_at: str
+    earlier: tuple[ModelAnnounced, ...] = ()
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """What came of it. `announcement` is None where the champion stays; `wait_for` is how many more
-    outcomes since the change are needed first, 0 for a result that stands."""
+    """What came of it. `announcement` is None where the champion stays, or an earlier model's that
+    is to answer again; `wait_for` is how many more outcomes since the change are needed first, 0
+    for a result that stands."""
 
     reason: str
     announcement: ModelAnnounced | None = None
@@ -95,7 +100,7 @@ def _retrain(
         return _too_few(stream, job.request, len(rows), len(recent), removed)
     ranges, held = ranges_and_held(stream, rows, recent, job.request)
     found, trials = search(stream, rows, ranges, held, progress)
-    verdict = _against_champion(job, stream, rows, held, found, models)
+    verdict, recalled = _compared(job, stream, rows.take(held), found, models)
     result = TrainingResult(
         reason=verdict.reason,
         challenger=verdict.challenger,
@@ -106,6 +111,8 @@ def _retrain(
     )
     if not verdict.won:
         return result
+    if recalled is not None:
+        return msgspec.structs.replace(result, announcement=recalled)
     progress("packaging", 0, 1)
     parent = job.champion.digest if job.champion else None
     manifest, data = assemble(
@@ -167,34 +174,46 @@ def _too_few(
     )
 
 
-def _against_champion(
-    job: TrainingJob,
-    stream: Stream,
-    rows: TrainingRows,
-    held: Places,
-    found: Found,
-    models: Models,
-) -> Verdict:
-    """Both models' answers on the same rows; the champion's by its package and its own schema."""
-    truth = rows.take(held)
-    ours = objects(list(found.scores.predictions))
+def _compared(
+    job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: Models
+) -> tuple[Verdict, ModelAnnounced | None]:
+    """The challenger against the champion on the same rows; or, if that knows them as well, an
+    earlier model, of which a concept or a season that comes back may make the better one."""
     try:
-        champion = _champion(job, models)
+        champion = None if job.champion is None else models.load(job.champion)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
     except PackageError as error:
         log.warning("the champion cannot be compared with: %s", error)
-        verdict = judge(stream, truth.labels, ours, None)
+        verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
-        return msgspec.structs.replace(verdict, reason=reason)
-    last = champion.manifest.last_position if champion else None
-    at = judged_places(truth.positions, last)
-    return judge(
-        stream,
-        truth.labels[at],
-        ours[at],
-        None if theirs is None else objects(list(theirs))[at],
-    )
+        return msgspec.structs.replace(verdict, reason=reason), None
+    earlier = list(_answers(job.earlier, truth, models)) if theirs is not None else []
+    newest = [last for _, last, _ in earlier]
+    if champion is not None:
+        newest.append(champion.manifest.last_position)
+    at = judged_places(truth.positions, max(newest, default=None))
+    labels = truth.labels[at]
+    answers = objects(list(theirs))[at] if theirs is not None else None
+    verdict = judge(stream, labels, objects(list(found.scores.predictions))[at], answers)
+    best, recalled = verdict.challenger, None
+    for announced, _, said in earlier:
+        again = judge(stream, labels, said[at], answers)
+        if again.won and not better(stream.judged_by, best, again.challenger):
+            best, recalled = again.challenger, announced
+            reason = f"{again.reason}, by the earlier model {announced.digest[:19]}"
+            verdict = msgspec.structs.replace(again, reason=reason)
+    return verdict, recalled
 
 
-def _champion(job: TrainingJob, models: Models) -> Model | None:
-    return None if job.champion is None else models.load(job.champion)
+def _answers(
+    earlier: Sequence[ModelAnnounced], truth: TrainingRows, models: Models
+) -> Iterator[tuple[ModelAnnounced, int, NDArray[np.object_]]]:
+    """What earlier models say of these rows, and the newest position that each has learnt from."""
+    for announced in earlier:
+        try:
+            model = models.load(announced)
+            said = model.predict(truth.columns).predictions
+        except PackageError as error:
+            log.info("earlier model %s is left out: %s", announced.digest, error)
+            continue
+        yield announced, model.manifest.last_position, objects(list(said))

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # A request whose training takes this process down each time is given up; a restart of the service
 # in the middle of a training counts too, so that it is more than a few.
 MAX_ATTEMPTS: Final = 5
+# So many earlier models are compared with the champion: each is loaded, which takes some time.
+EARLIER: Final = 10
 # How often the log is asked whether enough outcomes have come.
 _LOOK_AGAIN_S: Final = 1.0
 
@@ -201,7 +203,8 @@ class TrainerHandler:
         work.until = None
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         log.info("training for request %s: %s", work.asked.request.id, work.asked.request.reason)
-        self._runner.start(TrainingJob(work.asked.request, announced, self._now()))
+        earlier = self._catalog.earlier(EARLIER)
+        self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
 
     def _look_again(self, work: _Work, until: int) -> None:
         if self._clock.monotonic() < work.look_at_s:
@@ -222,7 +225,8 @@ class TrainerHandler:
         announced = result.announcement
         if announced is None:
             return [self._decide(work.asked, result)]
-        output = [announcement_record(self._topics, announced)]
+        is_new = announced.digest not in self._catalog.announcements
+        output = [announcement_record(self._topics, announced)] if is_new else []
         stays = self._why_not_promoted(work)
         if stays is None:
             self._sent = self._catalog.pointer(
@@ -251,13 +255,14 @@ class TrainerHandler:
         self, asked: _Asked, result: TrainingResult, *, stays: str | None = None
     ) -> Outgoing:
         self._decided.add(asked.request.id)
-        published = result.announcement is not None
+        announced = result.announcement
+        is_new = announced is not None and announced.digest not in self._catalog.announcements
         decision = RetrainDecision(
             id=event_id("decision", asked.request.id),
             request=asked.request.id,
-            published=published,
-            promoted=published and stays is None,
-            model=result.announcement.digest if result.announcement else None,
+            published=is_new,
+            promoted=announced is not None and stays is None,
+            model=None if announced is None else announced.digest,
             reason=result.reason if stays is None else f"{result.reason}; not promoted: {stays}",
             metric=self._stream.judged_by,
             challenger=result.challenger,

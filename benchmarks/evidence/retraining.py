@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
@@ -235,7 +236,7 @@ def delays(result: SetResult) -> str:
     where none did."""
     found = []
     changes = [change.row for change in SETS[result.set].changes]
-    for row, following in zip(changes, [*changes[1:], math.inf], strict=True):
+    for row, following in pairwise([*changes, math.inf]):
         first = min((a.row for a in result.alerts if row <= a.row < following), default=None)
         found.append("–" if first is None else f"{first - row:,}")
     return ", ".join(found)

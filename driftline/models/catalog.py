@@ -56,6 +56,8 @@ class Catalog:
         self.freeze: Freeze | None = None
         self._unconfirmed = False  # the champion's predecessor may be compacted away
         self._overtaken = False  # the newest pointer in the topic is not the champion's
+        self._replaced: str | None = None  # the digest that the champion took over from, if seen
+        self._set_aside: set[str] = set()  # digests from which a person turned, if seen
 
     @property
     def frozen(self) -> bool:
@@ -94,16 +96,25 @@ class Catalog:
             self._overtaken = False  # a redelivery, or a restatement
             self._unconfirmed = self._unconfirmed and not restates
         elif current is None or event.replaces == current:
-            self.champion = event
+            self._replace(event)
             self._overtaken = False
             self._unconfirmed = current is None and not restates
         elif self._unconfirmed and event.replaces is not None:
+            self._replaced = None
             self.champion = event
             self._overtaken = False
             self._unconfirmed = not restates
         else:
             self._overtaken = True
             self.ignored = [*self.ignored[-99:], event]
+
+    def _replace(self, event: RolePointer) -> None:
+        self._replaced = self.champion_digest
+        if event.by == "person":
+            self._set_aside.discard(event.digest)
+            if self._replaced is not None and self._replaced != event.digest:
+                self._set_aside.add(self._replaced)
+        self.champion = event
 
     def restatement(self) -> RolePointer | None:
         """What to publish so that compaction keeps the champion; None when nothing is needed."""
@@ -112,11 +123,21 @@ class Catalog:
         return msgspec.structs.replace(self.champion, replaces=self.champion.id)
 
     def previous(self) -> str | None:
-        """The digest that a rollback goes to: what the champion was compared with in training."""
+        """The digest that a rollback goes to: what the trainer compared the champion with. Of one
+        that a person chose, such as by a rollback, it is what that was compared with when made."""
         if self.champion is None:
             return None
+        if self.champion.by == "trainer" and self._replaced is not None:
+            return self._replaced
         announced = self.announcements.get(self.champion.digest)
         return announced.parent if announced else None
+
+    def earlier(self, count: int) -> tuple[ModelAnnounced, ...]:
+        """The newest so many models beside the champion that may answer again, the newest first:
+        those from which no person has turned, as far as the topic still tells."""
+        aside = {self.champion_digest, *self._set_aside}
+        known = [model for model in self.announcements.values() if model.digest not in aside]
+        return tuple(reversed(known[-count:]))
 
     def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
         """The announcements whose digest starts so; `sha256:` may be left out."""

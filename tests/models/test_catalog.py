@@ -57,6 +57,35 @@ def read(pointers: list[RolePointer]) -> Catalog:
     return catalog
 
 
+def test_models_that_may_answer_again_are_those_from_which_no_person_has_turned() -> None:
+    catalog = Catalog()
+    for name in "abcd":
+        catalog.add(announced(f"sha256:{name}"))
+    by_trainer = [
+        msgspec.structs.replace(pointer(name, replaces, f"sha256:{name}"), by="trainer")
+        for name, replaces in (("a", None), ("b", "a"), ("c", "b"))
+    ]
+    for item in by_trainer:
+        catalog.add(item)
+    assert [model.digest for model in catalog.earlier(2)] == ["sha256:d", "sha256:b"]
+    catalog.add(pointer("back", "c", "sha256:b"))  # a person does not want c
+    assert [model.digest for model in catalog.earlier(9)] == ["sha256:d", "sha256:a"]
+    catalog.add(pointer("again", "back", "sha256:c"))  # or does, but not b
+    assert [model.digest for model in catalog.earlier(9)] == ["sha256:d", "sha256:a"]
+
+
+def test_a_rollback_goes_to_the_model_that_an_earlier_one_has_taken_over_from() -> None:
+    catalog = Catalog()
+    catalog.add(announced("sha256:a"))
+    catalog.add(announced("sha256:b", parent="sha256:a"))
+    for name, replaces, digest in (("1", None, "a"), ("2", "1", "b"), ("3", "2", "a")):
+        item = pointer(name, replaces, f"sha256:{digest}")
+        catalog.add(msgspec.structs.replace(item, by="trainer"))
+    assert catalog.previous() == "sha256:b"
+    catalog.add(pointer("4", "3", "sha256:b"))
+    assert catalog.previous() == "sha256:a", "of what a person chose, its parent: no to and fro"
+
+
 def test_of_two_pointers_that_replace_the_same_one_the_first_wins() -> None:
     catalog = read([pointer("p1", None), pointer("p2", "p1"), pointer("p3", "p1")])
     assert catalog.champion == pointer("p2", "p1")

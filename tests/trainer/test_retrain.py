@@ -37,10 +37,11 @@ def run(
     log: Outcomes,
     asked: RetrainRequest | None = None,
     stream: Stream = CLASSIFICATION,
+    earlier: tuple[ModelAnnounced, ...] = (),
 ) -> TrainingResult:
     here = settings(home)
     return retrain(
-        TrainingJob(asked or request(), champion, TRAINED_AT),
+        TrainingJob(asked or request(), champion, TRAINED_AT, earlier),
         stream,
         log,
         Models.of(here, stream),
@@ -77,6 +78,24 @@ def test_a_new_concept_gives_a_new_model_that_says_where_it_came_from(
     model.check()
     assert (model.manifest.first_position, model.manifest.last_position) == (300, 899)
     assert run(home, champion.announcement, log).announcement == announced
+
+
+def test_an_earlier_model_answers_again_when_its_concept_has_come_back(
+    home: Path, champion: TrainedModel
+) -> None:
+    turned = run(home, champion.announcement, Outcomes(concept(300, 900, turned=True)))
+    assert turned.announcement is not None
+    lost = msgspec.structs.replace(champion.announcement, digest="sha256:" + "0" * 64)
+    log = Outcomes([*concept(300, 900, turned=True), *concept(900, 1100)])
+    asked = request(cause="drift", since=900)
+    result = run(home, turned.announcement, log, asked, earlier=(lost, champion.announcement))
+    assert result.announcement == champion.announcement
+    assert result.challenger is not None
+    assert result.challenger > 0.9
+    assert result.reason.endswith(f", by the earlier model {champion.digest[:19]}")
+    alone = run(home, turned.announcement, log, asked, earlier=(lost,))
+    assert alone.announcement is not None
+    assert alone.announcement.parent == turned.announcement.digest
 
 
 def test_since_a_change_all_ranges_are_tried_and_judged_on_what_came_after_it(

@@ -179,6 +179,24 @@ def test_a_winner_is_announced_promoted_and_decided(bench: Bench) -> None:
     assert bench.catalog.champion_digest == NEW
 
 
+def test_an_earlier_model_is_promoted_again_without_being_announced_again(bench: Bench) -> None:
+    bench.ask("r1")
+    bench.tick(WON)
+    bench.read_back()
+    bench.ask("r2")
+    bench.tick()
+    assert bench.runner.jobs[1].champion == announcement(NEW, OLD)
+    assert bench.runner.jobs[1].earlier == (announcement(OLD),)
+    bench.tick(msgspec.structs.replace(WON, announcement=announcement(OLD), reason="as before"))
+    (pointer,) = bench.published
+    assert isinstance(pointer, RolePointer)
+    assert (pointer.digest, pointer.cause) == (OLD, "r2")
+    decision = bench.decisions[-1]
+    assert (decision.published, decision.promoted, decision.model) == (False, True, OLD)
+    bench.read_back()
+    assert bench.catalog.champion_digest == OLD
+
+
 def test_a_loser_is_decided_and_nothing_else(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(LOST)
