@@ -6,15 +6,17 @@ how many values ago that began. An error that falls is never drift. Memory is bo
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
+import numpy as np
 from msgspec import structs
 
 from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
 from monitor.decisions import river_detectors as river
 from monitor.decisions.change_tests import Cusum, LikelihoodRatio, Seed, Split, Stepd
+from monitor.reference.dependence import inflation as inflation_of
 
 # Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
 # that mean: the detectors are made for bounded values, and one wild error is no drift.
@@ -35,7 +37,7 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[Task, float], river.RiverDetector]  # task, inflation
+    make: Callable[[Task], river.RiverDetector]
     failures: bool = False  # takes only 0 and 1
 
 
@@ -52,14 +54,13 @@ STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
 
-# A mean that varies by `inflation` more makes the logarithm of a ratio as much larger by chance.
-def _glr(task: Task, inflation: float) -> LikelihoodRatio:
-    return LikelihoodRatio(GLR_THRESHOLD * inflation, binary=task == "classification")
+def _glr(task: Task) -> LikelihoodRatio:
+    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification")
 
 
-def _cusum(task: Task, inflation: float) -> Cusum:
+def _cusum(task: Task) -> Cusum:
     return Cusum(
-        CUSUM_THRESHOLD * inflation,
+        CUSUM_THRESHOLD,
         factor=CUSUM_FACTOR,
         least_values=CUSUM_VALUES,
         binary=task == "classification",
@@ -69,15 +70,15 @@ def _cusum(task: Task, inflation: float) -> Cusum:
 DETECTORS: Final[dict[str, _Kind]] = {
     "glr": _Kind(_glr),
     "cusum": _Kind(_cusum),
-    "stepd": _Kind(lambda *_: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
-    "seed": _Kind(lambda *_: Seed(delta=SEED_DELTA)),
-    "adwin": _Kind(lambda *_: river.adwin()),
-    "page_hinkley": _Kind(lambda *_: river.page_hinkley()),
-    "ddm": _Kind(lambda *_: river.ddm(), failures=True),
-    "eddm": _Kind(lambda *_: river.eddm(), failures=True),
-    "hddm_a": _Kind(lambda *_: river.hddm_a()),
-    "hddm_w": _Kind(lambda *_: river.hddm_w()),
-    "kswin": _Kind(lambda *_: river.kswin()),
+    "stepd": _Kind(lambda _: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
+    "seed": _Kind(lambda _: Seed(delta=SEED_DELTA)),
+    "adwin": _Kind(lambda _: river.adwin()),
+    "page_hinkley": _Kind(lambda _: river.page_hinkley()),
+    "ddm": _Kind(lambda _: river.ddm(), failures=True),
+    "eddm": _Kind(lambda _: river.eddm(), failures=True),
+    "hddm_a": _Kind(lambda _: river.hddm_a()),
+    "hddm_w": _Kind(lambda _: river.hddm_w()),
+    "kswin": _Kind(lambda _: river.kswin()),
 }
 
 
@@ -127,12 +128,30 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
+                if self._test.drift_detected:
+                    self._allow_for_runs()
                 if self._test.drift_detected and (rise := self._found()) is not None:
                     rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
-    def _new_test(self) -> river.RiverDetector:
-        return DETECTORS[self.name].make(self._task, self._inflation)
+    def _new_test(self) -> Any:
+        test: Any = DETECTORS[self.name].make(self._task)
+        if hasattr(test, "allow_for"):
+            test.allow_for(self._inflation)
+        return test
+
+    def _allow_for_runs(self) -> None:
+        """Before a rise is believed: how much means vary is known best from the errors that there
+        are by now, those on either side of the rise by their own mean. What was held out in
+        training is little, and tells nothing of what lasts longer than it does."""
+        if not hasattr(self._test, "allow_for"):
+            return
+        values = np.minimum(np.array(self._recent) / cast(float, self._scale), 1.0)
+        sides = np.split(values, [max(0, len(values) - self._test.split.ago)])
+        more = inflation_of(np.concatenate([side - side.mean() for side in sides if len(side)]))
+        if more > self._inflation:
+            self._inflation = more
+            self._test.allow_for(more)
 
     def _known(self, error: float) -> Sequence[float]:
         """The errors to go on with: none as long as their scale is unknown."""
@@ -178,8 +197,6 @@ def check(stream: Stream) -> None:
 
 def _locate(values: Sequence[float]) -> Split:
     """The likeliest place of one change of the mean, by least squares."""
-    import numpy as np
-
     data = np.asarray(values, dtype=np.float64)
     count = len(data)
     if count < 2:

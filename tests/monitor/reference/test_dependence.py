@@ -39,6 +39,16 @@ def test_the_mean_varies_as_much_more_as_theory_says(memory: float) -> None:
     assert inflation(remembering(memory, 20_000)) == pytest.approx(known, rel=0.3)
 
 
+def test_levels_that_change_slowly_are_seen_though_no_two_values_show_them() -> None:
+    rng = np.random.default_rng(3)
+    levels = np.repeat(rng.choice([0.2, 0.4], 20), 200)  # for 200 values each
+    drawn = (rng.random(4_000) < levels).astype(np.float64)
+    of_levels = levels.var() * 200 / drawn.var()
+    assert inflation(drawn) == pytest.approx(1 + of_levels, rel=0.5)
+    mixed = rng.permutation(drawn)
+    assert inflation(mixed) < 1.5
+
+
 def test_independent_and_constant_values_and_few_say_all_they_can() -> None:
     assert inflation(np.resize([0.0, 1.0], 1000)) == 1.0
     assert inflation(np.zeros(1000)) == 1.0
