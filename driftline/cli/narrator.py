@@ -44,10 +44,8 @@ class Narrator:
         """One line, unless there is nothing a person wants to know of it."""
         event = happening.event
         match event:
-            case DriftEvent(action="updated"):
-                return
             case DriftEvent():
-                colour = "red" if event.action == "opened" else "green"
+                colour = "green" if event.action == "resolved" else "red"
                 text = f"[{colour}]{event.kind} drift {event.action}[/]  {escape(event.message)}"
             case RetrainRequest():
                 text = f"[yellow]retrain asked for[/]  {escape(event.reason)}"
