@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from driftline.events import (
     ColumnResult,
     DataGroup,
@@ -67,10 +69,7 @@ class Decider:
         events: list[DriftEvent | None] = []
         for kind, verdict in _VERDICTS.items():
             lane = self._lanes[kind]
-            findings = [
-                self._confirmed(kind, window.index, group, verdict(group, window.start))
-                for group in tested
-            ]
+            findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             # What is new in the data is an event even where a newer model knows it already; what
             # is new in the predictions of a model that no longer answers is of no consequence.
             older = zip(tested[:-1], findings, strict=False) if kind != "prediction" else ()
@@ -95,19 +94,24 @@ class Decider:
         return [event for event in events if event is not None]
 
     def _confirmed(
-        self, kind: DriftKind, index: int, group: DataGroup, finding: Finding | None
+        self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
     ) -> Finding | None:
-        """The finding, unless it opens nothing: a warning is confirmed by another one, in a window
-        that shares no record with this one."""
-        limits = group.limits
-        if kind == "quality" or limits is None:
-            return finding
-        overlap = self._stream.overlap
+        """The finding, with its onset, unless it opens nothing: a warning is confirmed by another
+        one, in a window that shares no record with this one."""
+        overlap, index = self._stream.overlap, window.index
         kept = (IN_A_ROW - 1) * overlap
         recent = self._drifted.setdefault((kind, group.model), deque(maxlen=kept))
         before = _in_disjoint(recent, index, overlap)
+        since = _first_drifted(recent, index, overlap)
         recent.append((index, finding is not None))
-        if finding is None or before or self._lanes[kind].open is not None:
+        if finding is None:
+            return None
+        # What that window has, and the one before it had not.
+        slide = (window.end - window.start) // overlap
+        onset = window.end - (1 + index - since) * slide
+        finding = msgspec.structs.replace(finding, onset=onset)
+        limits = group.limits
+        if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
             return finding
         columns = group.columns if kind == "data" else _prediction(group)
         scores = [column.score for column in columns if column.drifted]
@@ -163,12 +167,29 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], index: int, overlap: int) 
     return False
 
 
-def _data_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group, group.columns, group.relations, onset)
+def _first_drifted(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> int:
+    """Since which window, by index, there is drift; `index` if only there. A window, or as many as
+    overlap, without any is passed over.
+
+    >>> _first_drifted([(1, True), (2, False), (3, True), (4, False)], 5, 1)
+    1
+    >>> _first_drifted([(1, True), (2, False), (3, False), (4, True)], 5, 1)
+    4
+    """
+    for at, drifted in reversed(windows):
+        if drifted:
+            index = at
+        elif index - at > overlap:
+            break
+    return index
 
 
-def _prediction_verdict(group: DataGroup, onset: int) -> Finding | None:
-    return _drifted(group, _prediction(group), (), onset)
+def _data_verdict(group: DataGroup) -> Finding | None:
+    return _drifted(group, group.columns, group.relations)
+
+
+def _prediction_verdict(group: DataGroup) -> Finding | None:
+    return _drifted(group, _prediction(group), ())
 
 
 def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
@@ -179,7 +200,6 @@ def _drifted(
     group: DataGroup,
     columns: Sequence[ColumnResult],
     relations: Sequence[RelationResult],
-    onset: int,
 ) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
     said = []
@@ -203,7 +223,7 @@ def _drifted(
             max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
         ),
         message="; ".join(said),
-        onset=onset,
+        onset=None,
         harm=harm,
     )
 
@@ -220,7 +240,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
+def _quality_verdict(group: DataGroup) -> Finding | None:
     risen = [
         (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
         for column in group.columns
@@ -237,7 +257,7 @@ def _quality_verdict(group: DataGroup, onset: int) -> Finding | None:
         columns=tuple(dict.fromkeys(columns)),
         severity=risen[0][0],
         message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
-        onset=onset,
+        onset=None,
         harm=harm_of(group.estimate),
     )
 
@@ -258,7 +278,7 @@ def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | Perform
     return event is not None and event.model in names[names.index(model) + 1 :]
 
 
-_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup, int], Finding | None]]] = {
+_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup], Finding | None]]] = {
     "data": _data_verdict,
     "prediction": _prediction_verdict,
     "quality": _quality_verdict,

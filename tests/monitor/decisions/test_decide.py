@@ -234,6 +234,21 @@ def test_windows_that_overlap_neither_confirm_a_warning_nor_resolve_an_event_soo
     assert found == [("data", "opened", 2000), ("data", "resolved", 4000)]
 
 
+def test_data_are_new_since_the_first_window_that_warned() -> None:
+    def onset(stream: Stream, windows: Sequence[DataWindow]) -> int | None:
+        decider = Decider(stream)
+        events = [event for window in windows for event in decider.read(window)]
+        (event,) = [e for e in events if isinstance(e, DriftEvent) and e.action == "opened"]
+        return event.onset
+
+    scores = [0.0, 1.5, 0.0, 1.5]
+    assert onset(STREAM, [limited(i, score) for i, score in enumerate(scores)]) == 1000
+    sliding = small_stream(windows="records = 1000\nslide = 250")
+    scores = [0.0, 0.0, 2.5]  # the first two go to 1,000 and to 1,250
+    windows = [limited(i, score, slide=250) for i, score in enumerate(scores)]
+    assert onset(sliding, windows) == 1250
+
+
 # ---- performance --------------------------------------------------------------------------------
 
 
