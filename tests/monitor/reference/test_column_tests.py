@@ -10,8 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from driftline.errors import StreamFileError
 from driftline.stream import Kind
-from monitor.reference.column_tests import DISTANCES, MAX_EFFECT, P_VALUES, compare
+from monitor.reference.column_tests import (
+    DISTANCES,
+    LEFT_OUT,
+    MAX_EFFECT,
+    P_VALUES,
+    check,
+    compare,
+)
+from tests.monitor.streams import small_stream
 
 ALL = [(kind, name) for table in (P_VALUES, DISTANCES) for kind in table for name in table[kind]]
 RNG = np.random.default_rng(0)
@@ -85,6 +94,18 @@ def test_z_is_for_two_values_and_leaves_more_to_chisquare() -> None:
     three = np.array(["a", "b", "c", "c"] * 25, dtype=object)
     names = [compare("category", "z", two, other) for other in (two, three)]
     assert [found and found.test for found in names] == ["z", "chisquare"]
+
+
+def test_each_test_of_evidently_is_there_or_left_out_for_a_reason() -> None:
+    from evidently.legacy.calculations.stattests import registry
+
+    offered = {name for _, name in ALL}
+    of_text = {name for name in registry._registered_stat_tests if "text" in name}
+    assert offered | set(LEFT_OUT) == set(registry._registered_stat_tests) - of_text
+    for kind, name in (("number", "TVD"), ("category", "g_test")):
+        stream = small_stream(drift=f'{kind}_test = "{name}"')
+        with pytest.raises(StreamFileError, match=f"not '{name}': it (takes|needs)"):
+            check(stream)
 
 
 def test_another_process_gets_the_same_digits() -> None:
