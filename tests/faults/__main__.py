@@ -62,6 +62,9 @@ KeepTopics = Annotated[
 ]
 
 
+Overlap = Annotated[int, typer.Option(help="Windows that each record is in: 1, 2, 4, 5, 10 or 20.")]
+
+
 @app.command()
 def kill(
     client: Annotated[str, typer.Option(help="librdkafka or kafka-python.")] = "librdkafka",
@@ -78,6 +81,7 @@ def kill(
         str, typer.Option(help="Of inference: exactly_once or at_least_once.")
     ] = "exactly_once",
     retraining: Annotated[bool, typer.Option("--retraining/--no-retraining")] = True,
+    overlap: Overlap = 1,
     bootstrap_server: Servers = None,
     folder: Folder = None,
     json: Json = False,
@@ -106,6 +110,7 @@ def kill(
                 workers=workers,
                 delivery=_delivery(delivery),
                 retraining=retraining,
+                overlap=overlap,
                 kills=dict.fromkeys(SERVICES, kills),
             ),
             servers,
@@ -131,6 +136,7 @@ def workers(
         int | None, typer.Option(min=5000, help="Take so many rows alone.", show_default=False)
     ] = None,
     delivery: Annotated[str, typer.Option(help="Of inference.")] = "exactly_once",
+    overlap: Overlap = 1,
     bootstrap_server: Servers = None,
     folder: Folder = None,
     json: Json = False,
@@ -160,6 +166,7 @@ def workers(
                     workers=int(count),
                     delivery=_delivery(delivery),
                     retraining=mode == "on",
+                    overlap=overlap,
                 )
                 for mode in sorted(retraining.split(","))
                 for client in clients.split(",")

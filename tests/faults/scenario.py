@@ -34,6 +34,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     delivery: Delivery = "exactly_once"
     retraining: bool = True
+    overlap: int = 1  # windows that each record is in
     kills: dict[Service, int] = {}
     idle_s: int = 3
 
@@ -52,6 +53,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
         return (
             f"{self.data.name}, {self.client}, {self.partitions} partitions, {self.workers} workers"
             f", {self.delivery}, retraining {'on' if self.retraining else 'off'}"
+            f"{f', windows overlap {self.overlap}×' if self.overlap > 1 else ''}"
             f", {self.lives} kills, seed {self.seed}"
         )
 

@@ -17,14 +17,14 @@ from driftline.scan import ranges, scan
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
 from driftline.topics import Topics
+from monitor.progress import PANES
 from tests.cli.invoke import invoke
 from tests.faults.scenario import Scenario
 
 # Added to what `init` drafts. The candidates are quick ones: what dies matters here, not the model.
 _SETTINGS = """
 [retrain]
-policy = "drift"
-on = {on}
+policy = "{policy}"
 cooldown = {cooldown}
 train_on = 4000
 min_outcomes = 200
@@ -106,14 +106,15 @@ def _edited(draft: str, scenario: Scenario, prefix: str) -> str:
     by_time = '"30m"' if "[time]" in draft else "50"
     changed = draft.replace("label_delay = 0 ", f"label_delay = {by_time} ")
     # Windows that are a fiftieth of the data, so that many close between two kills.
-    size = max(200, scenario.data.rows // 50)
+    size = max(200, scenario.data.rows // 50) // PANES * PANES
     changed = "\n".join(
-        f'records = {size}\nidle = "{scenario.idle_s}s"' if line.startswith("records = ") else line
+        f'records = {size}\nslide = {size // scenario.overlap}\nidle = "{scenario.idle_s}s"'
+        if line.startswith("records = ")
+        else line
         for line in changed.splitlines()
     )
-    on = '["data", "performance"]' if scenario.retraining else "[]"
     return changed + _SETTINGS.format(
-        on=on,
+        policy="drift" if scenario.retraining else "never",
         # A training takes seconds of a core: some in a run, not one after the other.
         cooldown=scenario.data.rows // 8,
         prefix=prefix,
