@@ -97,8 +97,8 @@ def _results(found: Backtest) -> ET.Element:
         (
             name,
             format_value(policy.metric),
-            gain(policy.gain, policy.gain_error),
-            gain(policy.periodic_gain, policy.periodic_gain_error),
+            gain(policy.gain, policy.gain_error).replace(" ", "\u00a0"),
+            gain(policy.periodic_gain, policy.periodic_gain_error).replace(" ", "\u00a0"),
             str(len(policy.alerts)),
             str(len(policy.retrains)),
             f"{policy.train_seconds:.1f}",
