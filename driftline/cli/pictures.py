@@ -15,7 +15,7 @@ from driftline.cli.chart import element
 from driftline.cli.report import STYLE
 from driftline.errors import DriftlineError, MissingExtra
 
-# The first that is installed. What has none of them shows no text at all.
+# The first that is installed; else what the machine has for one that is not, which may be nothing.
 FONTS: Final = (
     "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
 )  # fmt: skip
