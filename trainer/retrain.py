@@ -187,17 +187,13 @@ def _compared(
         verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
         return msgspec.structs.replace(verdict, reason=reason), None
-    earlier = list(_answers(job.earlier, truth, models)) if theirs is not None else []
-    newest = [last for _, last, _ in earlier]
-    if champion is not None:
-        newest.append(champion.manifest.last_position)
-    at = judged_places(truth.positions, max(newest, default=None))
-    labels = truth.labels[at]
-    answers = objects(list(theirs))[at] if theirs is not None else None
-    verdict = judge(stream, labels, objects(list(found.scores.predictions))[at], answers)
+    at = judged_places(truth.positions, champion.manifest.last_position if champion else None)
+    judged = truth.take(at)
+    answers = None if theirs is None else objects(list(theirs))[at]
+    verdict = judge(stream, judged.labels, objects(list(found.scores.predictions))[at], answers)
     best, recalled = verdict.challenger, None
-    for announced, _, said in earlier:
-        again = judge(stream, labels, said[at], answers)
+    for announced, said in _answers(job.earlier, judged, models) if theirs is not None else ():
+        again = judge(stream, judged.labels, said, answers)
         if again.won and not better(stream.judged_by, best, again.challenger):
             best, recalled = again.challenger, announced
             reason = f"{again.reason}, by the earlier model {announced.digest[:19]}"
@@ -206,14 +202,17 @@ def _compared(
 
 
 def _answers(
-    earlier: Sequence[ModelAnnounced], truth: TrainingRows, models: Models
-) -> Iterator[tuple[ModelAnnounced, int, NDArray[np.object_]]]:
-    """What earlier models say of these rows, and the newest position that each has learnt from."""
+    earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: Models
+) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
+    """What those of the earlier models say of these rows that still work and know none of them."""
     for announced in earlier:
         try:
             model = models.load(announced)
-            said = model.predict(truth.columns).predictions
+            if model.manifest.last_position >= judged.positions.min():
+                continue
+            model.check()
+            said = model.predict(judged.columns).predictions
         except PackageError as error:
             log.info("earlier model %s is left out: %s", announced.digest, error)
             continue
-        yield announced, model.manifest.last_position, objects(list(said))
+        yield announced, objects(list(said))

@@ -98,6 +98,20 @@ def test_an_earlier_model_answers_again_when_its_concept_has_come_back(
     assert alone.announcement.parent == turned.announcement.digest
 
 
+def test_an_earlier_model_that_has_learnt_from_the_rows_or_no_longer_fits_is_left_out(
+    home: Path, champion: TrainedModel
+) -> None:
+    log = Outcomes(concept(300, 900, turned=True))
+    knows = run(home, champion.announcement, log).announcement
+    assert knows is not None
+    derived = msgspec.structs.replace(CLASSIFICATION, derived={"per_size": "size / price"})
+    differs = first_model(derived, home).announcement
+    asked = request(id="retrain-2")
+    result = run(home, champion.announcement, log, asked, earlier=(knows, differs))
+    assert result.announcement is not None
+    assert result.announcement.cause == "retrain-2"
+
+
 def test_since_a_change_all_ranges_are_tried_and_judged_on_what_came_after_it(
     home: Path, champion: TrainedModel
 ) -> None:
