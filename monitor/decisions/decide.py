@@ -106,9 +106,7 @@ class Decider:
         recent.append((index, finding is not None))
         if finding is None:
             return None
-        # What that window has, and the one before it had not.
-        slide = (window.end - window.start) // overlap
-        onset = window.end - (1 + index - since) * slide
+        onset = self._newest_part(window) - (index - since) * self._slide(window)
         finding = msgspec.structs.replace(finding, onset=onset)
         limits = group.limits
         if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
@@ -119,6 +117,13 @@ class Decider:
             scores += [relation.score for relation in group.relations]
         highest = max(scores)
         return finding if limits.alarm is not None and highest >= limits.alarm else None
+
+    def _slide(self, window: DataWindow | PerformanceWindow) -> int:
+        return (window.end - window.start) // self._stream.overlap
+
+    def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
+        """Where that begins which the window before it had not."""
+        return window.end - self._slide(window)
 
     # ---- performance ----------------------------------------------------------------------------
 
@@ -141,7 +146,7 @@ class Decider:
         if not group.worse and group.model == found_in:
             return []  # not worse than in training over the whole window, yet not quiet
         event = lane.observe(
-            _worse(group, window.start) if group.worse else None,
+            _worse(group, self._newest_part(window)) if group.worse else None,
             model=group.model,
             window=window.id,
             position=window.end,
@@ -168,8 +173,8 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], index: int, overlap: int) 
 
 
 def _first_drifted(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> int:
-    """Since which window, by index, there is drift; `index` if only there. A window, or as many as
-    overlap, without any is passed over.
+    """Since which window, by index, there is drift; `index` if only there. One window without any,
+    or as many as overlap, is passed over.
 
     >>> _first_drifted([(1, True), (2, False), (3, True), (4, False)], 5, 1)
     1
@@ -177,10 +182,10 @@ def _first_drifted(windows: Sequence[tuple[int, bool]], index: int, overlap: int
     4
     """
     for at, drifted in reversed(windows):
+        if index - at > overlap + 1:
+            break
         if drifted:
             index = at
-        elif index - at > overlap:
-            break
     return index
 
 

@@ -243,6 +243,8 @@ def test_data_are_new_since_the_first_window_that_warned() -> None:
 
     scores = [0.0, 1.5, 0.0, 1.5]
     assert onset(STREAM, [limited(i, score) for i, score in enumerate(scores)]) == 1000
+    idle = [limited(i, score) for i, score in ((1, 1.5), (7, 1.5), (8, 1.5))]
+    assert onset(STREAM, idle) == 7000, "what was long ago has nothing to do with it"
     sliding = small_stream(windows="records = 1000\nslide = 250")
     scores = [0.0, 0.0, 2.5]  # the first two go to 1,000 and to 1,250
     windows = [limited(i, score, slide=250) for i, score in enumerate(scores)]
