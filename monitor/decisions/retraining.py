@@ -52,7 +52,8 @@ class _Wish(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
-# Of outcomes, the newest: the onset of a drift event is hardly ever further back.
+# Of outcomes, the newest, and as many as it takes to know that there are enough: the onset of a
+# drift event is hardly ever further back.
 _PANES: Final = 2_000
 
 
@@ -69,16 +70,18 @@ class RetrainRule:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        self._panes: deque[tuple[int, int]] = deque(maxlen=_PANES)  # first position, records
+        self._panes: deque[tuple[int, int]] = deque()  # first position, records
+        self._outcomes = 0  # in those
         self._began: _Reached | None = None
         self._reached: _Reached | None = None
         self._asked: deque[_Reached] = deque(maxlen=_remembered(stream))
-        # What a renewal goes by: the last request for another reason, where it was made, how many
-        # outcomes there were to learn from at the last request, and how many came since.
+        # What a renewal goes by: the last request for another reason, and where it was made; how
+        # many outcomes there are to learn from, how many of them came since the last request, and
+        # how many there were for that one, or for the first model.
         self._wish = _Wish("schedule", "")
         self._wished: _Reached | None = None
+        self._to_learn = self._since = 0
         self._learnt_from: int | None = None
-        self._since = 0
 
     def see(self, event: PerformancePane) -> None:
         """Follow the stream's progress."""
@@ -94,8 +97,12 @@ class RetrainRule:
                 _later(event.row, last.row),
                 _later(time_us, last.time_us),
             )
-        self._panes.append((event.first_position, event.records))
+        self._to_learn += event.records
         self._since += event.records
+        self._panes.append((event.first_position, event.records))
+        self._outcomes += event.records
+        while len(self._panes) > _PANES and self._outcomes - self._panes[0][1] >= self._least:
+            self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _Reached:
         """Where the first pane begins: the row before its first record, and that one's time."""
@@ -123,13 +130,14 @@ class RetrainRule:
             if self._known(wish.onset if wish.cause == "drift" else new_since) < self._least:
                 return None
             self._wish, self._wished = wish, reached
-            self._learnt_from = self._known(wish.onset)
-        elif (wish := self._renewal(reached)) is not None:
-            self._learnt_from = (self._learnt_from or 0) + self._since
+            if wish.onset is not None:
+                self._to_learn = self._known(wish.onset)
         else:
-            return None
+            wish = self._renewal(reached)
+            if wish is None:
+                return None
         self._asked.append(reached)
-        self._since = 0
+        self._learnt_from, self._since = self._to_learn, 0
         return RetrainRequest(
             id=event_id("retrain", self._stream.name, *wish.caused_by, reached.position),
             cause=wish.cause,

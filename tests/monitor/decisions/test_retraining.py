@@ -164,6 +164,15 @@ def test_a_schedule_waits_for_new_outcomes() -> None:
     assert gaps == [500] * len(gaps), "100 new outcomes are 10 panes of 50 rows"
 
 
+def test_outcomes_that_come_slowly_are_enough_in_the_end() -> None:
+    stream = small_stream(
+        windows=f"records = {WINDOW}",
+        retrain='min_outcomes = 5000\npolicy = "schedule"\nevery = 100\ncooldown = 0',
+    )
+    found = requests(stream, panes=range(6_000), records=2)
+    assert positions(found) == [2_500 * PANE, 5_000 * PANE]
+
+
 def test_always_asks_after_each_window_of_outcomes() -> None:
     assert positions(requests(stream_with("always"))) == [1000, 2000, 3000, 4000, 5000]
 
@@ -183,13 +192,13 @@ def test_never_asks_for_nothing() -> None:
 @pytest.mark.parametrize("policy", ["harm", "drift"])
 def test_it_is_asked_again_each_time_there_is_twice_as_much_to_learn_from(policy: str) -> None:
     found = requests(stream_with(policy), trained_on=1000)
-    assert positions(found) == [1000, 3000]
+    assert positions(found) == [1000, 2000, 4000]
     assert {(request.cause, request.caused_by, request.since) for request in found} == {
         ("schedule", (), None)
     }
-    assert found[1].reason == "2000 more outcomes to learn from, after 2000"
+    assert found[2].reason == "2000 more outcomes to learn from, after 2000"
     half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
-    assert positions(half) == [500, 1250, 2400, 4100], "by the half, at the end of a pane"
+    assert positions(half) == [500, 750, 1150, 1750, 2650, 4000], "by the half, at a pane's end"
 
 
 def test_who_wants_no_renewal_gets_none() -> None:
@@ -205,7 +214,9 @@ def test_of_a_model_without_reference_it_is_not_known_how_much_it_has_learnt_fro
 
 
 def test_no_more_is_learnt_from_than_train_on() -> None:
-    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [1000]
+    assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [
+        1000, 2000
+    ]  # fmt: skip
 
 
 def test_after_drift_it_is_asked_again_with_the_same_cause_when_there_is_more_since_the_onset() -> (
