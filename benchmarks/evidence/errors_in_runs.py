@@ -49,8 +49,8 @@ class Row(msgspec.Struct, frozen=True):
 class _Told(ErrorDetector):
     """Believes what it is told of the errors."""
 
-    def _allow_for_runs(self) -> None:
-        pass
+    def _is_by_runs(self) -> bool:
+        return False
 
 
 def main(argv: list[str]) -> int:

@@ -42,7 +42,7 @@ class LikelihoodRatio:
     """
 
     def __init__(self, threshold: float, *, binary: bool) -> None:
-        self._base = self._threshold = threshold
+        self._threshold = threshold
         self._ratio = 0.0
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
@@ -52,7 +52,6 @@ class LikelihoodRatio:
         self._count = 0
         self._total = 0.0
         self._seen = 0
-        self._likeliest: Split | None = None
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
@@ -66,22 +65,18 @@ class LikelihoodRatio:
         self._rising.add(value)
         self._falling.add(value)
         if value * self._count > self._total:  # else the evidence of a rise has not grown
-            ratio, self._likeliest = self._rising.likeliest(self._of, self._count, self._total)
+            ratio, split = self._rising.likeliest(self._of, self._count, self._total)
             self._ratio = ratio * self._dispersion()
-            self._judge()
+            self.drift_detected = self.excess > 1.0
+            self.warning_detected = self.excess > WARNING
+            self.split = split if self.drift_detected else None
         if self._seen % FALL_EVERY == 0:
             self._forget()
 
-    def allow_for(self, inflation: float) -> None:
-        """Take into account that a mean varies by so much more than that of independent values: the
-        logarithm of a ratio is as much larger by chance."""
-        self._threshold = self._base * inflation
-        self._judge()
-
-    def _judge(self) -> None:
-        self.drift_detected = self._ratio > self._threshold
-        self.warning_detected = self._ratio > WARNING * self._threshold
-        self.split = self._likeliest if self.drift_detected else None
+    @property
+    def excess(self) -> float:
+        """The evidence of a rise, in thresholds."""
+        return self._ratio / self._threshold
 
     def _forget(self) -> None:
         ratio, split = self._falling.likeliest(self._of, self._count, self._total)
@@ -174,7 +169,7 @@ class Cusum:
     """
 
     def __init__(self, threshold: float, *, factor: float, least_values: int, binary: bool) -> None:
-        self._base = self._threshold = threshold
+        self._threshold = threshold
         self._factor = factor
         self._least_values = least_values
         self._binary = binary
@@ -192,23 +187,20 @@ class Cusum:
         self._since += value
         self._since_squares += value * value
         self._sum += self._each + self._slope * value
-        self._judge()
-        if self._sum <= 0.0:
-            self._take()
-
-    def allow_for(self, inflation: float) -> None:
-        """See `LikelihoodRatio`."""
-        self._threshold = self._base * inflation
-        self._judge()
-
-    def _judge(self) -> None:
-        self.drift_detected = self._sum > self._threshold
-        self.warning_detected = self._sum > WARNING * self._threshold
+        self.drift_detected = self.excess > 1.0
+        self.warning_detected = self.excess > WARNING
         self.split = (
             Split(self._ago, self._total / self._count, self._since / self._ago)
             if self.drift_detected
             else None
         )
+        if self._sum <= 0.0:
+            self._take()
+
+    @property
+    def excess(self) -> float:
+        """See `LikelihoodRatio`."""
+        return self._sum / self._threshold
 
     def _take(self) -> None:
         """There was no rise as yet: what was seen tells the mean before."""

@@ -16,7 +16,7 @@ from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
 from monitor.decisions import river_detectors as river
 from monitor.decisions.change_tests import Cusum, LikelihoodRatio, Seed, Split, Stepd
-from monitor.reference.dependence import inflation as inflation_of
+from monitor.reference.dependence import inflation_between_changes
 
 # Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
 # that mean: the detectors are made for bounded values, and one wild error is no drift.
@@ -28,6 +28,14 @@ FAILURE: Final = 2.0 / SCALE_CUT
 REMEMBERED: Final = 2_000
 
 
+# Those that allow for errors that come in runs.
+ALLOWING: Final = ("glr", "cusum")
+# Values remembered to say how much errors come in runs: twenty of the longest batches.
+HISTORY: Final = 4_000
+# A rise that runs explain is looked at again after so many values.
+ASK_EVERY: Final = 32
+
+
 class Rise(msgspec.Struct, frozen=True):
     """The error has grown: it began `ago` values before the end of the values last given."""
 
@@ -37,7 +45,7 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[Task], river.RiverDetector]
+    make: Callable[[Task, float], river.RiverDetector]  # task, inflation
     failures: bool = False  # takes only 0 and 1
 
 
@@ -54,13 +62,14 @@ STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
 
-def _glr(task: Task) -> LikelihoodRatio:
-    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification")
+# A mean that varies by `inflation` more makes the logarithm of a ratio as much larger by chance.
+def _glr(task: Task, inflation: float) -> LikelihoodRatio:
+    return LikelihoodRatio(GLR_THRESHOLD * inflation, binary=task == "classification")
 
 
-def _cusum(task: Task) -> Cusum:
+def _cusum(task: Task, inflation: float) -> Cusum:
     return Cusum(
-        CUSUM_THRESHOLD,
+        CUSUM_THRESHOLD * inflation,
         factor=CUSUM_FACTOR,
         least_values=CUSUM_VALUES,
         binary=task == "classification",
@@ -70,15 +79,15 @@ def _cusum(task: Task) -> Cusum:
 DETECTORS: Final[dict[str, _Kind]] = {
     "glr": _Kind(_glr),
     "cusum": _Kind(_cusum),
-    "stepd": _Kind(lambda _: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
-    "seed": _Kind(lambda _: Seed(delta=SEED_DELTA)),
-    "adwin": _Kind(lambda _: river.adwin()),
-    "page_hinkley": _Kind(lambda _: river.page_hinkley()),
-    "ddm": _Kind(lambda _: river.ddm(), failures=True),
-    "eddm": _Kind(lambda _: river.eddm(), failures=True),
-    "hddm_a": _Kind(lambda _: river.hddm_a()),
-    "hddm_w": _Kind(lambda _: river.hddm_w()),
-    "kswin": _Kind(lambda _: river.kswin()),
+    "stepd": _Kind(lambda *_: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
+    "seed": _Kind(lambda *_: Seed(delta=SEED_DELTA)),
+    "adwin": _Kind(lambda *_: river.adwin()),
+    "page_hinkley": _Kind(lambda *_: river.page_hinkley()),
+    "ddm": _Kind(lambda *_: river.ddm(), failures=True),
+    "eddm": _Kind(lambda *_: river.eddm(), failures=True),
+    "hddm_a": _Kind(lambda *_: river.hddm_a()),
+    "hddm_w": _Kind(lambda *_: river.hddm_w()),
+    "kswin": _Kind(lambda *_: river.kswin()),
 }
 
 
@@ -101,6 +110,8 @@ class ErrorDetector:
         of its errors varies more than that of as many independent ones."""
         self._inflation = inflation
         self._test = self._new_test()
+        self._history: deque[float] = deque(maxlen=HISTORY)
+        self._seen = self._asked_at = 0  # values, and how many when runs were last looked for
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._first: list[float] = []
         self._scale: float | None = 1.0 if self._task == "classification" else None
@@ -128,30 +139,33 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
-                if self._test.drift_detected:
-                    self._allow_for_runs()
-                if self._test.drift_detected and (rise := self._found()) is not None:
+                if self.name in ALLOWING:
+                    self._history.append(value)
+                    self._seen += 1
+                if not self._test.drift_detected or self._is_by_runs():
+                    continue
+                if (rise := self._found()) is not None:
                     rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
     def _new_test(self) -> Any:
-        test: Any = DETECTORS[self.name].make(self._task)
-        if hasattr(test, "allow_for"):
-            test.allow_for(self._inflation)
-        return test
+        return DETECTORS[self.name].make(self._task, self._inflation)
 
-    def _allow_for_runs(self) -> None:
-        """Before a rise is believed: how much means vary is known best from the errors that there
-        are by now, those on either side of the rise by their own mean. What was held out in
-        training is little, and tells nothing of what lasts longer than it does."""
-        if not hasattr(self._test, "allow_for"):
-            return
-        values = np.minimum(np.array(self._recent) / cast(float, self._scale), 1.0)
-        sides = np.split(values, [max(0, len(values) - self._test.split.ago)])
-        more = inflation_of(np.concatenate([side - side.mean() for side in sides if len(side)]))
-        if more > self._inflation:
-            self._inflation = more
-            self._test.allow_for(more)
+    def _is_by_runs(self) -> bool:
+        """Whether errors that come in runs explain what the test found.
+
+        How much means vary is known best from the errors themselves: what was held out in training
+        is little, and tells nothing of what lasts longer than it does.
+        """
+        if self.name not in ALLOWING:
+            return False
+        if self._seen < self._asked_at + ASK_EVERY:
+            return True
+        self._asked_at = self._seen
+        return bool(
+            self._test.excess * self._inflation
+            <= inflation_between_changes(np.array(self._history))
+        )
 
     def _known(self, error: float) -> Sequence[float]:
         """The errors to go on with: none as long as their scale is unknown."""

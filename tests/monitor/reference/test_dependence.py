@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from monitor.reference.dependence import inflation, politis_white
+from monitor.reference.dependence import inflation, inflation_between_changes, politis_white
 
 
 def remembering(memory: float, count: int) -> NDArray[np.float64]:
@@ -41,12 +41,17 @@ def test_the_mean_varies_as_much_more_as_theory_says(memory: float) -> None:
 
 def test_levels_that_change_slowly_are_seen_though_no_two_values_show_them() -> None:
     rng = np.random.default_rng(3)
-    levels = np.repeat(rng.choice([0.2, 0.4], 20), 200)  # for 200 values each
+    levels = np.repeat(rng.uniform(0.2, 0.4, 20), 200)  # for 200 values each
     drawn = (rng.random(4_000) < levels).astype(np.float64)
-    of_levels = levels.var() * 200 / drawn.var()
-    assert inflation(drawn) == pytest.approx(1 + of_levels, rel=0.5)
-    mixed = rng.permutation(drawn)
-    assert inflation(mixed) < 1.5
+    of_levels = 1 + levels.var() * 200 / drawn.var()
+    assert 0.3 * of_levels < inflation_between_changes(drawn) < 2 * of_levels
+    assert inflation_between_changes(rng.permutation(drawn)) < 1.3
+
+
+def test_a_change_or_two_is_no_run() -> None:
+    rng = np.random.default_rng(4)
+    drawn = (rng.random(4_000) < np.repeat([0.1, 0.5, 0.2], [1500, 700, 1800])).astype(np.float64)
+    assert inflation_between_changes(drawn) < 1.5
 
 
 def test_independent_and_constant_values_and_few_say_all_they_can() -> None:
