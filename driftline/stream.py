@@ -206,7 +206,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bool,
         Meta(
             description="where no column and no pair drifted, see whether trees can tell the "
-            "window from the reference: half a second a window, a quarter of a minute a model"
+            "window from the reference: half a second a window, 15 seconds a model and "
+            "size of window, half of false_alarm_rate"
         ),
     ] = False
     detectors: Annotated[

@@ -190,6 +190,8 @@ class MonitorHandler:
     def _tested(self, event: WindowsEvent) -> int:
         if not isinstance(event, DataWindow):
             return event.records
+        if self._stream.drift.classifier and any(group.tested for group in event.groups):
+            return MAX_TESTED
         return sum(
             min(group.records, self._stream.windows.max_sample) * (len(group.columns) + 1)
             for group in event.groups

@@ -148,7 +148,8 @@ def measure(
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    calibration = Calibration(known, rate=RATE)
+    rate = RATE / 2 if classifier else RATE  # a half to each, as the monitor does
+    calibration = Calibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
@@ -159,9 +160,10 @@ def measure(
     relations = distances[len(columns) :] >= EFFECT * RELATION_EFFECT
     is_large = np.concatenate((effects >= EFFECT, relations))
     if classifier:
-        trees = DomainClassifier(known, columns=len(reference), block=calibration.block)
+        trees = DomainClassifier(known, columns=len(reference), rate=rate, block=calibration.block)
         told = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
-        scores = np.vstack((scores, [[one.score for one in told]]))
+        alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in told]
+        scores = np.vstack((scores, alarms))
         is_large = np.vstack((is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in told]]))
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)

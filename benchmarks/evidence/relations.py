@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import NormalDist
 from typing import Final, Protocol
 
 import msgspec
@@ -56,13 +55,18 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Watch(Protocol):
-    """One way to compare windows with a reference."""
+    """One way to compare windows with a reference. `limit`: the score of an alarm, where it has one
+    of its own."""
+
+    limit: float | None
 
     def score(self, window: Columns) -> float: ...
 
 
 class Scores:
     """Driftline's: the largest distance in terms of what chance brings."""
+
+    limit: float | None = None
 
     def __init__(self, reference: Columns, size: int, *, paired: bool) -> None:
         self._known = Histograms(reference, paired=len(reference) if paired else 0)
@@ -74,17 +78,20 @@ class Scores:
 
 
 class Classifier:
-    """Driftline's with `[drift] classifier`: scores that know chance from the reference."""
+    """Driftline's with `[drift] classifier`, which learns its limit from the reference."""
+
+    limit: float | None = 1.0
 
     def __init__(self, reference: Columns, size: int) -> None:
-        known = Histograms(reference)
-        self._classifier = DomainClassifier(known, columns=len(reference), block=1)
-        self.score([values[:size] for values in reference])  # it learns chance at its first window
+        self._classifier = DomainClassifier(
+            Histograms(reference), columns=len(reference), rate=RATE, block=1
+        )
+        self.score([values[:size] for values in reference])
 
     def score(self, window: Columns) -> float:
         told = self._classifier.tell(window)
         assert told is not None  # rows are independent
-        return told.score
+        return told.excess
 
 
 def main(argv: list[str]) -> int:
@@ -92,7 +99,6 @@ def main(argv: list[str]) -> int:
     parser = options("relations", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
     parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
-    parser.add_argument("--nulls", type=int, default=100, help="the classifier's, without drift")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
     powers: list[Power] = []
@@ -104,7 +110,7 @@ def main(argv: list[str]) -> int:
             ways: dict[str, tuple[Callable[[], Watch], int, int]] = {
                 "pairs": (partial(Scores, reference, size, paired=True), NULLS, WINDOWS),
                 "columns": (partial(Scores, reference, size, paired=False), NULLS, WINDOWS),
-                "classifier": (partial(Classifier, reference, size), asked.nulls, asked.windows),
+                "classifier": (partial(Classifier, reference, size), 0, asked.windows),
             }
             found: dict[str, dict[str, float]] = {}
             for method, (make, nulls, windows) in ways.items():
@@ -144,10 +150,10 @@ def measure(
     All ways are shown the same windows, as many as they have time for.
     """
 
-    took = 0.0
+    took, seen = 0.0, 0
 
     def scores(change: str, count: int, part: int) -> NDArray[np.float64]:
-        nonlocal took
+        nonlocal took, seen
         found = np.empty(count)
         for number in range(count):
             rng = np.random.default_rng([seed, part, number, *change.encode()])
@@ -155,23 +161,16 @@ def measure(
             began = time.process_time()
             found[number] = watch.score(window)
             took += time.process_time() - began
+            seen += 1
         return found
 
     began = time.process_time()
     watch = make()
     made = time.process_time() - began
-    limit = limit_of(scores(QUIET, nulls, 1))
-    per_window = took / nulls
+    quiet = scores(QUIET, nulls, 1)
+    limit = float(np.quantile(quiet, 1.0 - RATE)) if watch.limit is None else watch.limit
     power = {change: float((scores(change, windows, 2) > limit).mean()) for change in changes}
-    return power, (per_window, made)
-
-
-def limit_of(quiet: NDArray[np.float64]) -> float:
-    """The score that `RATE` of windows without drift exceed: of few windows as if they were normal,
-    which areas under a curve are nearly and largest distances are not."""
-    if len(quiet) * RATE >= 5:  # windows beyond the limit
-        return float(np.quantile(quiet, 1.0 - RATE))
-    return float(np.mean(quiet) + NormalDist().inv_cdf(1.0 - RATE) * np.std(quiet, ddof=1))
+    return power, (took / seen, made)
 
 
 if __name__ == "__main__":

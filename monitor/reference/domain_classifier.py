@@ -6,6 +6,7 @@ can be told apart, beside what chance brings, and by which columns.
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -17,10 +18,14 @@ from monitor.reference.thresholds import MIN_BLOCKS, rounded
 # An interaction of three columns is found in 2,000 rows, in a third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
+# Rows of a window: fewer tell nothing, more take longer.
+MIN_ROWS: Final = 100
+MAX_ROWS: Final = 2_000
 # Rows of the reference for each of the window; more of them tell little more and take longer.
 REFERENCE_ROWS: Final = 4
-# Windows of the reference itself, by which chance is known.
+# Windows of the reference itself, by which chance is known; and the steps of their sizes.
 NULLS: Final = 60
+STEP: Final = 1.25
 # The columns that tell most; those behind them tell what these do, or next to nothing.
 NAMED: Final = 3
 _SEED: Final = 0
@@ -31,11 +36,11 @@ Places = NDArray[np.intp]
 
 class Told(NamedTuple):
     """`effect`: how much more often a record of the window is taken for one than a record of the
-    reference is (Gini's coefficient, twice the area under the curve less 1). `score`: that, over
-    what one window of some hundred reaches by chance. `places`: the columns it goes by."""
+    reference is (Gini's coefficient, twice the area under the curve less 1). `excess`: that, over
+    its limit. `places`: the columns it goes by."""
 
     effect: float
-    score: float
+    excess: float
     places: tuple[int, ...]
 
 
@@ -43,33 +48,40 @@ class DomainClassifier:
     """Gradient-boosted trees, and the area under their curve of records that they were not fitted
     on (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
 
-    def __init__(self, histograms: Histograms, *, columns: int, block: int) -> None:
-        """For the first so many columns. `block`: records of the reference that hang together."""
+    def __init__(self, histograms: Histograms, *, columns: int, rate: float, block: int) -> None:
+        """For the first so many columns. `rate`: windows beyond the limit by chance. `block`:
+        records of the reference that hang together."""
         self._histograms = histograms
         self._columns = columns
+        self._rate = rate
         self._block = block
         self._reference = self._table(None)
-        self._scales: dict[int, float] = {}
+        self._limits: dict[int, float] = {}
 
     def tell(self, columns: Sequence[NDArray[Any]]) -> Told | None:
-        """Of a window's columns (m,) each; None where the reference is too short to know chance."""
-        if len(self._reference) < MIN_BLOCKS * self._block:
-            return None
+        """Of a window's columns (m,) each; None where the window is too small to tell anything, or
+        the reference too short to know chance."""
         window = self._table(columns)
-        size = rounded(len(window))
-        if size not in self._scales:
-            self._scales[size] = self._scale(size)
-        rows = _some(np.arange(len(self._reference)), len(window), np.random.default_rng(_SEED))
+        if len(window) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
+            return None
+        size = rounded(len(window), STEP)
+        if size not in self._limits:
+            self._limits[size] = self._limit(size)
+        rng = np.random.default_rng(_SEED)
+        window = window[_some(np.arange(len(window)), MAX_ROWS, rng)]
+        rows = _some(np.arange(len(self._reference)), REFERENCE_ROWS * len(window), rng)
         effect, places = _told_apart(self._reference[rows], window)
-        return Told(max(0.0, effect), effect / self._scales[size], places)
+        return Told(max(0.0, effect), effect / self._limits[size], places)
 
     def _table(self, columns: Sequence[NDArray[Any]] | None) -> Table:
         return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)
 
-    def _scale(self, size: int) -> float:
-        """Three standard deviations above the mean of what windows of the reference reach against
-        the rest of it; the area under a curve is nearly normal. Rows near the window are left out
-        of the rest: what comes after the reference has no neighbours there."""
+    def _limit(self, size: int) -> float:
+        """What windows of the reference hardly ever reach against the rest of it: the area under a
+        curve is nearly normal, and what one more reaches has Student's distribution. Rows near the
+        window are left out of the rest: what comes after the reference has no neighbours there."""
+        from scipy.stats import norm, t
+
         rng = np.random.default_rng(_SEED)
         total = len(self._reference)
         size = min(size, total // 4)
@@ -77,18 +89,22 @@ class DomainClassifier:
         found = []
         for _ in range(NULLS):
             starts = rng.integers(total - length + 1, size=round(size / length))[:, None]
-            window = (starts + np.arange(length)).ravel()
+            drawn = (starts + np.arange(length)).ravel()
             near = (starts + np.arange(-self._block, length + self._block)).ravel()
-            rest = np.setdiff1d(np.arange(total), near if self._block > 1 else window)
-            rows = _some(rest, size, rng)
+            rest = np.setdiff1d(np.arange(total), near if self._block > 1 else drawn)
+            window = _some(drawn, MAX_ROWS, rng)
+            rows = _some(rest, REFERENCE_ROWS * len(window), rng)
             found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
-        return float(np.mean(found) + 3.0 * np.std(found, ddof=1))
+        deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
+        limit = np.mean(found) + deviations * np.std(found, ddof=1)
+        # Independent and without ties, it varies by no less than this (Mann and Whitney 1947).
+        chance = sqrt((len(window) + len(rows)) / (3.0 * len(window) * len(rows)))
+        return float(max(limit, norm.isf(self._rate) * chance))
 
 
-def _some(rows: Places, size: int, rng: np.random.Generator) -> Places:
-    """Of the reference's rows those for a window of this size, in their order."""
-    count = min(len(rows), REFERENCE_ROWS * size)
-    return np.sort(rng.choice(rows, count, replace=False))
+def _some(rows: Places, count: int, rng: np.random.Generator) -> Places:
+    """So many of the rows, or all, in their order."""
+    return np.sort(rng.choice(rows, min(len(rows), count), replace=False))
 
 
 def _told_apart(
@@ -117,8 +133,8 @@ def _told_apart(
                 without[place, held] = trees.decision_function(mixed)
     gini = _gini(said, is_new)
     falls = np.array([gini - _gini(values, is_new) for values in without])
-    most = [place for place in np.argsort(-falls, kind="stable")[:named] if falls[place] > 0.0]
-    return gini, tuple(int(place) for place in most)
+    most = np.argsort(-falls, kind="stable")[:named]
+    return gini, tuple(int(p) for p in most if p == most[0] or falls[p] > 0.0)
 
 
 def _gini(said: NDArray[np.float64], is_new: NDArray[np.bool_]) -> float:

@@ -119,7 +119,7 @@ class Judge:
         """What only a classifier sees: it is asked where nothing else was found."""
         if any(column.drifted for column in columns):
             return ()
-        told = profile.tell_apart(sample)
+        told = profile.tell_apart(sample, measured.limits)
         return () if told is None or not self._matters(told, measured) else (told,)
 
     def _matters(self, relation: RelationResult, measured: Measured) -> bool:

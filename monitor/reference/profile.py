@@ -55,26 +55,30 @@ class Profile:
             [*(columns[name] for name in names), self.predictions], paired=len(names)
         )
         self._names = [*names, stream.target]
+        asks = stream.drift.classifier and names
+        # Who asks a classifier, too, gives it half of the rate.
+        rate = stream.drift.false_alarm_rate / (2 if asks else 1)
         self._calibration = Calibration(
             self._histograms,
-            rate=stream.drift.false_alarm_rate,
+            rate=rate,
             block=_block(stream, reference),
         )
         self._classifier = (
-            DomainClassifier(self._histograms, columns=len(names), block=self._calibration.block)
-            if stream.drift.classifier and names
+            DomainClassifier(
+                self._histograms, columns=len(names), rate=rate, block=self._calibration.block
+            )
+            if asks
             else None
         )
 
-    def tell_apart(self, sample: Sample) -> RelationResult | None:
-        """What a classifier sees of all columns together; None where there is none, or no limit."""
-        if self._classifier is None:
-            return None
-        told = self._classifier.tell(self._columns(sample))
-        if told is None:
+    def tell_apart(self, sample: Sample, limits: Limits) -> RelationResult | None:
+        """What a classifier sees of all columns together, if that is an alarm by itself. Its score
+        is made one of those that `limits` are for."""
+        told = self._classifier.tell(self._columns(sample)) if self._classifier else None
+        if told is None or told.excess < 1.0 or limits.alarm is None:
             return None
         names = tuple(self._names[place] for place in told.places)
-        return RelationResult(names, told.effect, told.score)
+        return RelationResult(names, told.effect, told.excess * limits.alarm)
 
     def _columns(self, sample: Sample) -> list[NDArray[Any]]:
         return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]

@@ -147,9 +147,9 @@ class Calibration:
         return scale
 
 
-def rounded(records: int) -> int:
+def rounded(records: int, step: float = 1.1) -> int:
     """Down, so that thresholds are rather too high: a smaller window is further off by chance."""
-    return int(1.1 ** int(log(max(records, 1), 1.1) + 1e-9))
+    return int(step ** int(log(max(records, 1), step) + 1e-9))
 
 
 def _starts(last: int) -> NDArray[np.int64]:

@@ -184,14 +184,6 @@ def test_a_classifier_sees_what_no_pair_of_columns_shows(monkeypatch: pytest.Mon
     assert Judge(without).test("a", 1000, other, Profile(without, known)).relations == ()
 
 
-def test_a_classifier_says_nothing_of_what_is_known_already_or_cannot_be_known() -> None:
-    stream = small_stream(drift="classifier = true\nblock = 200")
-    profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
-    assert (
-        profile.tell_apart(Sample(data(500), np.array(["yes", "no"] * 250, dtype=object))) is None
-    )
-
-
 def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
     group = verdict(data(500, shift=1.0))
     assert [column.column for column in group.columns if column.drifted] == ["x", "double"]

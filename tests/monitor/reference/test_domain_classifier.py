@@ -1,0 +1,85 @@
+"""Trees that tell a window from the reference: by which columns, and never where nothing is known.
+
+What a `Judge` makes of it is tested there.
+"""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from monitor.reference import domain_classifier
+from monitor.reference.domain_classifier import DomainClassifier
+from monitor.reference.histograms import Histograms
+
+RATE = 0.01
+
+
+@pytest.fixture(autouse=True)
+def few_nulls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of 60 are enough for much of a change."""
+    monkeypatch.setattr(domain_classifier, "NULLS", 12)
+
+
+def drawn(rows: int, seed: int, shift: float = 0.0) -> list[NDArray[np.float64]]:
+    values = np.random.default_rng(seed).normal(size=(3, rows))
+    values[1] += shift
+    return list(values)
+
+
+def made(columns: list[NDArray[np.float64]], block: int = 1) -> DomainClassifier:
+    return DomainClassifier(Histograms(columns), columns=3, rate=RATE, block=block)
+
+
+def test_it_names_first_what_it_goes_by() -> None:
+    told = made(drawn(2_000, 0)).tell(drawn(400, 1, shift=1.0))
+    assert told is not None
+    assert told.excess > 1.0
+    assert told.places[0] == 1
+
+
+def test_of_what_is_as_before_it_names_a_column_but_does_not_tell_it() -> None:
+    classifier = made(drawn(2_000, 0))
+    for seed in range(1, 6):
+        told = classifier.tell(drawn(400, seed))
+        assert told is not None
+        assert told.excess < 1.0
+        assert len(told.places) >= 1
+
+
+def test_more_rows_than_it_needs_take_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain_classifier, "MAX_ROWS", 300)
+    sizes = set()
+    told_apart = domain_classifier._told_apart
+
+    def watched(reference, window, **named):  # type: ignore[no-untyped-def]
+        sizes.add((len(reference), len(window)))
+        return told_apart(reference, window, **named)
+
+    monkeypatch.setattr(domain_classifier, "_told_apart", watched)
+    told = made(drawn(4_000, 0)).tell(drawn(900, 1, shift=1.0))
+    assert told is not None
+    assert told.excess > 1.0
+    assert sizes == {(1200, 300)}
+
+
+def test_windows_of_nearly_the_same_size_share_a_limit() -> None:
+    classifier = made(drawn(2_000, 0))
+    one, other = classifier.tell(drawn(400, 1, 1.0)), classifier.tell(drawn(390, 1, 1.0))
+    assert one is not None
+    assert other is not None
+    assert one.excess / one.effect == pytest.approx(other.excess / other.effect)
+
+
+def test_columns_that_never_change_leave_a_limit_above_nothing() -> None:
+    constant = [np.zeros(2_000)] * 3
+    told = made(constant).tell([np.zeros(400)] * 3)
+    assert told is not None
+    assert told.excess < 1.0
+    other = made(constant).tell([np.ones(400)] * 3)
+    assert other is not None
+    assert other.excess > 1.0
+
+
+def test_it_says_nothing_of_few_records_or_of_a_reference_too_short_for_its_blocks() -> None:
+    assert made(drawn(2_000, 0)).tell(drawn(99, 1)) is None
+    assert made(drawn(2_000, 0), block=200).tell(drawn(500, 1)) is None
