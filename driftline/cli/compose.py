@@ -76,6 +76,9 @@ def build_loop(
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
 ) -> Loop:
     """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler."""
+    if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
+        # What it learns of a new model takes longer than a transaction may: none is left open.
+        commit_interval_s = 0.0
     return Loop(
         wrap(
             build_handler(
