@@ -291,11 +291,13 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
 class DataParts(Event, frozen=True, tag="data_parts"):
     """Slices of predictions that a partition has passed: all that it puts into them.
 
-    Pieces of a slice add up. `passed`: no part of a slice before this one is to come; None in all
-    but the last of several records.
+    Pieces of a slice add up. `grid`: what the slices' numbers hang on, their size and that of a
+    pane. `passed`: no part of a slice before this one is to come; None in all but the last of
+    several records.
     """
 
     partition: int
+    grid: str
     passed: int | None
     slices: tuple[SlicePart, ...]
 
@@ -357,6 +359,7 @@ class PerformanceParts(Event, frozen=True, tag="performance_parts"):
     `DataParts`."""
 
     partition: int
+    grid: str
     passed: int | None
     panes: tuple[PanePart, ...]
 

@@ -55,6 +55,11 @@ class Grid(msgspec.Struct, frozen=True):
         """Of a slice."""
         return PANES // self.overlap
 
+    @property
+    def name(self) -> str:
+        """What the numbers of slices and panes hang on."""
+        return f"{self.size}/{self.pane}"
+
     def pane_of(self, position: int) -> int:
         """Index of the pane that holds a position."""
         piece, within = divmod(position, self.size)
@@ -95,6 +100,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     source: int = -1  # largest source offset seen
     closed: int | None = None  # parts of all cells before this one were published
     published: int = 0  # records before this offset were read; those held are needed again
+    grid: str = ""  # whose cells these are
 
 
 class Arrivals(NamedTuple):
@@ -135,14 +141,17 @@ class Track(Generic[Part]):
         cell: Literal["slice", "pane"],
     ) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
+        self._grid = Grid.of(stream)
+        self._panes = self._grid.panes if cell == "slice" else 1
         self.watermark = at.watermark
         self.source = at.source
         self.closed = at.closed
+        if at.grid not in ("", self._grid.name) and at.watermark is not None:
+            # The windows of the stream file were changed: with the first cell that is read whole.
+            self.closed = self._grid.pane_of(at.watermark) // self._panes + 1
         self.next_offset = max(committed.offset, 0)
         self.slots: dict[int, Slot[Part]] = {}
         self._published = at.published
-        self._grid = Grid.of(stream)
-        self._panes = self._grid.panes if cell == "slice" else 1
         # Row 4,999 read says that 5,000 is next; an instant may come again.
         self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
         self._new_part = new_part
@@ -221,7 +230,13 @@ class Track(Generic[Part]):
             default=(self.next_offset, self.watermark, self.source),
         )
         published = max(self.next_offset, self._published)
-        resume = Resume(watermark, source, self.closed, published if published > offset else 0)
+        resume = Resume(
+            watermark,
+            source,
+            self.closed,
+            published if published > offset else 0,
+            self._grid.name,
+        )
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import detectors, estimate_sets, false_alarms, retraining
 from benchmarks.evidence.related import generated, generated_source
-from benchmarks.evidence.relations import Scores, limit_of
+from benchmarks.evidence.relations import Scores
 from benchmarks.evidence.sets import DATA, SETS
 
 HERE = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -90,9 +90,3 @@ def test_pairs_see_a_correlation_that_columns_do_not() -> None:
         watch = Scores(reference, 1_000, paired=paired)
         scores = watch.score(quiet), watch.score(changed)
         assert (scores[1] > ratio * max(1.0, scores[0])) is paired
-
-
-def test_the_limit_of_few_windows_is_that_of_normal_scores() -> None:
-    scores = np.random.default_rng(0).normal(size=2_000)
-    assert limit_of(scores) == pytest.approx(2.576, abs=0.3)
-    assert limit_of(scores[:200]) == pytest.approx(2.576, abs=0.3)

@@ -42,7 +42,7 @@ class Decider:
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # The newest windows of each model and whether something drifted there, by kind of event.
+        # The ends of each model's newest windows, and whether there was drift, by kind of event.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
@@ -98,16 +98,15 @@ class Decider:
     ) -> Finding | None:
         """The finding, with its onset, unless it opens nothing: a warning is confirmed by another
         one, in a window that shares no record with this one."""
-        overlap, index = self._stream.overlap, window.index
-        kept = (IN_A_ROW - 1) * overlap
+        size, slide = window.end - window.start, self._slide(window)
+        kept = (IN_A_ROW - 1) * self._stream.overlap
         recent = self._drifted.setdefault((kind, group.model), deque(maxlen=kept))
-        before = _in_disjoint(recent, index, overlap)
-        since = _first_drifted(recent, index, overlap)
-        recent.append((index, finding is not None))
+        before = _in_disjoint(recent, window.end, size)
+        since = _first_drifted(recent, window.end, size + slide)
+        recent.append((window.end, finding is not None))
         if finding is None:
             return None
-        onset = self._newest_part(window) - (index - since) * self._slide(window)
-        finding = msgspec.structs.replace(finding, onset=onset)
+        finding = msgspec.structs.replace(finding, onset=since - slide)
         limits = group.limits
         if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
             return finding
@@ -154,39 +153,39 @@ class Decider:
         return [] if event is None else [event]
 
 
-def _in_disjoint(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> bool:
-    """Whether something drifted in one of the last two windows, by index, of which no two share a
-    record, nor with the window `index`.
+def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
+    """Whether something drifted in one of the last two windows, by their ends, of which no two
+    share a record, nor with the one that ends now.
 
-    >>> _in_disjoint([(2, False), (3, True), (4, False), (5, True)], 6, 2)
+    >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
-    >>> _in_disjoint([(2, True), (3, False), (4, False), (5, False)], 6, 2)
+    >>> _in_disjoint([(20, True), (30, False), (40, False), (50, False)], 60, 20)
     True
     """
     found = 0
     for at, drifted in reversed(windows):
-        if at <= index - overlap and found < IN_A_ROW - 1:
+        if at <= end - size and found < IN_A_ROW - 1:
             if drifted:
                 return True
-            index, found = at, found + 1
+            end, found = at, found + 1
     return False
 
 
-def _first_drifted(windows: Sequence[tuple[int, bool]], index: int, overlap: int) -> int:
-    """Since which window, by index, there is drift; `index` if only there. One window without any,
-    or as many as overlap, is passed over.
+def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
+    """Since which window, by its end, there is drift; `end` if only there. So far is looked back
+    from each that drifted.
 
-    >>> _first_drifted([(1, True), (2, False), (3, True), (4, False)], 5, 1)
-    1
-    >>> _first_drifted([(1, True), (2, False), (3, False), (4, True)], 5, 1)
-    4
+    >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
+    10
+    >>> _first_drifted([(10, True), (20, False), (30, False), (40, True)], 50, 20)
+    40
     """
     for at, drifted in reversed(windows):
-        if index - at > overlap + 1:
+        if end - at > reach:
             break
         if drifted:
-            index = at
-    return index
+            end = at
+    return end
 
 
 def _data_verdict(group: DataGroup) -> Finding | None:

@@ -16,7 +16,7 @@ from driftline.codec.records import format_time
 from driftline.events import DataParts, GroupPart, SlicePart
 from driftline.stream import Stream
 from driftline.topics import Topics
-from monitor.progress import Ints, Slot, Track, distinct
+from monitor.progress import Grid, Ints, Slot, Track, distinct
 from monitor.sample import Bound, Rows, Smallest, hashes_of
 from monitor.watched import watched
 from monitor.windows.arrived import Positions, by_model, largest
@@ -30,6 +30,7 @@ class DataGathering:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
+        self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
         self._most_are_wanted = True  # of the last batch's records; the next is thought to be alike
         self._columns = watched(stream)
@@ -71,7 +72,7 @@ class DataGathering:
             return []
         passed, slots = closed
         pieces = [piece for index, slot in slots for piece in self._pieces(index, slot)]
-        end = DataParts(partition=partition, passed=passed, slices=())
+        end = DataParts(partition=partition, grid=self._grid, passed=passed, slices=())
         return records(self._topic, end, pieces)
 
     def _gather(

@@ -83,8 +83,8 @@ class DataWindows:
     # ---- complete windows -----------------------------------------------------------------------
 
     def _window(self, index: int) -> DataWindow:
-        identity = event_id("window", self._stream.name, "data", index)
         start, end = self._grid.window(index)
+        identity = event_id("window", self._stream.name, "data", start, end)
         places = range(index, index + self._grid.overlap)
         slices = [self._slices[place] for place in places if place in self._slices]
         row = time_us = None

@@ -18,6 +18,7 @@ from driftline.events import (
     WindowsEvent,
 )
 from driftline.stream import Stream
+from monitor.progress import Grid
 from monitor.reference.references import Profiles, References
 from monitor.sample import Sample
 from monitor.windows.data_windows import DataWindows
@@ -35,7 +36,8 @@ class Merger:
     ) -> None:
         self._data = DataWindows(stream, profiles)
         self._performance = PerformanceWindows(stream, references)
-        self._merging = Merging(stream.kafka.partitions, committed)
+        self._grid = Grid.of(stream).name
+        self._merging = Merging(stream.kafka.partitions, committed, self._grid)
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
@@ -50,6 +52,8 @@ class Merger:
             event = decode(parts_decoder, message)
         except DataError as error:
             log.warning("not a part, left out: %s", error.message)
+            return
+        if event.grid != self._grid:  # from before the windows of the stream file were changed
             return
         kind: Kind = "data" if isinstance(event, DataParts) else "performance"
         before = merging.closed(kind)

@@ -4,6 +4,7 @@ In: what each record of `parts` says was passed. Out: the cells that are complet
 hold with its metadata. Which order parts of several partitions come in plays no part.
 """
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, Literal
@@ -11,6 +12,8 @@ from typing import Final, Literal
 import msgspec
 
 from driftline.broker.port import Committed
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["data", "performance"]
 # Kafka's default `offset.metadata.max.bytes` is 4096.
@@ -45,13 +48,18 @@ class MergedSoFar(msgspec.Struct, frozen=True, omit_defaults=True):
     published: int = 0  # records before this offset were read; those held are needed again
     data: Reached = Reached()
     performance: Reached = Reached()
+    grid: str = ""  # whose cells these are
 
 
 class Merging:
     """The progress of one stream's partitions, by kind of part."""
 
-    def __init__(self, partitions: int, committed: Committed) -> None:
+    def __init__(self, partitions: int, committed: Committed, grid: str) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=MergedSoFar)
+        if at.grid not in ("", grid):
+            log.info("the windows of the stream file were changed: they are counted anew")
+            at = MergedSoFar(at.published)
+        self._grid = grid
         self._next_offset = committed.offset
         self._published = at.published
         self._passed: dict[Kind, list[int | None]] = {}
@@ -112,5 +120,6 @@ class Merging:
             published=published if published > offset else 0,
             data=Reached.of(self._closed["data"], before["data"]),
             performance=Reached.of(self._closed["performance"], before["performance"]),
+            grid=self._grid,
         )
         return msgspec.json.encode(merged).decode()

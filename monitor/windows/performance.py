@@ -100,7 +100,7 @@ class PerformanceWindows:
         ordered = sorted(models.items(), key=lambda item: (item[1].last, item[0]))
         return [
             PerformancePane(
-                id=event_id("pane", self._stream.name, start, name),
+                id=event_id("pane", self._stream.name, start, end, name),
                 index=pane,
                 start=start,
                 end=end,
@@ -143,7 +143,7 @@ class PerformanceWindows:
         ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
         start, end = self._grid.window(index)
         return PerformanceWindow(
-            id=event_id("window", stream.name, "performance", index),
+            id=event_id("window", stream.name, "performance", start, end),
             index=index,
             start=start,
             end=end,

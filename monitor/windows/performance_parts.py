@@ -17,7 +17,7 @@ from driftline.events import ModelPart, PanePart, PerformanceParts
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.metrics import new_tally
-from monitor.progress import PANES, Ints, Slot, Track, distinct
+from monitor.progress import PANES, Grid, Ints, Slot, Track, distinct
 from monitor.sample import Rows, Smallest, hashes_of
 from monitor.windows.arrived import by_model, largest
 from monitor.windows.labelled import Labelled, read_outcomes
@@ -35,6 +35,7 @@ class PerformanceGathering:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
+        self._grid = Grid.of(stream).name
         self._limit = errors_kept(stream)
         self._tracks: dict[int, Track[_Part]] = {}
 
@@ -61,7 +62,7 @@ class PerformanceGathering:
             return []
         passed, slots = closed
         pieces = [piece for pane, slot in slots for piece in self._pieces(pane, slot)]
-        end = PerformanceParts(partition=partition, passed=passed, panes=())
+        end = PerformanceParts(partition=partition, grid=self._grid, passed=passed, panes=())
         return records(self._topic, end, pieces)
 
     # ---- gathering ------------------------------------------------------------------------------

@@ -126,6 +126,12 @@ class Driver:
         self.workers[number] = Worker(self._stream, self._packages, self._reports, self._state)
         self._resume(number, [p for p, owner in self._owner.items() if owner == number])
 
+    def restart(self, stream: Stream) -> None:
+        """Start all workers again, with another stream file."""
+        self._stream = stream
+        for number in range(len(self.workers)):
+            self.kill(number)
+
     def abort(self, number: int = 0) -> None:
         """Lose everything since the last commit; the same monitor resumes from there."""
         self.rebalance([p for p, owner in self._owner.items() if owner == number])

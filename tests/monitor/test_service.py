@@ -274,6 +274,43 @@ def test_windows_without_records_are_not_published_and_hold_nothing_back() -> No
     assert [event.start for event in driver.windows()] == [0, 200]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "slide"), [(40, 120, 120), (120, 40, 40), (40, 40, 20), (40, 80, 20)]
+)
+def test_other_windows_in_the_stream_file_begin_where_the_old_ones_had_got_to(
+    before: int, after: int, slide: int
+) -> None:
+    log = Log(STREAM)
+    for row in range(600):
+        log.prediction(row, partition=row % 2)
+        log.outcome(row, partition=row % 2)
+    for topic, partition in list(log.messages):
+        log.watermark(topic, 1000, partition=partition)
+    driver = Driver(
+        small_stream(windows=f"records = {before}"), Packages({}), log.messages, workers=2
+    )
+    own = (driver.topics.parts, driver.topics.windows)
+    for partition in driver.partitions:
+        if partition.topic not in own:
+            driver.deliver(partition, 170)  # up to row 340
+    for _ in range(3):
+        driver.commit(0)
+        driver.commit(1)
+        driver.deliver_together((TopicPartition(t, 0), 1000) for t in own)
+    old = len(driver.windows())
+    driver.restart(small_stream(windows=f"records = {after}\nslide = {slide}"))
+    driver.drain()
+    for kind in (DataWindow, PerformanceWindow):
+        ended = [event.end for event in driver.windows()[:old] if isinstance(event, kind)]
+        assert max(ended) == 340 // before * before
+        new = [event for event in driver.windows()[old:] if isinstance(event, kind)]
+        assert {event.end - event.start for event in new} == {after}
+        whole = [event for event in new if event.records == after]
+        assert whole[0].start < 340 + 2 * slide
+        assert [event.start for event in whole] == [*range(whole[0].start, 600 - after + 1, slide)]
+    assert len({event.id for event in driver.windows()}) == len(driver.windows())
+
+
 def test_a_late_record_is_counted_where_its_partition_had_got_to() -> None:
     log = Log(STREAM)
     for row in (0, 1, 50, 2, 3):  # with a lateness of 3, row 50 passes all panes up to 48

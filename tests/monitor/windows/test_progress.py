@@ -15,6 +15,7 @@ from monitor.progress import PANES, Arrivals, Grid, Resume, Track
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(windows="records = 40\nlateness = 3")
+GRID = "40/2"
 
 
 def track(
@@ -154,7 +155,7 @@ def test_held_is_the_first_record_of_the_oldest_open_window_and_the_state_before
     committed = of.hold()
     assert committed.offset == 10
     resume = msgspec.json.decode(committed.metadata, type=Resume)
-    assert resume == Resume(watermark=43, source=9, closed=2, published=11)
+    assert resume == Resume(watermark=43, source=9, closed=2, published=11, grid=GRID)
 
 
 def test_after_a_restart_late_records_are_late_and_published_windows_stay_so() -> None:
@@ -168,7 +169,18 @@ def test_after_a_restart_late_records_are_late_and_published_windows_stay_so() -
 
 
 def test_a_partition_without_records_holds_its_position() -> None:
-    assert track(at=12, metadata='{"watermark":7}').hold() == Committed(12, '{"watermark":7}')
+    assert track(at=12, metadata='{"watermark":7}').hold() == Committed(
+        12, f'{{"watermark":7,"grid":"{GRID}"}}'
+    )
+
+
+def test_with_other_windows_the_first_that_is_read_whole_is_the_next() -> None:
+    metadata = '{"watermark":46,"source":3,"closed":9,"grid":"5/1"}'
+    of = track(at=8, metadata=metadata)
+    assert read(of, 50, 79, 80) == [80]
+    panes = track(at=8, metadata=metadata, cell="pane")
+    assert read(panes, 46, 47, 48) == [48]
+    assert track(metadata='{"grid":"5/1"}').closed is None, "nothing was read yet"
 
 
 @pytest.mark.parametrize("axis", ["row", "time"])

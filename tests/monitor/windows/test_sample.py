@@ -122,7 +122,7 @@ def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: s
     pieces = [
         SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
     ]
-    outgoing = records("parts", DataParts(partition=0, passed=1, slices=()), pieces)
+    outgoing = records("parts", DataParts(partition=0, grid="100/5", passed=1, slices=()), pieces)
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
     assert len(outgoing) < len(pieces)
@@ -137,4 +137,4 @@ def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: s
             came.add(unpack_records(group.sample, 0, ["a", "b"]))
     for one, other in zip(came.rows().values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert encode(DataParts(partition=0, passed=1, slices=())).endswith(b"[]}")
+    assert encode(DataParts(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")
