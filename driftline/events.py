@@ -465,6 +465,8 @@ class RolePointer(Event, frozen=True, tag="role"):
     by: Literal["trainer", "person"]
     reason: str
     at: str
+    replaced: str | None = None  # the model that answered before
+    set_aside: tuple[str, ...] = ()  # models that people rolled back: no trainer turns to them
 
 
 class Freeze(Event, frozen=True, tag="freeze"):

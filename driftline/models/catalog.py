@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
+# Models rolled back that a pointer remembers; those that the trainer looks at are fewer.
+MAX_SET_ASIDE = 20
 
 
 def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
@@ -56,8 +58,6 @@ class Catalog:
         self.freeze: Freeze | None = None
         self._unconfirmed = False  # the champion's predecessor may be compacted away
         self._overtaken = False  # the newest pointer in the topic is not the champion's
-        self._replaced: str | None = None  # the digest that the champion took over from, if seen
-        self._set_aside: set[str] = set()  # digests from which a person turned, if seen
 
     @property
     def frozen(self) -> bool:
@@ -96,25 +96,16 @@ class Catalog:
             self._overtaken = False  # a redelivery, or a restatement
             self._unconfirmed = self._unconfirmed and not restates
         elif current is None or event.replaces == current:
-            self._replace(event)
+            self.champion = event
             self._overtaken = False
             self._unconfirmed = current is None and not restates
         elif self._unconfirmed and event.replaces is not None:
-            self._replaced = None
             self.champion = event
             self._overtaken = False
             self._unconfirmed = not restates
         else:
             self._overtaken = True
             self.ignored = [*self.ignored[-99:], event]
-
-    def _replace(self, event: RolePointer) -> None:
-        self._replaced = self.champion_digest
-        if event.by == "person":
-            self._set_aside.discard(event.digest)
-            if self._replaced is not None and self._replaced != event.digest:
-                self._set_aside.add(self._replaced)
-        self.champion = event
 
     def restatement(self) -> RolePointer | None:
         """What to publish so that compaction keeps the champion; None when nothing is needed."""
@@ -127,15 +118,15 @@ class Catalog:
         that a person chose, such as by a rollback, it is what that was compared with when made."""
         if self.champion is None:
             return None
-        if self.champion.by == "trainer" and self._replaced is not None:
-            return self._replaced
+        if self.champion.by == "trainer" and self.champion.replaced is not None:
+            return self.champion.replaced
         announced = self.announcements.get(self.champion.digest)
         return announced.parent if announced else None
 
     def earlier(self, count: int) -> tuple[ModelAnnounced, ...]:
         """The newest so many models beside the champion that may answer again, the newest first:
-        those from which no person has turned, as far as the topic still tells."""
-        aside = {self.champion_digest, *self._set_aside}
+        those that no person has rolled back."""
+        aside = {self.champion_digest, *(self.champion.set_aside if self.champion else ())}
         known = [model for model in self.announcements.values() if model.digest not in aside]
         return tuple(reversed(known[-count:]))
 
@@ -155,6 +146,11 @@ class Catalog:
     ) -> RolePointer:
         """A pointer that makes `digest` the champion, if nobody points elsewhere in between."""
         replaces = self.champion.id if self.champion else None
+        set_aside = self.champion.set_aside if self.champion else ()
+        if by == "person":
+            set_aside = tuple(one for one in set_aside if one != digest)
+            if (left := self._rolled_back(digest)) is not None:
+                set_aside = (*set_aside, left)[-MAX_SET_ASIDE:]
         return RolePointer(
             id=event_id("role", "champion", digest, replaces, cause, at),
             role="champion",
@@ -164,7 +160,19 @@ class Catalog:
             by=by,
             reason=reason,
             at=at,
+            replaced=self.champion_digest,
+            set_aside=set_aside,
         )
+
+    def _rolled_back(self, to: str) -> str | None:
+        """The model that answers, if it is newer than the one that is to: who promotes a newer one
+        has nothing against it."""
+        for digest in self.announcements:
+            if digest == self.champion_digest:
+                return None
+            if digest == to:
+                break
+        return self.champion_digest
 
 
 def read_catalog(broker: Broker, topics: Topics) -> Catalog:

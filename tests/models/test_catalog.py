@@ -1,5 +1,7 @@
 """The catalog: all readers of the `models` topic agree on the champion, compacted or not."""
 
+from typing import Literal
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -57,32 +59,65 @@ def read(pointers: list[RolePointer]) -> Catalog:
     return catalog
 
 
-def test_models_that_may_answer_again_are_those_from_which_no_person_has_turned() -> None:
+def choose(catalog: Catalog, name: str, by: Literal["trainer", "person"] = "trainer") -> None:
+    catalog.add(catalog.pointer(f"sha256:{name}", by=by, reason="", at="2020-01-01T00:00:00Z"))
+
+
+def names(catalog: Catalog, count: int = 9) -> str:
+    return "".join(model.digest[-1] for model in catalog.earlier(count))
+
+
+def test_models_that_may_answer_again_are_those_that_no_person_has_rolled_back() -> None:
     catalog = Catalog()
     for name in "abcd":
         catalog.add(announced(f"sha256:{name}"))
-    by_trainer = [
-        msgspec.structs.replace(pointer(name, replaces, f"sha256:{name}"), by="trainer")
-        for name, replaces in (("a", None), ("b", "a"), ("c", "b"))
-    ]
-    for item in by_trainer:
-        catalog.add(item)
-    assert [model.digest for model in catalog.earlier(2)] == ["sha256:d", "sha256:b"]
-    catalog.add(pointer("back", "c", "sha256:b"))  # a person does not want c
-    assert [model.digest for model in catalog.earlier(9)] == ["sha256:d", "sha256:a"]
-    catalog.add(pointer("again", "back", "sha256:c"))  # or does, but not b
-    assert [model.digest for model in catalog.earlier(9)] == ["sha256:d", "sha256:a"]
+    for name in "abc":
+        choose(catalog, name)
+    assert names(catalog, 2) == "db"
+    choose(catalog, "b", by="person")
+    assert names(catalog) == "da", "not c"
+    choose(catalog, "d")
+    assert names(catalog) == "ba", "a trainer's choice changes nothing in that"
+    choose(catalog, "c", by="person")
+    choose(catalog, "a")
+    assert names(catalog) == "cb", "a person wants c again, and not d"
+    choose(catalog, "d", by="person")
+    assert names(catalog) == "cba", "who promotes a newer one has nothing against the one before"
+
+
+def test_what_was_rolled_back_is_known_when_all_but_the_newest_pointer_is_compacted_away() -> None:
+    catalog, compacted = Catalog(), Catalog()
+    for name in "abc":
+        for each in (catalog, compacted):
+            each.add(announced(f"sha256:{name}", parent="sha256:a"))
+        choose(catalog, name)
+    choose(catalog, "a", by="person")
+    choose(catalog, "b")
+    assert catalog.champion is not None
+    compacted.add(catalog.champion)
+    assert names(compacted) == names(catalog) == "a"
+    assert compacted.previous() == catalog.previous() == "sha256:a"
+
+
+def test_a_pointer_remembers_the_newest_models_that_were_rolled_back() -> None:
+    catalog = Catalog()
+    for number in range(30):
+        catalog.add(announced(f"sha256:{number}"))
+    for number in range(1, 30):
+        choose(catalog, str(number))
+        choose(catalog, "0", by="person")
+    assert catalog.champion is not None
+    assert catalog.champion.set_aside == tuple(f"sha256:{n}" for n in range(10, 30))
 
 
 def test_a_rollback_goes_to_the_model_that_an_earlier_one_has_taken_over_from() -> None:
     catalog = Catalog()
     catalog.add(announced("sha256:a"))
     catalog.add(announced("sha256:b", parent="sha256:a"))
-    for name, replaces, digest in (("1", None, "a"), ("2", "1", "b"), ("3", "2", "a")):
-        item = pointer(name, replaces, f"sha256:{digest}")
-        catalog.add(msgspec.structs.replace(item, by="trainer"))
+    for name in "aba":
+        choose(catalog, name)
     assert catalog.previous() == "sha256:b"
-    catalog.add(pointer("4", "3", "sha256:b"))
+    choose(catalog, "b", by="person")
     assert catalog.previous() == "sha256:a", "of what a person chose, its parent: no to and fro"
 
 

@@ -290,9 +290,9 @@ def test_other_windows_in_the_stream_file_begin_where_the_old_ones_had_got_to(
         small_stream(windows=f"records = {before}"), Packages({}), log.messages, workers=2
     )
     own = (driver.topics.parts, driver.topics.windows)
-    for partition in driver.partitions:
-        if partition.topic not in own:
-            driver.deliver(partition, 170)  # up to row 340
+    for at in driver.partitions:
+        if at.topic not in own:
+            driver.deliver(at, 170)  # up to row 340
     for _ in range(3):
         driver.commit(0)
         driver.commit(1)
