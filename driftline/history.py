@@ -181,18 +181,29 @@ class History:
             else (),
         )
 
-    def model(self, digest: str, *, causes: bool = False, effects: bool = False) -> Node:
+    def model(
+        self,
+        digest: str,
+        *,
+        request: str | None = None,
+        causes: bool = False,
+        effects: bool = False,
+    ) -> Node:
+        """A model, and what led to it: that request alone, or all that it was made or chosen for;
+        one that answered before may have been chosen again."""
         known = self._models.get(digest)
         if known is None:
             return Node("model", digest, "not announced in the topic")
         said = f"{known.candidate}, {known.metric} {known.value:.4g}, trained {known.trained_at}"
         why: tuple[Node, ...] = ()
-        if causes and known.cause is not None:
-            # One that answered before may have been chosen again.
-            decided = [one for one in self._decisions.values() if one.model == digest]
-            why = tuple(self.decision(decision, causes=True) for decision in decided) or (
-                self.request(known.cause, causes=True),
+        if causes:
+            why = tuple(
+                self.decision(decision, causes=True)
+                for decision in self._decisions.values()
+                if decision.model == digest and request in (None, decision.request)
             )
+            if not why and known.cause is not None:
+                why = (self.request(known.cause, causes=True),)
         led = [pointer for pointer in self._pointers.values() if pointer.digest == digest]
         return Node(
             "model",
@@ -207,7 +218,9 @@ class History:
             "pointer",
             pointer.id,
             f"{pointer.role} by {pointer.by} at {pointer.at}: {pointer.reason}",
-            causes=(self.model(pointer.digest, causes=True),) if causes else (),
+            causes=(self.model(pointer.digest, request=pointer.cause, causes=True),)
+            if causes
+            else (),
         )
 
     def _position(self, position: int) -> str:

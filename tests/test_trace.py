@@ -19,6 +19,10 @@ from tests.world import MODEL, World
 
 @pytest.fixture(scope="module")
 def world() -> World:
+    return chain()
+
+
+def chain() -> World:
     """One whole chain: a window, drift, a request, a decision, a model, its role, a prediction."""
     world = World()
     topics = world.topics
@@ -144,6 +148,49 @@ def test_the_chain_is_followed_both_ways(
     assert node.id == id
     assert list(ancestors(node)) == causes
     assert list(descendants(node)) == effects
+
+
+def test_a_model_that_answers_again_has_the_causes_of_either_time() -> None:
+    world = chain()
+    topics = world.topics
+    request = RetrainRequest(
+        id="retrain-2", cause="schedule", caused_by=(), reason="more", position=9000, since=None
+    )
+    world.event(topics.retrain, request, request.id)
+    decision = RetrainDecision(
+        id="decision-2",
+        request="retrain-2",
+        published=False,
+        promoted=True,
+        model=MODEL,
+        reason="better, by the earlier model",
+        metric="accuracy",
+        challenger=0.9,
+        champion=0.7,
+        outcomes=1000,
+        removed=(),
+        trials=(),
+    )
+    world.event(topics.retrain, decision, decision.id)
+    pointer = RolePointer(
+        id="role-2",
+        role="champion",
+        digest=MODEL,
+        replaces="role-1",
+        cause="retrain-2",
+        by="trainer",
+        reason="better, by the earlier model",
+        at="2026-01-02T00:00:00Z",
+    )
+    world.event(topics.models, pointer, "role/champion")
+
+    again = only(trace(world.broker, world.stream, "role-2"))
+    assert list(ancestors(again)) == [MODEL, "decision-2", "retrain-2"]
+    first = only(trace(world.broker, world.stream, "role-1"))
+    assert list(ancestors(first)) == [MODEL, "decision-1", "retrain-1", "drift-1", "window-1"]
+    model = only(trace(world.broker, world.stream, MODEL))
+    assert {"decision-1", "decision-2"} <= set(ancestors(model))
+    assert list(descendants(model)) == ["role-1", "role-2"]
 
 
 @pytest.mark.parametrize("id", [MODEL[:15], MODEL.removeprefix("sha256:")[:8]])

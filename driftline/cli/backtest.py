@@ -187,7 +187,7 @@ def _write_report(out: Console, folder: Path, stream: Stream, body: list["Elemen
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
     try:
         pictures = write_pictures(folder, body)
-    except DriftlineError as error:  # the page has all that they would show
+    except (DriftlineError, OSError) as error:  # the page has all that they would show
         out.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
     else:
         out.print(f"pictures: {len(pictures)} PNG beside it", highlight=False)

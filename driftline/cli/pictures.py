@@ -21,6 +21,7 @@ FONTS: Final = (
 )  # fmt: skip
 _SCALE: Final = 2.0  # pixels to a unit of the drawing: sharp on today's screens
 _TITLE: Final = 30  # room for what the plot shows
+_MAX_NAME: Final = 60  # characters of a file's name, of up to four bytes; systems allow 255 bytes
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
@@ -44,13 +45,20 @@ def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
             "pictures would have no text: none of their fonts is installed",
             hint=f"install one of {', '.join(FONTS)} (Debian: apt-get install fonts-dejavu-core)",
         )
-    paths = []
+    paths: list[Path] = []
     for svg in (found for part in body for found in part.iter("svg")):
-        name = re.sub(r"\W+", "-", svg.get("aria-label", "")).strip("-").lower()
-        path = folder / f"{name}.png"
+        path = _new_path(folder, svg.get("aria-label", ""), paths)
         path.write_bytes(drawn(_titled(svg)))
         paths.append(path)
     return paths
+
+
+def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
+    name = re.sub(r"\W+", "-", label).strip("-").lower()[:_MAX_NAME] or "plot"
+    path, number = folder / f"{name}.png", 2
+    while path in taken:
+        path, number = folder / f"{name}-{number}.png", number + 1
+    return path
 
 
 def _titled(svg: ET.Element) -> ET.Element:

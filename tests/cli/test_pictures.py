@@ -41,6 +41,19 @@ def test_a_plot_is_named_by_what_it_shows_and_drawn_twice_as_large(tmp_path: Pat
     assert height == 2 * (int(drawn[3]) + 30), "the title is above"
 
 
+def test_plots_with_the_same_name_or_a_long_one_have_files_of_their_own(tmp_path: Path) -> None:
+    labels = ["é" * 300, "é" * 300 + "a", "a/b", "a b", "?"]
+    found = write(tmp_path, [element for label in labels for element in page(label)])
+    assert [path.name for path in found] == [
+        f"{'é' * 60}.png",
+        f"{'é' * 60}-2.png",
+        "a-b.png",
+        "a-b-2.png",
+        "plot.png",
+    ]
+    assert all(path.stat().st_size for path in found)
+
+
 def test_the_title_is_in_the_picture(tmp_path: Path) -> None:
     (one,) = write(tmp_path, page("one"))
     (other,) = write(tmp_path, page("the other"))
