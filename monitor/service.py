@@ -235,7 +235,8 @@ class MonitorHandler:
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
-                "report %s is not drawn: the records of its window were read before a restart",
+                "report %s is not drawn: the records of its window are no longer kept, after a "
+                "restart or a few windows more",
                 event.report,
             )
             return

@@ -23,7 +23,7 @@ from monitor.watched import watched
 from monitor.windows.parts import unpack_records
 
 # Samples of windows with findings wait here for their report to be asked for, which happens once
-# the window has come back from the log.
+# the window has come back from the log: so many, and as many as overlap.
 KEPT_SAMPLES: Final = 4
 
 
@@ -124,7 +124,7 @@ class DataWindows:
         found = any(column.drifted or column.quality for column in everything)
         if found or result.relations or result.repeated:
             self.samples[identity] = (model, sample)
-            if len(self.samples) > KEPT_SAMPLES:
+            if len(self.samples) > KEPT_SAMPLES + self._grid.overlap:
                 self.samples.popitem(last=False)
         return result
 

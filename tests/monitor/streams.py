@@ -9,6 +9,7 @@ import numpy as np
 from driftline.broker.port import Message
 from driftline.codec.columns import Columns
 from driftline.codec.envelope import encode
+from driftline.codec.records import format_time
 from driftline.errors import PackageNotFound
 from driftline.events import Outcome, Prediction, Source, Value, Watermark
 from driftline.models.reference import Reference
@@ -71,10 +72,12 @@ class Packages:
 
 
 class Log:
-    """The topics that a monitor reads, written by hand."""
+    """The topics that a monitor reads, written by hand. On the time axis a row's number is its
+    millisecond."""
 
     def __init__(self, stream: Stream) -> None:
         self.topics = Topics(stream)
+        self._by_time = stream.axis == "time"
         self.messages: dict[tuple[str, int], list[Message]] = {}
         self._sources: dict[int, int] = {}  # the last one by partition
 
@@ -98,7 +101,7 @@ class Log:
             partition,
             Prediction(
                 record_id=str(row),
-                time=None,
+                time=self._time(row),
                 row=row,
                 prediction=said,
                 scores=scores,
@@ -124,7 +127,7 @@ class Log:
             partition,
             Outcome(
                 record_id=str(row),
-                time=None,
+                time=self._time(row),
                 row=row,
                 prediction=said,
                 scores=None,
@@ -132,14 +135,17 @@ class Log:
                 source=Source("small.features", partition, row),
                 record=msgspec.Raw(b"{}"),
                 label=label,
-                label_time=None,
+                label_time=self._time(row if at is None else at),
                 label_row=row if at is None else at,
                 revision=revision,
             ),
         )
 
     def watermark(self, topic: str, position: int, *, partition: int = 0) -> None:
-        self._append(topic, partition, Watermark(position=position))
+        self._append(topic, partition, Watermark(position * (1000 if self._by_time else 1)))
+
+    def _time(self, row: int) -> str | None:
+        return format_time(row * 1000) if self._by_time else None
 
     def _append(self, topic: str, partition: int, event: Prediction | Outcome | Watermark) -> None:
         own = self.messages.setdefault((topic, partition), [])
