@@ -80,7 +80,7 @@ class DomainClassifier:
         """What windows of the reference hardly ever reach against the rest of it: the area under a
         curve is nearly normal, and what one more reaches has Student's distribution. Rows near the
         window are left out of the rest: what comes after the reference has no neighbours there."""
-        from scipy.stats import norm, t
+        from scipy.stats import t
 
         rng = np.random.default_rng(_SEED)
         total = len(self._reference)
@@ -97,9 +97,8 @@ class DomainClassifier:
             found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
-        # Independent and without ties, it varies by no less than this (Mann and Whitney 1947).
-        chance = sqrt((len(window) + len(rows)) / (3.0 * len(window) * len(rows)))
-        return float(max(limit, norm.isf(self._rate) * chance))
+        # No less than what a single record does: of columns that never change it would be nothing.
+        return float(max(limit, 1.0 / size))
 
 
 def _some(rows: Places, count: int, rng: np.random.Generator) -> Places:
