@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
 import pytest
 
 from driftline.broker.port import Message
@@ -15,6 +16,31 @@ from driftline.events import (
 )
 from driftline.trace import Node, trace
 from tests.world import MODEL, World
+
+DECISION = RetrainDecision(
+    id="decision-1",
+    request="retrain-1",
+    published=True,
+    promoted=True,
+    model=MODEL,
+    reason="better",
+    metric="accuracy",
+    challenger=0.9,
+    champion=0.7,
+    outcomes=1000,
+    removed=(),
+    trials=(),
+)
+POINTER = RolePointer(
+    id="role-1",
+    role="champion",
+    digest=MODEL,
+    replaces=None,
+    cause="retrain-1",
+    by="trainer",
+    reason="better",
+    at="2026-01-01T00:00:01Z",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,21 +88,7 @@ def chain() -> World:
         since=1000,
     )
     world.event(topics.retrain, request, request.id)
-    decision = RetrainDecision(
-        id="decision-1",
-        request="retrain-1",
-        published=True,
-        promoted=True,
-        model=MODEL,
-        reason="better",
-        metric="accuracy",
-        challenger=0.9,
-        champion=0.7,
-        outcomes=1000,
-        removed=(),
-        trials=(),
-    )
-    world.event(topics.retrain, decision, decision.id)
+    world.event(topics.retrain, DECISION, DECISION.id)
     announced = ModelAnnounced(
         digest=MODEL,
         signature="00",
@@ -92,17 +104,7 @@ def chain() -> World:
         trained_at="2026-01-01T00:00:00Z",
     )
     world.event(topics.models, announced, f"model/{MODEL}")
-    pointer = RolePointer(
-        id="role-1",
-        role="champion",
-        digest=MODEL,
-        replaces=None,
-        cause="retrain-1",
-        by="trainer",
-        reason="better",
-        at="2026-01-01T00:00:01Z",
-    )
-    world.event(topics.models, pointer, "role/champion")
+    world.event(topics.models, POINTER, "role/champion")
     prediction = world.prediction(world.feature("flower 7"))
     world.label("flower 7", "a")
     world.outcome(prediction, "a")
@@ -157,31 +159,11 @@ def test_a_model_that_answers_again_has_the_causes_of_either_time() -> None:
         id="retrain-2", cause="schedule", caused_by=(), reason="more", position=9000, since=None
     )
     world.event(topics.retrain, request, request.id)
-    decision = RetrainDecision(
-        id="decision-2",
-        request="retrain-2",
-        published=False,
-        promoted=True,
-        model=MODEL,
-        reason="better, by the earlier model",
-        metric="accuracy",
-        challenger=0.9,
-        champion=0.7,
-        outcomes=1000,
-        removed=(),
-        trials=(),
+    decision = msgspec.structs.replace(
+        DECISION, id="decision-2", request="retrain-2", published=False
     )
     world.event(topics.retrain, decision, decision.id)
-    pointer = RolePointer(
-        id="role-2",
-        role="champion",
-        digest=MODEL,
-        replaces="role-1",
-        cause="retrain-2",
-        by="trainer",
-        reason="better, by the earlier model",
-        at="2026-01-02T00:00:00Z",
-    )
+    pointer = msgspec.structs.replace(POINTER, id="role-2", replaces="role-1", cause="retrain-2")
     world.event(topics.models, pointer, "role/champion")
 
     again = only(trace(world.broker, world.stream, "role-2"))
