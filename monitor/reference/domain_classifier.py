@@ -88,7 +88,9 @@ class DomainClassifier:
         length = min(self._block, size)
         found = []
         for _ in range(NULLS):
-            starts = rng.integers(total - length + 1, size=round(size / length))[:, None]
+            # No row twice: trees know its copy.
+            blocks = rng.choice(total // length, round(size / length), replace=False)
+            starts = (rng.integers(total % length + 1) + blocks * length)[:, None]
             drawn = (starts + np.arange(length)).ravel()
             near = (starts + np.arange(-self._block, length + self._block)).ravel()
             rest = np.setdiff1d(np.arange(total), near if self._block > 1 else drawn)
