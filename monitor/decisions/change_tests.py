@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from monitor.decisions.runs import Runs
+
 # Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
 
 # Pieces of the past that a test keeps: far more than there ever are, but for crafted values.
@@ -38,12 +40,13 @@ class LikelihoodRatio:
     JMLR 2023; Ward et al., "A constant-per-iteration likelihood ratio test for online changepoint
     detection for exponential family models", 2024). Values between 0 and 1 are taken in as a
     quasi-likelihood: the ratio is divided by how much more they vary than 0 and 1 would. The same
-    test of a fall forgets what was before it.
+    test of a fall forgets what was before it. Either believes what `runs` do not explain.
     """
 
-    def __init__(self, threshold: float, *, binary: bool) -> None:
-        self._threshold = threshold
-        self._ratio = 0.0
+    def __init__(self, threshold: float, *, binary: bool, runs: Runs) -> None:
+        """`threshold`: of independent values."""
+        self._threshold = threshold * runs.inflation
+        self._runs = runs
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
         self._rising = _Pieces(1.0)
@@ -58,6 +61,7 @@ class LikelihoodRatio:
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
+        self._runs.add(value)
         self._seen += 1
         self._count += 1
         self._total += value
@@ -66,21 +70,16 @@ class LikelihoodRatio:
         self._falling.add(value)
         if value * self._count > self._total:  # else the evidence of a rise has not grown
             ratio, split = self._rising.likeliest(self._of, self._count, self._total)
-            self._ratio = ratio * self._dispersion()
-            self.drift_detected = self.excess > 1.0
-            self.warning_detected = self.excess > WARNING
+            excess = ratio * self._dispersion() / self._threshold
+            self.drift_detected = not self._runs.explain(excess)
+            self.warning_detected = excess > WARNING
             self.split = split if self.drift_detected else None
         if self._seen % FALL_EVERY == 0:
             self._forget()
 
-    @property
-    def excess(self) -> float:
-        """The evidence of a rise, in thresholds."""
-        return self._ratio / self._threshold
-
     def _forget(self) -> None:
         ratio, split = self._falling.likeliest(self._of, self._count, self._total)
-        if split is None or ratio * self._dispersion() <= self._threshold:
+        if split is None or self._runs.explain(ratio * self._dispersion() / self._threshold):
             return
         self._squares *= split.ago / self._count
         self._count, self._total = split.ago, split.after * split.ago
@@ -165,11 +164,15 @@ class Cusum:
     blur it (E. S. Page, "Continuous inspection schemes", Biometrika 1954; with the mean known, the
     mean time between false alarms is at least exp(threshold): G. Lorden, "Procedures for reacting
     to a change in distribution", 1971). Of 0 and 1, `binary`, it is the odds that rise; other
-    values are taken for exponential ones, with the variance that they have.
+    values are taken for exponential ones, with the variance that they have. It believes what `runs`
+    do not explain.
     """
 
-    def __init__(self, threshold: float, *, factor: float, least_values: int, binary: bool) -> None:
-        self._threshold = threshold
+    def __init__(
+        self, threshold: float, *, factor: float, least_values: int, binary: bool, runs: Runs
+    ) -> None:
+        self._threshold = threshold * runs.inflation
+        self._runs = runs
         self._factor = factor
         self._least_values = least_values
         self._binary = binary
@@ -183,12 +186,14 @@ class Cusum:
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
+        self._runs.add(value)
         self._ago += 1
         self._since += value
         self._since_squares += value * value
         self._sum += self._each + self._slope * value
-        self.drift_detected = self.excess > 1.0
-        self.warning_detected = self.excess > WARNING
+        excess = self._sum / self._threshold
+        self.drift_detected = not self._runs.explain(excess)
+        self.warning_detected = excess > WARNING
         self.split = (
             Split(self._ago, self._total / self._count, self._since / self._ago)
             if self.drift_detected
@@ -196,11 +201,6 @@ class Cusum:
         )
         if self._sum <= 0.0:
             self._take()
-
-    @property
-    def excess(self) -> float:
-        """See `LikelihoodRatio`."""
-        return self._sum / self._threshold
 
     def _take(self) -> None:
         """There was no rise as yet: what was seen tells the mean before."""

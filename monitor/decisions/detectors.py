@@ -16,7 +16,7 @@ from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
 from monitor.decisions import river_detectors as river
 from monitor.decisions.change_tests import Cusum, LikelihoodRatio, Seed, Split, Stepd
-from monitor.reference.dependence import inflation_between_changes
+from monitor.decisions.runs import Runs
 
 # Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
 # that mean: the detectors are made for bounded values, and one wild error is no drift.
@@ -28,14 +28,6 @@ FAILURE: Final = 2.0 / SCALE_CUT
 REMEMBERED: Final = 2_000
 
 
-# Those that allow for errors that come in runs.
-ALLOWING: Final = ("glr", "cusum")
-# Values remembered to say how much errors come in runs: twenty of the longest batches.
-HISTORY: Final = 4_000
-# A rise that runs explain is looked at again after so many values.
-ASK_EVERY: Final = 32
-
-
 class Rise(msgspec.Struct, frozen=True):
     """The error has grown: it began `ago` values before the end of the values last given."""
 
@@ -45,7 +37,7 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[Task, float], river.RiverDetector]  # task, inflation
+    make: Callable[[Task, Runs], river.RiverDetector]
     failures: bool = False  # takes only 0 and 1
 
 
@@ -62,17 +54,17 @@ STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
 
-# A mean that varies by `inflation` more makes the logarithm of a ratio as much larger by chance.
-def _glr(task: Task, inflation: float) -> LikelihoodRatio:
-    return LikelihoodRatio(GLR_THRESHOLD * inflation, binary=task == "classification")
+def _glr(task: Task, runs: Runs) -> LikelihoodRatio:
+    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification", runs=runs)
 
 
-def _cusum(task: Task, inflation: float) -> Cusum:
+def _cusum(task: Task, runs: Runs) -> Cusum:
     return Cusum(
-        CUSUM_THRESHOLD * inflation,
+        CUSUM_THRESHOLD,
         factor=CUSUM_FACTOR,
         least_values=CUSUM_VALUES,
         binary=task == "classification",
+        runs=runs,
     )
 
 
@@ -108,10 +100,8 @@ class ErrorDetector:
     def reset(self, inflation: float = 1.0) -> None:
         """Forget all errors: those to come are another model's. `inflation`: by how much the mean
         of its errors varies more than that of as many independent ones."""
-        self._inflation = inflation
+        self._runs = Runs(inflation)
         self._test = self._new_test()
-        self._history: deque[float] = deque(maxlen=HISTORY)
-        self._seen = self._asked_at = 0  # values, and how many when runs were last looked for
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._first: list[float] = []
         self._scale: float | None = 1.0 if self._task == "classification" else None
@@ -139,33 +129,12 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
-                if self.name in ALLOWING:
-                    self._history.append(value)
-                    self._seen += 1
-                if not self._test.drift_detected or self._is_by_runs():
-                    continue
-                if (rise := self._found()) is not None:
+                if self._test.drift_detected and (rise := self._found()) is not None:
                     rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
     def _new_test(self) -> Any:
-        return DETECTORS[self.name].make(self._task, self._inflation)
-
-    def _is_by_runs(self) -> bool:
-        """Whether errors that come in runs explain what the test found.
-
-        How much means vary is known best from the errors themselves: what was held out in training
-        is little, and tells nothing of what lasts longer than it does.
-        """
-        if self.name not in ALLOWING:
-            return False
-        if self._seen < self._asked_at + ASK_EVERY:
-            return True
-        self._asked_at = self._seen
-        return bool(
-            self._test.excess * self._inflation
-            <= inflation_between_changes(np.array(self._history))
-        )
+        return DETECTORS[self.name].make(self._task, self._runs)
 
     def _known(self, error: float) -> Sequence[float]:
         """The errors to go on with: none as long as their scale is unknown."""

@@ -1,0 +1,43 @@
+"""Errors that come in runs: whether they explain what a test found that takes them for independent.
+
+In: the errors of one model in order, and what its held-out errors say. Out: yes or no.
+"""
+
+from collections import deque
+from typing import Final
+
+import numpy as np
+
+from monitor.reference.dependence import inflation_between_changes
+
+# Values remembered: twenty of the longest batches.
+HISTORY: Final = 4_000
+# What they say is asked for anew after so many values.
+ASK_EVERY: Final = 32
+
+
+class Runs:
+    """How much the mean of one model's errors varies more than that of independent ones: by what is
+    told of the held-out errors, of which there are few, and by its errors since."""
+
+    def __init__(self, inflation: float = 1.0) -> None:
+        self.inflation = inflation
+        self._history: deque[float] = deque(maxlen=HISTORY)
+        self._seen = 0
+        self._ask_at = 0
+        self._own = 1.0
+
+    def add(self, value: float) -> None:
+        """Take in an error."""
+        self._history.append(value)
+        self._seen += 1
+
+    def explain(self, excess: float) -> bool:
+        """Whether a logarithm of a ratio is due to runs that is `excess` times its threshold, which
+        allows for the inflation that was told: both grow alike."""
+        if excess <= 1.0:
+            return True
+        if self._seen >= self._ask_at:
+            self._own = inflation_between_changes(np.array(self._history))
+            self._ask_at = self._seen + ASK_EVERY
+        return excess * self.inflation <= self._own
