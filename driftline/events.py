@@ -291,8 +291,8 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
 class DataParts(Event, frozen=True, tag="data_parts"):
     """Slices of predictions that a partition has passed: all that it puts into them.
 
-    Pieces of a slice add up. `grid`: what the slices' numbers hang on, their size and that of a
-    pane. `passed`: no part of a slice before this one is to come; None in all but the last of
+    Pieces of a slice add up. `grid`: what the slices' numbers hang on, their size and number
+    of panes. `passed`: no part of a slice before this one is to come; None in all but the last of
     several records.
     """
 

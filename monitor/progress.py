@@ -58,7 +58,7 @@ class Grid(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """What the numbers of slices and panes hang on."""
-        return f"{self.size}/{self.pane}"
+        return f"{self.size}/{self.panes}"
 
     def pane_of(self, position: int) -> int:
         """Index of the pane that holds a position."""
@@ -146,9 +146,10 @@ class Track(Generic[Part]):
         self.watermark = at.watermark
         self.source = at.source
         self.closed = at.closed
-        if at.grid not in ("", self._grid.name) and at.watermark is not None:
+        if at.grid != self._grid.name:
             # The windows of the stream file were changed: with the first cell that is read whole.
-            self.closed = self._grid.pane_of(at.watermark) // self._panes + 1
+            reached = None if at.watermark is None else self._grid.pane_of(at.watermark)
+            self.closed = None if reached is None else reached // self._panes + 1
         self.next_offset = max(committed.offset, 0)
         self.slots: dict[int, Slot[Part]] = {}
         self._published = at.published

@@ -165,8 +165,10 @@ class Catalog:
         )
 
     def _rolled_back(self, to: str) -> str | None:
-        """The model that answers, if it is newer than the one that is to: who promotes a newer one
-        has nothing against it."""
+        """The model that answers, if it took over from the one that is to, or is newer: who
+        promotes a newer one has nothing against it."""
+        if to == self.previous():
+            return self.champion_digest
         for digest in self.announcements:
             if digest == self.champion_digest:
                 return None

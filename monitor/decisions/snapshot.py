@@ -32,7 +32,7 @@ class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _File(msgspec.Struct, frozen=True):
-    made_by: str  # the stream file and the versions that the state depends on
+    made_by: str  # the stream file, and the code whose state it is
     token: str  # of the group's commits since they began: of these topics, and no earlier ones
     offset: int
     decider: bytes
@@ -107,5 +107,6 @@ class Snapshots:
 
 
 def _made_by(stream: Stream) -> str:
-    parts = (repr(stream), version("driftline"), version("river"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    parts = [repr(stream).encode(), version("river").encode()]
+    parts += [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"\n".join(parts)).hexdigest()

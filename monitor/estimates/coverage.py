@@ -81,6 +81,8 @@ class Truth:
                 group.records,
             )
             for window in windows
+            # Those of other sizes, before the stream file was changed, are left out.
+            if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
             if group.estimate is not None
             and (tally := self._tallies.get((window.index, group.model))) is not None

@@ -56,8 +56,9 @@ class Merging:
 
     def __init__(self, partitions: int, committed: Committed, grid: str) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=MergedSoFar)
-        if at.grid not in ("", grid):
-            log.info("the windows of the stream file were changed: they are counted anew")
+        if at.grid != grid:
+            if at.grid:
+                log.info("the windows of the stream file were changed: they are counted anew")
             at = MergedSoFar(at.published)
         self._grid = grid
         self._next_offset = committed.offset

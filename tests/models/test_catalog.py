@@ -119,6 +119,7 @@ def test_a_rollback_goes_to_the_model_that_an_earlier_one_has_taken_over_from() 
     assert catalog.previous() == "sha256:b"
     choose(catalog, "b", by="person")
     assert catalog.previous() == "sha256:a", "of what a person chose, its parent: no to and fro"
+    assert names(catalog) == "", "the older one was rolled back"
 
 
 def test_of_two_pointers_that_replace_the_same_one_the_first_wins() -> None:

@@ -10,10 +10,10 @@ from tests.monitor.streams import Log, small_stream
 STREAM = small_stream()  # windows of 40 rows
 
 
-def window(index: int, *groups: DataGroup) -> DataWindow:
+def window(index: int, *groups: DataGroup, slide: int = 40) -> DataWindow:
     return DataWindow(
-        id=f"w{index}", index=index, start=40 * index, end=40 * index + 40, records=40, late=0,
-        row=40 * index + 39, time=None, groups=groups,
+        id=f"w{index}", index=index, start=slide * index, end=slide * index + 40, records=40,
+        late=0, row=slide * index + 39, time=None, groups=groups,
     )  # fmt: skip
 
 
@@ -61,5 +61,7 @@ def test_an_outcome_counts_in_each_window_that_has_its_record() -> None:
     assert isinstance(outcome, Outcome)
     truth = Truth(sliding)
     truth.add([outcome])
-    found = truth.compare(window(index, group("a", 0.5)) for index in range(4))
-    assert [(p.end, p.realised, p.outcomes) for p in found] == [(80, 0.0, 1), (120, 0.0, 1)]
+    found = truth.compare(window(index, group("a", 0.5), slide=20) for index in range(4))
+    assert [(p.end, p.realised, p.outcomes) for p in found] == [(60, 0.0, 1), (80, 0.0, 1)]
+    before = truth.compare([window(1, group("a", 0.5))])
+    assert before == [], "a window of the size that the stream file had before"

@@ -8,7 +8,7 @@ from monitor.windows.merging import MergedSoFar, Merging
 
 
 def test_a_cell_is_complete_when_all_partitions_have_passed_it() -> None:
-    of = Merging(2, Committed(0), "40/2")
+    of = Merging(2, Committed(0), "40/20")
     of.advance(0, "data", 0, 7)
     assert of.complete("data") is None
     of.advance(1, "data", 1, 5)
@@ -17,24 +17,24 @@ def test_a_cell_is_complete_when_all_partitions_have_passed_it() -> None:
 
 
 def test_what_was_passed_before_the_held_record_is_known_after_a_restart() -> None:
-    of = Merging(3, Committed(0), "40/2")
+    of = Merging(3, Committed(0), "40/20")
     for offset, (partition, passed) in enumerate([(0, 105), (1, 103), (2, 104), (1, 106)]):
         of.read(offset)
         of.advance(offset, "data", partition, passed)
     of.close("data", 104)
     held = of.hold(3)
     assert held.offset == 3
-    again = Merging(3, held, "40/2")
+    again = Merging(3, held, "40/20")
     assert (again.complete("data"), again.closed("data")) == (103, 104)
     again.advance(3, "data", 1, 106)
     assert again.complete("data") == of.complete("data") == 104
     assert of.hold(None).offset == 4
-    assert Merging(3, of.hold(None), "40/2").complete("data") == 104
+    assert Merging(3, of.hold(None), "40/20").complete("data") == 104
 
 
 @pytest.mark.parametrize("partitions", [12, 1000])
 def test_metadata_fits_beside_an_offset_with_many_partitions(partitions: int) -> None:
-    of = Merging(partitions, Committed(0), "40/2")
+    of = Merging(partitions, Committed(0), "40/20")
     for turn in range(1, 4):
         for partition in range(partitions):
             offset = turn * partitions + partition
@@ -47,7 +47,7 @@ def test_metadata_fits_beside_an_offset_with_many_partitions(partitions: int) ->
         at = msgspec.json.decode(held.metadata, type=MergedSoFar)
         assert at.data.closed == 10_000 * turn
         assert held.offset == ((turn + 1) * partitions if partitions == 12 else 0)
-        again = Merging(partitions, held, "40/2")
+        again = Merging(partitions, held, "40/20")
         for partition in range(partitions) if not held.offset else ():
             again.advance(partition, "data", partition, 10_000 * turn + 7 * partition)
         assert again.complete("data") == 10_000 * turn

@@ -15,7 +15,7 @@ from monitor.progress import PANES, Arrivals, Grid, Resume, Track
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream(windows="records = 40\nlateness = 3")
-GRID = "40/2"
+GRID = "40/20"
 
 
 def track(
@@ -159,28 +159,29 @@ def test_held_is_the_first_record_of_the_oldest_open_window_and_the_state_before
 
 
 def test_after_a_restart_late_records_are_late_and_published_windows_stay_so() -> None:
-    of = track(at=8, metadata='{"watermark":46,"source":3,"closed":1}')
+    of = track(at=8, metadata='{"watermark":46,"source":3,"closed":1,"grid":"40/20"}')
     assert of.source == 3
     assert read(of, 42) == []  # its pane was passed before the restart
     assert of.slots[1].late == 1
-    other = track(at=8, metadata='{"watermark":30,"closed":1}')
+    other = track(at=8, metadata='{"watermark":30,"closed":1,"grid":"40/20"}')
     assert read(other, 38) == []  # its window was published
     assert not other.slots
 
 
 def test_a_partition_without_records_holds_its_position() -> None:
-    assert track(at=12, metadata='{"watermark":7}').hold() == Committed(
+    assert track(at=12, metadata=f'{{"watermark":7,"grid":"{GRID}"}}').hold() == Committed(
         12, f'{{"watermark":7,"grid":"{GRID}"}}'
     )
 
 
 def test_with_other_windows_the_first_that_is_read_whole_is_the_next() -> None:
-    metadata = '{"watermark":46,"source":3,"closed":9,"grid":"5/1"}'
+    metadata = '{"watermark":46,"source":3,"closed":9,"grid":"5/20"}'
     of = track(at=8, metadata=metadata)
     assert read(of, 50, 79, 80) == [80]
     panes = track(at=8, metadata=metadata, cell="pane")
     assert read(panes, 46, 47, 48) == [48]
-    assert track(metadata='{"grid":"5/1"}').closed is None, "nothing was read yet"
+    fresh = track(metadata='{"closed":9,"grid":"5/20"}')  # its first slice is open
+    assert read(fresh, 50) == [50]
 
 
 @pytest.mark.parametrize("axis", ["row", "time"])
