@@ -98,9 +98,10 @@ def _show(context: Context, pairs: list[Compared]) -> None:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("window up to", justify="right")
     table.add_column("model")
-    for name in (f"estimated {context.stream.judged_by}", "95% interval", "realised", "of"):
+    table.add_column(f"estimated {context.stream.judged_by}", justify="right")
+    table.add_column("95% interval", justify="right", no_wrap=True)
+    for name in ("realised", "of", ""):
         table.add_column(name, justify="right")
-    table.add_column("")
     for pair in pairs:
         estimate = pair.estimate
         table.add_row(

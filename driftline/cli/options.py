@@ -88,15 +88,20 @@ def _is_stream_file(path: Path) -> bool:
     return "version" in content and "task" in content
 
 
-def run_folder(settings: Settings, name: str) -> Path:
-    """The folder of a run by name, by path, or "last". Raises SettingsError."""
+def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path:
+    """The folder of a run by name, by path, or "last": the newest, of that stream if one is named.
+
+    Raises SettingsError.
+    """
     if name == "last":
         runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
-        if not runs:
-            raise SettingsError(
-                f"no run in {settings.runs}", hint="`driftline run FILE DATA` makes one"
-            )
-        return runs[-1].parent
+        for path in reversed(runs):
+            if stream is None or load(path).name == stream:
+                return path.parent
+        of = "" if stream is None else f" of stream {stream}"
+        raise SettingsError(
+            f"no run{of} in {settings.runs}", hint="`driftline run FILE DATA` makes one"
+        )
     for folder in (settings.runs / name, Path(name)):
         if (folder / "stream.toml").is_file():
             return folder
@@ -114,7 +119,8 @@ class Context(msgspec.Struct, frozen=True):
 def open_context(
     file: Path | None, bootstrap_servers: str | None = None, run: str | None = None
 ) -> Context:
-    """Settings, stream and broker of a command; with `run`, those that the run kept.
+    """Settings, stream and broker of a command; with `run`, those that the run kept, which is one
+    of the stream of `file`.
 
     Raises StreamFileError, SettingsError.
     """
@@ -122,8 +128,15 @@ def open_context(
     if run is not None:
         from driftline.broker.memory import MemoryBroker
 
-        folder = run_folder(settings, run)
-        return Context(settings, load(folder / "stream.toml"), MemoryBroker.load(folder / "topics"))
+        asked = None if file is None else load(file).name
+        folder = run_folder(settings, run, asked)
+        stream = load(folder / "stream.toml")
+        if asked not in (None, stream.name):
+            raise SettingsError(
+                f"run {folder.name} is of stream {stream.name}, not of {asked}",
+                hint="`--run last` is the newest of the stream; a run needs no stream file",
+            )
+        return Context(settings, stream, MemoryBroker.load(folder / "topics"))
     stream = find_stream(file)
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     return Context(settings, stream, broker)

@@ -12,8 +12,8 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from driftline.cli.main import command_line, main
-from driftline.cli.options import Context
-from driftline.errors import DriftlineError
+from driftline.cli.options import Context, open_context
+from driftline.errors import DriftlineError, SettingsError
 from driftline.processes import ServiceState, born, folder_of, write_state
 from driftline.settings import load_settings
 from driftline.topics import SERVICES
@@ -60,10 +60,11 @@ def kept(run: Run, tmp_path: Path) -> World:
     return World()
 
 
-def keep(world: World, tmp_path: Path) -> None:
-    folder = tmp_path / "home" / "runs" / "20260101-s"
+def keep(world: World, tmp_path: Path, stream: str = "s") -> None:
+    folder = tmp_path / "home" / "runs" / f"20260101-{stream}"
     folder.mkdir(parents=True)
-    (folder / "stream.toml").write_text(STREAM_FILE, encoding="utf-8")
+    text = STREAM_FILE.replace('name = "s"', f'name = "{stream}"')
+    (folder / "stream.toml").write_text(text, encoding="utf-8")
     world.broker.save(folder / "topics")
 
 
@@ -109,6 +110,24 @@ def test_a_topic_that_is_none_of_the_stream_is_refused(
 
     with pytest.raises(DriftlineError, match="stream 's' has no topic 'alerts'"):
         run("tail", "alerts", "--run", "last")
+
+
+def test_a_run_is_one_of_the_stream_file_that_is_named(
+    run: Run, kept: World, tmp_path: Path
+) -> None:
+    keep(kept, tmp_path)
+    keep(kept, tmp_path, "t")
+    for name in "st":
+        own = STREAM_FILE.replace('name = "s"', f'name = "{name}"')
+        (tmp_path / f"{name}.toml").write_text(own, encoding="utf-8")
+
+    arguments = ("estimates", str(tmp_path / "s.toml"), "--run")
+    assert open_context(tmp_path / "s.toml", run="last").stream.name == "s"
+    with pytest.raises(SettingsError, match="run 20260101-t is of stream t, not of s"):
+        run(*arguments, "20260101-t")
+    (tmp_path / "s.toml").write_text(STREAM_FILE.replace('name = "s"', 'name = "u"'))
+    with pytest.raises(SettingsError, match="no run of stream u in"):
+        run(*arguments, "last")
 
 
 # ---- tail, trace --------------------------------------------------------------------------------
