@@ -258,7 +258,8 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Span | None, Meta(description="policy schedule: from one request to the next; 10 windows")
     ] = None
     cooldown: Annotated[
-        Span | None, Meta(description="shortest time between two automatic requests")
+        Span | None,
+        Meta(description="shortest time between two automatic requests; a quarter of a window"),
     ] = None
     budget: Annotated[
         Budget | None,
@@ -590,10 +591,10 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
                 f"fifth, tenth or twentieth of it, got {windows.slide}",
             )
 
-    def several(count: int) -> Span:
+    def several(count: float) -> Span:
         if windows.records is not None:
-            return Span(records=count * windows.records)
-        return Span(us=count * _amount(windows.span))
+            return Span(records=max(1, int(count * windows.records)))
+        return Span(us=int(count * _amount(windows.span)))
 
     try:
         _ = stream.simulate.delay
@@ -603,7 +604,7 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
     labels = msgspec.structs.replace(labels, horizon=labels.horizon or several(10))
     retrain = msgspec.structs.replace(
         retrain,
-        cooldown=retrain.cooldown or several(1),
+        cooldown=retrain.cooldown or several(0.25),
         train_on=retrain.train_on or several(10),
         every=retrain.every or several(10),
     )

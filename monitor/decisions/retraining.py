@@ -2,8 +2,8 @@
 
 In: the open events, and panes of outcomes, which say how far the stream has come: without labels
 nothing can be trained. Out: a `RetrainRequest`, or nothing. What became of a request is not asked:
-as long as its cause lasts, it is made again after the cooldown, and when there is twice as much to
-learn from.
+as long as its cause lasts, it is made again after a window, and when there is twice as much to
+learn from. The first comes early, for drift is found early, and learns from little.
 """
 
 from collections import deque
@@ -124,6 +124,8 @@ class RetrainRule:
         wish = None
         if self._is_cool(self._wished, reached):
             wish = self._policy(_Situation(self._stream, events, reached, last))
+        if wish is not None and self._is_repeated(wish, reached):
+            wish = None
         if wish is not None:
             # A schedule trains on all there is, if enough of it is new since the last time.
             new_since = self._asked[-1].position if self._asked else None
@@ -146,6 +148,12 @@ class RetrainRule:
             position=reached.position,
             since=wish.onset,
         )
+
+    def _is_repeated(self, wish: _Wish, reached: _Reached) -> bool:
+        """Whether the same was asked for less than a window ago."""
+        if not self._asked or not wish.caused_by or wish.caused_by != self._wish.caused_by:
+            return False
+        return reached.position - self._asked[-1].position < self._stream.window_size
 
     def _renewal(self, reached: _Reached) -> _Wish | None:
         """The last wish again, for there is more to learn from; drift found meanwhile need not wait

@@ -72,7 +72,36 @@ def test_harm_asks_while_the_error_is_worse() -> None:
     assert (first.cause, first.caused_by, first.since) == ("drift", ("drift-performance",), 400)
     assert first.reason == "performance drift: is other"
     assert first.position == 500
-    assert positions(again) == [1500, 2500, 3500, 4500], "after the cooldown of a window"
+    assert positions(again) == [750, 1100, 1800, 2800, 3800, 4800], (
+        "after the cooldown with twice as much, or a window later"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ("cooldown = 1000", [500, 1500, 2500, 3500, 4500]),
+        ("cooldown = 1500", [500, 2000, 3500, 5000]),
+        ("renew = 0", [500, 1500, 2500, 3500, 4500]),
+        ("cooldown = 0", [500, 600, 800, 1200, 2000, 3000, 4000, 5000]),
+    ],
+)
+def test_while_it_lasts_it_is_asked_again_within_the_cooldown(
+    limits: str, expected: list[int]
+) -> None:
+    assert positions(requests(stream_with("harm", limits), event("performance"))) == expected
+
+
+def test_another_cause_need_not_wait_for_a_window() -> None:
+    rule = RetrainRule(stream_with("harm"))
+    found = []
+    for index in range(30):
+        rule.see(pane(index, GOOD))
+        events = [event("performance"), event("data", harm=0.5)][: 1 if index < 16 else 2]
+        if (request := rule.ask(events)) is not None:
+            found.append(request)
+    assert positions(found)[:3] == [500, 750, 850]
+    assert found[2].caused_by == ("drift-performance", "drift-data")
 
 
 @pytest.mark.parametrize("kind", ["data", "prediction", "quality"])
@@ -224,7 +253,7 @@ def test_after_drift_it_is_asked_again_with_the_same_cause_when_there_is_more_si
 ):
     first, *again = requests(stream_with("harm"), event("performance"), resolved=11)
     assert (first.position, first.since) == (500, 400)
-    assert positions(again) == [1500, 2600, 4800], "after the cooldown, then by doubling"
+    assert positions(again) == [750, 1100, 1800, 3200], "after the cooldown, then by doubling"
     assert {(r.cause, r.caused_by, r.since) for r in again} == {
         ("drift", ("drift-performance",), 400)
     }
@@ -247,7 +276,7 @@ def test_a_budget_bounds_renewals_too() -> None:
 def test_a_budget_bounds_the_requests_in_any_stretch() -> None:
     stream = stream_with("harm", "cooldown = 500\nbudget = { requests = 2, per = 2000 }")
     found = positions(requests(stream, event("performance")))
-    assert found == [500, 1000, 2500, 3000, 4500, 5000]
+    assert found == [500, 1000, 2500, 3500, 4500]
 
 
 def test_a_budget_may_be_of_time() -> None:
