@@ -124,9 +124,11 @@ class RetrainRule:
         wish = None
         if self._is_cool(self._wished, reached):
             wish = self._policy(_Situation(self._stream, events, reached, last))
-        if wish is not None and self._is_repeated(wish, reached):
-            wish = None
-        if wish is not None:
+        if wish is None or self._is_repeated(wish, reached):
+            wish = self._renewal(reached)
+            if wish is None:
+                return None
+        else:
             # A schedule trains on all there is, if enough of it is new since the last time.
             new_since = self._asked[-1].position if self._asked else None
             if self._known(wish.onset if wish.cause == "drift" else new_since) < self._least:
@@ -134,10 +136,6 @@ class RetrainRule:
             self._wish, self._wished = wish, reached
             if wish.onset is not None:
                 self._to_learn = self._known(wish.onset)
-        else:
-            wish = self._renewal(reached)
-            if wish is None:
-                return None
         self._asked.append(reached)
         self._learnt_from, self._since = self._to_learn, 0
         return RetrainRequest(
