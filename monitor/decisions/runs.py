@@ -33,8 +33,11 @@ class Runs:
         self._seen += 1
 
     def explain(self, excess: float) -> bool:
-        """Whether a logarithm of a ratio is due to runs that is `excess` times its threshold, which
-        allows for the inflation that was told: both grow alike."""
+        """Whether chance explains a logarithm of a ratio that is `excess` times its threshold.
+
+        Up to the threshold it does, which allows for the inflation that was told; and beyond it
+        where the model's errors come in longer runs than that, for both grow alike.
+        """
         if excess <= 1.0:
             return True
         if self._seen >= self._ask_at:
