@@ -128,6 +128,21 @@ def test_errors_that_come_in_runs_raise_no_more_alarms_than_others(
     assert alarms(1.0) > max(10, 4 * from_themselves)
 
 
+def test_after_a_fall_that_runs_explain_as_much_is_usual_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
+
+    def before(explained: float) -> float:
+        monkeypatch.setattr(Runs, "explain", lambda self, excess: excess <= explained)
+        detector = ErrorDetector("glr", "classification")
+        detector.update([*usual, *dry, *worse])
+        return detector.rises[0].before
+
+    assert before(1.0) < 0.05, "errors come one by one: there are none any more"
+    assert before(3.0) == pytest.approx(0.18, abs=0.03)
+
+
 @pytest.mark.parametrize(
     "levels",
     [

@@ -87,6 +87,17 @@ def test_one_that_is_ahead_of_the_commits_or_of_others_is_not_used(tmp_path: Pat
     assert Snapshots(STREAM, tmp_path).resume(at)[0] == 20
 
 
+def test_one_that_other_code_has_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = committed(tmp_path, 20)
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "decide.py").write_text("# the class has another field\n")
+    monkeypatch.setattr(snapshot, "__file__", str(code / "snapshot.py"))
+    assert Snapshots(STREAM, tmp_path).resume(at)[0] == 0
+
+
 def test_without_a_folder_what_is_committed_follows_from_the_topics_alone() -> None:
     snapshots = Snapshots(STREAM, None)
     _, decider = snapshots.resume(Decided())
