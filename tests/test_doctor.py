@@ -9,11 +9,10 @@ from driftline.broker.memory import MemoryAdmin, MemoryBroker
 from driftline.broker.port import Broker
 from driftline.doctor import Check, check_broker, check_installation, check_models
 from driftline.errors import BrokerUnavailable
-from driftline.events import ModelAnnounced, RolePointer
 from driftline.models.keys import new_key
 from driftline.settings import Settings
 from driftline.stream import Span, Stream
-from tests.world import MODEL, STREAM, World
+from tests.world import MODEL, STREAM, World, announced, pointer
 
 
 @pytest.fixture
@@ -110,32 +109,8 @@ def test_without_a_champion_there_is_a_warning(settings: Settings) -> None:
 
 def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
     world = World()
-    announced = ModelAnnounced(
-        digest=MODEL,
-        signature="00",
-        key_id="k",
-        location="somewhere",
-        stream="s",
-        task="classification",
-        candidate="decision_tree",
-        metric="accuracy",
-        value=0.9,
-        parent=None,
-        cause=None,
-        trained_at="2026-01-01T00:00:00Z",
-    )
-    pointer = RolePointer(
-        id="role-1",
-        role="champion",
-        digest=MODEL,
-        replaces=None,
-        cause=None,
-        by="person",
-        reason="first",
-        at="2026-01-01T00:00:00Z",
-    )
-    world.event(world.topics.models, announced, MODEL)
-    world.event(world.topics.models, pointer, pointer.id)
+    world.event(world.topics.models, announced(), MODEL)
+    world.event(world.topics.models, pointer("role-1"), "role-1")
 
     found = result(on_broker(settings, world.broker), "champion")
 

@@ -9,13 +9,11 @@ from driftline.broker.port import Message
 from driftline.events import (
     DataWindow,
     DriftEvent,
-    ModelAnnounced,
     RetrainDecision,
     RetrainRequest,
-    RolePointer,
 )
 from driftline.trace import Node, trace
-from tests.world import MODEL, World
+from tests.world import MODEL, World, announced, pointer
 
 DECISION = RetrainDecision(
     id="decision-1",
@@ -31,16 +29,7 @@ DECISION = RetrainDecision(
     removed=(),
     trials=(),
 )
-POINTER = RolePointer(
-    id="role-1",
-    role="champion",
-    digest=MODEL,
-    replaces=None,
-    cause="retrain-1",
-    by="trainer",
-    reason="better",
-    at="2026-01-01T00:00:01Z",
-)
+POINTER = msgspec.structs.replace(pointer("role-1"), cause="retrain-1", by="trainer")
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +78,7 @@ def chain() -> World:
     )
     world.event(topics.retrain, request, request.id)
     world.event(topics.retrain, DECISION, DECISION.id)
-    announced = ModelAnnounced(
-        digest=MODEL,
-        signature="00",
-        key_id="k",
-        location="somewhere",
-        stream="s",
-        task="classification",
-        candidate="decision_tree",
-        metric="accuracy",
-        value=0.9,
-        parent=None,
-        cause="retrain-1",
-        trained_at="2026-01-01T00:00:00Z",
-    )
-    world.event(topics.models, announced, f"model/{MODEL}")
+    world.event(topics.models, announced(cause="retrain-1"), f"model/{MODEL}")
     world.event(topics.models, POINTER, "role/champion")
     prediction = world.prediction(world.feature("flower 7"))
     world.label("flower 7", "a")
@@ -163,8 +138,8 @@ def test_a_model_that_answers_again_has_the_causes_of_either_time() -> None:
         DECISION, id="decision-2", request="retrain-2", published=False
     )
     world.event(topics.retrain, decision, decision.id)
-    pointer = msgspec.structs.replace(POINTER, id="role-2", replaces="role-1", cause="retrain-2")
-    world.event(topics.models, pointer, "role/champion")
+    chosen = msgspec.structs.replace(POINTER, id="role-2", replaces="role-1", cause="retrain-2")
+    world.event(topics.models, chosen, "role/champion")
 
     again = only(trace(world.broker, world.stream, "role-2"))
     assert list(ancestors(again)) == [MODEL, "decision-2", "retrain-2"]

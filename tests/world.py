@@ -10,7 +10,7 @@ from driftline.broker.port import Committed, Headers, Message, Outgoing, TopicPa
 from driftline.clock import ManualClock
 from driftline.codec.envelope import dead_letter, encode, rare
 from driftline.codec.labels import LabelCodec
-from driftline.events import Event, Outcome, Prediction, Source
+from driftline.events import Event, ModelAnnounced, Outcome, Prediction, RolePointer, Source
 from driftline.stream import Stream, loads
 from driftline.topics import Service, Topics
 
@@ -26,6 +26,40 @@ kafka = { partitions = 2 }
 """
 STREAM = loads(STREAM_FILE)
 MODEL = "sha256:" + "ab" * 32
+
+
+def announced(
+    digest: str = MODEL, *, parent: str | None = None, cause: str | None = None
+) -> ModelAnnounced:
+    """A model's announcement, which no key has signed."""
+    return ModelAnnounced(
+        digest=digest,
+        signature="00",
+        key_id="k",
+        location="somewhere",
+        stream="s",
+        task="classification",
+        candidate="decision_tree",
+        metric="accuracy",
+        value=0.9,
+        parent=parent,
+        cause=cause,
+        trained_at="2026-01-01T00:00:00Z",
+    )
+
+
+def pointer(name: str, replaces: str | None = None, digest: str = MODEL) -> RolePointer:
+    """A person's choice of a champion."""
+    return RolePointer(
+        id=name,
+        role="champion",
+        digest=digest,
+        replaces=replaces,
+        cause=None,
+        by="person",
+        reason="",
+        at="2026-01-01T00:00:00Z",
+    )
 
 
 class World:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from driftline.broker.port import Message
 from driftline.errors import DataError
-from driftline.events import Freeze, ModelAnnounced, RolePointer
+from driftline.events import Freeze, RolePointer
 from driftline.models.catalog import (
     Catalog,
     announcement_record,
@@ -18,38 +18,9 @@ from driftline.models.catalog import (
 )
 from driftline.topics import Topics
 from tests.training import CLASSIFICATION
+from tests.world import announced, pointer
 
 TOPICS = Topics(CLASSIFICATION)
-
-
-def pointer(name: str, replaces: str | None, digest: str = "sha256:a") -> RolePointer:
-    return RolePointer(
-        id=name,
-        role="champion",
-        digest=digest,
-        replaces=replaces,
-        cause=None,
-        by="person",
-        reason="",
-        at="2020-01-01T00:00:00Z",
-    )
-
-
-def announced(digest: str, parent: str | None = None) -> ModelAnnounced:
-    return ModelAnnounced(
-        digest=digest,
-        signature="",
-        key_id="",
-        location="",
-        stream="paint",
-        task="classification",
-        candidate="decision_tree",
-        metric="accuracy",
-        value=0.9,
-        parent=parent,
-        cause=None,
-        trained_at="2020-01-01T00:00:00Z",
-    )
 
 
 def read(pointers: list[RolePointer]) -> Catalog:

@@ -20,6 +20,7 @@ from driftline.models.catalog import Catalog, announcement_record, freeze_record
 from driftline.stream import Stream
 from driftline.topics import Topics
 from tests.training import CLASSIFICATION, request
+from tests.world import announced, pointer
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.service import MAX_ATTEMPTS, TrainerHandler
 
@@ -29,20 +30,7 @@ AT = "2024-01-01T00:00:00Z"
 
 
 def announcement(digest: str, parent: str | None = None) -> ModelAnnounced:
-    return ModelAnnounced(
-        digest=digest,
-        signature="",
-        key_id="",
-        location="",
-        stream="paint",
-        task="classification",
-        candidate="decision_tree",
-        metric="accuracy",
-        value=0.9,
-        parent=parent,
-        cause="retrain-1",
-        trained_at=AT,
-    )
+    return announced(digest, parent=parent, cause="retrain-1")
 
 
 OLD, NEW = "sha256:01d", "sha256:2e3"
@@ -372,16 +360,7 @@ def test_bytes_that_are_no_request_become_a_dead_letter(bench: Bench) -> None:
 def test_a_pointer_that_came_too_late_makes_it_restate_the_champion_once(bench: Bench) -> None:
     champion = bench.catalog.champion
     assert champion is not None
-    late = RolePointer(
-        id="late",
-        role="champion",
-        digest=NEW,
-        replaces="unknown",
-        cause=None,
-        by="person",
-        reason="",
-        at=AT,
-    )
+    late = pointer("late", "unknown", NEW)
     bench.champion("sha256:newer")
     bench.follow(pointer_record(TOPICS, late))
     bench.tick()
