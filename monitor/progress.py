@@ -148,8 +148,7 @@ class Track(Generic[Part]):
         self.closed = at.closed
         if at.grid != self._grid.name:
             # The windows of the stream file were changed: with the first cell that is read whole.
-            reached = None if at.watermark is None else self._grid.pane_of(at.watermark)
-            self.closed = None if reached is None else reached // self._panes + 1
+            self.closed = None if at.watermark is None else self._cell_of(at.watermark) + 1
         self.next_offset = max(committed.offset, 0)
         self.slots: dict[int, Slot[Part]] = {}
         self._published = at.published
@@ -212,12 +211,15 @@ class Track(Generic[Part]):
                 )
             self.slots[cell].late += int(np.count_nonzero(late & own))
 
+    def _cell_of(self, position: int) -> int:
+        return self._grid.pane_of(position) // self._panes
+
     def close(self) -> tuple[int, list[tuple[int, Slot[Part]]]] | None:
         """Close what the watermark has passed: the first cell that is open now, and the slots of
         those before it, in order. None if nothing has been passed since the last call."""
         if self.watermark is None:
             return None
-        passed = self._grid.pane_of(self.watermark) // self._panes
+        passed = self._cell_of(self.watermark)
         if self.closed is not None and passed <= self.closed:
             return None
         self.closed = passed

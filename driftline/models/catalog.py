@@ -92,17 +92,14 @@ class Catalog:
     def _point(self, event: RolePointer) -> None:
         current = self.champion.id if self.champion else None
         restates = event.replaces == event.id
+        confirmed = current is not None and event.replaces == current
         if event.id == current:
             self._overtaken = False  # a redelivery, or a restatement
             self._unconfirmed = self._unconfirmed and not restates
-        elif current is None or event.replaces == current:
+        elif confirmed or current is None or (self._unconfirmed and event.replaces is not None):
             self.champion = event
             self._overtaken = False
-            self._unconfirmed = current is None and not restates
-        elif self._unconfirmed and event.replaces is not None:
-            self.champion = event
-            self._overtaken = False
-            self._unconfirmed = not restates
+            self._unconfirmed = not (confirmed or restates)
         else:
             self._overtaken = True
             self.ignored = [*self.ignored[-99:], event]

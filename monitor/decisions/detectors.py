@@ -6,7 +6,7 @@ how many values ago that began. An error that falls is never drift. Memory is bo
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import msgspec
 import numpy as np
@@ -133,7 +133,7 @@ class ErrorDetector:
                     rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
         self.rises = tuple(rises)
 
-    def _new_test(self) -> Any:
+    def _new_test(self) -> river.RiverDetector:
         return DETECTORS[self.name].make(self._task, self._runs)
 
     def _known(self, error: float) -> Sequence[float]:

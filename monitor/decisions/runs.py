@@ -23,14 +23,13 @@ class Runs:
     def __init__(self, inflation: float = 1.0) -> None:
         self.inflation = inflation
         self._history: deque[float] = deque(maxlen=HISTORY)
-        self._seen = 0
-        self._ask_at = 0
         self._own = 1.0
+        self._own_age = ASK_EVERY  # values since that was found
 
     def add(self, value: float) -> None:
         """Take in an error."""
         self._history.append(value)
-        self._seen += 1
+        self._own_age += 1
 
     def explain(self, excess: float) -> bool:
         """Whether chance explains a logarithm of a ratio that is `excess` times its threshold.
@@ -40,7 +39,7 @@ class Runs:
         """
         if excess <= 1.0:
             return True
-        if self._seen >= self._ask_at:
+        if self._own_age >= ASK_EVERY:
             self._own = inflation_between_changes(np.array(self._history))
-            self._ask_at = self._seen + ASK_EVERY
+            self._own_age = 0
         return excess * self.inflation <= self._own

@@ -48,7 +48,7 @@ class Snapshots:
     def __init__(self, stream: Stream, folder: Path | None) -> None:
         self._stream = stream
         self._path = None if folder is None else folder / "decisions"
-        self._made_by = _made_by(stream)
+        self._made_by = "" if folder is None else _made_by(stream)
         self._token = ""
         self._taken_at = 0
         self._taken: _File | None = None  # until the commit has succeeded
@@ -107,6 +107,6 @@ class Snapshots:
 
 
 def _made_by(stream: Stream) -> str:
-    parts = [repr(stream).encode(), version("river").encode()]
+    parts = [part.encode() for part in (repr(stream), version("driftline"), version("river"))]
     parts += [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"\n".join(parts)).hexdigest()

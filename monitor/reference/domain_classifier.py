@@ -61,9 +61,9 @@ class DomainClassifier:
     def tell(self, columns: Sequence[NDArray[Any]]) -> Told | None:
         """Of a window's columns (m,) each; None where the window is too small to tell anything, or
         the reference too short to know chance."""
-        window = self._table(columns)
-        if len(window) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
+        if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
+        window = self._table(columns)
         size = rounded(len(window), STEP)
         if size not in self._limits:
             self._limits[size] = self._limit(size)
