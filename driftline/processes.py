@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
+import psutil
 
 from driftline.errors import SettingsError
 from driftline.settings import Settings
@@ -74,21 +75,19 @@ def folder_of(settings: Settings, stream: Stream) -> Path:
 
 
 def born(pid: int) -> str | None:
-    """When a process was started, in words that no later one with its pid has; None if it is gone
-    or a zombie."""
-    if not Path("/proc/self/stat").exists():
-        # No procfs (macOS): ps tells the same, only slower.
-        ps = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-        words = subprocess.run(ps, capture_output=True, check=False, text=True).stdout.split()
-        return " ".join(words[1:]) if words and not words[0].startswith("Z") else None
+    """Return when a process was started; None if it is gone or a zombie.
+
+    Counted in hundredths of a second since the machine booted, so that a change of the wall clock
+    does not make a running process look like another one.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Both are times of the wall clock, and derived from the same reading of it.
+        return str(round((process.create_time() - psutil.boot_time()) * 100))
+    except psutil.NoSuchProcess:
         return None
-    # The command's name, in brackets, may hold spaces; state is the first field behind it, and the
-    # start, in clock ticks since the machine started, the twentieth.
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] == b"Z" else fields[19].decode()
 
 
 def write_state(folder: Path, state: ServiceState) -> None:

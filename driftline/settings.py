@@ -6,14 +6,15 @@ The stream file says what a stream is, for everybody; settings say where this pr
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
 from driftline.errors import SettingsError
 from driftline.stream import Client
 
-LOCAL_BROKER = "127.0.0.1:9092"
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -26,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True):
     )
     properties: Mapping[str, str]  # KAFKA_<PROPERTY>: client properties such as KAFKA_SASL_USERNAME
     model_store: str  # DRIFTLINE_MODEL_STORE: folder or fsspec URL
+    log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL: of the services
+    log_format: LogFormat = "text"  # DRIFTLINE_LOG_FORMAT
 
     @property
     def keys(self) -> Path:
@@ -47,6 +50,16 @@ class Settings(msgspec.Struct, frozen=True):
         """Folder of the states and logs of services started with `up`."""
         return self.home / "services"
 
+    @property
+    def local_broker(self) -> str:
+        """Address of the Kafka of `driftline broker up`: its port is the one it last ran on."""
+        port = self.broker / "port"
+        try:
+            number = int(port.read_text(encoding="utf-8")) if port.exists() else 9092
+        except ValueError as error:
+            raise SettingsError(f"{port} holds no port: {error}", hint="delete it") from error
+        return f"127.0.0.1:{number}"
+
 
 _NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
 
@@ -63,24 +76,34 @@ def load_settings(
     """
     env = os.environ if environment is None else environment
     home = Path(env.get("DRIFTLINE_HOME", ".driftline"))
-    client = env.get("DRIFTLINE_CLIENT") or _quickest_client()
-    if client not in get_args(Client):
-        raise SettingsError(
-            f"DRIFTLINE_CLIENT is {client!r}", hint=f"expected one of {', '.join(get_args(Client))}"
-        )
-    servers = bootstrap_servers or env.get("KAFKA_BOOTSTRAP_SERVERS") or LOCAL_BROKER
+    client = _one_of("DRIFTLINE_CLIENT", env, Client, _quickest_client())
+    servers = bootstrap_servers or env.get("KAFKA_BOOTSTRAP_SERVERS") or "local"
     properties = {
         name.removeprefix("KAFKA_").lower().replace("_", "."): value
         for name, value in env.items()
         if name.startswith("KAFKA_") and name not in _NOT_PROPERTIES
     }
-    return Settings(
+    settings = Settings(
         home=home,
-        bootstrap_servers=LOCAL_BROKER if servers == "local" else servers,
-        client=client,  # type: ignore[arg-type]  # checked above
+        bootstrap_servers=servers,
+        client=client,  # type: ignore[arg-type]
         properties=properties,
         model_store=env.get("DRIFTLINE_MODEL_STORE") or str(home / "models"),
+        log_level=_one_of("DRIFTLINE_LOG_LEVEL", env, LogLevel, "info"),  # type: ignore[arg-type]
+        log_format=_one_of("DRIFTLINE_LOG_FORMAT", env, LogFormat, "text"),  # type: ignore[arg-type]
     )
+    if servers == "local":
+        settings = msgspec.structs.replace(settings, bootstrap_servers=settings.local_broker)
+    return settings
+
+
+def _one_of(name: str, env: Mapping[str, str], kind: object, default: str) -> str:
+    value = (env.get(name) or default).lower()
+    if value not in get_args(kind):
+        raise SettingsError(
+            f"{name} is {env[name]!r}", hint=f"expected one of {', '.join(get_args(kind))}"
+        )
+    return value
 
 
 def _quickest_client() -> str:

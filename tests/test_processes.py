@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from driftline.errors import SettingsError
@@ -52,6 +53,17 @@ def test_a_process_has_one_birth_and_none_when_it_is_gone() -> None:
 
     assert born(os.getpid()) == born(os.getpid())
     assert born(child.pid) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="replaces psutil's reading of Linux' boot time")
+def test_a_changed_wall_clock_does_not_make_a_process_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = born(os.getpid())
+    booted_s = psutil.boot_time()
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted_s + 3600)
+
+    assert born(os.getpid()) == before
 
 
 def test_a_process_is_asked_to_end_and_is_gone_after(tmp_path: Path) -> None:

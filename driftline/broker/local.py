@@ -14,6 +14,7 @@ import uuid
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
@@ -269,20 +270,14 @@ def _free_port() -> int:
 
 def _is_running(state: LocalKafkaStatus) -> bool:
     """Whether the process is alive and still the one that was started."""
-    if not Path("/proc/self").exists():
-        # No procfs (macOS): ps tells the same, only slower.
-        ps = ["ps", "-ww", "-o", "args=", "-p", str(state.pid)]
-        return state.token.encode() in subprocess.run(ps, capture_output=True, check=False).stdout
-    process = Path(f"/proc/{state.pid}")
     try:
-        while not (command := (process / "cmdline").read_bytes()):
-            # Empty for a zombie, and for a moment while java starts itself again.
-            if (process / "stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z":
-                return False
+        process = psutil.Process(state.pid)
+        # Empty for a moment while java starts itself again.
+        while not (command := process.cmdline()):
             time.sleep(0.001)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state.token.encode() in command
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False  # gone, a zombie, or another user's process with its pid
+    return any(state.token in word for word in command)
 
 
 def _stop(running: LocalKafkaStatus) -> None:

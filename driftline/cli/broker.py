@@ -8,7 +8,7 @@ import typer
 
 from driftline.broker.local import LocalKafka, LocalKafkaStatus
 from driftline.cli.options import Json, stderr, stdout
-from driftline.settings import LOCAL_BROKER, load_settings
+from driftline.settings import load_settings
 
 broker = typer.Typer(
     help="An Apache Kafka on this machine for development, without Docker.",
@@ -89,7 +89,7 @@ def _print_json(running: LocalKafkaStatus | None) -> None:
 
 def _say(running: LocalKafkaStatus) -> None:
     address = running.bootstrap_servers
-    flag = "-b local" if address == LOCAL_BROKER else f"-b {address}"
+    flag = "-b local" if address == load_settings().local_broker else f"-b {address}"
     stdout.print(
         f"Apache Kafka {running.kafka_version} runs at {address} (pid {running.pid}): {flag}",
         highlight=False,

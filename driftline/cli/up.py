@@ -36,7 +36,7 @@ from driftline.processes import (
     stop,
     write_processes,
 )
-from driftline.settings import LOCAL_BROKER, load_settings
+from driftline.settings import load_settings
 from driftline.stream import load
 from driftline.topics import SERVICES, Service, Topics, require
 from driftline.topics import apply as create_missing
@@ -165,7 +165,7 @@ def _create_topics(context: Context, json: bool) -> None:
     try:
         admin = context.broker.admin()
     except BrokerUnavailable as error:
-        if context.settings.bootstrap_servers == LOCAL_BROKER:
+        if context.settings.bootstrap_servers == context.settings.local_broker:
             raise BrokerUnavailable(
                 error.message, hint="`driftline broker up` starts a local Kafka, or `up --broker`"
             ) from error

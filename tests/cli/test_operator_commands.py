@@ -318,6 +318,31 @@ def test_the_local_broker_is_said_not_to_run(run: Run) -> None:
     assert run("broker", "down").stdout == "it was not running\n"
 
 
+def test_local_is_the_port_that_the_local_broker_last_ran_on(run: Run, tmp_path: Path) -> None:
+    assert load_settings().bootstrap_servers == "127.0.0.1:9092"
+    (tmp_path / "home" / "kafka").mkdir(parents=True)
+    (tmp_path / "home" / "kafka" / "port").write_text("19092", encoding="utf-8")
+
+    assert load_settings(bootstrap_servers="local").bootstrap_servers == "127.0.0.1:19092"
+    assert load_settings().bootstrap_servers == "127.0.0.1:19092"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DRIFTLINE_LOG_LEVEL", "loud", "debug, info, warning, error"),
+        ("DRIFTLINE_LOG_FORMAT", "xml", "text, json"),
+        ("DRIFTLINE_CLIENT", "java", "memory, kafka-python, librdkafka"),
+    ],
+)
+def test_a_setting_that_is_none_of_its_values_is_refused(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is '{value}'") as refused:
+        load_settings({name: value})
+    assert refused.value.hint == f"expected one of {expected}"
+
+
 def test_doctor_looks_at_the_installation_without_a_stream_file(run: Run) -> None:
     result = run("doctor", "--no-broker", "--json")
 
