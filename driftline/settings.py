@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from driftline.environment import client_properties, folder, servers, store_url
 from driftline.errors import SettingsError
 from driftline.stream import Client
 
@@ -25,7 +26,9 @@ class Settings(msgspec.Struct, frozen=True):
     client: (
         Client  # DRIFTLINE_CLIENT: kafka-python or librdkafka; default the quicker one installed
     )
-    properties: Mapping[str, str]  # KAFKA_<PROPERTY>: client properties such as KAFKA_SASL_USERNAME
+    # KAFKA_<PROPERTY>, or KAFKA_<PROPERTY>_FILE for a file with its value: client properties such
+    # as KAFKA_SASL_USERNAME. As text it shows their names only.
+    properties: Mapping[str, str]
     model_store: str  # DRIFTLINE_MODEL_STORE: folder or fsspec URL
     log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL: of the services
     log_format: LogFormat = "text"  # DRIFTLINE_LOG_FORMAT
@@ -61,9 +64,6 @@ class Settings(msgspec.Struct, frozen=True):
         return f"127.0.0.1:{number}"
 
 
-_NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
-
-
 def load_settings(
     environment: Mapping[str, str] | None = None, *, bootstrap_servers: str | None = None
 ) -> Settings:
@@ -72,27 +72,27 @@ def load_settings(
     Raises SettingsError.
 
     >>> load_settings({"KAFKA_SASL_USERNAME": "ada"}).properties
-    {'sasl.username': 'ada'}
+    Properties(sasl.username)
     """
     env = os.environ if environment is None else environment
-    home = Path(env.get("DRIFTLINE_HOME", ".driftline"))
+    home = folder(env.get("DRIFTLINE_HOME") or ".driftline", "DRIFTLINE_HOME")
     client = _one_of("DRIFTLINE_CLIENT", env, Client, _quickest_client())
-    servers = bootstrap_servers or env.get("KAFKA_BOOTSTRAP_SERVERS") or "local"
-    properties = {
-        name.removeprefix("KAFKA_").lower().replace("_", "."): value
-        for name, value in env.items()
-        if name.startswith("KAFKA_") and name not in _NOT_PROPERTIES
-    }
+    if bootstrap_servers:
+        addresses = servers(bootstrap_servers, "--bootstrap-server")
+    else:
+        found = env.get("KAFKA_BOOTSTRAP_SERVERS") or "local"
+        addresses = servers(found, "KAFKA_BOOTSTRAP_SERVERS")
+    store = env.get("DRIFTLINE_MODEL_STORE") or str(home / "models")
     settings = Settings(
         home=home,
-        bootstrap_servers=servers,
+        bootstrap_servers=addresses,
         client=client,  # type: ignore[arg-type]
-        properties=properties,
-        model_store=env.get("DRIFTLINE_MODEL_STORE") or str(home / "models"),
+        properties=client_properties(env),
+        model_store=store_url(store, "DRIFTLINE_MODEL_STORE"),
         log_level=_one_of("DRIFTLINE_LOG_LEVEL", env, LogLevel, "info"),  # type: ignore[arg-type]
         log_format=_one_of("DRIFTLINE_LOG_FORMAT", env, LogFormat, "text"),  # type: ignore[arg-type]
     )
-    if servers == "local":
+    if addresses == "local":
         settings = msgspec.structs.replace(settings, bootstrap_servers=settings.local_broker)
     return settings
 

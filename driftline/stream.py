@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from driftline.errors import DataError, StreamFileError
 from driftline.stream_keys import describe as describe
-from driftline.stream_keys import explain, quoted_key
+from driftline.stream_keys import explain, quoted, quoted_key
 
 ROW: Final = "@row"  # the field in which producers number the records
 AT: Final = "@at"  # the field that says when a label was known
@@ -31,6 +31,11 @@ Policy = Literal["harm", "drift", "schedule", "always", "never"]
 
 DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
+# What Kafka takes in the name of a topic, and what is a plain name of a folder. Kafka hides topics
+# that begin with two underscores.
+_PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
+# Kafka takes 249 characters. The folder of a run adds `-999.log`, and file names end at 255.
+_LONGEST_TOPIC: Final = 247
 # Into which a window of twenty panes can be cut.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
@@ -299,7 +304,13 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Topics and delivery."""
 
-    topic_prefix: Annotated[str, Meta(description="put before every topic and group")] = ""
+    topic_prefix: Annotated[
+        Annotated[str, Meta(pattern=_PREFIX)],
+        Meta(
+            description="put before every topic and group: letters, digits, '.', '_' and '-', "
+            "beginning with a letter, a digit or one '_'"
+        ),
+    ] = ""
     partitions: Annotated[
         Annotated[int, Meta(ge=1, le=1000)],
         Meta(description="of features, labels, predictions and outcomes; fixed for ever"),
@@ -361,7 +372,7 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: Annotated[Literal[1], Meta(description="of this file's format")]
     name: Annotated[
-        Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9-]{0,62}$")],
+        Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")],
         Meta(description="lower-case letters, digits, hyphens"),
     ]
     task: Annotated[Task, Meta(description="classification or regression")]
@@ -485,6 +496,8 @@ def load(path: Path) -> Stream:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StreamFileError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:
         raise StreamFileError(
             f"{path}: {error.strerror or error}",
@@ -627,6 +640,13 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
             raise fail(key, "Expected a number of records, as windows are, or windows.span")
         if span is not None and span.records is not None and not by_row:
             raise fail(key, "Expected a duration, as windows are")
+    prefix = stream.kafka.topic_prefix
+    if (length := len(f"{prefix}{stream.name}.deadletters")) > _LONGEST_TOPIC:
+        raise fail(
+            "kafka.topic_prefix",
+            f"Expected names of topics up to {_LONGEST_TOPIC} characters, got {length} with "
+            f"{quoted(prefix[:20])}… and the name {quoted(stream.name)}",
+        )
     if stream.kafka.retention is not None and stream.kafka.retention.us is None:
         raise fail("kafka.retention", "Expected a duration")
     enough_us = max(

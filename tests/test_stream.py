@@ -1,11 +1,12 @@
 """A stream file is checked when it is read, and errors name the key and what was expected."""
 
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from driftline.errors import StreamFileError
-from driftline.stream import Span, Stream, describe, loads
+from driftline.stream import Span, Stream, describe, load, loads
 
 HEAD = 'version = 1\nname = "a"\ntask = "classification"\ntarget = "y"\n'
 SMALL = HEAD + 'features = { a = "number" }\n'
@@ -71,6 +72,57 @@ def test_a_wrong_file_names_file_key_and_expectation(text: str, message: str) ->
         loads(text, name="a.toml")
     assert caught.value.message.startswith("a.toml: ")
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "../evil",
+        "..",
+        ".",
+        ".hidden.",
+        "-rf",
+        "__internal.",
+        "/tmp/x.",
+        "a/b",
+        "a\\b",
+        "a b",
+        "a\\n",
+        "a\\u0000",
+        "a\\u001b[1m",
+        "ä.",
+        "a\\u202eb",
+        "team:",
+    ],
+)
+def test_a_prefix_is_plain_text_that_kafka_and_folders_take(prefix: str) -> None:
+    with pytest.raises(StreamFileError, match=r"\[kafka.topic_prefix\] Expected text, got"):
+        loads(f'{SMALL}[kafka]\ntopic_prefix = "{prefix}"')
+
+
+@pytest.mark.parametrize("name", ["..", "../a", "a/b", "a\\n", "ä", "-a", "a" * 64, ""])
+def test_a_name_is_plain_text_that_kafka_and_folders_take(name: str) -> None:
+    with pytest.raises(StreamFileError, match=r"\[name\] Expected text, got"):
+        loads(SMALL.replace('"a"', f'"{name}"', 1))
+
+
+@pytest.mark.parametrize("prefix", ["", "team.", "Team-1_", "_a", "a..b."])
+def test_a_prefix_may_be_whatever_is_harmless(prefix: str) -> None:
+    assert loads(f'{SMALL}[kafka]\ntopic_prefix = "{prefix}"').kafka.topic_prefix == prefix
+
+
+def test_the_longest_topic_decides_how_long_a_prefix_may_be() -> None:
+    room = 247 - len("a.deadletters")
+    assert loads(f'{SMALL}[kafka]\ntopic_prefix = "{"x" * room}"')
+    with pytest.raises(StreamFileError, match=r"\[kafka.topic_prefix\] Expected .* 247 .* got 248"):
+        loads(f'{SMALL}[kafka]\ntopic_prefix = "{"x" * (room + 1)}"')
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "stream.toml"
+    path.write_bytes(SMALL.replace('"y"', '"größe"').encode("latin-1"))
+    with pytest.raises(StreamFileError, match=r"stream.toml: not UTF-8 at byte \d+"):
+        load(path)
 
 
 def test_the_smallest_file_gets_its_defaults() -> None:

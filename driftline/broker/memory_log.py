@@ -7,6 +7,7 @@ bytes for the same content. Never: networks, threads of its own, retention or co
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -124,8 +125,12 @@ def assign_ranges(
     return assignment
 
 
+# What Kafka takes. A saved name becomes part of a path, so it holds no slash.
+_TopicName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z")]
+
+
 class _SavedTopic(msgspec.Struct, frozen=True):
-    name: str
+    name: _TopicName
     partitions: int
     config: dict[str, str]
 

@@ -1,12 +1,17 @@
 """Client properties of the settings, under the dotted names of Kafka and librdkafka.
 
 In: what the user set, `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Out: the
-same, checked, for either client. Never: a property that would change what Driftline guarantees.
+same, checked, for either client. Never: a property that would change what Driftline guarantees, or
+the value of a secret in an error.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 
 from driftline.errors import SettingsError
+
+_SECRET = re.compile(r"password|passphrase|secret|jaas|\.pem$|oauthbearer\.config|assertion")
 
 # Driftline sets these itself: delivery, placement and membership depend on them.
 OWNED = frozenset(
@@ -53,6 +58,54 @@ _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "ssl.key.password": "ssl_password",
 }
 _INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
+# Suggested for a name that is not known, beside those above.
+_FREQUENT = (
+    "client.dns.lookup",
+    "compression.type",
+    "fetch.min.bytes",
+    "linger.ms",
+    "max.request.size",
+    "sasl.kerberos.service.name",
+    "sasl.mechanism",
+    "security.protocol",
+    "ssl.endpoint.identification.algorithm",
+)
+
+
+class Properties(Mapping[str, str]):
+    """Client properties by their dotted names. As text it shows names and no values, because some
+    are secrets. It is no dict, so that nothing encodes it by accident.
+
+    >>> Properties({"sasl.username": "ada", "sasl.password": "hunter2"})
+    Properties(sasl.username, sasl.password)
+    """
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Properties({', '.join(self._values)})"
+
+
+def without_secrets(text: str, properties: Mapping[str, str]) -> str:
+    """A client's message, in which the values of secret properties are replaced.
+
+    >>> without_secrets("cannot use hunter2", {"sasl.password": "hunter2"})
+    'cannot use ***'
+    """
+    for name, value in properties.items():
+        if value and _SECRET.search(name):
+            text = text.replace(value, "***")
+    return text
 
 
 def refuse_owned(properties: Mapping[str, str]) -> None:
@@ -60,17 +113,28 @@ def refuse_owned(properties: Mapping[str, str]) -> None:
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(
-                f"client property {name!r} cannot be set: Driftline sets it",
+                f"client property {name!r} ({_variable(name)}) cannot be set: Driftline sets it",
                 hint="its guarantees depend on it; remove it from the client properties",
             )
 
 
-def unknown_property(name: str, client: str, detail: str = "") -> SettingsError:
-    """The error for a property that the client does not take."""
+def unknown_property(
+    name: str, client: str, detail: str = "", known: Iterable[str] = ()
+) -> SettingsError:
+    """The error for a property that the client does not take. `known` are names that it takes."""
+    names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
+    near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(
-        f"client property {name!r} is not one that {client} takes as it is{detail}",
-        hint="use Kafka's dotted names, as security.protocol or ssl.ca.location",
+        f"client property {name!r} ({_variable(name)}) is not one that {client} takes as it is"
+        + detail,
+        hint=f"the nearest known name is {near[0]} ({_variable(near[0])})"
+        if near
+        else "use Kafka's dotted names, as security.protocol or ssl.ca.location",
     )
+
+
+def _variable(name: str) -> str:
+    return "KAFKA_" + name.upper().replace(".", "_")
 
 
 def for_kafka_python(
@@ -92,7 +156,8 @@ def for_kafka_python(
             continue
         option = _KAFKA_PYTHON_NAMES.get(name, name.replace(".", "_"))
         if option not in known or "_" in name:
-            raise unknown_property(name, "kafka-python")
+            dotted = [each.replace("_", ".") for each in known]
+            raise unknown_property(name, "kafka-python", known=dotted)
         result[option] = _typed(name, option, text, known[option])
     if isinstance(protocol := result.get("security_protocol"), str):
         result["security_protocol"] = protocol.upper()  # librdkafka takes either case
@@ -102,14 +167,17 @@ def for_kafka_python(
 def _typed(name: str, option: str, text: str, default: object) -> object:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
-            raise SettingsError(f"client property {name!r} is {text!r}; expected true or false")
+            raise SettingsError(
+                f"client property {name!r} ({_variable(name)}) is {text!r}; expected true or false"
+            )
         return text.lower() == "true"
     if isinstance(default, int | float) or option in _INTEGERS_WITHOUT_DEFAULT:
         try:
             return int(text)
         except ValueError:
-            message = f"client property {name!r} is {text!r}; expected a whole number"
-            raise SettingsError(message) from None
+            raise SettingsError(
+                f"client property {name!r} ({_variable(name)}) is {text!r}; expected a whole number"
+            ) from None
     if default is None or isinstance(default, str):
         return text
     raise unknown_property(name, "kafka-python", " as text")

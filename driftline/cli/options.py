@@ -102,9 +102,14 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
         raise SettingsError(
             f"no run{of} in {settings.runs}", hint="`driftline run FILE DATA` makes one"
         )
-    for folder in (settings.runs / name, Path(name)):
-        if (folder / "stream.toml").is_file():
-            return folder
+    # A plain name is a run's; whatever has a slash in it is a path.
+    plain = name not in ("", ".", "..") and Path(name).name == name
+    for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
+        try:
+            if name and (folder / "stream.toml").is_file():
+                return folder
+        except (OSError, ValueError) as error:  # too long, or no name of a file
+            raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
     raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
 
 

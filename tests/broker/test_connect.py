@@ -1,5 +1,6 @@
 """Choosing a client, its properties, and what is said when there is nothing to connect to."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -67,6 +68,33 @@ def test_a_property_that_driftline_sets_is_refused(client: Kafka) -> None:
 def test_an_unknown_property_is_named(client: Kafka) -> None:
     with pytest.raises(SettingsError, match=r"no\.such\.property"):
         connect(client, "localhost:1", {"no.such.property": "1"})
+
+
+@kafka_clients
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("sasl.usrname", "KAFKA_SASL_USERNAME"),
+        ("security.protocoll", "KAFKA_SECURITY_PROTOCOL"),
+        ("ssl.ca.locaton", "KAFKA_SSL_CA_LOCATION"),
+        ("compression.typ", "KAFKA_COMPRESSION_TYPE"),
+    ],
+)
+def test_the_nearest_known_name_is_suggested(client: Kafka, name: str, nearest: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(name)) as caught:
+        connect(client, "localhost:1", {name: "1"})
+    assert nearest in caught.value.hint
+
+
+@kafka_clients
+@pytest.mark.parametrize("name", ["service", "ports", "bootstrap", "sasl.passwrd"])
+def test_an_unknown_name_of_the_environment_is_an_error_without_its_value(
+    client: Kafka, name: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        connect(client, "localhost:1", {name: "hunter2"})
+    assert f"KAFKA_{name.upper().replace('.', '_')}" in caught.value.message
+    assert "hunter2" not in str(caught.value)
 
 
 @kafka_clients

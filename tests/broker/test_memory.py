@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,6 +131,17 @@ class TestSaving:
     def test_a_folder_without_topics_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(BrokerError, match=str(tmp_path)):
             MemoryBroker.load(tmp_path)
+
+    @pytest.mark.parametrize("name", ["../t", "/t", "..", "", "a/b", "t\n"])
+    def test_a_saved_topic_whose_name_would_leave_the_folder_is_refused(
+        self, broker: MemoryBroker, tmp_path: Path, name: str
+    ) -> None:
+        folder = tmp_path / "topics"
+        broker.save(folder)
+        index = folder / "index.json"
+        index.write_bytes(index.read_bytes().replace(b'"t"', msgspec.json.encode(name)))
+        with pytest.raises(BrokerError, match="does not hold saved topics"):
+            MemoryBroker.load(folder)
 
     def test_a_torn_file_is_refused(self, broker: MemoryBroker, tmp_path: Path) -> None:
         broker.producer().send(Outgoing("t", b"value", partition=0))

@@ -84,6 +84,9 @@ def test_help_teaches_with_an_example(run: Run, path: tuple[str, ...]) -> None:
     [
         (["tail", "drift"], "no stream file in this folder"),
         (["tail", "drift", "--run", "last"], "no run in"),
+        (["tail", "drift", "--run", "../services"], "no run '../services'"),
+        (["tail", "drift", "--run", "x" * 300], "File name too long"),
+        (["tail", "drift", "--run", ""], "no run ''"),
         (["reconcile", "absent.toml"], "absent.toml: No such file or directory"),
     ],
 )
@@ -110,6 +113,20 @@ def test_a_topic_that_is_none_of_the_stream_is_refused(
 
     with pytest.raises(DriftlineError, match="stream 's' has no topic 'alerts'"):
         run("tail", "alerts", "--run", "last")
+
+
+def test_a_run_by_its_path_is_not_looked_for_beside_the_runs(
+    run: Run, kept: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(kept, tmp_path)
+    (kept_at,) = (tmp_path / "home" / "runs").iterdir()
+    moved = kept_at.rename(tmp_path / "home" / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+
+    assert run("tail", "predictions", "--run", "home/elsewhere").exit_code == 0
+    assert run("tail", "predictions", "--run", str(moved)).exit_code == 0
+    with pytest.raises(DriftlineError, match=r"no run '../elsewhere'"):
+        run("tail", "predictions", "--run", "../elsewhere")
 
 
 def test_a_run_is_one_of_the_stream_file_that_is_named(

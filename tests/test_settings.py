@@ -1,0 +1,166 @@
+"""The environment is checked where it is read, and no text shows a secret."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.errors import SettingsError
+from driftline.settings import Settings, load_settings
+
+SECRET = "hunter2-very-secret"
+
+# What Kubernetes sets for the services `kafka` (with the named port `client`), `kafka-bootstrap`
+# and `kafka-0`, as its documentation and a cluster show.
+KUBERNETES = {
+    "KAFKA_SERVICE_HOST": "10.0.0.11",
+    "KAFKA_SERVICE_PORT": "9092",
+    "KAFKA_SERVICE_PORT_CLIENT": "9092",
+    "KAFKA_SERVICE_PORT_TLS_EXTERNAL": "9093",
+    "KAFKA_PORT": "tcp://10.0.0.11:9092",
+    "KAFKA_PORT_9092_TCP": "tcp://10.0.0.11:9092",
+    "KAFKA_PORT_9092_TCP_PROTO": "tcp",
+    "KAFKA_PORT_9092_TCP_PORT": "9092",
+    "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.11",
+    "KAFKA_BOOTSTRAP_SERVICE_HOST": "10.0.0.12",
+    "KAFKA_BOOTSTRAP_SERVICE_PORT": "9092",
+    "KAFKA_BOOTSTRAP_PORT": "tcp://10.0.0.12:9092",
+    "KAFKA_BOOTSTRAP_PORT_9092_TCP_ADDR": "10.0.0.12",
+    "KAFKA_0_SERVICE_HOST": "10.0.0.13",
+    "KAFKA_0_PORT_9092_UDP": "udp://10.0.0.13:9092",
+}
+
+
+def properties(environment: dict[str, str]) -> dict[str, str]:
+    return dict(load_settings(environment).properties)
+
+
+@pytest.mark.parametrize("name", KUBERNETES)
+def test_a_name_that_kubernetes_injects_is_ignored(name: str) -> None:
+    assert properties({name: KUBERNETES[name]}) == {}
+
+
+def test_client_properties_stay_beside_the_names_of_kubernetes() -> None:
+    environment = {**KUBERNETES, "KAFKA_SASL_USERNAME": "ada", "KAFKA_BOOTSTRAP_SERVERS": "k:9092"}
+    settings = load_settings(environment)
+    assert dict(settings.properties) == {"sasl.username": "ada"}
+    assert settings.bootstrap_servers == "k:9092"
+
+
+def test_any_other_name_is_left_to_the_client_to_refuse() -> None:
+    assert properties({"KAFKA_SERVICE": "x", "KAFKA_PORTS": "y"}) == {"service": "x", "ports": "y"}
+
+
+class TestSecretsFromFiles:
+    @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+    def test_a_file_gives_the_value_without_the_line_break_at_its_end(
+        self, tmp_path: Path, end: str
+    ) -> None:
+        (tmp_path / "password").write_bytes((" two words \n" + SECRET + end).encode())
+        found = properties({"KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password")})
+        assert found == {"sasl.password": " two words \n" + SECRET}
+
+    @pytest.mark.parametrize(
+        "name", ["KAFKA_SSL_KEY_PASSWORD", "KAFKA_SSL_KEY_PEM", "KAFKA_SASL_USERNAME"]
+    )
+    def test_any_property_can_come_from_a_file(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "value").write_text("text\n")
+        found = properties({f"{name}_FILE": str(tmp_path / "value"), name: ""})
+        assert found == {name.removeprefix("KAFKA_").lower().replace("_", "."): "text"}
+
+    def test_a_property_that_names_a_file_itself_is_not_read(self) -> None:
+        found = properties({"KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE": "/key.pem"})
+        assert found == {"sasl.oauthbearer.assertion.private.key.file": "/key.pem"}
+
+    def test_a_value_and_a_file_are_one_too_many(self, tmp_path: Path) -> None:
+        (tmp_path / "password").write_text(SECRET)
+        environment = {
+            "KAFKA_SASL_PASSWORD": SECRET,
+            "KAFKA_SASL_PASSWORD_FILE": str(tmp_path / "password"),
+        }
+        with pytest.raises(SettingsError, match="both set") as caught:
+            load_settings(environment)
+        assert SECRET not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("content", "why"), [(None, "No such file"), (b"", "empty"), (b"\xff" * 9, "not UTF-8")]
+    )
+    def test_a_file_that_gives_nothing_is_named(
+        self, tmp_path: Path, content: bytes | None, why: str
+    ) -> None:
+        path = tmp_path / "password"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(SettingsError, match=why) as caught:
+            load_settings({"KAFKA_SASL_PASSWORD_FILE": str(path)})
+        assert "KAFKA_SASL_PASSWORD_FILE" in caught.value.message
+        assert str(path) in caught.value.message
+
+    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match="directory"):
+            load_settings({"KAFKA_SASL_PASSWORD_FILE": str(tmp_path)})
+
+
+class TestSecretsStayHidden:
+    @pytest.fixture
+    def settings(self) -> Settings:
+        return load_settings({"KAFKA_SASL_PASSWORD": SECRET, "KAFKA_SASL_USERNAME": "ada"})
+
+    def test_settings_as_text_have_names_only(self, settings: Settings) -> None:
+        for text in (repr(settings), str(settings), f"{settings.properties}"):
+            assert SECRET not in text
+        assert "sasl.password" in repr(settings)
+
+    def test_settings_are_not_encoded_by_accident(self, settings: Settings) -> None:
+        with pytest.raises(TypeError):
+            msgspec.json.encode(settings)
+
+
+class TestPaths:
+    def test_an_empty_home_is_the_default(self) -> None:
+        assert load_settings({"DRIFTLINE_HOME": ""}).home == Path(".driftline")
+
+    @pytest.mark.parametrize("name", ["DRIFTLINE_HOME", "DRIFTLINE_MODEL_STORE"])
+    @pytest.mark.parametrize("path", ["/data\n", "/da\0ta", "/da\x1bta", "/\udcff"])
+    def test_a_path_that_cannot_be_printed_is_refused(self, name: str, path: str) -> None:
+        with pytest.raises(SettingsError, match=name):
+            load_settings({name: path})
+
+    def test_a_home_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(SettingsError, match=r"DRIFTLINE_HOME .* is a file"):
+            load_settings({"DRIFTLINE_HOME": str(tmp_path / "file")})
+
+    def test_a_home_that_is_too_long_is_refused(self) -> None:
+        with pytest.raises(SettingsError, match=r"DRIFTLINE_HOME .* too long"):
+            load_settings({"DRIFTLINE_HOME": "x" * 300})
+
+    def test_a_password_in_the_stores_url_is_refused_because_announcements_publish_it(self) -> None:
+        with pytest.raises(SettingsError, match="DRIFTLINE_MODEL_STORE") as caught:
+            load_settings({"DRIFTLINE_MODEL_STORE": f"ftp://ada:{SECRET}@store/models"})
+        assert SECRET not in str(caught.value)
+
+
+class TestServers:
+    @pytest.mark.parametrize(
+        ("given", "taken"),
+        [
+            ("kafka", "kafka"),
+            (" kafka-1:9092 , kafka-2:9092\n", "kafka-1:9092,kafka-2:9092"),
+            ("[::1]:9092", "[::1]:9092"),
+            ("SASL_SSL://kafka:9093", "SASL_SSL://kafka:9093"),
+        ],
+    )
+    def test_addresses_are_taken(self, given: str, taken: str) -> None:
+        assert load_settings({"KAFKA_BOOTSTRAP_SERVERS": given}).bootstrap_servers == taken
+
+    @pytest.mark.parametrize(
+        "wrong",
+        ["a:1,", "a:http", "a:0", "a:65536", "a b:1", "http://a:1/x", f"ada:{SECRET}@kafka:9092"],
+    )
+    def test_what_is_no_address_is_refused(self, wrong: str) -> None:
+        with pytest.raises(SettingsError, match="KAFKA_BOOTSTRAP_SERVERS") as caught:
+            load_settings({"KAFKA_BOOTSTRAP_SERVERS": wrong})
+        assert SECRET not in str(caught.value)
+        with pytest.raises(SettingsError, match="--bootstrap-server"):
+            load_settings({}, bootstrap_servers=wrong)
