@@ -5,7 +5,8 @@ Never: auto commit, uncommitted reads, topics made by use.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import kafka
@@ -41,6 +42,13 @@ _log = logging.getLogger(__name__)
 
 # Long enough for a slow start of one broker, short enough to tell a person who waits.
 CONNECT_TIMEOUT_S = 10.0
+_COORDINATOR_PATIENCE_S = 10.0
+_ASK_AGAIN_S = 0.1
+_NO_COORDINATOR_YET = (
+    kafka_errors.CoordinatorNotAvailableError,
+    kafka_errors.CoordinatorLoadInProgressError,
+    kafka_errors.NotCoordinatorError,
+)
 
 _CONSUMER: Mapping[str, object] = {
     "enable_auto_commit": False,  # the loop commits what was handled, nothing else does
@@ -244,12 +252,22 @@ class KafkaPythonAdmin:
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
         with translated("list group offsets"):
-            known = self._client.list_group_offsets(group)[group]
+            known = _patiently(lambda: self._client.list_group_offsets(group)[group])
         return {
             TopicPartition(*partition): committed_of(position)
             for partition, position in known.items()
             if position.offset >= 0
         }
+
+    def group_members(self, group: str) -> int:
+        try:
+            with translated("describe the group"):
+                found = _patiently(lambda: self._client.describe_groups([group])[group])
+                return len(found["members"])
+        except BrokerError as error:
+            if isinstance(error.__cause__, kafka_errors.GroupIdNotFoundError):
+                return 0
+            raise
 
     def close(self) -> None:
         if not self._closed:
@@ -266,3 +284,16 @@ class KafkaPythonAdmin:
                 for found in self._client.describe_topics(topics)
                 if found["error_code"] == 0 and not found["is_internal"]
             }
+
+
+def _patiently(ask: Callable[[], Any]) -> Any:
+    """Ask until the group has a coordinator: a new cluster has none for some seconds, and after a
+    broker has failed another one takes over. The client itself does not wait for that."""
+    deadline_s = time.monotonic() + _COORDINATOR_PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except _NO_COORDINATOR_YET:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_ASK_AGAIN_S)

@@ -33,11 +33,13 @@ from driftline.broker.port import (
 )
 from driftline.broker.properties import refuse_owned, unknown_property
 from driftline.errors import (
+    BrokerError,
     BrokerUnavailable,
     SettingsError,
 )
 
-_log = logging.getLogger(__name__)
+# What the library itself logs, see driftline.logs.
+_client_log = logging.getLogger("librdkafka")
 
 # Long enough for a slow start of one broker, short enough to tell a person who waits.
 CONNECT_TIMEOUT_S = 10.0
@@ -158,7 +160,7 @@ class LibrdkafkaBroker:
             "error_cb": lambda error: errors.append(error.str()),
         }
         try:
-            return make(config, logger=_log), errors
+            return make(config, logger=_client_log), errors
         except ck.KafkaException as error:
             for name, value in self._properties.items():
                 if why := _refused(name, value):
@@ -282,6 +284,18 @@ class LibrdkafkaAdmin:
             answer = self._client.list_consumer_group_offsets(request)[group]
             return committed_of(answer.result().topic_partitions)
 
+    def group_members(self, group: str) -> int:
+        try:
+            with translated("describe the group"):
+                found = self._client.describe_consumer_groups(
+                    [group], request_timeout=ANSWER_TIMEOUT_S
+                )[group]
+                return len(found.result().members)
+        except BrokerError as error:
+            if _is(error, ck.KafkaError.GROUP_ID_NOT_FOUND):
+                return 0
+            raise
+
     def close(self) -> None:
         """Nothing to free: the client ends with this object."""
 
@@ -308,10 +322,15 @@ class LibrdkafkaAdmin:
         )
 
 
+def _is(error: BrokerError, code: int) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, ck.KafkaException) and cause.args[0].code() == code
+
+
 def _refused(name: str, value: str) -> str:
     """Why librdkafka does not take this property, or nothing. Its own words may name an alias."""
     try:
-        ck_admin.AdminClient({name: value}, logger=_log)
+        ck_admin.AdminClient({name: value}, logger=_client_log)
     except ck.KafkaException as error:
         return str(error.args[0].str())
     return ""

@@ -473,6 +473,11 @@ class MemoryAdmin:
             found = self._broker._groups.get(group)
             return dict(found.committed) if found else {}
 
+    def group_members(self, group: str) -> int:
+        with self._broker._changed:
+            found = self._broker._groups.get(group)
+            return len(found.members) if found else 0
+
     def close(self) -> None:
         """Nothing to free."""
 

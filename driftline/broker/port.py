@@ -277,6 +277,9 @@ class Admin(Protocol):
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
         """All that a group has committed."""
 
+    def group_members(self, group: str) -> int:
+        """How many consumers are members of a group now; 0 if there is no such group."""
+
     def close(self) -> None:
         """Free everything. Safe to call twice."""
 

@@ -783,3 +783,13 @@ class TestAdmin:
         admin = broker.admin()
         assert admin.group_offsets(unique_group()) == {}
         admin.close()
+
+    def test_counts_the_members_of_a_group(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(partitions=1), unique_group()
+        admin = broker.admin()
+        assert admin.group_members(group) == 0
+        members = [clients.member(group).subscribe(topic).consumer for _ in range(2)]
+        eventually(lambda: admin.group_members(group) == 2, *members)
+        admin.close()
