@@ -5,10 +5,12 @@ and `processes.json`, which `driftline up` writes. A process is told from a late
 pid by the moment it was born.
 """
 
+import hashlib
 import os
 import signal
 import subprocess
 import time
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,13 +23,24 @@ from driftline.settings import Settings
 from driftline.stream import Stream
 from driftline.topics import Service
 
-State = Literal["starting", "waiting for a model", "running", "stopped", "failed"]
+State = Literal[
+    "starting", "waiting for Kafka", "waiting for a model", "running", "stopped", "failed"
+]
+TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress"]
 
 T = TypeVar("T")
 
 _PROCESSES = "processes.json"
 # How often a process that is awaited is looked at.
 _LOOK_EVERY_S = 0.05
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """What keeps a service from its work. `driftline health` allows each kind some time."""
+
+    kind: TroubleKind
+    since: str  # RFC 3339 UTC
+    detail: str
 
 
 class ServiceState(msgspec.Struct, frozen=True):
@@ -47,6 +60,8 @@ class ServiceState(msgspec.Struct, frozen=True):
     model: str | None = None  # inference: digest of the model that answers
     refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why
     error: str | None = None
+    stream_digest: str | None = None  # of the stream file that it has read
+    troubles: tuple[Trouble, ...] = ()
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -72,6 +87,12 @@ class Process(msgspec.Struct, frozen=True):
 def folder_of(settings: Settings, stream: Stream) -> Path:
     """Where the services of a stream keep their states and logs."""
     return settings.services / f"{stream.kafka.topic_prefix}{stream.name}"
+
+
+def file_digest(file: Path) -> str:
+    """A digest of what a stream file says: comments, order and layout leave it as it is."""
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
 
 
 def born(pid: int) -> str | None:

@@ -11,20 +11,10 @@ import msgspec
 import typer
 
 from driftline.cli.options import Json, StreamFile, find_stream, stdout
-from driftline.codec.records import parse_time
-from driftline.processes import ServiceState, born, folder_of, read_state
+from driftline.health import judge
+from driftline.processes import folder_of, read_state
 from driftline.settings import load_settings
 from driftline.topics import Service
-
-# It speaks each second; a window with many columns may keep the monitor busy for some.
-MAX_SILENCE_S = 30.0
-
-
-class Health(msgspec.Struct, frozen=True):
-    """Whether a service is well, and why (not) in words."""
-
-    healthy: bool
-    reason: str
 
 
 def health(
@@ -33,9 +23,14 @@ def health(
     slot: Annotated[int, typer.Option(min=0, help="Number of the worker.")] = 0,
     json: Json = False,
 ) -> None:
-    """Say whether a service lives here and moves on; exit 1 if not.
+    """Say whether a service lives here and moves on, for health checks and cron jobs.
 
-    A service that waits for a first model is well. Without a broker: `driftline status` asks it.
+    Exit code 0: it is well. 1: its process has ended or has been silent for 30 s, it has waited for
+    Kafka for 2 minutes, it has had fewer partitions than its fair share for a minute, or it has
+    read nothing for 2 minutes although there is something to read. 2: that could not be found
+    out, for example for want of a stream file.
+
+    A service that waits for a first model is well. No broker is asked: `driftline status` does.
 
     Example: driftline health inference elec2.toml
     """
@@ -48,17 +43,3 @@ def health(
         stdout.print(f"{service}-{slot}: {found.reason}", highlight=False)
     if not found.healthy:
         raise typer.Exit(1)
-
-
-def judge(state: ServiceState | None, *, now: datetime) -> Health:
-    """Judge by what the service said last; `now` has a time zone."""
-    if state is None:
-        return Health(False, "not started yet")
-    if state.state not in ("running", "waiting for a model"):
-        return Health(False, f"{state.state}: {state.error}" if state.error else state.state)
-    if born(state.pid) != state.born:
-        return Health(False, "its process has ended")
-    silent_s = now.timestamp() - parse_time(state.updated) / 1e6
-    if silent_s > MAX_SILENCE_S:
-        return Health(False, f"it has said nothing for {silent_s:.0f} s")
-    return Health(True, state.state)

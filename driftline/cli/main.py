@@ -4,14 +4,17 @@ Exit codes: 0 done, 1 the answer is no (something is missing, a check failed), 2
 message explains, 130 interrupted.
 """
 
+import os
 import sys
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Annotated
 
 import typer
 
 from driftline.errors import DriftlineError
+from driftline.logs import log_command
 
 app = typer.Typer(
     name="driftline",
@@ -56,6 +59,21 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("reconcile", ("reconcile",)),
     ],
 }
+
+
+@app.callback()
+def prepare(
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Log to standard error what the command and its Kafka client do.",
+        ),
+    ] = False,
+) -> None:
+    """Set up what all commands share. Services set up their own log."""
+    log_command(verbose=verbose or os.environ.get("DRIFTLINE_LOG_LEVEL", "").lower() == "debug")
 
 
 @cache

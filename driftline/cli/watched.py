@@ -6,7 +6,7 @@ In: any handler. Out: the same handler to the loop. It changes nothing that is h
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import msgspec
 
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.cli.lines import line
+from driftline.cli.troubles import Troubles
 from driftline.clock import Clock
 from driftline.handler import GroupView, Handler, Output
 from driftline.processes import ServiceState, State, born, write_state
@@ -28,7 +29,11 @@ _TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
 class Watched:
-    """A handler that is watched. See `driftline.handler.Handler` for what each method owes."""
+    """A handler that is watched. See `driftline.handler.Handler` for what each method owes.
+
+    `count_members` returns how many workers the service has in all; it may raise BrokerError. It is
+    called only while this worker does not have all partitions.
+    """
 
     def __init__(
         self,
@@ -39,18 +44,27 @@ class Watched:
         clock: Clock,
         slot: int,
         folder: Path,
+        stream_digest: str | None = None,
+        count_members: Callable[[], int] | None = None,
     ) -> None:
+        plan = topics.plan()
         self._handler = handler
-        self._roles: dict[str, Role] = {topic.name: topic.role for topic in topics.plan()}
+        self._roles: dict[str, Role] = {topic.name: topic.role for topic in plan}
         self._clock = clock
         self._folder = folder
         self._published: Counter[str] = Counter()
         self._consumed = 0
         self._lag: dict[TopicPartition, int] = {}
         self._partitions: set[TopicPartition] = set()
+        self._held_back: frozenset[TopicPartition] = frozenset()
         self._joined = False
         self._written_s = clock.monotonic()
         now = self._now()
+        self._troubles = Troubles(
+            [topic.partitions for topic in plan if topic.name in handler.inputs],
+            count_members,
+            clock.monotonic,
+        )
         pid = os.getpid()
         self._state = ServiceState(
             service=service,
@@ -60,8 +74,15 @@ class Watched:
             state="starting",
             started=now,
             updated=now,
+            stream_digest=stream_digest,
         )
         write_state(folder, self._state)
+
+    def on_connection(self, problem: str | None) -> None:
+        """Called with the reason when Kafka does not do its part, again at each attempt to reach
+        it, and with None when it works again."""
+        self._troubles.note_connection(problem, self._now())
+        self.write(self._current())
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -72,7 +93,8 @@ class Watched:
         return self._handler.follows
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return self._handler.held_back(assigned)
+        self._held_back = self._handler.held_back(assigned)
+        return self._held_back
 
     def follow(self, messages: Sequence[Message]) -> Output:
         return self._note(self._handler.follow(messages))
@@ -96,6 +118,9 @@ class Watched:
 
     def look(self, view: GroupView) -> None:
         self._lag = dict(view.lags)
+        now = self._now()
+        self._troubles.note_progress(view.positions, self._lag, self._held_back, now)
+        self._troubles.note_partitions(len(self._partitions), now)
         self._handler.look(view)
 
     def tick(self) -> Output:
@@ -130,10 +155,13 @@ class Watched:
             model=getattr(self._handler, "model", None),
             refused=dict(getattr(self._handler, "refused", {})),
             error=error,
+            troubles=self._troubles.now(),
         )
         write_state(self._folder, self._state)
 
     def _current(self) -> State:
+        if self._troubles.waits_for_kafka:
+            return "waiting for Kafka"
         if not self._joined:
             return "starting"
         if self._state.service == "inference" and getattr(self._handler, "model", None) is None:

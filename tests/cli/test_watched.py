@@ -146,3 +146,32 @@ def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
     watch.watched.tick()
 
     assert (before, watch.said.lag) == (7, 0)
+
+
+def test_while_kafka_is_away_it_waits_and_then_is_as_before(watch: Watch) -> None:
+    watch.handler.model = MODEL
+    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
+    watch.watched.on_connection("no Kafka answers")
+    waiting = watch.said
+    watch.watched.on_connection(None)
+
+    assert (waiting.state, waiting.troubles[0].detail) == ("waiting for Kafka", "no Kafka answers")
+    assert (watch.said.state, watch.said.troubles) == ("running", ())
+
+
+def test_records_that_are_not_read_are_written_down_unless_they_are_held_back(
+    watch: Watch,
+) -> None:
+    at = TopicPartition("s.features", 0)
+    watch.watched.assigned({at: Committed(0)})
+
+    def troubles() -> tuple[str, ...]:
+        watch.watched.held_back(frozenset({at}))
+        watch.watched.look(GroupView({at: 5}, {at: 12}, dict))
+        watch.clock.advance(1)
+        watch.watched.tick()
+        return tuple(trouble.kind for trouble in watch.said.troubles)
+
+    assert troubles() == ()  # it waits for a model
+    watch.handler.model = MODEL
+    assert troubles() == ("no progress",)

@@ -1,0 +1,104 @@
+"""Notices what keeps a service from its work: no broker, too few partitions, no progress.
+
+In: what the loop tells a watched handler. Out: `Trouble`s, each with the moment since when. How
+long a trouble may last is judged by `driftline health`.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from driftline.broker.port import TopicPartition
+from driftline.errors import BrokerError
+from driftline.processes import Trouble, TroubleKind
+
+log = logging.getLogger(__name__)
+
+# A worker that shares its service's partitions asks this often how many workers there are.
+_COUNT_EVERY_S = 30.0
+
+
+class Troubles:
+    """The troubles of one worker.
+
+    `partitions` holds the number of partitions of each topic that its service consumes.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[int],
+        count_members: Callable[[], int] | None,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._all_partitions = partitions
+        self._count_members = count_members
+        self._monotonic_s = monotonic_s
+        self._troubles: dict[TroubleKind, Trouble] = {}
+        self._share = 0  # partitions that this worker should have at least
+        self._counted_s = float("-inf")
+        # Partition → the position where its reading stopped, and since when it is there.
+        self._stopped: dict[TopicPartition, tuple[int, str]] = {}
+
+    def now(self) -> tuple[Trouble, ...]:
+        """The present ones."""
+        return tuple(self._troubles.values())
+
+    @property
+    def waits_for_kafka(self) -> bool:
+        return "waiting for Kafka" in self._troubles
+
+    def note_connection(self, problem: str | None, now: str) -> None:
+        """Take in that Kafka cannot be used for this reason; None: it can."""
+        self._set("waiting for Kafka", problem, now)
+
+    def note_progress(
+        self,
+        positions: Mapping[TopicPartition, int],
+        lags: Mapping[TopicPartition, int],
+        held_back: Set[TopicPartition],
+        now: str,
+    ) -> None:
+        """Take in what is read and what is left. What the handler holds back is no work now."""
+        work = {p for p, lag in lags.items() if lag > 0 and p not in held_back}
+        before = self._stopped
+        self._stopped = {
+            p: before[p] if p in before and before[p][0] == positions[p] else (positions[p], now)
+            for p in work
+        }
+        if not self._stopped:
+            self._set("no progress", None, now)
+            return
+        oldest = min(self._stopped, key=lambda p: (self._stopped[p][1], p))
+        position, since = self._stopped[oldest]
+        where = f"{oldest.topic}[{oldest.partition}]@{position}"
+        self._set("no progress", f"{lags[oldest]:,} to read at {where}", since, anew=True)
+
+    def note_partitions(self, count: int, now: str) -> None:
+        """Take in how many partitions this worker has. May ask how many it should have."""
+        total = sum(self._all_partitions)
+        if count >= total or self._count_members is None:
+            self._set("too few partitions", None, now)
+            return
+        if self._monotonic_s() - self._counted_s >= _COUNT_EVERY_S:
+            self._counted_s = self._monotonic_s()
+            self._count(self._count_members)
+        missing = count < self._share
+        detail = f"{count} of {total}, its fair share is {self._share}"
+        self._set("too few partitions", detail if missing else None, now)
+
+    def _count(self, count_members: Callable[[], int]) -> None:
+        try:
+            # This worker is one, even if the group does not know it.
+            members = max(1, count_members())
+        except BrokerError as error:
+            log.debug("how many workers share the partitions is unknown: %s", error.message)
+            return
+        self._share = sum(partitions // members for partitions in self._all_partitions)
+
+    def _set(self, kind: TroubleKind, detail: str | None, now: str, *, anew: bool = False) -> None:
+        """Note a trouble, since now unless it is there already; without detail it is over."""
+        if detail is None:
+            self._troubles.pop(kind, None)
+            return
+        known = self._troubles.get(kind)
+        since = now if known is None or anew else known.since
+        self._troubles[kind] = Trouble(kind, since, detail)

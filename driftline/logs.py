@@ -1,0 +1,220 @@
+"""Logging of a process: level and format, who speaks, client libraries included, files bounded.
+
+In: settings. Out: the root logger's one handler, to standard error or to a file that rotates. Times
+are UTC. Repeats are collapsed, so that a broker that is away cannot fill a disk.
+"""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from driftline.settings import LogFormat, LogLevel
+
+# The loggers of the Kafka clients. They log each connection attempt, and at a level of their own
+# choice: what they say matters to whoever looks for the cause of what Driftline says itself.
+CLIENT_LOGGERS: Final = ("kafka", "librdkafka")
+# An equal message within this time is counted, not written.
+REPEAT_WITHIN_S: Final = 60.0
+# A log file and its predecessors: 8 MB at most for each service.
+MAX_FILE_BYTES: Final = 2_000_000
+OLD_FILES: Final = 3
+# Different messages that are remembered for being repeated; more means that they do not repeat.
+_MOST_REMEMBERED: Final = 200
+
+
+class Speaker(msgspec.Struct, frozen=True):
+    """Which process writes a log line."""
+
+    stream: str
+    service: str
+    slot: int
+
+    def __str__(self) -> str:
+        return f"{self.stream} {self.service}-{self.slot}"
+
+
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of a log in the format `json`."""
+
+    time: str  # RFC 3339 UTC, milliseconds
+    level: str
+    logger: str
+    message: str
+    stream: str | None = None
+    service: str | None = None
+    slot: int | None = None
+    exception: str | None = None
+
+
+def log_service(
+    speaker: Speaker, *, level: LogLevel, format: LogFormat, file: Path | None = None
+) -> None:
+    """Log as a service: to `file`, which rotates, or else to standard error."""
+    handler: logging.Handler = _StandardError()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(
+            file, maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES, encoding="utf-8"
+        )
+    handler.setFormatter(JsonFormatter(speaker) if format == "json" else TextFormatter(speaker))
+    _install(handler, logging.getLevelNamesMapping()[level.upper()])
+    # Warnings of scikit-learn and others become log lines too.
+    logging.captureWarnings(True)
+    if level != "debug":
+        # At "info" kafka-python tells of each connection and request.
+        _limit_clients(logging.WARNING)
+
+
+def log_command(*, verbose: bool) -> None:
+    """Log as a command that a person waits for: warnings alone, and nothing of the clients, which
+    repeat what the command's own error says. With `verbose`, everything."""
+    handler = _StandardError()
+    handler.setFormatter(
+        TextFormatter() if verbose else logging.Formatter("%(levelname)s: %(message)s")
+    )
+    _install(handler, logging.DEBUG if verbose else logging.WARNING)
+    _limit_clients(logging.NOTSET if verbose else logging.CRITICAL + 1)
+
+
+class TextFormatter(logging.Formatter):
+    """One line: time, level, speaker, message; a traceback follows on lines of its own."""
+
+    def __init__(self, speaker: Speaker | None = None) -> None:
+        super().__init__()
+        self._speaker = "" if speaker is None else f" [{speaker}]"
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = f"{_time(record)} {record.levelname}{self._speaker} {record.getMessage()}"
+        trace = _exception(self, record)
+        return f"{line}\n{trace}" if trace else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, see `LogLine`."""
+
+    def __init__(self, speaker: Speaker | None = None) -> None:
+        super().__init__()
+        self._speaker = speaker
+
+    def format(self, record: logging.LogRecord) -> str:
+        speaker = self._speaker
+        line = LogLine(
+            time=_time(record),
+            level=record.levelname.lower(),
+            logger=record.name,
+            message=record.getMessage(),
+            stream=speaker.stream if speaker else None,
+            service=speaker.service if speaker else None,
+            slot=speaker.slot if speaker else None,
+            exception=_exception(self, record),
+        )
+        return msgspec.json.encode(line).decode()
+
+
+class Collapsing(logging.Handler):
+    """Passes a message on once a minute, and after that minute how often it came again.
+
+    Equal are messages of one logger and level with the same text; of the clients' loggers also
+    those that differ in their numbers alone (ports, milliseconds, how often they repeat).
+    """
+
+    def __init__(self, inner: logging.Handler, now_s: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._inner = inner
+        self._now_s = now_s
+        # Message → when it was written, how often it came since, the record that came last.
+        self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord]] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass the record on, or count it."""
+        now_s = self._now_s()
+        self._tell_repeats(before_s=now_s - REPEAT_WITHIN_S)
+        key = (record.name, record.levelno, _text(record))
+        if key in self._seen:
+            written_s, count, _ = self._seen[key]
+            self._seen[key] = (written_s, count + 1, record)
+            return
+        if len(self._seen) < _MOST_REMEMBERED:
+            self._seen[key] = (now_s, 0, record)
+        self._inner.handle(record)
+
+    def close(self) -> None:
+        """Write what was counted, and close."""
+        with self.lock or nullcontext():
+            self._tell_repeats(before_s=float("inf"))
+        self._inner.close()
+        super().close()
+
+    def _tell_repeats(self, *, before_s: float) -> None:
+        for key, (written_s, count, last) in tuple(self._seen.items()):
+            if written_s > before_s:
+                break  # they are in the order of writing
+            del self._seen[key]
+            if count:
+                self._inner.handle(_repeated(last, count))
+
+
+class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what standard error is at the moment, as tests and progress bars replace it."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> object:
+        return sys.stderr
+
+
+def _install(handler: logging.Handler, level: int) -> None:
+    """Make it the root logger's handler, in place of one that was installed here before."""
+    root = logging.getLogger()
+    for old in tuple(root.handlers):
+        if old.name == __name__:
+            root.removeHandler(old)
+            old.close()
+    collapsing = Collapsing(handler)
+    collapsing.name = __name__
+    root.addHandler(collapsing)
+    root.setLevel(level)
+
+
+def _limit_clients(level: int) -> None:
+    for name in CLIENT_LOGGERS:
+        logging.getLogger(name).setLevel(level)
+
+
+def _text(record: logging.LogRecord) -> str:
+    message = record.getMessage()
+    is_client = record.name.split(".")[0] in CLIENT_LOGGERS
+    return re.sub(r"\d+", "#", message) if is_client else message
+
+
+def _repeated(record: logging.LogRecord, count: int) -> logging.LogRecord:
+    times = "once more" if count == 1 else f"{count} times"
+    return logging.LogRecord(
+        record.name,
+        record.levelno,
+        record.pathname,
+        record.lineno,
+        "%s … repeated %s",
+        (record.getMessage(), times),
+        None,
+    )
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
+    return formatter.formatException(record.exc_info) if record.exc_info else None

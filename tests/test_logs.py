@@ -1,0 +1,194 @@
+"""Log lines: who speaks, in UTC, as text or JSON; repeats collapsed; files bounded."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from driftline.logs import (
+    MAX_FILE_BYTES,
+    OLD_FILES,
+    Collapsing,
+    JsonFormatter,
+    Speaker,
+    TextFormatter,
+    log_command,
+    log_service,
+)
+
+SPEAKER = Speaker("elec2", "inference", 1)
+
+
+@pytest.fixture(autouse=True)
+def root() -> Iterator[None]:
+    """Puts the root logger back as it was."""
+    loggers = [logging.getLogger(name) for name in (None, "kafka", "librdkafka", "py.warnings")]
+    levels = [logger.level for logger in loggers]
+    handlers = list(loggers[0].handlers)
+    yield
+    for handler in set(loggers[0].handlers) - set(handlers):
+        loggers[0].removeHandler(handler)
+        handler.close()
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def record(
+    message: str, *, name: str = "driftline.loop", created: float = 0.0
+) -> logging.LogRecord:
+    made = logging.LogRecord(name, logging.WARNING, "loop.py", 1, "%s", (message,), None)
+    made.created = created
+    return made
+
+
+class Kept(logging.Handler):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+class Collapsed:
+    """A collapsing handler at a time that is set by hand."""
+
+    def __init__(self) -> None:
+        self.kept = Kept()
+        self.now_s = 0.0
+        self.handler = Collapsing(self.kept, lambda: self.now_s)
+
+    def say(self, message: str, *, at_s: float = 0.0, name: str = "driftline.loop") -> None:
+        self.now_s = at_s
+        self.handler.handle(record(message, name=name))
+
+
+def test_a_text_line_names_the_time_in_utc_the_level_and_the_speaker() -> None:
+    line = TextFormatter(SPEAKER).format(record("joined", created=1_767_225_600.25))
+
+    assert line == "2026-01-01T00:00:00.250Z WARNING [elec2 inference-1] joined"
+
+
+def test_a_json_line_has_the_same_in_fields() -> None:
+    line = JsonFormatter(SPEAKER).format(record('a "quoted"\nline', created=1_767_225_600.25))
+
+    assert json.loads(line) == {
+        "time": "2026-01-01T00:00:00.250Z",
+        "level": "warning",
+        "logger": "driftline.loop",
+        "message": 'a "quoted"\nline',
+        "stream": "elec2",
+        "service": "inference",
+        "slot": 1,
+    }
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+def test_an_exception_is_part_of_the_line(formatter: logging.Formatter) -> None:
+    made = record("failed")
+    try:
+        raise ValueError("no such column")
+    except ValueError as error:
+        made.exc_info = (type(error), error, error.__traceback__)
+
+    assert "ValueError: no such column" in formatter.format(made)
+
+
+def test_equal_messages_within_a_minute_become_one_line_with_their_number() -> None:
+    collapsed = Collapsed()
+    for second in range(50):
+        collapsed.say("no Kafka answers", at_s=second)
+    collapsed.say("another", at_s=61)
+
+    assert collapsed.kept.messages == [
+        "no Kafka answers",
+        "no Kafka answers … repeated 49 times",
+        "another",
+    ]
+
+
+def test_what_goes_on_repeating_is_written_once_a_minute() -> None:
+    collapsed = Collapsed()
+    for second in range(0, 3600, 10):
+        collapsed.say("no Kafka answers", at_s=second)
+
+    assert len(collapsed.kept.messages) <= 2 * 60
+
+
+def test_a_message_of_a_client_that_differs_in_its_numbers_is_a_repeat() -> None:
+    collapsed = Collapsed()
+    for name in ("librdkafka", "kafka.conn", "driftline.loop"):
+        for milliseconds in range(3):
+            collapsed.say(f"failed after {milliseconds} ms", name=name)
+
+    assert collapsed.kept.messages == [
+        "failed after 0 ms",
+        "failed after 0 ms",
+        *(f"failed after {milliseconds} ms" for milliseconds in range(3)),
+    ]
+
+
+def test_what_was_counted_is_written_at_the_end() -> None:
+    collapsed = Collapsed()
+    for _ in range(2):
+        collapsed.say("no Kafka answers")
+    collapsed.handler.close()
+
+    assert collapsed.kept.messages == ["no Kafka answers", "no Kafka answers … repeated once more"]
+
+
+def test_messages_that_all_differ_are_all_written() -> None:
+    collapsed = Collapsed()
+    messages = [f"record {number} refused" for number in range(1000)]
+    for message in messages:
+        collapsed.say(message)
+
+    assert collapsed.kept.messages == messages
+
+
+def test_a_service_writes_a_file_that_rotates_and_stays_below_ten_megabytes(tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "inference-1.log"
+    log_service(SPEAKER, level="info", format="text", file=file)
+    line = "x" * 50_000
+    for number in range(300):  # 15 MB
+        logging.getLogger("driftline.loop").info("%d %s", number, line)
+
+    sizes = [path.stat().st_size for path in file.parent.iterdir()]
+    assert len(sizes) == OLD_FILES + 1
+    assert max(sizes) <= MAX_FILE_BYTES
+    assert sum(sizes) < 10_000_000
+    assert "299 xxx" in file.read_text("utf-8")
+
+
+def test_a_service_logs_its_clients_warnings_and_not_what_they_tell_besides(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_service(SPEAKER, level="info", format="text")
+    logging.getLogger("kafka.conn").info("connecting")
+    logging.getLogger("kafka.conn").warning("refused")
+    logging.getLogger("driftline.loop").info("joined")
+    logging.getLogger("driftline.loop").debug("position 3")
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("] ")[2] for line in lines] == ["refused", "joined"]
+
+
+def test_a_command_prints_nothing_of_its_clients_unless_it_is_verbose(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_command(verbose=False)
+    for name in ("kafka.conn", "librdkafka"):
+        logging.getLogger(name).error("Connection refused")
+    logging.getLogger("driftline.loop").warning("the group has no member")
+    quiet = capsys.readouterr().err
+    log_command(verbose=True)
+    logging.getLogger("librdkafka").error("Connection refused")
+
+    assert quiet == "WARNING: the group has no member\n"
+    assert "Connection refused" in capsys.readouterr().err
