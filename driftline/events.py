@@ -6,13 +6,23 @@ microseconds since 1970 UTC. Feature records and labels are the user's own JSON 
 """
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from driftline.stream import DriftKind, Kind, Metric, Task
 
 Value = str | float  # a class's name, or a number
+# The largest record number. Beyond it, readers that hold JSON numbers as floats see another number
+# (RFC 8259, section 6), and sums of positions no longer fit in 64 bits.
+MAX_ROW: Final = 2**53 - 1
+RowNumber = Annotated[int, Meta(ge=0, le=MAX_ROW)]
+# A position of years 1 to 9999, or a record number, and as far again on either side.
+Position = Annotated[int, Meta(ge=-(2**60), le=2**60)]
+Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
+_Partition = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+_Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Quality = Literal["missing", "unseen", "out_of_range", "stuck"]
 
 
@@ -37,8 +47,8 @@ class Source(msgspec.Struct, frozen=True):
     """Where the scored record stands in the log. A prediction's identity."""
 
     topic: str
-    partition: int
-    offset: int
+    partition: _Partition
+    offset: _Offset
 
 
 class Prediction(Event, frozen=True, tag="prediction"):
@@ -46,7 +56,7 @@ class Prediction(Event, frozen=True, tag="prediction"):
 
     record_id: str
     time: str | None
-    row: int | None
+    row: RowNumber | None
     prediction: Value
     scores: dict[str, float] | None  # class → probability
     model: str
@@ -57,7 +67,7 @@ class Prediction(Event, frozen=True, tag="prediction"):
 class Watermark(Event, frozen=True, tag="watermark"):
     """No record of this partition with a position below `position` is still to come."""
 
-    position: int
+    position: Position
 
 
 class Outcome(Event, frozen=True, tag="outcome"):
@@ -65,7 +75,7 @@ class Outcome(Event, frozen=True, tag="outcome"):
 
     record_id: str
     time: str | None
-    row: int | None
+    row: RowNumber | None
     prediction: Value
     scores: dict[str, float] | None
     model: str
@@ -73,8 +83,8 @@ class Outcome(Event, frozen=True, tag="outcome"):
     record: msgspec.Raw
     label: Value
     label_time: str | None  # when the truth was known: event time, or
-    label_row: int | None  # the record number that the stream had reached
-    revision: int
+    label_row: RowNumber | None  # the record number that the stream had reached
+    revision: Count
 
 
 # ---- windows ------------------------------------------------------------------------------------
@@ -97,10 +107,10 @@ class ColumnResult(msgspec.Struct, frozen=True):
     effect: float  # Wasserstein distance in standard deviations, or Jensen-Shannon distance
     drifted: bool
     score: float = 0.0
-    missing: int = 0
-    unseen: int = 0
-    out_of_range: int = 0
-    stuck: int = 0
+    missing: Count = 0
+    unseen: Count = 0
+    out_of_range: Count = 0
+    stuck: Count = 0
     quality: tuple[Quality, ...] = ()
 
 
@@ -150,13 +160,13 @@ class DataGroup(msgspec.Struct, frozen=True):
     """
 
     model: str
-    records: int
-    sampled: int
+    records: Count
+    sampled: Count
     tested: bool  # enough records, and a reference was at hand
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
     relations: tuple[RelationResult, ...] = ()
-    repeated: int = 0
+    repeated: Count = 0
     limits: Limits | None = None
     estimate: MetricEstimate | None = None  # None: not tested, or the model allows none
 
@@ -165,7 +175,7 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     """The outcomes of a window that one model predicted, and its held-out error in training."""
 
     model: str
-    records: int
+    records: Count
     metric: float
     error: float  # mean of the errors: 0 or 1 for classification, absolute for regression
     reference_error: float | None = None
@@ -183,12 +193,12 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     """
 
     id: str
-    index: int
-    start: int
-    end: int
-    records: int
-    late: int
-    row: int | None
+    index: Position
+    start: Position
+    end: Position
+    records: Count
+    late: Count
+    row: RowNumber | None
     time: str | None
     groups: tuple[DataGroup, ...]
 
@@ -201,13 +211,13 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     """
 
     id: str
-    index: int
-    start: int
-    end: int
-    records: int
-    late: int
-    revised: int
-    row: int | None
+    index: Position
+    start: Position
+    end: Position
+    records: Count
+    late: Count
+    revised: Count
+    row: RowNumber | None
     time: str | None
     metric: Metric
     value: float | None  # None: no outcomes, only late or revised ones
@@ -228,19 +238,19 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     """
 
     id: str
-    index: int
-    start: int
-    end: int
+    index: Position
+    start: Position
+    end: Position
     model: str
-    records: int
+    records: Count
     errors: tuple[float, ...]
     reference_error: float | None
-    first_position: int
-    last_position: int
-    row: int | None
+    first_position: Position
+    last_position: Position
+    row: RowNumber | None
     time: str | None
     error_inflation: float = 1.0
-    trained_on: int | None = None
+    trained_on: Count | None = None
 
 
 # ---- parts of windows (between workers of the monitor) -------------------------------------------
@@ -272,8 +282,8 @@ class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model's records, of which `sample` has those that may be in the sample of the whole."""
 
     model: str
-    records: int = 0
-    last: int | None = None  # largest position
+    records: Count = 0
+    last: Position | None = None  # largest position
     sample: SampledRecords | None = None
 
 
@@ -281,9 +291,9 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a partition puts into one slice of predictions, or a piece of that: from the beginning
     of one window to that of the next."""
 
-    index: int
-    late: int = 0
-    row: int | None = None
+    index: Position
+    late: Count = 0
+    row: RowNumber | None = None
     time: str | None = None
     groups: tuple[GroupPart, ...] = ()
 
@@ -296,9 +306,9 @@ class DataParts(Event, frozen=True, tag="data_parts"):
     several records.
     """
 
-    partition: int
+    partition: _Partition
     grid: str
-    passed: int | None
+    passed: Position | None
     slices: tuple[SlicePart, ...]
 
 
@@ -319,7 +329,7 @@ class Pair(msgspec.Struct, frozen=True):
 
     label: Value
     prediction: Value
-    count: int
+    count: Count
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
@@ -335,22 +345,22 @@ class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
     """Outcomes that one model predicted: pairs for classification, sums for regression."""
 
     model: str
-    records: int = 0
-    first: int | None = None  # smallest and largest position of the records themselves
-    last: int | None = None
+    records: Count = 0
+    first: Position | None = None  # smallest and largest position of the records themselves
+    last: Position | None = None
     pairs: tuple[Pair, ...] = ()
     sums: ErrorSums | None = None
     sample: SampledErrors | None = None
-    row: int | None = None
+    row: RowNumber | None = None
     time: str | None = None
 
 
 class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a partition puts into one pane of outcomes, or a piece of that."""
 
-    index: int
-    late: int = 0
-    revised: int = 0
+    index: Position
+    late: Count = 0
+    revised: Count = 0
     models: tuple[ModelPart, ...] = ()
 
 
@@ -358,9 +368,9 @@ class PerformanceParts(Event, frozen=True, tag="performance_parts"):
     """Panes of outcomes that a partition has passed. `passed` is a pane's index, otherwise as in
     `DataParts`."""
 
-    partition: int
+    partition: _Partition
     grid: str
-    passed: int | None
+    passed: Position | None
     panes: tuple[PanePart, ...]
 
 
@@ -378,8 +388,8 @@ class DriftEvent(Event, frozen=True, tag="drift"):
     # share of loss
     severity: float
     message: str
-    position: int
-    onset: int | None  # position from which the data are thought to be new
+    position: Position
+    onset: Position | None  # position from which the data are thought to be new
     model: str | None
     detector: str | None
     windows: tuple[str, ...]  # ids of the windows or panes that caused it
@@ -396,15 +406,15 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
     cause: Literal["drift", "manual", "schedule"]
     caused_by: tuple[str, ...]  # ids of drift events
     reason: str
-    position: int | None  # reached when it was asked for
-    since: int | None  # onset: data before it may be of another concept
+    position: Position | None  # reached when it was asked for
+    since: Position | None  # onset: data before it may be of another concept
 
 
 class Removed(msgspec.Struct, frozen=True):
     """Outcomes that cleaning took out, and why."""
 
     reason: str
-    count: int
+    count: Count
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -413,7 +423,7 @@ class Trial(msgspec.Struct, frozen=True):
     candidate: str
     parameters: dict[str, str | int | float | bool | None]
     range: str
-    rows: int
+    rows: Count
     metric: float
 
 
@@ -429,7 +439,7 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
     metric: Metric
     challenger: float | None
     champion: float | None
-    outcomes: int
+    outcomes: Count
     removed: tuple[Removed, ...]
     trials: tuple[Trial, ...]
 

@@ -15,7 +15,13 @@ from typing import Literal
 import msgspec
 
 from driftline.broker.port import Broker, Message
-from driftline.codec.envelope import decode, drift_decoder, models_decoder, retrain_decoder
+from driftline.codec.envelope import (
+    decode,
+    decode_or_skip,
+    drift_decoder,
+    models_decoder,
+    retrain_decoder,
+)
 from driftline.errors import DataError
 from driftline.events import (
     DriftEvent,
@@ -70,11 +76,11 @@ class History:
         if message.value is None:
             return
         if message.topic == topics.drift:
-            drift = decode(drift_decoder, message)
-            self._drift[drift.id].append(drift)
+            if (drift := decode_or_skip(drift_decoder, message)) is not None:
+                self._drift[drift.id].append(drift)
             return
         if message.topic == topics.retrain:
-            match decode(retrain_decoder, message):
+            match decode_or_skip(retrain_decoder, message):
                 case RetrainRequest() as request:
                     self._requests[request.id] = request
                 case RetrainDecision() as decision:
@@ -251,5 +257,9 @@ _window = msgspec.json.Decoder(_Window)
 def _windows(broker: Broker, topics: Topics, wanted: set[str]) -> Iterator[_Window]:
     for messages in scan(broker, ranges(broker, [topics.windows])):
         for message in messages:
-            if decode(_window_id, message).id in wanted:
-                yield decode(_window, message)
+            found = decode_or_skip(_window_id, message)
+            window = None
+            if found is not None and found.id in wanted:
+                window = decode_or_skip(_window, message)
+            if window is not None:
+                yield window

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
-from driftline.codec.envelope import decode, drift_decoder, retrain_decoder
+from driftline.codec.envelope import decode_or_skip, drift_decoder, retrain_decoder
 from driftline.events import DriftEvent, RetrainDecision
 from driftline.models.catalog import read_catalog
 from driftline.processes import ServiceState, born, read_states
@@ -123,7 +123,7 @@ def _lag(broker: Broker, topics: Topics, service: Service) -> dict[str, int]:
 
 def _last_drift(broker: Broker, topics: Topics) -> DriftEvent | None:
     for message in newest(broker, ranges(broker, [topics.drift]), 1):
-        return decode(drift_decoder, message)
+        return decode_or_skip(drift_decoder, message)
     return None
 
 
@@ -131,7 +131,7 @@ def _last_decision(broker: Broker, topics: Topics) -> RetrainDecision | None:
     last = None
     for messages in scan(broker, ranges(broker, [topics.retrain])):
         for message in messages:
-            event = decode(retrain_decoder, message)
+            event = decode_or_skip(retrain_decoder, message)
             if isinstance(event, RetrainDecision):
                 last = event
     return last

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
-from driftline.codec.envelope import dead_letter_origin, decode
+from driftline.codec.envelope import dead_letter_origin, decode_or_skip
 from driftline.codec.labels import LabelCodec
 from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
 from driftline.codec.values import text
@@ -238,14 +238,14 @@ class _Loader:
             )
 
     def _prediction(self, message: Message) -> _Row | None:
-        event = decode(_predictions, message)
-        if event.source is None or event.source.topic != self._topics.features:
+        event = decode_or_skip(_predictions, message)
+        if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
         return (event.source.partition, event.source.offset, message.offset, event.record_id)
 
     def _outcome(self, message: Message) -> _Row | None:
-        event = decode(_outcomes, message)
-        if event.source is None or event.source.topic != self._topics.features:
+        event = decode_or_skip(_outcomes, message)
+        if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
         source = event.source
         return (source.partition, source.offset, event.record_id, event.revision, event.label)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from driftline.broker.port import Broker, Message
-from driftline.codec.envelope import dead_letter_origin, decode
+from driftline.codec.envelope import dead_letter_origin, decode_or_skip
 from driftline.codec.labels import LabelCodec
 from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
 from driftline.codec.values import text
@@ -85,8 +85,12 @@ class _Records:
                         said = f"{origin.service}: {origin.reason}"
                         by_source[place].append(Node("dead letter", message.place, said))
                 else:
-                    event = decode(_scored, message)
-                    if event.record_id == self._id and event.source is not None:
+                    event = decode_or_skip(_scored, message)
+                    if (
+                        event is not None
+                        and event.record_id == self._id
+                        and event.source is not None
+                    ):
                         source = event.source
                         place = f"{source.topic}[{source.partition}]@{source.offset}"
                         by_source[place].append(self._scored(message, event))

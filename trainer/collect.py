@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.broker.port import Broker
-from driftline.codec.envelope import decode, outcomes_decoder
+from driftline.codec.envelope import decode_or_skip, outcomes_decoder
 from driftline.codec.records import RecordCodec
 from driftline.events import Outcome, Removed, Value
 from driftline.scan import ranges, scan
@@ -53,7 +53,7 @@ class BrokerOutcomeLog:
     def read(self) -> Iterator[Outcome]:
         for messages in scan(self._broker, ranges(self._broker, [self._topic])):
             for message in messages:
-                event = decode(outcomes_decoder, message)
+                event = decode_or_skip(outcomes_decoder, message)
                 if isinstance(event, Outcome):
                     yield event
 

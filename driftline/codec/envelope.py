@@ -4,11 +4,13 @@ The headers follow CloudEvents 1.0 in Kafka's binary mode (`ce_id`, `ce_type`, â
 (predictions, outcomes) carry none: headers double the cost of producing.
 """
 
+import logging
 from typing import TypeVar
 
 import msgspec
 
 from driftline.broker.port import Headers, Message, Outgoing
+from driftline.codec.schema import DECODE_ERRORS, reason_of
 from driftline.errors import DataError
 from driftline.events import (
     DriftEvent,
@@ -20,6 +22,8 @@ from driftline.events import (
     RetrainEvent,
     WindowsEvent,
 )
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -41,6 +45,18 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
         return decoder.decode(message.value or b"")
     except msgspec.DecodeError as error:
         raise DataError(f"{message.place}: {error}") from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{message.place}: {reason_of(error)}") from error
+
+
+def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
+    """Decode one message for a reader that reports on a topic; warn and return None if the record
+    is not Driftline's: it must not keep the reader from reporting on the others."""
+    try:
+        return decode(decoder, message)
+    except DataError as error:
+        log.warning("skipping a record that is not Driftline's: %s", error.message)
+        return None
 
 
 def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:

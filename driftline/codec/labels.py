@@ -10,8 +10,9 @@ import msgspec
 from driftline.codec.columns import Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
-from driftline.codec.values import format_time, parse_time, text
+from driftline.codec.values import MAX_NUMBER, format_time, parse_time, text
 from driftline.errors import DataError
+from driftline.events import MAX_ROW
 from driftline.stream import AT, ID, Stream
 
 
@@ -67,6 +68,7 @@ class LabelCodec:
         if value is None:
             raise DataError("no value: the label is empty")
         try:
+            value.decode()  # also what the schema skips: a dead letter or a file passes it on
             decoded = self._decode(value)
         except DECODE_ERRORS as error:
             raise DataError(reason_of(error)) from error
@@ -97,7 +99,7 @@ class LabelCodec:
         ids, labels, at, *keys = zip(*map(self._fields, decoded), strict=True)
         if not all(ids) or set(map(type, chain(ids, labels, *keys))) != {str}:
             return None
-        if set(map(type, at)) != {int} or min(at) < 0 or max(at) >= 2**63:
+        if set(map(type, at)) != {int} or min(at) < 0 or max(at) > MAX_ROW:
             return None
         return list(map(Label, ids, labels, at, *keys))
 
@@ -107,6 +109,11 @@ class LabelCodec:
             raise DataError(f"missing id: column {self._id!r} is {record_id!r}")
         if label is None:
             raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
+        if self._is_number and abs(label) > MAX_NUMBER:
+            raise DataError(
+                f"column {self._stream.target!r}: expected a number from -{MAX_NUMBER:.7g} to "
+                f"{MAX_NUMBER:.7g}, got {label!r}"
+            )
         return Label(  # nearly all ids and classes are text already: a call saved for each
             record_id if type(record_id) is str else text(record_id),
             label if self._is_number or type(label) is str else text(label),
@@ -116,9 +123,9 @@ class LabelCodec:
 
     def _position(self, at: str | int) -> int:
         if self._by_row:
-            if isinstance(at, int) and 0 <= at < 2**63:
+            if isinstance(at, int) and 0 <= at <= MAX_ROW:
                 return at
-            raise DataError(f"field {AT!r}: expected a record number, got {at!r}")
+            raise DataError(f"field {AT!r}: expected a record number up to {MAX_ROW}, got {at!r}")
         try:
             return parse_time(str(at))
         except ValueError as error:

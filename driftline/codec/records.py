@@ -18,7 +18,15 @@ from driftline.codec.columns import Batch, Columns, Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.labels import Label, LabelCodec
 from driftline.codec.schema import IdType, Scalar, make_decoder, make_struct
-from driftline.codec.values import format_time, key_bytes, parse_time, text, time_reader
+from driftline.codec.values import (
+    MAX_NUMBER,
+    format_time,
+    key_bytes,
+    parse_time,
+    text,
+    time_reader,
+)
+from driftline.events import MAX_ROW
 from driftline.expressions import Expression
 from driftline.stream import AT, ID, ROW, Stream
 
@@ -142,7 +150,7 @@ class RecordCodec:
 
     def _rows(self, rows_of: Rows, problems: dict[int, str]) -> list[int | None]:
         rows: list[Any] = self._column(ROW, rows_of)
-        if rows and None not in rows and min(rows) >= 0 and max(rows) < 2**63:
+        if rows and None not in rows and min(rows) >= 0 and max(rows) <= MAX_ROW:
             return rows
         for place, row in enumerate(rows):
             if row is None:
@@ -150,8 +158,8 @@ class RecordCodec:
                     problems.setdefault(
                         place, f"missing number: field {ROW!r} is null or absent; producers set it"
                     )
-            elif not 0 <= row < 2**63:
-                problems.setdefault(place, f"field {ROW!r}: expected 0 to 2**63 - 1, got {row}")
+            elif not 0 <= row <= MAX_ROW:
+                problems.setdefault(place, f"field {ROW!r}: expected 0 to {MAX_ROW}, got {row}")
         return rows
 
     def _times(self, rows_of: Rows, problems: dict[int, str]) -> list[int | None]:
@@ -177,6 +185,9 @@ class RecordCodec:
         must = self._stream.record.missing == "dead_letter"
         matrix = self._matrix(rows_of, problems)
         numbers: dict[str, NDArray[np.float64]] = dict(zip(self._numbers, matrix, strict=True))
+        if (matrix > MAX_NUMBER).any() or (matrix < -MAX_NUMBER).any():
+            for name, values in numbers.items():
+                _mark_too_large(name, values, problems)
         if must and np.isnan(matrix).any():
             for name, values in numbers.items():
                 _mark_missing(name, np.isnan(values), problems)
@@ -194,7 +205,7 @@ class RecordCodec:
                 )
         for name, expression in self._derived.items():
             derived = expression.evaluate(numbers, categories)
-            derived[~np.isfinite(derived)] = np.nan
+            derived[~(np.abs(derived) <= MAX_NUMBER)] = np.nan
             numbers[name] = derived
             if must:
                 _mark_missing(name, np.isnan(derived), problems, "derived feature")
@@ -229,8 +240,21 @@ def _only_numbers(name: str, values: Sequence[Any], problems: dict[int, str]) ->
             problems.setdefault(
                 place, f"column {name!r}: expected a number or null, got {type(value).__name__}"
             )
-        result.append(value if good else None)
+        try:
+            result.append(float(value) if good and value is not None else None)
+        except OverflowError:
+            problems.setdefault(place, _too_large(name))
+            result.append(None)
     return result
+
+
+def _mark_too_large(name: str, values: NDArray[np.float64], problems: dict[int, str]) -> None:
+    for place in np.flatnonzero(np.abs(values) > MAX_NUMBER):
+        problems.setdefault(int(place), _too_large(name))
+
+
+def _too_large(name: str) -> str:
+    return f"column {name!r}: expected a number from -{MAX_NUMBER:.7g} to {MAX_NUMBER:.7g}"
 
 
 def _mark_missing(

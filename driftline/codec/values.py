@@ -12,6 +12,9 @@ _MAX_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
 # The largest whole number below which every whole number is a float: from there on a float's
 # digits are no longer those of an identifier.
 _EXACT: Final = 2.0**53
+# The largest number of a feature or a label. Models calculate in float32, and powers of larger
+# numbers are infinite, which JSON cannot express.
+MAX_NUMBER: Final = 3.4028234663852886e38
 
 
 def text(value: object) -> str:
@@ -42,7 +45,8 @@ def format_time(us: int) -> str:
 
 
 def parse_time(value: str) -> int:
-    """RFC 3339 as microseconds since 1970 UTC. Raises ValueError.
+    """RFC 3339 as microseconds since 1970 UTC. Raises ValueError for anything else, and for a time
+    whose UTC value lies outside of years 1 to 9999: `format_time` could not write it.
 
     >>> parse_time("1970-01-01T01:00:01.5+01:00")
     1500000
@@ -52,7 +56,7 @@ def parse_time(value: str) -> int:
     moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
         raise ValueError(f"Expected an RFC 3339 time with a zone, got {value!r}")
-    return to_time_us(moment)
+    return bounded_time(to_time_us(moment))
 
 
 # Patterns that `fromisoformat` reads ten times as fast as `strptime`: length without fraction.
@@ -75,14 +79,14 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
     time = stream.time
     if time.start is not None and time.step is not None and time.step.us is not None:
         start_us, step_us = to_time_us(time.start), time.step.us
-        return lambda value: _bounded(start_us + _scaled(value, step_us))
+        return lambda value: bounded_time(start_us + _scaled(value, step_us))
     match time.format:
         case "rfc3339" | None:
             return lambda value: parse_time(_string(value))
         case "unix_s":
-            return lambda value: _bounded(_scaled(value, 1_000_000))
+            return lambda value: bounded_time(_scaled(value, 1_000_000))
         case "unix_ms":
-            return lambda value: _bounded(_scaled(value, 1_000))
+            return lambda value: bounded_time(_scaled(value, 1_000))
     return pattern_reader(time.format)
 
 
@@ -105,7 +109,7 @@ def pattern_reader(pattern: str) -> Callable[[Any], int]:
                 moment = None
         if moment is None:
             moment = datetime.strptime(value, pattern)
-        return to_time_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+        return bounded_time(to_time_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC)))
 
     return read
 
@@ -126,9 +130,14 @@ def _scaled(value: Any, by: int) -> int:
     raise ValueError(f"Expected a number, got {value!r}")
 
 
-def _bounded(us: int) -> int:
+def bounded_time(us: int) -> int:
+    """The same time. Raises ValueError if it lies outside of years 1 to 9999 UTC.
+
+    >>> bounded_time(1_500_000)
+    1500000
+    """
     if not _MIN_US <= us <= _MAX_US:
-        raise ValueError("Expected a time in years 1 to 9999")
+        raise ValueError("Expected a time in years 1 to 9999 UTC")
     return us
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import Decoded
-from driftline.codec.values import parse_time
+from driftline.codec.values import bounded_time, parse_time
 from driftline.events import Watermark
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
@@ -133,7 +133,10 @@ def times_us(values: Sequence[str | None]) -> Ints:
         texts: list[str] = list(values)  # type: ignore[arg-type]  # there is no None
         # numpy reads many at once in half the time, but knows no zones.
         if set(map(len, texts)) <= _TIME_LENGTHS and set(map(_last, texts)) <= {"Z"}:
-            return np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
+            found = np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
+            bounded_time(int(found.min()))  # numpy also reads years that RFC 3339 has not
+            bounded_time(int(found.max()))
+            return found
         return ints(list(map(parse_time, texts)))
     except ValueError as error:
         raise NoPosition(str(error)) from error

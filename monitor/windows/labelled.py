@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import decode_each
-from driftline.events import Value, Watermark
+from driftline.events import RowNumber, Value, Watermark
 from driftline.stream import Stream
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 from monitor.windows.arrived import (
@@ -33,12 +33,12 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="out
 
     record_id: str
     time: str | None
-    row: int | None
+    row: RowNumber | None
     prediction: Value
     model: str
     label: Value
     label_time: str | None
-    label_row: int | None
+    label_row: RowNumber | None
     revision: int
 
 

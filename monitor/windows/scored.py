@@ -19,7 +19,7 @@ from driftline.broker.port import Message, Messages
 from driftline.codec.columns import Columns
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import RecordCodec
-from driftline.events import Value, Watermark
+from driftline.events import RowNumber, Value, Watermark
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.class_scores import ClassScores
@@ -28,13 +28,12 @@ from monitor.windows.arrived import Marks, Positions, ints, read_events, with_ma
 
 log = logging.getLogger(__name__)
 
-_Int64 = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _one_scores = msgspec.json.Decoder(dict[str, float] | None)
 _all_scores = msgspec.json.Decoder(list[dict[str, float] | None])
 
 
 class _Source(msgspec.Struct, frozen=True, gc=False):
-    offset: _Int64
+    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
@@ -42,7 +41,7 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
 
     record_id: str
     time: str | None
-    row: _Int64 | None
+    row: RowNumber | None
     prediction: Value
     model: str
     source: _Source

@@ -25,7 +25,10 @@ def test_what_is_encoded_as_a_batch_is_what_the_events_say(data: st.DataObject) 
         return data.draw(st.lists(values, min_size=size, max_size=size))
 
     ids, offsets, partitions = drawn(TEXT), drawn(st.integers(0, 2**62)), drawn(st.integers(0, 99))
-    rows, times = drawn(st.none() | st.integers(0, 2**62)), drawn(st.none() | st.integers(0, 2**50))
+    rows, times = (
+        drawn(st.none() | st.integers(0, 2**53 - 1)),
+        drawn(st.none() | st.integers(0, 2**50)),
+    )
     batch = Batch(ids, times, rows, Columns({}, {}, size), list(range(size)), [])
     records = drawn(st.sampled_from([b'{"%b": 1}', b' {"a":\n[2]}', b"{}"]))
     predictions: Any = drawn(st.sampled_from(classes))

@@ -16,10 +16,10 @@ from driftline.stream import Stream, loads
 from monitor.windows.scored import ScoredReader
 
 EVENT = st.one_of(
-    st.builds(Watermark, position=st.integers(-(2**63), 2**63 - 1)),
+    st.builds(Watermark, position=st.integers(-(2**60), 2**60)),
     st.builds(
         lambda row, value, offset, model: prediction(row, value, offset, model),
-        st.one_of(st.none(), st.integers(0, 2**63 - 1)),
+        st.one_of(st.none(), st.integers(0, 2**53 - 1)),
         st.one_of(st.none(), st.integers(-9, 9), st.floats(allow_nan=False), st.just("wide")),
         st.integers(0, 2**40),
         st.sampled_from(["sha256:a", "sha256:b"]),
