@@ -31,9 +31,15 @@ class _Partition:
     def __init__(self, committed: Committed, now_s: float) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
         self.watermark = at.watermark
+        self.passed_on = at.watermark  # the part of it that predictions and silence account for
         self.next_offset = committed.offset
         self.since_s = now_s  # silent since
+        self.refusing_since_s: float | None = (
+            None  # the first dead letter after the last prediction
+        )
         self.lag: int | None = None  # unknown
+        self.end: int | None = None  # when the broker was last asked
+        self.is_caught_up = False  # everything up to the end before that one was handled
 
 
 class IdlePartitions:
@@ -67,34 +73,49 @@ class IdlePartitions:
         own = self._own[partition]
         own.next_offset = next_offset
         own.since_s = self._clock.monotonic()
+        if own.refusing_since_s is None:
+            own.refusing_since_s = own.since_s  # until `scored` is called
 
     def wait(self) -> None:
         """Nothing is read now, so no partition is silent."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
+            if own.refusing_since_s is not None:
+                own.refusing_since_s = now_s
 
     def scored(self, partition: int, position: int) -> None:
         """The largest position among records of a partition that were scored."""
         own = self._own[partition]
-        watermark = position + self._ahead
-        if own.watermark is None or watermark > own.watermark:
-            own.watermark = watermark
-        if self._reach(watermark):
-            delay_s = self._clock.time() - position / 1e6
-            self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
+        own.refusing_since_s = None
+        self._advance(own, position)
+        own.passed_on = own.watermark
+
+    def refused(self, partition: int, position: int | None) -> int | None:
+        """Take in the position of a dead letter, if it has one; return the partition's watermark.
+
+        A partition that brings only dead letters counts as silent after `windows.idle`: the join
+        and windows of outcomes wait for predictions, which do not come.
+        """
+        own = self._own[partition]
+        if position is not None:
+            self._advance(own, position)
+        return own.watermark
 
     def look(self, view: GroupView) -> None:
         """Learn what there is still to read, and how far the others are, if that matters now."""
         now_s = self._clock.monotonic()
         self._looked_s = self._ticked_s  # the broker was asked after that
-        for (_, partition), lag in view.lags.items():
+        for (topic, partition), lag in view.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
+                at = TopicPartition(topic, partition)
+                own.is_caught_up = own.end is not None and view.positions[at] >= own.end
+                own.end = view.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in view.committed().values():
-                at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
-                self._reach(at.watermark)
+                reached = msgspec.json.decode(committed.metadata or "{}", type=Reached)
+                self._reach(reached.watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
         """(partition, watermark) of those to be moved on now.
@@ -108,11 +129,22 @@ class IdlePartitions:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            is_silent = own.lag == 0 and self._looked_s - own.since_s >= self._idle_s
-            if is_silent and (own.watermark is None or own.watermark < reached):
-                own.watermark = reached
+            if self._is_silent(own) and (own.passed_on is None or own.passed_on < reached):
+                own.passed_on = reached
+                own.watermark = reached if own.watermark is None else max(own.watermark, reached)
                 moved.append((partition, reached))
         return moved
+
+    def _is_silent(self, own: _Partition) -> bool:
+        """Whether nothing came for `windows.idle`, or nothing but dead letters."""
+        if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
+            return True
+        refusing_s = own.refusing_since_s
+        return (
+            refusing_s is not None
+            and own.is_caught_up
+            and self._looked_s - refusing_s >= self._idle_s
+        )
 
     def holds(self, topic: str) -> dict[TopicPartition, Committed]:
         """What to commit: the next offset, and beside it the watermark."""
@@ -122,6 +154,14 @@ class IdlePartitions:
             )
             for partition, own in self._own.items()
         }
+
+    def _advance(self, own: _Partition, position: int) -> None:
+        watermark = position + self._ahead
+        if own.watermark is None or watermark > own.watermark:
+            own.watermark = watermark
+        if self._reach(watermark):
+            delay_s = self._clock.time() - position / 1e6
+            self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def _reach(self, watermark: int | None) -> bool:
         """Whether this is further than any partition was."""

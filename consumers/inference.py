@@ -25,7 +25,7 @@ from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.predictions import PredictionEncoder
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError
-from driftline.events import Watermark
+from driftline.events import RefusedRecord, Watermark
 from driftline.handler import GroupView
 from driftline.models.load import Models
 from driftline.models.score import Model
@@ -94,12 +94,20 @@ class InferenceHandler:
         for (_, partition), at in found.runs:
             self._idle.read(partition, found[at.stop - 1].offset + 1)
         batch = self._codec.decode(found.values)
-        output: list[Outgoing | OutgoingBatch] = [
-            self._refuse(found[rejected.index], rejected.reason) for rejected in batch.rejected
-        ]
+        reasons = {rejected.index: rejected.reason for rejected in batch.rejected}
+        values: list[bytes] = []
         if batch.kept:
             kept = found.take(batch.kept) if batch.rejected else found
-            output.extend(self._score(model, kept, batch))
+            values = self._score(model, kept, batch)
+            for place, reason in self._unfit(model, batch, kept.keys, values).items():
+                reasons[batch.kept[place]] = reason
+        if reasons:
+            return self._with_dead_letters(found, batch, values, reasons)
+        keys, positions = found.keys, batch.positions(self._stream.axis)
+        output = []
+        for (_, partition), at in found.runs:
+            self._idle.scored(partition, max(positions[at]))
+            output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
     def look(self, view: GroupView) -> None:
@@ -135,14 +143,11 @@ class InferenceHandler:
 
     # ---- scoring --------------------------------------------------------------------------------
 
-    def _score(
-        self, model: Model, messages: Messages, batch: Batch
-    ) -> list[Outgoing | OutgoingBatch]:
+    def _score(self, model: Model, messages: Messages, batch: Batch) -> list[bytes]:
         """`messages` are the kept ones."""
         assert self._encoder is not None
         scores = model.predict(batch.columns)
-        keys = messages.keys
-        values = self._encoder.encode(
+        return self._encoder.encode(
             messages.partitions,
             messages.offsets,
             messages.values,
@@ -150,22 +155,49 @@ class InferenceHandler:
             scores.predictions,
             scores.probabilities,
         )
-        positions = batch.positions(self._stream.axis)
-        bad = self._unfit(model, batch, keys, values)
-        output: list[Outgoing | OutgoingBatch] = [
-            self._refuse(messages[place], reason) for place, reason in sorted(bad.items())
-        ]
-        for (_, partition), at in messages.runs:
-            self._idle.scored(partition, max(positions[at]))
-            good_keys, good_values = keys[at], values[at]
-            if bad:
-                good = [place for place in range(at.start, at.stop) if place not in bad]
-                good_keys = [keys[place] for place in good]
-                good_values = [values[place] for place in good]
-            output.append(
-                OutgoingBatch(self._topics.predictions, partition, good_keys, good_values)
-            )
+
+    def _with_dead_letters(
+        self, found: Messages, batch: Batch, values: Sequence[bytes], reasons: Mapping[int, str]
+    ) -> list[Outgoing | OutgoingBatch]:
+        """Predictions, with a watermark record in the place of each dead letter.
+
+        `reasons`: the places in `found` of records that become dead letters. The others are among
+        `batch.kept`, which has a prediction in `values` for each.
+        """
+        output: list[Outgoing | OutgoingBatch] = []
+        positions = dict(zip(batch.kept, batch.positions(self._stream.axis), strict=True))
+        predictions = dict(zip(batch.kept, values, strict=True))
+        for (_, partition), at in found.runs:
+            keys: list[bytes | None] = []
+            own: list[bytes] = []
+            reached: int | None = None  # largest position of predictions since the last dead letter
+            for place in range(at.start, at.stop):
+                message = found[place]
+                if (reason := reasons.get(place)) is None:
+                    keys.append(message.key)
+                    own.append(predictions[place])
+                    position = positions[place]
+                    reached = position if reached is None else max(reached, position)
+                    continue
+                if reached is not None:
+                    self._idle.scored(partition, reached)
+                    reached = None
+                output.append(self._refuse(message, reason))
+                keys.append(None)
+                own.append(encode(self._refused(message, positions.get(place))))
+            if reached is not None:
+                self._idle.scored(partition, reached)
+            output.append(OutgoingBatch(self._topics.predictions, partition, keys, own))
         return output
+
+    def _refused(self, message: Message, position: int | None) -> Watermark:
+        """What the predictions topic says of a dead letter; `position` if it was decoded."""
+        if position is None:
+            position = self._codec.position(message.value)
+        return Watermark(
+            position=self._idle.refused(message.partition, position),
+            dead_letter=RefusedRecord(message.offset, position),
+        )
 
     def _unfit(
         self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]

@@ -272,7 +272,8 @@ class OutcomesHandler:
         for index, event in zip(found.kept, found.items, strict=True):
             offset = offsets[index]
             if type(event) is Watermark:
-                if offset >= published:
+                # That of a dead letter is not passed on: labels of earlier records may still come.
+                if offset >= published and event.dead_letter is None and event.position is not None:
                     join.progress.take_watermark(event.position)
                 continue
             assert type(event) is _Prediction

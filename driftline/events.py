@@ -23,7 +23,8 @@ Position = Annotated[int, Meta(ge=-(2**60), le=2**60)]
 Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
 _Partition = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-Quality = Literal["missing", "unseen", "out_of_range", "stuck"]
+Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # of a column
+WindowQuality = Literal["dead_letters"]  # of all records of a window
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -64,10 +65,23 @@ class Prediction(Event, frozen=True, tag="prediction"):
     record: msgspec.Raw
 
 
-class Watermark(Event, frozen=True, tag="watermark"):
-    """No record of this partition with a position below `position` is still to come."""
+class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A feature record that became a dead letter: its offset, and its position if readable."""
 
-    position: Position
+    offset: _Offset
+    position: Position | None = None
+
+
+class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
+    """No record of this partition with a position below `position` is still to come; None while
+    nothing is known.
+
+    Inference also writes one for each dead letter, in the order of the source offsets, so that the
+    predictions topic accounts for every feature record.
+    """
+
+    position: Position | None
+    dead_letter: RefusedRecord | None = None
 
 
 class Outcome(Event, frozen=True, tag="outcome"):
@@ -190,6 +204,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     `groups` are in the order of their newest record: the last one's model answered last. `late`
     records came after their pane had been passed by their partition; they are counted in the
     windows that the partition had reached, and not used. `row` and `time` are the largest seen.
+    `dead_letters` could not be scored, and are not among `records`. `quality` names what is more
+    than the window may have.
     """
 
     id: str
@@ -201,6 +217,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     row: RowNumber | None
     time: str | None
     groups: tuple[DataGroup, ...]
+    dead_letters: Count = 0
+    quality: tuple[WindowQuality, ...] = ()
 
 
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
@@ -296,6 +314,7 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
     row: RowNumber | None = None
     time: str | None = None
     groups: tuple[GroupPart, ...] = ()
+    dead_letters: Count = 0
 
 
 class DataParts(Event, frozen=True, tag="data_parts"):

@@ -109,9 +109,11 @@ class Arrivals(NamedTuple):
     offsets: Ints
     positions: Ints  # of records; of a watermark record, the watermark
     marks: NDArray[np.bool_] | None = None  # which are watermark records; None: none
-    sources: Ints | None = (
-        None  # offsets of the scored records, -1 for watermarks; None: no repeats
-    )
+    # Offsets of the feature records, -1 for watermark records without one; None: no repeats.
+    sources: Ints | None = None
+    # Positions of the dead letters among the watermark records, BEFORE_ALL where they are
+    # unreadable; what the other places hold is of no use. None: there are no dead letters.
+    refused: Ints | None = None
 
 
 class Slot(Generic[Part]):
@@ -120,6 +122,8 @@ class Slot(Generic[Part]):
     def __init__(self, part: Part, offset: int, watermark: int | None, source: int) -> None:
         self.part = part
         self.late = 0
+        self.dead_letters = 0
+        self.refused: int | None = None  # largest position of a dead letter
         self.first = (offset, watermark, source)  # the first record of it, the state before it
 
 
@@ -160,29 +164,44 @@ class Track(Generic[Part]):
         """The cell of each record (n,), and whether it counts there (n,).
 
         What does not count: watermark records, records seen before, late ones (they are counted in
-        their slot's `late`), and those of cells whose parts were published.
+        their slot's `late`), and those of cells whose parts were published. Dead letters are
+        counted in their slot's `dead_letters`: in the cell of their position, or where that is
+        unknown or was passed, in the one that the partition had reached.
         """
-        offsets, positions, marks, sources = arrivals
+        offsets, positions, marks, sources, refused = arrivals
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         reached = positions + self._ahead
         if marks is not None:
             reached[marks] = positions[marks]
         if sources is not None:
             newest = np.maximum.accumulate(np.append(self.source, sources))
-            repeated = fresh & (sources <= newest[:-1])
+            is_new = sources > newest[:-1]
+            repeated = fresh & ~is_new
             fresh &= ~repeated
             reached[repeated] = BEFORE_ALL
         else:
+            is_new = fresh
             newest = np.full(len(offsets) + 1, self.source)
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, reached))
         panes, passed = self._grid.panes_of(positions), self._grid.panes_of(watermarks[:-1])
         late = fresh & (panes < passed)
         cells: Ints = np.maximum(panes, passed) // self._panes
+        letters = None
+        if refused is not None and marks is not None and sources is not None:
+            # A partition of which no position is known has not reached any cell.
+            letters = marks & is_new & (sources >= 0) & (watermarks[1:] > BEFORE_ALL)
+            known = refused > BEFORE_ALL
+            at = np.where(known, np.maximum(refused, watermarks[:-1]), watermarks[1:])
+            cells[letters] = self._grid.panes_of(at[letters]) // self._panes
         if self.closed is not None:
-            fresh &= cells >= self.closed
-            late &= fresh
-        self._count(cells, fresh, late, offsets, watermarks, newest)
+            is_open = cells >= self.closed
+            fresh &= is_open
+            late &= is_open
+            letters = None if letters is None else letters & is_open
+        self._count(cells, fresh, late, offsets, watermarks, newest, letters)
+        if letters is not None and refused is not None:
+            self._count_letters(cells, letters, refused)
         self.source = int(newest[-1])
         if watermarks[-1] > BEFORE_ALL:
             self.watermark = int(watermarks[-1])
@@ -196,10 +215,12 @@ class Track(Generic[Part]):
         offsets: Ints,
         watermarks: Ints,
         newest: Ints,
+        letters: NDArray[np.bool_] | None,
     ) -> None:
         """Make the slots of these cells, and count what is late in them."""
-        for cell in distinct(cells[fresh]):
-            own = fresh & (cells == cell)
+        counted = fresh if letters is None else fresh | letters
+        for cell in distinct(cells[counted]):
+            own = counted & (cells == cell)
             if cell not in self.slots:
                 at = int(own.argmax())
                 before = int(watermarks[at])
@@ -210,6 +231,14 @@ class Track(Generic[Part]):
                     int(newest[at]),
                 )
             self.slots[cell].late += int(np.count_nonzero(late & own))
+
+    def _count_letters(self, cells: Ints, letters: NDArray[np.bool_], refused: Ints) -> None:
+        for cell in distinct(cells[letters]):
+            own = letters & (cells == cell)
+            slot = self.slots[cell]
+            slot.dead_letters += int(np.count_nonzero(own))
+            largest = int(refused[own].max())
+            slot.refused = later(slot.refused, largest if largest > BEFORE_ALL else None)
 
     def _cell_of(self, position: int) -> int:
         return self._grid.pane_of(position) // self._panes
@@ -241,6 +270,11 @@ class Track(Generic[Part]):
             self._grid.name,
         )
         return Committed(offset, msgspec.json.encode(resume).decode())
+
+
+def later(known: int | None, new: int | None) -> int | None:
+    """The larger of two, either of which may be unknown."""
+    return max((value for value in (known, new) if value is not None), default=None)
 
 
 def distinct(values: Ints) -> list[int]:

@@ -31,6 +31,7 @@ from driftline.events import (
     PerformanceWindow,
     Prediction,
     PredictionsEvent,
+    RefusedRecord,
     RetrainDecision,
     RetrainEvent,
     RetrainRequest,
@@ -100,6 +101,8 @@ def _said(role: Role, message: Message) -> str:
 
 def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
     match event:
+        case Watermark(dead_letter=RefusedRecord(offset=offset)):
+            return f"dead letter: the record at offset {offset} could not be scored"
         case Watermark():
             return f"watermark: nothing before {event.position} is to come"
         case Outcome():

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from driftline.codec.columns import Batch, Columns, Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.labels import Label, LabelCodec
-from driftline.codec.schema import IdType, Scalar, make_decoder, make_struct
+from driftline.codec.schema import (
+    DECODE_ERRORS,
+    IdType,
+    Scalar,
+    make_decoder,
+    make_struct,
+)
 from driftline.codec.values import (
     MAX_NUMBER,
     format_time,
@@ -101,11 +107,30 @@ class RecordCodec:
         self._pack = struct.Struct(f"{len(self._numbers)}d").pack
         refuse = record.unknown_columns == "refuse"
         self._decode = make_decoder(self._types, refuse_unknown=refuse)
+        on_axis = ROW if stream.axis == "row" else self._time_column
+        self._decode_position = (
+            None if on_axis is None else make_decoder({on_axis: IdType}, refuse_unknown=False)
+        )
         self.type = make_struct(self._types, refuse_unknown=refuse)
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
         """Decode, check and derive. Everything is in the result; nothing is raised for bad data."""
         return self.checked(decode_each(self._decode, values))
+
+    def position(self, value: bytes | None) -> int | None:
+        """Return where a rejected record belongs on the windows' axis; None if that is unreadable.
+
+        Only the field that holds the position is read, so it is known whatever else is wrong.
+        """
+        if self._decode_position is None or value is None:
+            return None
+        try:
+            found = self._decode_position(value).f0
+            if self._stream.axis == "time":
+                return self._read_time(found)
+        except (*DECODE_ERRORS, ValueError, OverflowError):
+            return None
+        return found if type(found) is int and 0 <= found <= MAX_ROW else None
 
     def checked(self, decoded: Decoded[Any]) -> Batch:
         """Check and derive what was decoded to `type`."""

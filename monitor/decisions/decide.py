@@ -65,11 +65,13 @@ class Decider:
         # Too few records say neither that there is drift nor that there is none.
         tested = [group for group in window.groups if group.tested]
         if not tested:
-            return []
+            return self._untested(window)
         events: list[DriftEvent | None] = []
         for kind, verdict in _VERDICTS.items():
             lane = self._lanes[kind]
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
+            if kind == "quality":
+                findings[-1] = _with_window(findings[-1], window)
             # What is new in the data is an event even where a newer model knows it already; what
             # is new in the predictions of a model that no longer answers is of no consequence.
             older = zip(tested[:-1], findings, strict=False) if kind != "prediction" else ()
@@ -92,6 +94,16 @@ class Decider:
         names = {group.model for group in window.groups}
         self._drifted = {key: seen for key, seen in self._drifted.items() if key[1] in names}
         return [event for event in events if event is not None]
+
+    def _untested(self, window: DataWindow) -> list[DriftEvent]:
+        """Judge what needs no tested group: where nothing could be scored there is none."""
+        finding = _with_window(None, window)
+        if finding is None:
+            return []
+        lane = self._lanes["quality"]
+        model = window.groups[-1].model if window.groups else None
+        event = lane.observe(finding, model=model, window=window.id, position=window.end)
+        return [] if event is None else [event]
 
     def _confirmed(
         self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
@@ -263,6 +275,21 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
         message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
         onset=None,
         harm=harm_of(group.estimate),
+    )
+
+
+def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
+    """The finding with what is wrong with the window's records of all models together."""
+    if "dead_letters" not in window.quality:
+        return finding
+    share = window.dead_letters / (window.records + window.dead_letters)
+    message = f"{share:.1%} of the records became dead letters"
+    if finding is None:
+        return Finding((), share, message, window.start, is_drawn=False)
+    return msgspec.structs.replace(
+        finding,
+        severity=max(share, finding.severity),
+        message=f"{message}; {finding.message}",
     )
 
 

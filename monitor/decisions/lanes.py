@@ -23,6 +23,7 @@ class Finding(msgspec.Struct, frozen=True):
     onset: int | None
     detector: str | None = None
     harm: float | None = None
+    is_drawn: bool = True  # there is a sample of records to draw a report of
     notable: bool = False  # of its own, even if not worse: told again after a window's length
 
 
@@ -36,14 +37,19 @@ class Lane:
         self.open: DriftEvent | None = None
 
     def observe(
-        self, finding: Finding | None, *, model: str, window: str, position: int
+        self, finding: Finding | None, *, model: str | None, window: str, position: int
     ) -> DriftEvent | None:
-        """Take in the verdict on a window, or a finding in a pane; returns what to publish."""
+        """Take in the verdict on a window, or a finding in a pane; returns what to publish.
+
+        `model` is None where nothing could be scored.
+        """
         if finding is not None:
             return self._found(finding, model, window, position)
         return self._nothing(model, window, position)
 
-    def _found(self, finding: Finding, model: str, window: str, position: int) -> DriftEvent | None:
+    def _found(
+        self, finding: Finding, model: str | None, window: str, position: int
+    ) -> DriftEvent | None:
         self._quiet = 0
         event = self.open
         if event is None:
@@ -60,12 +66,12 @@ class Lane:
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
         return self._publish("updated", event.id, finding, model, window, position)
 
-    def _nothing(self, model: str, window: str, position: int) -> DriftEvent | None:
+    def _nothing(self, model: str | None, window: str, position: int) -> DriftEvent | None:
         event = self.open
         if event is None:
             return None
         self._quiet += 1
-        succeeded = event.model != model
+        succeeded = event.model is not None and event.model != model
         if not succeeded and self._quiet < self._stream.drift.resolve_after * self._stream.overlap:
             return None
         self.open = None
@@ -90,11 +96,11 @@ class Lane:
         action: Literal["opened", "updated"],
         identity: str,
         finding: Finding,
-        model: str,
+        model: str | None,
         window: str,
         position: int,
     ) -> DriftEvent:
-        drawn = action == "opened" and self._kind != "performance"
+        drawn = action == "opened" and self._kind != "performance" and finding.is_drawn
         self.open = DriftEvent(
             id=identity,
             action=action,

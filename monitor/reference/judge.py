@@ -10,11 +10,18 @@ from typing import Any, Final
 import msgspec
 from numpy.typing import NDArray
 
-from driftline.events import ColumnResult, DataGroup, RelationResult
+from driftline.events import ColumnResult, DataGroup, RelationResult, WindowQuality
 from driftline.stream import Stream
 from monitor.reference.column_tests import compare
 from monitor.reference.profile import Measured, Profile
-from monitor.reference.quality import QUALITIES, Counts, is_stuck, longest_run, rising
+from monitor.reference.quality import (
+    QUALITIES,
+    Counts,
+    are_many,
+    is_stuck,
+    longest_run,
+    rising,
+)
 from monitor.sample import Sample
 from monitor.watched import Watched, present, watched
 
@@ -30,10 +37,20 @@ class Judge:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._watched = watched(stream)
+        # Each quality of each column, and the share of dead letters.
+        tests = len(QUALITIES) * len(self._watched) + 1
+        self._quality_level = stream.drift.false_alarm_rate / tests
 
     def untested(self, model: str, records: int) -> DataGroup:
         """The verdict on too few records, or without a reference."""
         return DataGroup(model=model, records=records, sampled=0, tested=False)
+
+    def window(self, records: int, dead_letters: int) -> tuple[WindowQuality, ...]:
+        """What is wrong with a window's records of all models together."""
+        if records + dead_letters < self._stream.windows.min_records:
+            return ()
+        found = are_many(dead_letters, records + dead_letters, level=self._quality_level)
+        return ("dead_letters",) if found else ()
 
     def test(
         self,
@@ -56,12 +73,8 @@ class Judge:
             None,
         )
         prediction = self._compare(target, profile.predictions, sample.predictions, measured)
-        tested = len(QUALITIES) * len(self._watched)
-        quality_level = self._stream.drift.false_alarm_rate / max(1, tested)
         counts = profile.count(self._stream, sample.columns)
-        columns = tuple(
-            self._with_quality(result, counts, sample, profile, quality_level) for result in results
-        )
+        columns = tuple(self._with_quality(result, counts, sample, profile) for result in results)
         return DataGroup(
             model=model,
             records=records,
@@ -132,12 +145,11 @@ class Judge:
         counts: Mapping[str, Counts],
         sample: Sample,
         profile: Profile,
-        level: float,
     ) -> ColumnResult:
         none: Counts = (0, 0, 0)
         now = counts.get(result.column, none)
         before = profile.counts.get(result.column, none)
-        quality = rising(now, len(sample), before, profile.records, level=level)
+        quality = rising(now, len(sample), before, profile.records, level=self._quality_level)
         run = 0
         if result.column in profile.runs:
             run = longest_run(sample.columns[result.column])

@@ -1,5 +1,5 @@
 """Data quality of a column: missing, unseen and out-of-range values, and whether their share rose;
-values that stand still.
+values that stand still. Data quality of a window: the share of dead letters.
 
 In: arrays of a column, counts of a window's sample and of a model's reference. Out: counts, and
 which of them rose. A share of 1% is known to ±0.3% (three standard deviations) from the 10,000
@@ -68,6 +68,20 @@ def rising(
         if float(fisher_exact(table, alternative="greater").pvalue) < level:
             risen.append(name)
     return tuple(risen)
+
+
+def are_many(dead_letters: int, records: int, *, level: float) -> bool:
+    """Whether more than `MIN_RISE` of all records are dead letters, significantly at `level`.
+
+    A one-sided binomial test. There are no dead letters in a model's reference, so the test needs
+    none, and works where no record could be scored.
+
+    >>> are_many(25, 250, level=0.001), are_many(2, 250, level=0.001)
+    (True, False)
+    """
+    from scipy.stats import binom
+
+    return dead_letters > 0 and float(binom.sf(dead_letters - 1, records, MIN_RISE)) < level
 
 
 def longest_run(values: NDArray[Any]) -> int:

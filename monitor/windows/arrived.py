@@ -26,8 +26,8 @@ _TIME_LENGTHS: Final = {len("1970-01-01T00:00:00Z"), len("1970-01-01T00:00:00.00
 _last = itemgetter(-1)
 
 Read = TypeVar("Read")
-Marks = Sequence[tuple[int, int]]
-"""Offset and position of each watermark record."""
+Marks = Sequence[tuple[int, Watermark]]
+"""Each watermark record, with its offset."""
 
 
 class NoPosition(Exception):
@@ -66,10 +66,10 @@ def read_events(
     events, places, offsets = decoded.items, decoded.kept, found.offsets
     if decoded.rejected:
         offsets = [offsets[place] for place in places]
-    marks: list[tuple[int, int]] = []
+    marks: list[tuple[int, Watermark]] = []
     if Watermark in set(map(type, events)):
         is_mark = [type(event) is Watermark for event in events]
-        marks = [(o, e.position) for o, e in compress(zip(offsets, events, strict=True), is_mark)]
+        marks = list(compress(zip(offsets, events, strict=True), is_mark))
         is_event = [not mark for mark in is_mark]
         events, places, offsets = _some(is_event, events, places, offsets)
     try:
@@ -114,13 +114,19 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
     if not marks:
         return arrivals
     offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
-    positions = np.concatenate([arrivals.positions, ints([position for _, position in marks])])
+    reached = optional_ints([mark.position for _, mark in marks])
+    positions = np.concatenate([arrivals.positions, reached])
     is_mark = np.arange(len(offsets)) >= len(arrivals.offsets)
     order = np.argsort(offsets)
-    sources = arrivals.sources
+    sources, refused = arrivals.sources, None
     if sources is not None:
-        sources = np.concatenate([sources, np.full(len(marks), -1)])[order]
-    return Arrivals(offsets[order], positions[order], is_mark[order], sources)
+        letters = [mark.dead_letter for _, mark in marks]
+        of_marks = ints([-1 if letter is None else letter.offset for letter in letters])
+        sources = np.concatenate([sources, of_marks])[order]
+        if any(letters):
+            own = optional_ints([None if letter is None else letter.position for letter in letters])
+            refused = np.concatenate([arrivals.positions, own])[order]
+    return Arrivals(offsets[order], positions[order], is_mark[order], sources, refused)
 
 
 def times_us(values: Sequence[str | None]) -> Ints:

@@ -16,7 +16,7 @@ from driftline.codec.records import format_time
 from driftline.events import DataParts, GroupPart, SlicePart
 from driftline.stream import Stream
 from driftline.topics import Topics
-from monitor.progress import Grid, Ints, Slot, Track, distinct
+from monitor.progress import Grid, Ints, Slot, Track, distinct, later
 from monitor.sample import Bound, Rows, Smallest, hashes_of
 from monitor.watched import watched
 from monitor.windows.arrived import Positions, by_model, largest
@@ -129,16 +129,21 @@ class DataGathering:
 
     def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
         """A slice's part, in pieces that add up: each with one piece of one group's sample."""
-        part = slot.part
+        part, row, time_us = slot.part, slot.part.row, slot.part.time_us
         groups = [
             piece for name, group in part.groups.items() for piece in self._group(name, group)
         ]
+        if self._stream.axis == "row":
+            row = later(row, slot.refused)
+        else:
+            time_us = later(time_us, slot.refused)
         yield SlicePart(
             index=index,
             late=slot.late,
-            row=part.row,
-            time=None if part.time_us is None else format_time(part.time_us),
+            row=row,
+            time=None if time_us is None else format_time(time_us),
             groups=tuple(groups[:1]),
+            dead_letters=slot.dead_letters,
         )
         for group in groups[1:]:
             yield SlicePart(index=index, groups=(group,))

@@ -15,7 +15,7 @@ from driftline.codec.columns import Columns
 from driftline.codec.records import format_time, parse_time
 from driftline.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
 from driftline.stream import Stream
-from monitor.progress import Grid
+from monitor.progress import Grid, later
 from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
 from monitor.sample import Rows, Sample, Smallest
@@ -69,6 +69,7 @@ class DataWindows:
 
     def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
         piece.late += part.late
+        piece.dead_letters += part.dead_letters
         piece.row = later(piece.row, part.row)
         piece.time_us = later(piece.time_us, None if part.time is None else parse_time(part.time))
         for group in part.groups:
@@ -97,17 +98,21 @@ class DataWindows:
                     continue
                 group = groups.setdefault(model, _Group(self._stream.windows.max_sample))
                 group.add(own.records, own.last, own.sample.rows() if len(own.sample) else None)
+        records = sum(group.records for group in groups.values())
+        dead_letters = sum(piece.dead_letters for piece in slices)
         ordered = sorted(groups.items(), key=lambda item: (item[1].last or 0, item[0]))
         return DataWindow(
             id=identity,
             index=index,
             start=start,
             end=end,
-            records=sum(group.records for group in groups.values()),
+            records=records,
             late=sum(piece.late for piece in slices),
             row=row,
             time=None if time_us is None else format_time(time_us),
             groups=tuple(self._test(identity, model, group) for model, group in ordered),
+            dead_letters=dead_letters,
+            quality=self._judge.window(records, dead_letters),
         )
 
     def _test(self, identity: str, model: str, group: "_Group") -> DataGroup:
@@ -161,11 +166,7 @@ class _Slice:
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset
         self.late = 0
+        self.dead_letters = 0
         self.row: int | None = None
         self.time_us: int | None = None
         self.groups: dict[str, _Group] = {}
-
-
-def later(known: int | None, new: int | None) -> int | None:
-    """The larger of two, either of which may be unknown."""
-    return max((value for value in (known, new) if value is not None), default=None)

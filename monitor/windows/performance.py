@@ -20,10 +20,9 @@ from driftline.events import (
 )
 from driftline.stream import Stream
 from monitor.metrics import Tally, new_tally, rise
-from monitor.progress import Grid
+from monitor.progress import Grid, later
 from monitor.reference.references import References
 from monitor.sample import Smallest
-from monitor.windows.data_windows import later
 from monitor.windows.parts import unpack_errors
 from monitor.windows.performance_parts import errors_kept
 

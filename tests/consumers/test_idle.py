@@ -30,6 +30,9 @@ BY_TIME = loads(
 HOUR = 3_600_000_000
 
 
+AT = TopicPartition(TOPIC, 1)
+
+
 def worker(
     clock: ManualClock, *partitions: int, stream: Stream = BY_ROW, metadata: str = ""
 ) -> IdlePartitions:
@@ -101,6 +104,33 @@ def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused()
     idle.read(1, 7)
     clock.advance(9)
     assert moved(idle) == []
+
+
+def test_a_partition_that_brings_only_dead_letters_is_moved_on_like_a_silent_one() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    found = []
+    for second in range(1, 13):  # it is read all the time, and never up to its very end
+        clock.advance(1)
+        idle.read(1, 10 * second)
+        idle.refused(1, None)
+        found += idle.watermarks()
+        idle.look(GroupView({AT: 10 * second}, {AT: 10 * second + 3}, dict))
+        found += idle.watermarks()
+    assert found == [(1, 42)]
+    read(idle, 1, 60)
+    clock.advance(9)
+    idle.read(1, 19)
+    assert moved(idle, {0: 0, 1: 0}) == []
+
+
+def test_dead_letters_with_a_position_move_the_windows_but_not_the_join() -> None:
+    idle = worker(clock := ManualClock(), 0, 1)
+    read(idle, 0, 41)
+    idle.read(1, 8)
+    assert [idle.refused(1, position) for position in (50, 45, None)] == [51, 51, 51]
+    clock.advance(10)
+    assert moved(idle) == [(0, 51), (1, 51)]
 
 
 def test_a_partition_with_records_to_be_read_is_not_silent() -> None:

@@ -16,7 +16,7 @@ from driftline.broker.port import (
 )
 from driftline.clock import ManualClock
 from driftline.codec.envelope import predictions_decoder
-from driftline.events import Prediction
+from driftline.events import Prediction, RefusedRecord, Watermark
 from driftline.models.catalog import Catalog, announcement_record
 from driftline.models.keys import Trusted, new_key
 from driftline.models.load import Models
@@ -153,6 +153,74 @@ def test_what_cannot_be_scored_is_a_dead_letter_with_the_reason(
     assert reason in said
     letter = next(o for o in output if o.topic == "s.deadletters")
     assert letter.value == value
+
+
+def accounted(output: list[Outgoing]) -> list[tuple[int, str | RefusedRecord | None]]:
+    """(source offset, what became of it) of all records in the predictions topic."""
+    found: list[tuple[int, str | RefusedRecord | None]] = []
+    for sent in output:
+        if sent.topic == TOPICS.predictions:
+            event = predictions_decoder.decode(sent.value or b"")
+            if isinstance(event, Prediction):
+                found.append((event.source.offset, event.record_id))
+            elif event.dead_letter is not None:
+                found.append((event.dead_letter.offset, event.dead_letter))
+    return found
+
+
+MIXED = [
+    record(10),
+    record(11, x="much"),  # its row is readable
+    b"{",
+    record(12, colour="green"),
+    record(13, alpha=1),
+    record(9, x=[]),
+    record(14),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
+    home: Path, first: TrainedModel, size: int
+) -> None:
+    rules = msgspec.convert({"unseen": "dead_letter"}, Record)
+    service = Service(home, msgspec.structs.replace(STREAM, record=rules))
+    service.publish(first)
+    before = service.offset + 1
+    output: list[Outgoing] = []
+    for start in range(0, len(MIXED), size):
+        output.extend(service.send(*MIXED[start : start + size]))
+    places = [(offset - before, what) for offset, what in accounted(output)]
+    assert places == [
+        (0, "10"),
+        (1, RefusedRecord(before + 1, 11)),
+        (2, RefusedRecord(before + 2, None)),
+        (3, RefusedRecord(before + 3, 12)),
+        (4, "13"),
+        (5, RefusedRecord(before + 5, 9)),
+        (6, "14"),
+    ]
+    # The watermark beside each is that of the partition there.
+    marks = [
+        predictions_decoder.decode(sent.value or b"")
+        for sent in output
+        if sent.topic == TOPICS.predictions and sent.key is None
+    ]
+    assert [mark.position for mark in marks if isinstance(mark, Watermark)] == [12, 12, 13, 14]
+    assert len(refused(output)) == 4
+
+
+def test_a_partition_of_which_nothing_could_be_read_has_no_watermark(
+    home: Path, first: TrainedModel
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    output = service.send(b"{", b"{")
+    marks = [o.value for o in output if o.topic == TOPICS.predictions]
+    assert marks == [
+        b'{"type":"watermark","position":null,"dead_letter":{"offset":%d}}' % offset
+        for offset in (service.offset - 1, service.offset)
+    ]
 
 
 def test_a_prediction_that_would_be_too_large_is_a_dead_letter(

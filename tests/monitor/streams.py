@@ -11,7 +11,7 @@ from driftline.codec.columns import Columns
 from driftline.codec.envelope import encode
 from driftline.codec.records import format_time
 from driftline.errors import PackageNotFound
-from driftline.events import Outcome, Prediction, Source, Value, Watermark
+from driftline.events import Outcome, Prediction, RefusedRecord, Source, Value, Watermark
 from driftline.models.reference import Reference
 from driftline.stream import Stream, loads
 from driftline.topics import Topics
@@ -110,6 +110,22 @@ class Log:
                 record=msgspec.Raw(msgspec.json.encode(own)),
             ),
         )
+
+    def dead_letter(
+        self, row: int | None, *, partition: int = 0, watermark: int | None = None
+    ) -> None:
+        """The record that inference writes for a dead letter; `row`: where it is readable."""
+        unit = 1000 if self._by_time else 1
+        source = self._sources[partition] = self._sources.get(partition, -1) + 1
+        refused = RefusedRecord(source, None if row is None else row * unit)
+        reached = None if watermark is None else watermark * unit
+        self._append(self.topics.predictions, partition, Watermark(reached, dead_letter=refused))
+
+    def redeliver(self, partition: int, first: int) -> None:
+        """Write the predictions from an offset on again, as a killed worker's successor does."""
+        own = self.messages[self.topics.predictions, partition]
+        for message in list(own[first:]):
+            own.append(msgspec.structs.replace(message, offset=len(own)))
 
     def outcome(
         self,

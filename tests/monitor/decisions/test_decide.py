@@ -401,3 +401,58 @@ def test_ids_that_repeat_are_a_quality_event(repeated: int, opened: int) -> None
     for event in events:
         assert isinstance(event, DriftEvent)
         assert (event.kind, event.columns, event.message) == ("quality", (), "ids repeated 0.5%")
+
+
+# ---- dead letters -------------------------------------------------------------------------------
+
+
+def broken(index: int, share: float, *groups: DataGroup) -> DataWindow:
+    """A window of which this share became dead letters."""
+    letters = round(1000 * share)
+    return msgspec.structs.replace(
+        window(index, *groups),
+        records=1000 - letters,
+        dead_letters=letters,
+        quality=("dead_letters",) if letters else (),
+    )
+
+
+def test_many_dead_letters_are_a_quality_event_until_they_are_few_again() -> None:
+    decider = Decider(STREAM)
+    quiet = [window(index, group()) for index in range(3, 7)]
+    found = drift(decider, window(0, group()), broken(1, 0.1, group()), broken(2, 0.1, group()))
+    assert found == [("quality", "opened", 2000)]
+    assert [(kind, action) for kind, action, _ in drift(decider, *quiet)] == [
+        ("quality", "resolved")
+    ]
+
+
+def test_an_event_needs_no_model_that_scored_anything() -> None:
+    decider = Decider(STREAM)
+    found = [event for n in range(1, 4) for event in decider.read(broken(n, 1.0))]
+    (event,) = found
+    assert isinstance(event, DriftEvent)
+    assert (event.kind, event.action, event.severity) == ("quality", "opened", 1.0)
+    assert (event.model, event.onset, event.report) == (None, 1000, None)
+    assert event.message == "100.0% of the records became dead letters"
+    # One good window resolves nothing, whichever model scored it.
+    assert drift(decider, window(4, group())) == []
+    assert drift(decider, *(window(n, group()) for n in range(5, 9)))[0][:2] == (
+        "quality",
+        "resolved",
+    )
+
+
+def test_an_event_is_published_again_when_many_more_records_break() -> None:
+    decider = Decider(STREAM)
+    found = drift(decider, broken(1, 0.1, group()), broken(2, 0.12, group()), broken(3, 1.0))
+    assert found == [("quality", "opened", 2000), ("quality", "updated", 4000)]
+
+
+def test_dead_letters_and_a_columns_quality_are_one_event() -> None:
+    decider = Decider(STREAM)
+    (event,) = decider.read(broken(1, 0.1, group(missing=300)))
+    assert isinstance(event, DriftEvent)
+    assert (event.columns, event.severity) == (("x",), 0.3)
+    assert "dead letters" in event.message
+    assert "missing" in event.message

@@ -1,0 +1,152 @@
+"""Dead letters in data windows: counted once, where they belong, whoever reads them."""
+
+from collections import Counter
+from typing import Literal, get_args
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftline.events import DataWindow
+from driftline.stream import Stream
+from tests.monitor.driver import Driver
+from tests.monitor.streams import Log, Packages, small_stream
+
+SIZE, PANE, PARTITIONS = 40, 2, 2
+Axis = Literal["row", "time"]
+
+
+def stream(axis: Axis = "row") -> Stream:
+    if axis == "row":
+        return small_stream(windows=f"records = {SIZE}\nmin_records = 10")
+    return small_stream(
+        windows=f'span = "{SIZE}ms"\nmin_records = 10', time='column = "at"\nformat = "unix_ms"'
+    )
+
+
+def windows_of(driver: Driver) -> dict[int, tuple[int, int, bool]]:
+    """Records, dead letters and the verdict of each data window, by index."""
+    return {
+        event.index: (event.records, event.dead_letters, bool(event.quality))
+        for event in driver.windows()
+        if isinstance(event, DataWindow)
+    }
+
+
+def played(log: Log, axis: Axis = "row", workers: int = 1) -> dict[int, tuple[int, int, bool]]:
+    driver = Driver(stream(axis), Packages({}), log.messages, workers=workers)
+    driver.drain()
+    return windows_of(driver)
+
+
+# A record, a dead letter with a readable position, one without.
+BROUGHT = st.lists(
+    st.tuples(st.sampled_from(["record", "letter", "unreadable"]), st.integers(0, 150)),
+    max_size=60,
+)
+
+
+class Theory:
+    """What one partition puts into windows, by definition, record by record."""
+
+    def __init__(self, log: Log, partition: int, brought: list[tuple[str, int]], ahead: int):
+        self.records: Counter[int] = Counter()
+        self.letters: Counter[int] = Counter()
+        self.watermark: int | None = None
+        for what, position in brought:
+            before = -1 if self.watermark is None else self.watermark
+            if what != "unreadable":
+                self.watermark = max(before, position + ahead)
+            is_late = (position // PANE + 1) * PANE <= before
+            if what == "record":
+                log.prediction(position, partition=partition)
+                if not is_late:
+                    self.records[position // SIZE] += 1
+                continue
+            row = position if what == "letter" else None
+            log.dead_letter(row, partition=partition, watermark=self.watermark)
+            if self.watermark is not None:
+                at = self.watermark if row is None else before if is_late else row
+                self.letters[at // SIZE] += 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    brought=st.lists(BROUGHT, min_size=PARTITIONS, max_size=PARTITIONS),
+    axis=st.sampled_from(get_args(Axis)),
+    again=st.integers(0, 60),
+    data=st.data(),
+)
+def test_windows_hold_each_dead_letter_once(
+    brought: list[list[tuple[str, int]]], axis: Axis, again: int, data: st.DataObject
+) -> None:
+    log = Log(stream(axis))
+    ahead = 1 if axis == "row" else 0
+    theories = [Theory(log, number, own, ahead) for number, own in enumerate(brought)]
+    if brought[0]:
+        log.redeliver(0, again)
+    driver = Driver(stream(axis), Packages({}), log.messages, workers=2)
+    for _ in range(data.draw(st.integers(0, 6))):
+        driver.deliver(data.draw(st.sampled_from(driver.partitions)), data.draw(st.integers(1, 20)))
+        number = data.draw(st.integers(0, 1))
+        (driver.commit if data.draw(st.booleans()) else driver.kill)(number)
+    driver.drain()
+
+    records = sum((theory.records for theory in theories), Counter[int]())
+    letters = sum((theory.letters for theory in theories), Counter[int]())
+    reached = min(-1 if theory.watermark is None else theory.watermark for theory in theories)
+    found = {index: counts[:2] for index, counts in windows_of(driver).items()}
+    # A window of late records alone is published too, and counts nothing.
+    assert {index: counts for index, counts in found.items() if any(counts)} == {
+        index: (records[index], letters[index])
+        for index in range(reached // SIZE)
+        if records[index] or letters[index]
+    }
+
+
+def test_windows_close_and_are_judged_although_nothing_can_be_scored() -> None:
+    log = Log(stream())
+    for row in range(200):
+        if row < 80:
+            log.prediction(row, partition=row % 2)
+        else:
+            log.dead_letter(row, partition=row % 2, watermark=row + 1)
+    assert played(log) == {
+        0: (40, 0, False),
+        1: (40, 0, False),
+        2: (0, 40, True),
+        3: (0, 40, True),
+    }
+
+
+def test_a_dead_letter_among_many_records_is_no_finding() -> None:
+    log = Log(stream())
+    for row in range(200):
+        if row % 100 == 50:
+            log.dead_letter(row, partition=row % 2, watermark=row + 1)
+        else:
+            log.prediction(row, partition=row % 2)
+    assert played(log) == {
+        0: (40, 0, False),
+        1: (39, 1, False),
+        2: (40, 0, False),
+        3: (39, 1, False),
+    }
+
+
+def test_records_without_a_readable_position_count_where_their_partition_is() -> None:
+    log = Log(stream())
+    for row in range(200):
+        log.prediction(row, partition=0)
+        if row % 10 == 0:  # inference moves the partition on
+            log.watermark(log.topics.predictions, row, partition=1)
+            log.dead_letter(None, partition=1, watermark=row)
+    assert played(log) == dict.fromkeys(range(4), (40, 4, True))
+
+
+def test_the_largest_position_of_a_window_may_be_that_of_a_dead_letter() -> None:
+    log = Log(stream())
+    for row in range(90):
+        log.dead_letter(row, partition=row % 2, watermark=row + 1)
+    driver = Driver(stream(), Packages({}), log.messages)
+    driver.drain()
+    assert [event.row for event in driver.windows()] == [39, 79]
