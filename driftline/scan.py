@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.codec.schema import DECODE_ERRORS
 from driftline.errors import BrokerUnavailable
 
 # Large batches save calls; 5,000 records of 1 kB are 5 MB.
@@ -119,6 +120,6 @@ def handled(committed: Committed | None) -> int:
         return 0
     try:
         published = msgspec.json.decode(committed.metadata or "{}", type=_Metadata).published
-    except msgspec.DecodeError:
+    except DECODE_ERRORS:
         published = 0  # another program's commit: its offset alone counts
     return max(committed.offset, published)

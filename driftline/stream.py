@@ -512,6 +512,10 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StreamFileError(f"{name}: not TOML: {error}") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise StreamFileError(f"{name}: a number is too long: {error}") from error
+    except RecursionError as error:
+        raise StreamFileError(f"{name}: arrays or tables are nested too deeply") from error
     try:
         stream = msgspec.convert(raw, Stream, dec_hook=_decode_span)
     except msgspec.ValidationError as error:

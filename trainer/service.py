@@ -15,6 +15,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.codec.records import format_time
+from driftline.codec.schema import DECODE_ERRORS
 from driftline.errors import DataError
 from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
 from driftline.handler import GroupView
@@ -193,7 +194,7 @@ class TrainerHandler:
             return 1
         try:
             return msgspec.json.decode(committed.metadata, type=_Held).attempt + 1
-        except msgspec.DecodeError:
+        except DECODE_ERRORS:
             return 1  # somebody moved the group's offset with a tool
 
     def _begin(self, work: _Work) -> None:
