@@ -20,6 +20,7 @@ from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
 from driftline.stream import Client, Delivery
 from driftline.topics import SERVICES, Topics
+from tests.faults import campaign
 from tests.faults import scenario as scenarios
 from tests.faults.compare import differences, up_to
 from tests.faults.run import Verdict, run
@@ -61,6 +62,9 @@ KeepTopics = Annotated[
     bool, typer.Option("--keep-topics", help="Do not delete the topics of runs that were good.")
 ]
 
+
+app.command()(campaign.run)
+app.command()(campaign.table)
 
 Overlap = Annotated[int, typer.Option(help="Windows that each record is in: 1, 2, 4, 5, 10 or 20.")]
 

@@ -3,6 +3,7 @@
 In: a site whose services have stopped. Out: what deviates, in words; nothing if all holds.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -80,6 +81,17 @@ def of_monitor(live: Written, again: Written, keep: Path) -> list[str]:
         (keep / f"{name}-live.jsonl").write_bytes(b"\n".join(ours))
         (keep / f"{name}-replayed.jsonl").write_bytes(b"\n".join(theirs))
     return wrong
+
+
+def dead_letters(site: Site) -> list[str]:
+    """Why there are dead letters, numbers left out, and how many for each reason."""
+    reasons = Counter(
+        re.sub(r"[0-9][0-9,.]*", "N", value.decode(errors="replace"))
+        for message in site.messages(site.topics.deadletters)
+        for name, value in message.headers
+        if name == "driftline_reason" and value is not None
+    )
+    return [f"{count} dead letters: {reason[:200]}" for reason, count in reasons.most_common(5)]
 
 
 def late(written: Written) -> int:

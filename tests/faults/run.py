@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -81,7 +81,7 @@ def run(
         began_s = time.monotonic()
         keeper.start()
         Killers(site, workers, feed, say).run()
-        again = _settle(site, workers, feed, say)
+        again = settle(site, workers, feed, say)
     except RuntimeError as error:
         wrong.append(str(error))
     finally:
@@ -98,7 +98,15 @@ def _keep_alive(workers: Workers, done: threading.Event) -> None:
         workers.revive()
 
 
-def _settle(site: Site, workers: Workers, feed: Feed, say: Say) -> Written:
+class Fed(Protocol):
+    """What sends the records."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all is sent and confirmed."""
+
+
+def settle(site: Site, workers: Workers, feed: Fed, say: Say) -> Written:
     """Wait until all is through; returns what a fresh monitor makes of it. Raises RuntimeError."""
     deadline_s = time.monotonic() + _SETTLE_PATIENCE_S
     quiet_s = site.scenario.idle_s + 2.0
@@ -175,7 +183,7 @@ def _judged(
     unlike = checks.of_monitor(live, again, site.folder)
     wrong += unlike
     wrong += checks.of_trainer(found, set(checks.waiting(workers.logs, found.requests)))
-    wrong += workers.fallen
+    wrong += [*workers.fallen, *workers.stubborn]
     late = checks.late(live)
     if late:
         wrong.append(f"{late} records were late, though the data are in order")

@@ -37,6 +37,8 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     overlap: int = 1  # windows that each record is in
     kills: dict[Service, int] = {}
     idle_s: int = 3
+    replication: int = 1  # of every topic
+    label_delay: int = 50  # in records, where the data have no time
 
     def slots(self, service: Service) -> int:
         """How many workers a service has. One trainer is enough: requests have one partition."""

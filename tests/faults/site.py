@@ -23,6 +23,7 @@ from tests.faults.scenario import Scenario
 
 # Added to what `init` drafts. The candidates are quick ones: what dies matters here, not the model.
 _SETTINGS = """
+{labels}
 [retrain]
 policy = "{policy}"
 cooldown = {cooldown}
@@ -37,6 +38,7 @@ tune = false
 topic_prefix = "{prefix}"
 partitions = {partitions}
 inference_delivery = "{delivery}"
+replication_factor = {replication}
 """
 
 
@@ -50,6 +52,7 @@ class Site(msgspec.Struct, frozen=True):
     settings: Settings
     stream: Stream
     broker: Broker
+    servers: str  # for the harness; services may have another address
 
     @property
     def topics(self) -> Topics:
@@ -89,11 +92,11 @@ def prepare(
     data = scenario.data
     file = folder / f"{data.name}.toml"
     driftline("init", data.source, *data.init, "--name", data.name, "--force")
-    file.write_text(_edited(file.read_text(encoding="utf-8"), scenario, prefix), encoding="utf-8")
+    file.write_text(edited(file.read_text(encoding="utf-8"), scenario, prefix), encoding="utf-8")
     driftline("topics", "apply", str(file))
     settings = load_settings({**os.environ, **environment})
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
-    site = Site(scenario, folder, file, environment, settings, load(file), broker)
+    site = Site(scenario, folder, file, environment, settings, load(file), broker, servers)
     if like is None:
         driftline("train", str(file), "--data", data.source, "--limit", str(data.warm_up))
     else:
@@ -101,9 +104,9 @@ def prepare(
     return site
 
 
-def _edited(draft: str, scenario: Scenario, prefix: str) -> str:
+def edited(draft: str, scenario: Scenario, prefix: str) -> str:
     """The draft as its user would change it: several partitions, a delay of labels, quick tests."""
-    by_time = '"30m"' if "[time]" in draft else "50"
+    by_time = '"30m"' if "[time]" in draft else str(scenario.label_delay)
     changed = draft.replace("label_delay = 0 ", f"label_delay = {by_time} ")
     # Windows that are a fiftieth of the data, so that many close between two kills.
     size = max(200, scenario.data.rows // 50) // PANES * PANES
@@ -120,6 +123,10 @@ def _edited(draft: str, scenario: Scenario, prefix: str) -> str:
         prefix=prefix,
         partitions=scenario.partitions,
         delivery=scenario.delivery,
+        replication=scenario.replication,
+        labels=f"[labels]\nhorizon = {max(10 * size, 4 * scenario.label_delay)}\n"
+        if "[time]" not in draft
+        else "",
     )
 
 

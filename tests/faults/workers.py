@@ -11,8 +11,12 @@ import threading
 import time
 from typing import Final, NamedTuple
 
+import msgspec
+
+from driftline.operations import INPUTS
 from driftline.processes import folder_of, read_state
 from driftline.topics import SERVICES, Service
+from tests.faults.entry import VARIABLE, Inside
 from tests.faults.site import Site
 
 # Importing takes seconds; with many processes on few cores, a multiple of that.
@@ -20,6 +24,8 @@ _START_PATIENCE_S: Final = 180.0
 # Commits, leaves its group, and gives up a training under way.
 _STOP_PATIENCE_S: Final = 40.0
 _LOOK_EVERY_S: Final = 0.05
+# What ends by itself is started again after 1 s, twice that the next time, and so on up to this.
+_MOST_BACK_OFF_S: Final = 10.0
 
 
 class Slot(NamedTuple):
@@ -35,10 +41,15 @@ class Slot(NamedTuple):
 class Workers:
     """All workers of a site. Methods may be called from several threads, one thread per service."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, inside: Inside | None = None) -> None:
         self.fallen: list[str] = []  # what ended by itself, and how
+        self.stubborn: list[str] = []  # what did not end in good order when it was asked to
         self.killed: list[str] = []
         self._site = site
+        self._inside = inside
+        self._noted: set[int] = set()  # pids of what fell
+        self._falls: dict[Slot, int] = {}  # in a row
+        self._start_s: dict[Slot, float] = {}  # when what fell is started again
         self._processes: dict[Slot, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
         self.logs = site.folder / "logs"
@@ -51,11 +62,15 @@ class Workers:
 
     def start(self, slot: Slot) -> None:
         """Start it as `driftline up` does, in a session of its own."""
-        command = (sys.executable, "-m", "driftline.cli", slot.service, str(self._site.file))
+        module, inside = "driftline.cli", dict[str, str]()
+        if self._inside is not None:
+            module = "tests.faults.entry"
+            inside[VARIABLE] = msgspec.json.encode(self._inside).decode()
+        command = (sys.executable, "-m", module, slot.service, str(self._site.file))
         with (self.logs / f"{slot}.log").open("ab") as log:
             process = subprocess.Popen(
                 (*command, "--slot", str(slot.number)),
-                env={**os.environ, **self._site.environment},
+                env={**os.environ, **self._site.environment, **inside},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -96,32 +111,81 @@ class Workers:
     def revive(self) -> None:
         """Start again what ended by itself, as a supervisor would; `fallen` tells of it."""
         with self._lock:
+            now_s = time.monotonic()
             for slot, process in tuple(self._processes.items()):
-                if self._note_if_it_fell(slot, process):
-                    self.start(slot)
+                if slot in self._start_s:
+                    if now_s >= self._start_s[slot]:
+                        del self._start_s[slot]
+                        self.start(slot)
+                elif self._note_if_it_fell(slot, process):
+                    falls = self._falls[slot] = self._falls.get(slot, 0) + 1
+                    self._start_s[slot] = now_s + min(2.0 ** (falls - 1), _MOST_BACK_OFF_S)
+
+    def process(self, slot: Slot) -> subprocess.Popen[bytes]:
+        """The process in a slot now."""
+        with self._lock:
+            return self._processes[slot]
+
+    def stop(self, slot: Slot) -> None:
+        """Ask it to end in good order, and wait."""
+        with self._lock:
+            process = self._processes[slot]
+            if self._note_if_it_fell(slot, process):
+                return
+            del self._processes[slot]
+        process.terminate()
+        self._await_end(slot, process, _STOP_PATIENCE_S)
+
+    def left_out(self) -> list[str]:
+        """What does not run, or runs without its partitions; in words."""
+        folder = folder_of(self._site.settings, self._site.stream)
+        wrong, held = [], dict.fromkeys(SERVICES, 0)
+        for slot in self.slots:
+            process, said = self._processes.get(slot), read_state(folder, *slot)
+            if process is None or process.poll() is not None:
+                wrong.append(f"{slot} does not run at the end")
+            elif said is None or said.pid != process.pid or said.state != "running":
+                wrong.append(f"{slot} is {said.state if said else 'silent'} at the end")
+            else:
+                held[slot.service] += said.partitions
+        partitions = {topic.role: topic.partitions for topic in self._site.topics.plan()}
+        for service, roles in INPUTS.items():
+            due = sum(partitions[role] for role in roles)
+            if held[service] != due and not wrong:
+                wrong.append(f"{service} holds {held[service]} of {due} partitions at the end")
+        return wrong
 
     def stop_all(self) -> None:
         """Ask all to end, and kill what does not, with the children that killed ones left."""
         processes = dict(self._processes)
-        for slot, process in processes.items():
-            if not self._note_if_it_fell(slot, process):
-                process.terminate()
+        running = {
+            slot: process
+            for slot, process in processes.items()
+            if process.poll() is None or not self._note_if_it_fell(slot, process)
+        }
+        for process in running.values():
+            process.terminate()
         deadline_s = time.monotonic() + _STOP_PATIENCE_S
-        for slot, process in processes.items():
-            try:
-                code = process.wait(max(0.1, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self.fallen.append(f"{slot} did not end within {_STOP_PATIENCE_S:g} s of SIGTERM")
-                process.kill()
-                process.wait()
-            else:
-                if code:
-                    self.fallen.append(f"{slot} ended with code {code} at SIGTERM")
+        for slot, process in running.items():
+            self._await_end(slot, process, max(0.1, deadline_s - time.monotonic()))
         self._processes.clear()
+
+    def _await_end(self, slot: Slot, process: subprocess.Popen[bytes], patience_s: float) -> None:
+        try:
+            code = process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.stubborn.append(f"{slot} did not end within {_STOP_PATIENCE_S:g} s of SIGTERM")
+            process.kill()
+            process.wait()
+        else:
+            if code and code != -signal.SIGKILL:
+                self.stubborn.append(f"{slot} ended with code {code} at SIGTERM")
 
     def _note_if_it_fell(self, slot: Slot, process: subprocess.Popen[bytes]) -> bool:
         code = process.poll()
         if code is None or code == -signal.SIGKILL:
             return False
-        self.fallen.append(f"{slot} ended by itself with code {code}")
+        if process.pid not in self._noted:
+            self._noted.add(process.pid)
+            self.fallen.append(f"{slot} ended by itself with code {code}")
         return True

@@ -1,0 +1,107 @@
+"""What the runs of a campaign share, made once: data, stream file, keys and one signed model.
+
+In: the address of a Kafka. Out: sites with homes of their own, each ready within a second.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker import connect
+from driftline.broker.port import Message, Outgoing
+from driftline.settings import load_settings
+from driftline.stream import load
+from driftline.topics import Topics, apply
+from tests.cli.invoke import invoke
+from tests.faults.scenario import Data, Scenario
+from tests.faults.site import Site, edited
+
+
+class Base(msgspec.Struct, frozen=True):
+    """The shared parts. `models` are the records by which `driftline train` announced a model."""
+
+    data: Data
+    home: Path
+    draft: str
+    models: tuple[Message, ...]
+
+
+def make_base(data: Data, servers: str, folder: Path) -> Base:
+    """Draft the stream file and train the first model, as users do. Raises RuntimeError."""
+    home = folder / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": servers, "DRIFTLINE_CLIENT": "librdkafka"}
+
+    def driftline(*arguments: str) -> None:
+        done = invoke(home, *arguments, cwd=folder, environment=environment)
+        if done.exit_code:
+            raise RuntimeError(f"driftline {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+    driftline("init", data.source, *data.init, "--name", data.name, "--force")
+    file = folder / f"{data.name}.toml"
+    draft = file.read_text(encoding="utf-8")
+    scenario = Scenario(data=data, client="librdkafka")
+    site = make_site(Base(data, home, draft, ()), scenario, servers, folder / "first", "faults-")
+    driftline("train", str(site.file), "--data", data.source, "--limit", str(data.warm_up))
+    models = tuple(site.messages(site.topics.models))
+    delete_topics(site)
+    return Base(data, home, draft, models)
+
+
+def make_site(
+    base: Base,
+    scenario: Scenario,
+    servers: str,
+    folder: Path,
+    prefix: str,
+    *,
+    services_servers: str | None = None,
+) -> Site:
+    """Make a run's folder, home, topics and announcement of the first model.
+
+    The services connect to `services_servers`, if that is another address than the harness's.
+    """
+    folder.mkdir(parents=True)
+    home = folder / "home"
+    for name in ("keys", "models"):
+        if (base.home / name).exists():
+            shutil.copytree(base.home / name, home / name)
+    environment = {
+        "DRIFTLINE_CLIENT": scenario.client,
+        "KAFKA_BOOTSTRAP_SERVERS": services_servers or servers,
+        "DRIFTLINE_HOME": str(home),
+    }
+    file = folder / f"{base.data.name}.toml"
+    file.write_text(edited(base.draft, scenario, prefix), encoding="utf-8")
+    settings = load_settings({**os.environ, **environment})
+    broker = connect(settings.client, servers, settings.properties)
+    site = Site(scenario, folder, file, environment, settings, load(file), broker, servers)
+    admin = broker.admin()
+    try:
+        apply(admin, Topics(site.stream))
+    finally:
+        admin.close()
+    if base.models:
+        producer = broker.producer()
+        try:
+            for message in base.models:
+                producer.send(
+                    Outgoing(
+                        site.topics.models, message.value, message.key, headers=message.headers
+                    )
+                )
+            producer.flush()
+        finally:
+            producer.close()
+    return site
+
+
+def delete_topics(site: Site) -> None:
+    """Delete a site's topics."""
+    admin = site.broker.admin()
+    try:
+        admin.delete([topic.name for topic in site.topics.plan()])
+    finally:
+        admin.close()

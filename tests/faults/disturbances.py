@@ -1,0 +1,264 @@
+"""The faults of `scripts/faults run`: what each does to the cluster, or to the services of a run.
+
+In: a round or a cell. Out: nothing; each returns when the fault is over.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+from tests.faults import gaps
+from tests.faults.cell import Cell
+from tests.faults.cluster import Node
+from tests.faults.proxy import Mode
+from tests.faults.round import Fault, Round
+from tests.faults.topic_config import Override
+from tests.faults.workers import Slot
+
+# Enough for the services to begin; the fault fills the rest.
+_DISK_MB: Final = 48
+
+
+# ---- the broker ---------------------------------------------------------------------------------
+
+
+def stalled(seconds: float):  # type: ignore[no-untyped-def]
+    def act(round: Round) -> None:
+        for node in round.cluster.nodes:
+            node.stall()
+        time.sleep(seconds)
+        for node in round.cluster.nodes:
+            node.resume()
+
+    return act
+
+
+def _restarted(round: Round) -> None:
+    for node in round.cluster.nodes:
+        node.stop()
+    time.sleep(round.random.choice((0.0, 5.0, 15.0)))
+    round.cluster.heal()
+
+
+def _down_idle(round: Round) -> None:
+    for node in round.cluster.nodes:
+        node.stop()
+    time.sleep(5.0)
+    round.cluster.heal()
+
+
+def _killed(round: Round) -> None:
+    for node in round.cluster.nodes:
+        node.kill()
+    time.sleep(round.random.choice((0.0, 10.0, 25.0)))
+    round.cluster.heal()
+
+
+def _down_60(round: Round) -> None:
+    for node in round.cluster.nodes:
+        node.stop()
+    time.sleep(60.0)
+    round.cluster.heal()
+
+
+def _one_of_three(round: Round) -> None:
+    """Kill a node that is not the controller, but leads a partition; it stays dead."""
+    controller = round.cluster.controller()
+    others = [node for node in round.cluster.nodes if node is not controller]
+    _kill(round, round.random.choice(others))
+
+
+def _controller_of_three(round: Round) -> None:
+    _kill(round, round.cluster.controller())
+
+
+def _kill(round: Round, node: Node) -> None:
+    round.say(f"node {node.number} is killed")
+    node.kill()
+
+
+def _rolling(round: Round) -> None:
+    for node in round.cluster.nodes:
+        node.stop()
+        time.sleep(1.0)
+        node.start()
+        round.cluster.wait()
+
+
+# ---- the network --------------------------------------------------------------------------------
+
+
+def network(mode: Mode, seconds: float):  # type: ignore[no-untyped-def]
+    def act(round: Round) -> None:
+        round.cluster.disturb(mode)
+        time.sleep(seconds)
+        round.cluster.disturb("pass")
+
+    return act
+
+
+# ---- services -----------------------------------------------------------------------------------
+
+
+def _service_killed(cell: Cell) -> None:
+    slot = cell.random.choice(cell.workers.slots)
+    cell.workers.kill(slot)
+    time.sleep(cell.random.choice((0.0, 2.0, 12.0)))
+    cell.workers.start(slot)
+
+
+def _service_stalled(cell: Cell) -> None:
+    """A worker stands still for longer than its session lasts, while its group goes on."""
+    slot = cell.random.choice([slot for slot in cell.workers.slots if slot.service != "trainer"])
+    process = cell.workers.process(slot)
+    os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(cell.random.choice((5.0, 15.0)))
+    os.kill(process.pid, signal.SIGCONT)
+
+
+def _slot_taken(cell: Cell) -> None:
+    """A second worker starts in a slot; the older one must end."""
+    slots = [slot for slot in cell.workers.slots if slot.number == 0]
+    slot = slots[cell.site.scenario.seed % len(slots)]
+    older = cell.workers.process(slot)
+    cell.workers.start(slot)
+    cell.wait_for(
+        lambda: older.poll() is not None, 60.0, f"the older worker in {slot} does not end"
+    )
+
+
+def _handler_raises(cell: Cell) -> None:
+    flag = Path(cell.inside.raising or "")
+    how = cell.random.choice(("once", "once after", "always", "always after"))
+    flag.write_text(how)
+    if how.startswith("always"):
+        time.sleep(cell.random.choice((0.2, 3.0)))
+        flag.unlink(missing_ok=True)
+    else:
+        cell.load.allow(1.0)
+        cell.wait_for(lambda: not flag.exists(), 60.0, "no batch was handled that could raise")
+
+
+def _clock_jumps(cell: Cell) -> None:
+    clock = Path(cell.inside.clock or "")
+    for offset_s in cell.random.choice(((3600, 0), (-3600, 0), (86_400, -86_400, 0), (30, 60, 0))):
+        part = clock.with_suffix(".part")
+        part.write_text(str(offset_s))
+        part.replace(clock)
+        time.sleep(3.0)
+
+
+# ---- the disk -----------------------------------------------------------------------------------
+
+
+def _state_deleted(cell: Cell) -> None:
+    shutil.rmtree(cell.site.settings.home / "state", ignore_errors=True)
+    if cell.random.random() < 0.5:
+        slot = Slot("outcomes", 0)
+        cell.workers.kill(slot)
+        cell.workers.start(slot)
+
+
+def _mount(name: str):  # type: ignore[no-untyped-def]
+    def before(cell: Cell) -> None:
+        path = cell.site.settings.home / name
+        kept = {file.name: file.read_bytes() for file in path.glob("*")} if path.exists() else {}
+        path.mkdir(parents=True, exist_ok=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"a small disk cannot be mounted: {done.stderr.strip()}")
+        for file, content in kept.items():
+            (path / file).write_bytes(content)
+
+    return before
+
+
+def _unmount(name: str):  # type: ignore[no-untyped-def]
+    def after(cell: Cell) -> None:
+        subprocess.run(["umount", "-l", str(cell.site.settings.home / name)], check=True)
+
+    return after
+
+
+def _disk_full(name: str):  # type: ignore[no-untyped-def]
+    def act(cell: Cell) -> None:
+        balloon = cell.site.settings.home / name / "balloon"
+        deadline_s = time.monotonic() + cell.random.choice((5.0, 15.0))
+        with balloon.open("wb", buffering=0) as file:
+            while time.monotonic() < deadline_s:
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    time.sleep(0.01)  # full; what others free is taken, too
+        balloon.unlink()
+
+    return act
+
+
+# ---- topics -------------------------------------------------------------------------------------
+
+
+def _refused(cell: Cell) -> None:
+    """Predictions, then outcomes, are larger than their topics take, for 4 s."""
+    topics = cell.site.topics
+    for topic in (topics.predictions, topics.outcomes):
+        with Override(cell.site, topic, "max.message.bytes", "100"):
+            time.sleep(4.0)
+
+
+FAULTS: Final[dict[str, Fault]] = {
+    fault.name: fault
+    for fault in (
+        Fault(name="broker-stalled-10s", whole=stalled(10)),
+        Fault(name="broker-stalled-35s", whole=stalled(35), every=2),
+        Fault(name="broker-stalled-75s", whole=stalled(75), every=2),
+        Fault(name="broker-stalled-5min", whole=stalled(300), every=6),
+        Fault(name="broker-restarted", whole=_restarted),
+        Fault(name="broker-down-5s-idle", whole=_down_idle, idle=True),
+        Fault(name="broker-down-60s", whole=_down_60, every=3),
+        Fault(name="broker-killed", whole=_killed),
+        Fault(name="network-dropped", whole=network("refuse", 10), proxied=True),
+        Fault(name="network-silent", whole=network("silent", 20), proxied=True),
+        Fault(name="network-slow", whole=network("slow", 10), proxied=True),
+        Fault(name="network-half-open", whole=network("half", 10), proxied=True),
+        Fault(name="service-killed", single=_service_killed),
+        Fault(name="service-stalled", single=_service_stalled, workers=2),
+        Fault(name="slot-taken-twice", single=_slot_taken),
+        Fault(name="handler-raises", single=_handler_raises, inside=True),
+        Fault(name="clock-jumps", single=_clock_jumps, inside=True),
+        Fault(
+            name="state-deleted",
+            single=_state_deleted,
+            inside=True,
+            memory_records=2000,
+            label_delay=9000,
+        ),
+        Fault(
+            name="disk-full-state",
+            single=_disk_full("state"),
+            before=_mount("state"),
+            after=_unmount("state"),
+            inside=True,
+            memory_records=2000,
+            label_delay=9000,
+        ),
+        Fault(
+            name="disk-full-models",
+            single=_disk_full("models"),
+            before=_mount("models"),
+            after=_unmount("models"),
+            asks=True,
+        ),
+        Fault(name="deliveries-refused", single=_refused),
+        Fault(name="retention-passes-reader", single=gaps.retention),
+        Fault(name="topic-recreated", single=gaps.recreated),
+        Fault(name="broker-of-three-killed", whole=_one_of_three, nodes=3, lasting=True),
+        Fault(name="controller-of-three-killed", whole=_controller_of_three, nodes=3, lasting=True),
+        Fault(name="rolling-restart", whole=_rolling, nodes=3),
+    )
+}

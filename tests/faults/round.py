@@ -1,0 +1,289 @@
+"""A round: runs under several clients and guarantees, side by side, that meet the same fault.
+
+In: a fault, a seed, a cluster. Out: a `Result` for each run. Side by side, because most of a run is
+waiting: for the broker, for a session to time out, for a window to close.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import msgspec
+
+from driftline.codec.envelope import rare
+from driftline.errors import DriftlineError
+from driftline.events import RetrainRequest
+from driftline.reconcile import Reconciliation
+from driftline.stream import Client, Delivery
+from tests.faults.base import Base, delete_topics, make_site
+from tests.faults.cell import Cell
+from tests.faults.cluster import Cluster
+from tests.faults.entry import Inside
+from tests.faults.load import Item, items
+from tests.faults.results import Result
+from tests.faults.run import Say
+from tests.faults.scenario import Scenario
+from tests.faults.site import Site
+
+Kind = tuple[Client, Delivery]
+
+KINDS: Final[tuple[Kind, ...]] = (
+    ("librdkafka", "exactly_once"),
+    ("librdkafka", "at_least_once"),
+    ("kafka-python", "exactly_once"),
+    ("kafka-python", "at_least_once"),
+)
+# Shares of the load: sent before the fault, and while it lasts.
+_BEFORE: Final = 0.4
+_DURING: Final = 0.75
+_RATE: Final = 2000.0  # messages a second then, so that there are some whenever the fault bites
+_REACH_PATIENCE_S: Final = 120.0
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of fault. `whole` disturbs the cluster of all runs, `single` one run.
+
+    Both return when the fault is over; of a `lasting` one the rest is mended only after recovery.
+    """
+
+    name: str
+    whole: "Callable[[Round], None] | None" = None
+    single: Callable[[Cell], None] | None = None
+    before: Callable[[Cell], None] | None = None  # prepares a run, before its services start
+    after: Callable[[Cell], None] | None = None  # cleans up what `before` made
+    nodes: int = 1
+    proxied: bool = False
+    lasting: bool = False
+    idle: bool = False  # the stream is idle when the fault begins
+    every: int = 1  # only each so many rounds: it takes long
+    asks: bool = False  # for a retraining in every run, not in one of three
+    workers: int | None = None  # as the seed says, without
+    label_delay: int = 50
+    inside: bool = False  # the services start by `tests.faults.entry`
+    memory_records: int | None = None
+
+
+class Round:
+    """One fault and its runs. `random` draws what all share."""
+
+    def __init__(
+        self,
+        fault: Fault,
+        seed: int,
+        kinds: Sequence[Kind],
+        base: Base,
+        cluster: Cluster,
+        folder: Path,
+        *,
+        commit: str,
+        say: Say,
+    ) -> None:
+        self.fault = fault
+        self.seed = seed
+        self.cluster = cluster
+        self.random = Random(f"{seed} {fault.name}")
+        self.say = say
+        self.cells: list[Cell] = []
+        self._workers = fault.workers or self.random.choice((1, 1, 2))
+        self._kinds = kinds
+        self._base = base
+        self._folder = folder
+        self._commit = commit
+
+    def run(self) -> list[Result]:
+        """Run it. Raises DriftlineError, RuntimeError if it cannot begin."""
+        with ThreadPoolExecutor(len(self._kinds)) as pool:
+            self.cells = list(pool.map(self._prepare, self._kinds))
+            began_s = time.monotonic()
+            try:
+                self._each(pool, Cell.start)
+                for cell in self.cells:
+                    cell.load.allow(_BEFORE)
+                self._disturb(pool)
+                ended_s = time.monotonic()
+                for cell in self.cells:
+                    cell.load.allow(1.0)
+                self._each(pool, lambda cell: cell.recover(ended_s))
+                self.cluster.heal()
+                results = list(pool.map(lambda cell: self._finish(cell, began_s), self.cells))
+            finally:
+                list(pool.map(Cell.stop, self.cells))
+                self.cluster.heal()
+        return results
+
+    def name(self, client: Client, delivery: Delivery) -> str:
+        """Of a run's folder."""
+        return f"{self.fault.name}-{self.seed}-{client}-{delivery}"
+
+    def _prepare(self, kind: Kind) -> Cell:
+        fault, cluster = self.fault, self.cluster
+        client, delivery = kind
+        name = self.name(client, delivery)
+        scenario = Scenario(
+            data=self._base.data,
+            client=client,
+            seed=self.seed,
+            workers=self._workers,
+            delivery=delivery,
+            retraining=False,  # but for the requests of the harness
+            idle_s=2,
+            replication=min(3, fault.nodes),
+            label_delay=fault.label_delay,
+        )
+        folder = self._folder / name
+        proxied = cluster.proxied_servers if fault.proxied else None
+        site = make_site(
+            self._base,
+            scenario,
+            cluster.servers,
+            folder,
+            f"f{self._folder.name[-4:]}-{name}-",
+            services_servers=proxied,
+        )
+        inside = None
+        if fault.inside:
+            (folder / "clock").write_text("0")
+            inside = Inside(
+                clock=str(folder / "clock"),
+                raising=str(folder / "raising"),
+                memory_records=fault.memory_records,
+            )
+        cell = Cell(site, _items(site), cluster.servers, inside, self.say)
+        if fault.before is not None:
+            fault.before(cell)
+        return cell
+
+    def _disturb(self, pool: ThreadPoolExecutor) -> None:
+        """Wait until the stream has come so far, then let the fault begin and end."""
+        fault = self.fault
+        share = self.random.uniform(0.05, 0.3)
+
+        def arrive(cell: Cell) -> None:
+            if fault.idle:
+                cell.wait_for(lambda: cell.load.idle and cell.lag() == 0, 120, "not all is read")
+            else:
+                wanted = share * cell.load.records
+                cell.wait_for(
+                    lambda: cell.reached() >= wanted,
+                    _REACH_PATIENCE_S,
+                    f"{wanted:.0f} records are not reached",
+                )
+                cell.load.allow(_DURING, _RATE)
+            if fault.asks or (not fault.idle and self.seed % 3 == 0):
+                _ask(cell, self.seed)
+            if fault.single is not None:
+                self.say(f"{cell.site.scenario.words}: {fault.name}")
+                fault.single(cell)
+
+        if fault.whole is None:
+            self._each(pool, arrive)
+            return
+        self._guarded(self.random.choice(self.cells), arrive)
+        for cell in self.cells:
+            if not fault.idle:
+                cell.load.allow(_DURING, _RATE)
+        self.say(f"{fault.name} begins")
+        fault.whole(self)
+        self.say(f"{fault.name} is over")
+        if not fault.lasting:
+            self.cluster.heal()
+
+    def _each(self, pool: ThreadPoolExecutor, work: Callable[[Cell], None]) -> None:
+        """Do it for all side by side."""
+        list(pool.map(lambda cell: self._guarded(cell, work), self.cells))
+
+    @staticmethod
+    def _guarded(cell: Cell, work: Callable[[Cell], None]) -> None:
+        """What goes wrong is a deviation of that run."""
+        try:
+            work(cell)
+        except (RuntimeError, DriftlineError) as error:
+            cell.wrong.append(str(error))
+
+    def _finish(self, cell: Cell, began_s: float) -> Result:
+        again, found = None, None
+        try:
+            if not cell.wrong:
+                again = cell.settle()
+            else:
+                cell.wrong += cell.workers.left_out()
+        except (RuntimeError, DriftlineError) as error:
+            cell.wrong.append(str(error))
+        finally:
+            cell.stop()
+        run_s = time.monotonic() - began_s
+        try:
+            found = cell.judge(again)
+        except (RuntimeError, DriftlineError) as error:
+            cell.wrong.append(f"cannot be judged: {error}")
+        if self.fault.after is not None:
+            self.fault.after(cell)
+        result = self._result(cell, found, run_s)
+        (cell.site.folder / "result.json").write_bytes(msgspec.json.encode(result))
+        if result.good:
+            delete_topics(cell.site)
+        return result
+
+    def _result(self, cell: Cell, found: Reconciliation | None, run_s: float) -> Result:
+        records, labels = cell.load.sent()
+        scenario = cell.site.scenario
+        exactly_once = scenario.delivery == "exactly_once"
+        lost = doubled = again = 0
+        if found is not None:
+            lost = found.missing + found.waiting + found.labels.missing + found.labels.waiting
+            lost += max(0, records - found.records) + max(0, labels - found.labels.total)
+            again = found.redelivered
+            doubled = found.doubled_outcomes + found.revised + (again if exactly_once else 0)
+        return Result(
+            commit=self._commit,
+            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            scenario=self.fault.name,
+            client=scenario.client,
+            delivery=scenario.delivery,
+            seed=self.seed,
+            workers=scenario.workers,
+            records=records,
+            labels=labels,
+            deleted=0,
+            lost=lost,
+            duplicated=doubled,
+            redelivered=again,
+            restarts=len(cell.workers.fallen),
+            recovery_s=None if cell.recovery_s is None else round(cell.recovery_s, 1),
+            run_s=round(run_s, 1),
+            deviations=tuple(cell.wrong),
+        )
+
+
+_known: dict[tuple[str, int], tuple[Item, ...]] = {}
+
+
+def _items(site: Site) -> tuple[Item, ...]:
+    """The messages of a site; the same for all of a data set and delay of labels."""
+    scenario = site.scenario
+    key = scenario.data.source, scenario.label_delay
+    if key not in _known:
+        _known[key] = items(site)
+    return _known[key]
+
+
+def _ask(cell: Cell, seed: int) -> None:
+    """Ask for a retraining, as a person may, so that a model changes while the fault lasts."""
+    request = RetrainRequest(
+        id=f"retrain-{seed:012x}",
+        cause="manual",
+        caused_by=(),
+        reason="a fault is near",
+        position=None,
+        since=None,
+    )
+    producer = cell.site.broker.producer()
+    try:
+        producer.send(rare(cell.site.topics.retrain, request, id=request.id))
+        producer.flush()
+    finally:
+        producer.close()
