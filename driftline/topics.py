@@ -5,7 +5,7 @@ In: a `Stream`. Out: the plan of its ten topics, and the difference between plan
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -27,6 +27,8 @@ Role = Literal[
 ]
 Service = Literal["inference", "outcomes", "monitor", "trainer"]
 SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
+# Who runs commands such as `train`, `models promote` and `deadletters replay`.
+OPERATOR: Final = "operator"
 
 # Kafka's own default; records are checked against it before they are sent.
 MAX_RECORD_BYTES = 1_048_588
@@ -81,9 +83,10 @@ class Topics:
     def _name(self, role: Role) -> str:
         return f"{self._base}.{role}"
 
-    def group(self, service: Service) -> str:
-        """The consumer group of a service; also the stem of its transactional ids."""
-        return f"{self._base}.{service}"
+    def group(self, reader: str) -> str:
+        """The consumer group of a service, or of another reader that the plan names; for services
+        also the stem of their transactional ids."""
+        return f"{self._base}.{reader}"
 
     def plan(self) -> tuple[Topic, ...]:
         """All ten topics, as they should be on the broker."""
@@ -123,11 +126,12 @@ class Topics:
                 "features",
                 many,
                 f"[record] key = {self._stream.record.key}",
-                "producers",
-                "inference",
+                "producers operator",
+                # A producer that numbers records looks for the last number.
+                "inference producers" if self._stream.needs_row else "inference",
                 kept,
             ),
-            topic("labels", many, "as features", "producers", "outcomes", kept),
+            topic("labels", many, "as features", "producers operator", "outcomes", kept),
             topic(
                 "predictions",
                 many,
@@ -142,17 +146,24 @@ class Topics:
             topic("parts", 1, "none", "monitor", "monitor", kept),
             topic("windows", 1, "id of the window", "monitor", "monitor", forever),
             topic("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
-            topic("retrain", 1, "id of the request", "monitor people trainer", "trainer", forever),
+            topic(
+                "retrain", 1, "id of the request", "monitor operator trainer", "trainer", forever
+            ),
             topic(
                 "models",
                 1,
                 "model/<digest>, role/<role>",
-                "trainer people",
+                "trainer operator",
                 "inference trainer",
                 compacted,
             ),
             topic(
-                "deadletters", many, "as its source", "inference outcomes trainer", "people", large
+                "deadletters",
+                many,
+                "as its source",
+                "inference outcomes trainer",
+                "operator",
+                large,
             ),
         )
 
@@ -178,11 +189,19 @@ class TopicDifference(msgspec.Struct, frozen=True):
     found: str | None
 
 
-def differences(admin: Admin, topics: Topics) -> tuple[TopicDifference, ...]:
-    """Compare the plan with the broker. Raises BrokerError."""
-    found = admin.describe([topic.name for topic in topics.plan()])
+def differences(
+    admin: Admin, topics: Topics, role: str | None = None
+) -> tuple[TopicDifference, ...]:
+    """Compare the plan with the broker: all topics, or those that `role` writes or reads.
+
+    Raises BrokerError.
+    """
+    plan = [
+        topic for topic in topics.plan() if role is None or role in (*topic.writers, *topic.readers)
+    ]
+    found = admin.describe([topic.name for topic in plan])
     result = []
-    for topic in topics.plan():
+    for topic in plan:
         if (info := found.get(topic.name)) is None:
             result.append(
                 TopicDifference(topic.name, "topic", f"{topic.partitions} partitions", None)
@@ -211,9 +230,10 @@ def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
     return tuple(topic.name for topic in missing)
 
 
-def require(admin: Admin, topics: Topics) -> None:
-    """Raise TopicMismatch unless the broker has the topics as planned."""
-    if wrong := differences(admin, topics):
+def require(admin: Admin, topics: Topics, *, role: str | None = None) -> None:
+    """Raise TopicMismatch unless the broker has the topics as planned: all of them, or those that
+    `role` writes or reads, because it may look at no others."""
+    if wrong := differences(admin, topics, role):
         lines = "; ".join(
             f"{d.topic}: {d.what} is {d.found}, planned {d.planned}"
             if d.found is not None

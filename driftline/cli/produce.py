@@ -106,7 +106,7 @@ def _playback(
     topics = Topics(stream)
     admin = broker.admin()
     try:
-        require(admin, topics)
+        require(admin, topics, role="producers")
     finally:
         admin.close()
     reached = next_row(broker, topics) if stream.needs_row else 0

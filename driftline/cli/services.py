@@ -177,7 +177,7 @@ def _serve(
             slot,
             context.settings.client,
         )
-        _await_topics(context.broker, topics, stop, watched[0].on_connection)
+        _await_topics(context.broker, topics, service, stop, watched[0].on_connection)
         _prepare_memory()
         loop.run(stop, max_wait_s=stream.kafka.max_wait_ms / 1000)
     except BaseException as error:
@@ -193,6 +193,7 @@ def _serve(
 def _await_topics(
     broker: Broker,
     topics: Topics,
+    service: Service,
     stop: threading.Event,
     on_connection: Callable[[str | None], None],
 ) -> None:
@@ -202,7 +203,7 @@ def _await_topics(
         try:
             admin = broker.admin()
             try:
-                require(admin, topics)
+                require(admin, topics, role=service)
             finally:
                 admin.close()
         except BrokerUnavailable as error:

@@ -1,18 +1,26 @@
-"""`driftline topics`: the planned topics beside those of the broker; create what is missing."""
+"""`driftline topics`: the planned topics beside those of the broker; create what is missing; print
+the rights that each service needs."""
+
+from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import typer
 from rich.table import Table
 
+from driftline import access
 from driftline.broker.port import Admin
 from driftline.cli.options import (
     BootstrapServers,
     Context,
     Json,
     StreamFile,
+    find_stream,
     open_context,
     stdout,
 )
+from driftline.errors import SettingsError
+from driftline.settings import load_settings
 from driftline.topics import Topic, TopicDifference, Topics, differences
 from driftline.topics import apply as create_missing
 
@@ -74,6 +82,52 @@ def apply(
             stdout.print(_words(difference), style="red", highlight=False)
     if wrong:
         raise typer.Exit(1)
+
+
+@topics.command()
+def acls(
+    file: StreamFile = None,
+    principal: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--principal",
+            "-p",
+            metavar="ROLE=PRINCIPAL",
+            help="Principal of a service or other role, such as inference=User:CN=scorer. "
+            "Default: User:ROLE.",
+            show_default=False,
+        ),
+    ] = None,
+    bootstrap_server: BootstrapServers = None,
+    json: Json = False,
+) -> None:
+    """Print the least rights of each service, of producers and readers, and of the operator's
+    commands, as commands of kafka-acls.sh. Nothing is changed.
+
+    Example: driftline topics acls elec2.toml --principal monitor=User:watch
+    """
+    settings = load_settings(bootstrap_servers=bootstrap_server)
+    stream = find_stream(file)
+    rights = access.acls(stream, _principals(principal or [], access.roles(Topics(stream))))
+    if json:
+        for right in rights:
+            print(msgspec.json.encode(right).decode())
+        return
+    for line in access.commands(rights, settings.bootstrap_servers):
+        print(line)
+
+
+def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for each in given:
+        role, _, principal = each.partition("=")
+        if role not in known or ":" not in principal:
+            raise SettingsError(
+                f"--principal {each}",
+                hint=f"expected ROLE=TYPE:NAME, the role one of {', '.join(known)}",
+            )
+        found[role] = principal
+    return found
 
 
 def _show_plan(context: Context, admin: Admin, json: bool) -> bool:

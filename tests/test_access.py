@@ -1,0 +1,98 @@
+"""The rights that are printed follow from the plan of the topics."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from driftline.access import Acl, acls, commands, roles
+from driftline.cli.main import command_line
+from driftline.errors import SettingsError
+from driftline.stream import Stream, loads
+from driftline.topics import SERVICES, Topics
+from tests.world import STREAM, STREAM_FILE
+
+
+def with_kafka(setting: str) -> Stream:
+    return loads(STREAM_FILE.replace("kafka = {", "kafka = { " + setting + ","))
+
+
+def of(role: str, resource: str, stream: Stream = STREAM) -> list[Acl]:
+    return [acl for acl in acls(stream) if (acl.role, acl.resource) == (role, resource)]
+
+
+def topics_with(role: str, operation: str, stream: Stream = STREAM) -> set[str]:
+    return {acl.name for acl in of(role, "topic", stream) if operation in acl.operations}
+
+
+def test_whoever_writes_or_reads_a_topic_by_the_plan_may_do_so_and_no_one_else() -> None:
+    for topic in Topics(STREAM).plan():
+        for role in roles(Topics(STREAM)):
+            if role == "operator":
+                continue  # its commands read all topics
+            assert (topic.name in topics_with(role, "Write")) == (role in topic.writers)
+            assert (topic.name in topics_with(role, "Read")) == (role in topic.readers)
+
+
+def test_the_operator_reads_and_creates_all_topics_and_writes_those_of_the_plan() -> None:
+    plan = Topics(STREAM).plan()
+    everything = {topic.name for topic in plan}
+    assert topics_with("operator", "Read") == topics_with("operator", "Create") == everything
+    written = {topic.name for topic in plan if "operator" in topic.writers}
+    assert topics_with("operator", "Write") == written
+    assert {acl.name: acl.operations for acl in of("operator", "group")} == {
+        Topics(STREAM).group(service): ("Describe",) for service in SERVICES
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_has_the_group_of_its_name(service: str) -> None:
+    (group,) = of(service, "group")
+    assert (group.name, group.operations) == (f"s.{service}", ("Read",))
+
+
+def test_inference_needs_a_transactional_id_for_exactly_once_alone() -> None:
+    assert {s: len(of(s, "transactional-id")) for s in SERVICES} == {
+        "inference": 0,
+        "outcomes": 1,
+        "monitor": 1,
+        "trainer": 1,
+    }
+    stream = with_kafka('inference_delivery = "exactly_once"')
+    (right,) = of("inference", "transactional-id", stream)
+    assert (right.name, right.pattern, right.operations) == ("s.inference-", "prefixed", ("Write",))
+
+
+def test_all_names_begin_with_the_streams_prefix() -> None:
+    assert all(acl.name.startswith("team.s.") for acl in acls(with_kafka('topic_prefix = "team."')))
+
+
+def test_commands_name_the_principal_that_was_given_and_quote_it() -> None:
+    rights = acls(STREAM, {"monitor": "User:CN=a b,O=c"})
+    lines = list(commands(rights, "kafka:9092"))
+    assert any("--allow-principal 'User:CN=a b,O=c'" in line for line in lines)
+    assert not any("User:monitor" in line for line in lines)
+    assert all(
+        line.startswith(("# ", "kafka-acls.sh --bootstrap-server kafka:9092 ")) for line in lines
+    )
+
+
+class TestCommand:
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path))
+        (tmp_path / "s.toml").write_text(STREAM_FILE)
+        return str(tmp_path / "s.toml")
+
+    def test_it_prints_commands_and_data_without_a_broker(self, file: str) -> None:
+        arguments = ["topics", "acls", file, "-b", "nowhere:1", "-p", "trainer=User:fit"]
+        printed = CliRunner().invoke(command_line(), arguments).stdout
+        assert printed.count("--allow-principal User:fit ") >= 4
+        lines = CliRunner().invoke(command_line(), [*arguments, "--json"]).stdout.splitlines()
+        assert {json.loads(line)["role"] for line in lines} == set(roles(Topics(STREAM)))
+
+    @pytest.mark.parametrize("wrong", ["trainer", "trainer=fit", "painter=User:x"])
+    def test_a_role_or_principal_that_is_none_is_refused(self, file: str, wrong: str) -> None:
+        result = CliRunner().invoke(command_line(), ["topics", "acls", file, "-p", wrong])
+        assert isinstance(result.exception, SettingsError)
