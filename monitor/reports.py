@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
 from driftline.models.reference import Reference
+from driftline.plain import labels
 from driftline.stream import Stream
+from monitor.report_page import safe_page
 from monitor.sample import Sample
 from monitor.watched import watched
 
@@ -117,6 +119,7 @@ class Reports:
 def draw(task: Task) -> None:
     """Write one report. Columns without any value in one of the two are left out."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    import evidently
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset, DataSummaryPreset
@@ -126,13 +129,30 @@ def draw(task: Task) -> None:
         for name in (*task.numbers, *task.categories)
         if _has_value(task.reference[name]) and _has_value(task.current[name])
     ]
+    # Evidently and Plotly build pages and labels from names and values: no markup may be in them.
+    shown = labels(drawable)
+    values = labels(
+        value
+        for name in drawable
+        for data in (task.reference, task.current)
+        if data[name].dtype.kind != "f"
+        for value in data[name]
+        if value is not None
+    )
     definition = DataDefinition(
-        numerical_columns=[name for name in task.numbers if name in drawable],
-        categorical_columns=[name for name in task.categories if name in drawable],
+        numerical_columns=[shown[name] for name in task.numbers if name in shown],
+        categorical_columns=[shown[name] for name in task.categories if name in shown],
     )
 
     def dataset(data: _Data) -> Any:
-        frame = pd.DataFrame({name: data[name] for name in drawable})
+        frame = pd.DataFrame(
+            {
+                shown[name]: data[name]
+                if data[name].dtype.kind == "f"
+                else pd.Series([values.get(value) for value in data[name]], dtype=object)
+                for name in drawable
+            }
+        )
         return Dataset.from_pandas(frame, data_definition=definition)
 
     with warnings.catch_warnings():
@@ -142,8 +162,9 @@ def draw(task: Task) -> None:
             dataset(task.current), dataset(task.reference)
         )
     task.path.parent.mkdir(parents=True, exist_ok=True)
+    page = safe_page(snapshot.get_html_str(as_iframe=False), Path(evidently.__file__).parent)
     partial = task.path.with_suffix(".partial")
-    snapshot.save_html(str(partial))
+    partial.write_text(page, encoding="utf-8")
     partial.replace(task.path)  # whoever finds the file finds it whole
 
 

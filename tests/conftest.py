@@ -1,13 +1,16 @@
-"""Kafka for the tests that are marked `kafka`, whichever way this machine can have one.
+"""Kafka for the tests that are marked `kafka`, and Chromium for those that are marked `browser`.
 
-In this order: KAFKA_BOOTSTRAP_SERVERS, Docker, the local Kafka. With none they skip, and one line
-at the end says so; with DRIFTLINE_REQUIRE_KAFKA=1 they fail instead.
+Kafka is the first of KAFKA_BOOTSTRAP_SERVERS, Docker, the local Kafka. Without one, or without a
+browser, these tests skip, and one line at the end says so; with DRIFTLINE_REQUIRE_KAFKA=1 or
+DRIFTLINE_REQUIRE_BROWSER=1 they fail instead.
 """
 
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,8 +18,13 @@ from driftline.broker import Admin
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
 from driftline.errors import DriftlineError
+from tests.browser import NoBrowser, Opened, chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 _WITHOUT_KAFKA = pytest.StashKey[str]()
+_WITHOUT_BROWSER = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +102,32 @@ def topic_name(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
         admin.delete([topic for topic in admin.describe() if topic.startswith(tuple(names))])
 
 
+@pytest.fixture(scope="session")
+def browser(request: pytest.FixtureRequest) -> Iterator["Browser"]:
+    """One Chromium for all tests that are marked `browser`."""
+    try:
+        with chromium() as running:
+            yield running
+    except NoBrowser as error:
+        if os.environ.get("DRIFTLINE_REQUIRE_BROWSER") == "1":
+            reason = f"DRIFTLINE_REQUIRE_BROWSER=1, but there is no browser: {error}"
+            pytest.fail(reason, pytrace=False)
+        request.config.stash[_WITHOUT_BROWSER] = str(error)
+        pytest.skip(f"no browser: {error}")
+
+
+@pytest.fixture
+def open_file(browser: "Browser") -> Iterator[Callable[[Path], Opened]]:
+    """Opens a file in a page of its own."""
+    with browser.new_context(viewport={"width": 1300, "height": 1000}) as context:
+        yield lambda file: Opened(context.new_page(), file)
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    reason = config.stash.get(_WITHOUT_KAFKA, None)
-    if reason is not None:
-        why = reason.splitlines()[0]
-        terminalreporter.section(f"NOTHING WAS TESTED ON A REAL KAFKA: {why}", red=True, bold=True)
+    for key, where in ((_WITHOUT_KAFKA, "ON A REAL KAFKA"), (_WITHOUT_BROWSER, "IN A BROWSER")):
+        reason = config.stash.get(key, None)
+        if reason is not None:
+            why = reason.splitlines()[0]
+            terminalreporter.section(f"NOTHING WAS TESTED {where}: {why}", red=True, bold=True)

@@ -11,6 +11,8 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 
+from driftline.plain import visible
+
 WIDTH = 960
 LEFT = 126  # room for the lanes' names
 RIGHT = 18
@@ -47,17 +49,20 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: str | float) -> ET.Element:
-    """An element; `class_` is the attribute `class`, other underscores become hyphens.
+    r"""An element; `class_` is the attribute `class`, other underscores become hyphens.
 
-    >>> ET.tostring(element("p", "a < b ", element("b", "c"), class_="x"), encoding="unicode")
-    '<p class="x">a &lt; b <b>c</b></p>'
+    Text may be anything: markup in it is escaped when the page is written, and characters that XML
+    does not allow, or that act on the text around them, are shown as escapes.
+
+    >>> ET.tostring(element("p", "a < b ", element("b", "\x07"), class_="x"), encoding="unicode")
+    '<p class="x">a &lt; b <b>\\x07</b></p>'
     """
     made = ET.Element(
         tag,
         {
             name.rstrip("_").replace("_", "-"): f"{value:.6g}"
             if isinstance(value, float)
-            else str(value)
+            else visible(str(value))
             for name, value in attributes.items()
         },
     )
@@ -65,9 +70,9 @@ def element(tag: str, *children: ET.Element | str, **attributes: str | float) ->
         if isinstance(child, ET.Element):
             made.append(child)
         elif len(made):
-            made[-1].tail = (made[-1].tail or "") + child
+            made[-1].tail = (made[-1].tail or "") + visible(child, keep="\n")
         else:
-            made.text = (made.text or "") + child
+            made.text = (made.text or "") + visible(child, keep="\n")
     return made
 
 

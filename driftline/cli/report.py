@@ -4,6 +4,7 @@ In: a `RunReport` with the metric over time and what happened. Out: the file. It
 computes nothing; whoever ran the streams fills it.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,11 @@ Happened = Literal[
 ]
 
 STYLE = Path(__file__).with_name("report.css")
+
+# Nothing runs and nothing is loaded, whatever a value contains.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+# The only links to other files; the names of windows come from the topics.
+_REPORT = re.compile(r"reports/[\w.-]+\.html")
 
 _MEANING: dict[Happened, str] = {
     "drift opened": "A drift event began.",
@@ -97,6 +103,7 @@ def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
         element(
             "head",
             element("meta", charset="utf-8"),
+            element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
             element("meta", name="viewport", content="width=device-width, initial-scale=1"),
             element("title", title),
             element("style", STYLE.read_text(encoding="utf-8")),
@@ -229,7 +236,7 @@ def events_table(events: Sequence[RunEvent]) -> ET.Element:
         anchor = {} if event.id in seen else {"id": event.id}
         seen.add(event.id)
         why: list[ET.Element | str] = [event.text]
-        if event.report:
+        if event.report and _REPORT.fullmatch(event.report):
             why += [" ", element("a", "Evidently report", href=event.report)]
         name = event.what.replace("drift", f"{event.drift} drift") if event.drift else event.what
         rows.append(

@@ -1,0 +1,102 @@
+"""Evidently's report as a page on which no value can run.
+
+In: the page that Evidently writes, which puts data into its scripts as they are. Out: one with
+the same contents, on which data are inert text and only Evidently's own script may run, by its
+hash. It loads nothing from anywhere.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+# An element of this type is never run. Nothing in it can end it: `_inert` leaves no "<".
+_DATA: Final = '<script type="application/json" id="data">{}</script>'
+_ASSETS: Final = Path("nbextension", "static")
+_GLOBAL: Final = "var global = globalThis"
+_DRAW: Final = """
+const data = JSON.parse(document.getElementById("data").textContent);
+window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
+"""
+# All else is forbidden: other scripts, event handlers in attributes, requests, forms, frames.
+# React and Plotly write styles; Plotly makes pictures of its plots.
+_POLICY: Final = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
+    "font-src data:; base-uri 'none'; form-action 'none'"
+)
+_STYLE: Final = """
+@font-face {{ font-family: "Material Icons"; src: url(data:font/woff2;base64,{font}); }}
+.center-align {{ text-align: center; }}
+.material-icons {{
+  font: normal normal 24px/1 "Material Icons"; letter-spacing: normal; text-transform: none;
+  display: inline-block; white-space: nowrap; word-wrap: normal; direction: ltr;
+  text-rendering: optimizeLegibility; -webkit-font-smoothing: antialiased;
+}}
+"""
+_BEGIN: Final = re.compile(r"<script>\s*var (metric_[0-9a-f]{32}) = ")
+_BETWEEN: Final = r";\s*var additional_graphs_{} = "
+_END: Final = re.compile(r";\s*</script>")
+
+
+def safe_page(page: str, evidently: Path) -> str:
+    """Return the safe page for one of Evidently's; `evidently` is the folder of its package.
+
+    Raises ValueError if the page is not built as expected.
+    """
+    scripts = (
+        _GLOBAL,
+        _text(evidently / _ASSETS / "index.js"),
+        _DRAW,
+    )
+    font = base64.b64encode((evidently / _ASSETS / "material-ui-icons.woff2").read_bytes())
+    return "\n".join(
+        (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            "<title>Drift report</title>",
+            f"<style>{_STYLE.format(font=font.decode())}</style>",
+            '</head>\n<body>\n<div id="root"></div>',
+            _DATA.format(_inert(_data(page))),
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body>\n</html>\n",
+        )
+    )
+
+
+def _data(page: str) -> dict[str, Any]:
+    """The data in Evidently's page: they come first in it, so no value is mistaken for the page."""
+    begin = _BEGIN.search(page)
+    if begin is None:
+        raise ValueError("this release of Evidently begins its report in another way")
+    dashboard, end = _json(page, begin.end())
+    between = re.compile(_BETWEEN.format(begin[1])).match(page, end)
+    if between is None:
+        raise ValueError("this release of Evidently writes its report in another way")
+    graphs, end = _json(page, between.end())
+    if _END.match(page, end) is None:
+        raise ValueError("this release of Evidently ends its report's data in another way")
+    return {"dashboard": dashboard, "graphs": graphs}
+
+
+def _json(page: str, start: int) -> tuple[Any, int]:
+    # NaN is no JSON; null is drawn in the same way.
+    return json.JSONDecoder(parse_constant=lambda _: None).raw_decode(page, start)
+
+
+def _inert(data: dict[str, Any]) -> str:
+    """JSON in ASCII in which "<", ">" and "&" are escaped."""
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _policy(scripts: tuple[str, ...]) -> str:
+    digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    return _POLICY.format(scripts=" ".join(f"'sha256-{digest}'" for digest in digests))
+
+
+def _text(path: Path) -> str:
+    """As a browser reads it: the hash is of one kind of line break."""
+    return path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")

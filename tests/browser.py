@@ -1,0 +1,86 @@
+"""A real browser that opens files: what ran, what was asked for, what it complained about."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+# No display, no sandbox (there is none for root in a container), nothing of its own over the net.
+OPTIONS: Final = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+class NoBrowser(Exception):
+    """Says what is missing."""
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """A running browser. Raises NoBrowser."""
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        raise NoBrowser(f"none of {', '.join(NAMES)} is installed")
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        raise NoBrowser("playwright is not installed") from error
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """One file in the browser, with all that happened since it was opened."""
+
+    def __init__(self, page: "Page", file: Path) -> None:
+        self.page = page
+        self.troubles: list[str] = []  # errors, refusals, requests, dialogs
+        page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
+        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("dialog", lambda dialog: (self.troubles.append("dialog"), dialog.dismiss()))
+        own = file.resolve().as_uri()
+        page.on(
+            "request",
+            lambda request: self._note_request(request.url) if request.url != own else None,
+        )
+        page.goto(own, wait_until="load")
+
+    @property
+    def ran(self) -> int:
+        """How often something hostile ran."""
+        return int(self.page.evaluate("window.ran || 0"))
+
+    @property
+    def text(self) -> str:
+        return self.page.inner_text("body")
+
+    def attributes(self) -> list[str]:
+        """All that could run or lead elsewhere: event handlers, and links, as `name=value`."""
+        found: list[str] = self.page.evaluate(
+            """() => [...document.querySelectorAll('*')].flatMap(e => [...e.attributes]
+                 .filter(a => /^on|href$|^src$|^srcdoc$|^action$/i.test(a.name))
+                 .map(a => a.name + '=' + a.value))"""
+        )
+        return found
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.troubles.append(f"{kind}: {text}")
+
+    def _note_request(self, url: str) -> None:
+        if not url.startswith(("data:", "blob:")):
+            self.troubles.append(f"request: {url}")
