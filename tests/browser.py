@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 # No display, no sandbox (there is none for root in a container), nothing of its own over the net.
@@ -51,7 +51,7 @@ class Opened:
         self.troubles: list[str] = []  # errors, refusals, requests, dialogs
         page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         page.on("console", lambda message: self._note(message.type, message.text))
-        page.on("dialog", lambda dialog: (self.troubles.append("dialog"), dialog.dismiss()))
+        page.on("dialog", self._dismiss)
         own = file.resolve().as_uri()
         page.on(
             "request",
@@ -66,7 +66,7 @@ class Opened:
 
     @property
     def text(self) -> str:
-        return self.page.inner_text("body")
+        return str(self.page.inner_text("body"))
 
     def attributes(self) -> list[str]:
         """All that could run or lead elsewhere: event handlers, and links, as `name=value`."""
@@ -76,6 +76,10 @@ class Opened:
                  .map(a => a.name + '=' + a.value))"""
         )
         return found
+
+    def _dismiss(self, dialog: "Dialog") -> None:
+        self.troubles.append("dialog")
+        dialog.dismiss()
 
     def _note(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
