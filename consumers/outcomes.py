@@ -36,6 +36,7 @@ from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.events import Prediction, Source, Watermark
 from driftline.handler import GroupView, Output
+from driftline.placement import Placement, Side
 from driftline.stream import Stream
 from driftline.topics import Topics
 
@@ -88,6 +89,13 @@ class OutcomesHandler:
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
         self._rebuilding_since_s: float | None = None
         self.counts: Counter[str] = Counter()
+        self._placement = Placement(stream.kafka.partitions)
+        self._warned = False
+
+    @property
+    def problem(self) -> str | None:
+        """Why labels do not meet their predictions; None if nothing is known to separate them."""
+        return self._placement.problem
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -142,8 +150,14 @@ class OutcomesHandler:
             if publication is None:
                 publication = publications[partition] = self._publication(partition)
             self._read_deferred(partition, join, publication)
-            self._read(join, topic, partition, found[at], publication)
+            own = found[at]
+            self._read(join, topic, partition, own, publication)
             self._read_deferred(partition, join, publication)
+            side: Side = "labels" if topic == self._topics.labels else "records"
+            self._placement.see(side, partition, own.keys)
+        if not self._warned and self.problem is not None:
+            self._warned = True
+            log.warning("labels do not meet their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
 
     def tick(self) -> Output:

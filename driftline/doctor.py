@@ -11,9 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from driftline.broker.port import Admin, Broker
+from driftline.broker.port import Admin, Broker, OffsetRange
 from driftline.errors import BrokerError, DriftlineError, PackageError, SettingsError
 from driftline.models.keys import Signer, Trusted
+from driftline.placement import Placement, Side
+from driftline.scan import scan
 from driftline.settings import Settings
 from driftline.stream import Span, Stream
 from driftline.topics import Topics, differences
@@ -30,6 +32,8 @@ _EXTRAS = {
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000
+# Records of a partition that are enough to recognise its producer.
+_NEWEST = 50
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -102,6 +106,7 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
         if stream is not None:
             yield from _check_topics(admin, stream)
             yield from _check_history(admin, stream)
+            yield from _check_placement(admin, broker, stream)
             if admin.describe([Topics(stream).models]):
                 yield from _check_champion(settings, broker, stream)
     except BrokerError as error:
@@ -140,6 +145,28 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
     )
     for name, span in needs:
         yield _check_retention(name, span, shortest_ms)
+
+
+def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
+    """Whether the newest labels are in the partitions of their records, as far as keys tell."""
+    topics = Topics(stream)
+    if len(admin.describe([topics.features, topics.labels])) < 2:
+        return
+    placement = Placement(stream.kafka.partitions)
+    sides: tuple[tuple[Side, str], ...] = (("records", topics.features), ("labels", topics.labels))
+    for side, topic in sides:
+        newest = {
+            partition: OffsetRange(max(span.start, span.end - _NEWEST), span.end)
+            for partition, span in admin.offsets(topic).items()
+        }
+        for messages in scan(broker, newest):
+            for message in messages:
+                placement.see(side, message.partition, [message.key])
+    name = "partitions of labels"
+    if (problem := placement.problem) is not None:
+        yield Check(name, "fail", problem, "`driftline reconcile` names the labels")
+    else:
+        yield Check(name, "ok", "nothing separates labels from their records")
 
 
 def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:

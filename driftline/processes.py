@@ -58,6 +58,7 @@ class ServiceState(msgspec.Struct, frozen=True):
     lag: int = 0  # messages of its partitions that it has still to read, as of a second ago
     published: dict[str, int] = {}  # role of a topic → messages published there since it started
     model: str | None = None  # inference: digest of the model that answers
+    problem: str | None = None  # outcomes: what separates labels from their records
     refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why
     error: str | None = None
     stream_digest: str | None = None  # of the stream file that it has read

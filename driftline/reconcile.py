@@ -24,6 +24,7 @@ from driftline.codec.values import text
 from driftline.deadletters import REPLAYED
 from driftline.errors import DataError
 from driftline.events import Source
+from driftline.reconcile_findings import Lost, Misplaced, lost_records, misplaced_labels
 from driftline.reconcile_sql import (
     ANALYSIS,
     DOUBLED_OUTCOMES,
@@ -88,11 +89,19 @@ class Reconciliation(msgspec.Struct, frozen=True):
     foreign_letters: int  # in the dead letters, but not written by Driftline
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
+    named_misplaced: tuple[Misplaced, ...] = ()
+    lost: tuple[Lost, ...] = ()  # not among `records`: they are no longer in the log
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is missing, and no outcome doubled."""
-        return not (self.missing or self.labels.missing or self.doubled_outcomes)
+        """Whether nothing is missing, lost unread or misplaced, and no outcome doubled."""
+        return not (
+            self.missing
+            or self.labels.missing
+            or self.doubled_outcomes
+            or self.misplaced_labels
+            or self.lost
+        )
 
 
 def reconcile(
@@ -145,7 +154,7 @@ def _committed(broker: Broker, topics: Topics) -> Mapping[TopicPartition, Commit
         admin.close()
 
 
-_Row = tuple[str | int | float | None, ...]
+_Row = tuple[str | int | float | bytes | None, ...]
 _RowOf = Callable[[Message], _Row | None]  # None for a message that is not counted
 
 
@@ -193,16 +202,35 @@ class _Loader:
 
     def load(self, committed: Mapping[TopicPartition, Committed]) -> None:
         topics = self._topics
-        self._fill(topics.predictions, "predictions", 4, self._prediction)
+        roles = {
+            topics.features: "features",
+            topics.predictions: "predictions",
+            topics.labels: "labels",
+        }
+        self._fill(topics.predictions, "predictions", 5, self._prediction)
         self._fill(topics.outcomes, "outcomes", 5, self._outcome)
         self._fill(topics.deadletters, "letters", 3, self._letter)
         self._fill(topics.features, "features", 5, self._feature)
-        self._fill(topics.labels, "labels", 5, self._labelled)
+        self._fill(topics.labels, "labels", 6, self._labelled)
         self._database.executemany(
-            "INSERT INTO groups VALUES (?, ?, ?, ?)",
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?)",
             [
-                (partition.topic.rpartition(".")[2], partition.partition, at.offset, handled(at))
+                (
+                    partition.topic,
+                    roles.get(partition.topic, ""),
+                    partition.partition,
+                    at.offset,
+                    handled(at),
+                )
                 for partition, at in committed.items()
+            ],
+        )
+        self._database.executemany(
+            "INSERT INTO logs VALUES (?, ?, ?, ?)",
+            [
+                (partition.topic, partition.partition, span.start, span.end)
+                for spans in self._spans.values()
+                for partition, span in spans.items()
             ],
         )
         outputs = {
@@ -241,7 +269,8 @@ class _Loader:
         event = decode_or_skip(_predictions, message)
         if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
-        return (event.source.partition, event.source.offset, message.offset, event.record_id)
+        source = event.source
+        return (source.partition, source.offset, message.offset, event.record_id, message.key)
 
     def _outcome(self, message: Message) -> _Row | None:
         event = decode_or_skip(_outcomes, message)
@@ -273,8 +302,8 @@ class _Loader:
         try:
             label = self._label(message.value)
         except DataError:
-            return (*at, None, None)
-        return (*at, label.record_id, label.label)
+            return (*at, None, None, message.key)
+        return (*at, label.record_id, label.label, message.key)
 
 
 def _judge(
@@ -329,4 +358,6 @@ def _judge(
         foreign_letters=foreign_letters,
         missing_records=tuple(named(MISSING_RECORDS)),
         missing_labels=tuple(named(MISSING_LABELS)),
+        named_misplaced=tuple(misplaced_labels(database, stream, limit)),
+        lost=tuple(lost_records(database)),
     )

@@ -4,12 +4,14 @@ from typing import Final
 
 TABLES: Final = """
 CREATE TABLE features (partition INT, offset INT, published_ms INT, id TEXT, replayed INT);
-CREATE TABLE predictions (partition INT, source INT, offset INT, id TEXT);
-CREATE TABLE labels (partition INT, offset INT, published_ms INT, id TEXT, label);
+CREATE TABLE predictions (partition INT, source INT, offset INT, id TEXT, key BLOB);
+CREATE TABLE labels (partition INT, offset INT, published_ms INT, id TEXT, label, key BLOB);
 CREATE TABLE outcomes (partition INT, source INT, id TEXT, revision INT, label);
 CREATE TABLE letters (role TEXT, partition INT, offset INT);
 -- held: the committed offset; handled: the next offset that the group has not handled.
-CREATE TABLE groups (role TEXT, partition INT, held INT, handled INT);
+CREATE TABLE groups (topic TEXT, role TEXT, partition INT, held INT, handled INT);
+-- What can be read of each partition.
+CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
 -- Where retention has deleted results: publish time of the oldest that is left.
 CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 """
@@ -17,9 +19,10 @@ CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 # Indexes come after the rows: sorted once, they cost a fraction of being kept up to date.
 ANALYSIS: Final = """
 CREATE TABLE predicted AS
-    SELECT partition, source, min(offset) AS offset, min(id) AS id, count(*) AS times
-    FROM predictions GROUP BY partition, source;
-CREATE UNIQUE INDEX predicted_source ON predicted (partition, source);
+    SELECT partition, source, id, min(offset) AS offset, min(key) AS key, count(*) AS times
+    FROM predictions GROUP BY partition, source, id;
+-- Where a topic was recreated, old records had the same offsets, but other ids.
+CREATE UNIQUE INDEX predicted_source ON predicted (partition, source, id);
 CREATE INDEX predicted_id ON predicted (id, partition);
 CREATE INDEX outcomes_source ON outcomes (partition, source);
 CREATE INDEX outcomes_label ON outcomes (id, partition, label);
@@ -38,10 +41,12 @@ CREATE TABLE record_fates AS
             ELSE 'missing'
         END AS fate,
         EXISTS (
-            SELECT 1 FROM outcomes AS o WHERE o.partition = f.partition AND o.source = f.offset
+            SELECT 1 FROM outcomes AS o
+            WHERE o.partition = f.partition AND o.source = f.offset AND o.id = f.id
         ) AS joined
     FROM features AS f
-    LEFT JOIN predicted AS p ON p.partition = f.partition AND p.source = f.offset
+    LEFT JOIN predicted AS p
+        ON p.partition = f.partition AND p.source = f.offset AND p.id = f.id
     LEFT JOIN groups AS g ON g.role = 'features' AND g.partition = f.partition
     LEFT JOIN kept AS k ON k.role = 'features' AND k.partition = f.partition;
 
@@ -97,16 +102,38 @@ SELECT partition, offset, id FROM label_fates WHERE fate = 'missing' ORDER BY pa
 """
 
 REVISED: Final = """
-SELECT count(*) FROM (SELECT DISTINCT partition, source, revision FROM outcomes WHERE revision > 0)
+SELECT count(*) FROM (
+    SELECT DISTINCT partition, source, id, revision FROM outcomes WHERE revision > 0
+)
 """
 
 DOUBLED_OUTCOMES: Final = """
-SELECT count(*) - (SELECT count(*) FROM (SELECT DISTINCT partition, source, revision FROM outcomes))
-FROM outcomes
+SELECT count(*) - (
+    SELECT count(*) FROM (SELECT DISTINCT partition, source, id, revision FROM outcomes)
+) FROM outcomes
 """
 
-MISPLACED_LABELS: Final = """
-SELECT count(*) FROM labels AS l
-WHERE EXISTS (SELECT 1 FROM predicted AS p WHERE p.id = l.id)
-    AND NOT EXISTS (SELECT 1 FROM predicted AS p WHERE p.id = l.id AND p.partition = l.partition)
+# Each label with the prediction of its record, of which there is none in its own partition.
+_MISPLACED: Final = """
+FROM labels AS l JOIN predicted AS p ON p.id = l.id
+WHERE NOT EXISTS (
+    SELECT 1 FROM predicted AS own WHERE own.id = l.id AND own.partition = l.partition
+)
+GROUP BY l.partition, l.offset
+"""
+
+MISPLACED_LABELS: Final = f"SELECT count(*) FROM (SELECT 1 {_MISPLACED})"
+
+NAMED_MISPLACED_LABELS: Final = f"""
+SELECT l.partition, l.offset, l.id, l.key, min(p.partition), min(p.key) {_MISPLACED}
+ORDER BY l.partition, l.offset
+"""
+
+# Partitions of which records were deleted before their reader came to them, or that ended before
+# the offset that their reader had committed.
+UNREAD: Final = """
+SELECT g.topic, g.partition, g.handled, l.start
+FROM groups AS g JOIN logs AS l ON l.topic = g.topic AND l.partition = g.partition
+WHERE g.handled < l.start OR g.handled > l.end
+ORDER BY g.topic, g.partition
 """

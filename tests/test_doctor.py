@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from driftline.broker.memory import MemoryAdmin, MemoryBroker
+from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker
 from driftline.doctor import Check, check_broker, check_installation, check_models
 from driftline.errors import BrokerUnavailable
@@ -116,3 +117,20 @@ def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
 
     assert found.result == "fail"
     assert "does not hold" in found.found
+
+
+def test_producers_that_separate_labels_from_records_fail(settings: Settings) -> None:
+    world = World()
+    murmur2, crc32, *_ = PARTITIONERS.values()
+    for number in range(40):
+        key = str(number).encode()
+        world.feature(str(number), partition=murmur2(key, 2))
+        world.label(str(number), "a", partition=murmur2(key, 2))
+    assert result(on_broker(settings, world.broker), "partitions of labels").result == "ok"
+
+    for number in range(40, 200):
+        world.label(str(number), "a", partition=crc32(str(number).encode(), 2))
+    found = result(on_broker(settings, world.broker), "partitions of labels")
+
+    assert found.result == "fail"
+    assert "labels by CRC32 (librdkafka's default)" in found.found

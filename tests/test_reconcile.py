@@ -8,10 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
+from driftline.broker.partitioner import PARTITIONERS, partitioners_for
 from driftline.broker.port import Outgoing
+from driftline.codec.labels import LabelCodec
 from driftline.deadletters import REPLAYED
 from driftline.loop import Loop
 from driftline.reconcile import Missing, reconcile
+from driftline.reconcile_findings import Lost
+from driftline.topics import Service
 from tests.world import World
 
 
@@ -189,7 +193,70 @@ def test_a_label_in_another_partition_than_its_record_is_pointed_out() -> None:
     found = reconcile(world.broker, world.stream)
 
     assert found.misplaced_labels == 1
-    assert found.clean
+    assert not found.clean
+    (label,) = found.named_misplaced
+    assert (label.partition, label.offset, label.id, label.record_partition) == (0, 0, "a", 1)
+
+
+# Keys that only this partitioner puts into the second of two partitions.
+BY_MURMUR2, BY_CRC32 = (
+    next(
+        key
+        for key in map(str.encode, map(str, range(1000)))
+        if partitioners_for(key, 1, 2) == {name}
+    )
+    for name in list(PARTITIONERS)[:2]
+)
+
+
+@pytest.mark.parametrize(
+    ("record", "label", "cause"),
+    [
+        ((BY_MURMUR2, 1), (BY_MURMUR2, 0), "CRC32 (librdkafka's default) gives partition 0, mur"),
+        ((BY_CRC32, 1), (BY_CRC32, 0), "murmur2 gives partition 0, CRC32 (librdkafka's default) g"),
+        ((b"b", 1), (b"a", 0), "its key is 'a', the key of its record 'b'"),
+        ((b"b", 1), (None, 0), "it has no key"),
+    ],
+)
+def test_a_misplaced_label_comes_with_the_cause(
+    record: tuple[bytes, int], label: tuple[bytes | None, int], cause: str
+) -> None:
+    world = World()
+    feature = world.feature("x", partition=record[1])
+    world.prediction(msgspec.structs.replace(feature, key=record[0]))
+    value = LabelCodec(world.stream).encode("x", "yes")
+    sent = world.send(Outgoing(world.topics.labels, value, label[0], label[1]))
+    world.letter(sent, "no prediction", service="outcomes")
+    world.everything_handled()
+
+    (found,) = reconcile(world.broker, world.stream).named_misplaced
+
+    assert cause in found.cause
+
+
+def test_an_old_prediction_of_the_same_offset_does_not_count_for_another_record() -> None:
+    world = World()
+    world.prediction(world.feature("new"), id="of the topic before")
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert (found.predictions, found.missing) == (0, 1)
+
+
+@pytest.mark.parametrize("topic", ["features", "labels", "predictions"])
+def test_a_committed_offset_above_the_end_shows_a_recreated_topic(topic: str) -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    world.label("a", "yes")
+    name = f"s.{topic}"
+    service: Service = "inference" if topic == "features" else "outcomes"
+    world.commit(service, name, 9)
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.lost == (Lost(name, 0, 9, None),)
+    assert not found.clean
 
 
 def test_a_message_that_is_no_dead_letter_is_counted_and_disturbs_nothing() -> None:

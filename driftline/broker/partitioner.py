@@ -1,9 +1,13 @@
 """Which partition a key belongs to: murmur2, as Java clients compute it.
 
-Every adapter uses it, so records with one key meet in one partition whoever wrote them.
+Every adapter uses it, so records with one key meet in one partition whoever wrote them. Other
+programs' producers may use another function: those of common clients are recognised here.
 """
 
 import struct
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Final
 
 _MASK = 0xFFFFFFFF
 _SEED = 0x9747B28C
@@ -40,3 +44,34 @@ def partition_for(key: bytes, partitions: int) -> int:
     0
     """
     return (murmur2(key) & 0x7FFFFFFF) % partitions
+
+
+def _crc32(key: bytes, partitions: int) -> int:
+    return zlib.crc32(key) % partitions
+
+
+def _fnv1a(key: bytes, partitions: int) -> int:
+    h = 0x811C9DC5
+    for byte in key:
+        h = (h ^ byte) * 0x01000193 & _MASK
+    return abs(h - (1 << 32) if h >> 31 else h) % partitions
+
+
+MURMUR2: Final = "murmur2"
+# By the names that people look for; librdkafka's setting for `MURMUR2` is `murmur2_random`.
+PARTITIONERS: Final[Mapping[str, Callable[[bytes, int], int]]] = {
+    MURMUR2: partition_for,
+    "CRC32 (librdkafka's default)": _crc32,
+    "FNV-1a (Sarama's default)": _fnv1a,
+}
+
+
+def partitioners_for(key: bytes | None, partition: int, partitions: int) -> frozenset[str]:
+    """Names of the `PARTITIONERS` that put this key into this partition.
+
+    >>> sorted(partitioners_for(b"21", 0, 6)), sorted(partitioners_for(None, 0, 6))
+    (['murmur2'], [])
+    """
+    if key is None:
+        return frozenset()
+    return frozenset(name for name, of in PARTITIONERS.items() if of(key, partitions) == partition)

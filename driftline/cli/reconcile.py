@@ -16,6 +16,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.reconcile import Missing, Reconciliation
+from driftline.reconcile_findings import Lost
 
 
 def reconcile(
@@ -30,8 +31,8 @@ def reconcile(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Count from the topics what became of every record and label; exit 1 if any is missing, or
-    stands twice among the outcomes.
+    """Count from the topics what became of every record and label; exit 1 if any is missing, was
+    deleted before it was read, or is among the outcomes twice, or if labels cannot join.
 
     Each record must have become a prediction or a dead letter, each label an outcome or a dead
     letter. Records that inference has not read yet are waiting. Services may go on meanwhile.
@@ -74,8 +75,7 @@ _BESIDE = {
     "replayed": "records sent again from a dead letter",
     "redelivered": "predictions that came twice; readers drop them by their source",
     "doubled_outcomes": "outcomes that stand twice, which no service of Driftline writes",
-    "misplaced_labels": "labels in another partition than their record: they cannot join; "
-    "producers must use the record's key",
+    "misplaced_labels": "labels in another partition than their record: they cannot join",
     "foreign_letters": "messages among the dead letters that Driftline did not write",
 }
 _LABELS = {
@@ -99,14 +99,38 @@ def _show(found: Reconciliation) -> None:
         for field, words in names.items():
             count: int = getattr(values, field)
             if count or field in _ALWAYS:
-                red = field in ("missing", "doubled_outcomes") and count
+                red = field in ("missing", "doubled_outcomes", "misplaced_labels") and count
                 table.add_row(f"{count:,}", words, style="red" if red else None)
         table.add_section()
     stdout.print(table)
     _name("records", found.missing, found.missing_records)
     _name("labels", found.labels.missing, found.missing_labels)
+    for label in found.named_misplaced:
+        where = f"labels[{label.partition}]@{label.offset} id {label.id}"
+        why = f"its record is in partition {label.record_partition}; {label.cause}"
+        _red(f"misplaced: {where}: {why}")
+    if found.misplaced_labels > len(found.named_misplaced):
+        more = found.misplaced_labels - len(found.named_misplaced)
+        _red(f"and {more:,} more misplaced labels; --all names them")
+    for lost in found.lost:
+        _red(f"lost: {_explained(lost)}")
     if found.clean:
         stdout.print("nothing is missing, nothing doubled", style="green")
+
+
+def _explained(lost: Lost) -> str:
+    where = f"{lost.topic}[{lost.partition}]"
+    if lost.end is None:
+        return (
+            f"{where} was recreated: records of the former topic from offset {lost.start:,} on "
+            "were not read"
+        )
+    count = lost.end - lost.start
+    return f"{where}@{lost.start:,} to {lost.end - 1:,}: {count:,} offsets were deleted unread"
+
+
+def _red(text: str) -> None:
+    stdout.print(text, markup=False, highlight=False, style="red", soft_wrap=True)
 
 
 def _name(what: str, count: int, missing: tuple[Missing, ...]) -> None:

@@ -253,6 +253,9 @@ def _show_status(found: Status) -> None:
         for worker in service.workers:
             for digest, why in worker.said.refused.items() if worker.alive else ():
                 stdout.print(f"refused:   {short_digest(digest)}: {escape(why)}", style="red")
+            if worker.alive and worker.said.problem is not None:
+                name = f"{worker.said.service}-{worker.said.slot}"
+                stdout.print(f"{name}: {escape(worker.said.problem)}", style="red")
     drift, decision = found.drift, found.decision
     if drift is not None:
         said = f"{drift.kind} {drift.action} at {drift.position}: {drift.message}"

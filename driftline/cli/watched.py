@@ -151,6 +151,7 @@ class Watched:
             consumed=self._consumed,
             lag=sum(self._lag.values()),
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
+            problem=getattr(self._handler, "problem", None),  # only outcomes has this
             # Only inference has these two.
             model=getattr(self._handler, "model", None),
             refused=dict(getattr(self._handler, "refused", {})),

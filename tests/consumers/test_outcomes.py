@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
 from consumers.progress import Resume
+from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.codec.envelope import encode, outcomes_decoder, predictions_decoder
@@ -451,3 +452,26 @@ def test_an_outcome_over_the_limit_is_a_dead_letter_of_the_label() -> None:
     (letter,) = single(joined().handle([long, ours]))
     assert "outcome too large" in reasons([letter])[0]
     assert letter.value == ours.value
+
+
+def test_labels_that_another_partitioner_spreads_are_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    murmur2, crc32, *_ = PARTITIONERS.values()
+    handler = joined()
+    count = STREAM.kafka.partitions
+    for row in range(100):
+        key = str(row).encode()
+        said = msgspec.structs.replace(prediction(row, row), key=key, partition=murmur2(key, count))
+        handler.handle([said])
+        assert handler.problem is None
+    for row in range(100):
+        key = str(row).encode()
+        handler.handle(
+            [msgspec.structs.replace(label(row, row, "a"), key=key, partition=crc32(key, count))]
+        )
+    assert handler.problem is not None
+    assert "labels by CRC32" in handler.problem
+    assert [record.message[:36] for record in caplog.records if record.levelname == "WARNING"] == [
+        "labels do not meet their predictions"
+    ]

@@ -1,0 +1,82 @@
+"""What `driftline.reconcile` names besides missing records: misplaced labels, lost records.
+
+In: its tables. Out: `Misplaced` and `Lost`, with the cause.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+
+import msgspec
+
+from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
+from driftline.reconcile_sql import NAMED_MISPLACED_LABELS, UNREAD
+from driftline.stream import Stream
+
+
+class Misplaced(msgspec.Struct, frozen=True):
+    """A label in another partition than the record with its id, and what put it there."""
+
+    partition: int
+    offset: int
+    id: str
+    record_partition: int
+    cause: str
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Records that a reader did not read before the log lost them: `[start, end)` of a partition.
+
+    `end` is None where the topic was recreated: how many records the former one had is unknown.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int | None
+
+
+def misplaced_labels(
+    database: sqlite3.Connection, stream: Stream, limit: int | None
+) -> Iterator[Misplaced]:
+    """The first labels (None: all) that are not in the partition of their record."""
+    rows = database.execute(NAMED_MISPLACED_LABELS + " LIMIT ?", (-1 if limit is None else limit,))
+    for partition, offset, id, key, of_record, record_key in rows:
+        cause = _cause(key, partition, record_key, of_record, stream.kafka.partitions)
+        yield Misplaced(partition, offset, id, of_record, cause)
+
+
+def _cause(
+    key: bytes | None, partition: int, record_key: bytes | None, of_record: int, partitions: int
+) -> str:
+    """What put a label and its record in different partitions."""
+    if key is None:
+        return "it has no key; send it with the key of its record"
+    if key != record_key:
+        return f"its key is {_shown(key)}, the key of its record {_shown(record_key)}"
+    own, other = (_partitioner(key, at, partitions) for at in (partition, of_record))
+    if own is None or other is None:
+        which = "label" if own is None else "record"
+        return f"both have the key {_shown(key)}; the {which}'s partition was chosen without it"
+    return (
+        f"both have the key {_shown(key)}; {own} gives partition {partition}, {other} gives "
+        f"{of_record}: use one partitioner, {MURMUR2}, in both producers"
+    )
+
+
+def _partitioner(key: bytes, partition: int, partitions: int) -> str | None:
+    """The likeliest that puts the key there: the first of those that do."""
+    found = partitioners_for(key, partition, partitions)
+    return next((name for name in PARTITIONERS if name in found), None)
+
+
+def _shown(key: bytes | None) -> str:
+    return "missing" if key is None else repr(key.decode("utf-8", "replace"))
+
+
+def lost_records(database: sqlite3.Connection) -> Iterator[Lost]:
+    """Ranges that retention deleted, or a recreated topic cut off, before they were read."""
+    for topic, partition, unread, start in database.execute(UNREAD):
+        if unread < start:
+            yield Lost(topic, partition, unread, start)
+        else:  # the committed offset is above the end: another topic of this name
+            yield Lost(topic, partition, unread, None)

@@ -1,0 +1,81 @@
+"""Samples of keys: how records and labels come to be in different partitions."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from driftline.broker.partitioner import PARTITIONERS, partition_for
+from driftline.placement import Placement, Side
+
+PARTITIONS = 6
+MURMUR2, CRC32, FNV1A = PARTITIONERS.values()
+KEYS = [f"key {number}".encode() for number in range(200)]
+
+
+def placement(
+    records: Callable[[bytes, int], int], labels: Callable[[bytes, int], int], *, count: int = 200
+) -> Placement:
+    found = Placement(PARTITIONS)
+    sides: Sequence[tuple[Side, Callable[[bytes, int], int]]] = (
+        ("records", records),
+        ("labels", labels),
+    )
+    for side, of in sides:
+        for key in KEYS[:count]:
+            found.see(side, of(key, PARTITIONS), [key])
+    return found
+
+
+def by_hand(key: bytes, partitions: int) -> int:
+    return len(key) % partitions
+
+
+@pytest.mark.parametrize("of", [MURMUR2, CRC32, FNV1A, by_hand])
+def test_the_same_way_for_both_is_no_problem(of: Callable[[bytes, int], int]) -> None:
+    assert placement(of, of).problem is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (CRC32, "labels by CRC32 (librdkafka's default); use murmur2 in the producer of the"),
+        (FNV1A, "labels by FNV-1a (Sarama's default); use murmur2 in the producer of the labels"),
+        (by_hand, "send labels with their record's key, and without choosing a partition"),
+    ],
+)
+def test_labels_spread_in_another_way_are_a_problem_with_a_cause(
+    labels: Callable[[bytes, int], int], words: str
+) -> None:
+    problem = placement(MURMUR2, labels).problem
+    assert problem is not None
+    assert words in problem
+
+
+def test_a_few_keys_say_nothing() -> None:
+    assert placement(MURMUR2, CRC32, count=10).problem is None
+
+
+def test_one_partition_is_every_keys() -> None:
+    found = Placement(1)
+    found.see("labels", 0, KEYS)
+    assert found.problem is None
+
+
+def test_a_producer_that_was_put_right_is_no_problem_for_long() -> None:
+    found = placement(MURMUR2, CRC32)
+    for number in range(20_000):
+        key = str(number).encode()
+        found.see("labels", partition_for(key, PARTITIONS), [key])
+    assert found.problem is None
+
+
+def test_of_a_large_batch_only_some_keys_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[bytes | None] = []
+
+    def count(key: bytes | None, partition: int, partitions: int) -> frozenset[str]:
+        looked_at.append(key)
+        return frozenset()
+
+    monkeypatch.setattr("driftline.placement.partitioners_for", count)
+    Placement(PARTITIONS).see("labels", 0, KEYS)
+    assert 1 < len(looked_at) < 10
