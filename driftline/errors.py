@@ -7,6 +7,7 @@ DriftlineError
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            something the broker said
 │   ├── BrokerUnavailable  it cannot be reached
+│   ├── AccessDenied       it refuses this client, or what the client may not do
 │   ├── TopicMismatch      topics are missing, or differ from the plan
 │   ├── MessageTooLarge    one message is over its topic's limit
 │   ├── DeliveryFailed     a message was not acknowledged
@@ -57,6 +58,10 @@ class BrokerError(DriftlineError):
 
 class BrokerUnavailable(BrokerError):
     """The broker cannot be reached."""
+
+
+class AccessDenied(BrokerError):
+    """The broker refuses this client (TLS, password), or what it may not do (ACLs)."""
 
 
 class TopicMismatch(BrokerError):

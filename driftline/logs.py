@@ -69,9 +69,8 @@ def log_service(
     _install(handler, logging.getLevelNamesMapping()[level.upper()])
     # Warnings of scikit-learn and others become log lines too.
     logging.captureWarnings(True)
-    if level != "debug":
-        # At "info" kafka-python tells of each connection and request.
-        _limit_clients(logging.WARNING)
+    # At "info" kafka-python tells of each connection and request.
+    _limit_clients(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def log_command(*, verbose: bool) -> None:
@@ -190,6 +189,8 @@ def _install(handler: logging.Handler, level: int) -> None:
 def _limit_clients(level: int) -> None:
     for name in CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(level)
+    # At "debug" kafka-python prints its configuration and the bytes that it sends: the password.
+    logging.getLogger("kafka").setLevel(max(level, logging.INFO))
 
 
 def _text(record: logging.LogRecord) -> str:

@@ -8,7 +8,7 @@ DRIFTLINE_REQUIRE_BROWSER=1 they fail instead.
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ from tests.browser import NoBrowser, Opened, chromium
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+    from tests.secure_kafka import SecureKafka
 
 _WITHOUT_KAFKA = pytest.StashKey[str]()
 _WITHOUT_BROWSER = pytest.StashKey[str]()
@@ -73,9 +75,24 @@ def _docker_kafka() -> Iterator[str | None]:
         yield container.get_bootstrap_server()
 
 
+@pytest.fixture(scope="session")
+def secure(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["SecureKafka"]:
+    """A Kafka with TLS, passwords and ACLs. It is always a local one: nobody else's has these."""
+    from tests.secure_kafka import secure_kafka
+
+    with ExitStack() as stack:
+        try:
+            kafka = stack.enter_context(secure_kafka(tmp_path_factory.mktemp("secure-kafka")))
+        except DriftlineError as error:
+            without_kafka(request.config, str(error))
+        yield kafka
+
+
 @pytest.fixture(autouse=True)
 def _kafka_where_marked(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("kafka"):
+    if request.node.get_closest_marker("kafka") and "secure" not in request.fixturenames:
         request.getfixturevalue("kafka_bootstrap")
 
 

@@ -14,6 +14,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, OffsetSpec
 from kafka.coordinator.assignors.range import RangePartitionAssignor
 
+from driftline.broker import probe
 from driftline.broker.kafka_python_consumer import KafkaPythonConsumer
 from driftline.broker.kafka_python_producer import KafkaPythonProducer
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, committed_of, translated
@@ -31,10 +32,9 @@ from driftline.broker.port import (
     TopicInfo,
     TopicPartition,
 )
-from driftline.broker.properties import for_kafka_python
+from driftline.broker.properties import for_kafka_python, without_secrets
 from driftline.errors import (
     BrokerError,
-    BrokerUnavailable,
     SettingsError,
 )
 
@@ -90,8 +90,9 @@ class KafkaPythonBroker:
     ) -> None:
         self._servers = bootstrap_servers
         self._connect_timeout_s = connect_timeout_s
+        self._given = dict(properties or {})
         self._properties = for_kafka_python(
-            properties or {},
+            self._given,
             [
                 kafka.KafkaAdminClient.DEFAULT_CONFIG,
                 kafka.KafkaProducer.DEFAULT_CONFIG,
@@ -142,7 +143,6 @@ class KafkaPythonBroker:
     def _make(self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]) -> Any:
         known = make.DEFAULT_CONFIG
         config = {
-            "bootstrap_timeout_ms": int(self._connect_timeout_s * 1000),
             # Default 30 s: a broker that comes back is found again within seconds.
             "reconnect_backoff_max_ms": 1000,
             # Default 100: a first send, read or begin waits for it once or twice.
@@ -152,16 +152,18 @@ class KafkaPythonBroker:
             **own,
             "bootstrap_servers": [server.strip() for server in self._servers.split(",")],
         }
-        try:
-            return make(**config)
-        except (kafka_errors.KafkaConfigurationError, ValueError, OSError) as error:
-            raise SettingsError(f"kafka-python refuses its client properties: {error}") from error
-        except kafka_errors.KafkaError as error:
-            raise BrokerUnavailable(
-                f"no Kafka answers at {self._servers} within {self._connect_timeout_s:.0f} s: "
-                f"{error or type(error).__name__}",
-                hint="check the address and that a broker runs there (driftline broker up)",
-            ) from error
+        for timeout_s in probe.attempts(self._connect_timeout_s):
+            try:
+                return make(**config, bootstrap_timeout_ms=int(timeout_s * 1000))
+            except (kafka_errors.KafkaConfigurationError, ValueError, OSError) as error:
+                why = without_secrets(str(error), self._given)
+                raise SettingsError(f"kafka-python refuses its client properties: {why}") from None
+            except kafka_errors.KafkaError as error:
+                failure = error
+                if denied := probe.refusal(self._servers, self._given):
+                    raise denied from error
+        why = without_secrets(str(failure) or type(failure).__name__, self._given)
+        raise probe.unreachable(self._servers, why) from failure
 
 
 class KafkaPythonAdmin:

@@ -5,9 +5,11 @@ Never: auto commit, uncommitted reads, topics made by use.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from driftline.broker import probe
 from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
 from driftline.broker.librdkafka_producer import LibrdkafkaProducer
 from driftline.broker.librdkafka_values import (
@@ -31,10 +33,9 @@ from driftline.broker.port import (
     TopicInfo,
     TopicPartition,
 )
-from driftline.broker.properties import refuse_owned, unknown_property
+from driftline.broker.properties import check, unknown_property, without_secrets
 from driftline.errors import (
     BrokerError,
-    BrokerUnavailable,
     SettingsError,
 )
 
@@ -94,7 +95,7 @@ class LibrdkafkaBroker:
         *,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        refuse_owned(properties or {})
+        check(properties or {})
         self._servers = bootstrap_servers
         self._properties = dict(properties or {})
         self._connect_timeout_s = connect_timeout_s
@@ -147,9 +148,10 @@ class LibrdkafkaBroker:
 
     def _make(
         self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]
-    ) -> tuple[Any, list[str]]:
-        """A client, and the list in which its errors are put down."""
-        errors: list[str] = []
+    ) -> tuple[Any, deque[str]]:
+        """A client, and its errors as they come."""
+        # Bounded: a client that lives through an outage adds to it all the time.
+        errors: deque[str] = deque(maxlen=10)
         config = {
             # Default 10 s: a broker that comes back is found again within seconds.
             "reconnect.backoff.max.ms": 1000,
@@ -162,25 +164,27 @@ class LibrdkafkaBroker:
         try:
             return make(config, logger=_client_log), errors
         except ck.KafkaException as error:
+            probe.check_files(self._properties)
+            why = without_secrets(error.args[0].str(), self._properties)
             for name, value in self._properties.items():
-                if why := _refused(name, value):
-                    raise unknown_property(name, "librdkafka", f": {why}") from error
-            why = error.args[0].str()
-            raise SettingsError(f"librdkafka refuses its client properties: {why}") from error
+                if _refused(name, value):
+                    raise unknown_property(name, "librdkafka", f": {why}") from None
+            raise SettingsError(f"librdkafka refuses its client properties: {why}") from None
 
-    def _connected(self, client: Any, errors: list[str]) -> Any:
-        """The client, once the cluster has answered it."""
-        try:
-            client.list_topics(timeout=self._connect_timeout_s)
-        except ck.KafkaException as error:
-            client.poll(0)  # collects what went wrong
-            why = errors[0] if errors else error.args[0].str()
-            raise BrokerUnavailable(
-                f"no Kafka answers at {self._servers} within {self._connect_timeout_s:.0f} s: "
-                + why,
-                hint="check the address and that a broker runs there (driftline broker up)",
-            ) from error
-        return client
+    def _connected(self, client: Any, errors: deque[str]) -> Any:
+        """The client, once the cluster has answered it. Raises BrokerUnavailable, AccessDenied."""
+        for timeout_s in probe.attempts(self._connect_timeout_s):
+            try:
+                client.list_topics(timeout=timeout_s)
+            except ck.KafkaException as error:
+                client.poll(0)  # collects what went wrong
+                failure = error
+                if denied := probe.refusal(self._servers, self._properties):
+                    raise denied from error
+            else:
+                return client
+        why = errors[0] if errors else failure.args[0].str()
+        raise probe.unreachable(self._servers, without_secrets(why, self._properties)) from failure
 
 
 class LibrdkafkaAdmin:
@@ -327,10 +331,12 @@ def _is(error: BrokerError, code: int) -> bool:
     return isinstance(cause, ck.KafkaException) and cause.args[0].code() == code
 
 
-def _refused(name: str, value: str) -> str:
-    """Why librdkafka does not take this property, or nothing. Its own words may name an alias."""
+def _refused(name: str, value: str) -> bool:
+    """Whether librdkafka does not take this property, whatever the others are."""
     try:
         ck_admin.AdminClient({name: value}, logger=_client_log)
     except ck.KafkaException as error:
-        return str(error.args[0].str())
-    return ""
+        text = str(error.args[0].str())
+        # Alone, `security.protocol` lacks its mechanism, and a certificate its key.
+        return "configuration property" in text
+    return False

@@ -104,7 +104,7 @@ class LibrdkafkaConsumer:
                 if records and self._starts:
                     self._restart()
                 return []
-            messages = _Fetched(_records_of(records))
+            messages = _Fetched(_records_of(records, alone=self._group is None))
             if messages or time.monotonic() >= deadline_s:
                 return messages  # else there was only news, such as the end of a partition
 
@@ -230,10 +230,10 @@ class LibrdkafkaConsumer:
                 self._client.pause([kafka_partition(partition) for partition in self._paused])
 
 
-def _records_of(found: Sequence[Any]) -> Sequence[Any]:
+def _records_of(found: Sequence[Any], *, alone: bool) -> Sequence[Any]:
     """Without what is no record but news. Raises BrokerError for some of it."""
     if any(map(ck.Message.error, found)):
-        return [record for record in found if not _is_notice(record)]
+        return [record for record in found if not _is_notice(record, alone=alone)]
     return found
 
 
@@ -303,13 +303,15 @@ _LASTING = frozenset(
 _FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
 
 
-def _is_notice(record: Any) -> bool:
+def _is_notice(record: Any, *, alone: bool) -> bool:
     """Whether this is no record but news of an error that will pass. Raises BrokerError if not."""
     error = record.error()
     if error is None:
         return False
     if error.code() == ck.KafkaError._PARTITION_EOF:
         return True  # it has moved the position behind the last markers
+    if alone and error.code() == ck.KafkaError.GROUP_AUTHORIZATION_FAILED:
+        return True  # the client looks for the coordinator of a group that it never joins
     if error.fatal() or error.code() in _LASTING:
         if _FENCED in error.str():  # its code says no more than that it is fatal
             raise fenced_instance()

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ KAFKA_VERSION = "4.1.0"
 DEFAULT_PORT = 9092
 # slf4j-simple: Kafka's own pom brings no logging backend, and without one its log stays empty.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
+_LISTENERS = {"listeners", "advertised.listeners", "listener.security.protocol.map"}
 _OLDEST_JAVA = 17  # what Kafka 4 brokers ask for
 _START_TIMEOUT_S = 60.0  # it takes under 5 s on an idle machine with two cores
 _STOP_TIMEOUT_S = 20.0  # a clean stop flushes logs and takes about 1 s
@@ -44,11 +46,19 @@ class LocalKafka:
     """One Apache Kafka whose data live in `folder`.
 
     `port` 0 takes a free one; None takes the one that it ran on before, or else 9092.
+    `properties` are further ones of Kafka's server; further listeners are added to its own.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder.absolute()
         self._wanted_port = port
+        self._further = properties or {}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -101,7 +111,11 @@ class LocalKafka:
         java = [_find_java(), "-cp", _class_path()]
         properties = self.folder / "server.properties"
         data = self.folder / "data"
-        properties.write_text(_server_properties(port, _free_port(), data), encoding="utf-8")
+        values = _server_properties(port, _free_port(), data)
+        for name, value in self._further.items():
+            values[name] = f"{values[name]},{value}" if name in _LISTENERS else value
+        text = "".join(f"{name}={value}\n" for name, value in values.items())
+        properties.write_text(text, encoding="utf-8")
         with self.log_file.open("ab") as log:
             # Formatting a directory again would refuse to start on its own topics.
             if not (data / "meta.properties").exists():
@@ -177,9 +191,9 @@ class LocalKafka:
             return
 
 
-def _server_properties(port: int, controller_port: int, data: Path) -> str:
+def _server_properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
     """One node with everything on loopback; what a single node needs otherwise than a cluster."""
-    properties = {
+    return {
         "process.roles": "broker,controller",
         "node.id": "1",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
@@ -208,7 +222,6 @@ def _server_properties(port: int, controller_port: int, data: Path) -> str:
         # The default of 128 MB would be a quarter of the heap.
         "log.cleaner.dedupe.buffer.size": "16777216",
     }
-    return "".join(f"{name}={value}\n" for name, value in properties.items())
 
 
 def _class_path() -> str:

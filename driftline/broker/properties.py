@@ -70,6 +70,7 @@ _FREQUENT = (
     "security.protocol",
     "ssl.endpoint.identification.algorithm",
 )
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
 class Properties(Mapping[str, str]):
@@ -108,14 +109,39 @@ def without_secrets(text: str, properties: Mapping[str, str]) -> str:
     return text
 
 
-def refuse_owned(properties: Mapping[str, str]) -> None:
-    """Raise SettingsError if a property is one that Driftline sets itself."""
+def check(properties: Mapping[str, str]) -> None:
+    """Raise SettingsError for properties that no client can work with: those that Driftline sets
+    itself, and a protocol of security without what it needs."""
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(
-                f"client property {name!r} ({_variable(name)}) cannot be set: Driftline sets it",
+                f"client property {name!r} ({variable(name)}) cannot be set: Driftline sets it",
                 hint="its guarantees depend on it; remove it from the client properties",
             )
+    protocol = properties.get("security.protocol")
+    if protocol is not None and protocol.upper() not in _PROTOCOLS:
+        raise SettingsError(
+            f"{variable('security.protocol')} is {protocol!r}",
+            hint=f"expected one of {', '.join(_PROTOCOLS)}",
+        )
+    key, certificate = "ssl.key.location", "ssl.certificate.location"
+    if key in properties and not {certificate, "ssl.certificate.pem"} & set(properties):
+        raise SettingsError(
+            f"{variable(key)} is set, but {variable(certificate)} is not",
+            hint="a client certificate needs both; without one, set neither",
+        )
+    if protocol is None or not protocol.upper().startswith("SASL"):
+        return
+    mechanism = properties.get("sasl.mechanism") or properties.get("sasl.mechanisms")
+    needed = [] if mechanism else ["sasl.mechanism"]
+    if mechanism and mechanism.startswith(("PLAIN", "SCRAM")):
+        needed = [name for name in ("sasl.username", "sasl.password") if not properties.get(name)]
+    if needed:
+        raise SettingsError(
+            f"{variable('security.protocol')} is {protocol}, but "
+            f"{' and '.join(map(variable, needed))} {'is' if len(needed) == 1 else 'are'} not set",
+            hint="SASL needs a mechanism, such as SCRAM-SHA-512, a user name and a password",
+        )
 
 
 def unknown_property(
@@ -125,15 +151,16 @@ def unknown_property(
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(
-        f"client property {name!r} ({_variable(name)}) is not one that {client} takes as it is"
+        f"client property {name!r} ({variable(name)}) is not one that {client} takes as it is"
         + detail,
-        hint=f"the nearest known name is {near[0]} ({_variable(near[0])})"
+        hint=f"the nearest known name is {near[0]} ({variable(near[0])})"
         if near
         else "use Kafka's dotted names, as security.protocol or ssl.ca.location",
     )
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """The environment variable that sets a client property."""
     return "KAFKA_" + name.upper().replace(".", "_")
 
 
@@ -147,7 +174,7 @@ def for_kafka_python(
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}
     """
-    refuse_owned(properties)
+    check(properties)
     known = {name: value for config in defaults for name, value in config.items()}
     result: dict[str, object] = {}
     for name, text in properties.items():
@@ -168,7 +195,7 @@ def _typed(name: str, option: str, text: str, default: object) -> object:
     if isinstance(default, bool):
         if text.lower() not in ("true", "false"):
             raise SettingsError(
-                f"client property {name!r} ({_variable(name)}) is {text!r}; expected true or false"
+                f"client property {name!r} ({variable(name)}) is {text!r}; expected true or false"
             )
         return text.lower() == "true"
     if isinstance(default, int | float) or option in _INTEGERS_WITHOUT_DEFAULT:
@@ -176,7 +203,7 @@ def _typed(name: str, option: str, text: str, default: object) -> object:
             return int(text)
         except ValueError:
             raise SettingsError(
-                f"client property {name!r} ({_variable(name)}) is {text!r}; expected a whole number"
+                f"client property {name!r} ({variable(name)}) is {text!r}; expected a whole number"
             ) from None
     if default is None or isinstance(default, str):
         return text
