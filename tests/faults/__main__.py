@@ -22,6 +22,7 @@ from driftline.stream import Client, Delivery
 from driftline.topics import SERVICES, Topics
 from tests.faults import campaign
 from tests.faults import scenario as scenarios
+from tests.faults import soak as soaking
 from tests.faults.compare import differences, up_to
 from tests.faults.run import Verdict, run
 from tests.faults.scenario import Scenario
@@ -65,6 +66,7 @@ KeepTopics = Annotated[
 
 app.command()(campaign.run)
 app.command()(campaign.table)
+app.command()(soaking.soak)
 
 Overlap = Annotated[int, typer.Option(help="Windows that each record is in: 1, 2, 4, 5, 10 or 20.")]
 

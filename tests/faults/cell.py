@@ -94,7 +94,7 @@ class Cell:
                 if true():
                     return
             except DriftlineError:
-                self._forget_admin()
+                self.forget_admin()
             if time.monotonic() > deadline_s:
                 raise RuntimeError(f"{what} within {patience_s:g} s")
             time.sleep(_LOOK_EVERY_S)
@@ -151,7 +151,8 @@ class Cell:
             self._admin = self.site.broker.admin()
         return self._admin
 
-    def _forget_admin(self) -> None:
+    def forget_admin(self) -> None:
+        """Connect anew at the next question."""
         if self._admin is not None:
             self._admin.close()
             self._admin = None

@@ -66,12 +66,17 @@ class Load:
             self._paced_from = self._sent, time.monotonic()
             self._changed.notify()
 
+    def pause(self) -> None:
+        """Send no more until `allow` is called again."""
+        with self._changed:
+            self._allowed = self._sent
+
     @property
     def idle(self) -> bool:
         """Whether all that is allowed was acknowledged. Raises what stopped it."""
         if self._failure is not None:
             raise RuntimeError(f"the load stopped: {self._failure!r}")
-        return self._acknowledged >= self._allowed
+        return self._acknowledged >= max(self._allowed, self._sent)
 
     @property
     def done(self) -> bool:
@@ -89,6 +94,12 @@ class Load:
     def sent(self) -> tuple[int, int]:
         """Records and labels that were allowed so far."""
         part = self._messages[: self._allowed]
+        labels = sum(item.is_label for item in part)
+        return len(part) - labels, labels
+
+    def delivered(self) -> tuple[int, int]:
+        """Records and labels that were acknowledged so far."""
+        part = self._messages[: self._acknowledged]
         labels = sum(item.is_label for item in part)
         return len(part) - labels, labels
 
@@ -125,7 +136,7 @@ class Load:
             self._failure = error
 
     def _step(self) -> None:
-        until = min(self._allowed, self._sent + _POLL_EVERY, self._due())
+        until = max(self._sent, min(self._allowed, self._sent + _POLL_EVERY, self._due()))
         names = self._topics.features, self._topics.labels
         for item in self._messages[self._sent : until]:
             self._producer.produce(

@@ -19,6 +19,7 @@ from driftline.errors import DriftlineError
 from driftline.events import RetrainRequest
 from driftline.reconcile import Reconciliation
 from driftline.stream import Client, Delivery
+from tests.faults import evidence
 from tests.faults.base import Base, delete_topics, make_site
 from tests.faults.cell import Cell
 from tests.faults.cluster import Cluster
@@ -224,8 +225,12 @@ class Round:
             self.fault.after(cell)
         result = self._result(cell, found, run_s)
         (cell.site.folder / "result.json").write_bytes(msgspec.json.encode(result))
-        if result.good:
+        try:
+            if not result.good:
+                evidence.keep(cell.site)
             delete_topics(cell.site)
+        except (OSError, DriftlineError) as error:
+            self.say(f"{cell.site.folder.name}: topics not kept or deleted: {error}")
         return result
 
     def _result(self, cell: Cell, found: Reconciliation | None, run_s: float) -> Result:
