@@ -18,7 +18,8 @@ from driftline.placement import Placement, Side
 from driftline.scan import scan
 from driftline.settings import Settings
 from driftline.stream import Span, Stream
-from driftline.topics import Topics, differences
+from driftline.topics import SERVICES, Topics, differences
+from driftline.workers import Workers
 
 Result = Literal["ok", "warn", "fail"]
 
@@ -90,6 +91,29 @@ def check_models(settings: Settings) -> Iterator[Check]:
         # No right, no such place; no fsspec driver for it; no such protocol.
         todo = "DRIFTLINE_MODEL_STORE says where packages are kept"
         yield Check("model store", "fail", f"{settings.model_store}: {error}", todo)
+
+
+def check_services(here: Workers) -> Iterator[Check]:
+    """The stream's services on this machine."""
+    if here.supervisor == "ended":
+        yield Check("supervisor", "fail", "it has ended", "`driftline up` starts another one")
+    missing = here.missing()
+    if missing:
+        found = (
+            "none runs here" if len(missing) == len(SERVICES) else f"not here: {', '.join(missing)}"
+        )
+        yield Check("services", "warn", found, "`driftline up`, unless they run elsewhere")
+    for worker in here.workers:
+        if worker.problem:
+            todo = f"see {worker.name}.log and {worker.name}.err in {here.folder}"
+            yield Check(worker.name, "fail", worker.problem, todo)
+        elif worker.outdated:
+            found = "it runs another version of the stream file than the one on disk"
+            yield Check(worker.name, "warn", found, "`driftline down`, then `driftline up`")
+        elif worker.alive:
+            yield Check(
+                worker.name, "ok", f"{worker.said.state}, restarted {worker.restarts} times"
+            )
 
 
 def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:

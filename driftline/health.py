@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from driftline.codec.records import parse_time
-from driftline.processes import ServiceState, TroubleKind, born
+from driftline.processes import ServiceState, TroubleKind
 
 # A service writes its state each second; a window with many columns may keep the monitor busy.
 MAX_SILENCE_S = 30.0
@@ -36,17 +36,18 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
         return Health(False, "not started yet")
     if state.state not in _WELL:
         return Health(False, f"{state.state}: {state.error}" if state.error else state.state)
-    if born(state.pid) != state.born:
+    if not state.alive:
         return Health(False, "its process has ended")
-    silent_s = _seconds_since(state.updated, now)
+    silent_s = seconds_since(state.updated, now)
     if silent_s > MAX_SILENCE_S:
         return Health(False, f"it has said nothing for {silent_s:.0f} s")
     for trouble in state.troubles:
-        lasts_s = _seconds_since(trouble.since, now)
+        lasts_s = seconds_since(trouble.since, now)
         if lasts_s > PATIENCE_S[trouble.kind]:
             return Health(False, f"{trouble.kind} for {lasts_s:.0f} s: {trouble.detail}")
     return Health(True, state.state)
 
 
-def _seconds_since(moment: str, now: datetime) -> float:
+def seconds_since(moment: str, now: datetime) -> float:
+    """How long ago a moment was that is written as RFC 3339."""
     return now.timestamp() - parse_time(moment) / 1e6

@@ -1,11 +1,10 @@
 """How a stream on a broker is doing: lag of each service, champion, last drift, last decision.
 
-In: broker, stream, the folder of the services' states. Out: a `Status`. It changes nothing.
+In: broker, stream, its workers on this machine. Out: a `Status`. It changes nothing.
 """
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import msgspec
 
@@ -13,20 +12,13 @@ from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
 from driftline.codec.envelope import decode_or_skip, drift_decoder, retrain_decoder
 from driftline.events import DriftEvent, RetrainDecision
 from driftline.models.catalog import read_catalog
-from driftline.processes import ServiceState, born, read_states
 from driftline.scan import handled, ranges, scan
 from driftline.stream import Stream
 from driftline.topics import SERVICES, Role, Service, Topics
+from driftline.workers import Worker, Workers
 
 # A transaction's marker takes an offset and holds nothing: look further back than asked for.
 _LOOK_BACK = 100
-
-
-class Worker(msgspec.Struct, frozen=True):
-    """A service's process: what it said last, and whether it still lives."""
-
-    said: ServiceState
-    alive: bool
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
@@ -46,6 +38,7 @@ class Status(msgspec.Struct, frozen=True):
 
     stream: str
     services: tuple[ServiceStatus, ...]
+    problems: tuple[str, ...]  # of the services on this machine
     answering: tuple[str, ...]  # digests of the models by which workers here answer
     champion: str | None
     frozen: bool
@@ -62,10 +55,10 @@ INPUTS: Mapping[Service, tuple[Role, ...]] = {
 }
 
 
-def status(broker: Broker, stream: Stream, folder: Path) -> Status:
-    """Look once. Raises BrokerError, SettingsError (a state file that cannot be read)."""
+def status(broker: Broker, stream: Stream, here: Workers) -> Status:
+    """Look once. Raises BrokerError."""
     topics = Topics(stream)
-    workers = [Worker(state, born(state.pid) == state.born) for state in read_states(folder)]
+    workers = here.workers
     answering = {w.said.model for w in workers if w.alive and w.said.model is not None}
     catalog = read_catalog(broker, topics)
     return Status(
@@ -78,6 +71,7 @@ def status(broker: Broker, stream: Stream, folder: Path) -> Status:
             )
             for service in SERVICES
         ),
+        problems=tuple(here.problems()),
         answering=tuple(sorted(answering)),
         champion=catalog.champion_digest,
         frozen=catalog.frozen,

@@ -1,8 +1,8 @@
 """Services as processes of this machine: what each says about itself, and which were started here.
 
-In: a folder per stream. Out: `<service>-<slot>.json`, which a service writes about once a second,
-and `processes.json`, which `driftline up` writes. A process is told from a later one with the same
-pid by the moment it was born.
+In: a folder per stream. Out: `<service>-<slot>.json`, which a service writes about once a second;
+`wanted.json`, in which `driftline up` asks for services; `processes.json` and `supervisor.json`,
+which the supervisor writes. A process is told from a later one with the same pid by its birth.
 """
 
 import hashlib
@@ -29,10 +29,28 @@ State = Literal[
 TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress"]
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Running")
+
+# So many ends in a row, each soon after the start, make a crash loop.
+CRASHES = 3
 
 _PROCESSES = "processes.json"
+_SUPERVISOR = "supervisor.json"
+_WANTED = "wanted.json"
 # How often a process that is awaited is looked at.
 _LOOK_EVERY_S = 0.05
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A process, told from a later one with its pid by its birth."""
+
+    pid: int
+    born: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return born(self.pid) == self.born
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -43,13 +61,11 @@ class Trouble(msgspec.Struct, frozen=True):
     detail: str
 
 
-class ServiceState(msgspec.Struct, frozen=True):
+class ServiceState(Running, frozen=True, kw_only=True):
     """What a service process says about itself. Times are RFC 3339 UTC."""
 
     service: Service
     slot: int
-    pid: int
-    born: str
     state: State
     started: str
     updated: str
@@ -65,14 +81,16 @@ class ServiceState(msgspec.Struct, frozen=True):
     troubles: tuple[Trouble, ...] = ()
 
 
-class Process(msgspec.Struct, frozen=True):
-    """A process that `driftline up` started."""
+class Process(Running, frozen=True, kw_only=True):
+    """A service as the supervisor keeps it: its present process, or else its last one."""
 
     service: Service
     slot: int
-    pid: int
-    born: str
     log: str
+    restarts: int = 0  # since `driftline up` asked for it
+    failures: int = 0  # ends in a row, none of them after it had run well for a while
+    error: str | None = None  # how it ended last
+    retry: str | None = None  # RFC 3339 UTC: it has ended and is started again then
 
     @property
     def name(self) -> str:
@@ -80,9 +98,35 @@ class Process(msgspec.Struct, frozen=True):
         return f"{self.service}-{self.slot}"
 
     @property
-    def alive(self) -> bool:
-        """Whether it still runs, and is not another one with its pid."""
-        return born(self.pid) == self.born
+    def crash_looping(self) -> bool:
+        """Whether it ended again and again soon after its start."""
+        return self.failures >= CRASHES
+
+
+class SupervisorState(Running, frozen=True, kw_only=True):
+    """What the supervisor says about itself."""
+
+    request: int  # the last one that it has taken up
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A service that is to run, and how."""
+
+    service: Service
+    slot: int
+    command: tuple[str, ...]
+    log: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.service}-{self.slot}"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """Which services `driftline up` wants to run. Each one has a number of its own."""
+
+    number: int = 0
+    services: tuple[Wanted, ...] = ()
 
 
 def folder_of(settings: Settings, stream: Stream) -> Path:
@@ -134,37 +178,58 @@ def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None
 def forget_ended(folder: Path) -> None:
     """Remove what processes said that are no more."""
     for state in read_states(folder):
-        if born(state.pid) != state.born:
+        if not state.alive:
             (folder / f"{state.service}-{state.slot}.json").unlink(missing_ok=True)
 
 
 def write_processes(folder: Path, processes: Sequence[Process]) -> None:
-    """Note what `up` started."""
+    """Note which services are kept running."""
     _replace(folder / _PROCESSES, msgspec.json.encode(processes))
 
 
 def read_processes(folder: Path) -> tuple[Process, ...]:
-    """What `up` started, also those that ended since. Raises SettingsError."""
+    """The services that are kept running, also those that have just ended. Raises SettingsError."""
     path = folder / _PROCESSES
     return _read(path, tuple[Process, ...]) if path.exists() else ()
 
 
-def start(service: Service, slot: int, command: Sequence[str], log: Path) -> Process:
-    """Start a detached process whose output goes to the end of `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        child = subprocess.Popen(
+def write_request(folder: Path, request: Request) -> None:
+    """Ask the supervisor for services."""
+    _replace(folder / _WANTED, msgspec.json.encode(request))
+
+
+def read_request(folder: Path) -> Request:
+    """What was asked for last. Raises SettingsError."""
+    path = folder / _WANTED
+    return _read(path, Request) if path.exists() else Request()
+
+
+def write_supervisor(folder: Path, state: SupervisorState) -> None:
+    """Replace the supervisor's state file."""
+    _replace(folder / _SUPERVISOR, msgspec.json.encode(state))
+
+
+def read_supervisor(folder: Path) -> SupervisorState | None:
+    """The supervisor, if it runs. Raises SettingsError."""
+    path = folder / _SUPERVISOR
+    state = _read(path, SupervisorState) if path.exists() else None
+    return state if state is not None and state.alive else None
+
+
+def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start a process of its own session whose output goes to the end of a file."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("ab") as file:
+        return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
             start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
         )
-    # A child that has ended at once is a zombie until it is awaited: it has no birth then.
-    return Process(service, slot, child.pid, born(child.pid) or "ended at once", str(log))
 
 
-def stop(processes: Sequence[Process], *, patience_s: float) -> tuple[Process, ...]:
+def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
     """Ask all to end and wait until they are gone; kill those that are not within `patience_s`.
 
     Returns those that had to be killed. Committed offsets make that safe, only slower to resume.
@@ -182,7 +247,7 @@ def stop(processes: Sequence[Process], *, patience_s: float) -> tuple[Process, .
     return stubborn
 
 
-def _send(process: Process, sign: signal.Signals) -> None:
+def _send(process: Running, sign: signal.Signals) -> None:
     if process.alive:
         try:
             os.kill(process.pid, sign)

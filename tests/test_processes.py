@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -13,11 +14,12 @@ from driftline.processes import (
     Process,
     ServiceState,
     born,
+    file_digest,
     forget_ended,
     read_processes,
     read_state,
     read_states,
-    start,
+    spawn,
     stop,
     write_processes,
     write_state,
@@ -40,11 +42,15 @@ def state(pid: int, birth: str) -> ServiceState:
     )
 
 
+def process(pid: int, birth: str) -> Process:
+    return Process(service="inference", slot=0, pid=pid, born=birth, log="log")
+
+
 def started(code: str, log: Path) -> Process:
-    process = start("inference", 0, [sys.executable, "-c", code], log)
+    child = spawn([sys.executable, "-c", code], log)
     while b"here" not in log.read_bytes():
-        assert process.alive
-    return process
+        assert child.poll() is None
+    return process(child.pid, born(child.pid) or "")
 
 
 def test_a_process_has_one_birth_and_none_when_it_is_gone() -> None:
@@ -67,21 +73,21 @@ def test_a_changed_wall_clock_does_not_make_a_process_another_one(
 
 
 def test_a_process_is_asked_to_end_and_is_gone_after(tmp_path: Path) -> None:
-    process = started(OBEDIENT, tmp_path / "log")
+    obedient = started(OBEDIENT, tmp_path / "log")
 
-    assert stop([process], patience_s=20) == ()
-    assert not process.alive
+    assert stop([obedient], patience_s=20) == ()
+    assert not obedient.alive
 
 
 def test_a_process_that_does_not_end_is_killed_and_named(tmp_path: Path) -> None:
-    process = started(STUBBORN, tmp_path / "log")
+    stubborn = started(STUBBORN, tmp_path / "log")
 
-    assert stop([process], patience_s=0) == (process,)
-    assert not process.alive
+    assert stop([stubborn], patience_s=0) == (stubborn,)
+    assert not stubborn.alive
 
 
 def test_another_process_with_the_same_pid_is_left_alone() -> None:
-    impostor = Process("inference", 0, os.getpid(), "born before", "log")
+    impostor = process(os.getpid(), "born before")
 
     assert not impostor.alive
     assert stop([impostor], patience_s=0) == ()
@@ -89,14 +95,14 @@ def test_another_process_with_the_same_pid_is_left_alone() -> None:
 
 def test_states_and_processes_are_read_as_they_were_written(tmp_path: Path) -> None:
     mine = state(os.getpid(), born(os.getpid()) or "")
-    process = Process("inference", 0, mine.pid, mine.born, "log")
+    kept = process(mine.pid, mine.born)
     write_state(tmp_path, mine)
-    write_processes(tmp_path, [process])
+    write_processes(tmp_path, [kept])
 
     assert read_state(tmp_path, "inference", 0) == mine
     assert read_state(tmp_path, "monitor", 0) is None
     assert read_states(tmp_path) == (mine,)
-    assert read_processes(tmp_path) == (process,)
+    assert read_processes(tmp_path) == (kept,)
 
 
 def test_what_ended_processes_said_is_forgotten_and_the_rest_kept(tmp_path: Path) -> None:
@@ -114,3 +120,23 @@ def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"monitor-0\.json cannot be read"):
         read_states(tmp_path)
+
+
+def test_what_an_older_version_started_is_read(tmp_path: Path) -> None:
+    written = {"service": "monitor", "slot": 0, "pid": 7, "born": "8", "log": "monitor-0.log"}
+    (tmp_path / "processes.json").write_bytes(msgspec.json.encode([written]))
+
+    assert [kept.name for kept in read_processes(tmp_path)] == ["monitor-0"]
+
+
+def test_a_stream_file_has_another_digest_only_if_it_says_something_else(tmp_path: Path) -> None:
+    digests = []
+    for text in (
+        'version = 1\nname = "s"\n[time]\nstart = 2026-01-01T00:00:00Z',
+        '# a comment\nname    = "s"\nversion = 1\n\ntime = {start = 2026-01-01T00:00:00Z}\n',
+        'version = 1\nname = "t"\n[time]\nstart = 2026-01-01T00:00:00Z',
+    ):
+        (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+        digests.append(file_digest(tmp_path / "s.toml"))
+
+    assert digests[0] == digests[1] != digests[2]

@@ -1,5 +1,6 @@
 """`driftline doctor`: is everything there that a stream needs, and if not, what to do."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -8,11 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from driftline.broker import connect
-from driftline.cli.options import BootstrapServers, Json, StreamFile, find_stream, stdout
-from driftline.doctor import Check, check_broker, check_installation, check_models
+from driftline.cli.options import BootstrapServers, Json, StreamFile, find_stream_file, stdout
+from driftline.doctor import Check, check_broker, check_installation, check_models, check_services
 from driftline.errors import StreamFileError
+from driftline.processes import file_digest, folder_of
 from driftline.settings import load_settings
-from driftline.stream import Stream
+from driftline.stream import Stream, load
+from driftline.workers import look_at_workers
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
@@ -25,9 +28,11 @@ def doctor(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Check libraries, keys, model store, broker, topics and champion; exit 1 if one fails.
+    """Check libraries, keys, model store, services here, broker, topics and champion.
 
-    Each line says what was found and, where it is not right, what to do about it.
+    Each line says what was found and, where it is not right, what to do about it. Exit code 0: no
+    check fails; there may be warnings. 1: a check fails, for example because no broker answers. 2:
+    a setting is wrong.
 
     Example: driftline doctor elec2.toml -b local
     """
@@ -35,8 +40,12 @@ def doctor(
     checks = [*check_installation(), *check_models(settings)]
     stream: Stream | None = None
     try:
-        stream = find_stream(file)
+        path = find_stream_file(file)
+        stream = load(path)
         checks.append(Check("stream file", "ok", stream.name))
+        folder = folder_of(settings, stream)
+        here = look_at_workers(folder, file_digest(path), now=datetime.now(UTC))
+        checks.extend(check_services(here))
     except StreamFileError as error:
         # A named file must be right; without any, the installation alone is looked at.
         checks.append(Check("stream file", "fail" if file else "warn", error.message, error.hint))

@@ -36,7 +36,8 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("backtest", ("backtest",)),
     ],
     "Operate": [
-        ("up", ("up", "down", "status")),
+        ("up", ("up", "down")),
+        ("status", ("status",)),
         ("broker", ("broker",)),
         ("topics", ("topics",)),
         ("produce", ("produce",)),

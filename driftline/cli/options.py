@@ -13,6 +13,9 @@ from driftline.errors import SettingsError, StreamFileError
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
 
+# Where a run keeps its topics, in its folder.
+TOPICS = "topics"
+
 # People read standard error (progress, notes); standard output is for results.
 stderr = Console(stderr=True)
 stdout = Console()
@@ -96,6 +99,9 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
     if name == "last":
         runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
         for path in reversed(runs):
+            # One that was played on a Kafka, or that was killed, has no topics here.
+            if not has_topics(path.parent):
+                continue
             if stream is None or load(path).name == stream:
                 return path.parent
         of = "" if stream is None else f" of stream {stream}"
@@ -107,10 +113,20 @@ def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path
     for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
         try:
             if name and (folder / "stream.toml").is_file():
+                if not has_topics(folder):
+                    raise SettingsError(
+                        f"run {folder.name} has kept no topics",
+                        hint="it was played on a Kafka, where its topics are, or it was killed",
+                    )
                 return folder
         except (OSError, ValueError) as error:  # too long, or no name of a file
             raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
     raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
+
+
+def has_topics(folder: Path) -> bool:
+    """Whether a run has kept its topics, all of them."""
+    return (folder / TOPICS).is_dir()
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -141,7 +157,7 @@ def open_context(
                 f"run {folder.name} is of stream {stream.name}, not of {asked}",
                 hint="`--run last` is the newest of the stream; a run needs no stream file",
             )
-        return Context(settings, stream, MemoryBroker.load(folder / "topics"))
+        return Context(settings, stream, MemoryBroker.load(folder / TOPICS))
     stream = find_stream(file)
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     return Context(settings, stream, broker)

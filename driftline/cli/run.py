@@ -5,14 +5,26 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from driftline.cli.options import BootstrapServers, Json, find_stream_file, stderr, stdout
+from driftline.cli.options import (
+    TOPICS,
+    BootstrapServers,
+    Json,
+    find_stream_file,
+    stderr,
+    stdout,
+)
 from driftline.settings import Settings, load_settings
+from driftline.stream import Stream, load
+
+if TYPE_CHECKING:
+    from driftline.cli.narrator import Narrator
+    from driftline.cli.simulation import Simulation
 
 WarmUpShare = Annotated[
     float,
@@ -90,59 +102,113 @@ def play(
     as_json: bool,
 ) -> None:
     """What `run` and `demo` share. Prints as it goes; raises DriftlineError."""
-    # Imported here: they bring pandas and scikit-learn, which `--help` should not wait for.
+    # Imported here: it brings pandas and scikit-learn, which `--help` should not wait for.
     from driftline.cli.narrator import Narrator, write_run_report
-    from driftline.cli.simulation import prepare
-    from driftline.stream import load
-    from producers.sources import open_source
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     stream = load(find_stream_file(file))
-    folder = _new_folder(settings, stream.name)
-    shutil.copyfile(file, folder / "stream.toml")
     narrator = Narrator(stream, stderr if as_json else stdout)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("warming up", total=None)
-        simulation = prepare(
-            stream,
-            open_source(data),
-            settings,
-            reports=folder / "reports",
-            warmup=warmup,
-            limit=limit,
-            seed=seed,
-            on_kafka=bootstrap_servers is not None,
-            on_happening=narrator.tell,
-            on_progress=lambda row: bar.update(task, completed=row),
-            on_training=lambda step, done, total: bar.update(
-                task, description=f"first model: {step}", completed=done, total=total
-            ),
+    folder = _new_folder(settings, stream.name)
+    kept = False
+    try:
+        shutil.copyfile(file, folder / "stream.toml")
+        with _progress_bar() as bar:
+            simulation = _prepare(
+                stream,
+                data,
+                settings,
+                folder,
+                narrator,
+                bar,
+                warmup=warmup,
+                limit=limit,
+                seed=seed,
+                on_kafka=bootstrap_servers is not None,
+            )
+            try:
+                result = simulation.run()
+                _keep_topics(simulation, folder)
+                kept = True
+            finally:
+                simulation.close()
+        (folder / "result.json").write_bytes(msgspec.json.encode(result))
+        report = folder / "report.html"
+        write_run_report(report, simulation, result)
+        narrator.finish(result, report)
+    except KeyboardInterrupt:
+        stderr.print(
+            f"interrupted: run {folder.name} is kept, its report is not complete"
+            if kept
+            else "interrupted: this run is not kept",
+            highlight=False,
         )
-        narrator.start(simulation.first)
-        bar.update(task, description="streaming", total=simulation.total_rows)
-        try:
-            result = simulation.run()
-            simulation.save(folder / "topics")
-        except KeyboardInterrupt:
-            stderr.print("interrupted: this run is not kept")
-            shutil.rmtree(folder)
-            raise typer.Exit(130) from None
-        finally:
-            simulation.close()
-    (folder / "result.json").write_bytes(msgspec.json.encode(result))
-    report = folder / "report.html"
-    write_run_report(report, simulation, result)
-    narrator.finish(result, report)
+        raise typer.Exit(130) from None
+    finally:
+        # Half a run is of no use to anybody, and `--run last` should not find it.
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
     if as_json:
         print(msgspec.json.encode(result).decode())
     if result.lost:
         raise typer.Exit(1)
+
+
+def _progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def _prepare(
+    stream: Stream,
+    data: str,
+    settings: Settings,
+    folder: Path,
+    narrator: "Narrator",
+    bar: Progress,
+    *,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+    on_kafka: bool,
+) -> "Simulation":
+    """Train the first model and make everything ready to be played. Raises DriftlineError."""
+    from driftline.cli.simulation import prepare
+    from producers.sources import open_source
+
+    task = bar.add_task("warming up", total=None)
+    simulation = prepare(
+        stream,
+        open_source(data),
+        settings,
+        reports=folder / "reports",
+        warmup=warmup,
+        limit=limit,
+        seed=seed,
+        on_kafka=on_kafka,
+        on_happening=narrator.tell,
+        on_progress=lambda row: bar.update(task, completed=row),
+        on_training=lambda step, done, total: bar.update(
+            task, description=f"first model: {step}", completed=done, total=total
+        ),
+    )
+    narrator.start(simulation.first)
+    bar.update(task, description="streaming", total=simulation.total_rows)
+    return simulation
+
+
+def _keep_topics(simulation: "Simulation", folder: Path) -> None:
+    """Save the topics of an in-memory broker, all of them or none; those of a Kafka stay there."""
+    part = folder / f"{TOPICS}.part"
+    simulation.save(part)
+    if part.exists():
+        part.rename(folder / TOPICS)
 
 
 def _new_folder(settings: Settings, name: str) -> Path:

@@ -76,7 +76,7 @@ class Watched:
             updated=now,
             stream_digest=stream_digest,
         )
-        write_state(folder, self._state)
+        self._write()
 
     def on_connection(self, problem: str | None) -> None:
         """Called with the reason when Kafka does not do its part, again at each attempt to reach
@@ -158,7 +158,14 @@ class Watched:
             error=error,
             troubles=self._troubles.now(),
         )
-        write_state(self._folder, self._state)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write_state(self._folder, self._state)
+        except OSError as error:
+            # The work goes on; `driftline health` sees that the file grows old.
+            log.warning("the state file cannot be written, so this looks ill: %s", error)
 
     def _current(self) -> State:
         if self._troubles.waits_for_kafka:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -265,7 +266,7 @@ def world(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def opened(*_: object) -> Context:
         return Context(load_settings(), STREAM, world.broker)
 
-    for module in ("deadletters", "topics", "up"):
+    for module in ("deadletters", "topics", "status", "up"):
         monkeypatch.setattr(f"driftline.cli.{module}.open_context", opened)
     return world
 
@@ -310,7 +311,7 @@ def test_status_ends_with_1_unless_all_services_run(run: Run, world: World) -> N
                     born=(born(os.getpid()) or "") if alive else "before",
                     state="running",
                     started="2026-01-01T00:00:00Z",
-                    updated="2026-01-01T00:00:00Z",
+                    updated=datetime.now(UTC).isoformat(),
                 ),
             )
 

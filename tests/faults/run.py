@@ -7,6 +7,7 @@ events as they were live and replayed, stay in the folder.
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +17,7 @@ from driftline.operations import status
 from driftline.processes import folder_of
 from driftline.reconcile import Reconciliation
 from driftline.scan import ranges, size
+from driftline.workers import look_at_workers
 from tests.faults import checks
 from tests.faults.feed import Feed
 from tests.faults.killers import Killers
@@ -148,7 +150,9 @@ def _look_again(deadline_s: float, state: str) -> None:
 
 def _unread(site: Site) -> dict[str, int]:
     """Offsets before inference and the join. A marker at the end of a partition is never read."""
-    found = status(site.broker, site.stream, folder_of(site.settings, site.stream))
+    folder = folder_of(site.settings, site.stream)
+    here = look_at_workers(folder, None, now=datetime.now(UTC))
+    found = status(site.broker, site.stream, here)
     markers = {"predictions": site.scenario.partitions}
     return {
         f"{service.service} {role}": max(0, lag - markers.get(role, 0))

@@ -1,0 +1,96 @@
+"""`driftline up --print systemd`: a unit for each service and slot, to be kept by systemd.
+
+In: stream file, settings, slots. Out: text. It holds no secret: client properties are read from a
+file of environment variables that the operator writes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from driftline.processes import folder_of
+from driftline.settings import Settings
+from driftline.stream import Stream
+from driftline.topics import Service
+
+_UNIT = """\
+# {name}
+[Unit]
+Description=Driftline {stream}: {service}, slot {slot}
+Wants=network-online.target
+After=network-online.target
+# Never give up: a broker may be away for long.
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+WorkingDirectory={folder}
+Environment={home}
+EnvironmentFile=-{secrets}
+Restart=always
+RestartSec=1
+# From 1 s to a minute in six steps; systemd before 254 ignores these two lines.
+RestartSteps=6
+RestartMaxDelaySec=60
+# SIGTERM lets a service commit and leave its group.
+TimeoutStopSec=40
+KillMode=mixed
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def systemd_units(
+    file: Path, stream: Stream, settings: Settings, slots: Sequence[tuple[Service, int]]
+) -> str:
+    """All units, each after a comment with its file name."""
+    base = folder_of(settings, stream).name
+    secrets = (settings.home / f"{base}.env").absolute()
+    names = sorted(
+        name
+        for name in os.environ
+        if name.startswith(("KAFKA_", "DRIFTLINE_"))
+        and name not in ("DRIFTLINE_HOME", "KAFKA_BOOTSTRAP_SERVERS")
+    )
+    lines = [
+        "# Write each unit to a file of its name in ~/.config/systemd/user, then:",
+        "# systemctl --user daemon-reload; systemctl --user enable --now NAME...",
+        f"# Put client properties and other settings into {secrets}, one NAME=value a line.",
+    ]
+    if names:
+        lines.append(f"# Set in this shell, and perhaps needed there: {', '.join(names)}.")
+    units = [
+        _UNIT.format(
+            name=f"driftline-{base}-{service}-{slot}.service",
+            stream=stream.name,
+            service=service,
+            slot=slot,
+            command=_command(file, service, slot, settings),
+            folder=_percent(str(Path.cwd())),
+            home=_quoted(f"DRIFTLINE_HOME={settings.home.absolute()}"),
+            secrets=_percent(str(secrets)),
+        )
+        for service, slot in slots
+    ]
+    return "\n".join(["\n".join(lines), "", *units])
+
+
+def _command(file: Path, service: Service, slot: int, settings: Settings) -> str:
+    words = (
+        *(sys.executable, "-m", "driftline.cli", service, str(file.absolute())),
+        *("--bootstrap-server", settings.bootstrap_servers, "--slot", str(slot)),
+    )
+    return " ".join(_quoted(word.replace("$", "$$")) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """As systemd reads it: percent signs doubled, and quoted where it is not plain."""
+    escaped = _percent(word).replace("\\", "\\\\").replace('"', '\\"')
+    plain = all(character.isalnum() or character in "/._-:=,%+@$" for character in escaped)
+    return escaped if plain else f'"{escaped}"'
+
+
+def _percent(text: str) -> str:
+    return text.replace("%", "%%")

@@ -1,0 +1,296 @@
+"""Keeps the services of a stream running: starts them, and starts again what ends.
+
+In: the folder in which `driftline up` asks for services. Out: the processes, `processes.json`
+beside their states, a log. `up` runs it as `python -m driftline.supervisor FOLDER`. It needs no
+broker.
+"""
+
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from driftline.clock import Clock, SystemClock
+from driftline.errors import DriftlineError
+from driftline.logs import Speaker, log_service
+from driftline.processes import (
+    CRASHES,
+    Process,
+    Request,
+    SupervisorState,
+    Wanted,
+    born,
+    read_processes,
+    read_request,
+    read_state,
+    spawn,
+    stop,
+    write_processes,
+    write_supervisor,
+)
+from driftline.settings import load_settings
+
+log = logging.getLogger(__name__)
+
+# The pause before a restart: doubled at each end, until the service has run well for a while.
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+RAN_WELL_S: Final = 60.0
+# A clean end commits and leaves the group: under a second, unless the broker is gone.
+STOP_PATIENCE_S: Final = 30.0
+# What a service prints outside its log: a crash of the interpreter, a native library.
+MAX_OUTPUT_BYTES: Final = 500_000
+_STEP_EVERY_S: Final = 0.2
+
+
+class Child(Protocol):
+    """A process that was started here, as `subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
+
+
+class Supervisor:
+    """Keeps services running. Not thread-safe.
+
+    Services that a killed predecessor left running are adopted: they go on undisturbed, and are
+    started again when they end.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        clock: Clock,
+        start: Callable[[Wanted], Child] = lambda wanted: _start(wanted),
+    ) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._start = start
+        self._request = Request()
+        self._kept: dict[str, _Kept] = {}
+        self._left = {process.name: process for process in read_processes(folder) if process.alive}
+        self._written: tuple[tuple[Process, ...], SupervisorState] | None = None
+
+    def step(self) -> None:
+        """Take up a new request, notice what has ended, start what is due.
+
+        Raises OSError, SettingsError; the next step then goes on where this one ended.
+        """
+        request = read_request(self._folder)
+        if request.number != self._request.number:
+            self._take_up(request)
+        for kept in self._kept.values():
+            if kept.is_running:
+                self._look_at(kept)
+            elif self._clock.monotonic() >= kept.due_s:
+                self._start_again(kept)
+            _limit_output(kept.wanted)
+        self._write()
+
+    def stop(self) -> None:
+        """Stop all services, and wait until they are gone."""
+        log.info("stopping all services")
+        for process in stop(self._processes(), patience_s=STOP_PATIENCE_S):
+            log.warning("%s did not end within %g s and was killed", process.name, STOP_PATIENCE_S)
+        write_processes(self._folder, ())
+
+    def _processes(self) -> tuple[Process, ...]:
+        kept = [kept.process for kept in self._kept.values() if kept.process is not None]
+        # Nobody asks for these any more; they are noted so that `driftline down` finds them.
+        return (*kept, *(process for process in self._left.values() if process.alive))
+
+    def _write(self) -> None:
+        written = (self._processes(), _myself(self._request.number))
+        if written != self._written:
+            write_processes(self._folder, written[0])
+            write_supervisor(self._folder, written[1])
+            self._written = written
+
+    def _take_up(self, request: Request) -> None:
+        for wanted in request.services:
+            known = self._kept.get(wanted.name)
+            if known is None:
+                known = _Kept(wanted, self._left.pop(wanted.name, None), self._clock.monotonic())
+                self._kept[wanted.name] = known
+                if known.is_running:
+                    log.info("%s runs already: adopted", wanted.name)
+            known.wanted = wanted
+            # Whoever asks again has mended something: a new count, and no pause.
+            known.change(failures=0)
+            known.due_s = self._clock.monotonic()
+        self._request = request
+
+    def _look_at(self, kept: "_Kept") -> None:
+        assert kept.process is not None
+        ran_s = self._clock.monotonic() - kept.started_s
+        if not kept.has_ended():
+            if kept.process.failures and ran_s >= RAN_WELL_S:
+                kept.change(failures=0)
+            return
+        failures = 1 if ran_s >= RAN_WELL_S else kept.process.failures + 1
+        pause_s = min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)
+        error = self._how_it_ended(kept)
+        kept.ended(
+            due_s=self._clock.monotonic() + pause_s,
+            failures=failures,
+            error=error,
+            retry=_time(self._clock.time() + pause_s),
+        )
+        often = f", {failures} times in a row" if failures >= CRASHES else ""
+        log.warning("%s ended%s: %s; next start in %g s", kept.wanted.name, often, error, pause_s)
+
+    def _start_again(self, kept: "_Kept") -> None:
+        try:
+            child = self._start(kept.wanted)
+        except OSError as error:  # no memory, no such program, a full disk
+            failures = 1 + (kept.process.failures if kept.process else 0)
+            kept.due_s = self._clock.monotonic() + min(2 ** (failures - 1), LONGEST_PAUSE_S)
+            kept.change(failures=failures, error=str(error))
+            log.error("%s cannot be started: %s", kept.wanted.name, error)
+            return
+        kept.started(child, self._clock.monotonic())
+        log.info("%s started, pid %d", kept.wanted.name, child.pid)
+
+    def _how_it_ended(self, kept: "_Kept") -> str:
+        """In words: what it wrote to its state file, else to its standard error; and its code."""
+        assert kept.process is not None
+        code = kept.child.poll() if kept.child is not None else None
+        if code is None:
+            end = "ended"
+        elif code < 0:
+            end = f"killed by {signal.Signals(-code).name}"
+        else:
+            end = f"exit code {code}"
+        said = read_state(self._folder, kept.process.service, kept.process.slot)
+        if said is not None and said.pid == kept.process.pid and said.error:
+            return f"{end}: {said.error}"
+        last = _last_line(output_of(kept.wanted)) if code is not None and code > 0 else ""
+        return f"{end}: {last}" if last else end
+
+
+class _Kept:
+    """A service that is kept running: its process, and when it is started next."""
+
+    def __init__(self, wanted: Wanted, left: Process | None, now_s: float) -> None:
+        self.wanted = wanted
+        self.process = left
+        self.child: Child | None = None  # None: adopted
+        self.is_running = left is not None
+        self.started_s = now_s
+        self.due_s = now_s
+
+    def has_ended(self) -> bool:
+        if self.child is not None:
+            return self.child.poll() is not None
+        return self.process is None or not self.process.alive
+
+    def change(self, **fields: object) -> None:
+        if self.process is not None:
+            self.process = msgspec.structs.replace(self.process, **fields)
+
+    def ended(self, *, due_s: float, failures: int, error: str, retry: str) -> None:
+        self.is_running = False
+        self.due_s = due_s
+        self.change(failures=failures, error=error, retry=retry)
+
+    def started(self, child: Child, now_s: float) -> None:
+        before, wanted = self.process, self.wanted
+        self.child = child
+        self.is_running = True
+        self.started_s = now_s
+        self.process = Process(
+            pid=child.pid,
+            # One that has ended at once has no birth; it is found out by its exit code.
+            born=born(child.pid) or "ended at once",
+            service=wanted.service,
+            slot=wanted.slot,
+            log=wanted.log,
+            restarts=0 if before is None else before.restarts + 1,
+            failures=0 if before is None else before.failures,
+            error=None if before is None else before.error,
+        )
+
+
+def output_of(wanted: Wanted) -> Path:
+    """The file of what a service prints outside its log."""
+    return Path(wanted.log).with_suffix(".err")
+
+
+def _start(wanted: Wanted) -> Child:
+    output = output_of(wanted)
+    if output.exists() and output.stat().st_size:
+        output.replace(output.with_suffix(".err.1"))
+    return spawn(wanted.command, output)
+
+
+def _limit_output(wanted: Wanted) -> None:
+    """Empty the file when it has grown too large; what writes to it goes on at its beginning."""
+    output = output_of(wanted)
+    if output.exists() and output.stat().st_size > MAX_OUTPUT_BYTES:
+        os.truncate(output, 0)
+
+
+def _last_line(output: Path) -> str:
+    if not output.exists():
+        return ""
+    lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _myself(request: int) -> SupervisorState:
+    pid = os.getpid()
+    return SupervisorState(pid=pid, born=born(pid) or "unknown", request=request)
+
+
+def _time(seconds: float) -> str:
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the supervisor of this folder as a process of its own; it ends if there is one."""
+    command = (sys.executable, "-m", "driftline.supervisor", str(folder.absolute()))
+    return spawn(command, folder / "supervisor.err")
+
+
+def main(folder: Path) -> None:
+    """Supervise until SIGTERM or SIGINT, then stop all services. Raises DriftlineError."""
+    settings = load_settings()
+    log_service(
+        Speaker(folder.name, "supervisor", 0),
+        level=settings.log_level,
+        format=settings.log_format,
+        file=folder / "supervisor.log",
+    )
+    halt = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: halt.set())
+    with (folder / "supervisor.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info("another supervisor runs")
+            return
+        supervisor = Supervisor(folder, SystemClock())
+        while not halt.is_set():
+            try:
+                supervisor.step()
+            except (OSError, DriftlineError) as error:  # a full disk, a damaged file
+                log.error("supervising goes on after: %s", error)
+            halt.wait(_STEP_EVERY_S)
+        supervisor.stop()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,308 @@
+"""The supervisor starts what is wanted, starts again what ends with growing pauses, and adopts."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.clock import ManualClock
+from driftline.processes import (
+    Process,
+    Request,
+    ServiceState,
+    Wanted,
+    born,
+    read_processes,
+    read_supervisor,
+    write_processes,
+    write_request,
+    write_state,
+)
+from driftline.supervisor import (
+    LONGEST_PAUSE_S,
+    MAX_OUTPUT_BYTES,
+    RAN_WELL_S,
+    Supervisor,
+    output_of,
+)
+from driftline.topics import SERVICES, Service
+
+
+class Child:
+    """A process that ends when the test says so."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+
+class Supervised:
+    """A supervisor at a time that is set by hand, and the processes that it started."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock(1_767_225_600.0)
+        self.children: list[Child] = []
+        self.refused: OSError | None = None
+        self.started: list[str] = []
+        self.supervisor = Supervisor(folder, self.clock, self._start)
+
+    def _start(self, wanted: Wanted) -> Child:
+        if self.refused is not None:
+            raise self.refused
+        self.started.append(wanted.name)
+        self.children.append(Child(10_000_000 + len(self.children)))  # no process has such a pid
+        return self.children[-1]
+
+    def ask(self, *services: Service, number: int = 1) -> None:
+        wanted = [
+            Wanted(service, 0, ("run", service), str(self.folder / f"{service}-0.log"))
+            for service in services
+        ]
+        write_request(self.folder, Request(number, tuple(wanted)))
+        self.supervisor.step()
+
+    def after(self, seconds: float) -> int:
+        """How many processes have been started in all once that time has passed."""
+        self.clock.advance(seconds)
+        self.supervisor.step()
+        return len(self.children)
+
+    def end(self, code: int = 1, child: int = -1) -> Process:
+        """The last process ends; how it is noted."""
+        self.children[child].code = code
+        self.supervisor.step()
+        return self.noted()
+
+    def noted(self) -> Process:
+        return read_processes(self.folder)[0]
+
+
+@pytest.fixture
+def supervised(tmp_path: Path) -> Supervised:
+    return Supervised(tmp_path)
+
+
+def test_what_is_asked_for_is_started_once(supervised: Supervised) -> None:
+    supervised.ask(*SERVICES)
+    supervised.after(1)
+
+    assert supervised.started == [f"{service}-0" for service in SERVICES]
+    assert [process.restarts for process in read_processes(supervised.folder)] == [0] * 4
+
+
+def test_what_ends_is_started_again_after_a_second(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    process = supervised.end(-signal.SIGKILL)
+
+    assert (process.error, process.retry) == ("killed by SIGKILL", "2026-01-01T00:00:01Z")
+    assert supervised.after(0.9) == 1
+    assert supervised.after(0.1) == 2
+    assert (supervised.noted().restarts, supervised.noted().retry) == (1, None)
+
+
+def test_one_that_ends_with_success_is_started_again_as_well(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    supervised.end(0)
+
+    assert supervised.after(1) == 2
+
+
+def test_pauses_double_up_to_a_minute(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    pauses = []
+    for _ in range(9):
+        supervised.end()
+        before, pause_s = len(supervised.children), 0
+        while supervised.after(1) == before:
+            pause_s += 1
+        pauses.append(pause_s + 1)
+
+    assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+
+
+def test_after_it_ran_well_for_a_while_the_pause_is_a_second_again(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    for _ in range(4):
+        supervised.end()
+        supervised.after(60)
+    assert supervised.noted().crash_looping
+    supervised.after(RAN_WELL_S)
+    assert not supervised.noted().crash_looping
+    supervised.end()
+
+    assert supervised.after(1) == 6
+    assert supervised.noted().restarts == 5
+
+
+def test_a_service_that_ends_three_times_in_a_row_loops(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    loops = []
+    for _ in range(4):
+        loops.append(supervised.end().crash_looping)
+        supervised.after(60)
+
+    assert loops == [False, False, True, True]
+    assert supervised.noted().crash_looping  # it runs, but has not yet run well
+
+
+def test_the_last_error_is_what_the_service_wrote(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    write_state(
+        supervised.folder,
+        ServiceState(
+            service="monitor",
+            slot=0,
+            pid=supervised.children[0].pid,
+            born="ended at once",
+            state="failed",
+            started="2026-01-01T00:00:00Z",
+            updated="2026-01-01T00:00:00Z",
+            error="topics are missing",
+        ),
+    )
+
+    assert supervised.end(2).error == "exit code 2: topics are missing"
+
+
+def test_else_it_is_the_last_line_that_it_printed(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").write_text("Traceback\nImportError: no numpy\n\n")
+
+    assert supervised.end(1).error == "exit code 1: ImportError: no numpy"
+    supervised.after(1)
+    assert supervised.noted().error == "exit code 1: ImportError: no numpy"
+
+
+def test_one_that_cannot_be_started_is_tried_again(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    supervised.refused = OSError(28, "No space left on device")
+    supervised.end()
+    supervised.after(1)
+
+    assert supervised.noted().error == "[Errno 28] No space left on device"
+    supervised.refused = None
+    assert supervised.after(60) == 2
+
+
+def test_asking_again_starts_what_is_missing_without_a_pause(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    for _ in range(5):
+        supervised.end()
+        supervised.after(60)
+    supervised.end()
+    supervised.ask("monitor", "trainer", number=2)
+
+    assert supervised.started[-2:] == ["monitor-0", "trainer-0"]
+    assert supervised.noted().failures == 0
+    found = read_supervisor(supervised.folder)
+    assert found is not None
+    assert found.request == 2
+
+
+def test_asking_again_leaves_alone_what_runs(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    supervised.ask("monitor", number=2)
+
+    assert supervised.started == ["monitor-0"]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_what_a_killed_supervisor_left_running_is_adopted(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    left = Process(
+        service="monitor",
+        slot=0,
+        pid=sleeper.pid,
+        born=born(sleeper.pid) or "",
+        log=str(tmp_path / "monitor-0.log"),
+        restarts=3,
+    )
+    write_processes(tmp_path, [left])
+    supervised = Supervised(tmp_path)
+    supervised.ask("monitor")
+    assert supervised.started == []
+    assert supervised.noted() == left
+    sleeper.kill()
+    sleeper.wait()
+    supervised.supervisor.step()
+
+    assert supervised.after(1) == 1
+    assert supervised.noted().restarts == 4
+
+
+def test_what_was_left_running_and_is_not_asked_for_is_still_noted(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    left = Process(
+        service="monitor", slot=5, pid=sleeper.pid, born=born(sleeper.pid) or "", log="log"
+    )
+    gone = msgspec.structs.replace(left, slot=6, born="long ago")
+    write_processes(tmp_path, [left, gone])
+    supervised = Supervised(tmp_path)
+    supervised.ask("monitor")
+
+    assert [process.slot for process in read_processes(tmp_path)] == [0, 5]
+
+
+def test_stopping_ends_all_and_leaves_nothing_to_look_after(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+) -> None:
+    left = Process(
+        service="monitor", slot=0, pid=sleeper.pid, born=born(sleeper.pid) or "", log="log"
+    )
+    write_processes(tmp_path, [left])
+    supervised = Supervised(tmp_path)
+    supervised.ask("monitor")
+    supervised.supervisor.stop()
+
+    assert sleeper.wait() == -signal.SIGTERM
+    assert read_processes(tmp_path) == ()
+
+
+def test_what_services_print_outside_their_logs_is_bounded(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    output = supervised.folder / "monitor-0.err"
+    output.write_bytes(b"x" * (MAX_OUTPUT_BYTES + 1))
+    supervised.after(1)
+
+    assert output.stat().st_size == 0
+
+
+def test_what_a_process_printed_is_kept_beside_that_of_its_successor(
+    tmp_path: Path,
+) -> None:
+    supervisor = Supervisor(tmp_path, clock := ManualClock(0.0))
+    code = "import os; os.write(2, str(os.getpid()).encode())"
+    wanted = Wanted("monitor", 0, (sys.executable, "-c", code), str(tmp_path / "monitor-0.log"))
+    write_request(tmp_path, Request(1, (wanted,)))
+
+    def pid_after_it_ended() -> int:
+        supervisor.step()
+        pid = read_processes(tmp_path)[0].pid
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        supervisor.step()
+        return pid
+
+    first = pid_after_it_ended()
+    clock.advance(1)
+    second = pid_after_it_ended()
+
+    assert output_of(wanted).read_text() == str(second)
+    assert output_of(wanted).with_suffix(".err.1").read_text() == str(first)

@@ -1,0 +1,232 @@
+"""The services of a machine: which run, what is wrong, and what a doctor says to that."""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from driftline.doctor import check_services
+from driftline.processes import (
+    Process,
+    ServiceState,
+    State,
+    SupervisorState,
+    Trouble,
+    born,
+    write_processes,
+    write_state,
+    write_supervisor,
+)
+from driftline.topics import SERVICES, Service
+from driftline.workers import START_PATIENCE_S, UNSUPERVISED, Worker, Workers, look_at_workers
+
+NOW = datetime(2026, 1, 1, 8, 0, 40, tzinfo=UTC)
+BIRTH = born(os.getpid()) or ""
+
+
+class Machine:
+    """A folder of states, in which services and a supervisor are noted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.processes: list[Process] = []
+
+    def say(
+        self, service: Service, state: State = "running", *, alive: bool = True, **fields: object
+    ) -> None:
+        """A service has written its state a second ago."""
+        said = ServiceState(
+            service=service,
+            slot=0,
+            pid=os.getpid(),
+            born=BIRTH if alive else "before",
+            state=state,
+            started="2026-01-01T08:00:00Z",
+            updated="2026-01-01T08:00:39Z",
+        )
+        write_state(self.folder, msgspec.structs.replace(said, **fields))
+
+    def keep(self, service: Service, *, alive: bool = True, **fields: object) -> None:
+        """The supervisor keeps a service."""
+        process = Process(
+            service=service,
+            slot=0,
+            pid=os.getpid(),
+            born=BIRTH if alive else "before",
+            log="log",
+        )
+        self.processes.append(msgspec.structs.replace(process, **fields))
+        write_processes(self.folder, self.processes)
+        write_supervisor(self.folder, SupervisorState(pid=os.getpid(), born=BIRTH, request=1))
+
+    def all_run(self) -> None:
+        for service in SERVICES:
+            self.say(service)
+            self.keep(service)
+
+    def look(self, digest: str | None = None, *, now: datetime = NOW) -> Workers:
+        return look_at_workers(self.folder, digest, now=now)
+
+    def problems(self) -> list[str]:
+        return list(self.look().problems())
+
+    def worker(self, service: Service) -> Worker:
+        return next(w for w in self.look("sha256:new").workers if w.said.service == service)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_nothing_is_wrong_where_all_services_run(machine: Machine) -> None:
+    machine.all_run()
+
+    assert machine.problems() == []
+    assert [worker.name for worker in machine.look().workers] == [f"{s}-0" for s in SERVICES]
+
+
+def test_services_that_nobody_supervises_are_well_too(machine: Machine) -> None:
+    for service in SERVICES:
+        machine.say(service)
+
+    assert machine.problems() == []
+
+
+def test_where_nothing_runs_one_line_says_so(machine: Machine) -> None:
+    machine.say("monitor", "stopped", alive=False)
+
+    assert machine.problems() == ["no service runs here; `driftline up` starts them"]
+
+
+def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
+    for service in SERVICES[1:]:
+        machine.say(service)
+
+    assert machine.problems() == ["no worker of inference runs here"]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "problem"),
+    [
+        (lambda m: m.say("trainer", alive=False), "trainer-0 was killed"),
+        (
+            lambda m: m.say("trainer", "failed", alive=False, error="topics are missing"),
+            "trainer-0 has failed: topics are missing",
+        ),
+        (
+            lambda m: m.say("trainer", updated="2026-01-01T08:00:00Z"),
+            "trainer-0 is not well: it has said nothing for 40 s",
+        ),
+        (
+            lambda m: m.say(
+                "trainer",
+                "waiting for Kafka",
+                troubles=(Trouble("waiting for Kafka", "2026-01-01T07:50:00Z", "refused"),),
+            ),
+            "trainer-0 is not well: waiting for Kafka for 640 s: refused",
+        ),
+    ],
+)
+def test_a_service_that_is_not_well_is_named_with_the_reason(
+    machine: Machine, break_it: Callable[[Machine], None], problem: str
+) -> None:
+    for service in SERVICES:
+        machine.say(service)
+    break_it(machine)
+
+    assert machine.problems() == [problem]
+
+
+def test_one_that_waits_for_its_next_start_is_named_with_its_last_error(machine: Machine) -> None:
+    machine.all_run()
+    machine.say("trainer", alive=False)
+    machine.keep(
+        "trainer",
+        alive=False,
+        failures=1,
+        restarts=4,
+        error="killed by SIGKILL",
+        retry="2026-01-01T08:00:41Z",
+    )
+
+    assert machine.problems() == [
+        "trainer-0 has ended, next start at 2026-01-01T08:00:41Z: killed by SIGKILL"
+    ]
+    assert machine.worker("trainer").restarts == 4
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_one_that_ends_again_and_again_is_named_also_between_two_ends(
+    machine: Machine, alive: bool
+) -> None:
+    machine.all_run()
+    machine.say("trainer", "starting", alive=alive)
+    machine.keep("trainer", alive=alive, failures=3, error="exit code 1: no numpy")
+
+    assert machine.problems() == [
+        "trainer-0 ends again and again, 3 times in a row: exit code 1: no numpy"
+    ]
+
+
+def test_one_that_has_not_written_anything_yet_is_starting(machine: Machine) -> None:
+    machine.all_run()
+    (machine.folder / "trainer-0.json").unlink()
+
+    assert machine.problems() == []
+    assert machine.worker("trainer").said.state == "starting"
+
+
+def test_starting_is_no_problem_for_a_while(machine: Machine) -> None:
+    machine.all_run()
+    late = NOW + timedelta(seconds=START_PATIENCE_S)
+    machine.say("trainer", "starting")
+    assert machine.problems() == []
+    machine.say("trainer", "starting", updated=late.isoformat())
+
+    assert "trainer-0 is not well: starting" in machine.look(now=late).problems()
+
+
+def test_a_supervisor_that_has_ended_is_a_problem_while_its_services_go_on(
+    machine: Machine,
+) -> None:
+    machine.all_run()
+    write_supervisor(machine.folder, SupervisorState(pid=os.getpid(), born="before", request=1))
+
+    assert machine.problems() == [UNSUPERVISED]
+
+
+def test_a_service_that_has_read_another_stream_file_is_outdated(machine: Machine) -> None:
+    machine.all_run()
+    machine.say("monitor", stream_digest="sha256:old")
+    machine.say("trainer", stream_digest="sha256:new")
+
+    outdated = [worker.name for worker in machine.look("sha256:new").workers if worker.outdated]
+    assert outdated == ["monitor-0"]
+    assert machine.problems() == []
+
+
+def test_a_doctor_checks_each_service(machine: Machine) -> None:
+    machine.all_run()
+    machine.say("outcomes", stream_digest="sha256:old")
+    machine.keep("trainer", alive=False, failures=3, error="exit code 1: no numpy")
+    machine.say("trainer", alive=False)
+
+    checks = {check.name: check for check in check_services(machine.look("sha256:new"))}
+    assert {name: check.result for name, check in checks.items()} == {
+        "inference-0": "ok",
+        "outcomes-0": "warn",
+        "monitor-0": "ok",
+        "trainer-0": "fail",
+    }
+    assert "no numpy" in checks["trainer-0"].found
+    assert "trainer-0.log" in checks["trainer-0"].todo
+
+
+def test_a_doctor_warns_where_nothing_runs(machine: Machine) -> None:
+    (check,) = check_services(machine.look())
+
+    assert (check.result, check.found) == ("warn", "none runs here")
