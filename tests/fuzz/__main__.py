@@ -1,5 +1,6 @@
 """`scripts/fuzz`: feeds changed bytes to everything that reads bytes from outside."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +9,6 @@ import msgspec
 import typer
 from rich.console import Console
 
-from tests.fuzz import guided as guidance
 from tests.fuzz.coverage import Measured
 from tests.fuzz.engine import Session, fuzz, keep, replay
 from tests.fuzz.targets import TARGETS, Target
@@ -108,8 +108,10 @@ def guided(
 
     Example: scripts/fuzz guided records.rfc3339 --minutes 10
     """
-    [one] = _named(target)
-    guidance.run_guided(one, folder / one.name, seconds=round(minutes * 60))
+    if target not in TARGETS:
+        raise typer.BadParameter(f"{target!r}: no such target; see `scripts/fuzz list`")
+    module = [sys.executable, "-m", "tests.fuzz.guided"]
+    os.execv(sys.executable, [*module, target, str(folder / target), str(round(minutes * 60))])
 
 
 @app.command("list")

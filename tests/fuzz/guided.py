@@ -1,21 +1,27 @@
-"""Fuzzing guided by coverage, with Atheris, for a person who has it installed."""
+"""Fuzzing guided by coverage, with Atheris: `python -m tests.fuzz.guided TARGET FOLDER SECONDS`.
+
+A process of its own: the readers must be instrumented while they are imported. Inputs that reach
+new code are kept in the folder, and so is one that fails.
+"""
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from driftline.errors import MissingExtra
-from tests.fuzz.mutate import Mutator
-from tests.fuzz.targets import Target, run
+import atheris
+
+# What turns bytes from outside into values.
+_READERS = ["driftline.codec", "driftline.stream", "driftline.expressions", "driftline.models"]
 
 
-def run_guided(target: Target, folder: Path, *, seconds: int) -> None:
-    """Run until something is found or the time is over; does not return. Raises MissingExtra."""
-    try:
-        import atheris
-    except ImportError as error:
-        raise MissingExtra("atheris", "dev") from error
+def main() -> None:
+    """Run until something is found or the time is over."""
+    name, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    with atheris.instrument_imports(include=_READERS):
+        from tests.fuzz.mutate import Mutator
+        from tests.fuzz.targets import TARGETS, run
+
+    target = TARGETS[name]
     folder.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
         (folder / f"seed-{number}").write_bytes(seed)
@@ -24,17 +30,16 @@ def run_guided(target: Target, folder: Path, *, seconds: int) -> None:
         if (problem := run(target, value)) is not None:
             raise AssertionError(problem)
 
-    mutate: Callable[[bytes, int, int], bytes] = lambda data, size, seed: _mutated(  # noqa: E731
-        target, data, size, seed
-    )
-    atheris.instrument_all()
+    def mutated(data: bytes, size: int, seed: int) -> bytes:
+        return Mutator([data or b"{}"], target.words(), Random(seed)).draw()[:size]
+
     atheris.Setup(
         [sys.argv[0], str(folder), f"-max_total_time={seconds}", f"-artifact_prefix={folder}/"],
         check,
-        custom_mutator=mutate,
+        custom_mutator=mutated,
     )
     atheris.Fuzz()
 
 
-def _mutated(target: Target, data: bytes, size: int, seed: int) -> bytes:
-    return Mutator([data or b"{}"], target.words(), Random(seed)).draw()[:size]
+if __name__ == "__main__":
+    main()
