@@ -4,6 +4,7 @@ The promise is the same everywhere: the bytes are refused with an error under `D
 they are read, and what was read can be written and read again. Any other exception is a crash.
 """
 
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,7 @@ from tests.fuzz import packages, streams
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = ROOT / "tests" / "golden"
 MODEL: Final = "sha256:" + "a" * 64
+_BESIDE_OTHERS: Final = 8  # one record of so many is also read in a batch, which costs the most
 
 
 class Broken(AssertionError):
@@ -125,7 +127,8 @@ def _check_records(name: str) -> Callable[[bytes], None]:
             _letter(value, rejected.reason)
         if batch.ids:
             _check_prediction(encoder, value, batch)
-            _check_beside_others(codec(), value, batch)
+            if zlib.crc32(value) % _BESIDE_OTHERS == 0:
+                _check_beside_others(codec(), value, batch)
 
     return check
 
