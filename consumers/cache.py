@@ -3,13 +3,16 @@
 In and out: bytes of records by id, of blocks by their first offset, and a note of what is covered.
 It is written after commits, without a log of its own: after a kill it holds an older state, whole
 in itself. What cannot be opened or is of other topics is emptied; the topics are read again then.
+When the disk fails, a worker goes on without caches.
 """
 
 import functools
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from rocksdict import (
@@ -24,7 +27,11 @@ from rocksdict import (
 )
 from rocksdict import Cache as BlockCache
 
+from driftline.errors import StateLost
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _VERSION = 1
 # Of one partition. A killed worker reads again what had not left this buffer: 30,000 records or so.
@@ -48,29 +55,64 @@ class Covered(msgspec.Struct, frozen=True):
     version: int = _VERSION
 
 
-class Cache:
-    """An open cache. Raises what RocksDB raises when the disk fails later on."""
+class CacheFailed(StateLost):
+    """A cache can be neither read nor written: a full disk, a lost folder, damage."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._is_borrowed = False
-        options = _options()
+
+class Caches:
+    """The caches of one worker, a folder for each partition. After one has failed there are none
+    until a restart: all of them are on the same disk."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self.have_failed = False
+
+    def open(self, partition: int) -> "Cache | None":
+        """Return the cache of a partition; None if this worker has no folder, or one has failed."""
+        if self._folder is None or self.have_failed:
+            return None
         try:
-            self._db = _open(path, options)
-        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
-            if "LOCK" in str(error):
-                # Another process has not let go of it yet. This worker's own will do meanwhile.
-                self._path = _beside(path)
-                self._is_borrowed = True
-            log.warning("the join's cache %s is of no use and begun anew: %s", path, error)
-            shutil.rmtree(self._path, ignore_errors=True)
-            self._db = _open(self._path, options)
+            return Cache(self._folder / str(partition), self.failed)
+        except CacheFailed:
+            return None
+
+    def failed(self, path: Path, error: Exception) -> None:
+        """Use no cache from now on. Logged once."""
+        if not self.have_failed:
+            self.have_failed = True
+            log.error(
+                "the join's cache %s failed and no cache is used until the next start: what it "
+                "held is read again from the committed offsets, and all records within the horizon "
+                "are kept in memory: %s",
+                path,
+                error,
+            )
+
+
+def _ignore(path: Path, error: Exception) -> None:
+    """Whoever opens a single cache sees what it raises."""
+
+
+class Cache:
+    """An open cache. Every method but `close` raises CacheFailed when the disk fails; the cache is
+    then of no use any more. `on_failure` is called before that, with the path and the reason."""
+
+    def __init__(self, path: Path, on_failure: Callable[[Path, Exception], None] = _ignore) -> None:
+        self._path = path
+        self._on_failure = on_failure
+        self._is_borrowed = False
+        self._db: Rdict | None = None  # None: it has failed or is closed
+        try:
+            self._db = self._opened()
+        except Exception as error:
+            raise self._failed(error) from error
         self._write = WriteOptions()
         self._write.disable_wal = True
 
     def covered(self) -> Covered | None:
         """What it holds; None if it is new or cannot be understood."""
-        value = self._db.get(b"C")
+        with self._guard() as db:
+            value = db.get(b"C")
         if value is None:
             return None
         try:
@@ -83,7 +125,8 @@ class Cache:
         self, side: bytes, ids: list[str], batch: "Batch | None" = None
     ) -> list[bytes | None]:
         """The records of each id; those in `batch`, not yet written, go first."""
-        found: list[bytes | None] = self._db.get([side + record_id.encode() for record_id in ids])
+        with self._guard() as db:
+            found: list[bytes | None] = db.get([side + record_id.encode() for record_id in ids])
         if batch is not None and batch.records:
             fresh = batch.records
             found = [
@@ -94,37 +137,88 @@ class Cache:
 
     def ids(self, side: bytes, first: int) -> bytes | None:
         """The ids of a block."""
-        value: bytes | None = self._db.get(_key(b"I", side, first))
-        return value
+        with self._guard() as db:
+            value: bytes | None = db.get(_key(b"I", side, first))
+            return value
 
     def blocks(self, side: bytes) -> Iterator[bytes]:
         """All blocks of a side, by offset."""
         prefix = b"B" + side
-        for key, value in self._db.items(from_key=prefix):
-            if not key.startswith(prefix):
-                return
-            yield value
+        with self._guard() as db:
+            for key, value in db.items(from_key=prefix):
+                if not key.startswith(prefix):
+                    return
+                yield value
 
     def is_shared(self, side: bytes) -> bool:
         """Whether an id may have records of several blocks."""
-        return self._db.get(b"S" + side) is not None
+        with self._guard() as db:
+            return db.get(b"S" + side) is not None
+
+    def decode(self, decoder: Callable[[bytes], T], value: bytes) -> T:
+        """Return what one of its values says. One that cannot be decoded fails like the disk."""
+        with self._guard():
+            return decoder(value)
 
     def write(self, batch: "Batch", covered: Covered) -> None:
         """Write a batch and what the cache covers with it, both or neither."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
-        self._db.write(batch.operations, self._write)
+        with self._guard() as db:
+            db.write(batch.operations, self._write)
 
     def clear(self) -> None:
         """Begin anew."""
-        self._db.close()
-        shutil.rmtree(self._path, ignore_errors=True)
-        self._db = _open(self._path, _options())
+        with self._guard() as db:
+            db.close()
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._db = _open(self._path, _options())
 
     def close(self) -> None:
-        """Let others open it."""
-        self._db.close()
+        """Let others open it. What a full disk does not take is read again after the next start."""
+        db, self._db = self._db, None
+        if db is None:
+            return
+        try:
+            db.close()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._on_failure(self._path, error)
         if self._is_borrowed:
             shutil.rmtree(self._path, ignore_errors=True)
+
+    def _opened(self) -> Rdict:
+        options = _options()
+        try:
+            return _open(self._path, options)
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
+            if "LOCK" in str(error):
+                # Another process has not let go of it yet. This worker's own will do meanwhile.
+                self._path = _beside(self._path)
+                self._is_borrowed = True
+            log.warning("the join's cache %s is of no use and begun anew: %s", self._path, error)
+            shutil.rmtree(self._path, ignore_errors=True)
+            return _open(self._path, options)
+
+    @contextmanager
+    def _guard(self) -> Iterator[Rdict]:
+        """Give the database; whatever it raises is the end of this cache."""
+        if self._db is None:
+            raise CacheFailed(f"the join's cache {self._path} has failed, or is closed")
+        try:
+            yield self._db
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> CacheFailed:
+        """Close it and free its space, which others need now."""
+        self._on_failure(self._path, error)
+        db, self._db = self._db, None
+        if db is not None:
+            try:
+                db.close()
+            except Exception as closing:  # noqa: BLE001 - as above
+                log.debug("the failed cache %s did not close: %s", self._path, closing)
+            shutil.rmtree(self._path, ignore_errors=True)
+        return CacheFailed(f"the join's cache {self._path} failed: {error}")
 
 
 class Batch:

@@ -55,6 +55,11 @@ class PartitionJoin:
         sides = (self.progress.predictions, self.progress.labels)
         return sum(max(0, side.published - side.next_offset) for side in sides)
 
+    @property
+    def in_memory(self) -> int:
+        """Records of both topics in memory."""
+        return self.kept_predictions.in_memory + self.kept_labels.in_memory
+
     def limit_memory(self, records: int) -> None:
         """Keep so many records of each topic in memory, where there is a cache for more."""
         self.kept_predictions.limit = self.kept_labels.limit = records

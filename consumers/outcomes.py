@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from consumers.cache import Cache
+from consumers.cache import CacheFailed, Caches
 from consumers.join import PartitionJoin
 from consumers.kept import KeptLabel, KeptPrediction
 from consumers.progress import Stand
@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 # Records of each topic that a worker keeps in memory, all partitions together, when it has a cache
 # on disk: 0.8 kB a prediction of four columns, 0.4 kB a label.
 MEMORY_RECORDS = 300_000
+# Records of both topics that a worker reads into memory when its cache has failed (about 2 GB).
+UNCACHED_RECORDS = 3_000_000
 
 
 class _Source(Source, frozen=True, gc=False):
@@ -64,9 +66,10 @@ class OutcomesHandler:
     """Joins. See `driftline.handler.Handler` for what each method owes.
 
     `state` is the folder for what does not fit in memory, a cache that may be lost; without one all
-    that lies within the horizon is kept in memory. `counts` says what became of predictions and
-    labels since the start of this worker: outcomes, revised, repeated, duplicates, unlabelled,
-    late, orphans (labels without prediction), oversized, invalid.
+    that lies within the horizon is kept in memory. When the cache fails, so it is too, up to
+    `uncached_records`; then nothing more is read until a restart. `counts` says what became of
+    predictions and labels since the start of this worker: outcomes, revised, repeated, duplicates,
+    unlabelled, late, orphans (labels without prediction), oversized, invalid.
     """
 
     follows: tuple[str, ...] = ()
@@ -78,11 +81,14 @@ class OutcomesHandler:
         *,
         state: Path | None = None,
         memory_records: int = MEMORY_RECORDS,
+        uncached_records: int = UNCACHED_RECORDS,
     ) -> None:
         self._stream = stream
         self._clock = clock
-        self._state = state
+        self._caches = Caches(state)
         self._memory_records = memory_records
+        self._uncached_records = uncached_records
+        self._is_full = False
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
         self._joins: dict[int, PartitionJoin] = {}
@@ -102,6 +108,8 @@ class OutcomesHandler:
         return (self._topics.predictions, self._topics.labels)
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        if self._has_too_much():
+            return assigned
         held = set()
         for partition, join in self._joins.items():
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
@@ -203,15 +211,38 @@ class OutcomesHandler:
     def _new_join(self, partition: int, predictions: Committed, labels: Committed) -> PartitionJoin:
         if (former := self._joins.pop(partition, None)) is not None:
             former.close()
-        cache = None if self._state is None else Cache(self._state / str(partition))
-        join = self._joins[partition] = PartitionJoin(
+        try:
+            join = self._cached_join(partition, predictions, labels)
+        except CacheFailed:  # it has been logged, and there is none from now on
+            join = self._cached_join(partition, predictions, labels)
+        self._joins[partition] = join
+        return join
+
+    def _cached_join(
+        self, partition: int, predictions: Committed, labels: Committed
+    ) -> PartitionJoin:
+        return PartitionJoin(
             self._stream,
             predictions,
             labels,
-            cache=cache,
+            cache=self._caches.open(partition),
             topics=(self._topics.predictions, self._topics.labels),
         )
-        return join
+
+    def _has_too_much(self) -> bool:
+        """Whether memory is full of what a failed cache should hold. Logged once."""
+        if not self._caches.have_failed:
+            return False
+        kept = sum(join.in_memory for join in self._joins.values())
+        is_full = kept >= self._uncached_records
+        if is_full and not self._is_full:
+            log.error(
+                "the join reads no more: it keeps %d records in memory because its cache has "
+                "failed. Make room on the disk and restart outcomes; nothing is lost meanwhile",
+                kept,
+            )
+        self._is_full = is_full
+        return is_full
 
     def _publication(self, partition: int) -> Publication:
         return Publication(self._stream, self._topics, partition, self.counts)

@@ -45,6 +45,10 @@ class Block(msgspec.Struct, omit_defaults=True):
     placeless: bool = False  # labels: some of these have no position yet
 
 
+_decode_block = msgspec.msgpack.Decoder(Block).decode
+_decode_ids = msgspec.msgpack.Decoder(list[str]).decode
+
+
 class Pending(Generic[T]):
     """The records of one topic. `span`: positions that a block may hold at most; `limit`: records
     to keep in memory when there is a cache."""
@@ -293,7 +297,7 @@ class Pending(Generic[T]):
         self._start = held
         self._shared = cache.is_shared(self._side)
         for value in cache.blocks(self._side):
-            block = msgspec.msgpack.decode(value, type=Block)
+            block = cache.decode(_decode_block, value)
             if block.end <= held:
                 self._dropped.append(block)
             else:
@@ -361,7 +365,7 @@ class Pending(Generic[T]):
     def _cache_ids(self, block: Block) -> list[str]:
         assert self._cache is not None  # a block is spilled only where there is one
         value = self._cache.ids(self._side, block.first)
-        return [] if value is None else msgspec.msgpack.decode(value, type=list[str])
+        return [] if value is None else self._cache.decode(_decode_ids, value)
 
     def _cached(self, ids: list[str]) -> dict[str, list[T]]:
         """What the cache has of these ids and is not forgotten."""
@@ -377,9 +381,9 @@ class Pending(Generic[T]):
     def _raw(self, ids: list[str], batch: Batch | None) -> dict[str, list[T]]:
         assert self._cache is not None  # as above
         values = self._cache.records(self._side, ids, batch)
-        decode: Callable[[bytes], list[T]] = self._decode
+        decode, of = self._cache.decode, self._decode
         return {
-            record_id: decode(value)
+            record_id: decode(of, value)
             for record_id, value in zip(ids, values, strict=True)
             if value is not None
         }

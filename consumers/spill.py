@@ -5,14 +5,17 @@ records; what was forgotten may still be needed, if what followed from it was ab
 So the cache is always one of a committed moment, and a restart goes on from there.
 """
 
+import logging
 import secrets
 from typing import Any
 
 import msgspec
 
-from consumers.cache import Batch, Cache, Covered
+from consumers.cache import Batch, Cache, CacheFailed, Covered
 from consumers.pending import Pending
 from consumers.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 class _Commit(msgspec.Struct, frozen=True):
@@ -71,11 +74,14 @@ class Spill:
             self._write()  # what is read again was committed before
 
     def close(self) -> None:
-        """Write all that is committed, and close the cache."""
+        """Write all that is committed, and close the cache. One that fails here is read again."""
         if self._cache is not None:
-            self._predictions.restore()
-            self._labels.restore()
-            self._write(everything=True)
+            try:
+                self._predictions.restore()
+                self._labels.restore()
+                self._write(everything=True)
+            except CacheFailed as error:
+                log.debug("closed without its cache: %s", error)
             self._cache.close()
             self._cache = None
 

@@ -12,6 +12,7 @@ DriftlineError
 │   ├── MessageTooLarge    one message is over its topic's limit
 │   ├── DeliveryFailed     a message was not acknowledged
 │   └── TransactionAborted the transaction is gone; state must be rebuilt from committed offsets
+│       └── StateLost      so must it, for a service cannot go on with the state that it has
 ├── PackageError           a model package cannot be used
 │   ├── PackageNotFound    the store does not hold it
 │   ├── DigestMismatch     its bytes are not those that were announced
@@ -78,6 +79,10 @@ class DeliveryFailed(BrokerError):
 
 class TransactionAborted(BrokerError):
     """The transaction is gone; state must be rebuilt from the committed offsets."""
+
+
+class StateLost(TransactionAborted):
+    """A service cannot go on with its state: the transaction is given up, and it is rebuilt."""
 
 
 class PackageError(DriftlineError):

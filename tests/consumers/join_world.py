@@ -11,6 +11,7 @@ from consumers.outcomes import OutcomesHandler
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.codec.envelope import dead_letter_origin, encode, outcomes_decoder
+from driftline.errors import StateLost
 from driftline.events import Outcome, Prediction, Source
 from driftline.handler import GroupView, Output
 from driftline.stream import loads
@@ -151,15 +152,25 @@ class Join:
         return [p for p, log in self.log.items() if self._positions[p] < len(log)]
 
     def read(self, partition: TopicPartition, count: int) -> None:
-        """A step of the loop."""
+        """A step of the loop, which redoes all since the last commit when the state is lost."""
         position = self._positions[partition]
         messages = self.log[partition][position : position + count]
-        if messages:
-            self.reread += max(0, min(self._furthest[partition] - position, len(messages)))
-            self._pending.extend(self.handler.handle(messages))
-        self._positions[partition] = position + len(messages)
-        self._furthest[partition] = max(self._furthest[partition], position + len(messages))
-        self._pending.extend(self.handler.tick())
+        try:
+            if messages:
+                self.reread += max(0, min(self._furthest[partition] - position, len(messages)))
+                self._pending.extend(self.handler.handle(messages))
+            self._positions[partition] = position + len(messages)
+            self._furthest[partition] = max(self._furthest[partition], position + len(messages))
+            self._pending.extend(self.handler.tick())
+        except StateLost:
+            self.abort()
+
+    def tick(self) -> None:
+        """A step of the loop without records."""
+        try:
+            self._pending.extend(self.handler.tick())
+        except StateLost:
+            self.abort()
 
     def look(self) -> None:
         ends = {p: len(log) for p, log in self.log.items()}
@@ -229,7 +240,9 @@ class Join:
                 self.read(left[0], 100)
             for _ in range(3):
                 self.look()
-                self._pending.extend(self.handler.tick())
+                self.tick()
+                while left := self.left():
+                    self.read(left[0], 100)
         self.commit()
         self.handler.close()
 
