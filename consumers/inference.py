@@ -110,6 +110,10 @@ class InferenceHandler:
             output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        self._idle.read(message.partition, message.offset + 1)
+        return [self._refuse(message, reason)]
+
     def look(self, view: GroupView) -> None:
         self._idle.look(view)
 

@@ -168,6 +168,15 @@ class OutcomesHandler:
             log.warning("labels do not meet their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
 
+    def refuse(self, message: Message, reason: str) -> Output:
+        join = self._join(message.partition)
+        is_label = message.topic == self._topics.labels
+        side = join.progress.labels if is_label else join.progress.predictions
+        publication = self._publication(message.partition)
+        self._refuse(side.published, message, reason, publication)
+        side.next_offset = message.offset + 1
+        return list(publication.records())
+
     def tick(self) -> Output:
         output: list[Publication] = []
         for partition, join in self._joins.items():

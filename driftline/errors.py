@@ -11,6 +11,7 @@ DriftlineError
 │   ├── TopicMismatch      topics are missing, or differ from the plan
 │   ├── MessageTooLarge    one message is over its topic's limit
 │   ├── DeliveryFailed     a message was not acknowledged
+│   ├── InstanceFenced     another process has taken this one's place in its group
 │   └── TransactionAborted the transaction is gone; state must be rebuilt from committed offsets
 │       └── StateLost      so must it, for a service cannot go on with the state that it has
 ├── PackageError           a model package cannot be used
@@ -75,6 +76,10 @@ class MessageTooLarge(BrokerError):
 
 class DeliveryFailed(BrokerError):
     """A message was not acknowledged by the broker."""
+
+
+class InstanceFenced(BrokerError):
+    """Another process has taken this one's place in its group."""
 
 
 class TransactionAborted(BrokerError):

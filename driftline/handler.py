@@ -79,6 +79,13 @@ class Handler(Protocol):
     def handle(self, messages: Sequence[Message]) -> Output:
         """The records of one poll, each partition in order. Returns what to publish."""
 
+    def refuse(self, message: Message, reason: str) -> Output:
+        """Return the dead letter of an input record that `handle` cannot process.
+
+        Called instead of `handle` for a record that made `handle` or `tick` raise; the handler's
+        state was rebuilt meanwhile, and it never sees the record otherwise.
+        """
+
     def tick(self) -> Output:
         """Called at each step, also without records: for whatever hangs on time or other work."""
 

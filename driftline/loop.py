@@ -1,28 +1,20 @@
 """The loop: poll, handle, produce, commit. The only place that knows about delivery.
 
-A service is a `Handler` and this loop. The handler turns records into records and says which input
-offsets it still needs; the loop moves them between it and the broker, so that no record is lost and
-no result is published twice (exactly-once), or none is lost (at-least-once).
+A service is a `Handler` and this loop. The handler turns records into records and names the input
+offsets that it still needs. The loop moves records between the handler and the broker, so that no
+record is lost and no result is published twice (exactly-once), or none is lost (at-least-once).
 """
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 
-from driftline.broker.port import (
-    Broker,
-    Committed,
-    Consumer,
-    Message,
-    Messages,
-    Outgoing,
-    OutgoingBatch,
-    Producer,
-    TopicPartition,
-)
+from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
-from driftline.errors import BrokerUnavailable, TransactionAborted
-from driftline.handler import GroupView, Handler, Output
+from driftline.errors import BrokerError, InstanceFenced, TransactionAborted
+from driftline.handler import Handler
+from driftline.isolation import Isolation, is_caused_by_data
+from driftline.session import Session
 from driftline.stream import Delivery
 
 log = logging.getLogger(__name__)
@@ -32,30 +24,43 @@ COMMIT_INTERVAL_S = 0.2
 # Without transactions results are seen at once, and each commit waits for all acknowledgements:
 # rarely enough not to be felt, often enough that a killed worker repeats little.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
-# How often a handler is told where its group stands: a round trip, and a metric for people.
+# How often a handler is shown its group's progress: a round trip, and a metric for people.
 LOOK_INTERVAL_S = 1.0
-# An abandoned transaction hides other workers' records from readers until it times out.
-TRANSACTION_TIMEOUT_S = 10.0
-# A fenced or aborted transaction is rebuilt; so many in a row mean that two workers share a slot.
+# A transaction that is aborted is redone with the same clients; after so many in a row, with new.
 MAX_ABORTS_IN_A_ROW = 5
+# Wait so long before new clients are made: doubled at each failure, up to the longest.
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 15.0
+# A worker that loses its slot again so soon has a rival that is alive.
+RIVAL_WITHIN_S = 60.0
+
+OnConnection = Callable[[str | None], None]
 
 
 class Loop:
     """Runs one handler on one broker. Each `step` is:
 
-    1. Read what is new in the followed topics; the first step reads them to their end.
-    2. Pause the partitions that the handler holds back now, resume those that it does no more.
-    3. Poll; inside, partitions may be assigned or revoked. Before partitions go, step 6 is done
+    1. Open a session if there is none: join the group, fence a predecessor's transaction.
+    2. Read what is new in the broadcast topics; a session's first step reads them to their end.
+    3. Pause the partitions that the handler holds back now, resume those that it does no more.
+    4. Poll; inside, partitions may be assigned or revoked. Before partitions go, step 7 is done
        for them while this worker may still commit.
-    4. Let the handler handle the batch; about once a second, and when partitions were assigned,
-       tell it where its group stands; then let it tick.
-    5. Send what it returned. With exactly-once, the first record opens a transaction.
-    6. When `commit_interval_s` has passed since the last commit: with exactly-once, put the
-       offsets to hold into the transaction and commit it; with at-least-once, wait until all
-       records are acknowledged, then commit the offsets.
+    5. Let the handler handle the batch, and tick; about once a second, and when partitions were
+       assigned, show it its group's progress.
+    6. Send what it returned. With exactly-once, the first record opens a transaction. Only now do
+       the positions move behind the batch.
+    7. When `commit_interval_s` has passed since the last commit: with exactly-once, put the offsets
+       to commit into the transaction and commit it; with at-least-once, wait until all records are
+       acknowledged, then commit the offsets.
 
-    If a transaction is aborted, nothing of it was visible: the handler forgets its partitions and
-    is assigned them again at the committed offsets.
+    After a failure nothing is committed:
+
+    - If a transaction is aborted, nothing of it was visible: the handler forgets its partitions
+      and is assigned them again at the committed offsets.
+    - If the handler fails because of a batch's data, the same is done, and the batch is handled in
+      smaller and smaller parts until the culprits are dead letters (`driftline.isolation`).
+    - After any other failure the session is abandoned, and the error is raised. The next step
+      opens another session.
     """
 
     def __init__(
@@ -69,270 +74,220 @@ class Loop:
         slot: int = 0,
         max_records: int = 5000,
         commit_interval_s: float | None = None,
+        on_connection: OnConnection = lambda problem: None,
     ) -> None:
+        """Prepare a loop; nothing is connected before the first step.
+
+        `on_connection` is called with the reason when Kafka does not do its part, again at each
+        attempt, and with None when it does again.
+        """
         self._handler = handler
         self._broker = broker
         self._clock = clock
-        self._exactly_once = delivery == "exactly_once"
-        self._transactional_id = f"{group}-{slot}" if self._exactly_once else None
+        self._group = group
         self._client_id = f"{group}-{slot}"
+        self._exactly_once = delivery == "exactly_once"
         self._max_records = max_records
         if commit_interval_s is None:
             commit_interval_s = (
                 COMMIT_INTERVAL_S if self._exactly_once else AT_LEAST_ONCE_INTERVAL_S
             )
         self._commit_interval_s = commit_interval_s
-        self._in_transaction = False
-        self._dirty = False  # something was handled or sent since the last commit
         self._last_commit_s = clock.monotonic()
         self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S
-        self._paused: frozenset[TopicPartition] = frozenset()
+        self._session: Session | None = None
+        self._followed: dict[TopicPartition, int] = {}  # broadcast topics: next offset to read
+        self._isolation = Isolation()
         self._aborts = 0
-        self._positions: dict[TopicPartition, int] = {}  # next offset to handle
-        self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
-        self._followed: Consumer | None = None
-        self._producer = self._new_producer()
-        # A worker that is killed and started again in its slot has its partitions at once.
-        self._consumer = broker.consumer(
-            group, client_id=self._client_id, instance_id=self._client_id
-        )
-        self._consumer.subscribe(
-            handler.inputs, assigned=self._on_assigned, revoked=self._on_revoked
-        )
+        self._on_connection = on_connection
+        self._problem_since_s: float | None = None
+        self._failures = 0  # sessions in a row that failed
+        self._fenced_s = float("-inf")
 
     def step(self, timeout_s: float) -> bool:
         """One turn, waiting up to `timeout_s` for records. Returns whether anything happened.
 
         Raises BrokerError when the broker cannot be reached or refuses, and whatever the handler
-        raises; the process then ends, and its successor starts from the committed offsets.
+        raises. Nothing is committed then; the next step starts from the committed offsets.
         """
+        session = self._session or self._open()
         try:
-            busy = self._follow()
-            self._pause_or_resume()
-            messages = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
-            messages = self._put_back(Messages.of(messages))
-            output: list[Outgoing | OutgoingBatch] = []
-            if messages:
-                self._note(messages)
-                output.extend(self._handler.handle(messages))
-            self._look()
-            output.extend(self._handler.tick())
-            self._send(output)
-            self._dirty = self._dirty or bool(messages)
-            if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
-                self._commit()
-            return busy or bool(messages) or bool(output)
-        except TransactionAborted as error:
-            self._recover(error)
-            return True
+            try:
+                return self._turn(session, timeout_s)
+            except TransactionAborted as error:
+                self._recover(session, error)
+                return True
+        except BaseException:
+            self._abandon()
+            raise
 
     def run(self, stop: threading.Event, *, max_wait_s: float) -> None:
-        """Step until `stop` is set, then commit and close."""
+        """Step until `stop` is set, then commit and close.
+
+        While Kafka cannot be reached or refuses, wait and open new sessions. Raises InstanceFenced
+        when another process runs in this slot, and whatever the handler raises.
+        """
         try:
             while not stop.is_set():
-                self.step(max_wait_s)
-            self._commit()
+                try:
+                    self.step(max_wait_s)
+                except BrokerError as error:
+                    self._check_rival(error)
+                    self._failed(error)
+                    stop.wait(self._next_backoff_s())
         finally:
             self.close()
 
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        """Partitions that are not read now because the handler holds them back."""
+        return self._session.paused if self._session is not None else frozenset()
+
     def close(self) -> None:
-        """Leave the group, abort an open transaction, free the handler. Safe to call twice."""
-        self._handler.close()
-        for client in (self._followed, self._consumer, self._producer):
-            if client is not None:
-                client.close()
+        """Commit, leave the group, free the handler. Safe to call twice, and after a failure.
 
-    def _note(self, messages: Messages) -> None:
-        """Move the positions on, to behind the last record of each partition."""
-        for partition, at in messages.runs:
-            self._positions[partition] = messages[at.stop - 1].offset + 1
-
-    def _look(self) -> None:
-        now_s = self._clock.monotonic()
-        if now_s < self._next_look_s:
-            return
-        self._next_look_s = now_s + LOOK_INTERVAL_S
-        partitions = sorted(self._consumer.assignment())
-        try:
-            positions = {partition: self._consumer.position(partition) for partition in partitions}
-            ends = self._consumer.ends(partitions)
-            self._handler.look(GroupView(positions, ends, self._committed_of_all))
-        except BrokerUnavailable as error:
-            # Whoever only reads can wait for the broker; it is asked again next time.
-            log.warning("where the group stands is not known now: %s", error.message)
-
-    def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
-        if self._all_partitions is None:
-            admin = self._broker.admin()
-            try:
-                described = admin.describe(self._handler.inputs)
-            finally:
-                admin.close()
-            self._all_partitions = tuple(
-                TopicPartition(topic, number)
-                for topic, info in described.items()
-                for number in range(info.partitions)
-            )
-        return self._consumer.committed(self._all_partitions)
-
-    # ---- following ------------------------------------------------------------------------------
-
-    def _follow(self) -> bool:
-        if not self._handler.follows:
-            return False
-        if self._followed is None:
-            self._follow_to_end()
-            return True
-        if messages := self._followed.poll(max_records=self._max_records, timeout_s=0):
-            self._send(self._handler.follow(messages))
-        return bool(messages)
-
-    def _follow_to_end(self) -> None:
-        admin = self._broker.admin()
-        try:
-            ranges = {
-                partition: offsets
-                for topic in self._handler.follows
-                for partition, offsets in admin.offsets(topic).items()
-            }
-        finally:
-            admin.close()
-        consumer = self._broker.consumer(client_id=f"{self._client_id}-follow")
-        self._followed = consumer
-        consumer.assign({partition: offsets.start for partition, offsets in ranges.items()})
-        while any(consumer.position(p) < offsets.end for p, offsets in ranges.items()):
-            self._send(
-                self._handler.follow(consumer.poll(max_records=self._max_records, timeout_s=0.05))
-            )
-
-    # ---- partitions -----------------------------------------------------------------------------
-
-    def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self._resume(partitions, seek=False)
-
-    def _resume(self, partitions: Sequence[TopicPartition], *, seek: bool) -> None:
-        """Let the handler take these partitions up where the group has committed them."""
-        resume = self._committed(partitions)
-        starts = dict(self._handler.assigned(resume) or {})
-        for partition, at in resume.items():
-            if seek or partition in starts:
-                self._consumer.seek(partition, starts.get(partition, at.offset))
-            self._positions[partition] = starts.get(partition, at.offset)
-        self._next_look_s = self._clock.monotonic()  # the handler knows nothing of these yet
-
-    def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        if self._consumer_can_commit(partitions):
-            try:
-                self._commit()
-            except TransactionAborted as error:
-                # What was not committed is redone by the partitions' next owner.
-                log.warning("transaction lost while handing over partitions: %s", error.message)
-                self._in_transaction = False
-                self._producer.close()
-                self._producer = self._new_producer()
-        for partition in partitions:
-            self._positions.pop(partition, None)
-        self._paused -= frozenset(partitions)
-        self._handler.revoked(partitions)
-
-    def _consumer_can_commit(self, partitions: Sequence[TopicPartition]) -> bool:
-        return any(partition in self._positions for partition in partitions)
-
-    def _committed(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed]:
-        found = self._consumer.committed(partitions)
-        return {partition: found.get(partition, Committed(0)) for partition in partitions}
-
-    def _pause_or_resume(self) -> None:
-        held = self._handler.held_back(self._consumer.assignment())
-        if held == self._paused:
-            return
-        if released := self._paused - held:
-            self._consumer.resume(released)
-        if fresh := held - self._paused:
-            self._consumer.pause(fresh)
-        self._paused = held
-
-    def _put_back(self, messages: Messages) -> Messages:
-        """Undo a poll for partitions that were assigned in it and are held back. Returns the rest.
-
-        They are paused at the next step; those that were held back before it are paused already.
+        A broker that does not take the last commit is not waited for: the successor repeats it.
         """
-        held = self._handler.held_back(self._consumer.assignment()) - self._paused
-        if not held:
-            return messages
-        first: dict[TopicPartition, int] = {}
-        kept: list[Message] = []
-        for partition, at in messages.runs:
-            if partition in held:
-                first.setdefault(partition, messages[at.start].offset)
-            else:
-                kept.extend(messages[at])
-        for partition, offset in first.items():
-            self._consumer.seek(partition, offset)
-        return Messages(kept)
+        session, self._session = self._session, None
+        try:
+            if session is not None:
+                session.close()
+        except BrokerError as error:
+            log.warning("closed without a last commit; the next start repeats it: %s", error)
+            assert session is not None
+            session.abandon()
+        except BaseException:
+            assert session is not None
+            session.abandon()
+            raise
+        finally:
+            self._handler.close()
 
-    # ---- delivery -------------------------------------------------------------------------------
+    # ---- one step -------------------------------------------------------------------------------
 
-    def _new_producer(self) -> Producer:
-        producer = self._broker.producer(
-            self._transactional_id,
-            transaction_timeout_s=TRANSACTION_TIMEOUT_S,
-            client_id=self._client_id,
-        )
-        if self._exactly_once:
-            # Fence a predecessor now: while its transaction is open, the offsets that it was about
-            # to commit make whoever asks for the committed ones wait for its timeout.
-            producer.begin()
-            producer.abort()
-        return producer
+    def _turn(self, session: Session, timeout_s: float) -> bool:
+        busy = session.follow()
+        messages = session.poll(timeout_s)
+        left = len(messages)
+        for chunk in self._isolation.chunks(messages) if messages else ():
+            left -= len(chunk)
+            if not self._process(session, chunk, is_last=not left):
+                return True
+        if not messages:
+            self._look(session)
+            output = self._handler.tick()
+            session.send(output)
+            self._send_dead_letters(session, is_idle=True)
+            busy = busy or bool(output)
+        if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
+            self._commit(session)
+        return busy or bool(messages)
 
-    def _send(self, records: Output) -> None:
-        if not records:
-            return
-        self._begin()
-        for record in records:
-            if isinstance(record, OutgoingBatch):
-                self._producer.send_batch(record)
-            else:
-                self._producer.send(record)
-        self._dirty = True
+    def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
+        """Handle records and send the results. Returns False where they must be read again."""
+        rest = self._isolation.without_culprits(messages)
+        if not rest:
+            return True
+        try:
+            output = list(self._handler.handle(rest))
+            if is_last:
+                self._look(session)
+            output.extend(self._handler.tick())
+            session.send(output)
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            if self._isolation.failed(rest, error):
+                log.exception("%s cannot be handled; it becomes a dead letter", rest[0].place)
+            session.rewind()
+            return False
+        self._isolation.succeeded(rest)
+        self._send_dead_letters(session, is_idle=False)
+        session.handled(messages)
+        return True
 
-    def _begin(self) -> None:
-        if self._exactly_once and not self._in_transaction:
-            self._producer.begin()
-            self._in_transaction = True
+    def _send_dead_letters(self, session: Session, *, is_idle: bool) -> None:
+        for message, reason in self._isolation.take_proven(is_idle=is_idle):
+            session.send(self._handler.refuse(message, reason))
+            session.handled(Messages([message]))
 
-    def _commit(self) -> None:
+    def _commit(self, session: Session) -> None:
         self._last_commit_s = self._clock.monotonic()
-        if not self._dirty:
-            return
-        holds = self._handler.holds()
-        offsets = {
-            partition: holds.get(partition, Committed(offset))
-            for partition, offset in self._positions.items()
-        }
-        if self._exactly_once:
-            self._begin()
-            if offsets:
-                self._producer.send_offsets(offsets, self._consumer.group_metadata())
-            self._producer.commit()
-            self._in_transaction = False
-        else:
-            self._producer.flush()
-            if offsets:
-                self._consumer.commit(offsets)
-        self._dirty = False
-        self._aborts = 0
+        if session.is_dirty:
+            self._isolation.committed(session.commit())
+            self._aborts = 0
+            self._works()
 
-    def _recover(self, error: TransactionAborted) -> None:
+    def _look(self, session: Session) -> None:
+        now_s = self._clock.monotonic()
+        if now_s < self._next_look_s and not session.was_assigned:
+            return
+        if self._isolation.is_unproven:
+            return  # the consumer is ahead of what was handled
+        self._next_look_s = now_s + LOOK_INTERVAL_S
+        try:
+            session.look()
+        except (InstanceFenced, TransactionAborted):
+            raise
+        except BrokerError as error:
+            # The clients may overcome this by themselves; ask again next time.
+            self._failed(error)
+        else:
+            if not session.is_dirty:
+                self._works()
+
+    # ---- sessions -------------------------------------------------------------------------------
+
+    def _open(self) -> Session:
+        self._session = Session(
+            self._handler,
+            self._broker,
+            group=self._group,
+            client_id=self._client_id,
+            exactly_once=self._exactly_once,
+            max_records=self._max_records,
+            followed=self._followed,
+        )
+        return self._session
+
+    def _abandon(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.abandon()
+
+    def _recover(self, session: Session, error: TransactionAborted) -> None:
         self._aborts += 1
         if self._aborts > MAX_ABORTS_IN_A_ROW:
+            self._aborts = 0
             raise error
         log.warning("transaction aborted, rebuilding from the committed offsets: %s", error.message)
-        self._in_transaction = False
-        self._dirty = False
-        self._producer.close()
-        self._producer = self._new_producer()
-        partitions = sorted(self._positions)
-        self._handler.revoked(partitions)
-        self._resume(partitions, seek=True)
+        session.rewind()
+
+    def _next_backoff_s(self) -> float:
+        backoff_s = FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10)
+        self._failures += 1
+        return min(backoff_s, LONGEST_BACKOFF_S)
+
+    def _check_rival(self, error: BrokerError) -> None:
+        """Raise an InstanceFenced that shows that another process lives in this slot."""
+        if isinstance(error, InstanceFenced):
+            now_s = self._clock.monotonic()
+            if now_s - self._fenced_s < RIVAL_WITHIN_S:
+                raise error
+            self._fenced_s = now_s
+
+    def _failed(self, error: BrokerError) -> None:
+        if self._problem_since_s is None:
+            self._problem_since_s = self._clock.monotonic()
+            log.warning("waiting for Kafka, and trying again until it answers: %s", error.message)
+        else:
+            log.debug("still waiting for Kafka: %s", error.message)
+        self._on_connection(error.message)
+
+    def _works(self) -> None:
+        self._failures = 0
+        if self._problem_since_s is not None:
+            waited_s = self._clock.monotonic() - self._problem_since_s
+            self._problem_since_s = None
+            log.info("Kafka answers again after %.0f s", waited_s)
+            self._on_connection(None)

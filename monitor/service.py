@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicPartition
-from driftline.codec.envelope import decode, rare, windows_decoder
+from driftline.codec.envelope import dead_letter, decode, rare, windows_decoder
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
 from driftline.handler import GroupView
@@ -141,6 +141,22 @@ class MonitorHandler:
                 for message in own:
                     output.extend(self._decide(message))
         return output
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        topics = self._topics
+        if message.topic == topics.predictions:
+            is_new = self._data.skip(message.partition, message.offset)
+        elif message.topic == topics.outcomes:
+            is_new = self._performance.skip(message.partition, message.offset)
+        elif message.topic == topics.parts:
+            is_new = self._merger is not None and self._merger.skip(message.offset)
+        else:
+            is_new = message.offset >= self._published
+            self._read = message.offset + 1
+            self._published = max(self._published, self._read)
+        if not is_new:  # it became a dead letter before a restart
+            return []
+        return [dead_letter(topics.deadletters, message, reason=reason, service="monitor")]
 
     def tick(self) -> Sequence[Outgoing]:
         if self._reports is not None:

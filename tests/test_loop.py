@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.broker.memory import MemoryBroker
+from driftline.broker.memory import MemoryBroker, MemoryConsumer, MemoryProducer
 from driftline.broker.port import (
     Committed,
     Message,
@@ -25,7 +25,7 @@ from driftline.handler import GroupView
 from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
 from driftline.stream import Delivery
 
-IN, OUT, FOLLOWED = "in", "out", "followed"
+IN, OUT, FOLLOWED, DEAD = "in", "out", "followed", "dead"
 
 
 class PairSums:
@@ -72,6 +72,9 @@ class PairSums:
     def look(self, view: GroupView) -> None:
         self.views.append(view)
 
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        return [Outgoing(DEAD, message.value, partition=0)]
+
     def tick(self) -> Sequence[Outgoing]:
         return []
 
@@ -89,7 +92,7 @@ def broker() -> MemoryBroker:
 
 def new_broker(partitions: int = 1) -> MemoryBroker:
     broker = MemoryBroker(ManualClock())
-    broker.admin().create([NewTopic(name, partitions) for name in (IN, OUT, FOLLOWED)])
+    broker.admin().create([NewTopic(name, partitions) for name in (IN, OUT, FOLLOWED, DEAD)])
     return broker
 
 
@@ -170,7 +173,7 @@ def test_an_aborted_transaction_is_redone_from_the_committed_offsets(
 ) -> None:
     put(broker, 1, 2, 3, 4)
     loop = new_loop(broker, max_records=2)
-    commit = type(loop._producer).commit
+    commit = MemoryProducer.commit
     failures = [True, True, False, True]
 
     def commit_sometimes(producer: object) -> None:
@@ -178,7 +181,7 @@ def test_an_aborted_transaction_is_redone_from_the_committed_offsets(
             raise TransactionAborted("a coordinator moved")
         commit(producer)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(loop._producer), "commit", commit_sometimes)
+    monkeypatch.setattr(MemoryProducer, "commit", commit_sometimes)
     run(loop)
     assert got(broker) == [3, 7]
 
@@ -191,7 +194,7 @@ def test_aborts_without_end_are_an_error(
 
     put(broker, 1, 2)
     loop = new_loop(broker)
-    monkeypatch.setattr(type(loop._producer), "commit", abort)
+    monkeypatch.setattr(MemoryProducer, "commit", abort)
     for _ in range(MAX_ABORTS_IN_A_ROW):
         loop.step(0)
     with pytest.raises(TransactionAborted, match="always"):
@@ -247,7 +250,7 @@ def test_what_a_poll_returned_of_a_partition_that_it_also_assigned_is_put_back(
     put(broker, 1, 2, 3)
     handler = PairSums()
     loop = new_loop(broker, handler)
-    poll = type(loop._consumer).poll
+    poll = MemoryConsumer.poll
     waits = frozenset({TopicPartition(IN, 0)})
 
     def hold_back_meanwhile(*args: object, **options: object) -> object:
@@ -255,7 +258,7 @@ def test_what_a_poll_returned_of_a_partition_that_it_also_assigned_is_put_back(
         return poll(*args, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(loop._consumer), "poll", hold_back_meanwhile)
+        patch.setattr(MemoryConsumer, "poll", hold_back_meanwhile)
         loop.step(0)
         loop.step(0)
     assert handler._first == {}
@@ -279,7 +282,7 @@ def test_an_abort_while_a_partition_is_held_back_loses_nothing(
         raise TransactionAborted("a coordinator moved")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(loop._producer), "commit", abort)
+        patch.setattr(MemoryProducer, "commit", abort)
         clock.advance(1)
         loop.step(0)
     loop.step(0)
@@ -338,7 +341,7 @@ def test_a_broker_that_is_away_when_it_is_asked_where_the_group_stands_is_asked_
     clock = ManualClock()
     loop = new_loop(broker, handler := PairSums(), clock=clock)
     with monkeypatch.context() as patch:
-        patch.setattr(type(loop._consumer), "ends", away)
+        patch.setattr(MemoryConsumer, "ends", away)
         clock.advance(LOOK_INTERVAL_S)
         loop.step(0)
     assert handler.views == []
@@ -369,7 +372,8 @@ def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:
         first.step(0)
         second.step(0)
     assert got(broker, partitions=4) == [2] * 40
-    assert len(first._consumer.assignment()) == len(second._consumer.assignment()) == 2
+    sessions = (first._session, second._session)
+    assert [len(session.positions) for session in sessions if session is not None] == [2, 2]
 
 
 @given(st.data())
@@ -386,7 +390,6 @@ def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> No
             doomed.step(0)
             clock.advance(data.draw(st.sampled_from([0, 1])))
         # It dies: its transaction is never committed; its successor fences it.
-        doomed._consumer.close = lambda: None  # type: ignore[method-assign]
         _forget_member(broker)
     last = new_loop(broker, max_records=3)
     for _ in range(30):
@@ -397,6 +400,6 @@ def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> No
 
 def _forget_member(broker: MemoryBroker) -> None:
     """What a broker does when a member's session times out."""
-    group = broker._groups["pairs"]
+    group = broker._group("pairs")
     for member in list(group.members.values()):
         group.leave(member)

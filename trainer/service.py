@@ -103,7 +103,7 @@ class TrainerHandler:
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
-                letters.append(self._refuse(message, error))
+                letters.append(self._refuse(message, error.message))
                 continue
             if self._sent is not None and event == self._sent:
                 if self._catalog.champion != self._sent:
@@ -132,7 +132,7 @@ class TrainerHandler:
             try:
                 event = decode(retrain_decoder, message)
             except DataError as error:
-                letters.append(self._refuse(message, error))
+                letters.append(self._refuse(message, error.message))
                 continue
             if isinstance(event, RetrainDecision):
                 self._decided.add(event.request)
@@ -141,6 +141,9 @@ class TrainerHandler:
                 asked.append(_Asked(event, partition, message.offset))
         self._queue += [item for item in asked if item.request.id not in self._decided]
         return letters
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        return [self._refuse(message, reason)]
 
     def tick(self) -> Sequence[Outgoing]:
         output = self._restate()
@@ -290,7 +293,5 @@ class TrainerHandler:
     def _now(self) -> str:
         return format_time(round(self._clock.time() * 1e6))
 
-    def _refuse(self, message: Message, error: DataError) -> Outgoing:
-        return dead_letter(
-            self._topics.deadletters, message, reason=error.message, service="trainer"
-        )
+    def _refuse(self, message: Message, reason: str) -> Outgoing:
+        return dead_letter(self._topics.deadletters, message, reason=reason, service="trainer")

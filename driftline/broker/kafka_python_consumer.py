@@ -1,16 +1,18 @@
 """The consumer of the kafka-python adapter, and how its rebalance callbacks get to the caller."""
 
 import queue
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.future import Future
 
+from driftline.broker.bounded import let_go
 from driftline.broker.kafka_python_values import (
     ANSWER_TIMEOUT_MS,
+    PROGRESS_TIMEOUT_MS,
     committed_of,
     kafka_offsets,
     kafka_partition,
@@ -115,7 +117,9 @@ class KafkaPythonConsumer:
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         with translated("ask for the ends"):
-            found = self._client.end_offsets(list(map(kafka_partition, partitions)))
+            found = self._client.end_offsets(
+                list(map(kafka_partition, partitions)), timeout_ms=PROGRESS_TIMEOUT_MS
+            )
         return {TopicPartition(*partition): int(offset) for partition, offset in found.items()}
 
     def close(self) -> None:
@@ -132,6 +136,14 @@ class KafkaPythonConsumer:
                 self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
+
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._callbacks is not None:
+            self._callbacks.abandon()
+        let_go(partial(self._client.close, autocommit=False, timeout_ms=1000))
 
     def _fetch_again_what_was_parked(self) -> None:
         """Of a partition that is paused in the middle of a fetch the client parks the rest, and
@@ -167,7 +179,9 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         self._revoked = revoked
         self.held: list[TopicPartition] = []
         self._given_up: list[TopicPartition] = []
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="driftline-poll")
+        self._requests: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+        # Not of a pool, which would wait for a poll that hangs when the process ends.
+        threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
         self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._result: list[Any] = []
         self._polling = False
@@ -221,10 +235,13 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         # must not be lost: take its result first.
         if not self._polling:
             self._polling = True
-            self._worker.submit(self._poll, timeout_ms, max_records)
+            self._requests.put((timeout_ms, max_records))
         failure: Exception | None = None
         while self._polling:
-            event = self._events.get()
+            try:
+                event = self._events.get(timeout=(timeout_ms + 2 * ANSWER_TIMEOUT_MS) / 1000)
+            except queue.Empty:
+                raise BrokerUnavailable("cannot poll: the client does not return") from None
             try:
                 event()
             except Exception as error:  # noqa: BLE001 - raised again below
@@ -233,6 +250,10 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             raise failure
         records: Mapping[Any, Any] = self._result.pop()
         return records
+
+    def _work(self) -> None:
+        while (request := self._requests.get()) is not None:
+            self._poll(*request)
 
     def _poll(self, timeout_ms: float, max_records: int) -> None:
         try:
@@ -259,5 +280,10 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             if self.held:
                 self._give_up(self.held)
         finally:
-            self._closing = True
-            self._worker.shutdown()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Call no callback any more."""
+        self._closing = True
+        self.held = []
+        self._requests.put(None)

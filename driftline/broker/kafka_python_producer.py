@@ -2,14 +2,13 @@
 
 import contextlib
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import Any
 
 from kafka import errors as kafka_errors
 
+from driftline.broker.bounded import call_within, let_go
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
 from driftline.broker.limits import TopicLimits, fenced_instance, record_bytes, unpacked
 from driftline.broker.partitioner import partition_for
@@ -86,7 +85,7 @@ class KafkaPythonProducer:
         check_can_begin(self._id, is_open=self._in_transaction)
         with self._translated("begin a transaction"):
             if not self._ready:
-                self._client.init_transactions()
+                self._answered("begin a transaction", self._client.init_transactions)
                 self._ready = True
             self._client.begin_transaction()
         self._in_transaction = True
@@ -141,6 +140,18 @@ class KafkaPythonProducer:
         except kafka_errors.KafkaError as error:
             _log.warning("the producer was closed with records unsent: %r", error)
 
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._unconfirmed.clear()
+
+        def close() -> None:
+            self._client._sender.force_close()  # else `close` waits for what cannot be sent
+            self._client.close(timeout=1)
+
+        let_go(close)
+
     def _confirm(self, keep: int) -> None:
         """Wait for the oldest records until only `keep` are unconfirmed."""
         while len(self._unconfirmed) > keep:
@@ -159,21 +170,9 @@ class KafkaPythonProducer:
 
         Raises what the call raises, BrokerUnavailable.
         """
-        answer: Future[object] = Future()
-
-        def work() -> None:
-            try:
-                answer.set_result(call(*arguments))
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-                answer.set_exception(error)
-
-        # Not of a pool, which would wait for it when the process ends.
-        threading.Thread(target=work, name=f"driftline-{doing}", daemon=True).start()
         try:
-            answer.result(self._answer_timeout_s)
+            call_within(self._answer_timeout_s, call, *arguments)
         except TimeoutError as error:
-            if answer.done():
-                raise
             self._dead = True
             raise BrokerUnavailable(
                 f"cannot {doing} for {self._id!r}: no answer within {self._answer_timeout_s:g} s",

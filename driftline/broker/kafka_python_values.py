@@ -14,6 +14,8 @@ from driftline.errors import BrokerError, BrokerUnavailable
 
 # Answers of a broker that is there take milliseconds; this covers an election.
 ANSWER_TIMEOUT_MS = 30_000
+# Questions about progress are asked again a second later: they must not hold up the loop.
+PROGRESS_TIMEOUT_MS = 5_000
 
 # librdkafka (2.16) commits metadata with the zero byte that ends a string in C, and when it reads
 # some without, it goes on into whatever follows in memory. So both adapters write it.
@@ -47,9 +49,9 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except kafka_errors.FencedInstanceIdError as error:
         raise fenced_instance() from error
-    except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
+    except kafka_errors.RetriableError as error:
         raise BrokerUnavailable(
-            f"cannot {doing}: Kafka does not answer ({error!r})",
+            f"cannot {doing}: Kafka does not answer as it should ({error!r})",
             hint="check that the broker runs and can be reached",
         ) from error
     except (kafka_errors.KafkaError, ValueError) as error:

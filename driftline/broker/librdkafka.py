@@ -5,7 +5,6 @@ Never: auto commit, uncommitted reads, topics made by use.
 """
 
 import logging
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
 from driftline.broker.librdkafka_producer import LibrdkafkaProducer
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
+    ClientErrors,
     ck,
     ck_admin,
     committed_of,
@@ -121,8 +121,9 @@ class LibrdkafkaBroker:
         }
         if instance_id is not None:
             own["group.instance.id"] = instance_id
-        client = self._connected(*self._make(ck.Consumer, _CONSUMER, own))
-        return LibrdkafkaConsumer(client, group, self._limits, instance_id)
+        client, errors = self._make(ck.Consumer, _CONSUMER, own)
+        self._connected(client, errors)
+        return LibrdkafkaConsumer(client, group, self._limits, errors, instance_id)
 
     def producer(
         self,
@@ -148,10 +149,9 @@ class LibrdkafkaBroker:
 
     def _make(
         self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]
-    ) -> tuple[Any, deque[str]]:
-        """A client, and its errors as they come."""
-        # Bounded: a client that lives through an outage adds to it all the time.
-        errors: deque[str] = deque(maxlen=10)
+    ) -> tuple[Any, ClientErrors]:
+        """A client, and the errors that it will report."""
+        errors = ClientErrors()
         config = {
             # Default 10 s: a broker that comes back is found again within seconds.
             "reconnect.backoff.max.ms": 1000,
@@ -159,7 +159,7 @@ class LibrdkafkaBroker:
             **self._properties,
             **own,
             "bootstrap.servers": self._servers,
-            "error_cb": lambda error: errors.append(error.str()),
+            "error_cb": errors,
         }
         try:
             return make(config, logger=_client_log), errors
@@ -171,7 +171,7 @@ class LibrdkafkaBroker:
                     raise unknown_property(name, "librdkafka", f": {why}") from None
             raise SettingsError(f"librdkafka refuses its client properties: {why}") from None
 
-    def _connected(self, client: Any, errors: deque[str]) -> Any:
+    def _connected(self, client: Any, errors: ClientErrors) -> Any:
         """The client, once the cluster has answered it. Raises BrokerUnavailable, AccessDenied."""
         for timeout_s in probe.attempts(self._connect_timeout_s):
             try:
@@ -183,7 +183,7 @@ class LibrdkafkaBroker:
                     raise denied from error
             else:
                 return client
-        why = errors[0] if errors else failure.args[0].str()
+        why = errors.first or failure.args[0].str()
         raise probe.unreachable(self._servers, without_secrets(why, self._properties)) from failure
 
 

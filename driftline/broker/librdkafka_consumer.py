@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, overload
 
+from driftline.broker.bounded import let_go
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
+    PROGRESS_TIMEOUT_S,
+    ClientErrors,
     ck,
     committed_of,
     kafka_offsets,
@@ -34,9 +37,11 @@ class LibrdkafkaConsumer:
         client: Any,
         group: str | None,
         limits: TopicLimits,
+        errors: ClientErrors,
         instance_id: str | None = None,
     ) -> None:
         self._client = client
+        self._errors = errors
         self._group = group
         self._limits = limits
         self._instance_id = instance_id
@@ -47,6 +52,7 @@ class LibrdkafkaConsumer:
         self._rebalances = 0
         self._revoked: Rebalanced | None = None
         self._closed = False
+        self._abandoned = False
 
     def subscribe(
         self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
@@ -56,6 +62,8 @@ class LibrdkafkaConsumer:
         self._revoked = revoked
 
         def on_assign(client: Any, partitions: list[Any]) -> None:
+            if self._closed:
+                return
             self._rebalances += 1
             gained = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             self._starts = dict.fromkeys(gained)
@@ -70,7 +78,7 @@ class LibrdkafkaConsumer:
             self._rebalances += 1
             lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
             try:
-                if lost:
+                if lost and not self._abandoned:
                     revoked(lost)
             finally:
                 self._starts = {}
@@ -99,12 +107,14 @@ class LibrdkafkaConsumer:
                     first = self._client.poll(left_s)
                     if first is not None:
                         records = [first, *self._client.consume(count - 1, 0)]
+            if self._errors.fatal is not None:
+                raise _fatal(self._errors.fatal)
+            messages = _Fetched(_records_of(records, alone=self._group is None))
             if self._rebalances != before:
                 # They may be of before the rebalance: drop them, and read again what is assigned.
-                if records and self._starts:
+                if messages and self._starts:
                     self._restart()
                 return []
-            messages = _Fetched(_records_of(records, alone=self._group is None))
             if messages or time.monotonic() >= deadline_s:
                 return messages  # else there was only news, such as the end of a partition
 
@@ -183,7 +193,7 @@ class LibrdkafkaConsumer:
             return {}
         with translated("ask for the ends"):
             # A question for the offset at a time answers this one, too, for all in one request.
-            found = self._client.offsets_for_times(wanted, timeout=ANSWER_TIMEOUT_S)
+            found = self._client.offsets_for_times(wanted, timeout=PROGRESS_TIMEOUT_S)
             for each in found:
                 if each.error is not None:
                     raise ck.KafkaException(each.error)
@@ -199,6 +209,13 @@ class LibrdkafkaConsumer:
                 with translated("close"):
                     self._client.close()
                 self._starts = {}
+
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._closed = self._abandoned = True
+        self._starts = {}
+        let_go(self._client.close)
 
     def _leave(self) -> None:
         """Leave the group, which the client does by itself only for members without an id."""
@@ -313,8 +330,13 @@ def _is_notice(record: Any, *, alone: bool) -> bool:
     if alone and error.code() == ck.KafkaError.GROUP_AUTHORIZATION_FAILED:
         return True  # the client looks for the coordinator of a group that it never joins
     if error.fatal() or error.code() in _LASTING:
-        if _FENCED in error.str():  # its code says no more than that it is fatal
-            raise fenced_instance()
-        raise BrokerError(f"cannot read: {error.str()}")
+        raise _fatal(error.str())
     _log.warning("%s", error.str())
     return True
+
+
+def _fatal(reason: str) -> BrokerError:
+    """The error after which the client does nothing more."""
+    if _FENCED in reason:  # its code says no more than that it is fatal
+        return fenced_instance()
+    return BrokerError(f"cannot read: {reason}")

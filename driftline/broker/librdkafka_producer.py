@@ -8,6 +8,7 @@ from itertools import islice, repeat
 from operator import length_hint
 from typing import Any
 
+from driftline.broker.bounded import call_within, let_go
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
 from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
@@ -15,6 +16,8 @@ from driftline.broker.transactions import check_can_begin, raise_failed
 from driftline.errors import BrokerError, BrokerUnavailable, TransactionAborted
 
 _log = logging.getLogger(__name__)
+
+_GRACE_S = 1.0  # for a call to return after its own timeout
 
 
 class LibrdkafkaProducer:
@@ -138,21 +141,43 @@ class LibrdkafkaProducer:
             return  # the client refuses everything now; it is freed with this object
         if left := self._client.flush(ANSWER_TIMEOUT_S):
             _log.warning("the producer was closed with %d records unsent", left)
-        self._client.close()
+        let_go(self._client.close)
+
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+
+        def close() -> None:
+            self._client.purge(blocking=False)
+            self._client.close()
+
+        let_go(close)
 
     def _delivered(self, error: Any, record: Any) -> None:
         if error is not None:
             self._failed.append(f"{record.topic()}: {error.str()}")
 
     def _call(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
-        """Call, again while the client says that it may succeed."""
-        deadline = time.monotonic() + 2 * ANSWER_TIMEOUT_S
+        """Call, again while the client says that it may succeed.
+
+        A call that does not return in time makes this producer useless: `send_offsets` may ignore
+        its own timeout while the group has no coordinator (2.16).
+        """
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         if self._fatal is not None:
             # Asked again, the client would tell of a conflicting call instead.
             raise self._error(doing, self._fatal)
         while True:
             try:
-                call(*arguments)
+                call_within(ANSWER_TIMEOUT_S + _GRACE_S, call, *arguments)
+            except TimeoutError as error:
+                self._fatal = ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT))
+                raise BrokerUnavailable(
+                    f"cannot {doing} for {self._id!r}: {error}",
+                    hint="whether the transaction was committed is told by the committed offsets; "
+                    "start again from them once the broker is back",
+                ) from error
             except ck.KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise self._error(doing, error) from error

@@ -17,6 +17,8 @@ except ImportError as error:
 
 __all__ = [
     "ANSWER_TIMEOUT_S",
+    "PROGRESS_TIMEOUT_S",
+    "ClientErrors",
     "ck",
     "ck_admin",
     "committed_of",
@@ -27,6 +29,21 @@ __all__ = [
 
 # Answers of a broker that is there take milliseconds; this covers an election.
 ANSWER_TIMEOUT_S = 30.0
+# Questions about progress are asked again a second later: they must not hold up the loop.
+PROGRESS_TIMEOUT_S = 5.0
+
+
+class ClientErrors:
+    """What a client has reported through its error callback."""
+
+    def __init__(self) -> None:
+        self.first: str | None = None
+        self.fatal: str | None = None  # after it the client does nothing more
+
+    def __call__(self, error: Any) -> None:
+        self.first = self.first or error.str()
+        if error.fatal():
+            self.fatal = self.fatal or error.str()
 
 
 def kafka_partition(partition: TopicPartition, offset: int | None = None) -> Any:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from driftline.broker.port import Outgoing, OutgoingBatch, TopicInfo, TopicPartition
-from driftline.errors import BrokerError, DeliveryFailed, MessageTooLarge
+from driftline.errors import BrokerError, DeliveryFailed, InstanceFenced, MessageTooLarge
 
 # Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
 DEFAULT_TOPIC_BYTES = 1_048_588
@@ -43,9 +43,9 @@ def unknown_topic(topic: str) -> BrokerError:
     )
 
 
-def fenced_instance() -> BrokerError:
+def fenced_instance() -> InstanceFenced:
     """The error for a member of a group whose instance id was taken by a later one."""
-    return BrokerError(
+    return InstanceFenced(
         "another process has taken this one's place in its group",
         hint="no two workers of a service may have the same --slot; the later one goes on",
     )

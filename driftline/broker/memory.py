@@ -212,6 +212,14 @@ class MemoryConsumer:
                 self._broker._changed.notify_all()
             self._take_over({})
 
+    def abandon(self) -> None:
+        with self._broker._changed:
+            if self._revoked is not None:
+                self._group().leave(self._member)
+                self._assigned = self._revoked = None
+                self._broker._changed.notify_all()
+            self._take_over({})
+
     def _group(self) -> Group:
         if self._group_name is None:
             raise BrokerError("this consumer has no group", hint="make it with a group name")
@@ -383,6 +391,9 @@ class MemoryProducer:
                 self._end(keep=False)
 
     def close(self) -> None:
+        self.abort()
+
+    def abandon(self) -> None:
         self.abort()
 
     def _check_fenced(self) -> None:

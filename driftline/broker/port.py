@@ -219,6 +219,12 @@ class Consumer(Protocol):
     def close(self) -> None:
         """Leave the group and free everything. Safe to call twice."""
 
+    def abandon(self) -> None:
+        """Free everything after a failure: call no callback, commit nothing, and wait neither for
+        the broker nor for calls under way. A member with an instance id stays in its group until a
+        successor of this id joins or its session times out. Safe to call twice, and after `close`.
+        """
+
 
 class Producer(Protocol):
     """Publishes records, in a transaction when it was made with a `transactional_id`."""
@@ -257,6 +263,11 @@ class Producer(Protocol):
 
     def close(self) -> None:
         """Free everything; an open transaction is aborted. Safe to call twice."""
+
+    def abandon(self) -> None:
+        """Free everything after a failure; drop what was not sent, and do not wait for the broker.
+        An open transaction is aborted by the next producer of the same id, or when it times out.
+        Safe to call twice, and after `close`."""
 
 
 class Admin(Protocol):

@@ -11,7 +11,7 @@ from typing import Literal
 from driftline.broker.port import Broker
 from driftline.clock import Clock
 from driftline.handler import Handler
-from driftline.loop import Loop
+from driftline.loop import Loop, OnConnection
 from driftline.models.load import Models
 from driftline.settings import Settings
 from driftline.stream import Stream
@@ -74,8 +74,10 @@ def build_loop(
     in_process: bool = False,
     commit_interval_s: float | None = None,
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
+    on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
-    """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler."""
+    """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler, and
+    `on_connection` its connection to Kafka."""
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
         # What it learns of a new model takes longer than a transaction may: none is left open.
         commit_interval_s = 0.0
@@ -100,4 +102,5 @@ def build_loop(
         slot=slot,
         max_records=stream.kafka.max_batch,
         commit_interval_s=commit_interval_s,
+        on_connection=on_connection,
     )

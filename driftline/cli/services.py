@@ -168,6 +168,7 @@ def _serve(
             reports=folder / "reports",
             slot=slot,
             wrap=watch,
+            on_connection=lambda problem: watched[0].on_connection(problem),
         )
         log.info(
             "%s of %s on %s, slot %d, by %s",

@@ -116,6 +116,10 @@ class Watched:
         self._consumed += len(messages)
         return self._note(self._handler.handle(messages))
 
+    def refuse(self, message: Message, reason: str) -> Output:
+        self._consumed += 1
+        return self._note(self._handler.refuse(message, reason))
+
     def look(self, view: GroupView) -> None:
         self._lag = dict(view.lags)
         now = self._now()

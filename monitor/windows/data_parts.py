@@ -52,6 +52,10 @@ class DataGathering:
             for bound in self._bounds.values():
                 bound.forget()  # its records may be read here again
 
+    def skip(self, partition: int, offset: int) -> bool:
+        """Pass over a record; returns whether it is met for the first time."""
+        return self._tracks[partition].skip(offset)
+
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""
         return {partition: track.hold() for partition, track in self._tracks.items()}

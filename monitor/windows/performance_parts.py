@@ -47,6 +47,10 @@ class PerformanceGathering:
         """Forget a partition."""
         self._tracks.pop(partition, None)
 
+    def skip(self, partition: int, offset: int) -> bool:
+        """Pass over a record; returns whether it is met for the first time."""
+        return self._tracks[partition].skip(offset)
+
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""
         return {partition: track.hold() for partition, track in self._tracks.items()}

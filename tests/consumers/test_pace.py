@@ -103,8 +103,8 @@ def test_a_backlog_of_both_topics_is_read_in_step() -> None:
         progress = handler._joins[0].progress
         ahead = progress.labels.next_offset - progress.predictions.next_offset // RARE
         most = max(most, ahead)
-        switches += loop._paused > held
-        held = loop._paused
+        switches += loop.paused > held
+        held = loop.paused
     assert SLACK < most <= SLACK + BATCH
     assert 0 < switches <= 4000 // RARE // (SLACK // 2)
     assert world.outcomes() == list(range(0, 4000, RARE))

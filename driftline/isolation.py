@@ -1,0 +1,141 @@
+"""Finds the records that make a batch fail, so that one record cannot stop a stream.
+
+In: batches, and which of them failed. Out: smaller batches, until a batch of one record fails: this
+record is a culprit. It becomes a dead letter once another record was handled after it. Where many
+culprits follow each other the data is not to blame, and the service stops.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from driftline.broker.port import Committed, Message, Messages, TopicPartition
+from driftline.errors import DriftlineError, MessageTooLarge
+
+# More records in a row than one faulty client would spoil, few enough to stop within a second.
+MAX_CULPRITS_IN_A_ROW = 20
+_LONGEST_REASON = 500
+
+_Place = tuple[str, int, int]  # topic, partition, offset
+
+
+def is_caused_by_data(error: Exception) -> bool:
+    """Return whether a record may be the cause of an error that a handler raised.
+
+    Trouble with the broker, the disk, the memory or the model store would meet any record.
+
+    >>> is_caused_by_data(KeyError("row")), is_caused_by_data(OSError("disk full"))
+    (True, False)
+    """
+    if isinstance(error, MessageTooLarge):
+        return True
+    return not isinstance(error, DriftlineError | OSError | MemoryError)
+
+
+class Isolation:
+    """The search for culprits in the batches of one worker.
+
+    A batch that fails is read again and handled in halves, those in quarters, and so on. Records
+    outside of it keep their batches.
+    """
+
+    def __init__(self) -> None:
+        self._suspect: dict[TopicPartition, range] = {}  # offsets of batches that failed
+        self._limit = 0  # how many suspect records are handled at once
+        self._culprits: dict[_Place, str] = {}  # → reason; while they may be read again
+        self._unproven: list[Message] = []  # culprits with no handled record after them
+        self._in_a_row = 0  # dead letters since the last record that was handled
+        self._has_succeeded = False
+
+    def chunks(self, messages: Messages) -> Iterator[Messages]:
+        """Cut a batch so that suspect records are handled at most `limit` at a time."""
+        if not self._suspect:
+            yield messages
+            return
+        found = list(messages)
+        start = 0
+        while start < len(found):
+            suspect, end = self._is_suspect(found[start]), start + 1
+            while end < len(found) and self._is_suspect(found[end]) == suspect:
+                if suspect and end - start == self._limit:
+                    break
+                end += 1
+            yield Messages(found[start:end])
+            start = end
+
+    def without_culprits(self, messages: Messages) -> Messages:
+        """Return the records to handle; the culprits among them wait for `take_proven`.
+
+        Raises DriftlineError when so many culprits are in a row that the data is not to blame.
+        """
+        if not self._culprits:
+            return messages
+        kept: list[Message] = []
+        for message in messages:
+            (self._unproven if _place(message) in self._culprits else kept).append(message)
+        if self._in_a_row + len(self._unproven) > MAX_CULPRITS_IN_A_ROW:
+            last = self._unproven[-1]
+            raise DriftlineError(
+                f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
+                f"{last.place}: {self._culprits[_place(last)]}",
+                hint="the records are not to blame, so none of them was skipped; see the log for "
+                "the first error",
+            )
+        return Messages(kept)
+
+    def failed(self, messages: Messages, error: Exception) -> bool:
+        """Note that handling these records failed; they must be read again. Returns whether the
+        error was tied to one record."""
+        self._unproven.clear()  # they are met again
+        if len(messages) == 1:
+            reason = f"cannot be processed: {type(error).__name__}: {error}"
+            self._culprits[_place(messages[0])] = reason[:_LONGEST_REASON]
+            return True
+        if not self._is_suspect(messages[0]):
+            for partition, at in messages.runs:
+                first, end = messages[at.start].offset, messages[at.stop - 1].offset + 1
+                known = self._suspect.get(partition, range(first, end))
+                self._suspect[partition] = range(min(first, known.start), max(end, known.stop))
+        self._limit = len(messages) // 2
+        return False
+
+    def succeeded(self, messages: Messages) -> None:
+        """Note that these records were handled."""
+        self._has_succeeded = True
+        self._in_a_row = 0
+        if self._suspect:
+            for partition, at in messages.runs:
+                if messages[at.stop - 1].offset + 1 >= self._suspect.get(partition, range(0)).stop:
+                    self._suspect.pop(partition, None)
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether a culprit waits for a proof: its offset must not be committed yet."""
+        return bool(self._unproven)
+
+    def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
+        """Return the culprits that become dead letters now, with their reasons.
+
+        Call it after records were handled, which proves that the handler works, or with `is_idle`
+        when there are no more records: earlier ones are the proof then, if there were any.
+        """
+        if is_idle:
+            if not self._has_succeeded:
+                return []
+            self._in_a_row += len(self._unproven)
+        proven = [(message, self._culprits[_place(message)]) for message in self._unproven]
+        self._unproven.clear()
+        return proven
+
+    def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        """Forget the culprits before these offsets: they are not read again."""
+        for topic, partition, offset in list(self._culprits):
+            committed = offsets.get(TopicPartition(topic, partition))
+            if committed is not None and offset < committed.offset:
+                del self._culprits[topic, partition, offset]
+
+    def _is_suspect(self, message: Message) -> bool:
+        partition = TopicPartition(message.topic, message.partition)
+        return message.offset in self._suspect.get(partition, range(0))
+
+
+def _place(message: Message) -> _Place:
+    return (message.topic, message.partition, message.offset)

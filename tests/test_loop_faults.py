@@ -1,0 +1,287 @@
+"""Only what was handled is committed, whichever call of handler, producer or consumer raises.
+
+The same property on all three brokers, with both delivery guarantees. A worker that raises anything
+but a BrokerError has ended, and another one is started in its slot.
+"""
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driftline.broker import (
+    Broker,
+    Committed,
+    Message,
+    NewTopic,
+    Outgoing,
+    TopicPartition,
+    connect,
+)
+from driftline.broker.memory import MemoryBroker
+from driftline.clock import ManualClock
+from driftline.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    DeliveryFailed,
+    InstanceFenced,
+    TransactionAborted,
+)
+from driftline.handler import GroupView
+from driftline.loop import Loop
+from driftline.stream import Delivery
+
+CLIENT_ERRORS: tuple[Callable[[str], Exception], ...] = (
+    BrokerError, BrokerUnavailable, DeliveryFailed, InstanceFenced, TransactionAborted, OSError,
+)  # fmt: skip
+HANDLER_ERRORS: tuple[Callable[[str], Exception], ...] = (KeyError, ValueError, OSError)
+# What does not raise by contract, or not while something could be lost.
+SAFE = {"abandon", "close", "assignment", "max_message_bytes"}
+
+
+class Faults:
+    """Raises at chosen calls: `plan` maps the number of a call to an error, before or after it."""
+
+    def __init__(self, plan: Mapping[int, tuple[Callable[[str], Exception], bool]]) -> None:
+        self.plan = plan
+        self.calls = 0
+        self.raised = 0
+
+    def wrap(self, target: object) -> Any:
+        return _Faulty(self, target)
+
+    def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self.calls += 1
+        error, is_before = self.plan.get(self.calls, (None, False))
+        if error is not None and is_before:
+            self._raise(error, method)
+        result = method(*args, **options)
+        if error is not None:
+            self._raise(error, method)
+        return result
+
+    def _raise(self, error: Callable[[str], Exception], method: Callable[..., Any]) -> None:
+        self.raised += 1
+        raise error(f"{method.__name__} failed as planned")
+
+
+class _Faulty:
+    """A broker, client or handler whose calls may raise."""
+
+    def __init__(self, faults: Faults, target: object) -> None:
+        self._faults = faults
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._target, name)
+        if name in SAFE or not callable(found):
+            return found
+        if name in ("consumer", "producer", "admin"):
+            return lambda *args, **options: _Faulty(self._faults, found(*args, **options))
+        return lambda *args, **options: self._faults.call(found, *args, **options)
+
+
+class PairsAndEchoes:
+    """Publishes each number when the next one of its partition has come: it holds one back."""
+
+    follows: tuple[str, ...] = ()
+
+    def __init__(self, topics: tuple[str, str, str]) -> None:
+        self.source, self.out, self.dead = topics
+        self.inputs = (self.source,)
+        self._held: dict[TopicPartition, Message] = {}
+        self._next: dict[TopicPartition, int] = {}
+        self._published: dict[TopicPartition, int] = {}
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return frozenset()
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        self.revoked(list(resume))
+        for partition, at in resume.items():
+            self._next[partition] = at.offset
+            self._published[partition] = int(at.metadata or 0)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self._held.pop(partition, None)
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        output = []
+        for message in messages:
+            partition = TopicPartition(message.topic, message.partition)
+            if (held := self._held.pop(partition, None)) is not None:
+                output.append(Outgoing(self.out, held.value, partition=0))
+            if message.value == b"poison":
+                raise KeyError("a value that the handler does not understand")
+            self._held[partition] = message
+            self._next[partition] = message.offset + 1
+        return output
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        partition = TopicPartition(message.topic, message.partition)
+        self._next[partition] = message.offset + 1
+        if message.offset < self._published[partition]:
+            return []  # it was refused before a restart
+        return [Outgoing(self.dead, message.value, partition=0)]
+
+    def look(self, view: GroupView) -> None:
+        pass
+
+    def tick(self) -> Sequence[Outgoing]:
+        return []
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {
+            partition: Committed(message.offset, str(self._published_now(partition)))
+            for partition, message in self._held.items()
+        }
+
+    def _published_now(self, partition: TopicPartition) -> int:
+        return max(self._next[partition], self._published[partition])
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """A broker with a topic of numbers, and workers on it that die and are replaced."""
+
+    def __init__(
+        self, broker: Broker, topics: tuple[str, str, str], delivery: Delivery, patience_s: float
+    ) -> None:
+        self.broker, self.topics, self.delivery = broker, topics, delivery
+        self.patience_s = patience_s
+        self.group = f"group-{uuid.uuid4().hex[:12]}"
+        broker.admin().create(
+            [NewTopic(topics[0], 2), *(NewTopic(topic, 1) for topic in topics[1:])]
+        )
+        self.clock = ManualClock()
+
+    def put(self, values: Sequence[bytes]) -> None:
+        producer = self.broker.producer()
+        for number, value in enumerate(values):
+            producer.send(Outgoing(self.topics[0], value, partition=number % 2))
+        producer.close()
+
+    def loop(self, faults: Faults | None, max_records: int) -> Loop:
+        handler: Any = PairsAndEchoes(self.topics)
+        broker: Any = self.broker
+        if faults is not None:
+            handler, broker = faults.wrap(handler), faults.wrap(broker)
+        return Loop(
+            handler,
+            broker,
+            group=self.group,
+            delivery=self.delivery,
+            clock=self.clock,
+            max_records=max_records,
+            commit_interval_s=1.0,
+        )
+
+    def live(self, faults: Faults | None, max_records: int, until: Callable[[], bool]) -> None:
+        """Run workers in one slot, one after the other, until this is true."""
+        began_s = time.monotonic()
+        while not until():
+            loop = self.loop(faults, max_records)
+            try:
+                while not until():
+                    assert time.monotonic() - began_s < self.patience_s
+                    with suppress(BrokerError):  # the same worker goes on
+                        loop.step(0.01)
+                    self.clock.advance(0.4)
+                loop.close()
+            except (OSError, LookupError, ValueError):
+                loop.close()  # it has ended
+
+    def has_committed(self, ends: Sequence[int]) -> bool:
+        """Whether all records before these offsets were handled, by partition."""
+        admin = self.broker.admin()
+        offsets = admin.group_offsets(self.group)
+        admin.close()
+        partitions = [TopicPartition(self.topics[0], number) for number in range(len(ends))]
+        found = [offsets.get(partition, Committed(0)) for partition in partitions]
+        handled = [max(at.offset, int(at.metadata or 0)) for at in found]
+        return all(offset >= end for offset, end in zip(handled, ends, strict=True))
+
+    def values(self, topic: str) -> list[bytes | None]:
+        ends = self.broker.admin().offsets(topic)
+        consumer = self.broker.consumer()
+        consumer.assign(dict.fromkeys(ends, 0))
+        found: list[bytes | None] = []
+        while any(consumer.position(p) < span.end for p, span in ends.items()):
+            found += [m.value for m in consumer.poll(max_records=1000, timeout_s=0.2)]
+        consumer.close()
+        return found
+
+
+def check(world: World, faults: Faults, count: int, poison: set[int], max_records: int) -> None:
+    """Everything comes out, whatever fails: once with exactly-once, else at least once."""
+    values = [b"poison" if n in poison else b"%d" % n for n in range(count)]
+    world.put([*values, *[b"last"] * 2])
+    ends = [len(values[n::2]) for n in (0, 1)]
+    last = max(faults.plan, default=0)
+    world.live(faults, max_records, lambda: faults.calls > last and world.has_committed(ends))
+    world.put([b"last"] * 2)  # the handler holds back one of them in each partition
+    world.live(None, 100, lambda: world.has_committed([end + 2 for end in ends]))
+    out, dead = Counter(world.values(world.topics[1])), Counter(world.values(world.topics[2]))
+    del out[b"last"], dead[b"last"]
+    expected = Counter(value for value in values if value != b"poison")
+    if world.delivery == "exactly_once":
+        # A handler that raises by plan while it has one record is not told from a poison record.
+        assert out + dead == expected + Counter({b"poison": len(poison)})
+        assert dead[b"poison"] == len(poison)
+    else:
+        assert not expected - (out + dead)
+        assert dead[b"poison"] >= len(poison)
+
+
+plans = st.dictionaries(
+    st.integers(1, 120),
+    st.tuples(st.sampled_from(CLIENT_ERRORS + HANDLER_ERRORS), st.booleans()),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("delivery", get_args(Delivery))
+@given(
+    plan=plans,
+    count=st.integers(0, 40),
+    poison=st.sets(st.integers(0, 39), max_size=3),
+    max_records=st.integers(1, 30),
+)
+@settings(max_examples=150, deadline=None)
+def test_in_memory(
+    delivery: Delivery,
+    plan: Mapping[int, tuple[Callable[[str], Exception], bool]],
+    count: int,
+    poison: set[int],
+    max_records: int,
+) -> None:
+    world = World(MemoryBroker(ManualClock()), ("in", "out", "dead"), delivery, 3.0)
+    check(world, Faults(plan), count, {n for n in poison if n < count}, max_records)
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("delivery", get_args(Delivery))
+@pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
+@pytest.mark.parametrize("seed", range(3))
+def test_on_kafka(
+    client: Any, delivery: Delivery, seed: int, kafka_bootstrap: str, topic_name: Callable[[], str]
+) -> None:
+    draw = random.Random(seed)
+    broker = connect(client, kafka_bootstrap, {"heartbeat.interval.ms": "100"})
+    world = World(broker, (topic_name(), topic_name(), topic_name()), delivery, 90.0)
+    errors = CLIENT_ERRORS + HANDLER_ERRORS
+    plan = {draw.randint(1, 200): (draw.choice(errors), draw.random() < 0.5) for _ in range(6)}
+    check(world, Faults(plan), 60, set(draw.sample(range(60), 2)), draw.randint(3, 30))
