@@ -123,7 +123,7 @@ class Collapsing(logging.Handler):
     """Passes a message on once a minute, and after that minute how often it came again.
 
     Equal are messages of one logger and level with the same text; of the clients' loggers also
-    those that differ in their numbers alone (ports, milliseconds, how often they repeat).
+    those that differ in their numbers alone (ports, milliseconds, addresses of objects).
     """
 
     def __init__(self, inner: logging.Handler, now_s: Callable[[], float] = time.monotonic) -> None:
@@ -196,7 +196,7 @@ def _limit_clients(level: int) -> None:
 def _text(record: logging.LogRecord) -> str:
     message = record.getMessage()
     is_client = record.name.split(".")[0] in CLIENT_LOGGERS
-    return re.sub(r"\d+", "#", message) if is_client else message
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", message) if is_client else message
 
 
 def _repeated(record: logging.LogRecord, count: int) -> logging.LogRecord:

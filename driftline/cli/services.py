@@ -1,5 +1,6 @@
 """The services as commands: one worker of inference, outcomes, monitor or trainer."""
 
+import faulthandler
 import gc
 import logging
 import signal
@@ -122,6 +123,7 @@ def _serve(
 
     Raises DriftlineError.
     """
+    faulthandler.enable()  # a crash of the interpreter leaves a traceback on standard error
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())

@@ -13,8 +13,10 @@ from driftline.processes import Trouble, TroubleKind
 
 log = logging.getLogger(__name__)
 
-# A worker that shares its service's partitions asks this often how many workers there are.
+# A worker that shares its service's partitions asks this often how many workers there are; more
+# often while it has too few, as others may just have joined.
 _COUNT_EVERY_S = 30.0
+_COUNT_AGAIN_S = 10.0
 
 
 class Troubles:
@@ -78,7 +80,8 @@ class Troubles:
         if count >= total or self._count_members is None:
             self._set("too few partitions", None, now)
             return
-        if self._monotonic_s() - self._counted_s >= _COUNT_EVERY_S:
+        every_s = _COUNT_AGAIN_S if count < self._share else _COUNT_EVERY_S
+        if self._monotonic_s() - self._counted_s >= every_s:
             self._counted_s = self._monotonic_s()
             self._count(self._count_members)
         missing = count < self._share

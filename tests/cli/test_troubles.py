@@ -92,6 +92,15 @@ def test_workers_are_counted_twice_a_minute_and_only_while_partitions_are_shared
     assert worker.counted == 2
 
 
+def test_others_that_join_later_make_its_share_smaller() -> None:
+    worker = Worker(members=1)
+    assert len(worker.has(2)) == 1
+    worker.members = 2
+    worker.clock.advance(10)
+
+    assert worker.has(2) == ()
+
+
 def test_while_nobody_can_be_asked_what_was_known_holds() -> None:
     worker = Worker(members=2)
     worker.has(2)
