@@ -34,7 +34,7 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
         for _ in range(min(processes, len(jobs))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
-            process.start()
+            start_deaf(process)
             theirs.close()  # so that the pipe ends when the process does
             workers.append((ours, process))
             next_job(ours)
@@ -66,10 +66,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
+    """Start a process that does not hear Ctrl-C, which reaches the whole group, not even while it
+    imports: this one ends it."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _work(pipe: Connection) -> None:
     """In the process: play one job after the other, send progress as (done, total), then the result
     or what is wrong. The parent ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group
 
     def progress(done: int, total: int) -> None:
         pipe.send((done, total))

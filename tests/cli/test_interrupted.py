@@ -1,5 +1,7 @@
 """Ctrl-C during a run, at any moment: a run is kept whole or not at all, and found accordingly."""
 
+import multiprocessing
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -8,6 +10,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from driftline.cli.backtest_pool import start_deaf
 from driftline.cli.main import command_line
 from driftline.cli.options import run_folder
 from driftline.errors import SettingsError
@@ -104,3 +107,14 @@ def test_the_last_run_is_the_newest_one_with_topics(run: Command, tmp_path: Path
     assert run_folder(load_settings(), "last") == whole
     with pytest.raises(SettingsError, match="run 29990101T000000-s has kept no topics"):
         run_folder(load_settings(), killed.name)
+
+
+def test_plays_of_a_backtest_do_not_hear_ctrl_c_from_their_first_moment_on() -> None:
+    code = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    process = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
+    before = signal.getsignal(signal.SIGINT)
+    start_deaf(process)
+    process.join()
+
+    assert process.exitcode == int(True)
+    assert signal.getsignal(signal.SIGINT) == before
