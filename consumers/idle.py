@@ -7,13 +7,19 @@ other: whoever reads the topic again sees time pass at the same places.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
 from driftline.handler import GroupView
+from driftline.partition_clock import (
+    MAX_AHEAD_ROWS,
+    MAX_AHEAD_US,
+    ClockState,
+    PartitionClock,
+)
 from driftline.stream import Stream
 
 # A stream whose newest record is no older than this when it is read is live: its event time goes on
@@ -22,16 +28,25 @@ _LIVE_WITHIN_S = 60.0
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset of the features topic."""
+    """Metadata beside a committed offset of the features topic. `clock` and `other_clock`: of the
+    records before that offset, on the axis of windows and on the other one."""
 
     watermark: int | None = None
+    clock: ClockState = ClockState()
+    other_clock: ClockState = ClockState()
 
 
 class _Partition:
-    def __init__(self, committed: Committed, now_s: float) -> None:
+    def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
         self.watermark = at.watermark
         self.passed_on = at.watermark  # the part of it that predictions and silence account for
+        clock = at.clock
+        if clock.reached is None and at.watermark is not None:  # committed without a clock
+            clock = ClockState(at.watermark)
+        self.clock = PartitionClock(stream.max_ahead, clock)
+        other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
+        self.other_clock = PartitionClock(other, at.other_clock)
         self.next_offset = committed.offset
         self.since_s = now_s  # silent since
         self.refusing_since_s: float | None = (
@@ -47,6 +62,7 @@ class IdlePartitions:
 
     def __init__(self, stream: Stream, clock: Clock) -> None:
         self._clock = clock
+        self._stream = stream
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         # On the row axis the record after the largest is the first that may still come.
@@ -60,7 +76,7 @@ class IdlePartitions:
         """These partitions are this worker's now."""
         now_s = self._clock.monotonic()
         for (_, partition), committed in resume.items():
-            own = self._own[partition] = _Partition(committed, now_s)
+            own = self._own[partition] = _Partition(self._stream, committed, now_s)
             self._reach(own.watermark)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> None:
@@ -84,11 +100,23 @@ class IdlePartitions:
             if own.refusing_since_s is not None:
                 own.refusing_since_s = now_s
 
-    def scored(self, partition: int, position: int) -> None:
-        """The largest position among records of a partition that were scored."""
+    def ahead(
+        self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
+    ) -> list[int]:
+        """The places of the next records of a partition that lie implausibly far ahead of those
+        before them, on the axis of windows or on the other one (None: not there)."""
+        own = self._own[partition]
+        found = _take(own.clock, positions)
+        further = _take(own.other_clock, others)
+        return sorted({*found, *further}) if further else found
+
+    def scored(self, partition: int, position: int | None) -> None:
+        """The largest position among records of a partition that were scored, None if none of
+        theirs is believed."""
         own = self._own[partition]
         own.refusing_since_s = None
-        self._advance(own, position)
+        if position is not None:
+            self._advance(own, position)
         own.passed_on = own.watermark
 
     def refused(self, partition: int, position: int | None) -> int | None:
@@ -150,7 +178,10 @@ class IdlePartitions:
         """What to commit: the next offset, and beside it the watermark."""
         return {
             TopicPartition(topic, partition): Committed(
-                own.next_offset, msgspec.json.encode(Reached(own.watermark)).decode()
+                own.next_offset,
+                msgspec.json.encode(
+                    Reached(own.watermark, own.clock.state, own.other_clock.state)
+                ).decode(),
             )
             for partition, own in self._own.items()
         }
@@ -186,3 +217,12 @@ class IdlePartitions:
             step_s = max(self._idle_s, 0.001)
             watermark += int((at_s - since_s) // step_s * step_s * 1e6)
         return watermark
+
+
+def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
+    """`PartitionClock.take` of those that are there."""
+    if None not in positions:
+        return clock.take(positions)  # type: ignore[arg-type]  # there is no None
+    places = [place for place, position in enumerate(positions) if position is not None]
+    known = [position for position in positions if position is not None]
+    return [places[at] for at in clock.take(known)]

@@ -5,6 +5,8 @@ before it answers, between two batches; one that fails is refused and the old on
 never trains, never sees labels, and imports no pandas, Evidently or River.
 """
 
+import logging
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -22,7 +24,7 @@ from driftline.broker.port import (
 from driftline.clock import Clock
 from driftline.codec.columns import Batch
 from driftline.codec.envelope import dead_letter, encode
-from driftline.codec.predictions import PredictionEncoder
+from driftline.codec.predictions import PredictionEncoder, marked_ahead
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError
 from driftline.events import RefusedRecord, Watermark
@@ -31,6 +33,8 @@ from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
+
+log = logging.getLogger(__name__)
 
 
 class InferenceHandler:
@@ -101,12 +105,14 @@ class InferenceHandler:
             values = self._score(model, kept, batch)
             for place, reason in self._unfit(model, batch, kept.keys, values).items():
                 reasons[batch.kept[place]] = reason
+        positions = self._positions(found, batch)
+        self._forget_ahead(found, batch, values, positions)
         if reasons:
-            return self._with_dead_letters(found, batch, values, reasons)
-        keys, positions = found.keys, batch.positions(self._stream.axis)
+            return self._with_dead_letters(found, batch, values, reasons, positions)
+        keys = found.keys
         output = []
         for (_, partition), at in found.runs:
-            self._idle.scored(partition, max(positions[at]))
+            self._idle.scored(partition, _largest(positions[at]))
             output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
@@ -160,44 +166,85 @@ class InferenceHandler:
             scores.probabilities,
         )
 
+    def _positions(self, found: Messages, batch: Batch) -> list[int | None]:
+        """The position of each message, None where it cannot be read."""
+        positions: list[int | None] = list(batch.positions(self._stream.axis))
+        if batch.rejected:
+            known = dict(zip(batch.kept, positions, strict=True))
+            positions = [
+                known[place] if place in known else self._codec.position(value)
+                for place, value in enumerate(found.values)
+            ]
+        return positions
+
+    def _forget_ahead(
+        self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
+    ) -> None:
+        """Forget the positions that lie implausibly far ahead, and mark their predictions."""
+        others = batch.rows if self._stream.axis == "time" else batch.times_us
+        if batch.rejected:
+            known = dict(zip(batch.kept, others, strict=True))
+            others = [known.get(place) for place in range(len(found))]
+        for (topic, partition), at in found.runs:
+            ahead = self._idle.ahead(partition, positions[at], others[at])
+            for place in ahead:
+                positions[at.start + place] = None
+                if (of_kept := _find(batch.kept, at.start + place)) is not None:
+                    values[of_kept] = marked_ahead(values[of_kept])
+            if ahead:
+                log.warning(
+                    "%s[%d]: %d records up to offset %d lie far ahead of those before them; they "
+                    "do not count in windows, and time does not move, until more records agree",
+                    topic,
+                    partition,
+                    len(ahead),
+                    found[at.stop - 1].offset,
+                )
+
     def _with_dead_letters(
-        self, found: Messages, batch: Batch, values: Sequence[bytes], reasons: Mapping[int, str]
+        self,
+        found: Messages,
+        batch: Batch,
+        values: Sequence[bytes],
+        reasons: Mapping[int, str],
+        positions: Sequence[int | None],
     ) -> list[Outgoing | OutgoingBatch]:
         """Predictions, with a watermark record in the place of each dead letter.
 
         `reasons`: the places in `found` of records that become dead letters. The others are among
-        `batch.kept`, which has a prediction in `values` for each.
+        `batch.kept`, which has a prediction in `values` for each. `positions`: None where a message
+        has none, or none that is believed.
         """
         output: list[Outgoing | OutgoingBatch] = []
-        positions = dict(zip(batch.kept, batch.positions(self._stream.axis), strict=True))
         predictions = dict(zip(batch.kept, values, strict=True))
         for (_, partition), at in found.runs:
             keys: list[bytes | None] = []
             own: list[bytes] = []
-            reached: int | None = None  # largest position of predictions since the last dead letter
+            # Since the last dead letter: the largest position of predictions, and whether there is
+            # a prediction.
+            reached: int | None = None
+            has_scored = False
             for place in range(at.start, at.stop):
                 message = found[place]
                 if (reason := reasons.get(place)) is None:
                     keys.append(message.key)
                     own.append(predictions[place])
-                    position = positions[place]
-                    reached = position if reached is None else max(reached, position)
+                    reached = _largest((reached, positions[place]))
+                    has_scored = True
                     continue
-                if reached is not None:
+                if has_scored:
                     self._idle.scored(partition, reached)
-                    reached = None
+                    reached, has_scored = None, False
                 output.append(self._refuse(message, reason))
                 keys.append(None)
-                own.append(encode(self._refused(message, positions.get(place))))
-            if reached is not None:
+                own.append(encode(self._refused(message, positions[place])))
+            if has_scored:
                 self._idle.scored(partition, reached)
             output.append(OutgoingBatch(self._topics.predictions, partition, keys, own))
         return output
 
     def _refused(self, message: Message, position: int | None) -> Watermark:
-        """What the predictions topic says of a dead letter; `position` if it was decoded."""
-        if position is None:
-            position = self._codec.position(message.value)
+        """What the predictions topic says of a dead letter."""
         return Watermark(
             position=self._idle.refused(message.partition, position),
             dead_letter=RefusedRecord(message.offset, position),
@@ -220,6 +267,18 @@ class InferenceHandler:
 
     def _refuse(self, message: Message, reason: str) -> Outgoing:
         return dead_letter(self._topics.deadletters, message, reason=reason, service="inference")
+
+
+def _largest(positions: Sequence[int | None]) -> int | None:
+    if None in positions:
+        return max((position for position in positions if position is not None), default=None)
+    return max(positions)  # type: ignore[type-var]  # there is no None
+
+
+def _find(places: Sequence[int], place: int) -> int | None:
+    """The index of a place in an ordered list of places."""
+    index = bisect_left(places, place)
+    return index if index < len(places) and places[index] == place else None
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:

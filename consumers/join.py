@@ -5,7 +5,10 @@ but for what decision 14 names. Out: through `Results`, outcomes and refused lab
 nothing and publishes nothing.
 """
 
+from collections import deque
 from collections.abc import Sequence
+
+import msgspec
 
 from consumers.cache import Cache
 from consumers.kept import KeptLabel, KeptPrediction, Results
@@ -15,6 +18,7 @@ from consumers.pending import BEFORE_ALL, NEVER, Block, Pending
 from consumers.progress import Progress, Stand
 from consumers.spill import Spill
 from driftline.broker.port import Committed
+from driftline.partition_clock import AGREEING
 from driftline.stream import Stream
 
 # Forgetting is by blocks; they span this part of the horizon at most.
@@ -43,7 +47,11 @@ class PartitionJoin:
     ) -> None:
         self.horizon = stream.horizon
         span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
-        self.progress = Progress(predictions, labels)
+        self.progress = Progress(predictions, labels, stream.max_ahead)
+        # Offset and position of the last predictions, if all are ahead: those that the next one
+        # confirms are remembered as long as any other.
+        self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
+        self._max_ahead = stream.max_ahead
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
         self.pace = Pace(self.progress.predictions, self.progress.labels)
@@ -78,7 +86,7 @@ class PartitionJoin:
             return
         self._fetch(ids)
         side = self.progress.predictions
-        if not take_ordinary_predictions(self, ids, found, results):
+        if self._ahead or not take_ordinary_predictions(self, ids, found, results):
             self._take_predictions(ids, found, results)
         self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
 
@@ -88,14 +96,35 @@ class PartitionJoin:
         progress, side = self.progress, self.progress.predictions
         kept, labels_of = self.kept_predictions, self.kept_labels.get
         for record_id, prediction in zip(ids, found, strict=True):
-            position, source = prediction.position, prediction.source
+            position, source = self._place_of(prediction), prediction.source
             block = kept.add(record_id, prediction, position, source=source)
             block.last_source = progress.source = source
             if labels := labels_of(record_id):
                 self._meet_labels(record_id, prediction, labels, results)
+            if prediction.ahead:
+                self._ahead.append((prediction.offset, prediction.position))
+                continue
+            if self._ahead:
+                self._confirm(position)
             if position > side.reached:
                 side.reached = position
                 progress.raise_floor()
+
+    def _place_of(self, prediction: KeptPrediction) -> int:
+        """The position from which a prediction is remembered for a horizon."""
+        if not prediction.ahead:
+            return prediction.position
+        reached = self.progress.predictions.reached
+        return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
+
+    def _confirm(self, position: int) -> None:
+        """A believed prediction came: those just before it that were ahead, and are not ahead of
+        this one, have their place in time after all."""
+        for offset, ahead in self._ahead:
+            if self.progress.predictions.reached < ahead <= position + self._max_ahead:
+                block = self.kept_predictions.block_of(offset)
+                block.newest = max(block.newest, ahead)
+        self._ahead.clear()
 
     def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
         """Remember labels with these record ids, and find the predictions that they are for."""
@@ -103,11 +132,35 @@ class PartitionJoin:
             return
         self._fetch(ids)
         side = self.progress.labels
+        found = self._mark_ahead(found)
         if not take_ordinary_labels(self, ids, found, results):
             self._take_labels(ids, found, results)
         at = found[-1].at
-        position = side.reached if at is None else at
+        position = side.reached if at is None or found[-1].ahead else at
         self.pace.read(side, found[0].offset, found[-1].offset, position)
+
+    def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
+        """The labels, marked where they were known implausibly far ahead of those before them."""
+        published, clock = self.progress.labels.published, self.progress.label_clock
+        if found[0].offset < published:  # the clock has been past those read before a restart
+            return [
+                msgspec.structs.replace(label, ahead=self._is_ahead(label))
+                if label.offset < published
+                else self._mark_ahead((label,))[0]
+                for label in found
+            ]
+        known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
+        ahead = clock.take([at for _, at in known])
+        if not ahead:
+            return found
+        marked = list(found)
+        for place, _ in map(known.__getitem__, ahead):
+            marked[place] = msgspec.structs.replace(marked[place], ahead=True)
+        return marked
+
+    def _is_ahead(self, label: KeptLabel) -> bool:
+        reached = self.progress.label_clock.reached
+        return label.at is not None and reached is not None and label.at > reached + self._max_ahead
 
     def _take_labels(
         self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
@@ -119,14 +172,14 @@ class PartitionJoin:
             if predictions and at is not None:
                 last = at + self.horizon  # what comes after is a later record with this id
                 if len(predictions) > 1 or predictions[0].position > last:
-                    predictions = [p for p in predictions if p.position <= last]
+                    predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
                 self._meet_predictions(record_id, label, predictions, results)
             else:
                 block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
                 block.waiting = True
                 block.placeless = block.placeless or at is None
-            if at is not None and at > side.reached:
+            if at is not None and not label.ahead and at > side.reached:
                 side.reached = at
                 self.progress.raise_floor()
 
@@ -148,10 +201,10 @@ class PartitionJoin:
         oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
         if is_new and self.progress.floor - self.horizon > oldest:
             oldest = self.progress.floor - self.horizon
-        newest = predictions[-1].position
+        newest = self._place_of(predictions[-1])
         if len(predictions) > 1:
-            newest = max(prediction.position for prediction in predictions)
-        if newest < oldest:
+            newest = max(map(self._place_of, predictions))
+        if newest < oldest and not any(prediction.ahead for prediction in predictions):
             block = self.kept_labels.cover(label.offset, newest)
             if is_new:
                 results.refused(label, "late")
@@ -160,7 +213,7 @@ class PartitionJoin:
             block = self.kept_labels.add(record_id, label, newest)
             is_repeated = True
             for prediction in predictions:
-                if prediction.position < oldest:
+                if prediction.position < oldest and not prediction.ahead:
                     continue
                 known, revision = self._newest(prediction, earlier) if earlier else (None, -1)
                 if known is None or known.label != label.label:
@@ -184,12 +237,12 @@ class PartitionJoin:
         labels: Sequence[KeptLabel],
         results: Results,
     ) -> None:
-        position, horizon = prediction.position, self.horizon
+        position, horizon = self._place_of(prediction), self.horizon
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
         for label in labels:
             at = label.at
-            if at is not None and at < position - horizon:
+            if not self._may_be_of(prediction, label):
                 continue  # of an earlier record with this id
             is_first = not self._was_met(record_id, label, prediction)
             block = self.kept_labels.block_of(label.offset)
@@ -222,20 +275,26 @@ class PartitionJoin:
         for label in labels:
             if (
                 self._is_in_time(prediction, label)
-                and (label.at is None or label.at >= prediction.position - self.horizon)
+                and self._may_be_of(prediction, label)
                 and (known is None or known.label != label.label)
             ):
                 known, revision = label, revision + 1
         return known, revision
 
     def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
-        return label.at is None or label.at - prediction.position <= self.horizon
+        return (
+            label.at is None or prediction.ahead or label.at - prediction.position <= self.horizon
+        )
+
+    def _may_be_of(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+        return (
+            label.at is None or prediction.ahead or label.at >= prediction.position - self.horizon
+        )
 
     def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
         """Whether a prediction, other than `by`, has decided what becomes of this label."""
         return any(
-            prediction is not by
-            and (label.at is None or label.at >= prediction.position - self.horizon)
+            prediction is not by and self._may_be_of(prediction, label)
             for prediction in self.kept_predictions.get(record_id)
         )
 

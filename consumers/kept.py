@@ -12,17 +12,20 @@ Reason = Literal["late", "orphan"]
 
 
 class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction until it is forgotten. `value`: its bytes, as `publication.plain` gives them."""
+    """A prediction until it is forgotten. `value`: its bytes, as `publication.plain` gives them.
+    `ahead`: its position is not believed, and no label is too early or too late for it."""
 
     offset: int
     source: int  # offset of the scored record
     position: int
     key: bytes | None
     value: bytes
+    ahead: bool = False
 
 
 class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A label until it is forgotten. `at`: position at which it was known, if it says so."""
+    """A label until it is forgotten. `at`: position at which it was known, if it says so; `ahead`:
+    that lies implausibly far ahead of the labels before it."""
 
     offset: int
     at: int | None
@@ -30,6 +33,7 @@ class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    ahead: bool = False
 
 
 class Results(Protocol):

@@ -16,6 +16,7 @@ from consumers.progress import Progress
 _position_of = attrgetter("position")
 _source_of = attrgetter("source")
 _at_of = attrgetter("at")
+_ahead_of = attrgetter("ahead")
 T = TypeVar("T", bound=Positioned)
 P = TypeVar("P")
 
@@ -41,6 +42,8 @@ def take_ordinary_predictions(
         return False
     labels = [label for label in partners if label is not None]
     predictions = [p for p, label in zip(found, partners, strict=True) if label is not None]
+    if any(map(_ahead_of, found)):
+        return False
     positions = list(map(_position_of, found))
     reached = max(side.reached, max(positions))
     floor = max(progress.floor, min(reached, progress.labels.reached))
@@ -75,6 +78,8 @@ def take_ordinary_labels(
     if partners is None or None in at:
         return False
     predictions = [prediction for prediction in partners if prediction is not None]
+    if any(map(_ahead_of, found)) or any(map(_ahead_of, predictions)):
+        return False
     labels = [label for label, p in zip(found, partners, strict=True) if p is not None]
     reached = max(side.reached, max(at))
     floor = max(progress.floor, min(reached, progress.predictions.reached))

@@ -58,7 +58,7 @@ class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
 
 
 _id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
-_source_of, _row_of = attrgetter("source.offset"), attrgetter("row")
+_source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead"))
 _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
@@ -347,7 +347,7 @@ class OutcomesHandler:
                 self._refuse(published, messages[index], reason, publication)
                 continue
             ids.append(event.record_id)
-            read.append(KeptPrediction(offset, source, position, keys[index], value))
+            read.append(KeptPrediction(offset, source, position, keys[index], value, event.ahead))
         join.take_predictions(ids, read, publication)
         join.progress.source = newest
 
@@ -387,6 +387,8 @@ def _plain_ones(
     if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
         return None
     sources, rows = list(map(_source_of, events)), list(map(_row_of, events))
+    if any(map(_ahead_of, events)):
+        return None
     if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
         return None
     return list(map(KeptPrediction, messages.offsets, sources, rows, messages.keys, plains))

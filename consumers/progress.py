@@ -11,6 +11,7 @@ import msgspec
 
 from consumers.pending import BEFORE_ALL
 from driftline.broker.port import Committed
+from driftline.partition_clock import ClockState, PartitionClock
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -25,6 +26,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     passed: int = BEFORE_ALL  # labels: position below which predictions wait for labels no more
     watermark: int | None = None  # predictions: one that was read and not yet passed on
     token: str = ""  # which commits a cache belongs to
+    clock: ClockState = ClockState()  # labels: of those before `published`
 
 
 class Side:
@@ -89,9 +91,13 @@ class Progress:
     all labels that were published by then had been read.
     """
 
-    def __init__(self, predictions: Committed, labels: Committed) -> None:
+    def __init__(self, predictions: Committed, labels: Committed, max_ahead: int) -> None:
         self.predictions = Side(predictions)
         self.labels = Side(labels)
+        clock = self.labels.at.clock
+        if clock.reached is None and self.labels.reached > BEFORE_ALL:  # committed without a clock
+            clock = ClockState(self.labels.reached)
+        self.label_clock = PartitionClock(max_ahead, clock)
         self.source = self.predictions.at.before  # largest source offset of a prediction
         self.floor = BEFORE_ALL
         self._passed = self.labels.at.passed
@@ -189,6 +195,7 @@ class Progress:
                     reached=self.labels.reached,
                     passed=self._passed,
                     token=token,
+                    clock=self.label_clock.state,
                 ),
             ),
         )

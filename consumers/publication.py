@@ -12,6 +12,7 @@ from typing import Final
 from consumers.kept import KeptLabel, KeptPrediction, Reason
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.codec.envelope import dead_letter, encode
+from driftline.codec.predictions import marked_ahead
 from driftline.codec.values import format_time
 from driftline.events import Prediction, Value, Watermark
 from driftline.stream import Stream
@@ -47,6 +48,11 @@ def plain(value: bytes, event: Prediction) -> bytes:
     return encode(event)
 
 
+def _with_label_ahead(value: bytes, prediction: KeptPrediction) -> bytes:
+    """An outcome whose label lies ahead; if its prediction does, it is marked already."""
+    return value if prediction.ahead else marked_ahead(value)
+
+
 def are_plain(values: Sequence[bytes]) -> bool:
     """Whether `plain` would give these back as they are."""
     return all(map(_begins, values)) and all(map(_ends, values))
@@ -75,6 +81,9 @@ class Publication:
         known = [self._known(label) for label in labels]
         shared = [prediction.value[_SHARED] for prediction in predictions]
         values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))
+        for place, label in enumerate(labels):
+            if label.ahead:
+                values[place] = _with_label_ahead(values[place], predictions[place])
         keys = [prediction.key for prediction in predictions]
         limit = MAX_KEY_AND_VALUE_BYTES - max(len(key or b"") for key in keys)
         if max(map(len, values)) > limit:
@@ -91,6 +100,8 @@ class Publication:
             self._known(label),
             revision,
         )
+        if label.ahead:
+            value = _with_label_ahead(value, prediction)
         key = prediction.key
         if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1

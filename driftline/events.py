@@ -52,8 +52,12 @@ class Source(msgspec.Struct, frozen=True):
     offset: _Offset
 
 
-class Prediction(Event, frozen=True, tag="prediction"):
-    """What a model said about one record, the record spliced in as its raw bytes."""
+class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
+    """What a model said about one record, the record spliced in as its raw bytes.
+
+    `ahead`: its position lies implausibly far ahead of the records before it in its partition, so
+    that windows, watermarks and training leave it out.
+    """
 
     record_id: str
     time: str | None
@@ -63,6 +67,7 @@ class Prediction(Event, frozen=True, tag="prediction"):
     model: str
     source: Source
     record: msgspec.Raw
+    ahead: bool = False
 
 
 class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,8 +89,12 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     dead_letter: RefusedRecord | None = None
 
 
-class Outcome(Event, frozen=True, tag="outcome"):
-    """A prediction joined with its label. `revision` counts changes of the label, from 0."""
+class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
+    """A prediction joined with its label. `revision` counts changes of the label, from 0.
+
+    `ahead`: as in the prediction; or the label was known implausibly far ahead of the labels before
+    it in its partition.
+    """
 
     record_id: str
     time: str | None
@@ -99,6 +108,7 @@ class Outcome(Event, frozen=True, tag="outcome"):
     label_time: str | None  # when the truth was known: event time, or
     label_row: RowNumber | None  # the record number that the stream had reached
     revision: Count
+    ahead: bool = False
 
 
 # ---- windows ------------------------------------------------------------------------------------

@@ -171,6 +171,13 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lateness: Annotated[
         Span | None, Meta(description="how far out of order a record may come within a partition")
     ] = None
+    max_ahead: Annotated[
+        Span | None,
+        Meta(
+            description="a record further than this ahead of its partition does not move time, "
+            "until ten in a row agree; default: a window"
+        ),
+    ] = None
     min_records: Annotated[
         Annotated[int, Meta(ge=1)], Meta(description="fewer records of a model are not tested")
     ] = 100
@@ -482,6 +489,11 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Allowed disorder within a partition, on the windows' axis."""
         return _amount(self.windows.lateness or 0)
 
+    @property
+    def max_ahead(self) -> int:
+        """How far ahead of its partition one record may move time, on the windows' axis."""
+        return _amount(self.windows.max_ahead) or self.window_size
+
 
 def _amount(value: "Span | int | None") -> int:
     if isinstance(value, Span):
@@ -598,6 +610,15 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
     elif (windows.lateness.records is None) == by_row:
         raise fail(
             "windows.lateness", "Expected " + ("a number of records" if by_row else "a duration")
+        )
+    if windows.max_ahead is None:
+        windows = msgspec.structs.replace(
+            windows, max_ahead=windows.span or Span(records=windows.records)
+        )
+    elif (windows.max_ahead.records is None) == by_row or not _amount(windows.max_ahead):
+        raise fail(
+            "windows.max_ahead",
+            "Expected " + ("a number of records" if by_row else "a duration") + " above 0",
         )
     if windows.slide is not None:
         size, slide = windows.records or _amount(windows.span), _amount(windows.slide)

@@ -114,6 +114,7 @@ class Arrivals(NamedTuple):
     # Positions of the dead letters among the watermark records, BEFORE_ALL where they are
     # unreadable; what the other places hold is of no use. None: there are no dead letters.
     refused: Ints | None = None
+    ahead: NDArray[np.bool_] | None = None  # implausibly far ahead of their time; None: none
 
 
 class Slot(Generic[Part]):
@@ -132,7 +133,8 @@ class Track(Generic[Part]):
 
     A partition's watermark is its largest position less the lateness (the next position, on the row
     axis), or that of a watermark record. A record is late when its partition had passed its pane;
-    it counts as late in the cell that the partition had reached. A cell is a slice, or a pane. It
+    it counts as late in the cell that the partition had reached. So does one that inference found
+    implausibly far ahead, which does not move the watermark. A cell is a slice, or a pane. It
     closes when its partition has passed its end.
     """
 
@@ -173,7 +175,7 @@ class Track(Generic[Part]):
         counted in their slot's `dead_letters`: in the cell of their position, or where that is
         unknown or was passed, in the one that the partition had reached.
         """
-        offsets, positions, marks, sources, refused = arrivals
+        offsets, positions, marks, sources, refused, ahead = arrivals
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         reached = positions + self._ahead
         if marks is not None:
@@ -187,9 +189,14 @@ class Track(Generic[Part]):
         else:
             is_new = fresh
             newest = np.full(len(offsets) + 1, self.source)
+        if ahead is not None:
+            reached[ahead] = BEFORE_ALL
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, reached))
         panes, passed = self._grid.panes_of(positions), self._grid.panes_of(watermarks[:-1])
+        if ahead is not None:
+            fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)  # else there is no cell to count it in
+            panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < passed)
         cells: Ints = np.maximum(panes, passed) // self._panes
         letters = None

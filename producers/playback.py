@@ -26,6 +26,7 @@ import numpy as np
 
 from driftline.codec.values import parse_time
 from driftline.errors import DataError
+from driftline.partition_clock import MAX_AHEAD_US, PartitionClock
 from driftline.stream import AT, ROW, LabelDelay, Span, Stream
 from producers.rows import Row, Source
 from producers.shaping import Shaped, Shaper
@@ -85,6 +86,7 @@ class Playback:
         self._rows: Iterator[tuple[int, Row]] = enumerate(islice(source.rows(), limit))
         self._number = 0
         self._delay = _checked(stream)
+        self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
         self._recorded = stream.simulate.label_delay == AT
         self._before: set[str] = set()  # ids of the warm-up; only where the data bring the labels
 
@@ -175,12 +177,14 @@ class Playback:
     def _play_own_labels(self) -> Iterator[Play]:
         seen: set[str] = set()
         reached_us = 0
+        clock = PartitionClock(self._max_ahead_us)
         for index, row in self._rows:
             if isinstance(row, bytes):
                 yield self._unreadable(index, row)
                 continue
             shaped = self._shaper.shape(row, self._number)
-            reached_us = max(reached_us, shaped.time_us or 0)
+            if shaped.time_us is not None and clock.believes(shaped.time_us):
+                reached_us = max(reached_us, shaped.time_us)
             if shaped.record_id in self._before and shaped.target is not None:
                 self.counts.labels_of_skipped += 1
                 continue
@@ -209,6 +213,7 @@ class Playback:
         waiting: list[tuple[int, int, Shaped]] = []
         reached = -(2**63)  # the largest position of a record so far, on the delay's axis
         reached_us = 0
+        clock = PartitionClock(self._max_ahead_us)  # one wrong time makes no other label due
         index = -1
         for index, row in self._rows:
             if isinstance(row, bytes):
@@ -216,11 +221,14 @@ class Playback:
                 continue
             number = self._number = self._number_of(row)
             shaped = self._shaper.shape(row, number)
-            here = shaped.time_us if by_time else number
+            time_us = shaped.time_us
+            if time_us is not None and not clock.believes(time_us):
+                time_us = None
+            here = time_us if by_time else number
             if by_time and here is None:
-                here = max(reached, 0)  # no event time: the record is taken for the newest
+                here = max(reached, 0)  # no plausible time: the record is taken for the newest
             reached = max(reached, here or 0)
-            reached_us = max(reached_us, shaped.time_us or 0)
+            reached_us = max(reached_us, time_us or 0)
             at = number if self._stream.axis == "row" else reached_us
             while waiting and waiting[0][0] <= reached:
                 due, _, earlier = heapq.heappop(waiting)

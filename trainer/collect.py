@@ -44,7 +44,10 @@ class OutcomeLog(Protocol):
 
 
 class BrokerOutcomeLog:
-    """The outcomes topic, up to the end that it has when reading begins."""
+    """The outcomes topic, up to the end that it has when reading begins.
+
+    Leaves out outcomes whose time is implausible: the range to train on ends at the newest record.
+    """
 
     def __init__(self, broker: Broker, stream: Stream) -> None:
         self._broker = broker
@@ -54,7 +57,7 @@ class BrokerOutcomeLog:
         for messages in scan(self._broker, ranges(self._broker, [self._topic])):
             for message in messages:
                 event = decode_or_skip(outcomes_decoder, message)
-                if isinstance(event, Outcome):
+                if isinstance(event, Outcome) and not event.ahead:
                     yield event
 
     def count(self) -> int:

@@ -4,8 +4,9 @@ In: the topics of a stream that is being played. Out: happenings, data windows, 
 outcome the loop's prediction beside those of the first model and of rivals. It publishes nothing.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -36,6 +37,9 @@ from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.estimates.coverage import Truth
 
+# Records with one id whose predictions are remembered for comparison; older ones are forgotten.
+MAX_REPEATS: Final = 1000
+
 Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 
 
@@ -62,7 +66,9 @@ class Observer:
             {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
         )
         admin.close()
-        self._rivals: dict[str, tuple[int, dict[str, Value]]] = {}  # id → data row, what they say
+        # By record id, for each record with it that was sent and has no outcome yet, in order: the
+        # data row, and what the rivals say. Most ids have one; a repeated id has several.
+        self._rivals: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
         self.compared = Compared(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
@@ -72,7 +78,7 @@ class Observer:
 
     def expect(self, record_id: str, row: int, rivals: dict[str, Value]) -> None:
         """A record was sent; the rivals by name knew at that moment what they say here."""
-        self._rivals[record_id] = (row, rivals)
+        self._rivals.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, rivals))
 
     def poll(self, row: int) -> Iterator[Happening]:
         """What came since the last call, `row` being the data's row reached."""
@@ -107,7 +113,12 @@ class Observer:
         values = scores.tolist() if isinstance(scores, np.ndarray) else scores
         for index, static in zip(batch.kept, values, strict=True):
             outcome = known[index]
-            row, rivals = self._rivals.pop(outcome.record_id)
+            waiting = self._rivals.get(outcome.record_id)
+            if not waiting:
+                continue  # more outcomes than records with this id, as a foreign producer may cause
+            row, rivals = waiting.popleft()
+            if not waiting:
+                del self._rivals[outcome.record_id]
             self.compared.add(
                 row, outcome.label, {"loop": outcome.prediction, "static": static, **rivals}
             )

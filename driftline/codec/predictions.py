@@ -70,6 +70,16 @@ class PredictionEncoder:
         return list(map(b"".join(template).__mod__, zip(*cells, strict=True)))
 
 
+def marked_ahead(event: bytes) -> bytes:
+    """A prediction or an outcome, as Driftline writes it, with `ahead` set.
+
+    >>> marked_ahead(b'{"type":"prediction","record_id":"7"}')
+    b'{"type":"prediction","ahead":true,"record_id":"7"}'
+    """
+    kind, comma, rest = event.partition(b",")
+    return kind + comma + b'"ahead":true,' + rest
+
+
 def _fixed(text: str) -> bytes:
     """Text in a template."""
     return msgspec.json.encode(text).replace(b"%", b"%%")

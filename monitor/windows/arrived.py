@@ -126,7 +126,10 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
         if any(letters):
             own = optional_ints([None if letter is None else letter.position for letter in letters])
             refused = np.concatenate([arrivals.positions, own])[order]
-    return Arrivals(offsets[order], positions[order], is_mark[order], sources, refused)
+    ahead = arrivals.ahead
+    if ahead is not None:
+        ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
+    return Arrivals(offsets[order], positions[order], is_mark[order], sources, refused, ahead)
 
 
 def times_us(values: Sequence[str | None]) -> Ints:
@@ -146,6 +149,11 @@ def times_us(values: Sequence[str | None]) -> Ints:
         return ints(list(map(parse_time, texts)))
     except ValueError as error:
         raise NoPosition(str(error)) from error
+
+
+def flags(values: Sequence[bool]) -> NDArray[np.bool_] | None:
+    """As bool (n,), or None if all are false, as is usual."""
+    return np.array(values, dtype=bool) if True in values else None
 
 
 def ints(values: Sequence[int]) -> Ints:

@@ -20,6 +20,7 @@ from monitor.progress import BEFORE_ALL, Arrivals, Ints
 from monitor.windows.arrived import (
     Marks,
     Positions,
+    flags,
     ints,
     optional_ints,
     read_events,
@@ -40,6 +41,7 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="out
     label_time: str | None
     label_row: RowNumber | None
     revision: int
+    ahead: bool = False
 
 
 _decode = msgspec.json.Decoder(_Outcome | Watermark).decode
@@ -80,7 +82,7 @@ def _columns(
     own = Positions.of(column("row"), column("time"), by_row=by_row)
     known = optional_ints(column("label_row")) if by_row else times_us(column("label_time"))
     positions = np.where(known > BEFORE_ALL, known, own.on_axis)
-    arrivals = Arrivals(ints(offsets), positions)
+    arrivals = Arrivals(ints(offsets), positions, ahead=flags(column("ahead")))
     return Labelled(
         with_marks(arrivals, marks),
         column("record_id"),

@@ -24,7 +24,7 @@ from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.class_scores import ClassScores
 from monitor.progress import Arrivals, Ints
-from monitor.windows.arrived import Marks, Positions, ints, read_events, with_marks
+from monitor.windows.arrived import Marks, Positions, flags, ints, read_events, with_marks
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
     source: _Source
     record: msgspec.Raw
     scores: msgspec.Raw = msgspec.Raw(b"null")
+    ahead: bool = False
 
 
 class Scored(msgspec.Struct, frozen=True):
@@ -110,7 +111,13 @@ class ScoredReader:
             return list(map(attrgetter(name), events))
 
         positions = Positions.of(column("row"), column("time"), by_row=self._by_row)
-        arrivals = Arrivals(ints(offsets), positions.on_axis, None, ints(column("source.offset")))
+        arrivals = Arrivals(
+            ints(offsets),
+            positions.on_axis,
+            None,
+            ints(column("source.offset")),
+            ahead=flags(column("ahead")),
+        )
         return Scored(
             with_marks(arrivals, marks),
             events,

@@ -193,3 +193,24 @@ def test_on_the_time_axis_an_instant_may_come_again(axis: str) -> None:
     of = track(stream=STREAM if axis == "row" else by_time)
     read(of, 50)
     assert of.watermark == (48 if axis == "row" else 50)
+
+
+def test_a_record_far_ahead_moves_nothing_and_is_counted_as_late_where_the_partition_is() -> None:
+    of = track()
+    positions = np.array([10, 10**12, 11])
+    cells, counting = of.admit(
+        Arrivals(np.arange(3), positions, ahead=np.array([False, True, False]))
+    )
+    assert counting.tolist() == [True, False, True]
+    assert cells.tolist() == [0, 0, 0]
+    assert of.slots[0].late == 1
+    assert of.watermark == 11 + 1 - 3
+    assert of.close() is None or of.slots
+
+
+def test_a_record_far_ahead_that_comes_first_is_in_no_window() -> None:
+    of = track()
+    _, counting = of.admit(Arrivals(np.arange(1), np.array([10**12]), ahead=np.array([True])))
+    assert not counting.any()
+    assert not of.slots
+    assert of.watermark is None
