@@ -226,14 +226,14 @@ class Loop:
             return  # the consumer is ahead of what was handled
         self._next_look_s = now_s + LOOK_INTERVAL_S
         try:
-            session.look()
+            answered = session.look()
         except (InstanceFenced, TransactionAborted):
             raise
         except BrokerError as error:
             # The clients may overcome this by themselves; ask again next time.
             self._failed(error)
         else:
-            if not session.is_dirty:
+            if answered and not session.is_dirty:
                 self._works()
 
     # ---- sessions -------------------------------------------------------------------------------

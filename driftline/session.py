@@ -100,13 +100,15 @@ class Session:
         """Next offset to handle of each assigned partition."""
         return self._positions
 
-    def look(self) -> None:
-        """Show the handler its group's progress."""
-        self.was_assigned = False
+    def look(self) -> bool:
+        """Show the handler its group's progress. Returns whether that shows that Kafka answers:
+        without partitions nothing is asked, unless there are none for this worker."""
+        was_assigned, self.was_assigned = self.was_assigned, False
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
         self._handler.look(GroupView(positions, ends, self._committed_of_all))
+        return was_assigned or bool(partitions)
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:

@@ -4,7 +4,7 @@ The handler holds the first of a pair until the second comes, so that its commit
 behind what it has read: after a restart it must rebuild that state and publish nothing twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -403,3 +403,48 @@ def _forget_member(broker: MemoryBroker) -> None:
     group = broker._group("pairs")
     for member in list(group.members.values()):
         group.leave(member)
+
+
+def test_kafka_is_waited_for_until_partitions_are_there_again(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[str | None] = []
+    clock = ManualClock()
+    loop = Loop(
+        PairSums(),
+        broker,
+        group="g",
+        delivery="exactly_once",
+        clock=clock,
+        on_connection=problems.append,
+    )
+    step = run_steps(loop, clock)
+    step(2)
+    ends, assignment = MemoryConsumer.ends, MemoryConsumer.assignment
+
+    def away(*_: object) -> Mapping[TopicPartition, int]:
+        raise BrokerUnavailable("no Kafka answers")
+
+    monkeypatch.setattr(MemoryConsumer, "ends", away)
+    step(1)
+    # The client gives its partitions up, and then there is nothing to ask the broker for.
+    monkeypatch.setattr(MemoryConsumer, "assignment", lambda _: frozenset())
+    monkeypatch.setattr(MemoryConsumer, "ends", ends)
+    step(3)
+    before = list(problems)
+    monkeypatch.setattr(MemoryConsumer, "assignment", assignment)
+    step(1)
+
+    assert before == ["no Kafka answers"]
+    assert problems == ["no Kafka answers", None]
+
+
+def run_steps(loop: Loop, clock: ManualClock) -> Callable[[int], None]:
+    """Steps so many times, far enough from each other for the group to be looked at."""
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            clock.advance(LOOK_INTERVAL_S)
+            loop.step(0)
+
+    return step
