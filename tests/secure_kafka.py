@@ -108,6 +108,28 @@ class SecureKafka:
         for answer in self.admin.create_acls(rules).values():
             answer.result(30)
 
+    def rights_of(self, user: str) -> set[tuple[str, str, str, str]]:
+        """Resource, name, pattern and operation of each right of a user, as `topics acls --json`
+        names them."""
+        everything = ck_admin.AclBindingFilter(
+            ck_admin.ResourceType.ANY,
+            None,
+            ck_admin.ResourcePatternType.ANY,
+            f"User:{user}",
+            None,
+            ck_admin.AclOperation.ANY,
+            ck_admin.AclPermissionType.ANY,
+        )
+        return {
+            (
+                found.restype.name.lower().replace("_", "-"),
+                found.name,
+                found.resource_pattern_type.name.lower(),
+                found.operation.name.replace("_", " ").title().replace(" ", ""),
+            )
+            for found in self.admin.describe_acls(everything).result(30)
+        }
+
 
 @contextmanager
 def secure_kafka(folder: Path) -> Iterator[SecureKafka]:

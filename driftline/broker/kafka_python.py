@@ -22,6 +22,7 @@ from driftline.broker.limits import (
     CLIENT_MAX_BYTES,
     MAX_MESSAGE_BYTES,
     TopicLimits,
+    not_allowed,
     unknown_topic,
     wait_until,
 )
@@ -48,6 +49,11 @@ _NO_COORDINATOR_YET = (
     kafka_errors.CoordinatorNotAvailableError,
     kafka_errors.CoordinatorLoadInProgressError,
     kafka_errors.NotCoordinatorError,
+)
+
+_FORBIDDEN = (
+    kafka_errors.TopicAuthorizationFailedError.errno,
+    kafka_errors.ClusterAuthorizationFailedError.errno,
 )
 
 _CONSUMER: Mapping[str, object] = {
@@ -214,6 +220,8 @@ class KafkaPythonAdmin:
             for topic in answer["topics"]:
                 if topic["error_code"] != 0:
                     reason = kafka_errors.for_code(topic["error_code"]).__name__
+                    if topic["error_code"] in _FORBIDDEN:
+                        raise not_allowed(f"create topic {topic['name']!r}", reason)
                     raise BrokerError(
                         f"topic {topic['name']!r} cannot be created: "
                         f"{topic.get('error_message') or reason}"
@@ -281,11 +289,15 @@ class KafkaPythonAdmin:
         if topics == []:
             return {}
         with translated("list topics"):
-            return {
-                found["name"]: len(found["partitions"])
-                for found in self._client.describe_topics(topics)
-                if found["error_code"] == 0 and not found["is_internal"]
-            }
+            answer = self._client.describe_topics(topics)
+        for found in answer:
+            if found["error_code"] in _FORBIDDEN:
+                raise not_allowed(f"look at topic {found['name']!r}", "TopicAuthorizationFailed")
+        return {
+            found["name"]: len(found["partitions"])
+            for found in answer
+            if found["error_code"] == 0 and not found["is_internal"]
+        }
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:

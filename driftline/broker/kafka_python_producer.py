@@ -10,7 +10,13 @@ from kafka import errors as kafka_errors
 
 from driftline.broker.bounded import call_within, let_go
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, kafka_offsets, translated
-from driftline.broker.limits import TopicLimits, fenced_instance, record_bytes, unpacked
+from driftline.broker.limits import (
+    TopicLimits,
+    fenced_instance,
+    not_allowed,
+    record_bytes,
+    unpacked,
+)
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.broker.transactions import check_can_begin, raise_failed
@@ -161,6 +167,8 @@ class KafkaPythonProducer:
                 continue
             try:
                 future.get(timeout=_SETTLED_TIMEOUT_S)
+            except kafka_errors.AuthorizationError as error:
+                raise not_allowed(f"write to topic {topic!r}", repr(error)) from error
             except kafka_errors.KafkaError as error:
                 self._failed.append(f"{topic}: {error!r}")
 
@@ -193,6 +201,8 @@ class KafkaPythonProducer:
             yield
         except kafka_errors.FencedInstanceIdError as error:
             raise fenced_instance() from error
+        except kafka_errors.AuthorizationError as error:
+            raise not_allowed(f"{doing} as {self._id!r}", repr(error)) from error
         except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
             raise BrokerUnavailable(f"cannot {doing} for {self._id!r}: {error!r}") from error
         except (kafka_errors.KafkaError, ValueError) as error:

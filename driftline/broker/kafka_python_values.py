@@ -8,7 +8,7 @@ import kafka
 from kafka import errors as kafka_errors
 from kafka.structs import OffsetAndMetadata
 
-from driftline.broker.limits import fenced_instance
+from driftline.broker.limits import fenced_instance, not_allowed
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable
 
@@ -49,6 +49,8 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except kafka_errors.FencedInstanceIdError as error:
         raise fenced_instance() from error
+    except kafka_errors.AuthorizationError as error:
+        raise not_allowed(doing, repr(error)) from error
     except kafka_errors.RetriableError as error:
         raise BrokerUnavailable(
             f"cannot {doing}: Kafka does not answer as it should ({error!r})",

@@ -308,6 +308,8 @@ class LibrdkafkaAdmin:
         wanted = None if topics is None else set(topics)
         with translated("list topics"):
             found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
+        if wanted is not None:
+            self._check_allowed(sorted(wanted - set(found)))
         return {
             name: len(topic.partitions)
             for name, topic in sorted(found.items())
@@ -315,6 +317,19 @@ class LibrdkafkaAdmin:
             and not name.startswith("__")
             and (wanted is None or name in wanted)
         }
+
+    def _check_allowed(self, topics: list[str]) -> None:
+        """Raise AccessDenied if one of these, which are not listed, is only hidden."""
+        if not topics:
+            return
+        # Asked by name, the broker tells what is hidden from what does not exist.
+        for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
+            with translated(f"look at topic {name!r}"):
+                try:
+                    answer.result(ANSWER_TIMEOUT_S)
+                except ck.KafkaException as error:
+                    if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise
 
     def _have_leaders(self, topics: Mapping[str, NewTopic]) -> bool:
         found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics

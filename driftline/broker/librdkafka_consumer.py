@@ -13,11 +13,12 @@ from driftline.broker.librdkafka_values import (
     ClientErrors,
     ck,
     committed_of,
+    is_forbidden,
     kafka_offsets,
     kafka_partition,
     translated,
 )
-from driftline.broker.limits import TopicLimits, fenced_instance
+from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed
 from driftline.broker.port import Committed, Headers, Message, Messages, Rebalanced, TopicPartition
 from driftline.errors import BrokerError
 
@@ -109,7 +110,7 @@ class LibrdkafkaConsumer:
                         records = [first, *self._client.consume(count - 1, 0)]
             if self._errors.fatal is not None:
                 raise _fatal(self._errors.fatal)
-            messages = _Fetched(_records_of(records, alone=self._group is None))
+            messages = _Fetched(_records_of(records, self._group))
             if self._rebalances != before:
                 # They may be of before the rebalance: drop them, and read again what is assigned.
                 if messages and self._starts:
@@ -247,10 +248,10 @@ class LibrdkafkaConsumer:
                 self._client.pause([kafka_partition(partition) for partition in self._paused])
 
 
-def _records_of(found: Sequence[Any], *, alone: bool) -> Sequence[Any]:
+def _records_of(found: Sequence[Any], group: str | None) -> Sequence[Any]:
     """Without what is no record but news. Raises BrokerError for some of it."""
     if any(map(ck.Message.error, found)):
-        return [record for record in found if not _is_notice(record, alone=alone)]
+        return [record for record in found if not _is_notice(record, group)]
     return found
 
 
@@ -312,23 +313,25 @@ def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> list
 _LASTING = frozenset(
     {
         ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
-        ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
         ck.KafkaError._FATAL,
     }
 )
 _FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
 
 
-def _is_notice(record: Any, *, alone: bool) -> bool:
+def _is_notice(record: Any, group: str | None) -> bool:
     """Whether this is no record but news of an error that will pass. Raises BrokerError if not."""
     error = record.error()
     if error is None:
         return False
     if error.code() == ck.KafkaError._PARTITION_EOF:
         return True  # it has moved the position behind the last markers
-    if alone and error.code() == ck.KafkaError.GROUP_AUTHORIZATION_FAILED:
-        return True  # the client looks for the coordinator of a group that it never joins
+    if is_forbidden(error):
+        if error.code() == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            raise not_allowed(f"read topic {record.topic()!r}", error.str())
+        if group is None:
+            return True  # the client looks for the coordinator of a group that it never joins
+        raise not_allowed(f"join group {group!r}", error.str())
     if error.fatal() or error.code() in _LASTING:
         raise _fatal(error.str())
     _log.warning("%s", error.str())

@@ -9,11 +9,11 @@ from operator import length_hint
 from typing import Any
 
 from driftline.broker.bounded import call_within, let_go
-from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, kafka_offsets
-from driftline.broker.limits import TopicLimits, fenced_instance, unpacked
+from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, is_forbidden, kafka_offsets
+from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.broker.transactions import check_can_begin, raise_failed
-from driftline.errors import BrokerError, BrokerUnavailable, TransactionAborted
+from driftline.errors import AccessDenied, BrokerError, BrokerUnavailable, TransactionAborted
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ class LibrdkafkaProducer:
         self._id = transactional_id
         self._limits = limits
         self._failed: list[str] = []
+        self._denied: AccessDenied | None = None
         self._ready = False
         self._in_transaction = False
         self._fatal: Exception | None = None  # after it this producer can do nothing more
@@ -92,6 +93,8 @@ class LibrdkafkaProducer:
     def flush(self) -> None:
         while self._client.flush(1.0) > 0:
             pass  # each record is acknowledged or fails within its delivery timeout
+        if self._denied is not None:
+            raise self._denied
         raise_failed(self._failed)
 
     def begin(self) -> None:
@@ -139,8 +142,11 @@ class LibrdkafkaProducer:
         self._closed = True
         if self._fatal is not None:
             return  # the client refuses everything now; it is freed with this object
-        if left := self._client.flush(ANSWER_TIMEOUT_S):
-            _log.warning("the producer was closed with %d records unsent", left)
+        try:
+            if left := self._client.flush(ANSWER_TIMEOUT_S):
+                _log.warning("the producer was closed with %d records unsent", left)
+        except ck.KafkaException as error:  # a fatal error, such as no right to write anywhere
+            _log.warning("the producer was closed: %s", error.args[0].str())
         let_go(self._client.close)
 
     def abandon(self) -> None:
@@ -156,6 +162,8 @@ class LibrdkafkaProducer:
 
     def _delivered(self, error: Any, record: Any) -> None:
         if error is not None:
+            if is_forbidden(error):
+                self._denied = not_allowed(f"write to topic {record.topic()!r}", error.str())
             self._failed.append(f"{record.topic()}: {error.str()}")
 
     def _call(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
@@ -191,6 +199,9 @@ class LibrdkafkaProducer:
             self._fatal = error
         if reason.code() == ck.KafkaError.FENCED_INSTANCE_ID:
             return fenced_instance()
+        if is_forbidden(reason):
+            as_id = "" if self._id is None else f" as {self._id!r}"
+            return self._denied or not_allowed(f"{doing}{as_id}", reason.str())
         if self._id is None:
             return BrokerError(f"cannot {doing}: {reason.str()}")
         if reason.retriable() and not self._in_transaction:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from driftline.broker.limits import fenced_instance
+from driftline.broker.limits import fenced_instance, not_allowed
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
@@ -22,6 +22,7 @@ __all__ = [
     "ck",
     "ck_admin",
     "committed_of",
+    "is_forbidden",
     "kafka_offsets",
     "kafka_partition",
     "translated",
@@ -81,6 +82,21 @@ _UNREACHABLE = frozenset(
 )
 
 
+_FORBIDDEN = frozenset(
+    {
+        ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
+        ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def is_forbidden(reason: Any) -> bool:
+    """Whether this error says that an ACL is missing."""
+    return reason.code() in _FORBIDDEN
+
+
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn the client's errors into Driftline's."""
@@ -90,6 +106,8 @@ def translated(doing: str) -> Iterator[None]:
         reason = error.args[0]
         if reason.code() == ck.KafkaError.FENCED_INSTANCE_ID:
             raise fenced_instance() from error
+        if is_forbidden(reason):
+            raise not_allowed(doing, reason.str()) from error
         if reason.code() in _UNREACHABLE:
             raise BrokerUnavailable(
                 f"cannot {doing}: Kafka does not answer ({reason.str()})",

@@ -5,7 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from driftline.broker.port import Outgoing, OutgoingBatch, TopicInfo, TopicPartition
-from driftline.errors import BrokerError, DeliveryFailed, InstanceFenced, MessageTooLarge
+from driftline.errors import (
+    AccessDenied,
+    BrokerError,
+    DeliveryFailed,
+    InstanceFenced,
+    MessageTooLarge,
+)
 
 # Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
 DEFAULT_TOPIC_BYTES = 1_048_588
@@ -40,6 +46,14 @@ def unknown_topic(topic: str) -> BrokerError:
     return BrokerError(
         f"topic {topic!r} does not exist",
         hint="create it first (driftline topics apply); topics are never created by use",
+    )
+
+
+def not_allowed(doing: str, reason: str) -> AccessDenied:
+    """The error for what the broker's ACLs do not let this user do."""
+    return AccessDenied(
+        f"cannot {doing}: the broker does not allow it to this user ({reason})",
+        hint="`driftline topics acls` prints the rights that each service and command needs",
     )
 
 

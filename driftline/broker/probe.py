@@ -207,7 +207,7 @@ class _Visit:
                 ) from problem
             raise
         if not wants:
-            if error != _NO_SASL_HERE:
+            if offered and error != _NO_SASL_HERE:
                 needed = "SASL_SSL" if "SSL" in self._protocol else "SASL_PLAINTEXT"
                 raise self._denied(
                     f"asks for SASL ({', '.join(offered)}), but {_PROTOCOL} is {self._protocol}",
