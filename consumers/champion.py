@@ -1,17 +1,21 @@
 """Which model answers: the champion of the `models` topic, verified, warm and checked.
 
-In: records of the `models` topic. Out: the model to score with. One that fails is refused and the
-old one answers on. Loading runs beside the scoring: a swap is an assignment between two batches.
+In: records of the `models` topic. Out: the model to score with. A champion that cannot be used is
+refused and tried again later; meanwhile the present model answers or, after a restart, the newest
+ancestor that can. Loading runs beside the scoring: a swap is an assignment between two batches.
 """
 
 import logging
 import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import msgspec
 
 from driftline.broker.port import Message
-from driftline.errors import PackageError
-from driftline.events import ModelAnnounced
+from driftline.clock import Clock
+from driftline.errors import PackageError, StoreUnavailable
 from driftline.models.catalog import Catalog
 from driftline.models.load import Models
 from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
@@ -22,20 +26,32 @@ log = logging.getLogger(__name__)
 # How long the loading thread may keep the interpreter to itself; with the default of 5 ms, each of
 # the scoring thread's calls into the client could wait that long.
 _SWITCH_INTERVAL_S = 0.0005
+# A package that cannot be used is tried again after one second, then after twice as long each time:
+# a missing one may be copied back, a key may be trusted, a store may be reachable again.
+FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 300.0
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    why: str
+    passes: bool  # the store cannot be reached, so nothing is known about the package
+    wait_s: float
+    retry_at_s: float
 
 
 class Champion:
     """Follows the catalog. With `in_thread`, models are loaded while the present one answers."""
 
-    def __init__(self, stream: Stream, models: Models, *, in_thread: bool) -> None:
+    def __init__(self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool) -> None:
         self._models = models
-        self._catalog = Catalog()
+        self._clock = clock
+        self.catalog = Catalog(models.trusted)
         self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
         self._loading: Future[Model] | None = None
-        self._wanted: ModelAnnounced | None = None  # what is being loaded
-        self._refused: dict[str, str] = {}  # digest → why
+        self._wanted = ""  # digest of what is being loaded
+        self._failed: dict[str, _Failure] = {}  # by digest
         self.model: Model | None = None
 
     @property
@@ -45,12 +61,17 @@ class Champion:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Models that were not let in, and why."""
-        return self._refused
+        """What is not used, and why: models by digest, records of `models` by key."""
+        failed = {
+            digest: self._failed[digest].why
+            for digest in self.catalog.lineage()
+            if digest in self._failed
+        }
+        return failed | self.catalog.refused
 
     def apply(self, message: Message) -> None:
         """Take in a record of the `models` topic. Raises DataError if it is none."""
-        self._catalog.apply(message)
+        self.catalog.apply(message)
 
     def swap(self) -> None:
         """Let the champion answer if it is good and loaded; else the present model stays.
@@ -59,10 +80,11 @@ class Champion:
         """
         while True:
             if self._loading is None:
-                self._wanted = self._next()
-                if self._wanted is None:
+                wanted = self._next()
+                if wanted is None:
                     return
-                self._loading = self._load(self._wanted)
+                self._wanted = wanted
+                self._loading = self._load(wanted)
             if not self._loading.done():
                 return
             self._take(self._loading)
@@ -73,48 +95,71 @@ class Champion:
         if self._loader is not None:
             self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _next(self) -> ModelAnnounced | None:
-        """The model to load now."""
-        digest = self._catalog.champion_digest
-        while digest is not None and digest != self.digest:
-            announced = self._catalog.announcements.get(digest)
-            if announced is not None and digest not in self._refused:
-                return announced
-            if self.model is not None:
-                return None
-            digest = announced.parent if announced else None
+    def _better(self) -> tuple[str, ...]:
+        """Return the models that should answer rather than the present one, the best first."""
+        lineage = self.catalog.lineage()
+        if self.digest is None:
+            return lineage
+        if self.digest in lineage:
+            return lineage[: lineage.index(self.digest)]
+        return lineage[:1]  # it stays until the champion itself can be used
+
+    def _next(self) -> str | None:
+        """The digest of the model to load now."""
+        now_s = self._clock.monotonic()
+        for digest in self._better():
+            failure = self._failed.get(digest)
+            if failure is None or now_s >= failure.retry_at_s:
+                return digest
+            if failure.passes:
+                return None  # its ancestors are in the same store
         return None
 
-    def _load(self, announced: ModelAnnounced) -> Future[Model]:
+    def _load(self, digest: str) -> Future[Model]:
         if self._loader is not None:
             sys.setswitchinterval(_SWITCH_INTERVAL_S)
-            return self._loader.submit(self._loaded, announced)
+            return self._loader.submit(self._loaded, digest)
         future: Future[Model] = Future()
         try:
-            future.set_result(self._loaded(announced))
+            future.set_result(self._loaded(digest))
         except PackageError as error:
             future.set_exception(error)
         return future
 
-    def _loaded(self, announced: ModelAnnounced) -> Model:
-        model = self._models.load(announced)
+    def _loaded(self, digest: str) -> Model:
+        # The pointer's signature covers the digest: an announcement is not needed to trust it.
+        model = self._models.load(self.catalog.announcements.get(digest, digest))
         model.warm_up()
         model.check()
         return model
 
     def _take(self, loading: "Future[Model]") -> None:
-        assert self._wanted is not None
-        digest = self._wanted.digest
+        digest = self._wanted
         try:
             model = loading.result()
         except PackageError as error:
-            self._refused[digest] = error.message
-            log.error(
-                "model %s refused: %s; serving: %s", digest, error.message, self.digest or "none"
-            )
+            self._fail(digest, error)
             return
-        if self._next() != self._wanted:
+        self._failed.pop(digest, None)
+        if digest not in self._better():
             log.info("model %s is no longer wanted", digest)  # rolled back while it was loaded
             return
         log.info("model %s answers, instead of %s", digest, self.digest or "none")
         self.model = model
+
+    def _fail(self, digest: str, error: PackageError) -> None:
+        before = self._failed.get(digest)
+        wait_s = FIRST_RETRY_S if before is None else min(before.wait_s * 2, LONGEST_RETRY_S)
+        self._failed[digest] = _Failure(
+            why=error.message,
+            passes=isinstance(error, StoreUnavailable),
+            wait_s=wait_s,
+            retry_at_s=self._clock.monotonic() + wait_s,
+        )
+        if before is None or before.why != error.message:
+            log.error(
+                "model %s refused: %s; serving: %s; trying again until it can be used",
+                digest,
+                error.message,
+                self.digest or "none",
+            )

@@ -34,6 +34,9 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark: int | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
+    models: int = 0  # partition 0: unreadable records of `models` before it are dead letters
+    sequence: int = 0  # of the champion's newest pointer that was seen, and its model
+    champion: str | None = None
 
 
 class _Partition:
@@ -174,13 +177,22 @@ class IdlePartitions:
             and self._looked_s - refusing_s >= self._idle_s
         )
 
-    def holds(self, topic: str) -> dict[TopicPartition, Committed]:
-        """What to commit: the next offset, and beside it the watermark."""
+    def holds(
+        self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
+    ) -> dict[TopicPartition, Committed]:
+        """What to commit: the next offset, and beside it the watermark and what `models` said."""
         return {
             TopicPartition(topic, partition): Committed(
                 own.next_offset,
                 msgspec.json.encode(
-                    Reached(own.watermark, own.clock.state, own.other_clock.state)
+                    Reached(
+                        own.watermark,
+                        own.clock.state,
+                        own.other_clock.state,
+                        models=models if partition == 0 else 0,
+                        sequence=sequence,
+                        champion=champion,
+                    )
                 ).decode(),
             )
             for partition, own in self._own.items()

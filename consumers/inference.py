@@ -9,10 +9,12 @@ import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from consumers.champion import Champion
-from consumers.idle import IdlePartitions
+from consumers.examined import Examined
+from consumers.idle import IdlePartitions, Reached
 from driftline.broker.port import (
     Committed,
     Message,
@@ -49,7 +51,8 @@ class InferenceHandler:
         self._stream = stream
         self._topics = Topics(stream)
         self._codec = RecordCodec(stream)
-        self._champion = Champion(stream, models, in_thread=in_thread)
+        self._champion = Champion(stream, models, clock, in_thread=in_thread)
+        self._examined = Examined()
         self._encoder: PredictionEncoder | None = None
         self._idle = IdlePartitions(stream, clock)
 
@@ -71,24 +74,33 @@ class InferenceHandler:
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Models that were not let in, and why."""
+        """Models and records of the `models` topic that are not used, and why."""
         return self._champion.refused
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        letters = []
         for message in messages:
+            unreadable = None
             try:
                 self._champion.apply(message)
             except DataError as error:
-                letters.append(self._refuse(message, error.message))
+                unreadable = error.message
+            self._examined.read(message, unreadable)
         self._swap()
-        return letters
+        return ()  # what cannot be read becomes a dead letter in `tick`, by one worker alone
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         self._idle.assigned(resume)
+        for (_, partition), committed in resume.items():
+            at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
+            if at.champion is not None:
+                self._champion.catalog.remember(at.sequence, at.champion)
+            if partition == 0:
+                self._examined.assigned(at.models)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._idle.revoked(partitions)
+        if any(partition.partition == 0 for partition in partitions):
+            self._examined.revoked()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing | OutgoingBatch]:
         model = self._champion.model
@@ -127,7 +139,8 @@ class InferenceHandler:
         self._swap()
         if self._champion.model is None:
             self._idle.wait()
-        return [
+        letters = [self._refuse(message, why) for message, why in self._examined.fresh()]
+        return letters + [
             Outgoing(
                 topic=self._topics.predictions,
                 partition=partition,
@@ -137,7 +150,13 @@ class InferenceHandler:
         ]
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
-        return self._idle.holds(self._topics.features)
+        pointer = self._champion.catalog.champion
+        return self._idle.holds(
+            self._topics.features,
+            models=self._examined.until,
+            sequence=pointer.sequence if pointer else 0,
+            champion=pointer.digest if pointer else None,
+        )
 
     def close(self) -> None:
         self._champion.close()

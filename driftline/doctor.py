@@ -13,6 +13,7 @@ import msgspec
 
 from driftline.broker.port import Admin, Broker, OffsetRange
 from driftline.errors import BrokerError, DriftlineError, PackageError, SettingsError
+from driftline.events import Freeze, RolePointer
 from driftline.models.keys import Signer, Trusted
 from driftline.placement import Placement, Side
 from driftline.scan import scan
@@ -206,24 +207,43 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
 
 
 def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Iterator[Check]:
-    from driftline.models.catalog import read_catalog
+    from driftline.models.catalog import CHAMPION_KEY, read_catalog
     from driftline.models.load import Models
 
-    catalog = read_catalog(broker, Topics(stream))
-    digest = catalog.champion_digest
-    announced = catalog.announcements.get(digest) if digest else None
-    if digest is None:
+    topics = Topics(stream)
+    catalog = read_catalog(broker, topics, Trusted(settings.keys))
+    for key, why in catalog.refused.items():
+        todo = f"find out who writes to {topics.models}; a trainer with a trusted key repairs it"
+        yield Check("models topic", "warn", f"{key} is ignored: {why}", todo)
+    if any(isinstance(event, RolePointer | Freeze) for event in catalog.restatements()):
+        todo = "a running trainer signs it again; so does `driftline models sign`"
+        yield Check("pointers", "warn", "the newest pointer or freeze is not a signed one", todo)
+    lineage = catalog.lineage()
+    if not lineage and CHAMPION_KEY in catalog.refused:
+        todo = "`driftline keys trust FILE`, if that key is the trainer's; then restart inference"
+        yield Check("champion", "fail", f"none: {catalog.refused[CHAMPION_KEY]}", todo)
+        return
+    if not lineage:
         todo = "`driftline train FILE --data DATA` publishes a first model; inference waits for it"
         yield Check("champion", "warn", "none yet", todo)
-    elif announced is None:
-        todo = "`driftline models promote` another one"
-        yield Check("champion", "fail", f"{digest} was never announced", todo)
-    else:
+        return
+    models = Models.of(settings, stream)
+    failure: PackageError | None = None
+    for digest in lineage:
         try:
-            Models.of(settings, stream).fetch(announced)
-            yield Check("champion", "ok", f"{digest}: digest and signature hold")
+            models.fetch(catalog.announcements.get(digest, digest))
         except PackageError as error:
-            yield Check("champion", "fail", error.message, error.hint or "train a new model")
+            failure = failure or error
+            continue
+        if failure is None:
+            yield Check("champion", "ok", f"{digest}: digest and signature hold")
+        else:
+            found = f"{failure.message}; its ancestor {digest} is used after a restart"
+            yield Check("champion", "fail", found, failure.hint or "train a new model")
+        return
+    if failure is not None:
+        found = f"{failure.message}; no ancestor of it can be used either"
+        yield Check("champion", "fail", found, failure.hint or "train a new model")
 
 
 def _probe_store(url: str) -> None:

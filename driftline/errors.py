@@ -16,6 +16,7 @@ DriftlineError
 │       └── StateLost      so must it, for a service cannot go on with the state that it has
 ├── PackageError           a model package cannot be used
 │   ├── PackageNotFound    the store does not hold it
+│   ├── StoreUnavailable   the store cannot be read or written now
 │   ├── DigestMismatch     its bytes are not those that were announced
 │   ├── UntrustedPackage   it is unsigned, or signed by a key that is not trusted
 │   └── PackageCheckFailed it loads, but does not do what it says
@@ -96,6 +97,10 @@ class PackageError(DriftlineError):
 
 class PackageNotFound(PackageError):
     """The model store does not hold the package."""
+
+
+class StoreUnavailable(PackageError):
+    """The model store cannot be read or written now; nothing is known about the package."""
 
 
 class DigestMismatch(PackageError):

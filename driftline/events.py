@@ -476,45 +476,59 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # ---- models -------------------------------------------------------------------------------------
 
 
+# Bounds of what the `models` topic may carry: far more than is ever written, and too little to fill
+# a reader's memory.
+_Short = Annotated[str, Meta(max_length=512)]
+_Text = Annotated[str, Meta(max_length=16_384)]
+_Sequence = Annotated[int, Meta(ge=0, le=2**53)]  # exact in every JSON reader
+
+
 class ModelAnnounced(Event, frozen=True, tag="model"):
     """A package that was published; key `model/<digest>`."""
 
-    digest: str
-    signature: str  # hex, Ed25519 over the digest's text
-    key_id: str
-    location: str
-    stream: str
+    digest: _Short
+    signature: _Short  # hex, Ed25519 over the digest's text
+    key_id: _Short
+    location: Annotated[str, Meta(max_length=4096)]
+    stream: _Short
     task: Task
-    candidate: str
+    candidate: _Short
     metric: Metric
     value: float
-    parent: str | None
-    cause: str | None  # id of the retrain request
-    trained_at: str
+    parent: _Short | None
+    cause: _Short | None  # id of the retrain request
+    trained_at: _Short
 
 
 class RolePointer(Event, frozen=True, tag="role"):
-    """Which model has a role; key `role/champion`. Ignored if `replaces` no longer holds."""
+    """Which model has a role; key `role/champion`.
 
-    id: str
+    `sequence` is one more than that of the pointer that it replaces. A pointer whose number is not
+    larger than the current one's is stale, and ignored. 0: written before pointers were signed.
+    """
+
+    id: _Short
     role: Literal["champion", "challenger"]
-    digest: str
-    replaces: str | None  # id of the pointer that it replaces
-    cause: str | None
+    digest: _Short
+    replaces: _Short | None  # id of the pointer that it replaces
+    cause: _Short | None
     by: Literal["trainer", "person"]
-    reason: str
-    at: str
-    replaced: str | None = None  # the model that answered before
-    set_aside: tuple[str, ...] = ()  # models that people rolled back: no trainer turns to them
+    reason: _Text
+    at: _Short
+    replaced: _Short | None = None  # the model that answered before
+    # Models that people rolled back: no trainer turns to them.
+    set_aside: Annotated[tuple[_Short, ...], Meta(max_length=100)] = ()
+    sequence: _Sequence = 0
 
 
 class Freeze(Event, frozen=True, tag="freeze"):
-    """Stops (or allows again) automatic promotion; key `freeze`."""
+    """Stops (or allows again) automatic promotion; key `freeze`. `sequence` as in `RolePointer`."""
 
-    id: str
+    id: _Short
     frozen: bool
-    reason: str
-    at: str
+    reason: _Text
+    at: _Short
+    sequence: _Sequence = 0
 
 
 PredictionsEvent = Prediction | Watermark

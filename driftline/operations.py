@@ -12,6 +12,7 @@ from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
 from driftline.codec.envelope import decode_or_skip, drift_decoder, retrain_decoder
 from driftline.events import DriftEvent, RetrainDecision
 from driftline.models.catalog import read_catalog
+from driftline.models.keys import Trusted
 from driftline.scan import handled, ranges, scan
 from driftline.stream import Stream
 from driftline.topics import SERVICES, Role, Service, Topics
@@ -44,6 +45,7 @@ class Status(msgspec.Struct, frozen=True):
     frozen: bool
     drift: DriftEvent | None
     decision: RetrainDecision | None
+    refused: dict[str, str] = {}  # key of a record of `models` that does not count → why
 
 
 # Inputs that a service consumes as a group; `models` is followed without one.
@@ -55,12 +57,12 @@ INPUTS: Mapping[Service, tuple[Role, ...]] = {
 }
 
 
-def status(broker: Broker, stream: Stream, here: Workers) -> Status:
+def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> Status:
     """Look once. Raises BrokerError."""
     topics = Topics(stream)
     workers = here.workers
     answering = {w.said.model for w in workers if w.alive and w.said.model is not None}
-    catalog = read_catalog(broker, topics)
+    catalog = read_catalog(broker, topics, trusted)
     return Status(
         stream=stream.name,
         services=tuple(
@@ -77,6 +79,7 @@ def status(broker: Broker, stream: Stream, here: Workers) -> Status:
         frozen=catalog.frozen,
         drift=_last_drift(broker, topics),
         decision=_last_decision(broker, topics),
+        refused=catalog.refused,
     )
 
 

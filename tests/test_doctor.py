@@ -10,10 +10,11 @@ from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker
 from driftline.doctor import Check, check_broker, check_installation, check_models
 from driftline.errors import BrokerUnavailable
-from driftline.models.keys import new_key
+from driftline.models.keys import new_key, trust
+from driftline.models.store import ModelStore, digest_of
 from driftline.settings import Settings
 from driftline.stream import Span, Stream
-from tests.world import MODEL, STREAM, World, announced, pointer
+from tests.world import KEYS, MODEL, SIGNER, STREAM, World, announced, pointer
 
 
 @pytest.fixture
@@ -110,13 +111,34 @@ def test_without_a_champion_there_is_a_warning(settings: Settings) -> None:
 
 def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
     world = World()
-    world.event(world.topics.models, announced(), MODEL)
-    world.event(world.topics.models, pointer("role-1"), "role-1")
+    trust(KEYS / "signing.pub", settings.keys)
+    store = ModelStore(settings.model_store)
+    parent = digest_of(b"parent")
+    store.put(b"parent", SIGNER.sign(parent))
+    for model in (announced(parent), announced(parent=parent)):
+        world.event(world.topics.models, model, model.digest)
+    world.event(world.topics.models, pointer("role-1", sequence=1), "role-1")
 
     found = result(on_broker(settings, world.broker), "champion")
 
     assert found.result == "fail"
-    assert "does not hold" in found.found
+    assert f"does not hold {MODEL}" in found.found
+    assert f"its ancestor {parent} is used after a restart" in found.found
+
+
+def test_records_of_the_models_topic_that_nobody_trusted_has_signed_are_named(
+    settings: Settings,
+) -> None:
+    world = World()
+    world.event(world.topics.models, announced(), MODEL)
+    world.event(world.topics.models, pointer("role-1", sequence=1), "role-1")
+
+    checks = on_broker(settings, world.broker)
+
+    assert result(checks, "champion").result == "fail"
+    assert "which is not trusted here" in result(checks, "champion").found
+    ignored = [check.found for check in checks if check.name == "models topic"]
+    assert [found.split("/")[0] for found in ignored] == ["model", "role"]
 
 
 def test_producers_that_separate_labels_from_records_fail(settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """Topics filled by hand: what the services would have written, record by record, and what not."""
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import msgspec
 
@@ -10,7 +12,18 @@ from driftline.broker.port import Committed, Headers, Message, Outgoing, TopicPa
 from driftline.clock import ManualClock
 from driftline.codec.envelope import dead_letter, encode, rare
 from driftline.codec.labels import LabelCodec
-from driftline.events import Event, ModelAnnounced, Outcome, Prediction, RolePointer, Source
+from driftline.events import (
+    Event,
+    ModelAnnounced,
+    ModelsEvent,
+    Outcome,
+    Prediction,
+    RolePointer,
+    Source,
+)
+from driftline.models.catalog import record_of
+from driftline.models.keys import Signer, Trusted, new_key
+from driftline.models.signed import sign
 from driftline.stream import Stream, loads
 from driftline.topics import Service, Topics
 
@@ -26,16 +39,32 @@ kafka = { partitions = 2 }
 """
 STREAM = loads(STREAM_FILE)
 MODEL = "sha256:" + "ab" * 32
+_home = tempfile.TemporaryDirectory()  # for as long as the tests run
+KEYS = Path(_home.name)
+new_key(KEYS)
+SIGNER, TRUSTED = Signer(KEYS), Trusted(KEYS)
+
+
+def said(record: Outgoing, offset: int = 0) -> Message:
+    """What was sent, as a reader gets it."""
+    return Message(
+        record.topic, record.partition or 0, offset, record.key, record.value, record.headers
+    )
+
+
+def signed(topics: Topics, event: ModelsEvent, offset: int = 0) -> Message:
+    """A record of the `models` topic, signed by the tests' key."""
+    return said(sign(record_of(topics, event), SIGNER), offset)
 
 
 def announced(
     digest: str = MODEL, *, parent: str | None = None, cause: str | None = None
 ) -> ModelAnnounced:
-    """A model's announcement, which no key has signed."""
+    """A model's announcement; the tests' key has signed its digest."""
     return ModelAnnounced(
         digest=digest,
-        signature="00",
-        key_id="k",
+        signature=SIGNER.sign(digest).value,
+        key_id=SIGNER.key_id,
         location="somewhere",
         stream="s",
         task="classification",
@@ -48,8 +77,10 @@ def announced(
     )
 
 
-def pointer(name: str, replaces: str | None = None, digest: str = MODEL) -> RolePointer:
-    """A person's choice of a champion."""
+def pointer(
+    name: str, replaces: str | None = None, digest: str = MODEL, *, sequence: int = 0
+) -> RolePointer:
+    """A person's choice of a champion; with sequence 0, as it was before pointers were signed."""
     return RolePointer(
         id=name,
         role="champion",
@@ -59,6 +90,7 @@ def pointer(name: str, replaces: str | None = None, digest: str = MODEL) -> Role
         by="person",
         reason="",
         at="2026-01-01T00:00:00Z",
+        sequence=sequence,
     )
 
 
@@ -125,7 +157,9 @@ class World:
         )
 
     def event(self, topic: str, event: Event, id: str) -> Message:
-        """One of the rare events: windows, drift, retrain, models."""
+        """One of the rare events: windows, drift, retrain, models. The last are signed."""
+        if isinstance(event, ModelsEvent):
+            return self.send(sign(record_of(self.topics, event), SIGNER))
         return self.send(rare(topic, event, id=id))
 
     def commit(

@@ -7,11 +7,13 @@ import msgspec
 from driftline.broker import connect
 from driftline.broker.port import Broker
 from driftline.clock import Clock
-from driftline.models.keys import ensure_key
+from driftline.models.catalog import seen_by_inference
+from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.load import Models
 from driftline.models.store import ModelStore
 from driftline.settings import Settings
 from driftline.stream import Stream
+from driftline.topics import Topics
 from trainer.collect import BrokerOutcomeLog
 from trainer.publish import Publisher
 from trainer.retrain import TrainingJob, TrainingResult, retrain
@@ -37,7 +39,15 @@ def build_trainer(
         runner = InlineRunner(train, _log_progress)
     else:
         runner = ProcessRunner(TrainAlone(stream, settings), _log_progress)
-    return TrainerHandler(stream, runner, clock, BrokerOutcomeLog(broker, stream).count)
+    return TrainerHandler(
+        stream,
+        runner,
+        clock,
+        BrokerOutcomeLog(broker, stream).count,
+        signer=Signer(settings.keys),
+        trusted=Trusted(settings.keys),
+        seen=seen_by_inference(broker, Topics(stream)),
+    )
 
 
 class TrainAlone(msgspec.Struct, frozen=True):

@@ -10,8 +10,9 @@ from driftline.codec.records import format_time
 from driftline.errors import TrainingError
 from driftline.events import ModelAnnounced, Value
 from driftline.models.catalog import Catalog, announcement_record, pointer_record
-from driftline.models.keys import ensure_key
+from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.package import Manifest
+from driftline.models.signed import sign
 from driftline.models.store import ModelStore
 from driftline.settings import Settings
 from driftline.stream import Stream
@@ -66,7 +67,7 @@ def train_first(
     A signing key is made if there is none. `catalog` says who the champion is now; without it, none
     is. With `promote` the records make the model champion. Raises TrainingError, PackageError.
     """
-    catalog = catalog or Catalog()
+    catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
     collected = from_records(stream, records, labels)
@@ -102,9 +103,10 @@ def train_first(
     announced = Publisher(ModelStore(settings.model_store), settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)
     topics = Topics(stream)
-    sent = [announcement_record(topics, announced)]
+    signer = Signer(settings.keys)
+    sent = [sign(announcement_record(topics, announced), signer)]
     if promote:
         reason = f"trained on {manifest.rows} given records"
         pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
-        sent.append(pointer_record(topics, pointer))
+        sent.append(sign(pointer_record(topics, pointer), signer))
     return TrainedModel(announced, manifest, tuple(sent))

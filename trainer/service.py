@@ -17,9 +17,17 @@ from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.codec.records import format_time
 from driftline.codec.schema import DECODE_ERRORS
 from driftline.errors import DataError
-from driftline.events import RetrainDecision, RetrainRequest, RolePointer, event_id
+from driftline.events import (
+    ModelsEvent,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+    event_id,
+)
 from driftline.handler import GroupView
-from driftline.models.catalog import Catalog, announcement_record, pointer_record
+from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
+from driftline.models.keys import Signer, Trusted
+from driftline.models.signed import sign
 from driftline.stream import Stream
 from driftline.topics import Topics
 from trainer.retrain import TrainingJob, TrainingResult
@@ -62,24 +70,36 @@ class _Held(msgspec.Struct, frozen=True):
 class TrainerHandler:
     """See `driftline.handler.Handler` for what each method owes.
 
-    `count` says how many records the outcomes topic holds.
+    `count` says how many records the outcomes topic holds. What it writes to `models` is signed by
+    `signer`; what it reads there must be signed by a `trusted` key. `seen` are the champion's
+    pointers that inference has seen.
     """
 
     def __init__(
-        self, stream: Stream, runner: Runner, clock: Clock, count: Callable[[], int]
+        self,
+        stream: Stream,
+        runner: Runner,
+        clock: Clock,
+        count: Callable[[], int],
+        *,
+        signer: Signer,
+        trusted: Trusted,
+        seen: Sequence[Seen] = (),
     ) -> None:
         self._stream = stream
         self._topics = Topics(stream)
         self._runner = runner
         self._clock = clock
         self._count = count
-        self._catalog = Catalog()
+        self._signer = signer
+        self._seen = tuple(seen)
+        self._catalog = Catalog(trusted)
         self._queue: list[_Asked] = []
         self._work: _Work | None = None
         self._decided: set[str] = set()
         self._resumed: dict[TopicPartition, Committed] = {}
         self._sent: RolePointer | None = None  # until it is read back
-        self._restated: str | None = None
+        self._restated: frozenset[ModelsEvent] = frozenset()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -98,30 +118,34 @@ class TrainerHandler:
         return self._work.asked.request.id if self._work else None
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        letters = []
         for message in messages:
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
-                letters.append(self._refuse(message, error.message))
+                # Inference reads it too, and makes it a dead letter.
+                log.warning("ignoring a record of the models topic: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
                 if self._catalog.champion != self._sent:
                     log.warning(
-                        "model %s was promoted too late: a person pointed elsewhere first",
+                        "model %s was not promoted: %s",
                         self._sent.digest,
+                        self._catalog.refused.get(CHAMPION_KEY, "another pointer came first"),
                     )
                 self._sent = None
-        return letters
+        return ()
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         self._resumed = dict(resume)
+        for seen in self._seen:
+            self._catalog.remember(seen.sequence, seen.champion)
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions:
             return
         self._runner.cancel()
-        self._work = self._sent = self._restated = None
+        self._work = self._sent = None
+        self._restated = frozenset()
         self._queue = []
         self._decided = set()
 
@@ -230,7 +254,7 @@ class TrainerHandler:
         if announced is None:
             return [self._decide(work.asked, result)]
         is_new = announced.digest not in self._catalog.announcements
-        output = [announcement_record(self._topics, announced)] if is_new else []
+        output = [self._signed(announced)] if is_new else []
         stays = self._why_not_promoted(work)
         if stays is None:
             self._sent = self._catalog.pointer(
@@ -240,7 +264,7 @@ class TrainerHandler:
                 at=self._now(),
                 cause=work.asked.request.id,
             )
-            output.append(pointer_record(self._topics, self._sent))
+            output.append(self._signed(self._sent))
         output.append(self._decide(work.asked, result, stays=stays))
         return output
 
@@ -281,14 +305,14 @@ class TrainerHandler:
     # ---- helpers --------------------------------------------------------------------------------
 
     def _restate(self) -> list[Outgoing]:
-        """Say again who the champion is, after a pointer that came too late: see `Catalog`."""
-        pointer = self._catalog.restatement()
-        if pointer is None:
-            self._restated = None
-        elif self._restated != pointer.id:
-            self._restated = pointer.id
-            return [pointer_record(self._topics, pointer)]
-        return []
+        """Publish again, signed, what compaction would otherwise take: see `Catalog`."""
+        restated = self._catalog.restatements()
+        fresh = [event for event in restated if event not in self._restated]
+        self._restated = frozenset(restated)
+        return [self._signed(event) for event in fresh]
+
+    def _signed(self, event: ModelsEvent) -> Outgoing:
+        return sign(record_of(self._topics, event), self._signer)
 
     def _now(self) -> str:
         return format_time(round(self._clock.time() * 1e6))

@@ -9,7 +9,6 @@ import msgspec
 import typer
 from rich.table import Table
 
-from driftline.broker.port import Outgoing
 from driftline.cli.options import (
     BootstrapServers,
     Context,
@@ -21,14 +20,18 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.errors import SettingsError
-from driftline.events import Freeze, ModelAnnounced, RolePointer, event_id
+from driftline.events import ModelAnnounced, ModelsEvent, RolePointer
 from driftline.models.catalog import (
+    CHAMPION_KEY,
+    FREEZE_KEY,
     Catalog,
-    freeze_record,
-    pointer_record,
+    key_of,
     read_catalog,
+    record_of,
 )
+from driftline.models.keys import Signer, Trusted
 from driftline.models.package import Manifest
+from driftline.models.signed import sign
 from driftline.topics import Topics
 
 models = typer.Typer(
@@ -82,6 +85,8 @@ def list_(
         for line in found:
             print(msgspec.json.encode(line).decode())
         return
+    for key, why in catalog.refused.items():
+        stdout.print(f"ignored record {key}: {why}", style="red", markup=False, soft_wrap=True)
     if not found:
         stdout.print("no models; `driftline train FILE --data DATA` makes the first")
         return
@@ -236,6 +241,28 @@ def export(
         stdout.print(str(path), markup=False, soft_wrap=True)
 
 
+@models.command("sign")
+def sign_(
+    stream: StreamOption = None,
+    bootstrap_server: BootstrapServers = None,
+) -> None:
+    """Sign announcements, champion and freeze that were written before Driftline signed them.
+
+    A running trainer does this by itself. Look at `driftline models list` first: what counts now is
+    what will be signed.
+
+    Example: driftline models sign --stream elec2.toml
+    """
+    context = open_context(stream, bootstrap_server)
+    signer = Signer(context.settings.keys)
+    events = _catalog(context).restatements()
+    _send(context, signer, *events)
+    for event in events:
+        stdout.print(f"signed: {key_of(event)}", markup=False, soft_wrap=True)
+    if not events:
+        stdout.print("everything that counts is signed")
+
+
 def freeze(
     file: StreamFile = None,
     off: Annotated[bool, typer.Option("--off", help="Allow automatic promotion again.")] = False,
@@ -247,9 +274,11 @@ def freeze(
     Example: driftline freeze elec2.toml --reason "audit until Friday"
     """
     context = open_context(file, bootstrap_server)
-    at = _now()
-    event = Freeze(id=event_id("freeze", not off, at), frozen=not off, reason=reason, at=at)
-    _send(context, freeze_record(Topics(context.stream), event))
+    signer = Signer(context.settings.keys)
+    event = _catalog(context).freezing(frozen=not off, reason=reason, at=_now())
+    _send(context, signer, event)
+    if _catalog(context).freeze != event:
+        raise _not_taken(context, FREEZE_KEY)
     stdout.print("automatic promotion is allowed" if off else "automatic promotion is frozen")
 
 
@@ -257,7 +286,8 @@ def freeze(
 
 
 def _catalog(context: Context) -> Catalog:
-    return read_catalog(context.broker, Topics(context.stream))
+    trusted = Trusted(context.settings.keys)
+    return read_catalog(context.broker, Topics(context.stream), trusted)
 
 
 def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
@@ -279,22 +309,35 @@ def _point(context: Context, catalog: Catalog, announced: ModelAnnounced, reason
     if announced.digest == catalog.champion_digest:
         stdout.print(f"{_short(announced.digest)} is the champion already")
         return
-    topics = Topics(context.stream)
+    signer = Signer(context.settings.keys)
     pointer: RolePointer = catalog.pointer(announced.digest, by="person", reason=reason, at=_now())
-    _send(context, pointer_record(topics, pointer))
+    _send(context, signer, pointer)
     now = _catalog(context)
     if now.champion is None or now.champion.id != pointer.id:
-        raise SettingsError(
-            f"another champion was named at the same moment: {now.champion_digest}",
-            hint="look at `driftline models list` and try again",
-        )
+        # Ours is the newest of its key, and compaction would keep it rather than the other one.
+        _send(context, signer, *now.restatements())
+        raise _not_taken(context, CHAMPION_KEY)
     stdout.print(f"champion: {_short(announced.digest)}")
 
 
-def _send(context: Context, record: Outgoing) -> None:
+def _not_taken(context: Context, key: str) -> SettingsError:
+    why = _catalog(context).refused.get(key)
+    if why is None:
+        return SettingsError(
+            f"{key}: another one was written at the same moment, and counts",
+            hint="look at `driftline models list` and try again",
+        )
+    return SettingsError(
+        f"{key}: readers will ignore what was written: {why}",
+        hint="`driftline keys trust signing.pub`, wherever this stream's services run",
+    )
+
+
+def _send(context: Context, signer: Signer, *events: ModelsEvent) -> None:
     producer = context.broker.producer(client_id="driftline-models")
     try:
-        producer.send(record)
+        for event in events:
+            producer.send(sign(record_of(Topics(context.stream), event), signer))
         producer.flush()
     finally:
         producer.close()

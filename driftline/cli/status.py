@@ -18,6 +18,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.errors import BrokerError
+from driftline.models.keys import Trusted
 from driftline.operations import Status
 from driftline.operations import status as look
 from driftline.processes import file_digest, folder_of
@@ -43,7 +44,7 @@ def status(
     )
     problems = tuple(here.problems())
     try:
-        found = look(context.broker, context.stream, here)
+        found = look(context.broker, context.stream, here, Trusted(context.settings.keys))
     except BrokerError:
         # Without a broker something is known all the same.
         if not json:
@@ -71,9 +72,12 @@ def _show(found: Status) -> None:
     stdout.print(f"answering: {answering}", highlight=False)
     frozen = " (automatic promotion is frozen)" if found.frozen else ""
     stdout.print(f"champion:  {short_digest(found.champion)}{frozen}", highlight=False)
+    refused = dict(found.refused)
     for worker in workers:
-        for digest, why in worker.said.refused.items() if worker.alive else ():
-            stdout.print(f"refused:   {short_digest(digest)}: {escape(why)}", style="red")
+        refused |= worker.said.refused if worker.alive else {}
+    for name, why in refused.items():
+        what = short_digest(name) if name.startswith("sha256:") else escape(name)
+        stdout.print(f"refused:   {what}: {escape(why)}", style="red")
     drift, decision = found.drift, found.decision
     if drift is not None:
         said = f"{drift.kind} {drift.action} at {drift.position}: {drift.message}"

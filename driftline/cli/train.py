@@ -60,6 +60,7 @@ def train(
     Example: driftline train elec2.toml --data elec2.csv.gz -b local
     """
     from driftline.models.catalog import read_catalog
+    from driftline.models.keys import Trusted
     from driftline.topics import Topics, require
     from trainer.first import train_first
 
@@ -70,7 +71,7 @@ def train(
         require(admin, topics)  # before the work, not after it
     finally:
         admin.close()
-    catalog = read_catalog(context.broker, topics)
+    catalog = read_catalog(context.broker, topics, Trusted(context.settings.keys))
     promote = promote or catalog.champion is None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(

@@ -177,8 +177,10 @@ def _create_topics(context: Context, json: bool) -> None:
 
 def _has_champion(context: Context) -> bool:
     from driftline.models.catalog import read_catalog
+    from driftline.models.keys import Trusted
 
-    return read_catalog(context.broker, Topics(context.stream)).champion_digest is not None
+    trusted = Trusted(context.settings.keys)
+    return read_catalog(context.broker, Topics(context.stream), trusted).champion is not None
 
 
 def _ask(folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str) -> Request:

@@ -1,4 +1,6 @@
-"""Ed25519 keys: the trainer signs a package's digest; loaders ask for a trusted signature.
+"""Ed25519 keys: who publishes signs; readers ask for a signature by a trusted key.
+
+A package is signed by the text of its digest, a record of the `models` topic by `models.signed`.
 
 A key folder holds `signing.pem` (private, readable by its owner alone), `signing.pub` (to hand out)
 and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
@@ -28,7 +30,7 @@ _TRUSTED = "trusted"
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A detached signature over the text of a digest. `value` is hex."""
+    """A detached signature. `value` is hex."""
 
     value: str
     key_id: str
@@ -80,7 +82,7 @@ def signing_key(folder: Path) -> str | None:
 
 
 class Signer:
-    """Signs digests with the folder's private key. Raises SettingsError if there is none."""
+    """Signs with the folder's private key. Raises SettingsError if there is none."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / _PRIVATE
@@ -98,8 +100,12 @@ class Signer:
         self.key_id = key_id(key.public_key())
 
     def sign(self, digest: str) -> Signature:
-        """Sign a digest (`sha256:…`)."""
-        return Signature(value=self._key.sign(digest.encode()).hex(), key_id=self.key_id)
+        """Sign a package's digest (`sha256:…`)."""
+        return self.sign_bytes(digest.encode())
+
+    def sign_bytes(self, data: bytes) -> Signature:
+        """Sign other bytes; they must not begin like a digest."""
+        return Signature(value=self._key.sign(data).hex(), key_id=self.key_id)
 
 
 class Trusted:
@@ -109,31 +115,49 @@ class Trusted:
         self._folder = folder / _TRUSTED
 
     def ids(self) -> tuple[str, ...]:
-        """Ids of the trusted keys, sorted."""
-        return tuple(sorted(path.stem for path in self._folder.glob("*.pem")))
+        """Return the ids of the trusted keys, sorted. Raises SettingsError if the folder cannot be
+        read; a folder that does not exist trusts nobody."""
+        try:
+            names = [path.name for path in self._folder.iterdir()]
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise SettingsError(
+                f"cannot list the trusted keys in {self._folder}: {error.strerror}",
+                hint="the service's user must be able to read this folder",
+            ) from error
+        return tuple(sorted(name.removesuffix(".pem") for name in names if name.endswith(".pem")))
 
     def verify(self, digest: str, signature: Signature | None) -> None:
         """Raise UntrustedPackage unless a trusted key signed this digest."""
+        self.verify_bytes(digest, digest.encode(), signature)
+
+    def verify_bytes(self, name: str, data: bytes, signature: Signature | None) -> None:
+        """Raise UntrustedPackage unless a trusted key signed these bytes; `name` says what they
+        are. A trusted key that cannot be read trusts nothing."""
         if signature is None:
-            raise UntrustedPackage(f"{digest}: unsigned", hint="`driftline train` signs packages")
-        # The id comes from outside: it selects among what is there and never forms a path.
-        if signature.key_id not in self.ids():
-            raise UntrustedPackage(
-                f"{digest}: signed by key {signature.key_id!r}, which is not trusted here",
-                hint="`driftline keys trust FILE` trusts a public key",
-            )
-        public = _read_public(self._folder / f"{signature.key_id}.pem")
+            raise UntrustedPackage(f"{name}: unsigned", hint="`driftline train` signs packages")
+        try:
+            # The id comes from outside: it selects among what is there and never forms a path.
+            if signature.key_id not in self.ids():
+                raise UntrustedPackage(
+                    f"{name}: signed by key {signature.key_id[:64]!r}, which is not trusted here",
+                    hint="`driftline keys trust FILE` trusts a public key",
+                )
+            public = _read_public(self._folder / f"{signature.key_id}.pem")
+        except SettingsError as error:
+            raise UntrustedPackage(f"{name}: {error.message}", hint=error.hint) from error
         if key_id(public) != signature.key_id:
             raise UntrustedPackage(
-                f"{digest}: trusted key {signature.key_id!r} is stored under another's name",
+                f"{name}: trusted key {signature.key_id!r} is stored under another's name",
                 hint="`driftline keys trust FILE` stores it rightly",
             )
         try:
-            public.verify(bytes.fromhex(signature.value), digest.encode())
+            public.verify(bytes.fromhex(signature.value), data)
         except (InvalidSignature, ValueError) as error:
             raise UntrustedPackage(
-                f"{digest}: its signature does not hold for key {signature.key_id}",
-                hint="fetch the package again, or train a new one",
+                f"{name}: its signature does not hold for key {signature.key_id}",
+                hint="fetch it again, or publish it anew",
             ) from error
 
 

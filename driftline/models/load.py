@@ -90,7 +90,7 @@ class Models:
 
     def __init__(self, store: ModelStore, trusted: Trusted, stream: Stream) -> None:
         self.store = store
-        self._trusted = trusted
+        self.trusted = trusted
         self._stream = stream
 
     @classmethod
@@ -102,10 +102,12 @@ class Models:
         """Fetch and verify, by announcement or digest. The signature is the announced one, or
         else the store's. Raises PackageError."""
         digest = announced if isinstance(announced, str) else announced.digest
-        data, signature = self.store.get(digest)
+        data = self.store.get(digest)
         if isinstance(announced, ModelAnnounced):
-            signature = Signature(announced.signature, announced.key_id)
-        return verify(digest, data, signature, self._trusted)
+            signature: Signature | None = Signature(announced.signature, announced.key_id)
+        else:
+            signature = self.store.signature(digest)
+        return verify(digest, data, signature, self.trusted)
 
     def load(self, announced: ModelAnnounced | str) -> Model:
         """A model, not yet warm nor checked. Raises PackageError.

@@ -7,12 +7,16 @@ decided in `load`. A package is never changed or overwritten with other bytes.
 import hashlib
 import os
 import re
+from typing import Final
 
 import msgspec
 
-from driftline.errors import PackageError, PackageNotFound
+from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
+# Four times the largest forest that was measured; a reader holds it in memory.
+MAX_PACKAGE_BYTES: Final = 256 << 20
+_MAX_SIGNATURE_BYTES: Final = 4096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -37,7 +41,7 @@ class ModelStore:
     def put(self, data: bytes, signature: Signature | None) -> str:
         """Store a package, then its signature; returns its location. Doing it twice is harmless.
 
-        Raises PackageError if the store cannot be written.
+        Raises StoreUnavailable if the store cannot be written.
         """
         path = self._path(digest_of(data), "zip")
         try:
@@ -46,41 +50,62 @@ class ModelStore:
                 self._write(path, data)
             if signature is not None:
                 self._write(self._path(digest_of(data), "sig"), msgspec.json.encode(signature))
-        except OSError as error:
-            raise PackageError(
-                f"{self.url}: cannot store the package: {error}",
-                hint="DRIFTLINE_MODEL_STORE says where packages are kept",
-            ) from error
+        except Exception as error:  # as in `get`
+            raise self._unavailable("cannot store the package", error) from error
         # As configured, not made absolute: the same run elsewhere then announces the same.
         return f"{self.url.rstrip('/')}/{path.rpartition('/')[2]}"
 
-    def get(self, digest: str) -> tuple[bytes, Signature | None]:
-        """A package's bytes and signature, neither of them checked.
+    def get(self, digest: str) -> bytes:
+        """Return a package's bytes, not checked.
 
-        Raises PackageNotFound; PackageError if the store cannot be read or the digest is none.
+        Raises PackageNotFound, StoreUnavailable; PackageError if the digest is none, or the package
+        is larger than any may be.
         """
         path = self._path(digest, "zip")
         try:
+            if (self._files.size(path) or 0) > MAX_PACKAGE_BYTES:
+                raise PackageError(
+                    f"{self.url}: {digest} is larger than {MAX_PACKAGE_BYTES >> 20} MiB",
+                    hint="train smaller models: fewer trees, or less depth",
+                )
             data: bytes = self._files.cat_file(path)
+        except PackageError:
+            raise
         except FileNotFoundError as error:
             raise PackageNotFound(
                 f"{self.url} does not hold {digest}",
                 hint="DRIFTLINE_MODEL_STORE must be the store that the trainer writes to",
             ) from error
-        except OSError as error:
-            raise PackageError(f"{self.url}: cannot read {digest}: {error}") from error
-        return data, self._signature(digest)
+        except Exception as error:  # each fsspec driver has exceptions of its own
+            raise self._unavailable(f"cannot read {digest}", error) from error
+        return data
 
-    def _signature(self, digest: str) -> Signature | None:
+    def signature(self, digest: str) -> Signature | None:
+        """Return the signature that was stored with a package, not checked.
+
+        Raises StoreUnavailable; PackageError if the file is not a signature.
+        """
+        path = self._path(digest, "sig")
         try:
-            raw: bytes = self._files.cat_file(self._path(digest, "sig"))
-            return msgspec.json.decode(raw, type=Signature)
+            if (self._files.size(path) or 0) > _MAX_SIGNATURE_BYTES:
+                raise PackageError(f"{self.url}: the signature of {digest} is too large")
+            return msgspec.json.decode(self._files.cat_file(path), type=Signature)
+        except PackageError:
+            raise
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except msgspec.DecodeError as error:
             raise PackageError(
                 f"{self.url}: cannot read the signature of {digest}: {error}"
             ) from error
+        except Exception as error:  # as in `get`
+            raise self._unavailable(f"cannot read the signature of {digest}", error) from error
+
+    def _unavailable(self, what: str, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            f"{self.url}: {what}: {str(error) or type(error).__name__}",
+            hint="DRIFTLINE_MODEL_STORE says where packages are kept",
+        )
 
     def _write(self, path: str, data: bytes) -> None:
         # A reader must never meet half a file: write beside it, then rename.

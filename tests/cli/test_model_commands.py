@@ -14,6 +14,7 @@ from driftline.cli.models import freeze, models
 from driftline.cli.train import labelled_records, train
 from driftline.errors import DataError, DriftlineError, SettingsError, TopicMismatch
 from driftline.models.catalog import read_catalog
+from driftline.models.keys import Trusted
 from driftline.stream import load
 from driftline.topics import Topics, apply
 from producers.iris import STREAM_FILE
@@ -52,7 +53,7 @@ def test_the_first_model_is_trained_stored_and_made_champion(broker: MemoryBroke
     output = call(*TRAIN)
     assert "logistic_regression" in output
     assert "it is the champion now" in output
-    catalog = read_catalog(broker, Topics(load(Path("iris.toml"))))
+    catalog = read_catalog(broker, Topics(load(Path("iris.toml"))), Trusted(Path("home/keys")))
     digest = catalog.champion_digest
     assert digest is not None
     assert digest in output

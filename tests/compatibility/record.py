@@ -27,11 +27,13 @@ from driftline.cli.compose import build_loop
 from driftline.clock import ManualClock
 from driftline.codec.labels import LabelCodec
 from driftline.codec.values import format_time
-from driftline.events import Freeze, RetrainRequest, event_id
+from driftline.events import RetrainRequest, event_id
 from driftline.handler import Handler
 from driftline.loop import Loop
 from driftline.models import catalog as catalogs
+from driftline.models.keys import Signer, Trusted
 from driftline.models.load import Models
+from driftline.models.signed import sign
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, loads
 from driftline.topics import SERVICES, Service, Topics
@@ -243,12 +245,13 @@ def record(work: Path, text: str) -> None:
             producer.send(Outgoing(topics.retrain, b"{}", b"?", 0))
     clock.advance(15)  # a silent partition gets watermarks
     settle(loops)
+    signer = Signer(settings.keys)
     now = format_time(round(clock.time() * 1e6))
-    known = catalogs.read_catalog(broker, topics)
+    known = catalogs.read_catalog(broker, topics, Trusted(settings.keys))
     back = known.pointer(first.digest, by="person", reason="complaints", at=now)
-    producer.send(catalogs.pointer_record(topics, back))
-    freeze = Freeze(id=event_id("freeze", True, now), frozen=True, reason="audit", at=now)
-    producer.send(catalogs.freeze_record(topics, freeze))
+    producer.send(sign(catalogs.pointer_record(topics, back), signer))
+    freeze = known.freezing(frozen=True, reason="audit", at=now)
+    producer.send(sign(catalogs.freeze_record(topics, freeze), signer))
     settle(loops)
     for loop in loops.values():
         loop.close()

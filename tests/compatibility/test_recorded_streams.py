@@ -17,8 +17,8 @@ from driftline.codec.columns import Batch
 from driftline.codec.labels import LabelCodec
 from driftline.codec.records import RecordCodec
 from driftline.events import Outcome, Prediction
-from driftline.models.catalog import read_catalog
-from driftline.models.keys import new_key
+from driftline.models.catalog import Catalog, read_catalog
+from driftline.models.keys import Trusted, new_key
 from driftline.models.load import Models
 from driftline.reconcile import reconcile
 from driftline.scan import ranges, scan
@@ -51,6 +51,9 @@ class Recording:
     def messages(self, topic: str) -> Iterator[Message]:
         for batch in scan(self.broker, ranges(self.broker, [topic])):
             yield from batch
+
+    def catalog(self) -> Catalog:
+        return read_catalog(self.broker, self.topics, Trusted(self.settings.keys))
 
     def predictions(self) -> list[Prediction]:
         decoder = envelope.predictions_decoder
@@ -119,7 +122,7 @@ def test_every_record_is_decoded(recording: Recording) -> None:
 
 def test_every_package_is_verified_and_scores_as_it_did(recording: Recording) -> None:
     models = Models.of(recording.settings, recording.stream)
-    catalog = read_catalog(recording.broker, recording.topics)
+    catalog = recording.catalog()
     predictions = recording.predictions()
     by_model = Counter(prediction.model for prediction in predictions)
     assert set(by_model) <= set(catalog.announcements)
@@ -137,7 +140,7 @@ def test_every_package_is_verified_and_scores_as_it_did(recording: Recording) ->
 
 
 def test_the_pointers_and_the_freeze_are_honoured(recording: Recording) -> None:
-    catalog = read_catalog(recording.broker, recording.topics)
+    catalog = recording.catalog()
     assert catalog.champion_digest == recording.expected.champion
     assert catalog.frozen == recording.expected.frozen
 
@@ -151,9 +154,7 @@ def test_services_go_on_without_losing_or_repeating_anything(recording: Recordin
     predictions = recording.predictions()
     assert len(predictions) == predicted + expected.unread
     assert len({prediction.source for prediction in predictions}) == len(predictions)
-    assert {p.model for p in predictions[-3:]} <= set(
-        read_catalog(recording.broker, topics).announcements
-    )
+    assert {p.model for p in predictions[-3:]} <= set(recording.catalog().announcements)
     outcomes = recording.outcomes()
     assert len({(outcome.source, outcome.revision) for outcome in outcomes}) == len(outcomes)
     for topic in decided:
@@ -174,6 +175,12 @@ def test_services_go_on_without_losing_or_repeating_anything(recording: Recordin
 def test_new_records_are_scored_by_the_recorded_champion(recording: Recording) -> None:
     old = {prediction.source for prediction in recording.predictions()}
     recording.go_on()
+    catalog = recording.catalog()
+    assert (catalog.champion_digest, catalog.frozen) == (
+        recording.expected.champion,
+        recording.expected.frozen,
+    )
+    assert catalog.restatements() == (), "the trainer has signed what counts"
     fresh = [one for one in recording.predictions() if one.source not in old]
     assert {prediction.model for prediction in fresh} == {recording.expected.champion}
 

@@ -15,15 +15,17 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import ManualClock
-from driftline.codec.envelope import predictions_decoder
-from driftline.events import Prediction, RefusedRecord, Watermark
-from driftline.models.catalog import Catalog, announcement_record
-from driftline.models.keys import Trusted, new_key
+from driftline.codec.envelope import encode, predictions_decoder
+from driftline.events import ModelAnnounced, Prediction, RefusedRecord, Watermark
+from driftline.models.catalog import Catalog
+from driftline.models.keys import Signer, Trusted, new_key
 from driftline.models.load import Models
+from driftline.models.signed import sign
 from driftline.models.store import ModelStore
 from driftline.settings import load_settings
 from driftline.stream import Record, Stream, loads
 from driftline.topics import MAX_RECORD_BYTES, Topics
+from tests.world import said
 from trainer.first import TrainedModel, train_first
 
 STREAM = loads(
@@ -74,13 +76,13 @@ class Service:
         models = Models(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
         self.handler = InferenceHandler(stream, models, self.clock)
         self.handler.assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
-        self.catalog = Catalog()
+        self.catalog = Catalog(Trusted(home / "keys"))
         self.offset = 0
 
-    def publish(self, model: TrainedModel, **changes: str) -> None:
-        announced = msgspec.structs.replace(model.announcement, **changes)
-        for sent in (announcement_record(TOPICS, announced), model.records[1]):
-            message = self._message("s.models", sent.value)
+    def publish(self, model: TrainedModel) -> None:
+        for sent in model.records:
+            self.offset += 1
+            message = said(sent, self.offset)
             self.catalog.apply(message)
             self.handler.follow([message])
 
@@ -94,6 +96,20 @@ class Service:
     def _message(self, topic: str, value: bytes | None, partition: int = 0) -> Message:
         self.offset += 1
         return Message(topic, partition, self.offset, b"key", value)
+
+
+def successor(home: Path, first: TrainedModel) -> TrainedModel:
+    """Another model, which replaces the first one as champion."""
+    catalog = Catalog(Trusted(home / "keys"))
+    for sent in first.records:
+        catalog.apply(said(sent))
+    return trained(home, flip=True, catalog=catalog)
+
+
+def changed(record: Outgoing, announcement: ModelAnnounced, home: Path, **changes: str) -> Outgoing:
+    """An announcement with other fields, signed all the same."""
+    value = encode(msgspec.structs.replace(announcement, **changes))
+    return sign(msgspec.structs.replace(record, value=value), Signer(home / "keys"))
 
 
 def record(row: int, **fields: object) -> bytes:
@@ -272,7 +288,8 @@ def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
     digest = bad.announcement.digest
     path = Path(bad.announcement.location.removeprefix("file://"))
     kept = path.read_bytes()
-    changes: dict[str, str] = {}
+    signature = path.with_suffix(".sig")
+    announced, pointer = bad.records
     try:
         match fault:
             case "tampered":
@@ -280,10 +297,13 @@ def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
             case "gone":
                 path.unlink()
             case "unsigned":
-                changes = {"signature": ""}
+                announced = changed(announced, bad.announcement, home, signature="")
+                signature.unlink()
             case "wrong key":
-                changes = {"key_id": new_key(tmp_path / "other")}
-        service.publish(bad, **changes)
+                other = new_key(tmp_path / "other")
+                announced = changed(announced, bad.announcement, home, key_id=other)
+                signature.write_bytes(b'{"value":"00","key_id":"%s"}' % other.encode())
+        service.publish(msgspec.structs.replace(bad, records=(announced, pointer)))
         assert predicted(service.send(record(1)))[0].model == first.announcement.digest
         assert digest in service.handler.refused
     finally:
@@ -293,14 +313,26 @@ def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
 def test_after_a_restart_a_bad_champion_makes_way_for_its_parent(
     home: Path, first: TrainedModel
 ) -> None:
-    catalog = Catalog()
-    for sent in first.records:
-        catalog.apply(Message("s.models", 0, 0, sent.key, sent.value))
-    bad = trained(home, flip=True, catalog=catalog)
+    bad = successor(home, first)
     service = Service(home)
-    unsigned = msgspec.structs.replace(bad.announcement, signature="00")
-    messages = [first.records[0], announcement_record(TOPICS, unsigned), bad.records[1]]
-    service.handler.follow(
-        [Message("s.models", 0, i, m.key, m.value) for i, m in enumerate(messages)]
-    )
-    assert service.handler.model == first.announcement.digest
+    path = Path(bad.announcement.location.removeprefix("file://"))
+    kept = path.read_bytes()
+    try:
+        path.write_bytes(kept[:-1])
+        service.publish(msgspec.structs.replace(bad, records=(first.records[0], *bad.records)))
+        assert service.handler.model == first.announcement.digest
+        assert bad.digest in service.handler.refused
+    finally:
+        path.write_bytes(kept)
+
+
+def test_a_forged_announcement_does_not_keep_its_model_from_answering(
+    home: Path, first: TrainedModel
+) -> None:
+    """The signed pointer names the digest, and the store has the package and its signature."""
+    good = successor(home, first)
+    forged = changed(good.records[0], good.announcement, home, signature="00")
+    for records in ((forged, good.records[1]), (good.records[1], forged), (good.records[1],)):
+        service = Service(home)
+        service.publish(msgspec.structs.replace(good, records=(first.records[0], *records)))
+        assert service.handler.model == good.digest

@@ -13,6 +13,7 @@ import msgspec
 from driftline.codec.envelope import decode, retrain_decoder
 from driftline.events import ModelAnnounced, RetrainDecision, RetrainRequest
 from driftline.models.catalog import Catalog
+from driftline.models.keys import Trusted
 from driftline.reconcile import Reconciliation, reconcile
 from tests.faults.site import Site
 from tests.replay import Written
@@ -109,7 +110,7 @@ def asked(site: Site) -> Asked:
             requests.append(event.id)
         elif isinstance(event, RetrainDecision):
             decisions[event.request] += 1
-    catalog = Catalog()
+    catalog = Catalog(Trusted(site.settings.keys))
     for message in site.messages(site.topics.models):
         told = catalog.apply(message)
         if isinstance(told, ModelAnnounced) and told.cause is not None:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from driftline.models.keys import Trusted
 from driftline.operations import status
 from driftline.processes import folder_of
 from driftline.reconcile import Reconciliation
@@ -152,7 +153,7 @@ def _unread(site: Site) -> dict[str, int]:
     """Offsets before inference and the join. A marker at the end of a partition is never read."""
     folder = folder_of(site.settings, site.stream)
     here = look_at_workers(folder, None, now=datetime.now(UTC))
-    found = status(site.broker, site.stream, here)
+    found = status(site.broker, site.stream, here, Trusted(site.settings.keys))
     markers = {"predictions": site.scenario.partitions}
     return {
         f"{service.service} {role}": max(0, lag - markers.get(role, 0))

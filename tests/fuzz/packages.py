@@ -23,7 +23,7 @@ def _package() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         trained = first_model(CLASSIFICATION, home)
-        return ModelStore(settings(home).model_store).get(trained.digest)[0]
+        return ModelStore(settings(home).model_store).get(trained.digest)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from driftline.broker.port import Committed, Message
+from driftline.broker.port import Committed, Message, Outgoing
 from driftline.codec import envelope
 from driftline.codec.labels import LabelCodec
 from driftline.codec.predictions import PredictionEncoder
@@ -21,10 +21,13 @@ from driftline.codec.records import RecordCodec
 from driftline.codec.values import format_time
 from driftline.errors import DriftlineError
 from driftline.events import Event, Prediction
-from driftline.models.catalog import Catalog
+from driftline.models.catalog import CHAMPION_KEY, Catalog, key_of
+from driftline.models.signed import sign
 from driftline.scan import handled
 from driftline.stream import loads
+from driftline.topics import Topics
 from tests.fuzz import packages, streams
+from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = ROOT / "tests" / "golden"
@@ -205,24 +208,37 @@ def _check_stream_file(value: bytes) -> None:
 
 
 def _check_pointers(value: bytes) -> None:
-    """One event a line, as the `models` topic has them; some readers begin in the middle."""
-    catalog, lines = Catalog(), value.split(b"\n")
+    """One event a line, as the `models` topic has them, most of them signed; some readers begin in
+    the middle."""
+    catalog, lines = Catalog(TRUSTED), value.split(b"\n")
     for offset, line in enumerate(lines):
         try:
-            catalog.apply(Message("s.models", 0, offset, None, line or None))
+            catalog.apply(_of_models(line, offset))
         except DriftlineError:
             continue
-    champion = catalog.champion
-    if (again := catalog.restatement()) is not None:
-        catalog.apply(Message("s.models", 0, len(lines), None, envelope.encode(again)))
-        if catalog.champion != again and catalog.champion != champion:
-            raise Broken("a restatement changes the champion")
+    champion = catalog.champion_digest
+    for again in catalog.restatements():
+        catalog.apply(signed(Topics(STREAM), again))
+    if catalog.champion_digest != champion:
+        raise Broken("a restatement changes the champion")
     catalog.previous()
     catalog.earlier(3)
+    catalog.lineage()
     pointer = catalog.pointer(MODEL, by="person", reason="r", at="2024-01-01T00:00:00Z")
-    catalog.apply(Message("s.models", 0, len(lines) + 1, None, envelope.encode(pointer)))
+    if pointer.sequence >= 2**53:
+        return  # only by a trusted key
+    catalog.apply(signed(Topics(STREAM), pointer))
     if catalog.champion_digest != MODEL:
         raise Broken("a pointer that replaces the current one does not count")
+
+
+def _of_models(line: bytes, offset: int) -> Message:
+    try:
+        key = key_of(envelope.models_decoder.decode(line))
+    except (ValueError, RecursionError):
+        key = CHAMPION_KEY
+    record = Outgoing("s.models", line or None, key.encode(), 0)
+    return said(record if offset % 4 == 3 else sign(record, SIGNER), offset)
 
 
 def _pointer_seeds() -> Sequence[bytes]:

@@ -46,7 +46,7 @@ def trained(home: Path) -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def data(home: Path, trained: TrainedModel) -> bytes:
-    return ModelStore(settings(home).model_store).get(trained.digest)[0]
+    return ModelStore(settings(home).model_store).get(trained.digest)
 
 
 def models(home: Path) -> Models:

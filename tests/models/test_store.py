@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from driftline.errors import PackageError, PackageNotFound
+from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 from driftline.models.store import ModelStore, digest_of
 
@@ -17,14 +17,16 @@ def test_what_is_put_can_be_got(tmp_path: Path, place: str) -> None:
     store = ModelStore(url)
     location = store.put(b"package", SIGNATURE)
     assert location.endswith(".zip")
-    assert store.get(digest_of(b"package")) == (b"package", SIGNATURE)
+    assert store.get(digest_of(b"package")) == b"package"
+    assert store.signature(digest_of(b"package")) == SIGNATURE
     assert store.put(b"package", SIGNATURE) == location
 
 
 def test_a_package_may_be_there_without_a_signature(tmp_path: Path) -> None:
     store = ModelStore(str(tmp_path))
     store.put(b"package", None)
-    assert store.get(digest_of(b"package")) == (b"package", None)
+    assert store.get(digest_of(b"package")) == b"package"
+    assert store.signature(digest_of(b"package")) is None
 
 
 def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -43,10 +45,38 @@ def test_a_broken_signature_file_is_an_error_that_says_so(tmp_path: Path) -> Non
     store.put(b"package", SIGNATURE)
     next(tmp_path.glob("*.sig")).write_bytes(b"{")
     with pytest.raises(PackageError, match="signature"):
-        store.get(digest_of(b"package"))
+        store.signature(digest_of(b"package"))
 
 
 def test_a_store_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.raises(PackageError, match="cannot store"):
         ModelStore(str(tmp_path / "models")).put(b"package", None)
+
+
+def test_a_package_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("driftline.models.store.MAX_PACKAGE_BYTES", 3)
+    store = ModelStore(str(tmp_path))
+    store.put(b"package", None)
+    with pytest.raises(PackageError, match="larger than"):
+        store.get(digest_of(b"package"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), RuntimeError("403"), EOFError()]
+)
+def test_a_store_that_cannot_be_reached_is_not_one_without_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    store = ModelStore(str(tmp_path))
+    store.put(b"package", SIGNATURE)
+
+    def fail(*_: object) -> bytes:
+        raise error
+
+    monkeypatch.setattr(type(store._files), "cat_file", fail)
+    for call in (store.get, store.signature):
+        with pytest.raises(StoreUnavailable, match="cannot read"):
+            call(digest_of(b"package"))

@@ -16,6 +16,7 @@ from driftline.codec.envelope import decode, encode, rare, retrain_decoder
 from driftline.events import RetrainDecision
 from driftline.loop import Loop
 from driftline.models.catalog import read_catalog
+from driftline.models.keys import Trusted
 from driftline.scan import ranges, scan
 from driftline.settings import Settings, load_settings
 from driftline.stream import Client, Stream
@@ -69,7 +70,7 @@ def test_a_request_becomes_a_champion_and_is_answered_once(tmp_path: Path) -> No
         running.close()
     (decision,) = decisions(broker, CLASSIFICATION)
     assert (decision.published, decision.promoted) == (True, True)
-    catalog = read_catalog(broker, Topics(CLASSIFICATION))
+    catalog = read_catalog(broker, Topics(CLASSIFICATION), Trusted(tmp_path / "keys"))
     assert catalog.champion_digest == decision.model
     assert catalog.previous() == first
 
@@ -105,4 +106,5 @@ def test_on_kafka_it_trains_in_a_process_while_the_loop_goes_on(
     (decision,) = decisions(broker, stream)
     assert decision.promoted, decision.reason
     assert steps > 20
-    assert read_catalog(broker, Topics(stream)).champion_digest == decision.model
+    catalog = read_catalog(broker, Topics(stream), Trusted(tmp_path / "keys"))
+    assert catalog.champion_digest == decision.model

@@ -16,11 +16,11 @@ from driftline.events import (
     RolePointer,
     Trial,
 )
-from driftline.models.catalog import Catalog, announcement_record, freeze_record, pointer_record
+from driftline.models.catalog import Catalog
 from driftline.stream import Stream
 from driftline.topics import Topics
 from tests.training import CLASSIFICATION, request
-from tests.world import announced, pointer
+from tests.world import SIGNER, TRUSTED, announced, pointer, signed
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.service import MAX_ATTEMPTS, TrainerHandler
 
@@ -73,20 +73,24 @@ class Bench:
         self.runner = ByHand()
         self.clock = ManualClock(1_704_067_200.0)
         self.outcomes = 500
-        self.handler = TrainerHandler(stream, self.runner, self.clock, lambda: self.outcomes)
+        self.handler = TrainerHandler(
+            stream,
+            self.runner,
+            self.clock,
+            lambda: self.outcomes,
+            signer=SIGNER,
+            trusted=TRUSTED,
+        )
         self.models: list[Message] = []
         self.retrain: list[Message] = []
         self.decisions: list[RetrainDecision] = []
         self.published: list[ModelsEvent] = []
         self.handler.assigned({RETRAIN: resume or Committed(0)})
-        self.catalog = Catalog()
+        self.catalog = Catalog(TRUSTED)
 
-    def follow(self, *records: Outgoing) -> None:
+    def follow(self, *events: ModelsEvent) -> None:
         """Others write to the models topic."""
-        messages = [
-            Message(TOPICS.models, 0, len(self.models) + i, record.key, record.value)
-            for i, record in enumerate(records)
-        ]
+        messages = [signed(TOPICS, event, len(self.models) + i) for i, event in enumerate(events)]
         self.models += messages
         for message in messages:
             self.catalog.apply(message)
@@ -95,9 +99,7 @@ class Bench:
     def champion(self, digest: str) -> RolePointer:
         """A person makes this model champion."""
         pointer = self.catalog.pointer(digest, by="person", reason="", at=AT)
-        self.follow(
-            announcement_record(TOPICS, announcement(digest)), pointer_record(TOPICS, pointer)
-        )
+        self.follow(announcement(digest), pointer)
         return pointer
 
     def ask(self, *names: str, at: int | None = None) -> None:
@@ -129,13 +131,7 @@ class Bench:
     def read_back(self) -> None:
         """What the handler published comes back on the models topic."""
         published, self.published = self.published, []
-        for event in published:
-            record = (
-                pointer_record(TOPICS, event)
-                if isinstance(event, RolePointer)
-                else announcement_record(TOPICS, event)  # type: ignore[arg-type]
-            )
-            self.follow(record)
+        self.follow(*published)
 
 
 @pytest.fixture
@@ -208,8 +204,7 @@ def test_a_rollback_during_training_wins(bench: Bench) -> None:
 def test_a_frozen_stream_publishes_and_does_not_promote(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
-    freeze = Freeze(id="f", frozen=True, reason="audit until Friday", at=AT)
-    bench.follow(freeze_record(TOPICS, freeze))
+    bench.follow(Freeze(id="f", frozen=True, reason="audit until Friday", at=AT, sequence=1))
     bench.tick(WON)
     assert bench.published == [WON.announcement]
     assert bench.decisions[0].reason.endswith("promotion is frozen: audit until Friday")
@@ -352,23 +347,29 @@ def test_a_newer_request_takes_the_place_of_one_that_waits(bench: Bench) -> None
 def test_bytes_that_are_no_request_become_a_dead_letter(bench: Bench) -> None:
     (letter,) = bench.handler.handle([Message(TOPICS.retrain, 0, 0, b"k", b"{")])
     assert letter.topic == TOPICS.deadletters
-    (letter,) = bench.handler.follow([Message(TOPICS.models, 0, 9, b"k", b"{")])
-    assert letter.topic == TOPICS.deadletters
     assert dict(letter.headers)["driftline_service"] == b"trainer"
+
+
+def test_a_record_of_models_that_nobody_can_read_is_left_to_inference(bench: Bench) -> None:
+    assert not bench.handler.follow([Message(TOPICS.models, 0, 9, b"k", b"{")])
 
 
 def test_a_pointer_that_came_too_late_makes_it_restate_the_champion_once(bench: Bench) -> None:
     champion = bench.catalog.champion
     assert champion is not None
-    late = pointer("late", "unknown", NEW)
+    late = pointer("late", champion.id, NEW, sequence=2)
     bench.champion("sha256:newer")
-    bench.follow(pointer_record(TOPICS, late))
+    bench.follow(late)
     bench.tick()
     bench.tick()
     current = bench.catalog.champion
     assert current is not None
-    assert bench.published == [msgspec.structs.replace(current, replaces=current.id)]
+    (restated,) = bench.published
+    assert isinstance(restated, RolePointer)
+    assert (restated.digest, restated.replaces) == ("sha256:newer", current.id)
+    assert restated.sequence == current.sequence + 1
     bench.read_back()
+    assert bench.catalog.champion == restated
     bench.tick()
     assert bench.published == []
 
