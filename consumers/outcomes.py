@@ -173,7 +173,7 @@ class OutcomesHandler:
         is_label = message.topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
         publication = self._publication(message.partition)
-        self._refuse(side.published, message, reason, publication)
+        self._refuse(0, message, reason, publication)
         side.next_offset = message.offset + 1
         return list(publication.records())
 

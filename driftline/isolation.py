@@ -84,7 +84,6 @@ class Isolation:
     def failed(self, messages: Messages, error: Exception) -> bool:
         """Note that handling these records failed; they must be read again. Returns whether the
         error was tied to one record."""
-        self._unproven.clear()  # they are met again
         if len(messages) == 1:
             reason = f"cannot be processed: {type(error).__name__}: {error}"
             self._culprits[_place(messages[0])] = reason[:_LONGEST_REASON]
@@ -96,6 +95,10 @@ class Isolation:
                 self._suspect[partition] = range(min(first, known.start), max(end, known.stop))
         self._limit = len(messages) // 2
         return False
+
+    def reread(self) -> None:
+        """Note that records which are not committed will be read again."""
+        self._unproven.clear()
 
     def succeeded(self, messages: Messages) -> None:
         """Note that these records were handled."""

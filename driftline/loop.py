@@ -247,6 +247,7 @@ class Loop:
             exactly_once=self._exactly_once,
             max_records=self._max_records,
             followed=self._followed,
+            on_reread=self._isolation.reread,
         )
         return self._session
 

@@ -5,7 +5,7 @@ what was handled. After any failure it can only be abandoned, so nothing is comm
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from driftline.broker.port import (
     Broker,
@@ -30,7 +30,8 @@ class Session:
     """One membership in the group of a service, with the producer and the broadcast consumer.
 
     `followed` holds, per partition of the broadcast topics, the next offset to read; it is advanced
-    when what the handler returned for the records before it is committed.
+    when what the handler returned for the records before it is committed. `on_reread` is called
+    when records that were polled and not committed will be read again, here or by another worker.
     Raises BrokerError when the broker cannot be reached or refuses.
     """
 
@@ -44,6 +45,7 @@ class Session:
         exactly_once: bool,
         max_records: int,
         followed: dict[TopicPartition, int],
+        on_reread: Callable[[], None],
     ) -> None:
         self._handler = handler
         self._broker = broker
@@ -51,6 +53,7 @@ class Session:
         self._exactly_once = exactly_once
         self._max_records = max_records
         self._followed_from = followed
+        self._on_reread = on_reread
         self._in_transaction = False
         self.is_dirty = False  # something was handled or sent since the last commit
         self.was_assigned = False  # partitions were assigned since the handler last saw the group
@@ -170,8 +173,8 @@ class Session:
         """
         self._replace_producer()
         self.is_dirty = False
-        partitions = sorted(self._positions)
-        self._handler.revoked(partitions)
+        partitions = sorted(self._consumer.assignment())
+        self._drop(partitions)
         self._resume(partitions, seek=True)
 
     def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
@@ -197,11 +200,12 @@ class Session:
                 log.warning("transaction lost while handing over partitions: %s", error.message)
                 self._replace_producer()
         self._drop(partitions)
+        self.paused -= frozenset(partitions)
 
     def _drop(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._positions.pop(partition, None)
-        self.paused -= frozenset(partitions)
+        self._on_reread()
         self._handler.revoked(partitions)
 
     def _pause_or_resume(self) -> None:

@@ -162,11 +162,6 @@ class Track(Generic[Part]):
         self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
         self._new_part = new_part
 
-    def skip(self, offset: int) -> bool:
-        """Pass over a record; returns whether it is met for the first time."""
-        self.next_offset = offset + 1
-        return offset >= self._published
-
     def admit(self, arrivals: Arrivals) -> tuple[Ints, NDArray[np.bool_]]:
         """The cell of each record (n,), and whether it counts there (n,).
 

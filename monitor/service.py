@@ -145,17 +145,14 @@ class MonitorHandler:
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         topics = self._topics
         if message.topic == topics.predictions:
-            is_new = self._data.skip(message.partition, message.offset)
+            self._data.skip(message.partition, message.offset)
         elif message.topic == topics.outcomes:
-            is_new = self._performance.skip(message.partition, message.offset)
-        elif message.topic == topics.parts:
-            is_new = self._merger is not None and self._merger.skip(message.offset)
-        else:
-            is_new = message.offset >= self._published
+            self._performance.skip(message.partition, message.offset)
+        elif message.topic == topics.parts and self._merger is not None:
+            self._merger.skip(message.offset)
+        elif message.topic == topics.windows:
             self._read = message.offset + 1
             self._published = max(self._published, self._read)
-        if not is_new:  # it became a dead letter before a restart
-            return []
         return [dead_letter(topics.deadletters, message, reason=reason, service="monitor")]
 
     def tick(self) -> Sequence[Outgoing]:

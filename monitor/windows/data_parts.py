@@ -52,9 +52,9 @@ class DataGathering:
             for bound in self._bounds.values():
                 bound.forget()  # its records may be read here again
 
-    def skip(self, partition: int, offset: int) -> bool:
-        """Pass over a record; returns whether it is met for the first time."""
-        return self._tracks[partition].skip(offset)
+    def skip(self, partition: int, offset: int) -> None:
+        """Pass over a record."""
+        self._tracks[partition].next_offset = offset + 1
 
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""

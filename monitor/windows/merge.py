@@ -64,9 +64,9 @@ class Merger:
         if event.passed is not None:
             merging.advance(message.offset, kind, event.partition, event.passed)
 
-    def skip(self, offset: int) -> bool:
-        """Pass over a record; returns whether it is met for the first time."""
-        return self._merging.read(offset)
+    def skip(self, offset: int) -> None:
+        """Pass over a record."""
+        self._merging.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
         """What is complete of one window, with all that is to be published before it; empty when

@@ -78,10 +78,9 @@ class Merging:
         """The first cell of this kind that was not published."""
         return self._closed[kind]
 
-    def read(self, offset: int) -> bool:
-        """The record at this offset was read; returns whether for the first time."""
+    def read(self, offset: int) -> None:
+        """The record at this offset was read."""
         self._next_offset = offset + 1
-        return offset >= self._published
 
     def advance(self, offset: int, kind: Kind, partition: int, passed: int) -> None:
         """A partition has passed all cells before `passed`."""

@@ -47,9 +47,9 @@ class PerformanceGathering:
         """Forget a partition."""
         self._tracks.pop(partition, None)
 
-    def skip(self, partition: int, offset: int) -> bool:
-        """Pass over a record; returns whether it is met for the first time."""
-        return self._tracks[partition].skip(offset)
+    def skip(self, partition: int, offset: int) -> None:
+        """Pass over a record."""
+        self._tracks[partition].next_offset = offset + 1
 
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""
