@@ -328,6 +328,10 @@ class OutcomesHandler:
             if type(event) is Watermark:
                 # That of a dead letter is not passed on: labels of earlier records may still come.
                 if offset >= published and event.dead_letter is None and event.position is not None:
+                    # Join what was read before it first: time passes behind those records, or a
+                    # batch that spans the horizon would find its own labels late.
+                    join.take_predictions(ids, read, publication)
+                    ids, read = [], []
                     join.progress.take_watermark(event.position)
                 continue
             assert type(event) is _Prediction

@@ -270,6 +270,15 @@ def test_two_records_of_one_id_each_get_their_outcome() -> None:
     assert outcomes(output) == [("7", "b", 0), ("7", "b", 0)]
 
 
+def test_a_watermark_makes_no_label_late_whose_prediction_is_in_its_batch() -> None:
+    """After an outage a batch spans the horizon, and the labels were read long before."""
+    handler = joined()
+    handler.handle([label(row, row, "a", at=row) for row in range(30)])
+    watermark = Message(*PREDICTIONS, 30, None, encode(Watermark(position=30)))
+    output = handler.handle([*(prediction(row, row) for row in range(30)), watermark])
+    assert [record.topic for record in single(output)] == ["s.outcomes"] * 30
+
+
 def test_a_watermark_follows_the_outcomes_of_the_labels_that_were_there() -> None:
     handler = joined()
     message = Message(*PREDICTIONS, 1, None, encode(Watermark(position=9)))
