@@ -5,8 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from driftline.cli.compose import state_of
 from driftline.errors import SettingsError
 from driftline.settings import Settings, load_settings
+from driftline.stream import loads
+from tests.world import STREAM_FILE
 
 SECRET = "hunter2-very-secret"
 
@@ -164,3 +167,16 @@ class TestServers:
         assert SECRET not in str(caught.value)
         with pytest.raises(SettingsError, match="--bootstrap-server"):
             load_settings({}, bootstrap_servers=wrong)
+
+
+def test_streams_of_one_name_with_different_prefixes_keep_their_states_apart() -> None:
+    streams = [
+        loads(STREAM_FILE.replace("kafka = {", 'kafka = { topic_prefix = "' + prefix + '",'))
+        for prefix in ("", "a.", "b.")
+    ]
+    settings = load_settings({"DRIFTLINE_HOME": "home"})
+    assert [str(state_of(settings, stream)) for stream in streams] == [
+        "home/state/s",
+        "home/state/a.s",
+        "home/state/b.s",
+    ]

@@ -44,7 +44,7 @@ def build_handler(
             from consumers.outcomes import OutcomesHandler
 
             # In memory there is no second start that could use it.
-            state = None if in_process else settings.home / "state" / stream.name / "outcomes"
+            state = None if in_process else state_of(settings, stream) / "outcomes"
             return OutcomesHandler(stream, clock, state=state)
         case "monitor":
             from monitor.service import MonitorHandler
@@ -53,7 +53,7 @@ def build_handler(
                 stream,
                 Models.of(settings, stream),
                 reports=reports,
-                state=None if in_process else settings.home / "state" / stream.name / "monitor",
+                state=None if in_process else state_of(settings, stream) / "monitor",
                 in_process=in_process,
             )
         case "trainer":
@@ -104,3 +104,8 @@ def build_loop(
         commit_interval_s=commit_interval_s,
         on_connection=on_connection,
     )
+
+
+def state_of(settings: Settings, stream: Stream) -> Path:
+    """Where services keep caches. Streams of one name may differ in their prefix alone."""
+    return settings.home / "state" / f"{stream.kafka.topic_prefix}{stream.name}"

@@ -36,7 +36,13 @@ class ModelStore:
         import fsspec
 
         self.url = url
-        self._files, self._root = fsspec.core.url_to_fs(url)
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:  # no such protocol, or no driver for it
+            raise PackageError(
+                f"model store {url!r} cannot be used: {error}",
+                hint="DRIFTLINE_MODEL_STORE says where packages are kept",
+            ) from error
 
     def put(self, data: bytes, signature: Signature | None) -> str:
         """Store a package, then its signature; returns its location. Doing it twice is harmless.

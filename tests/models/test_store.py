@@ -80,3 +80,10 @@ def test_a_store_that_cannot_be_reached_is_not_one_without_the_package(
     for call in (store.get, store.signature):
         with pytest.raises(StoreUnavailable, match="cannot read"):
             call(digest_of(b"package"))
+
+
+@pytest.mark.parametrize("url", ["nothing://models", "no-such-protocol+x://a"])
+def test_a_store_of_an_unknown_kind_is_an_error_that_names_the_variable(url: str) -> None:
+    with pytest.raises(PackageError, match="Protocol not known") as caught:
+        ModelStore(url)
+    assert "DRIFTLINE_MODEL_STORE" in caught.value.hint
