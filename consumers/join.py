@@ -32,7 +32,8 @@ class PartitionJoin:
     """The records of one partition of both topics that may still meet.
 
     A prediction and a label of the same id belong together when the label's `@at` is at most a
-    horizon away from the record's position. A record is remembered until the floor of `progress`
+    horizon away from the record's position. Where that is so for several predictions, the label
+    belongs to the first of them alone. A record is remembered until the floor of `progress`
     has passed it by the horizon.
     """
 
@@ -215,13 +216,14 @@ class PartitionJoin:
             for prediction in predictions:
                 if prediction.position < oldest and not prediction.ahead:
                     continue
-                known, revision = self._newest(prediction, earlier) if earlier else (None, -1)
+                known, revision = self._newest(record_id, prediction, earlier)
                 if known is None or known.label != label.label:
                     is_repeated = False
                     if is_new:
                         results.outcome(prediction, label, revision + 1)
                         if revision < 0:
                             self.kept_predictions.block_of(prediction.offset).joined += 1
+                break
             if is_repeated and is_new:
                 results.repeated(label)
             if label.at is None and newest > self.progress.labels.reached:
@@ -248,6 +250,8 @@ class PartitionJoin:
             block = self.kept_labels.block_of(label.offset)
             block.needs = min(block.needs, prediction.offset)
             block.newest = max(block.newest, position)
+            if not is_first and self._owner(record_id, label) is not prediction:
+                continue
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
                     results.refused(label, "late")
@@ -268,18 +272,27 @@ class PartitionJoin:
                 self.progress.raise_floor()
 
     def _newest(
-        self, prediction: KeptPrediction, labels: Sequence[KeptLabel]
+        self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
     ) -> tuple[KeptLabel | None, int]:
         """The newest of the labels that belong to a prediction, and its revision."""
         known, revision = None, -1
         for label in labels:
-            if (
-                self._is_in_time(prediction, label)
-                and self._may_be_of(prediction, label)
-                and (known is None or known.label != label.label)
+            if (known is None or known.label != label.label) and (
+                self._owner(record_id, label) is prediction
             ):
                 known, revision = label, revision + 1
         return known, revision
+
+    def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
+        """The prediction that a label belongs to: the first with its id that it is in time for."""
+        return next(
+            (
+                prediction
+                for prediction in self.kept_predictions.get(record_id)
+                if self._may_be_of(prediction, label) and self._is_in_time(prediction, label)
+            ),
+            None,
+        )
 
     def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
         return (

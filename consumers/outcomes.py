@@ -6,6 +6,7 @@
 | before its prediction | kept; an outcome as soon as the prediction comes |
 | again, the same | counted as repeated; nothing is published |
 | again, changed | an outcome with the next revision, also if both came before the prediction |
+| of an id that several predictions have | the first of them that it is in time for has it |
 | known later than the horizon after its record | a dead letter, whichever of the two came first |
 | no prediction within the horizon | a dead letter |
 | too large together with its prediction | a dead letter |

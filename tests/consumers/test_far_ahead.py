@@ -61,7 +61,7 @@ def handler(resume: Mapping[TopicPartition, Committed] = FROM_START) -> Outcomes
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_one_bad_record_and_one_bad_label_harm_nobody_else(seed: int) -> None:
     random = Random(seed)
     rows = [*range(60)]
@@ -86,7 +86,7 @@ def test_one_bad_record_and_one_bad_label_harm_nobody_else(seed: int) -> None:
         ends = {p: len(log) for p, log in logs.items()}
         join.look(GroupView(dict(positions), ends, dict))
         pending += join.tick()
-        match random.choice(["go on", "go on", "commit", "restart"]):
+        match random.choice(["go on"] * 6 + ["commit"] * 3 + ["restart"]):
             case "commit":
                 committed = dict(join.holds())
                 output += pending

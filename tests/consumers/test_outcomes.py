@@ -265,9 +265,33 @@ def test_a_redelivered_prediction_is_told_by_its_source() -> None:
     assert handler.counts["duplicates"] == 1
 
 
-def test_two_records_of_one_id_each_get_their_outcome() -> None:
-    output = joined().handle([prediction(0, 7), prediction(1, 7), label(0, 7, "b")])
-    assert outcomes(output) == [("7", "b", 0), ("7", "b", 0)]
+@pytest.mark.parametrize("order", ["labels last", "labels first", "labels between"])
+def test_a_label_belongs_to_the_first_record_with_its_id(order: str) -> None:
+    records = [prediction(offset, 7 + offset, record_id="7") for offset in range(3)]
+    labels = [label(offset, 7, value, at=8) for offset, value in enumerate("bbc")]
+    messages = {
+        "labels last": [*records, *labels],
+        "labels first": [*labels, *records],
+        "labels between": [records[0], labels[0], records[1], *labels[1:], records[2]],
+    }[order]
+    handler = joined()
+    output = handler.handle(messages)
+    assert outcomes(output) == [("7", "b", 0), ("7", "c", 1)]
+    assert handler.counts["repeated"] == 1
+    assert not reasons(output)
+
+
+def test_a_label_that_is_too_late_for_the_first_record_with_its_id_is_of_the_next() -> None:
+    handler = joined()
+    records = [prediction(0, 0, record_id="7"), prediction(1, 9, record_id="7")]
+    assert outcomes(handler.handle([*records, label(0, 7, "b", at=15)])) == [("7", "b", 0)]
+
+
+def test_an_id_on_all_records_gives_no_more_outcomes_than_labels() -> None:
+    records = [prediction(offset, offset, record_id="7") for offset in range(40)]
+    labels = [label(offset, 7, "bc"[offset % 2], at=offset) for offset in range(40)]
+    output = joined().handle([m for pair in zip(records, labels, strict=True) for m in pair])
+    assert len(outcomes(output)) + len(reasons(output)) <= len(labels)
 
 
 def test_a_watermark_makes_no_label_late_whose_prediction_is_in_its_batch() -> None:
