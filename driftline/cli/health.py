@@ -40,6 +40,8 @@ def health(
     if json:
         print(msgspec.json.encode(found).decode())
     else:
-        stdout.print(f"{service}-{slot}: {found.reason}", highlight=False)
+        stdout.print(
+            f"{service}-{slot}: {found.reason}", highlight=False, markup=False, soft_wrap=True
+        )
     if not found.healthy:
         raise typer.Exit(1)

@@ -118,11 +118,12 @@ def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> str:
 
 def _show_problems(problems: Sequence[str], workers: Sequence[Worker]) -> None:
     for problem in problems:
-        stdout.print(f"problem:   {escape(problem)}", style="red", highlight=False)
+        stdout.print(f"problem:   {escape(problem)}", style="red", highlight=False, soft_wrap=True)
     if outdated := [worker.name for worker in workers if worker.outdated]:
         stdout.print(
             f"note:      {', '.join(outdated)} run another version of the stream file than the one "
             "on disk; `driftline down` and `driftline up` apply it",
             style="yellow",
             highlight=False,
+            soft_wrap=True,
         )
