@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
+from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.port import Admin
 from driftline.errors import DriftlineError
 from driftline.operations import INPUTS
@@ -148,7 +149,9 @@ class Cell:
 
     def _open_admin(self) -> Admin:
         if self._admin is None:
-            self._admin = self.site.broker.admin()
+            # Of kafka-python for all: librdkafka has crashed where a client was
+            # closed while its requests to a broker that had gone were under way.
+            self._admin = KafkaPythonBroker(self.site.servers, connect_timeout_s=2.0).admin()
         return self._admin
 
     def forget_admin(self) -> None:
