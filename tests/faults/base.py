@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 
 from driftline.broker import connect
-from driftline.broker.port import Message, Outgoing
+from driftline.broker.port import Message
 from driftline.settings import load_settings
 from driftline.stream import load
 from driftline.topics import Topics, apply
 from tests.cli.invoke import invoke
 from tests.faults.scenario import Data, Scenario
-from tests.faults.site import Site, edited
+from tests.faults.site import Site, copy_models, edited
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -84,17 +84,7 @@ def make_site(
     finally:
         admin.close()
     if base.models:
-        producer = broker.producer()
-        try:
-            for message in base.models:
-                producer.send(
-                    Outgoing(
-                        site.topics.models, message.value, message.key, headers=message.headers
-                    )
-                )
-            producer.flush()
-        finally:
-            producer.close()
+        copy_models(base.models, site)
     return site
 
 

@@ -4,7 +4,7 @@ In: a scenario and the address of a Kafka. Out: a `Site`, by whose broker the to
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +12,9 @@ import msgspec
 
 from driftline.broker import connect
 from driftline.broker.port import Broker, Message, Outgoing
+from driftline.models.keys import Signer
 from driftline.models.load import Models
+from driftline.models.signed import sign
 from driftline.scan import ranges, scan
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
@@ -100,7 +102,8 @@ def prepare(
     if like is None:
         driftline("train", str(file), "--data", data.source, "--limit", str(data.warm_up))
     else:
-        _copy_models(like, site)
+        # What `train` wrote: an announcement and the pointer to it. Later ones are the services'.
+        copy_models(islice(like.messages(like.topics.models), 2), site)
     return site
 
 
@@ -130,14 +133,13 @@ def edited(draft: str, scenario: Scenario, prefix: str) -> str:
     )
 
 
-def _copy_models(source: Site, to: Site) -> None:
-    """What `train` wrote: an announcement and the pointer to it. Later ones are the services'."""
-    producer = to.broker.producer()
+def copy_models(models: Iterable[Message], to: Site) -> None:
+    """Announce models again in another topic, where their records need signatures of their own."""
+    signer, producer = Signer(to.settings.keys), to.broker.producer()
     try:
-        for message in islice(source.messages(source.topics.models), 2):
-            producer.send(
-                Outgoing(to.topics.models, message.value, message.key, headers=message.headers)
-            )
+        for message in models:
+            record = Outgoing(to.topics.models, message.value, message.key, headers=message.headers)
+            producer.send(sign(record, signer))
         producer.flush()
     finally:
         producer.close()
