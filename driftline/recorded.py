@@ -19,6 +19,7 @@ from driftline.codec.records import RecordCodec
 from driftline.codec.values import format_time
 from driftline.errors import DataError
 from driftline.events import Value
+from driftline.partition_clock import PartitionClock
 from driftline.scan import Progress, ranges, scan, size
 from driftline.stream import AT, Simulate, Stream
 from driftline.topics import Topics
@@ -87,7 +88,7 @@ def write_recorded(
 class _Record(NamedTuple):
     """What is known of a record before it is written; compared by the first three."""
 
-    reached: int  # the largest position in its partition up to it
+    reached: int  # the largest position in its partition up to it that is believed
     partition: int
     offset: int
     position: int
@@ -109,6 +110,7 @@ class _Reader:
         self._stream = stream
         self._records = RecordCodec(stream)
         self._labels = LabelCodec(stream)
+        self._clocks: dict[int, PartitionClock] = {}
         self._known: dict[tuple[int, str], _Known] = {}
 
     def records(self, messages: list[Message]) -> None:
@@ -118,7 +120,12 @@ class _Reader:
         for index, record_id, position in zip(found.kept, found.ids, positions, strict=True):
             message = messages[index]
             before = self.partitions.setdefault(message.partition, [])
-            reached = max(position, before[-1].reached) if before else position
+            clock = self._clocks.get(message.partition)
+            if clock is None:
+                clock = PartitionClock(self._stream.max_ahead)
+                self._clocks[message.partition] = clock
+            clock.believes(position)
+            reached = position if clock.reached is None else clock.reached
             value = message.value or b""
             before.append(
                 _Record(reached, message.partition, message.offset, position, record_id, value)

@@ -64,9 +64,11 @@ class Narrator:
         """The totals, the metric beside its rivals, the way to the report."""
         metric = result.metric
         lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
+        repeated = f"{result.duplicate_ids:,} repeated ids, " if result.duplicate_ids else ""
         self._say(
             f"\n{result.records:,} records → {result.predictions:,} predictions, "
-            f"{result.outcomes:,} outcomes, {result.dead_letters:,} dead letters, {lost}; "
+            f"{result.outcomes:,} outcomes, {result.dead_letters:,} dead letters, "
+            f"{repeated}{lost}; "
             f"{len(result.alerts)} drift events, {len(result.retrains)} retrainings, "
             f"{len(result.models)} models, {result.seconds:.1f} s"
         )

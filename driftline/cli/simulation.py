@@ -83,6 +83,7 @@ class RunResult(msgspec.Struct, frozen=True):
     metric: MetricResult
     estimates: Coverage | None
     seconds: float
+    duplicate_ids: int = 0  # records whose id stood in an earlier one
 
 
 class FirstModel(msgspec.Struct, frozen=True):
@@ -259,6 +260,7 @@ class Simulation:
             outcomes=self.observer.counts["outcomes"],
             dead_letters=counts.dead_letters,
             lost=counts.missing + counts.labels.missing,
+            duplicate_ids=counts.duplicate_ids,
             windows=self.observer.counts["windows"],
             alerts=self.alerts,
             retrains=self.retrains,
