@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from monitor.decisions.keep import Count, Piece, State, put, take
 from monitor.decisions.runs import Runs
 
 # Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
@@ -26,6 +27,62 @@ class Split(msgspec.Struct, frozen=True):
     before: float
     after: float
 
+
+class LikelihoodState(State, frozen=True, tag="glr"):
+    """What a `LikelihoodRatio` has seen."""
+
+    rising: list[Piece]
+    falling: list[Piece]
+    squares: float
+    count: Count
+    total: float
+    seen: Count
+    split: Split | None
+    drift_detected: bool
+    warning_detected: bool
+
+
+class CusumState(State, frozen=True, tag="cusum"):
+    """What a `Cusum` has seen."""
+
+    count: Count
+    total: float
+    squares: float
+    ago: Count
+    since: float
+    since_squares: float
+    sum: float
+    each: float
+    slope: float
+    split: Split | None
+    drift_detected: bool
+    warning_detected: bool
+
+
+class StepdState(State, frozen=True, tag="stepd"):
+    """What a `Stepd` has seen."""
+
+    recent: list[float]
+    since: float
+    count: Count
+    total: float
+    squares: float
+    split: Split | None
+    drift_detected: bool
+    warning_detected: bool
+
+
+class SeedState(State, frozen=True, tag="seed"):
+    """What a `Seed` has seen."""
+
+    blocks: list[Piece]
+    open: tuple[Count, float]
+    closed: Count
+    split: Split | None
+    drift_detected: bool
+
+
+TestState = LikelihoodState | CusumState | StepdState | SeedState
 
 # A rise is as long as this or longer: a burst of errors is none.
 LEAST_VALUES: Final = 30
@@ -58,6 +115,16 @@ class LikelihoodRatio:
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
+
+    def state(self) -> LikelihoodState:
+        """What it has seen, as data."""
+        rising, falling = self._rising.pieces, self._falling.pieces
+        return take(LikelihoodState, self, rising=rising, falling=falling)
+
+    def restore(self, state: LikelihoodState) -> None:
+        """Go on from there."""
+        put(state, self, "rising", "falling")
+        self._rising.pieces, self._falling.pieces = state.rising, state.falling
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
@@ -105,10 +172,10 @@ class _Pieces:
 
     def __init__(self, sign: float, count: int = 0, total: float = 0.0) -> None:
         self._sign = sign
-        self._pieces: list[tuple[int, float]] = [(count, total)] if count else []
+        self.pieces: list[tuple[int, float]] = [(count, total)] if count else []
 
     def add(self, value: float) -> None:
-        count, total, pieces, sign = 1, value, self._pieces, self._sign
+        count, total, pieces, sign = 1, value, self.pieces, self._sign
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more
@@ -128,7 +195,7 @@ class _Pieces:
         whole = of(count, total)
         best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0
-        for size, of_size in reversed(self._pieces[1:]):
+        for size, of_size in reversed(self.pieces[1:]):
             after += size
             of_after += of_size
             before, of_before = count - after, total - of_after
@@ -183,6 +250,14 @@ class Cusum:
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
+
+    def state(self) -> CusumState:
+        """What it has seen, as data."""
+        return take(CusumState, self)
+
+    def restore(self, state: CusumState) -> None:
+        """Go on from there."""
+        put(state, self)
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
@@ -240,6 +315,14 @@ class Stepd:
         self.drift_detected = False
         self.warning_detected = False
 
+    def state(self) -> StepdState:
+        """What it has seen, as data."""
+        return take(StepdState, self)
+
+    def restore(self, state: StepdState) -> None:
+        """Go on from there."""
+        put(state, self)
+
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
         self._recent.append(value)
@@ -281,6 +364,14 @@ class Seed:
         self._closed = 0
         self.split: Split | None = None
         self.drift_detected = False
+
+    def state(self) -> SeedState:
+        """What it has seen, as data."""
+        return take(SeedState, self)
+
+    def restore(self, state: SeedState) -> None:
+        """Go on from there."""
+        put(state, self)
 
     def update(self, value: float) -> None:
         """Take in a value; sets `drift_detected` and `split`."""

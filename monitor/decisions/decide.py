@@ -24,14 +24,32 @@ from driftline.events import (
     WindowsEvent,
 )
 from driftline.stream import DriftKind, Stream
-from monitor.decisions.error_watch import ErrorWatch, loss
-from monitor.decisions.lanes import Finding, Lane
-from monitor.decisions.retraining import RetrainRule
+from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
+from monitor.decisions.keep import State
+from monitor.decisions.lanes import Finding, Lane, LaneState
+from monitor.decisions.retraining import RetrainRule, RetrainState
 from monitor.estimates.harm import harm_of, severity
 from monitor.reference.quality import MIN_RISE
 from monitor.reference.thresholds import IN_A_ROW
 
 _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
+
+
+class DriftedState(State, frozen=True):
+    """The ends of a model's newest windows, and whether there was drift of a kind."""
+
+    kind: DriftKind
+    model: str
+    windows: list[tuple[int, bool]]
+
+
+class DeciderState(State, frozen=True):
+    """All that follows from the events read so far and counts for those to come."""
+
+    lanes: dict[DriftKind, LaneState]
+    errors: ErrorWatchState
+    rule: RetrainState
+    drifted: list[DriftedState]
 
 
 class Decider:
@@ -44,6 +62,41 @@ class Decider:
         self._rule = RetrainRule(stream)
         # The ends of each model's newest windows, and whether there was drift, by kind of event.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
+
+    def state(self) -> DeciderState | None:
+        """All it remembers, as data; None if a detector of River's remembers some of it.
+
+        Encode it before the next event is read.
+        """
+        errors = self._errors.state()
+        if errors is None:
+            return None
+        return DeciderState(
+            lanes={kind: lane.state() for kind, lane in self._lanes.items()},
+            errors=errors,
+            rule=self._rule.state(),
+            drifted=[
+                DriftedState(kind, model, list(windows))
+                for (kind, model), windows in self._drifted.items()
+            ],
+        )
+
+    @classmethod
+    def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
+        """Return one that decides as the one with this state would. Raises ValueError, LookupError
+        for the state of another stream."""
+        decider = cls(stream)
+        for kind, lane in decider._lanes.items():
+            lane.restore(state.lanes[kind])
+        decider._errors.restore(state.errors)
+        decider._rule.restore(state.rule)
+        for drifted in state.drifted:
+            decider._recent(drifted.kind, drifted.model).extend(drifted.windows)
+        return decider
+
+    def _recent(self, kind: DriftKind, model: str) -> deque[tuple[int, bool]]:
+        kept = (IN_A_ROW - 1) * self._stream.overlap
+        return self._drifted.setdefault((kind, model), deque(maxlen=kept))
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
         """Take in one event; returns what follows from it, in order."""
@@ -111,8 +164,7 @@ class Decider:
         """The finding, with its onset, unless it opens nothing: a warning is confirmed by another
         one, in a window that shares no record with this one."""
         size, slide = window.end - window.start, self._slide(window)
-        kept = (IN_A_ROW - 1) * self._stream.overlap
-        recent = self._drifted.setdefault((kind, group.model), deque(maxlen=kept))
+        recent = self._recent(kind, group.model)
         before = _in_disjoint(recent, window.end, size)
         since = _first_drifted(recent, window.end, size + slide)
         recent.append((window.end, finding is not None))

@@ -15,8 +15,16 @@ from msgspec import structs
 from driftline.errors import StreamFileError
 from driftline.stream import Stream, Task
 from monitor.decisions import river_detectors as river
-from monitor.decisions.change_tests import Cusum, LikelihoodRatio, Seed, Split, Stepd
-from monitor.decisions.runs import Runs
+from monitor.decisions.change_tests import (
+    Cusum,
+    LikelihoodRatio,
+    Seed,
+    Split,
+    Stepd,
+    TestState,
+)
+from monitor.decisions.keep import State, put, take
+from monitor.decisions.runs import Runs, RunsState
 
 # Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
 # that mean: the detectors are made for bounded values, and one wild error is no drift.
@@ -34,6 +42,17 @@ class Rise(msgspec.Struct, frozen=True):
     ago: int
     before: float  # mean error up to then, wild ones cut
     after: float
+
+
+class DetectorState(State, frozen=True):
+    """What an `ErrorDetector` remembers."""
+
+    name: str
+    runs: RunsState
+    test: TestState
+    recent: list[float]
+    first: list[float]
+    scale: float | None
 
 
 class _Kind(msgspec.Struct, frozen=True):
@@ -83,13 +102,17 @@ DETECTORS: Final[dict[str, _Kind]] = {
 }
 
 
+# Those whose state is data.
+_OWN: Final = (LikelihoodRatio, Cusum, Stepd, Seed)
+
+
 class ErrorDetector:
     """A detector, made to report only rises of the error.
 
     `update` takes errors, `rises` then has those found among them, the same ones however the
     errors are cut into calls. `warning` is true while a detector that has a warning zone is in it.
-    After a rise, and at `reset` (a new model), it starts anew. It can be pickled, and its memory
-    is bounded. glr and cusum take into account that errors come in runs; the others do not.
+    After a rise, and at `reset` (a new model), it starts anew. Its memory is bounded. glr and cusum
+    take into account that errors come in runs; the others do not.
     """
 
     def __init__(self, name: str, task: Task, inflation: float = 1.0) -> None:
@@ -106,6 +129,24 @@ class ErrorDetector:
         self._first: list[float] = []
         self._scale: float | None = 1.0 if self._task == "classification" else None
         self.rises: tuple[Rise, ...] = ()
+
+    def state(self) -> DetectorState | None:
+        """What it remembers, as data; None if that is within an object of River's."""
+        if not isinstance(self._test, _OWN):
+            return None
+        return take(DetectorState, self, runs=self._runs.state(), test=self._test.state())
+
+    def restore(self, state: DetectorState) -> None:
+        """Go on from there. Raises ValueError for the state of another detector."""
+        self.reset()
+        self._runs.restore(state.runs)
+        self._test = test = self._new_test()  # its threshold depends on the runs
+        if state.name != self.name or not isinstance(test, _OWN):
+            raise ValueError(f"the state of {state.name} is none of {self.name}")
+        if type(state.test) is not type(test.state()):
+            raise ValueError(f"{self.name} has no state of this kind")
+        test.restore(state.test)  # type: ignore[arg-type]  # as has been checked
+        put(state, self, "name", "runs", "test")
 
     @property
     def drift(self) -> bool:

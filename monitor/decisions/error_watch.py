@@ -9,11 +9,24 @@ from typing import Final
 
 from driftline.events import PerformancePane
 from driftline.stream import Stream
-from monitor.decisions.detectors import REMEMBERED, ErrorDetector, Rise
+from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Rise
+from monitor.decisions.keep import Count, State, put, take
 from monitor.decisions.lanes import Finding
 
 # The error of a model that made none can rise by any share.
 MAX_SEVERITY: Final = 100.0
+
+
+class ErrorWatchState(State, frozen=True):
+    """What an `ErrorWatch` remembers."""
+
+    detectors: list[DetectorState]
+    model: str | None
+    newest: int | None
+    panes: list[tuple[int, int, Count]]
+    recent: list[float]
+    early: dict[str, Rise]
+    found_in: str | None
 
 
 class ErrorWatch:
@@ -30,6 +43,17 @@ class ErrorWatch:
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
         self._early: dict[str, Rise] = {}  # by detector: found, but too small as yet
         self.found_in: str | None = None  # the model of the last finding since the last window
+
+    def state(self) -> ErrorWatchState | None:
+        """What it remembers, as data; None if a detector's memory is River's."""
+        detectors = [detector.state() for detector in self._detectors]
+        return None if None in detectors else take(ErrorWatchState, self, detectors=detectors)
+
+    def restore(self, state: ErrorWatchState) -> None:
+        """Go on from there. Raises ValueError for the state of other detectors."""
+        for detector, kept in zip(self._detectors, state.detectors, strict=True):
+            detector.restore(kept)
+        put(state, self, "detectors")
 
     def update(self, pane: PerformancePane) -> Finding | None:
         """The rise of the error that a detector finds in this pane."""

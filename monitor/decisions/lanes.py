@@ -9,6 +9,7 @@ import msgspec
 
 from driftline.events import DriftEvent, event_id
 from driftline.stream import DriftKind, Stream
+from monitor.decisions.keep import Count, State, put, take
 
 # An open event is told again when it is half as bad again as last told, not at every window.
 WORSENED: Final = 1.5
@@ -27,6 +28,13 @@ class Finding(msgspec.Struct, frozen=True):
     notable: bool = False  # of its own, even if not worse: told again after a window's length
 
 
+class LaneState(State, frozen=True):
+    """What a `Lane` remembers."""
+
+    quiet: Count
+    open: DriftEvent | None
+
+
 class Lane:
     """The drift events of one kind, of which at most one is open."""
 
@@ -35,6 +43,14 @@ class Lane:
         self._kind = kind
         self._quiet = 0  # quiet windows in a row
         self.open: DriftEvent | None = None
+
+    def state(self) -> LaneState:
+        """What it remembers, as data."""
+        return take(LaneState, self)
+
+    def restore(self, state: LaneState) -> None:
+        """Go on from there."""
+        put(state, self)
 
     def observe(
         self, finding: Finding | None, *, model: str | None, window: str, position: int

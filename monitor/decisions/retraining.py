@@ -15,6 +15,7 @@ import msgspec
 from driftline.codec.records import parse_time
 from driftline.events import DriftEvent, PerformancePane, RetrainRequest, event_id
 from driftline.stream import Policy, Span, Stream
+from monitor.decisions.keep import Count, State, put, take
 
 
 class _Reached(msgspec.Struct, frozen=True):
@@ -57,6 +58,21 @@ class _Wish(msgspec.Struct, frozen=True):
 _PANES: Final = 2_000
 
 
+class RetrainState(State, frozen=True):
+    """What a `RetrainRule` remembers."""
+
+    panes: list[tuple[int, Count]]
+    outcomes: Count
+    began: _Reached | None
+    reached: _Reached | None
+    asked: list[_Reached]
+    wish: _Wish
+    wished: _Reached | None
+    to_learn: Count
+    since: Count
+    learnt_from: int | None
+
+
 class RetrainRule:
     """Decides by the `[retrain]` section of a stream file.
 
@@ -82,6 +98,14 @@ class RetrainRule:
         self._wished: _Reached | None = None
         self._to_learn = self._since = 0
         self._learnt_from: int | None = None
+
+    def state(self) -> RetrainState:
+        """What it remembers, as data."""
+        return take(RetrainState, self)
+
+    def restore(self, state: RetrainState) -> None:
+        """Go on from there."""
+        put(state, self)
 
     def see(self, event: PerformancePane) -> None:
         """Follow the stream's progress."""

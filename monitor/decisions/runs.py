@@ -8,12 +8,22 @@ from typing import Final
 
 import numpy as np
 
+from monitor.decisions.keep import Count, State, put, take
 from monitor.reference.dependence import inflation_between_changes
 
 # Values remembered: twenty of the longest batches.
 HISTORY: Final = 4_000
 # What they say is asked for anew after so many values.
 ASK_EVERY: Final = 32
+
+
+class RunsState(State, frozen=True):
+    """What `Runs` remembers."""
+
+    inflation: float
+    history: list[float]
+    own: float
+    own_age: Count
 
 
 class Runs:
@@ -25,6 +35,14 @@ class Runs:
         self._history: deque[float] = deque(maxlen=HISTORY)
         self._own = 1.0
         self._own_age = ASK_EVERY  # values since that was found
+
+    def state(self) -> RunsState:
+        """What is remembered, as data."""
+        return take(RunsState, self)
+
+    def restore(self, state: RunsState) -> None:
+        """Go on from there."""
+        put(state, self)
 
     def add(self, value: float) -> None:
         """Take in an error."""

@@ -4,6 +4,7 @@ import itertools
 import pickle
 import random
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from monitor.decisions.detectors import (
     DETECTORS,
     REMEMBERED,
     SCALE_VALUES,
+    DetectorState,
     ErrorDetector,
     Rise,
 )
@@ -24,6 +26,7 @@ every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
 tasks = pytest.mark.parametrize("task", TASKS)
 # KSWIN takes half a millisecond a value.
+OWN = ["glr", "cusum", "stepd", "seed"]
 FAST = [name for name in DETECTORS if name != "kswin"]
 
 
@@ -192,14 +195,18 @@ def test_errors_may_be_cut_anywhere(name: str, task: Task, cuts: list[int]) -> N
 
 
 @tasks
-@every
-def test_a_pickled_detector_goes_on_where_it_was(name: str, task: Task) -> None:
-    for read in (SCALE_VALUES // 2, 700):
-        detector = ErrorDetector(name, task)
-        feed(detector, errors(task, 0.1, read, 7))
-        restored = pickle.loads(pickle.dumps(detector))
+@pytest.mark.parametrize("name", OWN)
+def test_a_detector_with_the_state_of_another_goes_on_where_that_was(name: str, task: Task) -> None:
+    for count in (SCALE_VALUES // 2, 700):
+        detector = ErrorDetector(name, task, 1.5)
+        feed(detector, errors(task, 0.1, count, 7))
+        encoded = msgspec.msgpack.encode(detector.state())
+        restored = ErrorDetector(name, task)
+        restored.restore(msgspec.msgpack.decode(encoded, type=DetectorState))
+        assert msgspec.msgpack.encode(restored.state()) == encoded
         rest = errors(task, 0.1, 300, 7) + errors(task, 0.6, 400, 8)
         assert feed(restored, rest) == feed(detector, rest)
+        assert msgspec.msgpack.encode(restored.state()) == msgspec.msgpack.encode(detector.state())
 
 
 @pytest.mark.parametrize("name", FAST)
