@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from driftline.cli.lines import moment, plain
@@ -57,11 +58,11 @@ def list_(
     for group in found:
         table.add_row(
             f"{group.count:,}",
-            group.service,
-            group.topic,
+            escape(group.service),
+            escape(group.topic),
             moment(group.newest_ms),
             group.newest,
-            plain(group.reason.encode()).replace("[", r"\["),
+            escape(group.reason),
         )
     stdout.print(table)
 

@@ -6,19 +6,46 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
 from driftline.broker import Broker, connect
 from driftline.errors import SettingsError, StreamFileError
+from driftline.plain import visible
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
 
 # Where a run keeps its topics, in its folder.
 TOPICS = "topics"
 
+
+class _Visible(RenderHook):
+    """Shows what a terminal would act on, wherever it comes from; Rich's own styles stay."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Cleaned(renderable) for renderable in renderables]
+
+
+class _Cleaned:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=visible(segment.text, keep="\n"))
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr)
+    console.push_render_hook(_Visible())
+    return console
+
+
 # People read standard error (progress, notes); standard output is for results.
-stderr = Console(stderr=True)
-stdout = Console()
+stderr = _console(stderr=True)
+stdout = _console(stderr=False)
 
 StreamFile = Annotated[
     Path | None,

@@ -55,7 +55,9 @@ def trace(
             stdout.print(_tree(node))
     if not nodes:
         if not json:
-            stderr.print(f"nothing in the topics of {context.stream.name} has the id {id!r}")
+            stderr.print(
+                f"nothing in the topics of {context.stream.name} has the id {id!r}", markup=False
+            )
         raise typer.Exit(1)
 
 

@@ -58,6 +58,7 @@ class Watched:
         self._partitions: set[TopicPartition] = set()
         self._held_back: frozenset[TopicPartition] = frozenset()
         self._joined = False
+        self._cannot_write = False  # logged once
         self._written_s = clock.monotonic()
         now = self._now()
         self._troubles = Troubles(
@@ -169,7 +170,11 @@ class Watched:
             write_state(self._folder, self._state)
         except OSError as error:
             # The work goes on; `driftline health` sees that the file grows old.
-            log.warning("the state file cannot be written, so this looks ill: %s", error)
+            if not self._cannot_write:
+                log.warning("the state file cannot be written, so this looks ill: %s", error)
+            self._cannot_write = True
+        else:
+            self._cannot_write = False
 
     def _current(self) -> State:
         if self._troubles.waits_for_kafka:

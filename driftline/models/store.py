@@ -116,8 +116,13 @@ class ModelStore:
     def _write(self, path: str, data: bytes) -> None:
         # A reader must never meet half a file: write beside it, then rename.
         part = f"{path}.{os.getpid()}.part"
-        self._files.pipe_file(part, data)
-        self._files.mv(part, path)
+        try:
+            self._files.pipe_file(part, data)
+            self._files.mv(part, path)
+        except OSError:
+            if self._files.exists(part):  # it would keep the space that a full disk lacks
+                self._files.rm_file(part)
+            raise
 
     def _path(self, digest: str, suffix: str) -> str:
         if not (found := _DIGEST.fullmatch(digest)):

@@ -1,5 +1,6 @@
 """The store: bytes by digest, never other bytes, in any place that fsspec reaches."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,16 @@ def test_a_store_of_an_unknown_kind_is_an_error_that_names_the_variable(url: str
     with pytest.raises(PackageError, match="Protocol not known") as caught:
         ModelStore(url)
     assert "DRIFTLINE_MODEL_STORE" in caught.value.hint
+
+
+def test_a_disk_that_is_full_keeps_no_part_of_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(self: object, path: str, value: bytes, **_: object) -> None:
+        Path(path).write_bytes(value[: len(value) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.pipe_file", half)
+    with pytest.raises(PackageError, match="No space left on device"):
+        ModelStore(str(tmp_path / "models")).put(b"package", None)
+    assert list((tmp_path / "models").iterdir()) == []
