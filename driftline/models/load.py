@@ -7,7 +7,7 @@ import logging
 
 import msgspec
 
-from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed
+from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed, PackageError
 from driftline.events import ModelAnnounced
 from driftline.models.keys import Signature, Trusted
 from driftline.models.package import (
@@ -115,6 +115,14 @@ class Models:
         PackageCheckFailed if it is another stream's or of another task.
         """
         package = self.fetch(announced)
+        try:
+            return self._model(package)
+        except PackageError:
+            raise
+        except Exception as error:  # whatever a manifest or a model that do not fit may raise
+            raise PackageCheckFailed(f"{package.digest}: it cannot be loaded: {error}") from error
+
+    def _model(self, package: VerifiedPackage) -> Model:
         manifest = package.manifest()
         stream = self._stream
         for what, theirs, ours in (

@@ -14,6 +14,7 @@ import msgspec
 from driftline.errors import PackageCheckFailed
 from driftline.events import Removed, Trial, Value
 from driftline.features import FeatureSchema
+from driftline.models.archive import Limits, archive
 from driftline.models.reference import Reference, save_reference
 from driftline.stream import Metric, Task
 
@@ -24,6 +25,11 @@ ONNX: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
 # The earliest time that a zip can say; any fixed one would do.
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
+
+# A forest of 100 trees on 100,000 records has some 200 MB, unpacked.
+MAX_UNPACKED_BYTES: Final = 512 << 20
+MAX_MANIFEST_BYTES: Final = 16 << 20
+LIMITS: Final = Limits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
 
 Scoring = Literal["onnx", "sklearn"]
 
@@ -76,11 +82,19 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 def write_package(
     manifest: Manifest, *, joblib: bytes, onnx: bytes | None, reference: Reference
 ) -> bytes:
-    """The package's bytes: the same content always gives the same."""
+    """The package's bytes: the same content always gives the same.
+
+    Raises PackageCheckFailed if no reader would take it: it is too large.
+    """
     files = {MANIFEST: msgspec.json.format(msgspec.json.encode(manifest), indent=1), JOBLIB: joblib}
     if onnx is not None:
         files[ONNX] = onnx
     files[REFERENCE] = save_reference(reference)
+    if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
+        raise PackageCheckFailed(
+            f"the model has {total:,} bytes, {MAX_UNPACKED_BYTES:,} are allowed",
+            hint="leave out the largest candidate, or bound its depth with a class path",
+        )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as package:
         for name, data in files.items():
@@ -94,13 +108,10 @@ def write_package(
 def read_file(data: bytes, name: str) -> bytes | None:
     """One file of a package, None if it has no such file. Call it on verified bytes only.
 
-    Raises PackageCheckFailed if the bytes are no package.
+    Raises PackageCheckFailed if the bytes are no package, or hold more than `LIMITS` allow.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as package:
-            return package.read(name) if name in package.namelist() else None
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError) as error:
-        raise PackageCheckFailed(f"not a model package: {error}") from error
+    with archive(data, LIMITS, "not a model package") as package:
+        return package.read(name) if name in package.names else None
 
 
 def read_manifest(data: bytes) -> Manifest:
@@ -108,9 +119,11 @@ def read_manifest(data: bytes) -> Manifest:
     raw = read_file(data, MANIFEST)
     if raw is None:
         raise PackageCheckFailed(f"not a model package: no {MANIFEST} inside")
+    if len(raw) > MAX_MANIFEST_BYTES:
+        raise PackageCheckFailed(f"the package's {MANIFEST} has {len(raw):,} bytes")
     try:
         return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no manifest
         raise PackageCheckFailed(
             f"the package's {MANIFEST} is not of format {FORMAT}: {error}",
             hint="the package was made by another version of Driftline; train a new one",

@@ -5,6 +5,7 @@ reading it runs no code.
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
-from driftline.errors import PackageCheckFailed
+from driftline.models.archive import Limits, archive
 
 # Enough for any test at the significance levels in use, and a few hundred kB in the package.
 MAX_REFERENCE_ROWS: Final = 10_000
+
+# A few arrays for each column, twice.
+_LIMITS: Final = Limits(20_000, 256 << 20)
 
 NumberArray = NDArray[np.float64]
 ObjectArray = NDArray[np.object_]
@@ -90,26 +94,63 @@ def save_reference(reference: Reference) -> bytes:
 
 def load_reference(data: bytes) -> Reference:
     """Undo `save_reference`. Raises PackageCheckFailed if these are other bytes."""
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
-            errors = arrays["errors"]
-            held = min(len(errors), MAX_REFERENCE_ROWS)
-            return Reference(
-                columns=_unpack_columns(arrays, "", names, len(arrays["positions"])),
-                positions=arrays["positions"],
-                predictions=_unpack(arrays, "predictions"),
-                held_labels=_unpack(arrays, "held_labels"),
-                held_predictions=_unpack(arrays, "held_predictions"),
-                held_scores=arrays.get("held_scores"),
-                errors=errors,
-                levels=names.levels,
-                ranges=names.ranges,
-                classes=names.classes,
-                held_columns=_unpack_columns(arrays, "held_", names, held) if names.held else None,
-            )
-    except (ValueError, KeyError, OSError, msgspec.DecodeError) as error:
-        raise PackageCheckFailed(f"the package's reference cannot be read: {error}") from error
+    with archive(data, _LIMITS, "the package's reference cannot be read") as package:
+        arrays = {name.removesuffix(".npy"): _array(package.read(name)) for name in package.names}
+        names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
+        errors = arrays["errors"]
+        held = min(len(errors), MAX_REFERENCE_ROWS)
+        reference = Reference(
+            columns=_unpack_columns(arrays, "", names, len(arrays["positions"])),
+            positions=arrays["positions"],
+            predictions=_unpack(arrays, "predictions"),
+            held_labels=_unpack(arrays, "held_labels"),
+            held_predictions=_unpack(arrays, "held_predictions"),
+            held_scores=arrays.get("held_scores"),
+            errors=errors,
+            levels=names.levels,
+            ranges=names.ranges,
+            classes=names.classes,
+            held_columns=_unpack_columns(arrays, "held_", names, held) if names.held else None,
+        )
+        _check(reference)
+        return reference
+
+
+def _array(data: bytes) -> NDArray[Any]:
+    """An array in NumPy's format. Its header is checked against the bytes that are there: NumPy
+    would allocate what it states."""
+    file = io.BytesIO(data)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }[np.lib.format.read_magic(file)]
+    shape, by_column, dtype = read(file)
+    at = file.tell()
+    if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize != len(data) - at:
+        raise ValueError(f"an array of {dtype} and shape {shape} in {len(data) - at} bytes")
+    flat: NDArray[Any] = np.frombuffer(bytearray(data), dtype, offset=at)
+    return flat.reshape(shape, order="F" if by_column else "C")
+
+
+def _check(reference: Reference) -> None:
+    """Raise ValueError unless the arrays fit together."""
+    rows, held = len(reference.positions), len(reference.errors)
+    _need("predictions", reference.predictions, rows)
+    for name in ("held_labels", "held_predictions", "errors"):
+        _need(name, getattr(reference, name), held)
+    kept = min(held, MAX_REFERENCE_ROWS)
+    for columns, length in ((reference.columns, rows), (reference.held_columns, kept)):
+        if columns is not None:
+            for name, values in (*columns.numbers.items(), *columns.categories.items()):
+                _need(name, values, length)
+    scores = reference.held_scores
+    if scores is not None and (scores.ndim != 2 or len(scores) != held):
+        raise ValueError(f"held-out scores of shape {scores.shape} for {held} rows")
+
+
+def _need(name: str, values: NDArray[Any], length: int) -> None:
+    if values.shape != (length,):
+        raise ValueError(f"{name[:100]}: shape {values.shape} where {length} rows are expected")
 
 
 def _pack_columns(

@@ -19,6 +19,8 @@ from driftline.features import FeatureSchema, MatrixEncoder
 from driftline.models.package import Manifest, Scoring
 from driftline.stream import Stream, Task
 
+# Columns of a model's matrix: more than a thousand categories with all their levels.
+MAX_WIDTH: Final = 100_000
 # Probabilities of float32 models differ in the seventh digit by batch size; six are kept.
 SCORE_DIGITS: Final = 6
 # How far a score may be from the one in the package: other versions of a library round otherwise.
@@ -132,6 +134,8 @@ class Model:
         self._scorer = scorer
         self._stream = stream
         self._encoder = MatrixEncoder(manifest.schema)
+        if self._encoder.width > MAX_WIDTH:
+            raise PackageCheckFailed(f"{digest}: {self._encoder.width:,} columns")
 
     @property
     def schema(self) -> FeatureSchema:

@@ -10,15 +10,11 @@ from tests.fuzz.targets import TARGETS, Target, run
 
 # Some seconds in all; packages cost milliseconds each.
 EXECUTIONS = {"package": 200, "reference": 200, "stream-file": 500}
-# Found, and not mended yet.
-OPEN = ("package", "reference", "manifest")
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_changed_bytes_are_refused_or_can_be_written_again(target: Target) -> None:
     session = fuzz(target, seed=1, executions=EXECUTIONS.get(target.name, 2000))
-    if session.found and target.name.startswith(OPEN):
-        pytest.xfail(session.found[0].problem)
     assert not session.found
 
 
