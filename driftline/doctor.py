@@ -14,7 +14,7 @@ import msgspec
 from driftline.broker.port import Admin, Broker, OffsetRange
 from driftline.errors import BrokerError, DriftlineError, PackageError, SettingsError
 from driftline.events import Freeze, RolePointer
-from driftline.models.keys import Signer, Trusted
+from driftline.models.keys import Signer, Trusted, is_open
 from driftline.placement import Placement, Side
 from driftline.scan import scan
 from driftline.settings import Settings
@@ -74,6 +74,9 @@ def check_models(settings: Settings) -> Iterator[Check]:
     try:
         signer = Signer(settings.keys).key_id
         yield Check("signing key", "ok", f"{signer} in {settings.keys}")
+        if is_open(settings.keys):
+            todo = f"`chmod 600 {settings.keys / 'signing.pem'}`"
+            yield Check("signing key's rights", "warn", "others may read or change it", todo)
         if signer not in trusted:
             todo = f"`driftline keys trust {settings.keys / 'signing.pub'}`"
             yield Check("own key trusted", "fail", f"{signer} is not trusted here", todo)

@@ -81,6 +81,11 @@ def signing_key(folder: Path) -> str | None:
     return Signer(folder).key_id if (folder / _PRIVATE).exists() else None
 
 
+def is_open(folder: Path) -> bool:
+    """Whether users other than its owner and group may read or change the signing key."""
+    return bool((folder / _PRIVATE).stat().st_mode & 0o007)
+
+
 class Signer:
     """Signs with the folder's private key. Raises SettingsError if there is none."""
 

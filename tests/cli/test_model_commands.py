@@ -8,16 +8,19 @@ import typer
 from typer.testing import CliRunner
 
 from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Outgoing
 from driftline.cli import options
 from driftline.cli.keys import keys
 from driftline.cli.models import freeze, models
 from driftline.cli.train import labelled_records, train
 from driftline.errors import DataError, DriftlineError, SettingsError, TopicMismatch
-from driftline.models.catalog import read_catalog
-from driftline.models.keys import Trusted
+from driftline.models.catalog import pointer_record, read_catalog
+from driftline.models.keys import Trusted, new_key
+from driftline.scan import ranges, scan
 from driftline.stream import load
 from driftline.topics import Topics, apply
 from producers.iris import STREAM_FILE
+from tests.world import pointer
 
 app = typer.Typer()
 app.command()(train)
@@ -98,6 +101,45 @@ def test_a_model_is_exported_with_its_manifest(broker: MemoryBroker) -> None:
     output = call("models", "export", "champion", "out", "--format", "onnx", "--format", "pickle")
     assert [Path(line).suffix for line in output.splitlines()] == [".json", ".onnx", ".pickle"]
     assert all(Path(line).is_file() for line in output.splitlines())
+
+
+def test_what_an_earlier_version_left_unsigned_is_signed_on_command(broker: MemoryBroker) -> None:
+    call(*TRAIN)
+    topics = Topics(load(Path("iris.toml")))
+    old = MemoryBroker()
+    apply(old.admin(), topics)
+    for batch in scan(broker, ranges(broker, [topics.models])):
+        for message in batch:
+            value = (message.value or b"").replace(b'"sequence":1', b'"sequence":0')
+            old.producer().send(Outgoing(topics.models, value, message.key, 0))
+    broker._topics = old._topics
+    assert "signed: role/champion" in call("models", "sign")
+    assert "everything that counts is signed" in call("models", "sign")
+
+
+def test_what_nobody_trusted_has_signed_is_listed_as_ignored(broker: MemoryBroker) -> None:
+    first = json.loads(call(*TRAIN, "--json"))
+    topics = Topics(load(Path("iris.toml")))
+    forged = pointer("p9", "p1", "sha256:evil", sequence=9)
+    broker.producer().send(pointer_record(topics, forged))
+    assert "ignored record role/champion: unsigned" in call("models", "list")
+    assert first["digest"] in call("models", "show", "champion")
+
+
+def test_without_a_signing_key_nothing_is_promoted_or_frozen(broker: MemoryBroker) -> None:
+    call(*TRAIN)
+    Path("home/keys/signing.pem").rename("away.pem")
+    with pytest.raises(SettingsError, match="no signing key"):
+        call("freeze")
+
+
+def test_a_key_that_is_not_trusted_here_freezes_nothing_and_is_told(broker: MemoryBroker) -> None:
+    call(*TRAIN)
+    new_key(Path("other"))
+    Path("other/signing.pem").replace("home/keys/signing.pem")
+    with pytest.raises(SettingsError, match="which is not trusted here"):
+        call("freeze")
+    assert "frozen" not in call("models", "list")
 
 
 def test_freezing_is_seen_and_undone(broker: MemoryBroker) -> None:

@@ -4,9 +4,27 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from driftline.errors import SettingsError, UntrustedPackage
-from driftline.models.keys import Signer, Trusted, ensure_key, new_key, signing_key, trust
+from driftline.models.keys import (
+    Signature,
+    Signer,
+    Trusted,
+    ensure_key,
+    is_open,
+    new_key,
+    signing_key,
+    trust,
+)
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -75,3 +93,54 @@ def test_what_is_no_key_is_said_to_be_none(tmp_path: Path, content: bytes) -> No
 def test_without_a_key_nothing_is_signed(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no signing key"):
         Signer(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no key at all", b"\xff" * 50])
+def test_a_damaged_trusted_key_trusts_nothing_and_is_named(tmp_path: Path, content: bytes) -> None:
+    name = new_key(tmp_path)
+    signature = Signer(tmp_path).sign(DIGEST)
+    (tmp_path / "trusted" / f"{name}.pem").write_bytes(content)
+    with pytest.raises(UntrustedPackage, match=f"{name}.pem: not a public key"):
+        Trusted(tmp_path).verify(DIGEST, signature)
+
+
+def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+    private = ec.generate_private_key(ec.SECP256R1())
+    (tmp_path / "signing.pem").write_bytes(
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    (tmp_path / "other.pub").write_bytes(
+        private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    with pytest.raises(SettingsError, match="expected an Ed25519 key"):
+        Signer(tmp_path)
+    with pytest.raises(SettingsError, match="expected an Ed25519 key"):
+        trust(tmp_path / "other.pub", tmp_path)
+
+
+def test_a_private_key_with_a_password_is_refused(tmp_path: Path) -> None:
+    private = Ed25519PrivateKey.generate()
+    (tmp_path / "signing.pem").write_bytes(
+        private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    with pytest.raises(SettingsError, match="not a private key in PEM"):
+        Signer(tmp_path)
+
+
+def test_key_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "trusted").write_bytes(b"a file where the folder should be")
+    (tmp_path / "signing.pem").mkdir()
+    with pytest.raises(SettingsError, match="cannot list the trusted keys"):
+        Trusted(tmp_path).ids()
+    with pytest.raises(UntrustedPackage, match="cannot list the trusted keys"):
+        Trusted(tmp_path).verify(DIGEST, Signature("00", "k"))
+    with pytest.raises(SettingsError, match="no signing key"):
+        Signer(tmp_path)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602])
+def test_a_signing_key_that_others_may_use_is_noticed(tmp_path: Path, mode: int) -> None:
+    new_key(tmp_path)
+    assert not is_open(tmp_path)
+    (tmp_path / "signing.pem").chmod(mode)
+    assert is_open(tmp_path)
