@@ -29,8 +29,8 @@ from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.predictions import PredictionEncoder, marked_ahead
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError
-from driftline.events import RefusedRecord, Watermark
-from driftline.handler import GroupView
+from driftline.events import Gap, Log, RefusedRecord, Watermark
+from driftline.handler import GroupView, LogChange
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
@@ -128,9 +128,23 @@ class InferenceHandler:
             output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        partition = change.partition.partition
+        log = Log(change.topic_id, change.start) if change.is_new_topic else None
+        gaps: tuple[Gap, ...] = ()
+        if change.unread is not None:
+            gaps = (Gap(partition, change.unread, None if change.is_new_topic else change.start),)
+        reached = self._idle.refused(partition, None)
+        mark = Watermark(position=reached, log=log, gaps=gaps)
+        return [Outgoing(self._topics.predictions, encode(mark), partition=partition)]
+
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         self._idle.read(message.partition, message.offset + 1)
-        return [self._refuse(message, reason)]
+        mark = encode(self._refused(message, None))
+        return [
+            self._refuse(message, reason),
+            Outgoing(self._topics.predictions, mark, partition=message.partition),
+        ]
 
     def look(self, view: GroupView) -> None:
         self._idle.look(view)

@@ -36,7 +36,7 @@ from driftline.clock import Clock
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.events import Prediction, Source, Watermark
-from driftline.handler import GroupView, Output
+from driftline.handler import GroupView, LogChange, Output
 from driftline.placement import Placement, Side
 from driftline.stream import Stream
 from driftline.topics import Topics
@@ -168,6 +168,9 @@ class OutcomesHandler:
             self._warned = True
             log.warning("labels do not meet their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
+
+    def log_changed(self, change: LogChange) -> Output:
+        return ()  # gaps of predictions and labels are reported by the loop, and by `reconcile`
 
     def refuse(self, message: Message, reason: str) -> Output:
         join = self._join(message.partition)
@@ -327,8 +330,16 @@ class OutcomesHandler:
         for index, event in zip(found.kept, found.items, strict=True):
             offset = offsets[index]
             if type(event) is Watermark:
+                if event.log is not None:
+                    join.take_predictions(ids, read, publication)
+                    ids, read = [], []
+                    join.progress.source = newest
+                    join.progress.take_log(offset, event.log)
+                    newest = join.progress.source
+                    continue
                 # That of a dead letter is not passed on: labels of earlier records may still come.
-                if offset >= published and event.dead_letter is None and event.position is not None:
+                is_silence = event.dead_letter is None and not event.gaps
+                if offset >= published and is_silence and event.position is not None:
                     # Join what was read before it first: time passes behind those records, or a
                     # batch that spans the horizon would find its own labels late.
                     join.take_predictions(ids, read, publication)

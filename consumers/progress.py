@@ -11,6 +11,7 @@ import msgspec
 
 from consumers.pending import BEFORE_ALL
 from driftline.broker.port import Committed
+from driftline.events import Log
 from driftline.partition_clock import ClockState, PartitionClock
 
 
@@ -26,6 +27,8 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     passed: int = BEFORE_ALL  # labels: position below which predictions wait for labels no more
     watermark: int | None = None  # predictions: one that was read and not yet passed on
     token: str = ""  # which commits a cache belongs to
+    log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
+
     clock: ClockState = ClockState()  # labels: of those before `published`
 
 
@@ -99,6 +102,8 @@ class Progress:
             clock = ClockState(self.labels.reached)
         self.label_clock = PartitionClock(max_ahead, clock)
         self.source = self.predictions.at.before  # largest source offset of a prediction
+        self._log = self.predictions.at.log
+        self._log_offset = -1  # of the watermark record that named it
         self.floor = BEFORE_ALL
         self._passed = self.labels.at.passed
         self._watermark = self.predictions.at.watermark
@@ -116,6 +121,12 @@ class Progress:
         both = predictions if predictions < labels else labels
         if both > self.floor or self._passed > self.floor:
             self.floor = max(both, self._passed)
+
+    def take_log(self, offset: int, log: Log) -> None:
+        """Predictions after this offset are of another log of features, unless it is known."""
+        if log.topic_id != self._log:
+            self._log, self._log_offset = log.topic_id, offset
+            self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
         """No prediction before this position is to come; it is passed on in time."""
@@ -186,6 +197,8 @@ class Progress:
                     reached=self.predictions.reached,
                     watermark=self._watermark,
                     token=token,
+                    # Where its name is read again, what came before was of another log.
+                    log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),
             self.labels.commit(

@@ -9,6 +9,7 @@ DriftlineError
 │   ├── BrokerUnavailable  it cannot be reached
 │   ├── AccessDenied       it refuses this client, or what the client may not do
 │   ├── TopicMismatch      topics are missing, or differ from the plan
+│   ├── OffsetOutOfRange   a partition has no record at the position of its reader
 │   ├── MessageTooLarge    one message is over its topic's limit
 │   ├── DeliveryFailed     a message was not acknowledged
 │   ├── InstanceFenced     another process has taken this one's place in its group
@@ -69,6 +70,15 @@ class AccessDenied(BrokerError):
 
 class TopicMismatch(BrokerError):
     """Topics are missing on the broker, or differ from the plan."""
+
+
+class OffsetOutOfRange(BrokerError):
+    """A partition has no record at the position of its reader."""
+
+    def __init__(self, topic: str, partition: int) -> None:
+        super().__init__(f"{topic}[{partition}] has no record at the position of its reader")
+        self.topic = topic
+        self.partition = partition
 
 
 class MessageTooLarge(BrokerError):

@@ -24,7 +24,7 @@ Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
 _Partition = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # of a column
-WindowQuality = Literal["dead_letters"]  # of all records of a window
+WindowQuality = Literal["dead_letters", "gaps"]  # of all records of a window
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
@@ -77,16 +77,39 @@ class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     position: Position | None = None
 
 
+class Log(msgspec.Struct, frozen=True):
+    """The log of feature records that is read from here on: Kafka's id of the topic, and the first
+    offset. A topic that was deleted and created again has another id, and its offsets start anew.
+    """
+
+    topic_id: str
+    offset: _Offset
+
+
+class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Offsets of a partition of features that were deleted before they were read: `[start, end)`.
+
+    `end` is None where the topic was created again: how many records the former one had is unknown.
+    """
+
+    partition: _Partition
+    start: _Offset
+    end: _Offset | None = None
+
+
 class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     """No record of this partition with a position below `position` is still to come; None while
     nothing is known.
 
-    Inference also writes one for each dead letter, in the order of the source offsets, so that the
-    predictions topic accounts for every feature record.
+    Inference also writes one for each dead letter and each gap, in the order of the source offsets,
+    so that the predictions topic accounts for every feature record, and one where another log
+    begins.
     """
 
     position: Position | None
     dead_letter: RefusedRecord | None = None
+    log: Log | None = None
+    gaps: tuple[Gap, ...] = ()
 
 
 class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
@@ -214,7 +237,8 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     `groups` are in the order of their newest record: the last one's model answered last. `late`
     records came after their pane had been passed by their partition; they are counted in the
     windows that the partition had reached, and not used. `row` and `time` are the largest seen.
-    `dead_letters` could not be scored, and are not among `records`. `quality` names what is more
+    `dead_letters` could not be scored and `lost` records were deleted unread (a topic created again
+    counts as one): neither are among `records`. `quality` names what is more
     than the window may have.
     """
 
@@ -228,6 +252,7 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     time: str | None
     groups: tuple[DataGroup, ...]
     dead_letters: Count = 0
+    lost: Count = 0
     quality: tuple[WindowQuality, ...] = ()
 
 
@@ -325,6 +350,7 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
     time: str | None = None
     groups: tuple[GroupPart, ...] = ()
     dead_letters: Count = 0
+    lost: Count = 0
 
 
 class DataParts(Event, frozen=True, tag="data_parts"):

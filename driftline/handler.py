@@ -7,6 +7,8 @@ lists. `driftline.loop` runs it.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import msgspec
+
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 
 Output = Sequence[Outgoing | OutgoingBatch]
@@ -38,6 +40,20 @@ class GroupView:
     def committed(self) -> Mapping[TopicPartition, Committed]:
         """What the whole group has committed for the inputs, asked of the broker now."""
         return self._committed()
+
+
+class LogChange(msgspec.Struct, frozen=True):
+    """The log of an input partition is not the one that the group had read, or not all of it.
+
+    `start` is where reading goes on. `unread` is the first offset that was deleted before it was
+    read; None if none was. `is_new_topic`: the group has read another topic of this name, or none.
+    """
+
+    partition: TopicPartition
+    topic_id: str
+    start: int
+    unread: int | None = None
+    is_new_topic: bool = False
 
 
 class Handler(Protocol):
@@ -78,6 +94,12 @@ class Handler(Protocol):
 
     def handle(self, messages: Sequence[Message]) -> Output:
         """The records of one poll, each partition in order. Returns what to publish."""
+
+    def log_changed(self, change: LogChange) -> Output:
+        """Called after an assignment and before the next records of the partition: its log changed.
+
+        A partition that is assigned for the first time counts as changed. Returns what to publish.
+        """
 
     def refuse(self, message: Message, reason: str) -> Output:
         """Return the dead letter of an input record that `handle` cannot process.

@@ -13,6 +13,7 @@ from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.errors import BrokerError, InstanceFenced, TransactionAborted
 from driftline.handler import Handler
+from driftline.input_logs import InputLogs
 from driftline.isolation import Isolation, is_caused_by_data
 from driftline.session import Session
 from driftline.stream import Delivery
@@ -96,6 +97,7 @@ class Loop:
         self._last_commit_s = clock.monotonic()
         self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S
         self._session: Session | None = None
+        self._logs = InputLogs(broker)
         self._followed: dict[TopicPartition, int] = {}  # broadcast topics: next offset to read
         self._isolation = Isolation()
         self._aborts = 0
@@ -247,6 +249,7 @@ class Loop:
             exactly_once=self._exactly_once,
             max_records=self._max_records,
             followed=self._followed,
+            logs=self._logs,
             on_reread=self._isolation.reread,
         )
         return self._session

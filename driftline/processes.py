@@ -74,6 +74,8 @@ class ServiceState(Running, frozen=True, kw_only=True):
     lag: int = 0  # messages of its partitions that it has still to read, as of a second ago
     published: dict[str, int] = {}  # role of a topic → messages published there since it started
     model: str | None = None  # inference: digest of the model that answers
+    gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
+    lost: int = 0  # offsets in those of which the ends are known
     problem: str | None = None  # outcomes: what separates labels from their records
     refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why
     error: str | None = None

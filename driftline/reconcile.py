@@ -23,8 +23,10 @@ from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
 from driftline.codec.values import text
 from driftline.deadletters import REPLAYED
 from driftline.errors import DataError
-from driftline.events import Source
+from driftline.events import Gap, Log, Source
+from driftline.input_logs import without_topic_id
 from driftline.reconcile_findings import Lost, Misplaced, lost_records, misplaced_labels
+from driftline.reconcile_logs import ReadLogs
 from driftline.reconcile_sql import (
     ANALYSIS,
     DOUBLED_OUTCOMES,
@@ -119,7 +121,7 @@ def reconcile(
     """
     topics = Topics(stream)
     # Commits are read before the ends: whatever was committed is visible below them.
-    committed = _committed(broker, topics)
+    committed, ids = _committed(broker, topics)
     names = (
         topics.features,
         topics.predictions,
@@ -138,20 +140,38 @@ def reconcile(
             database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             database.executescript(TABLES)
             database.execute("BEGIN")
-            loader = _Loader(database, broker, stream, spans, progress)
+            loader = _Loader(database, broker, stream, spans, progress, ids[topics.features])
             loader.load(committed)
-            return _judge(database, stream, loader.foreign_letters, limit)
+            lost = {(at.topic, at.partition, at.start): at for at in loader.logs.lost}
+            for at in (*lost_records(database), *_cut_off(committed, ids)):
+                lost.setdefault((at.topic, at.partition, at.start), at)
+            found = _judge(database, stream, loader.foreign_letters, limit)
+            return msgspec.structs.replace(found, lost=tuple(lost[at] for at in sorted(lost)))
         finally:
             database.close()
 
 
-def _committed(broker: Broker, topics: Topics) -> Mapping[TopicPartition, Committed]:
+def _committed(
+    broker: Broker, topics: Topics
+) -> tuple[Mapping[TopicPartition, Committed], Mapping[str, str]]:
+    """What inference and outcomes have committed, and the ids of the topics that they read."""
     admin = broker.admin()
     try:
-        inference = admin.group_offsets(topics.group("inference"))
-        return inference | admin.group_offsets(topics.group("outcomes"))
+        found = admin.group_offsets(topics.group("inference"))
+        found |= admin.group_offsets(topics.group("outcomes"))
+        return found, admin.topic_ids([topics.features, topics.predictions, topics.labels])
     finally:
         admin.close()
+
+
+def _cut_off(
+    committed: Mapping[TopicPartition, Committed], ids: Mapping[str, str]
+) -> Iterator[Lost]:
+    """What was committed of topics that were created again since."""
+    for partition, at in committed.items():
+        topic_id, _ = without_topic_id(at)
+        if topic_id and topic_id != ids.get(partition.topic, topic_id):
+            yield Lost(*partition, handled(at), None)
 
 
 _Row = tuple[str | int | float | bytes | None, ...]
@@ -164,6 +184,8 @@ class _PredictionHead(msgspec.Struct, frozen=True, gc=False):
     type: str
     record_id: str = ""
     source: Source | None = None
+    log: Log | None = None
+    gaps: tuple[Gap, ...] = ()
 
 
 class _OutcomeHead(msgspec.Struct, frozen=True, gc=False):
@@ -188,6 +210,7 @@ class _Loader:
         stream: Stream,
         spans: Mapping[str, Mapping[TopicPartition, OffsetRange]],
         progress: Progress | None,
+        topic_id: str,
     ) -> None:
         self._database = database
         self._broker = broker
@@ -197,6 +220,7 @@ class _Loader:
         self._id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
         self._label = LabelCodec(stream).decode
         self.foreign_letters = 0
+        self.logs = ReadLogs(self._topics.features, topic_id)
         # Output partition → publish time of its oldest record, where older ones were deleted.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
@@ -267,9 +291,13 @@ class _Loader:
 
     def _prediction(self, message: Message) -> _Row | None:
         event = decode_or_skip(_predictions, message)
+        if event is not None and (event.log is not None or event.gaps):
+            self.logs.mark(message.partition, event.log, event.gaps)
         if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
         source = event.source
+        if not self.logs.is_present(source.partition, source.offset):
+            return None
         return (source.partition, source.offset, message.offset, event.record_id, message.key)
 
     def _outcome(self, message: Message) -> _Row | None:
@@ -359,5 +387,4 @@ def _judge(
         missing_records=tuple(named(MISSING_RECORDS)),
         missing_labels=tuple(named(MISSING_LABELS)),
         named_misplaced=tuple(misplaced_labels(database, stream, limit)),
-        lost=tuple(lost_records(database)),
     )

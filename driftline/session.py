@@ -17,13 +17,18 @@ from driftline.broker.port import (
     Producer,
     TopicPartition,
 )
-from driftline.errors import TransactionAborted
-from driftline.handler import GroupView, Handler, Output
+from driftline.errors import OffsetOutOfRange, TransactionAborted
+from driftline.handler import GroupView, Handler, LogChange, Output
+from driftline.input_logs import InputLogs, without_topic_id
+from driftline.scan import handled
 
 log = logging.getLogger(__name__)
 
 # An abandoned transaction hides other workers' records from readers until it times out.
 TRANSACTION_TIMEOUT_S = 10.0
+# A look comes once a second. A topic that is created again while it is read is noticed so late, if
+# the position is within its new log; what was published before is read again.
+_LOOKS_BETWEEN_IDS = 10
 
 
 class Session:
@@ -45,6 +50,7 @@ class Session:
         exactly_once: bool,
         max_records: int,
         followed: dict[TopicPartition, int],
+        logs: InputLogs,
         on_reread: Callable[[], None],
     ) -> None:
         self._handler = handler
@@ -53,6 +59,10 @@ class Session:
         self._exactly_once = exactly_once
         self._max_records = max_records
         self._followed_from = followed
+        self._logs = logs
+        self._changes: list[LogChange] = []  # that the handler has not been told of
+        self._looks = 0
+
         self._on_reread = on_reread
         self._in_transaction = False
         self.is_dirty = False  # something was handled or sent since the last commit
@@ -61,6 +71,7 @@ class Session:
         # Next offset to handle. A partition is here while it is assigned, and only records whose
         # results were sent move it.
         self._positions: dict[TopicPartition, int] = {}
+        self._unread: dict[TopicPartition, int] = {}  # offset before which all was handled once
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
         self._followed: Consumer | None = None
         self._producer = self._new_producer()
@@ -89,7 +100,14 @@ class Session:
     def poll(self, timeout_s: float) -> Messages:
         """Return the next records of the partitions that the handler does not hold back."""
         self._pause_or_resume()
-        found = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
+        found: Sequence[Message] = ()
+        for _ in range(2):
+            try:
+                found = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
+                break
+            except OffsetOutOfRange as error:
+                self._go_on(TopicPartition(error.topic, error.partition))
+        self._report_changes()
         return self._put_back(Messages.of(found))
 
     def handled(self, messages: Messages) -> None:
@@ -107,6 +125,9 @@ class Session:
         """Show the handler its group's progress. Returns whether that shows that Kafka answers:
         without partitions nothing is asked, unless there are none for this worker."""
         was_assigned, self.was_assigned = self.was_assigned, False
+        self._looks += 1
+        if self._looks % _LOOKS_BETWEEN_IDS == 0 and self._logs.have_changed():
+            self._start_again()
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
@@ -125,7 +146,8 @@ class Session:
                 for topic, info in described.items()
                 for number in range(info.partitions)
             )
-        return self._consumer.committed(self._all_partitions)
+        found = self._consumer.committed(self._all_partitions)
+        return {partition: without_topic_id(at)[1] for partition, at in found.items()}
 
     # ---- broadcast topics -----------------------------------------------------------------------
 
@@ -175,21 +197,61 @@ class Session:
         self.is_dirty = False
         partitions = sorted(self._consumer.assignment())
         self._drop(partitions)
-        self._resume(partitions, seek=True)
+        self._resume(partitions)
 
     def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        self._resume(partitions, seek=False)
+        self._resume(partitions)
 
-    def _resume(self, partitions: Sequence[TopicPartition], *, seek: bool) -> None:
+    def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Let the handler take these partitions up where the group has committed them."""
-        found = self._consumer.committed(partitions)
-        resume = {partition: found.get(partition, Committed(0)) for partition in partitions}
-        starts = dict(self._handler.assigned(resume) or {})
-        for partition, at in resume.items():
-            if seek or partition in starts:
-                self._consumer.seek(partition, starts.get(partition, at.offset))
-            self._positions[partition] = starts.get(partition, at.offset)
+        found = self._logs.compare(partitions, self._consumer.committed(partitions))
+        starts = dict(self._handler.assigned({p: at.committed for p, at in found.items()}) or {})
+        for partition, at in found.items():
+            # Records to rebuild state from may be gone; those that were not read are reported.
+            start = max(starts.get(partition, at.committed.offset), at.start)
+            self._consumer.seek(partition, start)
+            self._positions[partition] = start
+            self._unread[partition] = max(start, handled(at.committed))
+        self._changes += [at.change for at in found.values() if at.change is not None]
         self.was_assigned = True
+
+    def _go_on(self, partition: TopicPartition) -> None:
+        """Go on with a partition whose log has no record at the position."""
+        position = self._consumer.position(partition)
+        if self._logs.have_changed():
+            self._start_again()
+            return
+        (found,) = self._logs.compare([partition], {}).values()
+        unread = max(position, self._unread.get(partition, 0))
+        if unread < found.start:
+            assert found.change is not None
+            self._changes.append(LogChange(partition, found.change.topic_id, found.start, unread))
+        start = max(position, found.start)
+        if position > found.end:
+            log.error(
+                "%s[%d] ends at offset %d, before offset %d that was read: Kafka has lost records",
+                *partition,
+                found.end,
+                position,
+            )
+            start = found.end
+        self._consumer.seek(partition, start)
+        self._positions[partition] = start
+
+    def _start_again(self) -> None:
+        """A topic was created again: commit what was handled, and compare all inputs anew."""
+        self.commit()
+        self.rewind()
+
+    def _report_changes(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if change.partition not in self._positions:
+                continue
+            if change.unread is not None:
+                log.error("%s", _told(change))
+            self.send(self._handler.log_changed(change))
+            self.is_dirty = True
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if any(partition in self._positions for partition in partitions):
@@ -205,6 +267,8 @@ class Session:
     def _drop(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._positions.pop(partition, None)
+            self._unread.pop(partition, None)
+        self._changes = [at for at in self._changes if at.partition in self._positions]
         self._on_reread()
         self._handler.revoked(partitions)
 
@@ -259,10 +323,12 @@ class Session:
         if not self.is_dirty:
             return {}
         holds = self._handler.holds()
-        offsets = {
-            partition: holds.get(partition, Committed(offset))
-            for partition, offset in self._positions.items()
-        }
+        offsets = self._logs.committed(
+            {
+                partition: holds.get(partition, Committed(offset))
+                for partition, offset in self._positions.items()
+            }
+        )
         if self._exactly_once:
             self._begin()
             if offsets:
@@ -274,6 +340,7 @@ class Session:
             if offsets:
                 self._consumer.commit(offsets)
         self.is_dirty = False
+        self._logs.remember(offsets)
         if self._followed is not None:
             for partition in self._followed.assignment():
                 self._followed_from[partition] = self._followed.position(partition)
@@ -322,3 +389,19 @@ class Session:
             if client is not None:
                 client.abandon()
         self._drop(sorted(self._positions))
+
+
+def _told(change: LogChange) -> str:
+    """What happened, for the log."""
+    topic, partition = change.partition
+    if change.is_new_topic:
+        return (
+            f"{topic} was created again: records of {topic}[{partition}] from offset "
+            f"{change.unread} on were not read; going on at offset {change.start} of the new topic"
+        )
+    assert change.unread is not None
+    return (
+        f"{change.start - change.unread} offsets of {topic}[{partition}] were deleted before they "
+        f"were read, from {change.unread} on; going on at {change.start}. Raise the topic's "
+        "retention above the longest downtime"
+    )

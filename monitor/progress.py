@@ -6,13 +6,14 @@ that one partition's contents: neither batches nor other partitions play a part.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
+from driftline.events import Log
 from driftline.stream import Stream
 
 PANES: Final = 20  # of a window
@@ -101,6 +102,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     closed: int | None = None  # parts of all cells before this one were published
     published: int = 0  # records before this offset were read; those held are needed again
     grid: str = ""  # whose cells these are
+    log: str = ""  # id of the topic that `source` is an offset of; empty: unknown
 
 
 class Arrivals(NamedTuple):
@@ -114,7 +116,17 @@ class Arrivals(NamedTuple):
     # Positions of the dead letters among the watermark records, BEFORE_ALL where they are
     # unreadable; what the other places hold is of no use. None: there are no dead letters.
     refused: Ints | None = None
+    lost: Ints | None = None  # records that gaps have deleted, 0 elsewhere; None: there are no gaps
     ahead: NDArray[np.bool_] | None = None  # implausibly far ahead of their time; None: none
+    logs: tuple[tuple[int, Log], ...] = ()  # places of watermark records at which a log begins
+
+    def cut(self, at: slice) -> "Arrivals":
+        """A part of it, without `logs`."""
+
+        def part(own: NDArray[Any] | None) -> Any:
+            return None if own is None else own[at]
+
+        return Arrivals(*map(part, self[:-1]))
 
 
 class Slot(Generic[Part]):
@@ -124,6 +136,7 @@ class Slot(Generic[Part]):
         self.part = part
         self.late = 0
         self.dead_letters = 0
+        self.lost = 0
         self.refused: int | None = None  # largest position of a dead letter
         self.first = (offset, watermark, source)  # the first record of it, the state before it
 
@@ -151,6 +164,8 @@ class Track(Generic[Part]):
         self._panes = self._grid.panes if cell == "slice" else 1
         self.watermark = at.watermark
         self.source = at.source
+        self._log = at.log
+        self._log_offset = -1  # of the watermark record that named it
         self.closed = at.closed
         if at.grid != self._grid.name:
             # The windows of the stream file were changed: with the first cell that is read whole.
@@ -168,9 +183,24 @@ class Track(Generic[Part]):
         What does not count: watermark records, records seen before, late ones (they are counted in
         their slot's `late`), and those of cells whose parts were published. Dead letters are
         counted in their slot's `dead_letters`: in the cell of their position, or where that is
-        unknown or was passed, in the one that the partition had reached.
+        unknown or was passed, in the one that the partition had reached. Gaps have no position.
         """
-        offsets, positions, marks, sources, refused, ahead = arrivals
+        if not arrivals.logs:
+            return self._admit(arrivals, is_new_log=False)
+        parts, start, is_new_log = [], 0, False
+        for place, log in arrivals.logs:
+            parts.append(self._admit(arrivals.cut(slice(start, place)), is_new_log=is_new_log))
+            start, is_new_log = place, log.topic_id != self._log
+            if is_new_log:
+                self._log, self._log_offset = log.topic_id, int(arrivals.offsets[place])
+                self.source = log.offset - 1
+        parts.append(self._admit(arrivals.cut(slice(start, None)), is_new_log=is_new_log))
+        cells, counting = zip(*parts, strict=True)
+        return np.concatenate(cells), np.concatenate(counting)
+
+    def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, NDArray[np.bool_]]:
+        """`is_new_log`: the first of them names a log that was not known."""
+        offsets, positions, marks, sources, refused, lost, ahead, _ = arrivals
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         reached = positions + self._ahead
         if marks is not None:
@@ -194,21 +224,23 @@ class Track(Generic[Part]):
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < passed)
         cells: Ints = np.maximum(panes, passed) // self._panes
-        letters = None
-        if refused is not None and marks is not None and sources is not None:
+        unscored = None  # dead letters and gaps
+        if refused is not None and lost is not None and marks is not None and sources is not None:
+            is_new[:1] |= is_new_log
             # A partition of which no position is known has not reached any cell.
-            letters = marks & is_new & (sources >= 0) & (watermarks[1:] > BEFORE_ALL)
+            is_named = (sources >= 0) | (lost > 0)
+            unscored = marks & is_new & is_named & (watermarks[1:] > BEFORE_ALL)
             known = refused > BEFORE_ALL
             at = np.where(known, np.maximum(refused, watermarks[:-1]), watermarks[1:])
-            cells[letters] = self._grid.panes_of(at[letters]) // self._panes
+            cells[unscored] = self._grid.panes_of(at[unscored]) // self._panes
         if self.closed is not None:
             is_open = cells >= self.closed
             fresh &= is_open
             late &= is_open
-            letters = None if letters is None else letters & is_open
-        self._count(cells, fresh, late, offsets, watermarks, newest, letters)
-        if letters is not None and refused is not None:
-            self._count_letters(cells, letters, refused)
+            unscored = None if unscored is None else unscored & is_open
+        self._count(cells, fresh, late, offsets, watermarks, newest, unscored)
+        if unscored is not None and refused is not None and lost is not None:
+            self._count_unscored(cells, unscored, refused, lost)
         self.source = int(newest[-1])
         if watermarks[-1] > BEFORE_ALL:
             self.watermark = int(watermarks[-1])
@@ -222,10 +254,10 @@ class Track(Generic[Part]):
         offsets: Ints,
         watermarks: Ints,
         newest: Ints,
-        letters: NDArray[np.bool_] | None,
+        unscored: NDArray[np.bool_] | None,
     ) -> None:
         """Make the slots of these cells, and count what is late in them."""
-        counted = fresh if letters is None else fresh | letters
+        counted = fresh if unscored is None else fresh | unscored
         for cell in distinct(cells[counted]):
             own = counted & (cells == cell)
             if cell not in self.slots:
@@ -239,11 +271,14 @@ class Track(Generic[Part]):
                 )
             self.slots[cell].late += int(np.count_nonzero(late & own))
 
-    def _count_letters(self, cells: Ints, letters: NDArray[np.bool_], refused: Ints) -> None:
-        for cell in distinct(cells[letters]):
-            own = letters & (cells == cell)
+    def _count_unscored(
+        self, cells: Ints, unscored: NDArray[np.bool_], refused: Ints, lost: Ints
+    ) -> None:
+        for cell in distinct(cells[unscored]):
+            own = unscored & (cells == cell)
             slot = self.slots[cell]
-            slot.dead_letters += int(np.count_nonzero(own))
+            slot.dead_letters += int(np.count_nonzero(own & (lost == 0)))
+            slot.lost += int(lost[own].sum())
             largest = int(refused[own].max())
             slot.refused = later(slot.refused, largest if largest > BEFORE_ALL else None)
 
@@ -275,6 +310,8 @@ class Track(Generic[Part]):
             self.closed,
             published if published > offset else 0,
             self._grid.name,
+            # Where the log's name is read again, what came before it was of another log.
+            self._log if offset > self._log_offset else "",
         )
         return Committed(offset, msgspec.json.encode(resume).decode())
 

@@ -18,7 +18,7 @@ from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicP
 from driftline.codec.envelope import dead_letter, decode, rare, windows_decoder
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
-from driftline.handler import GroupView
+from driftline.handler import GroupView, LogChange
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.decisions import detectors
@@ -141,6 +141,9 @@ class MonitorHandler:
                 for message in own:
                     output.extend(self._decide(message))
         return output
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        return ()  # the loop reports it
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         topics = self._topics

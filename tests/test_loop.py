@@ -21,7 +21,7 @@ from driftline.broker.port import (
 )
 from driftline.clock import ManualClock
 from driftline.errors import BrokerUnavailable, TransactionAborted
-from driftline.handler import GroupView
+from driftline.handler import GroupView, LogChange
 from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
 from driftline.stream import Delivery
 
@@ -40,6 +40,7 @@ class PairSums:
         self.assignments: list[dict[TopicPartition, Committed]] = []
         self.starts: dict[TopicPartition, int] = {}
         self.views: list[GroupView] = []
+        self.changes: list[LogChange] = []
         self._first: dict[TopicPartition, Message] = {}
         self._published: dict[TopicPartition, int] = {}
 
@@ -71,6 +72,10 @@ class PairSums:
 
     def look(self, view: GroupView) -> None:
         self.views.append(view)
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        self.changes.append(change)
+        return ()
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [Outgoing(DEAD, message.value, partition=0)]

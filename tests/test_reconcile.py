@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
 from driftline.broker.partitioner import PARTITIONERS, partitioners_for
-from driftline.broker.port import Outgoing
+from driftline.broker.port import NewTopic, Outgoing, TopicPartition
+from driftline.codec.envelope import encode
 from driftline.codec.labels import LabelCodec
 from driftline.deadletters import REPLAYED
+from driftline.events import Gap, Log, Watermark
 from driftline.loop import Loop
 from driftline.reconcile import Missing, reconcile
 from driftline.reconcile_findings import Lost
@@ -257,6 +259,64 @@ def test_a_committed_offset_above_the_end_shows_a_recreated_topic(topic: str) ->
 
     assert found.lost == (Lost(name, 0, 9, None),)
     assert not found.clean
+
+
+def test_records_deleted_before_they_were_read_are_lost() -> None:
+    world = World()
+    for name in "abcd":
+        world.feature(name)
+    world.commit("inference", world.topics.features, 1)
+    world.broker.truncate(TopicPartition(world.topics.features, 0), 3)
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.lost == (Lost(world.topics.features, 0, 1, 3),)
+    assert not found.clean
+
+
+def test_a_gap_that_inference_met_stays_known() -> None:
+    world = World()
+    for name in "abcd":
+        world.feature(name)
+    world.broker.truncate(TopicPartition(world.topics.features, 0), 3)
+    world.send(
+        Outgoing(
+            world.topics.predictions, encode(Watermark(None, gaps=(Gap(0, 1, 3),))), partition=0
+        )
+    )
+    world.everything_handled()
+
+    assert reconcile(world.broker, world.stream).lost == (Lost(world.topics.features, 0, 1, 3),)
+
+
+def test_predictions_of_a_topic_before_do_not_count_for_the_present_one() -> None:
+    world = World()
+    topics, admin = world.topics, world.broker.admin()
+
+    def begin() -> None:
+        (topic_id,) = admin.topic_ids([topics.features]).values()
+        mark = Watermark(None, log=Log(topic_id, 0))
+        world.send(Outgoing(topics.predictions, encode(mark), partition=0))
+
+    begin()
+    first = [world.feature(name) for name in "ab"]
+    for record in first:
+        world.prediction(record)
+    admin.delete([topics.features])
+    admin.create([NewTopic(topics.features, 2)])
+    for record in first:  # the same file again
+        world.send(Outgoing(topics.features, record.value, record.key, 0))
+    world.commit("inference", topics.features, 2)
+    found = reconcile(world.broker, world.stream)
+    assert (found.predictions, found.missing) == (0, 2)
+    assert found.lost == (Lost(topics.features, 0, 2, None),)
+
+    begin()
+    for record in first:
+        world.prediction(record)
+    found = reconcile(world.broker, world.stream)
+    assert (found.predictions, found.missing) == (2, 0)
+    assert found.lost == (Lost(topics.features, 0, 2, None),)
 
 
 def test_a_message_that_is_no_dead_letter_is_counted_and_disturbs_nothing() -> None:

@@ -104,6 +104,8 @@ def documented_fields() -> Iterator[tuple[str, str, set[str]]]:
 def test_every_field_of_every_event_is_documented_and_no_other() -> None:
     parts: dict[tuple[str, str], type[msgspec.Struct]] = {
         ("watermark", "letter"): events.RefusedRecord,
+        ("watermark", "log"): events.Log,
+        ("watermark", "gap"): events.Gap,
         ("data_window", "group"): events.DataGroup,
         ("data_window", "relation"): events.RelationResult,
         ("data_window", "column"): events.ColumnResult,

@@ -24,7 +24,7 @@ from driftline.events import (
     RolePointer,
     event_id,
 )
-from driftline.handler import GroupView
+from driftline.handler import GroupView, LogChange
 from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
 from driftline.models.keys import Signer, Trusted
 from driftline.models.signed import sign
@@ -165,6 +165,9 @@ class TrainerHandler:
                 asked.append(_Asked(event, partition, message.offset))
         self._queue += [item for item in asked if item.request.id not in self._decided]
         return letters
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        return ()  # the loop reports it
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [self._refuse(message, reason)]

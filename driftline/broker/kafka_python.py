@@ -4,8 +4,10 @@ In: addresses, and client properties under Kafka's dotted names. Out: the client
 Never: auto commit, uncommitted reads, topics made by use.
 """
 
+import base64
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -119,7 +121,10 @@ class KafkaPythonBroker:
         instance_id: str | None = None,
     ) -> "KafkaPythonConsumer":
         own = {"group_id": group, "client_id": client_id, "group_instance_id": instance_id}
-        client = self._make(kafka.KafkaConsumer, _CONSUMER, own)
+        defaults = dict(_CONSUMER)
+        if group is not None:
+            defaults["auto_offset_reset"] = "none"  # nothing is passed over in silence
+        client = self._make(kafka.KafkaConsumer, defaults, own)
         return KafkaPythonConsumer(client, self._limits, static=instance_id is not None)
 
     def producer(
@@ -203,6 +208,17 @@ class KafkaPythonAdmin:
             )
             for name, count in sorted(counts.items())
         }
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        names = list(topics)
+        if not names:
+            return {}
+        with translated("describe topics"):
+            return {
+                found["name"]: _as_kafka_writes_it(found["topic_id"])
+                for found in self._client.describe_topics(names)
+                if found["error_code"] == 0
+            }
 
     def create(self, topics: Iterable[NewTopic]) -> None:
         wanted = {
@@ -298,6 +314,14 @@ class KafkaPythonAdmin:
             for found in answer
             if found["error_code"] == 0 and not found["is_internal"]
         }
+
+
+def _as_kafka_writes_it(topic_id: str) -> str:
+    """
+    >>> _as_kafka_writes_it("78b72e33-83d4-47aa-9576-719e67db3151")
+    'eLcuM4PUR6qVdnGeZ9sxUQ'
+    """
+    return base64.urlsafe_b64encode(uuid.UUID(topic_id).bytes).decode().rstrip("=")
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:

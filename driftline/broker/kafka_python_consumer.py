@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import kafka.errors as kafka_errors
 from kafka.consumer.subscription_state import AsyncConsumerRebalanceListener
 from kafka.future import Future
 
@@ -20,7 +21,7 @@ from driftline.broker.kafka_python_values import (
 )
 from driftline.broker.limits import TopicLimits, fenced_instance
 from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
-from driftline.errors import BrokerUnavailable
+from driftline.errors import BrokerUnavailable, OffsetOutOfRange
 
 
 class KafkaPythonConsumer:
@@ -56,7 +57,10 @@ class KafkaPythonConsumer:
         poll = self._client.poll if self._callbacks is None else self._callbacks.poll
         self._fetch_again_what_was_parked()
         with translated("poll"):
-            batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+            try:
+                batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+            except kafka_errors.OffsetOutOfRangeError as error:
+                raise OffsetOutOfRange(*next(iter(error.args[0]))) from error
         if self._static and self._is_fenced():
             raise fenced_instance()
         return [
@@ -215,6 +219,9 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 self._client.seek(partition, known)
             self._client.resume(partition)
+        for partition in map(kafka_partition, set(partitions).difference(self._given_up)):
+            if self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS) is None:
+                self._client.seek_to_beginning(partition)
         self.held = list(partitions)
         self._assigned(partitions)
 

@@ -121,6 +121,8 @@ class LibrdkafkaBroker:
         }
         if instance_id is not None:
             own["group.instance.id"] = instance_id
+        if group is not None:
+            own["auto.offset.reset"] = "error"  # nothing is passed over in silence
         client, errors = self._make(ck.Consumer, _CONSUMER, own)
         self._connected(client, errors)
         return LibrdkafkaConsumer(client, group, self._limits, errors, instance_id)
@@ -213,6 +215,20 @@ class LibrdkafkaAdmin:
                 config = {key: entry.value or "" for key, entry in entries.items()}
                 result[name] = TopicInfo(name, counts[name], config)
             return result
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        names = list(topics)
+        if not names:
+            return {}
+        result = {}
+        with translated("describe topics"):
+            for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
+                try:
+                    result[name] = str(answer.result().topic_id)
+                except ck.KafkaException as error:
+                    if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
+                        raise
+        return result
 
     def create(self, topics: Iterable[NewTopic]) -> None:
         wanted = {topic.name: topic for topic in topics}

@@ -20,7 +20,7 @@ from driftline.broker.librdkafka_values import (
 )
 from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed
 from driftline.broker.port import Committed, Headers, Message, Messages, Rebalanced, TopicPartition
-from driftline.errors import BrokerError
+from driftline.errors import BrokerError, OffsetOutOfRange
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class LibrdkafkaConsumer:
         self._revoked: Rebalanced | None = None
         self._closed = False
         self._abandoned = False
+        self._out_of_range: TopicPartition | None = None
 
     def subscribe(
         self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
@@ -95,6 +96,8 @@ class LibrdkafkaConsumer:
         self._restart()
 
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
+        if self._out_of_range is not None:
+            raise OffsetOutOfRange(*self._out_of_range)
         count = min(max_records, _LARGEST_BATCH)
         before = self._rebalances
         deadline_s = time.monotonic() + timeout_s
@@ -108,6 +111,7 @@ class LibrdkafkaConsumer:
                     first = self._client.poll(left_s)
                     if first is not None:
                         records = [first, *self._client.consume(count - 1, 0)]
+            self._note_out_of_range(records)
             if self._errors.fatal is not None:
                 raise _fatal(self._errors.fatal)
             messages = _Fetched(_records_of(records, self._group))
@@ -116,8 +120,19 @@ class LibrdkafkaConsumer:
                 if messages and self._starts:
                     self._restart()
                 return []
+            if not messages and self._out_of_range is not None:
+                raise OffsetOutOfRange(*self._out_of_range)
             if messages or time.monotonic() >= deadline_s:
                 return messages  # else there was only news, such as the end of a partition
+
+    def _note_out_of_range(self, records: Sequence[Any]) -> None:
+        """Keep the error of a partition until the records that came before it are handed over."""
+        for record in records:
+            error = record.error()
+            if error is not None and error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
+                partition = TopicPartition(record.topic(), record.partition())
+                if partition in self._starts:
+                    self._out_of_range = partition
 
     def assignment(self) -> frozenset[TopicPartition]:
         return frozenset(self._starts)
@@ -134,13 +149,18 @@ class LibrdkafkaConsumer:
             known = self.committed([partition])
             if known:
                 return known[partition].offset
-            first: int = self._client.get_watermark_offsets(
-                kafka_partition(partition), ANSWER_TIMEOUT_S
-            )[0]
-            return first
+            return self._first(partition)
+
+    def _first(self, partition: TopicPartition) -> int:
+        first: int = self._client.get_watermark_offsets(
+            kafka_partition(partition), ANSWER_TIMEOUT_S
+        )[0]
+        return first
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self._starts[self._own(partition)] = offset
+        if self._out_of_range == partition:
+            self._out_of_range = None
         if self._assigning:
             return
         try:
@@ -240,6 +260,13 @@ class LibrdkafkaConsumer:
 
     def _restart(self) -> None:
         """Let the client read each partition from its start, dropping what it had fetched."""
+        self._out_of_range = None
+        unknown = [partition for partition, start in self._starts.items() if start is None]
+        if unknown:
+            found = self.committed(unknown)
+            for partition in unknown:
+                at = found.get(partition)
+                self._starts[partition] = self._first(partition) if at is None else at.offset
         with translated("assign"):
             self._client.assign(
                 [kafka_partition(partition, start) for partition, start in self._starts.items()]
@@ -324,6 +351,8 @@ def _is_notice(record: Any, group: str | None) -> bool:
     error = record.error()
     if error is None:
         return False
+    if error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
+        return True  # `poll` raises it
     if error.code() == ck.KafkaError._PARTITION_EOF:
         return True  # it has moved the position behind the last markers
     if is_forbidden(error):

@@ -2,7 +2,8 @@
 
 In: a clock for timestamps. Out: clients that behave as those of Apache Kafka do: murmur2, range
 assignor, transactions whose markers spend an offset, fencing, size limits, unknown topics refused.
-Never: a network, a thread, retention, compaction; members that stop polling are not evicted.
+Never: a network, a thread, compaction, retention by itself; members that stop polling are not
+evicted.
 """
 
 import re
@@ -34,7 +35,7 @@ from driftline.broker.port import (
 )
 from driftline.broker.transactions import check_can_begin
 from driftline.clock import Clock, SystemClock
-from driftline.errors import BrokerError, TransactionAborted
+from driftline.errors import BrokerError, OffsetOutOfRange, TransactionAborted
 
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -54,6 +55,7 @@ class MemoryBroker:
         self._groups: dict[str, Group] = {}
         self._owners: dict[str, MemoryProducer] = {}  # transactional id -> its newest producer
         self._clients = 0
+        self._created = 0  # topics, also those that were deleted
         self._waiting = 0  # threads in a poll that has found nothing
 
     @property
@@ -93,7 +95,16 @@ class MemoryBroker:
         """A broker with what `save` wrote. Raises BrokerError if the folder does not hold it."""
         broker = cls(clock)
         broker._topics, broker._groups = memory_log.load(folder)
+        broker._created = len(broker._topics)
         return broker
+
+    def truncate(self, partition: TopicPartition, start: int) -> None:
+        """Delete the records of a partition before this offset, as retention does."""
+        with self._changed:
+            log = self._log(partition)
+            log.start = min(max(start, log.start), len(log.entries))
+            log.entries[: log.start] = [None] * log.start
+            self._changed.notify_all()
 
     def _topic(self, name: str) -> Topic:
         topic = self._topics.get(name)
@@ -244,7 +255,9 @@ class MemoryConsumer:
         gained = group.assignment[self._member.id]
         self._member.generation = group.generation
         known = group.committed
-        self._take_over({p: known[p].offset if p in known else 0 for p in gained})
+        self._take_over(
+            {p: known[p].offset if p in known else self._broker._log(p).start for p in gained}
+        )
         assigned(gained)
 
     def _give_up(self) -> None:
@@ -268,8 +281,13 @@ class MemoryConsumer:
             log = self._broker._log(partition)
             end = self._broker._stable_end(log) if log.open else len(log.entries)
             position = positions[partition]
-            if position > len(log.entries):
-                position = 0  # out of range: from the earliest, as auto.offset.reset says
+            if not log.start <= position <= len(log.entries):
+                if self._revoked is None:
+                    position = log.start  # alone: from the earliest
+                elif batch:
+                    continue  # what was read is not to be lost; the next call raises
+                else:
+                    raise OffsetOutOfRange(*partition)
             while position < end and len(batch) < max_records:
                 chunk = log.entries[position : min(end, position + max_records - len(batch))]
                 position += len(chunk)
@@ -451,6 +469,11 @@ class MemoryAdmin:
                 if name in known
             }
 
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        with self._broker._changed:
+            known = self._broker._topics
+            return {name: known[name].id for name in topics if name in known}
+
     def create(self, topics: Iterable[NewTopic]) -> None:
         with self._broker._changed:
             for topic in topics:
@@ -465,17 +488,26 @@ class MemoryAdmin:
                     raise BrokerError(f"topic {topic.name!r} exists already")
                 logs = tuple(PartitionLog() for _ in range(topic.partitions))
                 config = dict(topic.config)
-                self._broker._topics[topic.name] = Topic(logs, config, topic_bytes(config))
+                self._broker._created += 1
+                identity = f"memory-{self._broker._created}"
+                self._broker._topics[topic.name] = Topic(
+                    logs, config, topic_bytes(config), identity
+                )
 
     def delete(self, topics: Iterable[str]) -> None:
         with self._broker._changed:
             for topic in topics:
                 self._broker._topics.pop(topic, None)
+                for group in self._broker._groups.values():  # as Kafka does
+                    for partition in [p for p in group.committed if p.topic == topic]:
+                        del group.committed[partition]
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
         with self._broker._changed:
             return {
-                TopicPartition(topic, partition): OffsetRange(0, self._broker._stable_end(log))
+                TopicPartition(topic, partition): OffsetRange(
+                    log.start, self._broker._stable_end(log)
+                )
                 for partition, log in enumerate(self._broker._topic(topic).logs)
             }
 

@@ -39,10 +39,11 @@ class PartitionLog:
     """One partition. `entries[offset]` is a message, or None where nothing can be read: a
     transaction's marker, or a record of an aborted transaction."""
 
-    __slots__ = ("entries", "open")
+    __slots__ = ("entries", "open", "start")
 
     def __init__(self) -> None:
         self.entries: list[Message | None] = []
+        self.start = 0  # records before this offset were deleted
         self.open: dict[str, list[int]] = {}  # transactional id -> the offsets it wrote here
 
     def stable_end(self) -> int:
@@ -58,6 +59,7 @@ class Topic(msgspec.Struct, frozen=True):
     logs: tuple[PartitionLog, ...]
     config: Mapping[str, str]
     max_bytes: int
+    id: str
 
 
 class Member:
@@ -133,6 +135,8 @@ class _SavedTopic(msgspec.Struct, frozen=True):
     name: _TopicName
     partitions: int
     config: dict[str, str]
+    id: str = ""
+    starts: tuple[int, ...] = ()  # of the partitions; empty: all 0
 
 
 class _SavedOffset(msgspec.Struct, frozen=True):
@@ -154,7 +158,13 @@ def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group])
     folder.mkdir(parents=True, exist_ok=True)
     index = _SavedIndex(
         topics=[
-            _SavedTopic(name, len(topic.logs), dict(sorted(topic.config.items())))
+            _SavedTopic(
+                name,
+                len(topic.logs),
+                dict(sorted(topic.config.items())),
+                topic.id,
+                tuple(log.start for log in topic.logs),
+            )
             for name, topic in sorted(topics.items())
         ],
         groups=[
@@ -182,9 +192,13 @@ def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
                 ),
                 saved.config,
                 topic_bytes(saved.config),
+                saved.id,
             )
             for saved in index.topics
         }
+        for saved in index.topics:
+            for log, start in zip(topics[saved.name].logs, saved.starts, strict=False):
+                log.start = start
     except (OSError, msgspec.MsgspecError, struct.error) as error:
         raise BrokerError(
             f"{folder} does not hold saved topics: {error}",

@@ -184,7 +184,9 @@ class Consumer(Protocol):
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
         """What is there, at most `max_records`; blocks up to `timeout_s` while nothing is.
 
-        Raises BrokerUnavailable, BrokerError.
+        Raises BrokerUnavailable, BrokerError. A member of a group raises OffsetOutOfRange, at each
+        call until it is sought elsewhere, when a partition has no record at its position: retention
+        has deleted it, or the topic was created again. Alone, it goes on from the earliest record.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
@@ -275,6 +277,10 @@ class Admin(Protocol):
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
         """These topics (all but Kafka's own, without an argument); an unknown one is left out."""
+
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The ids of these topics; an unknown one is left out. A topic that is deleted and created
+        again has another id."""
 
     def create(self, topics: Iterable[NewTopic]) -> None:
         """Create topics and wait until they can be used. Raises BrokerError if one exists."""

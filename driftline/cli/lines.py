@@ -22,6 +22,8 @@ from driftline.events import (
     DataWindow,
     DriftEvent,
     Freeze,
+    Gap,
+    Log,
     ModelAnnounced,
     ModelsEvent,
     Outcome,
@@ -103,6 +105,11 @@ def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
     match event:
         case Watermark(dead_letter=RefusedRecord(offset=offset)):
             return f"dead letter: the record at offset {offset} could not be scored"
+        case Watermark(gaps=(Gap(start=start, end=end), *_)):
+            until = "the end of the former topic" if end is None else f"{end - 1}"
+            return f"gap: the records from offset {start} to {until} were deleted unread"
+        case Watermark(log=Log(topic_id=topic_id, offset=offset)):
+            return f"log: from here on, records of topic id {topic_id} from offset {offset} on"
         case Watermark():
             return f"watermark: nothing before {event.position} is to come"
         case Outcome():

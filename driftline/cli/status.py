@@ -75,6 +75,12 @@ def _show(found: Status) -> None:
     refused = dict(found.refused)
     for worker in workers:
         refused |= worker.said.refused if worker.alive else {}
+        said_by = f"{worker.said.service}-{worker.said.slot}"
+        if worker.said.gaps:
+            lost = f"{worker.said.gaps} gaps, {worker.said.lost:,} offsets deleted unread"
+            stdout.print(f"{said_by}: {lost}; `driftline reconcile` names them", style="red")
+        if worker.alive and worker.said.problem is not None:
+            stdout.print(f"{said_by}: {escape(worker.said.problem)}", style="red")
     for name, why in refused.items():
         what = short_digest(name) if name.startswith("sha256:") else escape(name)
         stdout.print(f"refused:   {what}: {escape(why)}", style="red")

@@ -16,7 +16,7 @@ from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, T
 from driftline.cli.lines import line
 from driftline.cli.troubles import Troubles
 from driftline.clock import Clock
-from driftline.handler import GroupView, Handler, Output
+from driftline.handler import GroupView, Handler, LogChange, Output
 from driftline.processes import ServiceState, State, born, write_state
 from driftline.topics import Role, Service, Topics
 
@@ -54,6 +54,7 @@ class Watched:
         self._folder = folder
         self._published: Counter[str] = Counter()
         self._consumed = 0
+        self._gaps = self._lost = 0
         self._lag: dict[TopicPartition, int] = {}
         self._partitions: set[TopicPartition] = set()
         self._held_back: frozenset[TopicPartition] = frozenset()
@@ -128,6 +129,12 @@ class Watched:
         self._troubles.note_partitions(len(self._partitions), now)
         self._handler.look(view)
 
+    def log_changed(self, change: LogChange) -> Output:
+        if change.unread is not None:
+            self._gaps += 1
+            self._lost += 0 if change.is_new_topic else change.start - change.unread
+        return self._note(self._handler.log_changed(change))
+
     def tick(self) -> Output:
         output = self._note(self._handler.tick())
         if (
@@ -155,6 +162,8 @@ class Watched:
             partitions=len(self._partitions),
             consumed=self._consumed,
             lag=sum(self._lag.values()),
+            gaps=self._gaps,
+            lost=self._lost,
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             problem=getattr(self._handler, "problem", None),  # only outcomes has this
             # Only inference has these two.

@@ -332,16 +332,23 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
 
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
     """The finding with what is wrong with the window's records of all models together."""
-    if "dead_letters" not in window.quality:
+    if not window.quality:
         return finding
-    share = window.dead_letters / (window.records + window.dead_letters)
-    message = f"{share:.1%} of the records became dead letters"
+    scored_or_refused = window.records + window.dead_letters
+    severity, said = 0.0, []
+    if "gaps" in window.quality:
+        severity = window.lost / (scored_or_refused + window.lost)
+        said.append(f"{window.lost:,} records or more were deleted before they were read")
+    if "dead_letters" in window.quality:
+        share = window.dead_letters / scored_or_refused
+        severity = max(severity, share)
+        said.append(f"{share:.1%} of the records became dead letters")
     if finding is None:
-        return Finding((), share, message, window.start, is_drawn=False)
+        return Finding((), severity, "; ".join(said), window.start, is_drawn=False)
     return msgspec.structs.replace(
         finding,
-        severity=max(share, finding.severity),
-        message=f"{message}; {finding.message}",
+        severity=max(severity, finding.severity),
+        message="; ".join([*said, finding.message]),
     )
 
 

@@ -45,12 +45,19 @@ class Judge:
         """The verdict on too few records, or without a reference."""
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
-    def window(self, records: int, dead_letters: int) -> tuple[WindowQuality, ...]:
-        """What is wrong with a window's records of all models together."""
-        if records + dead_letters < self._stream.windows.min_records:
-            return ()
-        found = are_many(dead_letters, records + dead_letters, level=self._quality_level)
-        return ("dead_letters",) if found else ()
+    def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
+        """What is wrong with a window's records of all models together.
+
+        A lost record is no matter of chance: one is enough.
+        """
+        found: list[WindowQuality] = []
+        total = records + dead_letters
+        is_tested = total >= self._stream.windows.min_records
+        if is_tested and are_many(dead_letters, total, level=self._quality_level):
+            found.append("dead_letters")
+        if lost:
+            found.append("gaps")
+        return tuple(found)
 
     def test(
         self,

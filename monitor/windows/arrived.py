@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import Decoded
 from driftline.codec.values import bounded_time, parse_time
-from driftline.events import Watermark
+from driftline.events import Gap, Watermark
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
 log = logging.getLogger(__name__)
@@ -118,18 +118,37 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
     positions = np.concatenate([arrivals.positions, reached])
     is_mark = np.arange(len(offsets)) >= len(arrivals.offsets)
     order = np.argsort(offsets)
-    sources, refused = arrivals.sources, None
-    if sources is not None:
-        letters = [mark.dead_letter for _, mark in marks]
-        of_marks = ints([-1 if letter is None else letter.offset for letter in letters])
-        sources = np.concatenate([sources, of_marks])[order]
-        if any(letters):
-            own = optional_ints([None if letter is None else letter.position for letter in letters])
-            refused = np.concatenate([arrivals.positions, own])[order]
     ahead = arrivals.ahead
     if ahead is not None:
         ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
-    return Arrivals(offsets[order], positions[order], is_mark[order], sources, refused, ahead)
+    if arrivals.sources is None:
+        return Arrivals(offsets[order], positions[order], is_mark[order], ahead=ahead)
+    letters = [mark.dead_letter for _, mark in marks]
+    own = [None if letter is None else letter.position for letter in letters]
+    lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
+    logs = [(offset, mark.log) for offset, mark in marks if mark.log is not None]
+    return Arrivals(
+        offsets[order],
+        positions[order],
+        is_mark[order],
+        np.concatenate([arrivals.sources, ints([_source(mark) for _, mark in marks])])[order],
+        np.concatenate([arrivals.positions, optional_ints(own)])[order],
+        np.concatenate([np.zeros_like(arrivals.offsets), lost])[order],
+        ahead,
+        tuple((int(np.searchsorted(offsets[order], offset)), log) for offset, log in logs),
+    )
+
+
+def _source(mark: Watermark) -> int:
+    """Offset of the last feature record that a watermark record accounts for, -1 for none."""
+    if mark.dead_letter is not None:
+        return mark.dead_letter.offset
+    return max((gap.end - 1 for gap in mark.gaps if gap.end is not None), default=-1)
+
+
+def _lost(gap: Gap) -> int:
+    """How many records are lost, at least one."""
+    return 1 if gap.end is None else gap.end - gap.start
 
 
 def times_us(values: Sequence[str | None]) -> Ints:

@@ -148,6 +148,7 @@ class DataGathering:
             time=None if time_us is None else format_time(time_us),
             groups=tuple(groups[:1]),
             dead_letters=slot.dead_letters,
+            lost=slot.lost,
         )
         for group in groups[1:]:
             yield SlicePart(index=index, groups=(group,))

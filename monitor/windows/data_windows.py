@@ -70,6 +70,7 @@ class DataWindows:
     def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
         piece.late += part.late
         piece.dead_letters += part.dead_letters
+        piece.lost += part.lost
         piece.row = later(piece.row, part.row)
         piece.time_us = later(piece.time_us, None if part.time is None else parse_time(part.time))
         for group in part.groups:
@@ -100,6 +101,7 @@ class DataWindows:
                 group.add(own.records, own.last, own.sample.rows() if len(own.sample) else None)
         records = sum(group.records for group in groups.values())
         dead_letters = sum(piece.dead_letters for piece in slices)
+        lost = sum(piece.lost for piece in slices)
         ordered = sorted(groups.items(), key=lambda item: (item[1].last or 0, item[0]))
         return DataWindow(
             id=identity,
@@ -112,7 +114,8 @@ class DataWindows:
             time=None if time_us is None else format_time(time_us),
             groups=tuple(self._test(identity, model, group) for model, group in ordered),
             dead_letters=dead_letters,
-            quality=self._judge.window(records, dead_letters),
+            lost=lost,
+            quality=self._judge.window(records, dead_letters, lost),
         )
 
     def _test(self, identity: str, model: str, group: "_Group") -> DataGroup:
@@ -167,6 +170,7 @@ class _Slice:
         self.first_offset = first_offset
         self.late = 0
         self.dead_letters = 0
+        self.lost = 0
         self.row: int | None = None
         self.time_us: int | None = None
         self.groups: dict[str, _Group] = {}

@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 
+import kafka
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,11 +22,13 @@ from driftline.broker import (
     TopicPartition,
     connect,
 )
+from driftline.broker.memory import MemoryBroker
 from driftline.broker.partitioner import partition_for
 from driftline.errors import (
     BrokerError,
     DeliveryFailed,
     MessageTooLarge,
+    OffsetOutOfRange,
     TransactionAborted,
 )
 
@@ -733,6 +736,70 @@ class TestTransactions:
             clients.producer().begin()
         with pytest.raises(BrokerError):
             send(clients.producer(unique_group()), topic, b"outside")
+
+
+class TestDeletedRecords:
+    def delete(self, broker: Broker, topic: str, before: int) -> None:
+        """Delete the records of the first partition before an offset, as retention does."""
+        if isinstance(broker, MemoryBroker):
+            broker.truncate(TopicPartition(topic, 0), before)
+            return
+        client = kafka.KafkaAdminClient(bootstrap_servers=broker._servers)  # type: ignore[attr-defined]
+        client.delete_records({kafka.TopicPartition(topic, 0): before})
+        client.close()
+
+    def test_are_not_passed_over_in_silence_by_a_member(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic, group = make_topic(), unique_group()
+        at = TopicPartition(topic, 0)
+        send_now(clients, topic, *(b"%d" % number for number in range(10)))
+        first = clients.member(group).subscribe(topic).consumer
+        read(first, 10)
+        first.commit({at: Committed(2)})
+        first.close()
+        self.delete(broker, topic, 5)
+
+        second = clients.member(group).subscribe(topic).consumer
+        for _ in range(2):
+            with pytest.raises(OffsetOutOfRange) as raised:
+                read(second, 1)
+            assert (raised.value.topic, raised.value.partition) == (topic, 0)
+        assert second.position(at) == 2
+        second.seek(at, 5)
+        assert values(read(second, 5)) == [b"5", b"6", b"7", b"8", b"9"]
+
+    def test_are_passed_over_by_who_reads_alone(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        send_now(clients, topic, *(b"%d" % number for number in range(10)))
+        self.delete(broker, topic, 8)
+        alone = clients.reader(topic)
+        assert values(read(alone, 2)) == [b"8", b"9"]
+
+    def test_a_member_without_a_commit_starts_at_the_earliest_record_left(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        send_now(clients, topic, *(b"%d" % number for number in range(10)))
+        self.delete(broker, topic, 8)
+        member = clients.member(unique_group()).subscribe(topic).consumer
+        assert values(read(member, 2)) == [b"8", b"9"]
+
+    def test_a_topic_that_is_created_again_has_another_id(
+        self, broker: Broker, make_topic: MakeTopic
+    ) -> None:
+        topic = make_topic()
+        admin = broker.admin()
+        before = admin.topic_ids([topic, "there.is.none"])
+        admin.delete([topic])
+        admin.create([NewTopic(topic, 1)])
+        after = admin.topic_ids([topic])
+        admin.close()
+        assert before.keys() == after.keys() == {topic}
+        assert before[topic]
+        assert before != after
 
 
 class TestAdmin:

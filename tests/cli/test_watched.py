@@ -10,7 +10,7 @@ from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.cli.watched import Watched
 from driftline.codec.envelope import rare
 from driftline.events import RetrainRequest
-from driftline.handler import GroupView
+from driftline.handler import GroupView, LogChange
 from driftline.processes import ServiceState, read_state
 from tests.world import MODEL, World
 
@@ -43,6 +43,9 @@ class Inference:
 
     def look(self, view: GroupView) -> None:
         pass
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        return ()
 
     def tick(self) -> Sequence[Outgoing]:
         return ()

@@ -11,7 +11,8 @@ from driftline.codec.columns import Columns
 from driftline.codec.envelope import encode
 from driftline.codec.records import format_time
 from driftline.errors import PackageNotFound
-from driftline.events import Outcome, Prediction, RefusedRecord, Source, Value, Watermark
+from driftline.events import Gap, Outcome, Prediction, RefusedRecord, Source, Value, Watermark
+from driftline.events import Log as EventLog
 from driftline.models.reference import Reference
 from driftline.stream import Stream, loads
 from driftline.topics import Topics
@@ -120,6 +121,18 @@ class Log:
         refused = RefusedRecord(source, None if row is None else row * unit)
         reached = None if watermark is None else watermark * unit
         self._append(self.topics.predictions, partition, Watermark(reached, dead_letter=refused))
+
+    def gap(self, *, start: int, end: int, watermark: int, partition: int = 0) -> None:
+        """The record that inference writes where offsets were deleted unread."""
+        self._sources[partition] = end - 1
+        mark = Watermark(watermark, gaps=(Gap(partition, start, end),))
+        self._append(self.topics.predictions, partition, mark)
+
+    def new_topic(self, topic_id: str, *, partition: int, unread: int) -> None:
+        """The record that inference writes where the topic of features was created again."""
+        self._sources[partition] = -1
+        mark = Watermark(None, log=EventLog(topic_id, 0), gaps=(Gap(partition, unread),))
+        self._append(self.topics.predictions, partition, mark)
 
     def redeliver(self, partition: int, first: int) -> None:
         """Write the predictions from an offset on again, as a killed worker's successor does."""

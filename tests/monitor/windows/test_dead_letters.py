@@ -150,3 +150,46 @@ def test_the_largest_position_of_a_window_may_be_that_of_a_dead_letter() -> None
     driver = Driver(stream(), Packages({}), log.messages)
     driver.drain()
     assert [event.row for event in driver.windows()] == [39, 79]
+
+
+def test_lost_records_count_once_where_their_partition_is() -> None:
+    log = Log(stream())
+    for row in range(130):
+        if row == 50:
+            log.gap(start=25, end=1825, watermark=50)
+            log.gap(start=25, end=1825, watermark=50)  # told again after a kill
+        log.prediction(row, partition=row % 2)
+    driver = Driver(stream(), Packages({}), log.messages)
+    driver.drain()
+    found = [event for event in driver.windows() if isinstance(event, DataWindow)]
+    assert [(event.records, event.lost, event.quality) for event in found] == [
+        (40, 0, ()),
+        (40, 1800, ("gaps",)),
+        (40, 0, ()),
+    ]
+
+
+def test_records_of_a_topic_created_again_count_though_their_offsets_came_before() -> None:
+    log = Log(stream())
+    for row in range(200):
+        if row == 100:
+            for partition in range(2):
+                log.new_topic("second", partition=partition, unread=50)
+        log.prediction(row, partition=row % 2)
+    for killed in (False, True):
+        driver = Driver(stream(), Packages({}), log.messages, workers=2)
+        for partition in driver.partitions:
+            driver.deliver(partition, 55)
+        driver.commit(0)
+        driver.commit(1)
+        if killed:
+            driver.kill(0)
+            driver.kill(1)
+        driver.drain()
+        found = [event for event in driver.windows() if isinstance(event, DataWindow)]
+        assert [(event.records, event.lost) for event in found] == [
+            (40, 0),
+            (40, 0),
+            (40, 2),
+            (40, 0),
+        ]

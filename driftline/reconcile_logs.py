@@ -1,0 +1,49 @@
+"""Follows the watermark records of predictions: which log each prediction is of, and gaps.
+
+In: watermark records and predictions, each partition in its order. Out: whether a prediction is of
+the present topic of feature records, and the ranges that were deleted before they were read.
+"""
+
+from collections.abc import Sequence
+
+from driftline.events import Gap, Log
+from driftline.reconcile_findings import Lost
+
+
+class ReadLogs:
+    """The logs of one topic of feature records, the present one and those before it."""
+
+    def __init__(self, topic: str, topic_id: str) -> None:
+        self._topic = topic
+        self._topic_id = topic_id
+        self._of: dict[int, str] = {}  # partition → id of the log whose predictions come now
+        self._next: dict[int, int] = {}  # partition → offset after the newest prediction's source
+        self._lost: dict[tuple[int, int], Lost] = {}
+
+    def mark(self, partition: int, log: Log | None, gaps: Sequence[Gap]) -> None:
+        """Take in a watermark record that names a log or gaps."""
+        for gap in gaps:
+            self._lose(partition, gap.start, gap.end)
+        if log is None:
+            return
+        if self._of.get(partition, log.topic_id) != log.topic_id and not gaps:
+            self._lose(partition, self._next.get(partition, 0), None)
+        if self._of.get(partition) != log.topic_id:
+            self._of[partition] = log.topic_id
+            self._next[partition] = log.offset
+
+    def is_present(self, partition: int, offset: int) -> bool:
+        """Whether a prediction with this source is of the present topic, as far as is known."""
+        self._next[partition] = max(self._next.get(partition, 0), offset + 1)
+        return self._of.get(partition, self._topic_id) == self._topic_id
+
+    @property
+    def lost(self) -> Sequence[Lost]:
+        """Ranges that were deleted unread; also of a former topic if none was read after it."""
+        for partition, topic_id in self._of.items():
+            if topic_id != self._topic_id:
+                self._lose(partition, self._next.get(partition, 0), None)
+        return [self._lost[at] for at in sorted(self._lost)]
+
+    def _lose(self, partition: int, start: int, end: int | None) -> None:
+        self._lost[partition, start] = Lost(self._topic, partition, start, end)

@@ -1,0 +1,216 @@
+"""Records that a log lost before they were read: noticed at a start and while reading."""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import pytest
+
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.handler import GroupView, LogChange
+from driftline.loop import Loop
+from driftline.stream import Delivery
+
+IN, OUT, GROUP = "in", "out", "copiers"
+AT = TopicPartition(IN, 0)
+by_delivery = pytest.mark.parametrize("delivery", get_args(Delivery))
+
+
+class Copier:
+    """Publishes what it reads, and the changes of logs that it is told of, in their order."""
+
+    inputs = (IN,)
+    follows: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.changes: list[LogChange] = []
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return frozenset()
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        pass
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        pass
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        return [Outgoing(OUT, message.value, partition=0) for message in messages]
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        self.changes.append(change)
+        return () if change.unread is None else (Outgoing(OUT, b"gap", partition=0),)
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def look(self, view: GroupView) -> None:
+        pass
+
+    def tick(self) -> Sequence[Outgoing]:
+        return ()
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class Setting:
+    """A broker, and loops that follow each other."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.clock = ManualClock()
+        self.broker = MemoryBroker(self.clock)
+        self.admin = self.broker.admin()
+        self.admin.create([NewTopic(IN, 1), NewTopic(OUT, 1)])
+        self._delivery = delivery
+
+    def loop(self) -> tuple[Loop, Copier]:
+        handler = Copier()
+        loop = Loop(
+            handler,
+            self.broker,
+            group=GROUP,
+            delivery=self._delivery,
+            clock=self.clock,
+            commit_interval_s=0,
+        )
+        return loop, handler
+
+    def put(self, *values: int) -> None:
+        producer = self.broker.producer()
+        for value in values:
+            producer.send(Outgoing(IN, b"%d" % value, partition=0))
+
+    def run(self) -> list[LogChange]:
+        """Let a new worker read everything."""
+        loop, handler = self.loop()
+        drain(loop)
+        loop.close()
+        return handler.changes
+
+    def create_again(self) -> None:
+        self.admin.delete([IN])
+        self.admin.create([NewTopic(IN, 1)])
+
+    def got(self) -> list[str]:
+        consumer = self.broker.consumer()
+        consumer.assign({TopicPartition(OUT, 0): 0})
+        found = consumer.poll(max_records=1000, timeout_s=0)
+        return [(message.value or b"").decode() for message in found]
+
+
+def drain(loop: Loop) -> None:
+    while loop.step(0):
+        pass
+
+
+@by_delivery
+def test_a_first_start_names_the_log_and_later_ones_do_not(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(1, 2)
+    assert setting.run() == [LogChange(AT, "memory-1", 0, is_new_topic=True)]
+    setting.put(3)
+    assert setting.run() == []
+    assert setting.got() == ["1", "2", "3"]
+
+
+@by_delivery
+def test_records_deleted_while_no_worker_ran_are_a_gap_told_once(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    setting.put(2, 3, 4)
+    setting.broker.truncate(AT, 4)
+    assert setting.run() == [LogChange(AT, "memory-1", 4, unread=2)]
+    assert setting.run() == []
+    assert setting.got() == ["0", "1", "gap", "4"]
+
+
+@by_delivery
+def test_records_deleted_after_they_were_read_are_no_gap(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    setting.put(2)
+    setting.broker.truncate(AT, 2)
+    assert setting.run() == []
+    assert setting.got() == ["0", "1", "2"]
+
+
+@by_delivery
+def test_records_deleted_before_a_running_worker_are_a_gap(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1)
+    drain(loop)
+    setting.put(2, 3, 4)
+    setting.broker.truncate(AT, 4)
+    drain(loop)
+    loop.close()
+    assert handler.changes[1:] == [LogChange(AT, "memory-1", 4, unread=2)]
+    assert setting.got() == ["0", "1", "gap", "4"]
+
+
+@by_delivery
+def test_a_topic_that_was_created_again_is_read_from_its_beginning(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1, 2)
+    drain(loop)
+    setting.create_again()
+    setting.put(10, 11)
+    drain(loop)  # the position is above the end
+    assert handler.changes[1:] == [LogChange(AT, "memory-3", 0, unread=3, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "2", "gap", "10", "11"]
+    loop.close()
+    assert setting.run() == []
+
+
+@by_delivery
+def test_a_topic_created_again_is_noticed_though_the_position_is_in_its_log(
+    delivery: Delivery,
+) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1)
+    drain(loop)
+    setting.create_again()
+    setting.put(10, 11, 12)
+    for _ in range(30):
+        setting.clock.advance(1)
+        drain(loop)
+    assert handler.changes[1:] == [LogChange(AT, "memory-3", 0, unread=3, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "12", "gap", "10", "11", "12"]
+    loop.close()
+
+
+@by_delivery
+def test_a_commit_in_another_topic_of_the_name_is_recognised_after_a_restart(
+    delivery: Delivery,
+) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    before = setting.admin.group_offsets(GROUP)
+    setting.create_again()
+    setting.put(10, 11, 12)
+    consumer = setting.broker.consumer(GROUP)
+    consumer.commit(before)  # a broker that keeps the commits of deleted topics
+    assert setting.run() == [LogChange(AT, "memory-3", 0, unread=2, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "gap", "10", "11", "12"]
+
+
+@by_delivery
+def test_commits_from_before_ids_were_kept_go_on(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1, 2)
+    setting.broker.consumer(GROUP).commit({AT: Committed(2, '{"watermark":7}')})
+    assert setting.run() == [LogChange(AT, "memory-1", 2, is_new_topic=True)]
+    assert setting.got() == ["2"]
