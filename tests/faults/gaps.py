@@ -7,6 +7,9 @@ import time
 from typing import Final
 
 from driftline.broker.port import NewTopic
+from driftline.codec.envelope import decode, drift_decoder
+from driftline.reconcile import Reconciliation, reconcile
+from driftline.scan import ranges, size
 from tests.faults.cell import Cell
 from tests.faults.topic_config import delete_before
 
@@ -43,15 +46,44 @@ def recreated(cell: Cell) -> None:
     plan = next(topic for topic in site.topics.creation() if topic.name == site.topics.features)
     admin = site.broker.admin()
     try:
-        committed = admin.group_offsets(site.topics.group("inference"))
-        ends = admin.offsets(plan.name)
         admin.delete([plan.name])
         time.sleep(cell.random.choice((0.0, 5.0)))
         admin.create([NewTopic(plan.name, plan.partitions, plan.replication_factor, plan.config)])
     finally:
         admin.close()
-    cell.recreated = {
-        at.partition: (committed[at].offset if at in committed else 0, offsets.end)
-        for at, offsets in ends.items()
-    }
+    cell.recreated_after = cell.load.sent()[0]
     cell.load.renew()
+
+
+def losses(cell: Cell) -> tuple[Reconciliation, list[str]]:
+    """What deviates from this: the records that the fault took are reported, with their ranges and
+    as a quality event, and nothing else is missing."""
+    site = cell.site
+    found = reconcile(site.broker, site.stream)
+    topic = site.topics.features
+    reported = {(one.topic, one.partition, one.start, one.end) for one in found.lost}
+    records, labels = cell.load.sent()
+    if cell.recreated_after is None:
+        expected = {(topic, partition, *gap) for partition, gap in cell.gaps.items()}
+        wrong = _unlike("lost ranges", reported, expected)
+        lost = sum(end - start for start, end in cell.gaps.values())
+        wrong += _unlike("labels joined", found.labels.joined, labels - lost)
+        left = size(ranges(site.broker, [topic]))
+    else:
+        again = {(name, partition) for name, partition, _, end in reported if end is None}
+        partitions = {(topic, partition) for partition in range(site.scenario.partitions)}
+        wrong = _unlike("partitions of the recreated topic", again, partitions)
+        left = records - cell.recreated_after
+    wrong += _unlike("records", found.records, left)
+    wrong += _unlike("predictions", found.predictions, left)
+    for name in ("missing", "waiting", "dead_letters", "doubled_outcomes"):
+        wrong += _unlike(name, getattr(found, name), 0)
+    wrong += _unlike("labels missing", found.labels.missing, 0)
+    events = [decode(drift_decoder, message) for message in site.messages(site.topics.drift)]
+    if not any(event.kind == "quality" and event.action == "opened" for event in events):
+        wrong.append("no quality event was opened for the lost records")
+    return found, wrong
+
+
+def _unlike(what: str, found: object, expected: object) -> list[str]:
+    return [] if found == expected else [f"reconcile: {what}: {found}, not {expected}"]

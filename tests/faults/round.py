@@ -21,7 +21,7 @@ from driftline.reconcile import Reconciliation
 from driftline.stream import Client, Delivery
 from tests.faults import evidence
 from tests.faults.base import Base, delete_topics, make_site
-from tests.faults.cell import Cell
+from tests.faults.cell import Accounted, Cell
 from tests.faults.cluster import Cluster
 from tests.faults.entry import Inside
 from tests.faults.load import Item, items
@@ -66,6 +66,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     label_delay: int = 50
     inside: bool = False  # the services start by `tests.faults.entry`
     memory_records: int | None = None
+    accounted: Accounted | None = None  # what must become of records, where some are lost
 
 
 class Round:
@@ -153,7 +154,9 @@ class Round:
                 raising=str(folder / "raising"),
                 memory_records=fault.memory_records,
             )
-        cell = Cell(site, _items(site), cluster.servers, inside, self.say)
+        cell = Cell(
+            site, _items(site), cluster.servers, inside, self.say, accounted=fault.accounted
+        )
         if fault.before is not None:
             fault.before(cell)
         return cell
@@ -237,10 +240,14 @@ class Round:
         records, labels = cell.load.sent()
         scenario = cell.site.scenario
         exactly_once = scenario.delivery == "exactly_once"
-        lost = doubled = again = 0
+        lost = doubled = again = deleted = 0
         if found is not None:
             lost = found.missing + found.waiting + found.labels.missing + found.labels.waiting
-            lost += max(0, records - found.records) + max(0, labels - found.labels.total)
+            if self.fault.accounted is None:
+                lost += max(0, records - found.records) + max(0, labels - found.labels.total)
+            else:  # labels of records that were deleted wait for ever
+                lost = found.missing + found.waiting + found.labels.missing
+                deleted = max(0, records - found.predictions)
             again = found.redelivered
             doubled = found.doubled_outcomes + found.revised + (again if exactly_once else 0)
         return Result(
@@ -253,7 +260,7 @@ class Round:
             workers=scenario.workers,
             records=records,
             labels=labels,
-            deleted=0,
+            deleted=deleted,
             lost=lost,
             duplicated=doubled,
             redelivered=again,

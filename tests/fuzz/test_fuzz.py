@@ -26,7 +26,10 @@ def test_valid_bytes_are_taken(target: Target) -> None:
 @pytest.mark.parametrize("name", [name for name in TARGETS if corpus(name)])
 def test_what_was_found_is_found_no_more(name: str) -> None:
     problems = {file: run(TARGETS[name], value) for file, value in corpus(name).items()}
-    assert {file: problem for file, problem in problems.items() if problem} == {}
+    found = {file: problem for file, problem in problems.items() if problem}
+    if found and name in OPEN:
+        pytest.xfail(str(found))
+    assert found == {}
 
 
 def test_a_seed_draws_the_same_inputs_again() -> None:
