@@ -236,7 +236,9 @@ class LibrdkafkaConsumer:
             return
         self._closed = self._abandoned = True
         self._starts = {}
-        let_go(self._client.close)
+        # Its threads end with the last reference; callbacks make a cycle of this object.
+        client, self._client = self._client, None
+        let_go(client.close)
 
     def _leave(self) -> None:
         """Leave the group, which the client does by itself only for members without an id."""

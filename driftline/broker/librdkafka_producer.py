@@ -153,12 +153,14 @@ class LibrdkafkaProducer:
         if self._closed:
             return
         self._closed = True
+        # The client ends with its last reference. Its own `close` would try to abort, for ever.
+        clients, self._client = [self._client], None
 
-        def close() -> None:
-            self._client.purge(blocking=False)
-            self._client.close()
+        def end() -> None:
+            clients[0].purge(blocking=False)
+            clients.clear()
 
-        let_go(close)
+        let_go(end)
 
     def _delivered(self, error: Any, record: Any) -> None:
         if error is not None:
