@@ -34,7 +34,7 @@ from driftline.errors import (
     InstanceFenced,
     TransactionAborted,
 )
-from driftline.handler import GroupView
+from driftline.handler import GroupView, LogChange
 from driftline.loop import Loop
 from driftline.stream import Delivery
 
@@ -127,6 +127,9 @@ class PairsAndEchoes:
             self._held[partition] = message
             self._next[partition] = message.offset + 1
         return output
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        return ()
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         partition = TopicPartition(message.topic, message.partition)
