@@ -35,6 +35,7 @@ from driftline.errors import (
     TransactionAborted,
 )
 from driftline.handler import GroupView, LogChange
+from driftline.input_logs import without_topic_id
 from driftline.loop import Loop
 from driftline.stream import Delivery
 
@@ -219,7 +220,8 @@ class World:
         offsets = admin.group_offsets(self.group)
         admin.close()
         partitions = [TopicPartition(self.topics[0], number) for number in range(len(ends))]
-        found = [offsets.get(partition, Committed(0)) for partition in partitions]
+        known = [offsets.get(partition, Committed(0)) for partition in partitions]
+        found = [without_topic_id(at)[1] for at in known]
         handled = [max(at.offset, int(at.metadata or 0)) for at in found]
         return all(offset >= end for offset, end in zip(handled, ends, strict=True))
 
