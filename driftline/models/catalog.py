@@ -231,8 +231,7 @@ class Catalog:
         found = {self.champion.digest: None}
         announced = self.announcements.get(self.champion.digest)
         digest = announced.parent if announced else None
-        if digest is None and self.champion.by == "trainer":
-            digest = self.champion.replaced
+        digest = digest or self.champion.replaced
         while digest is not None and digest not in found and len(found) < MAX_LINEAGE:
             found[digest] = None
             announced = self.announcements.get(digest)

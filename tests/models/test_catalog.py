@@ -132,6 +132,8 @@ def test_the_lineage_has_the_ancestors_but_none_that_a_person_rolled_back() -> N
     assert [digest[-1] for digest in catalog.lineage()] == ["b", "a"]
     choose(catalog, "d")
     assert "d" in catalog.lineage()[0]
+    choose(catalog, "e", by="person")
+    assert [digest[-1] for digest in catalog.lineage()] == ["e", "c", "b", "a"], "not d"
     announce(catalog, "a", parent="d")
     assert len(catalog.lineage()) == len(set(catalog.lineage())), "a circle ends"
 
