@@ -161,7 +161,7 @@ class Topics:
                 "deadletters",
                 many,
                 "as its source",
-                "inference outcomes trainer",
+                "inference outcomes monitor trainer",
                 "operator",
                 large,
             ),

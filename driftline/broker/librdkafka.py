@@ -5,7 +5,7 @@ Never: auto commit, uncommitted reads, topics made by use.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from driftline.broker import probe
@@ -144,10 +144,15 @@ class LibrdkafkaBroker:
         return LibrdkafkaProducer(client, transactional_id, self._limits)
 
     def admin(self) -> "LibrdkafkaAdmin":
-        return LibrdkafkaAdmin(self._connected(*self._make(ck_admin.AdminClient, {}, {})))
+        client = self._connected(*self._make(ck_admin.AdminClient, {}, {}))
+        return LibrdkafkaAdmin(client, self._outsider)
 
     def _describe(self, topic: str) -> TopicInfo | None:
-        return LibrdkafkaAdmin(self._admin_client).describe([topic]).get(topic)
+        return LibrdkafkaAdmin(self._admin_client, self._outsider).describe([topic]).get(topic)
+
+    def _outsider(self, group: str) -> Any:
+        """A consumer that reads the group's offsets and never joins it."""
+        return self._make(ck.Consumer, _CONSUMER, {"group.id": group})[0]
 
     def _make(
         self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]
@@ -190,10 +195,11 @@ class LibrdkafkaBroker:
 
 
 class LibrdkafkaAdmin:
-    """Administers through a confluent_kafka.admin.AdminClient."""
+    """Administers through a confluent_kafka.admin.AdminClient; `consumer` makes one of a group."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, consumer: Callable[[str], Any]) -> None:
         self._client = client
+        self._consumer = consumer
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
         counts = self._partitions(topics)
@@ -299,10 +305,21 @@ class LibrdkafkaAdmin:
         }
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
-        with translated("list group offsets"):
-            request = [ck.ConsumerGroupTopicPartitions(group)]
-            answer = self._client.list_consumer_group_offsets(request)[group]
-            return committed_of(answer.result().topic_partitions)
+        partitions = [
+            ck.TopicPartition(topic, number)
+            for topic, count in self._partitions(None).items()
+            for number in range(count)
+        ]
+        if not partitions:
+            return {}
+        # The admin client's own request ends the process with a segmentation fault when the
+        # group's coordinator moves (librdkafka 2.16, confluent-kafka-javascript#374).
+        client = self._consumer(group)
+        try:
+            with translated("list group offsets"):
+                return committed_of(client.committed(partitions, timeout=ANSWER_TIMEOUT_S))
+        finally:
+            client.close()
 
     def group_members(self, group: str) -> int:
         try:
