@@ -125,6 +125,7 @@ class Join:
         self.clock = ManualClock()
         self.published: list[Outgoing | OutgoingBatch] = []
         self.reread = 0
+        self.losses = 0
         self._state = state
         self._memory_records = memory_records
         self._committed: Mapping[TopicPartition, Committed] = {
@@ -163,6 +164,7 @@ class Join:
             self._furthest[partition] = max(self._furthest[partition], position + len(messages))
             self._pending.extend(self.handler.tick())
         except StateLost:
+            self.losses += 1
             self.abort()
 
     def tick(self) -> None:
@@ -170,6 +172,7 @@ class Join:
         try:
             self._pending.extend(self.handler.tick())
         except StateLost:
+            self.losses += 1
             self.abort()
 
     def look(self) -> None:
@@ -229,8 +232,11 @@ class Join:
         self._begin()
 
     def finish(self) -> None:
-        """Read to the end, and let time pass."""
-        for place in (END, 2 * END):
+        """Read to the end, and let time pass twice; again from where the state was lost: a label
+        without a position counts from what had been read by then."""
+        place, passed = 0, 0
+        while passed < 2:
+            place, losses = place + END, self.losses
             self.log[PREDICTIONS].append(
                 Message(*PREDICTIONS, len(self.log[PREDICTIONS]), None, prediction(place))
             )
@@ -243,6 +249,7 @@ class Join:
                 self.tick()
                 while left := self.left():
                     self.read(left[0], 100)
+            passed = passed + 1 if losses == self.losses else 0
         self.commit()
         self.handler.close()
 
