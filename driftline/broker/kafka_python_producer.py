@@ -30,6 +30,8 @@ _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # A record is acknowledged or fails within the delivery timeout of 60 s.
 _SETTLED_TIMEOUT_S = 90.0
+# A transaction times out after 10 s: what is not acknowledged by then cannot be committed.
+_TRANSACTION_FLUSH_TIMEOUT_S = 15.0
 
 
 class KafkaPythonProducer:
@@ -46,6 +48,9 @@ class KafkaPythonProducer:
         self._client = client
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
+        self._flush_timeout_s = (
+            _SETTLED_TIMEOUT_S if transactional_id is None else _TRANSACTION_FLUSH_TIMEOUT_S
+        )
         self._limits = limits
         self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, bytes, future
         self._unconfirmed_bytes = 0
@@ -83,7 +88,8 @@ class KafkaPythonProducer:
 
     def flush(self) -> None:
         with self._translated("flush"):
-            self._client.flush()
+            # Without a bound it may wait for ever after the coordinator was lost (3.0.12).
+            self._client.flush(timeout=self._flush_timeout_s)
         self._confirm(0)
         raise_failed(self._failed)
 
