@@ -8,7 +8,7 @@ culprits follow each other the data is not to blame, and the service stops.
 from collections.abc import Iterator, Mapping
 
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
-from driftline.errors import DriftlineError, MessageTooLarge
+from driftline.errors import DataError, DriftlineError, MessageTooLarge
 
 # More records in a row than one faulty client would spoil, few enough to stop within a second.
 MAX_CULPRITS_IN_A_ROW = 20
@@ -25,7 +25,7 @@ def is_caused_by_data(error: Exception) -> bool:
     >>> is_caused_by_data(KeyError("row")), is_caused_by_data(OSError("disk full"))
     (True, False)
     """
-    if isinstance(error, MessageTooLarge):
+    if isinstance(error, DataError | MessageTooLarge):
         return True
     return not isinstance(error, DriftlineError | OSError | MemoryError)
 

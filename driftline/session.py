@@ -62,7 +62,6 @@ class Session:
         self._logs = logs
         self._changes: list[LogChange] = []  # that the handler has not been told of
         self._looks = 0
-
         self._on_reread = on_reread
         self._in_transaction = False
         self.is_dirty = False  # something was handled or sent since the last commit
