@@ -155,6 +155,7 @@ class _Soak:
             self._flow()
             while time.monotonic() + self._every_s <= end_s:
                 self._one_fault()
+            self._pause()
             self._cell.load.wait(60.0)
             self._finish()
         finally:
