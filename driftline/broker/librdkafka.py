@@ -45,6 +45,7 @@ _client_log = logging.getLogger("librdkafka")
 # Long enough for a slow start of one broker, short enough to tell a person who waits.
 CONNECT_TIMEOUT_S = 10.0
 
+_URL_SAFE = str.maketrans("+/", "-_")
 _CONSUMER: Mapping[str, object] = {
     "enable.auto.commit": False,  # the loop commits what was handled, nothing else does
     "enable.auto.offset.store": False,
@@ -230,7 +231,8 @@ class LibrdkafkaAdmin:
         with translated("describe topics"):
             for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
                 try:
-                    result[name] = str(answer.result().topic_id)
+                    # In base64; Kafka and kafka-python write the characters that URLs take.
+                    result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
                         raise

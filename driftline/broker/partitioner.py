@@ -70,7 +70,7 @@ def partitioners_for(key: bytes | None, partition: int, partitions: int) -> froz
     """Names of the `PARTITIONERS` that put this key into this partition.
 
     >>> sorted(partitioners_for(b"21", 0, 6)), sorted(partitioners_for(None, 0, 6))
-    (['murmur2'], [])
+    (["FNV-1a (Sarama's default)", 'murmur2'], [])
     """
     if key is None:
         return frozenset()

@@ -1,5 +1,6 @@
 """What one Kafka client writes, the other one reads: a service may change its client."""
 
+import re
 import uuid
 from collections.abc import Callable
 
@@ -45,3 +46,19 @@ def test_commits_with_metadata_and_records(
         assert other.committed([plain]) == {plain: Committed(length, metadata)}
     for client in (consumer, producer, other, admin, other_admin):
         client.close()
+
+
+def test_both_name_a_topic_by_the_same_id(
+    kafka_bootstrap: str, topic_name: Callable[[], str]
+) -> None:
+    admins = [
+        connect("kafka-python", kafka_bootstrap).admin(),
+        connect("librdkafka", kafka_bootstrap).admin(),
+    ]
+    names = [topic_name() for _ in range(20)]  # of 20 ids most have a character that URLs lack
+    admins[0].create([NewTopic(name, 1) for name in names])
+    first, second = (admin.topic_ids(names) for admin in admins)
+    assert first == second
+    assert all(re.fullmatch(r"[\w-]{22}", topic_id) for topic_id in first.values())
+    for admin in admins:
+        admin.close()

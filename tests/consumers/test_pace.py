@@ -154,7 +154,7 @@ def test_another_worker_goes_on_with_what_is_held_back() -> None:
     _, first = world.worker()
     for _ in range(15):
         first.step(0)
-    assert first._paused
+    assert first.paused
     _, second = world.worker(slot=1)
     for _ in range(150):
         first.step(0)
