@@ -16,6 +16,7 @@ from msgspec import Meta
 from driftline.errors import DataError, StreamFileError
 from driftline.stream_keys import describe as describe
 from driftline.stream_keys import explain, quoted, quoted_key
+from driftline.stream_numbers import unusable_number, unusable_span
 
 ROW: Final = "@row"  # the field in which producers number the records
 AT: Final = "@at"  # the field that says when a label was known
@@ -36,6 +37,8 @@ DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
 # Kafka takes 249 characters. The folder of a run adds `-999.log`, and file names end at 255.
 _LONGEST_TOPIC: Final = 247
+# A thousand years: positions in microseconds have 64 bits, and some spans are multiples of others.
+_LONGEST_US: Final = 1000 * 366 * 86_400_000_000
 # Into which a window of twenty panes can be cut.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
@@ -71,7 +74,9 @@ class Span:
         if isinstance(value, str) and (
             found := re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|w)", value)
         ):
-            return cls(us=round(float(found[1]) * _UNITS_US[found[2]]))
+            amount_us = float(found[1]) * _UNITS_US[found[2]]
+            if amount_us <= _LONGEST_US:
+                return cls(us=round(amount_us))
         raise ValueError(
             f'Expected a duration such as "90s", "30m", "7d" or a number of records, got {value!r}'
         )
@@ -305,7 +310,10 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="time: the newest are held out; stratified: where order means nothing"),
     ] = "time"
     tune: Annotated[bool, Meta(description="try a few parameters of each candidate")] = True
-    seed: Annotated[int, Meta(description="for whatever draws numbers")] = 0
+    # NumPy's seeds have 32 bits, and tuning takes the next one.
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="for whatever draws numbers")
+    ] = 0
 
 
 class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -323,7 +331,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="of features, labels, predictions and outcomes; fixed for ever"),
     ] = 6
     replication_factor: Annotated[
-        Annotated[int, Meta(ge=1)], Meta(description="of every topic")
+        Annotated[int, Meta(ge=1, le=32_767)], Meta(description="of every topic")
     ] = 1
     retention: Annotated[
         Span | None,
@@ -529,10 +537,14 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except RecursionError as error:
         raise StreamFileError(f"{name}: arrays or tables are nested too deeply") from error
     try:
+        if (wrong := unusable_number(raw)) is not None:
+            raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
         stream = msgspec.convert(raw, Stream, dec_hook=_decode_span)
     except msgspec.ValidationError as error:
         problem = explain(str(error), raw, Stream, _fits)
         raise StreamFileError(f"{name}: {problem}") from error
+    if (wrong := unusable_span(stream)) is not None:
+        raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
     return _with_defaults(stream, name)
 
 

@@ -74,6 +74,97 @@ def test_a_wrong_file_names_file_key_and_expectation(text: str, message: str) ->
     assert message in caught.value.message
 
 
+WITH_TIME = SMALL + 'time = { column = "at" }\n'
+HUGE = "1" + "0" * 30
+
+
+@pytest.mark.parametrize("value", ['"0s"', '"0.0001ms"', "0"])
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[windows]\nspan = {}", "windows.span"),
+        ("[windows]\nslide = {}", "windows.slide"),
+        ("[windows]\nmax_ahead = {}", "windows.max_ahead"),
+        ("[windows]\nidle = {}", "windows.idle"),
+        ("[drift]\nblock = {}", "drift.block"),
+        ("[retrain]\nevery = {}", "retrain.every"),
+        ("[retrain]\ntrain_on = {}", "retrain.train_on"),
+        ("[retrain]\nbudget = {{ requests = 1, per = {} }}", "retrain.budget.per"),
+        ("[kafka]\nretention = {}", "kafka.retention"),
+    ],
+)
+def test_a_span_that_must_last_is_more_than_nothing(text: str, key: str, value: str) -> None:
+    with pytest.raises(StreamFileError) as caught:
+        loads(WITH_TIME + text.format(value))
+    shown = value if value == "0" else '"0ms"'
+    assert f"[{key}] Expected more than 0, got {shown}" in caught.value.message
+
+
+def test_a_step_of_time_is_more_than_nothing() -> None:
+    with pytest.raises(StreamFileError, match=r"\[time\.step\] Expected more than 0"):
+        loads(SMALL + '[time]\nstart = 2020-01-01T00:00:00Z\nstep = "0s"')
+
+
+def test_silence_is_measured_in_time() -> None:
+    with pytest.raises(StreamFileError, match=r"\[windows\.idle\] Expected a duration"):
+        loads(SMALL + "[windows]\nidle = 500")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", HUGE, f"-{HUGE}"])
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("windows", "records"),
+        ("windows", "lateness"),
+        ("labels", "horizon"),
+        ("drift", "effect_size"),
+        ("retrain", "renew"),
+        ("models", "seed"),
+        ("kafka", "max_batch"),
+        ("simulate", "label_delay"),
+    ],
+)
+def test_a_number_is_finite_and_of_a_size_to_count_with(table: str, key: str, value: str) -> None:
+    with pytest.raises(StreamFileError) as caught:
+        loads(f"{SMALL}[{table}]\n{key} = {value}")
+    assert f"[{table}.{key}] Expected a number" in caught.value.message
+    assert value in caught.value.message
+
+
+@pytest.mark.parametrize("value", ["1001000d", f"{HUGE}w", "9" * 400 + "w"])
+@pytest.mark.parametrize(
+    ("table", "key"), [("windows", "span"), ("labels", "horizon"), ("simulate", "label_delay")]
+)
+def test_a_duration_lasts_a_thousand_years_at_most(table: str, key: str, value: str) -> None:
+    with pytest.raises(StreamFileError, match=rf"\[{table}\.{key}\] Expected a duration"):
+        loads(f'{WITH_TIME}[{table}]\n{key} = "{value}"')
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[models]\nseed = -1", "models.seed"),
+        ("[models]\nseed = 4294967295", "models.seed"),
+        ("[kafka]\nreplication_factor = 40000", "kafka.replication_factor"),
+    ],
+)
+def test_a_number_is_one_that_its_user_takes(text: str, key: str) -> None:
+    with pytest.raises(StreamFileError, match=rf"\[{key}\] Expected a whole number"):
+        loads(SMALL + text)
+
+
+def test_a_feature_may_have_no_bound() -> None:
+    stream = loads(HEAD + 'features = { a = { kind = "number", min = 0, max = inf } }')
+    assert stream.inputs["a"].max == float("inf")
+    with pytest.raises(StreamFileError, match=r"\[features\.a\.min\] Expected a number, got nan"):
+        loads(HEAD + 'features = { a = { kind = "number", min = nan } }')
+
+
+@pytest.mark.parametrize("key", ["cooldown = 0", 'cooldown = "0s"'])
+def test_a_span_that_may_be_nothing_is_taken(key: str) -> None:
+    assert loads(f"{WITH_TIME}windows = {{ span = '1h' }}\nretrain = {{ {key} }}")
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
