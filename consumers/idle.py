@@ -13,6 +13,7 @@ import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
+from driftline.commit_metadata import Offset, Position, metadata_of
 from driftline.handler import GroupView
 from driftline.partition_clock import (
     MAX_AHEAD_ROWS,
@@ -31,17 +32,17 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset of the features topic. `clock` and `other_clock`: of the
     records before that offset, on the axis of windows and on the other one."""
 
-    watermark: int | None = None
+    watermark: Position | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
-    models: int = 0  # partition 0: unreadable records of `models` before it are dead letters
-    sequence: int = 0  # of the champion's newest pointer that was seen, and its model
+    models: Offset = 0  # partition 0: unreadable records of `models` before it are dead letters
+    sequence: Offset = 0  # of the champion's newest pointer that was seen, and its model
     champion: str | None = None
 
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
-        at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
+        at = metadata_of(committed, Reached) or Reached()
         self.watermark = at.watermark
         self.passed_on = at.watermark  # the part of it that predictions and silence account for
         clock = at.clock
@@ -145,8 +146,7 @@ class IdlePartitions:
                 own.end = view.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in view.committed().values():
-                reached = msgspec.json.decode(committed.metadata or "{}", type=Reached)
-                self._reach(reached.watermark)
+                self._reach((metadata_of(committed, Reached) or Reached()).watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
         """(partition, watermark) of those to be moved on now.

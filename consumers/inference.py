@@ -8,8 +8,8 @@ never trains, never sees labels, and imports no pandas, Evidently or River.
 import logging
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from typing import Final
 
-import msgspec
 import numpy as np
 
 from consumers.champion import Champion
@@ -28,6 +28,7 @@ from driftline.codec.columns import Batch
 from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.predictions import PredictionEncoder, marked_ahead
 from driftline.codec.records import RecordCodec
+from driftline.commit_metadata import Kind, metadata_of, usable
 from driftline.errors import DataError
 from driftline.events import Gap, Log, RefusedRecord, Watermark
 from driftline.handler import GroupView, LogChange
@@ -37,6 +38,8 @@ from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 log = logging.getLogger(__name__)
+
+_REACHED: Final = Kind(Reached, "time in this partition begins again with its next record")
 
 
 class InferenceHandler:
@@ -89,9 +92,10 @@ class InferenceHandler:
         return ()  # what cannot be read becomes a dead letter in `tick`, by one worker alone
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        resume = usable(resume, self._topics.group("inference"), {self._topics.features: _REACHED})
         self._idle.assigned(resume)
         for (_, partition), committed in resume.items():
-            at = msgspec.json.decode(committed.metadata or "{}", type=Reached)
+            at = metadata_of(committed, Reached) or Reached()
             if at.champion is not None:
                 self._champion.catalog.remember(at.sequence, at.champion)
             if partition == 0:

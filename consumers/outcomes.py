@@ -23,18 +23,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter, lt
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from consumers.cache import CacheFailed, Caches
 from consumers.join import PartitionJoin
 from consumers.kept import KeptLabel, KeptPrediction
-from consumers.progress import Stand
+from consumers.progress import Resume, Stand
 from consumers.publication import Publication, are_plain, plain
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import LabelCodec, parse_time
+from driftline.commit_metadata import Kind, usable
 from driftline.events import Prediction, Source, Watermark
 from driftline.handler import GroupView, LogChange, Output
 from driftline.placement import Placement, Side
@@ -42,6 +44,12 @@ from driftline.stream import Stream
 from driftline.topics import Topics
 
 log = logging.getLogger(__name__)
+
+_RESUME: Final = Kind(
+    Resume,
+    "outcomes of the records from there on are published again, and labels of earlier predictions "
+    "that are not joined yet become dead letters",
+)
 
 # Records of each topic that a worker keeps in memory, all partitions together, when it has a cache
 # on disk: 0.8 kB a prediction of four columns, 0.4 kB a label.
@@ -125,6 +133,8 @@ class OutcomesHandler:
     def assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
+        kinds = dict.fromkeys(self.inputs, _RESUME)
+        resume = usable(resume, self._topics.group("outcomes"), kinds)
         starts: dict[TopicPartition, int] = {}
         for partition in sorted({at.partition for at in resume}):
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)

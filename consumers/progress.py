@@ -5,12 +5,14 @@ the floor, the position that has been passed for good, and what to commit beside
 knows no record.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from consumers.pending import BEFORE_ALL
 from driftline.broker.port import Committed
+from driftline.commit_metadata import Offset, Position, metadata_of
 from driftline.events import Log
 from driftline.partition_clock import ClockState, PartitionClock
 
@@ -21,11 +23,15 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     Records from the committed offset up to `published` are read again only to rebuild state.
     """
 
-    published: int = 0  # next offset that had not been handled
-    before: int = -1  # predictions: largest source offset before the committed offset
-    reached: int = BEFORE_ALL  # largest position
-    passed: int = BEFORE_ALL  # labels: position below which predictions wait for labels no more
-    watermark: int | None = None  # predictions: one that was read and not yet passed on
+    published: Offset = 0  # next offset that had not been handled
+    before: Annotated[
+        int, Meta(ge=-1, le=2**63 - 1)
+    ] = -1  # predictions: largest source offset before the committed offset
+    reached: Position = BEFORE_ALL  # largest position
+    passed: Position = (
+        BEFORE_ALL  # labels: position below which predictions wait for labels no more
+    )
+    watermark: Position | None = None  # predictions: one that was read and not yet passed on
     token: str = ""  # which commits a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
 
@@ -37,7 +43,7 @@ class Side:
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
-        self.at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
+        self.at = metadata_of(committed, Resume) or Resume()
         self.next_offset = committed.offset
         self.reached = self.at.reached
         self.published = self.at.published  # what stands before it was published before a restart

@@ -7,10 +7,13 @@ other partitions, nor the wall clock play a part.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
+
+from driftline.commit_metadata import Position, Step
 
 # So many records in a row must be ahead until they are believed: a stream that was silent for a
 # month goes on after as many. A producer whose clock is ahead, and whose records are a third of a
@@ -30,9 +33,10 @@ MAX_AHEAD_ROWS: Final = 1_000_000
 class ClockState(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a clock must remember from one record to the next; for the metadata of a commit."""
 
-    reached: int | None = None  # the largest position that is believed
-    steps: tuple[int, ...] = ()  # the last ones forward, at most `_STEPS`
-    ahead: tuple[int, ...] = ()  # positions of the last records, if all are ahead
+    reached: Position | None = None  # the largest position that is believed
+    steps: tuple[Step, ...] = ()  # the last ones forward, at most `_STEPS`
+    # Positions of the last records, if all are ahead.
+    ahead: Annotated[tuple[Position, ...], Meta(max_length=AGREEING)] = ()
 
 
 class PartitionClock:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
-from driftline.codec.schema import DECODE_ERRORS
+from driftline.commit_metadata import Offset, metadata_of
 from driftline.errors import BrokerUnavailable
 
 # Large batches save calls; 5,000 records of 1 kB are 5 MB.
@@ -104,7 +104,7 @@ def scan(
 
 
 class _Metadata(msgspec.Struct, frozen=True):
-    published: int = 0
+    published: Offset = 0
 
 
 def handled(committed: Committed | None) -> int:
@@ -118,8 +118,5 @@ def handled(committed: Committed | None) -> int:
     """
     if committed is None:
         return 0
-    try:
-        published = msgspec.json.decode(committed.metadata or "{}", type=_Metadata).published
-    except DECODE_ERRORS:
-        published = 0  # another program's commit: its offset alone counts
-    return max(committed.offset, published)
+    found = metadata_of(committed, _Metadata)  # of another program's commit the offset alone counts
+    return committed.offset if found is None else max(committed.offset, found.published)

@@ -6,13 +6,15 @@ that one partition's contents: neither batches nor other partitions play a part.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
+from driftline.commit_metadata import Offset, Position, metadata_of
 from driftline.events import Log
 from driftline.stream import Stream
 
@@ -97,10 +99,10 @@ class Grid(msgspec.Struct, frozen=True):
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset: what was known before the record that stands there."""
 
-    watermark: int | None = None
-    source: int = -1  # largest source offset seen
-    closed: int | None = None  # parts of all cells before this one were published
-    published: int = 0  # records before this offset were read; those held are needed again
+    watermark: Position | None = None
+    source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset seen
+    closed: Position | None = None  # parts of all cells before this one were published
+    published: Offset = 0  # records before this offset were read; those held are needed again
     grid: str = ""  # whose cells these are
     log: str = ""  # id of the topic that `source` is an offset of; empty: unknown
 
@@ -159,7 +161,7 @@ class Track(Generic[Part]):
         *,
         cell: Literal["slice", "pane"],
     ) -> None:
-        at = msgspec.json.decode(committed.metadata or "{}", type=Resume)
+        at = metadata_of(committed, Resume) or Resume()
         self._grid = Grid.of(stream)
         self._panes = self._grid.panes if cell == "slice" else 1
         self.watermark = at.watermark

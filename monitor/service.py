@@ -16,6 +16,7 @@ import msgspec
 
 from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicPartition
 from driftline.codec.envelope import dead_letter, decode, rare, windows_decoder
+from driftline.commit_metadata import Kind, metadata_of, usable
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
 from driftline.handler import GroupView, LogChange
@@ -24,14 +25,20 @@ from driftline.topics import Topics
 from monitor.decisions import detectors
 from monitor.decisions.decide import Decider
 from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.progress import Resume
 from monitor.reference import column_tests
 from monitor.reference.references import Packages, Profiles, References
 from monitor.reports import Reports
 from monitor.windows.data_parts import DataGathering
 from monitor.windows.merge import Merger
+from monitor.windows.merging import MergedSoFar
 from monitor.windows.performance_parts import PerformanceGathering
 
 log = logging.getLogger(__name__)
+
+_GATHERED: Final = Kind(Resume, "time and open windows of this partition begin anew there")
+_MERGED: Final = Kind(MergedSoFar, "windows are merged anew from there, and published again")
+_DECIDED: Final = Kind(Decided, "all windows are decided on again, and drift is published again")
 
 # Values of samples after which a turn of merging ends: some 0.5 s of tests. A transaction that is
 # open meanwhile must be committed before it times out.
@@ -64,7 +71,13 @@ class MonitorHandler:
         column_tests.check(stream)
         detectors.check(stream)
         self._stream = stream
-        self._topics = Topics(stream)
+        self._topics = topics = Topics(stream)
+        self._kinds = {
+            topics.predictions: _GATHERED,
+            topics.outcomes: _GATHERED,
+            topics.parts: _MERGED,
+            topics.windows: _DECIDED,
+        }
         self._references = References(packages)
         self._profiles = Profiles(stream, self._references)
         self._data = DataGathering(stream)
@@ -93,6 +106,7 @@ class MonitorHandler:
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         starts = {}
+        resume = usable(resume, self._topics.group("monitor"), self._kinds)
         for (topic, partition), committed in resume.items():
             if topic == self._topics.predictions:
                 self._data.resume(partition, committed)
@@ -101,7 +115,7 @@ class MonitorHandler:
             elif topic == self._topics.parts:
                 self._merger = Merger(self._stream, self._references, self._profiles, committed)
             else:
-                at = msgspec.json.decode(committed.metadata or "{}", type=Decided)
+                at = metadata_of(committed, Decided) or Decided()
                 self._published = at.published
                 self._read, self._decider = self._snapshots.resume(at)
                 starts[TopicPartition(topic, partition)] = self._read

@@ -7,15 +7,16 @@ pointer over one that a person set meanwhile.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.codec.records import format_time
-from driftline.codec.schema import DECODE_ERRORS
+from driftline.commit_metadata import metadata_of
 from driftline.errors import DataError
 from driftline.events import (
     ModelsEvent,
@@ -64,7 +65,7 @@ class _Work(msgspec.Struct):
 class _Held(msgspec.Struct, frozen=True):
     """What the commit says beside the offset of the request in work."""
 
-    attempt: int = 0
+    attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
 class TrainerHandler:
@@ -220,12 +221,8 @@ class TrainerHandler:
 
     def _attempt(self, asked: _Asked) -> int:
         committed = self._resumed.get(asked.partition, Committed(0))
-        if committed.offset != asked.offset or not committed.metadata:
-            return 1
-        try:
-            return msgspec.json.decode(committed.metadata, type=_Held).attempt + 1
-        except DECODE_ERRORS:
-            return 1  # somebody moved the group's offset with a tool
+        held = metadata_of(committed, _Held) if committed.offset == asked.offset else None
+        return 1 if held is None else held.attempt + 1
 
     def _begin(self, work: _Work) -> None:
         champion = self._catalog.champion

@@ -11,6 +11,7 @@ import msgspec
 
 from driftline.broker.port import Broker, Message, Outgoing
 from driftline.codec.envelope import decode, models_decoder, rare
+from driftline.commit_metadata import metadata_of
 from driftline.errors import BrokerError, DataError, UntrustedPackage
 from driftline.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
 from driftline.models.current import Current
@@ -343,10 +344,6 @@ def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
         return ()
     finally:
         consumer.close()
-    found = set()
-    for position in committed.values():
-        try:
-            found.add(msgspec.json.decode(position.metadata or "{}", type=Seen))
-        except msgspec.DecodeError:
-            continue  # of an earlier version, or moved by a tool
-    return tuple(sorted(found, key=lambda seen: seen.sequence))
+    # Of an earlier version, or moved by a tool: then it says nothing.
+    found = {metadata_of(position, Seen) for position in committed.values()} - {None}
+    return tuple(sorted((seen for seen in found if seen), key=lambda seen: seen.sequence))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from driftline.commit_metadata import Offset
 from driftline.stream import Stream
 from monitor.decisions.decide import Decider, DeciderState
 from monitor.decisions.keep import Count, State
@@ -32,7 +33,7 @@ MAX_BYTES = 32 << 20
 class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of the `windows` topic's commit: decisions up to this offset were published."""
 
-    published: int = 0
+    published: Offset = 0
     token: str = ""  # which commits a snapshot belongs to
 
 

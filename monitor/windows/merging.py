@@ -12,6 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from driftline.broker.port import Committed
+from driftline.commit_metadata import Offset, Position, Step, metadata_of
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +25,9 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     """One kind of part: the first cell that was not published, and by partition, the first cell
     that it had not passed before the held offset; counted from `low`, None where none was."""
 
-    closed: int | None = None
-    low: int = 0
-    passed: tuple[int | None, ...] = ()
+    closed: Position | None = None
+    low: Position = 0
+    passed: tuple[Step | None, ...] = ()
 
     @classmethod
     def of(cls, closed: int | None, passed: Sequence[int | None]) -> "Reached":
@@ -39,13 +40,13 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     def cells(self, partitions: int) -> list[int | None]:
         """By partition, the first cell that it had not passed."""
         known = [None if cell is None else cell + self.low for cell in self.passed]
-        return [*known, *[None] * (partitions - len(known))]
+        return [*known, *[None] * (partitions - len(known))][:partitions]
 
 
 class MergedSoFar(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of the commit of `parts`."""
 
-    published: int = 0  # records before this offset were read; those held are needed again
+    published: Offset = 0  # records before this offset were read; those held are needed again
     data: Reached = Reached()
     performance: Reached = Reached()
     grid: str = ""  # whose cells these are
@@ -55,7 +56,7 @@ class Merging:
     """The progress of one stream's partitions, by kind of part."""
 
     def __init__(self, partitions: int, committed: Committed, grid: str) -> None:
-        at = msgspec.json.decode(committed.metadata or "{}", type=MergedSoFar)
+        at = metadata_of(committed, MergedSoFar) or MergedSoFar()
         if at.grid != grid:
             if at.grid:
                 log.info("the windows of the stream file were changed: they are counted anew")

@@ -109,7 +109,14 @@ def letters() -> Sequence[bytes]:
 
 def commits() -> Sequence[bytes]:
     """Metadata beside committed offsets."""
-    return [b'{"published": 25}', b'{"published":3,"watermark":5,"token":"ab"}', b""]
+    return [
+        b'{"published": 25}',
+        b'{"published":3,"before":2,"reached":9,"passed":4,"watermark":5,"token":"ab"}',
+        b'{"watermark":5,"source":3,"closed":1,"published":9,"grid":"50/20","log":"x"}',
+        b'{"published":9,"data":{"closed":4,"low":3,"passed":[0,null]},"grid":"40/20"}',
+        b'{"watermark":7,"clock":{"reached":7,"steps":[1,2],"ahead":[99]},"sequence":3}',
+        b"",
+    ]
 
 
 def words() -> Sequence[bytes]:

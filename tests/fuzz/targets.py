@@ -13,7 +13,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from driftline.broker.port import Committed, Message, Outgoing
+from consumers.idle import IdlePartitions
+from consumers.progress import Progress
+from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.clock import ManualClock
 from driftline.codec import envelope
 from driftline.codec.labels import LabelCodec
 from driftline.codec.predictions import PredictionEncoder
@@ -26,6 +29,8 @@ from driftline.models.signed import sign
 from driftline.scan import handled
 from driftline.stream import loads
 from driftline.topics import Topics
+from monitor.progress import Track
+from monitor.windows.merging import Merging
 from tests.fuzz import packages, streams
 from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 
@@ -112,7 +117,21 @@ def _check_letter(value: bytes) -> None:
 
 
 def _check_commit(value: bytes) -> None:
-    handled(Committed(7, value.decode(errors="replace")))
+    committed = Committed(7, value.decode(errors="replace"))
+    handled(committed)
+    stream = streams.stream("rows")
+    Progress(committed, committed, stream.max_ahead).hold(None, None, None, "")
+    merging = Merging(2, committed, "40/20")
+    merging.complete("data")
+    merging.hold(None)
+    track: Track[list[int]] = Track(stream, committed, list, cell="pane")
+    track.close()
+    track.hold()
+    idle = IdlePartitions(stream, ManualClock())
+    features = Topics(stream).features
+    idle.assigned({TopicPartition(features, 0): committed})
+    idle.ahead(0, [1, 2, 3], [1, 2, 3])
+    idle.holds(features)
 
 
 # ---- records and labels -------------------------------------------------------------------------
