@@ -1,10 +1,12 @@
 """Finds the records that make a batch fail, so that one record cannot stop a stream.
 
 In: batches, and which of them failed. Out: smaller batches, until a batch of one record fails: this
-record is a culprit. It becomes a dead letter once another record was handled after it. Where many
-culprits follow each other the data is not to blame, and the service stops.
+record is a culprit. Once another record was handled after it, it is tried again; when it fails
+again, and another one is handled, it becomes a dead letter. Where many culprits follow each other
+the data is not to blame, and the service stops.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
@@ -42,6 +44,7 @@ class Isolation:
         self._limit = 0  # how many suspect records are handled at once
         self._culprits: dict[_Place, str] = {}  # → reason; while they may be read again
         self._unproven: list[Message] = []  # culprits with no handled record after them
+        self._failures: Counter[_Place] = Counter()  # of single records that may be read again
         self._in_a_row = 0  # dead letters since the last record that was handled
         self._has_succeeded = False
 
@@ -82,17 +85,18 @@ class Isolation:
         return Messages(kept)
 
     def failed(self, messages: Messages, error: Exception) -> bool:
-        """Note that handling these records failed; they must be read again. Returns whether the
-        error was tied to one record."""
+        """Note that handling these records failed; they must be read again. Returns whether it was
+        the second failure of a single record."""
         if len(messages) == 1:
+            place = _place(messages[0])
             reason = f"cannot be processed: {type(error).__name__}: {error}"
-            self._culprits[_place(messages[0])] = reason[:_LONGEST_REASON]
-            return True
+            self._culprits[place] = reason[:_LONGEST_REASON]
+            self._failures[place] += 1
+            return self._failures[place] > 1
         if not self._is_suspect(messages[0]):
             for partition, at in messages.runs:
-                first, end = messages[at.start].offset, messages[at.stop - 1].offset + 1
-                known = self._suspect.get(partition, range(first, end))
-                self._suspect[partition] = range(min(first, known.start), max(end, known.stop))
+                self._suspect_all(partition, messages[at.start].offset)
+                self._suspect_all(partition, messages[at.stop - 1].offset)
         self._limit = len(messages) // 2
         return False
 
@@ -114,6 +118,18 @@ class Isolation:
         """Whether a culprit waits for a proof: its offset must not be committed yet."""
         return bool(self._unproven)
 
+    def try_again(self, *, is_idle: bool) -> bool:
+        """Return whether records must be read again, because a culprit has failed only once: what
+        made it fail may be over. Call it before `take_proven`, and when that may be called."""
+        if is_idle and not self._has_succeeded:
+            return False
+        hasty = [at for at in self._unproven if self._failures[_place(at)] == 1]
+        for message in hasty:
+            del self._culprits[_place(message)]
+            self._suspect_all(TopicPartition(message.topic, message.partition), message.offset)
+            self._limit = 1
+        return bool(hasty)
+
     def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
         """Return the culprits that become dead letters now, with their reasons.
 
@@ -129,11 +145,17 @@ class Isolation:
         return proven
 
     def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Forget the culprits before these offsets: they are not read again."""
-        for topic, partition, offset in list(self._culprits):
+        """Forget the records before these offsets that failed: they are not read again."""
+        for topic, partition, offset in list(self._failures):
             committed = offsets.get(TopicPartition(topic, partition))
             if committed is not None and offset < committed.offset:
-                del self._culprits[topic, partition, offset]
+                del self._failures[topic, partition, offset]
+                self._culprits.pop((topic, partition, offset), None)
+
+    def _suspect_all(self, partition: TopicPartition, offset: int) -> None:
+        """Let the suspect offsets of a partition reach to this one."""
+        known = self._suspect.get(partition, range(offset, offset))
+        self._suspect[partition] = range(min(known.start, offset), max(known.stop, offset + 1))
 
     def _is_suspect(self, message: Message) -> bool:
         partition = TopicPartition(message.topic, message.partition)

@@ -179,7 +179,8 @@ class Loop:
             self._look(session)
             output = self._handler.tick()
             session.send(output)
-            self._send_dead_letters(session, is_idle=True)
+            if not self._send_dead_letters(session, is_idle=True):
+                return True
             busy = busy or bool(output)
         if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
             self._commit(session)
@@ -201,17 +202,27 @@ class Loop:
                 raise
             if self._isolation.failed(rest, error):
                 log.exception("%s cannot be handled; it becomes a dead letter", rest[0].place)
+            else:
+                log.warning(
+                    "handling %d records failed, trying smaller parts: %r", len(rest), error
+                )
             session.rewind()
             return False
         self._isolation.succeeded(rest)
-        self._send_dead_letters(session, is_idle=False)
+        if not self._send_dead_letters(session, is_idle=False):
+            return False
         session.handled(messages)
         return True
 
-    def _send_dead_letters(self, session: Session, *, is_idle: bool) -> None:
+    def _send_dead_letters(self, session: Session, *, is_idle: bool) -> bool:
+        """Send those of proven culprits. Returns False where records must be read again first."""
+        if self._isolation.try_again(is_idle=is_idle):
+            session.rewind()
+            return False
         for message, reason in self._isolation.take_proven(is_idle=is_idle):
             session.send(self._handler.refuse(message, reason))
             session.handled(Messages([message]))
+        return True
 
     def _commit(self, session: Session) -> None:
         self._last_commit_s = self._clock.monotonic()

@@ -350,6 +350,9 @@ class Session:
             self._client_id if self._exactly_once else None,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
+            # Readers drop a source that is not above all before it: a gap would hide what is sent
+            # again.
+            gapless=not self._exactly_once,
         )
         if self._exactly_once:
             # Fence a predecessor now: while its transaction is open, the offsets that it was about

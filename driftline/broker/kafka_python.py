@@ -133,13 +133,14 @@ class KafkaPythonBroker:
         *,
         transaction_timeout_s: float = 10.0,
         client_id: str = "driftline",
+        gapless: bool = False,
     ) -> "KafkaPythonProducer":
         own: dict[str, object] = {"client_id": client_id}
         if transactional_id is not None:
             own["transactional_id"] = transactional_id
             own["transaction_timeout_ms"] = int(transaction_timeout_s * 1000)
         client = self._make(kafka.KafkaProducer, _PRODUCER, own)
-        return KafkaPythonProducer(client, transactional_id, self._limits)
+        return KafkaPythonProducer(client, transactional_id, self._limits, gapless=gapless)
 
     def admin(self) -> "KafkaPythonAdmin":
         return KafkaPythonAdmin(self._make(kafka.KafkaAdminClient, {}, {}))

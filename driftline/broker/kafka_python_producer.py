@@ -44,8 +44,11 @@ class KafkaPythonProducer:
         limits: TopicLimits,
         *,
         answer_timeout_s: float = ANSWER_TIMEOUT_MS / 1000,
+        gapless: bool = False,
     ) -> None:
         self._client = client
+        self._gapless = gapless
+        self._has_gap = False  # gapless: a record was not written, so none may be any more
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._flush_timeout_s = (
@@ -62,6 +65,10 @@ class KafkaPythonProducer:
 
     def send(self, record: Outgoing) -> None:
         self._limits.check(record)
+        if self._has_gap:
+            self._confirm(0)
+            raise_failed(self._failed)
+            raise DeliveryFailed(f"{record.topic}: an earlier record was not written")
         partition = record.partition
         if partition is None and record.key is not None:
             partition = partition_for(record.key, self._limits.partitions(record.topic))
@@ -73,6 +80,8 @@ class KafkaPythonProducer:
                 partition=partition,
                 headers=list(record.headers),
             )
+        if self._gapless:
+            future.add_errback(self._stop_writing)
         size = record_bytes(record)
         self._unconfirmed.append((record.topic, size, future))
         self._unconfirmed_bytes += size
@@ -81,6 +90,11 @@ class KafkaPythonProducer:
             or self._unconfirmed_bytes > _MAX_UNCONFIRMED_BYTES
         ):
             self._confirm(len(self._unconfirmed) // 2)
+
+    def _stop_writing(self, error: BaseException) -> None:
+        """Called in the thread that sends, before it sends anything more."""
+        self._has_gap = True
+        self._client._sender.force_close()
 
     def send_batch(self, batch: OutgoingBatch) -> None:
         for record in unpacked(batch):

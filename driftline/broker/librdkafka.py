@@ -134,9 +134,13 @@ class LibrdkafkaBroker:
         *,
         transaction_timeout_s: float = 10.0,
         client_id: str = "driftline",
+        gapless: bool = False,
     ) -> "LibrdkafkaProducer":
         own: dict[str, object] = {"client.id": client_id}
-        if transactional_id is None:
+        if gapless:
+            own["enable.gapless.guarantee"] = True
+            own["delivery.timeout.ms"] = 0  # without end: what times out would leave a gap
+        elif transactional_id is None:
             own["delivery.timeout.ms"] = 60_000  # default 5 min: too long to hold a batch unsure
         else:
             own["transactional.id"] = transactional_id

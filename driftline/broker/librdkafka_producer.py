@@ -13,10 +13,18 @@ from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, is_forbidde
 from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
 from driftline.broker.transactions import check_can_begin, raise_failed
-from driftline.errors import AccessDenied, BrokerError, BrokerUnavailable, TransactionAborted
+from driftline.errors import (
+    AccessDenied,
+    BrokerError,
+    BrokerUnavailable,
+    DeliveryFailed,
+    TransactionAborted,
+)
 
 _log = logging.getLogger(__name__)
 
+# Longer than the delivery timeout of 60 s, so that its reason is reported where there is one.
+_DELIVERED_TIMEOUT_S = 75.0
 _GRACE_S = 1.0  # for a call to return after its own timeout
 
 
@@ -31,7 +39,7 @@ class LibrdkafkaProducer:
         self._denied: AccessDenied | None = None
         self._ready = False
         self._in_transaction = False
-        self._fatal: Exception | None = None  # after it this producer can do nothing more
+        self._fatal: BaseException | None = None  # after it this producer can do nothing more
         self._closed = False
 
     def send(self, record: Outgoing) -> None:
@@ -81,21 +89,44 @@ class LibrdkafkaProducer:
                 raise self._error("send", error) from error
             else:
                 break
-        self._client.poll(0)  # what was acknowledged counts in the queue until it is looked at
+        self._serve(self._client.poll, 0)  # what was acknowledged counts in the queue until then
 
     def _make_room(self) -> None:
         """Wait until half of the full queue is acknowledged: with room for one record, the next
         one would find it full again."""
         enough = len(self._client) // 2
+        deadline_s = time.monotonic() + _DELIVERED_TIMEOUT_S
         while len(self._client) > enough:
-            self._client.poll(0.1)
+            self._serve(self._client.poll, 0.1)
+            self._check_time(deadline_s)
 
     def flush(self) -> None:
-        while self._client.flush(1.0) > 0:
-            pass  # each record is acknowledged or fails within its delivery timeout
+        deadline_s = time.monotonic() + _DELIVERED_TIMEOUT_S
+        while self._serve(self._client.flush, 1.0) > 0:
+            self._check_time(deadline_s)
         if self._denied is not None:
             raise self._denied
         raise_failed(self._failed)
+
+    def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
+        """Let the client run callbacks. Raises DeliveryFailed when it has ended with an error."""
+        try:
+            return call(timeout_s)
+        except (ck.KafkaException, SystemError) as error:
+            # A fatal error is raised between two callbacks, and disturbs the second one (2.16).
+            reason = error if isinstance(error, ck.KafkaException) else error.__cause__
+            self._fatal = self._fatal or reason
+            raise DeliveryFailed(
+                f"records were not written: {reason}",
+                hint="nothing after the last committed offset is safe; read it again",
+            ) from error
+
+    def _check_time(self, deadline_s: float) -> None:
+        if time.monotonic() > deadline_s:
+            raise BrokerUnavailable(
+                f"records were not acknowledged within {_DELIVERED_TIMEOUT_S:.0f} s",
+                hint="check that the broker runs and that enough replicas are in sync",
+            )
 
     def begin(self) -> None:
         check_can_begin(self._id, is_open=self._in_transaction)

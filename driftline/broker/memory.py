@@ -79,6 +79,7 @@ class MemoryBroker:
         *,
         transaction_timeout_s: float = 10.0,
         client_id: str = "driftline",
+        gapless: bool = False,
     ) -> "MemoryProducer":
         return MemoryProducer(self, transactional_id, transaction_timeout_s)
 

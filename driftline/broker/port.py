@@ -323,7 +323,11 @@ class Broker(Protocol):
         *,
         transaction_timeout_s: float = 10.0,
         client_id: str = "driftline",
-    ) -> Producer: ...
+        gapless: bool = False,
+    ) -> Producer:
+        """A producer. With `gapless`, which is for one without transactions, no record of a
+        partition is written after one that was not: after a failure every call raises BrokerError
+        or DeliveryFailed, and the producer can only be abandoned."""
 
     def admin(self) -> Admin: ...
 
