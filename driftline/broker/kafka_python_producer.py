@@ -19,7 +19,11 @@ from driftline.broker.limits import (
 )
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
-from driftline.broker.transactions import check_can_begin, raise_failed
+from driftline.broker.transactions import (
+    TRANSACTION_ANSWER_TIMEOUT_S,
+    check_can_begin,
+    raise_failed,
+)
 from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAborted
 
 _log = logging.getLogger(__name__)
@@ -30,8 +34,6 @@ _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # A record is acknowledged or fails within the delivery timeout of 60 s.
 _SETTLED_TIMEOUT_S = 90.0
-# A transaction times out after 10 s: what is not acknowledged by then cannot be committed.
-_TRANSACTION_FLUSH_TIMEOUT_S = 15.0
 
 
 class KafkaPythonProducer:
@@ -43,7 +45,7 @@ class KafkaPythonProducer:
         transactional_id: str | None,
         limits: TopicLimits,
         *,
-        answer_timeout_s: float = ANSWER_TIMEOUT_MS / 1000,
+        answer_timeout_s: float = TRANSACTION_ANSWER_TIMEOUT_S,
         gapless: bool = False,
     ) -> None:
         self._client = client
@@ -52,7 +54,7 @@ class KafkaPythonProducer:
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._flush_timeout_s = (
-            _SETTLED_TIMEOUT_S if transactional_id is None else _TRANSACTION_FLUSH_TIMEOUT_S
+            _SETTLED_TIMEOUT_S if transactional_id is None else TRANSACTION_ANSWER_TIMEOUT_S
         )
         self._limits = limits
         self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, bytes, future

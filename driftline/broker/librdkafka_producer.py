@@ -12,7 +12,11 @@ from driftline.broker.bounded import call_within, let_go
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, is_forbidden, kafka_offsets
 from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
-from driftline.broker.transactions import check_can_begin, raise_failed
+from driftline.broker.transactions import (
+    TRANSACTION_ANSWER_TIMEOUT_S,
+    check_can_begin,
+    raise_failed,
+)
 from driftline.errors import (
     AccessDenied,
     BrokerError,
@@ -131,7 +135,9 @@ class LibrdkafkaProducer:
     def begin(self) -> None:
         check_can_begin(self._id, is_open=self._in_transaction)
         if not self._ready:
-            self._call("begin a transaction", self._client.init_transactions, ANSWER_TIMEOUT_S)
+            self._call(
+                "begin a transaction", self._client.init_transactions, TRANSACTION_ANSWER_TIMEOUT_S
+            )
             self._ready = True
         self._call("begin a transaction", self._client.begin_transaction)
         self._in_transaction = True
@@ -146,11 +152,11 @@ class LibrdkafkaProducer:
             self._client.send_offsets_to_transaction,
             kafka_offsets(offsets),
             group_metadata,
-            ANSWER_TIMEOUT_S,
+            TRANSACTION_ANSWER_TIMEOUT_S,
         )
 
     def commit(self) -> None:
-        self._call("commit", self._client.commit_transaction, ANSWER_TIMEOUT_S)
+        self._call("commit", self._client.commit_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         self._in_transaction = False
 
     def abort(self) -> None:
@@ -161,7 +167,7 @@ class LibrdkafkaProducer:
         if self._fatal is not None:
             return  # fenced: the coordinator has aborted it
         try:
-            self._call("abort", self._client.abort_transaction, ANSWER_TIMEOUT_S)
+            self._call("abort", self._client.abort_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         except BrokerError as error:
             # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
             _log.warning("the transaction of %s was left to time out: %s", self._id, error)
@@ -205,13 +211,13 @@ class LibrdkafkaProducer:
         A call that does not return in time makes this producer useless: `send_offsets` may ignore
         its own timeout while the group has no coordinator (2.16).
         """
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
+        deadline = time.monotonic() + TRANSACTION_ANSWER_TIMEOUT_S
         if self._fatal is not None:
             # Asked again, the client would tell of a conflicting call instead.
             raise self._error(doing, self._fatal)
         while True:
             try:
-                call_within(ANSWER_TIMEOUT_S + _GRACE_S, call, *arguments)
+                call_within(TRANSACTION_ANSWER_TIMEOUT_S + _GRACE_S, call, *arguments)
             except TimeoutError as error:
                 self._fatal = ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT))
                 raise BrokerUnavailable(

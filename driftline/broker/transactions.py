@@ -2,6 +2,9 @@
 
 from driftline.errors import BrokerError, DeliveryFailed
 
+# The coordinator aborts a transaction after 10 s: what it has not answered by then is lost anyway.
+TRANSACTION_ANSWER_TIMEOUT_S = 15.0
+
 
 def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
     """Raise BrokerError where no transaction can be begun."""

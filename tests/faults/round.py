@@ -205,8 +205,8 @@ class Round:
         """What goes wrong is a deviation of that run."""
         try:
             work(cell)
-        except (RuntimeError, DriftlineError) as error:
-            cell.wrong.append(str(error))
+        except (RuntimeError, TimeoutError, DriftlineError) as error:
+            cell.wrong.append(str(error) or type(error).__name__)
 
     def _finish(self, cell: Cell, began_s: float) -> Result:
         again, found = None, None

@@ -49,7 +49,8 @@ class Override:
 def delete_before(site: Site, topic: str, offsets: Mapping[int, int]) -> None:
     """Delete the records before these offsets, as retention does."""
     wanted = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
-    for done in admin_of(site).delete_records(wanted).values():
+    admin = admin_of(site)  # its answers come while it lives
+    for done in admin.delete_records(wanted).values():
         done.result(_ANSWER_TIMEOUT_S)
 
 
