@@ -114,6 +114,11 @@ class Isolation:
                     self._suspect.pop(partition, None)
 
     @property
+    def is_searching(self) -> bool:
+        """Whether records that have failed may be read again."""
+        return bool(self._suspect or self._failures)
+
+    @property
     def is_unproven(self) -> bool:
         """Whether a culprit waits for a proof: its offset must not be committed yet."""
         return bool(self._unproven)

@@ -212,6 +212,8 @@ class Loop:
         if not self._send_dead_letters(session, is_idle=False):
             return False
         session.handled(messages)
+        if self._isolation.is_searching:
+            self._commit(session)  # else the next failure would undo and repeat this
         return True
 
     def _send_dead_letters(self, session: Session, *, is_idle: bool) -> bool:

@@ -1,0 +1,221 @@
+"""Records that make a handler raise become dead letters; the stream and its other records go on."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import pytest
+
+from driftline.broker import Committed, Message, NewTopic, Outgoing, TopicPartition
+from driftline.broker.memory import MemoryBroker, MemoryConsumer
+from driftline.clock import ManualClock
+from driftline.errors import BrokerUnavailable, DriftlineError, InstanceFenced
+from driftline.handler import GroupView, LogChange
+from driftline.isolation import MAX_CULPRITS_IN_A_ROW
+from driftline.loop import Loop
+from driftline.stream import Delivery
+
+IN, OUT, DEAD = "in", "out", "dead"
+
+
+class Copies:
+    """Publishes each number; `fails` tells of which it raises an error instead."""
+
+    inputs = (IN,)
+    follows: tuple[str, ...] = ()
+
+    def __init__(self, fails: Callable[[int], Exception | None]) -> None:
+        self._fails = fails
+        self.largest_batch = 0
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return frozenset()
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        return ()
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None: ...
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        for message in messages:
+            if error := self._fails(int(message.value or b"")):
+                raise error
+        self.largest_batch = max(self.largest_batch, len(messages))
+        return [Outgoing(OUT, message.value, partition=0) for message in messages]
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        return [Outgoing(DEAD, b"%b: %b" % (message.value, reason.encode()), partition=0)]
+
+    def tick(self) -> Sequence[Outgoing]:
+        return []
+
+    def look(self, view: GroupView) -> None: ...
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+class World:
+    """A topic of numbers from 0 on, and a worker on it."""
+
+    def __init__(
+        self,
+        count: int,
+        fails: Callable[[int], Exception | None],
+        *,
+        delivery: Delivery = "exactly_once",
+        partitions: int = 3,
+    ) -> None:
+        self.broker = MemoryBroker(ManualClock())
+        topics = [NewTopic(IN, partitions), NewTopic(OUT, 1), NewTopic(DEAD, 1)]
+        self.broker.admin().create(topics)
+        producer = self.broker.producer()
+        for number in range(count):
+            producer.send(Outgoing(IN, b"%d" % number, partition=number % partitions))
+        self.handler = Copies(fails)
+        self.clock = ManualClock()
+        self.loop = Loop(
+            self.handler,
+            self.broker,
+            group="copies",
+            delivery=delivery,
+            clock=self.clock,
+            commit_interval_s=0.0,
+            max_records=1000,
+        )
+
+    def run(self) -> None:
+        while self.loop.step(0):
+            pass
+        self.loop.step(0)
+
+    def read(self, topic: str) -> list[bytes]:
+        consumer = self.broker.consumer()
+        consumer.assign({TopicPartition(topic, 0): 0})
+        return [m.value or b"" for m in consumer.poll(max_records=100_000, timeout_s=0)]
+
+    @property
+    def out(self) -> list[int]:
+        return sorted(set(map(int, self.read(OUT))))
+
+    @property
+    def dead(self) -> list[int]:
+        return sorted(int(value.split(b":")[0]) for value in self.read(DEAD))
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+@pytest.mark.parametrize("poison", [{0}, {1500}, {2999}, {0, 1, 2}, set(range(7, 3000, 300))])
+def test_poison_records_become_dead_letters_and_no_other_does(
+    delivery: Delivery, poison: set[int]
+) -> None:
+    world = World(3000, lambda n: KeyError(n) if n in poison else None, delivery=delivery)
+    world.run()
+    assert world.dead == sorted(poison)
+    assert world.out == sorted(set(range(3000)) - poison)
+    if delivery == "exactly_once":
+        assert len(world.read(OUT)) == 3000 - len(poison)
+
+
+def test_a_dead_letter_names_the_error() -> None:
+    world = World(10, lambda n: ValueError("seven") if n == 7 else None)
+    world.run()
+    assert world.read(DEAD) == [b"7: cannot be processed: ValueError: seven"]
+
+
+def test_records_are_handled_in_large_batches_again_behind_a_poison_record() -> None:
+    world = World(9000, lambda n: KeyError(n) if n == 50 else None, partitions=1)
+    world.run()
+    assert world.handler.largest_batch == 1000
+
+
+@pytest.mark.parametrize("failures", [1, 3, 10])
+def test_what_fails_for_a_while_makes_no_dead_letter(failures: int) -> None:
+    left = [KeyError("for a while")] * failures
+    world = World(3000, lambda n: left.pop() if left else None)
+    world.run()
+    assert world.dead == []
+    assert world.out == list(range(3000))
+
+
+def test_a_service_whose_every_record_fails_ends_and_skips_none() -> None:
+    world = World(1000, KeyError)
+    with pytest.raises(DriftlineError, match=f"{MAX_CULPRITS_IN_A_ROW} records in a row"):
+        world.run()
+    assert world.read(DEAD) == world.read(OUT) == []
+    assert world.broker.admin().group_offsets("copies") == {}
+
+
+def test_a_record_that_is_alone_is_not_blamed_before_another_was_handled() -> None:
+    world = World(1, lambda n: KeyError(n) if n == 0 else None, partitions=1)
+    world.run()
+    assert world.dead == []
+    world.broker.producer().send(Outgoing(IN, b"1", partition=0))
+    world.run()
+    assert (world.dead, world.out) == ([0], [1])
+
+
+def test_the_last_record_is_blamed_when_those_before_it_were_handled() -> None:
+    world = World(5, lambda n: KeyError(n) if n == 4 else None, partitions=1)
+    world.run()
+    assert (world.dead, world.out) == ([4], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), MemoryError(), DriftlineError("a model")])
+def test_trouble_that_would_meet_any_record_is_blamed_on_none(error: Exception) -> None:
+    world = World(10, lambda n: error if n == 5 else None)
+    with pytest.raises(type(error)):
+        world.run()
+    assert world.dead == []
+
+
+class Stop(threading.Event):
+    """Is set after some waits, which pass at once."""
+
+    def __init__(self, clock: ManualClock, waits: int) -> None:
+        super().__init__()
+        self.clock, self.left, self.waited_s = clock, waits, list[float]()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waited_s.append(timeout)
+        self.clock.advance(timeout)
+        self.left -= 1
+        if not self.left:
+            self.set()
+        return self.is_set()
+
+
+def test_kafka_is_asked_again_after_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(10, lambda n: None)
+
+    def away(*args: object, **options: object) -> None:
+        raise BrokerUnavailable("no answer")
+
+    stop = Stop(world.clock, waits=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryConsumer, "poll", away)
+        world.loop.run(stop, max_wait_s=0)
+    assert stop.waited_s == [0.5, 1, 2, 4, 8, 15, 15, 15]
+    assert world.read(OUT) == []
+
+
+def test_a_place_in_the_group_is_taken_back_once_and_left_to_a_rival(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(10, lambda n: None)
+
+    def fenced(*args: object, **options: object) -> None:
+        raise InstanceFenced("another process has taken this one's place")
+
+    stop = Stop(world.clock, waits=100)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryConsumer, "poll", fenced)
+        with pytest.raises(InstanceFenced):
+            world.loop.run(stop, max_wait_s=0)
+    assert len(stop.waited_s) == 1
