@@ -5,6 +5,7 @@ these. Product code knows nothing of it.
 """
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ import msgspec
 from driftline.broker.port import Message
 from driftline.cli import compose
 from driftline.handler import Handler, Output
+from driftline.topics import SERVICES
 
 VARIABLE: Final = "FAULTS_ENTRY"
 _READ_EVERY_S: Final = 0.05
+_CLOSE_S: Final = 0.5  # on busy cores, batches of a backlog are that far apart
 
 
 class Inside(msgspec.Struct, frozen=True):
@@ -32,12 +35,15 @@ class Raising:
     """A handler that raises while a file is there.
 
     Content `once`: one batch raises and the file goes. `always`: every batch raises. A second
-    word, `after`, lets the handler take the batch in first, so that its output is lost.
+    word, `after`, lets the handler take the batch in first, so that its output is lost. The name of
+    a service lets it raise in that one alone, in a batch that follows close upon another: its
+    offsets may be committed together with those of the other one.
     """
 
     def __init__(self, handler: Handler, flag: Path) -> None:
         self._handler = handler
         self._flag = flag
+        self._handled_s = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._handler, name)
@@ -47,6 +53,10 @@ class Raising:
             words = self._flag.read_text(encoding="utf-8").split()
         except FileNotFoundError:
             return self._handler.handle(messages)
+        if named := set(SERVICES) & set(words):
+            handled_s, self._handled_s = self._handled_s, time.monotonic()
+            if sys.argv[1] not in named or self._handled_s - handled_s > _CLOSE_S:
+                return self._handler.handle(messages)
         if "once" in words:
             self._flag.unlink(missing_ok=True)
         if "after" in words:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,6 +20,9 @@ from driftline.topics import SERVICES, Service
 from tests.faults.entry import VARIABLE, Inside
 from tests.faults.site import Site
 
+# A folder with other code of Driftline, for the services alone: to see what an earlier commit does.
+CODE: Final = "FAULTS_CODE"
+_ENTRY: Final = Path(__file__).with_name("entry.py")
 # Importing takes seconds; with many processes on few cores, a multiple of that.
 _START_PATIENCE_S: Final = 180.0
 # Commits, leaves its group, and gives up a training under way.
@@ -62,15 +66,21 @@ class Workers:
 
     def start(self, slot: Slot) -> None:
         """Start it as `driftline up` does, in a session of its own."""
-        module, inside = "driftline.cli", dict[str, str]()
+        code, added = os.environ.get(CODE), dict[str, str]()
+        program: tuple[str, ...] = ("-m", "driftline.cli")
+        if code:
+            program, added = ("-P", *program), {"PYTHONPATH": code}
         if self._inside is not None:
-            module = "tests.faults.entry"
-            inside[VARIABLE] = msgspec.json.encode(self._inside).decode()
-        command = (sys.executable, "-m", module, slot.service, str(self._site.file))
+            program = ("-P", str(_ENTRY))
+            added = {
+                "PYTHONPATH": code or str(_ENTRY.parents[2]),
+                VARIABLE: msgspec.json.encode(self._inside).decode(),
+            }
+        command = (sys.executable, *program, slot.service, str(self._site.file))
         with (self.logs / f"{slot}.log").open("ab") as log:
             process = subprocess.Popen(
                 (*command, "--slot", str(slot.number)),
-                env={**os.environ, **self._site.environment, **inside},
+                env={**os.environ, **self._site.environment, **added},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
