@@ -13,6 +13,7 @@ from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.port import Admin
 from driftline.errors import DriftlineError
 from driftline.operations import INPUTS
+from driftline.partition_clock import AGREEING
 from driftline.reconcile import Reconciliation
 from driftline.scan import handled
 from driftline.topics import Role, Service
@@ -132,7 +133,10 @@ class Cell:
         wrong += checks.of_monitor(live, again, site.folder)
         waiting = set(checks.waiting(self.workers.logs, asked.requests))
         wrong += checks.of_trainer(asked, waiting)
-        if late := checks.late(live):
+        # The first records behind a gap are late until enough of them agree, in windows of
+        # predictions and of outcomes.
+        late = checks.late(live)
+        if late > 2 * (AGREEING - 1) * len(self.gaps):
             wrong.append(f"{late} records were late, though the data are in order")
         if self._accounted is _all_accounted:  # else labels of deleted records are dead letters
             wrong += checks.dead_letters(site)
