@@ -91,7 +91,7 @@ class IdlePartitions:
     def read(self, partition: int, next_offset: int) -> None:
         """Records of a partition came, up to this offset."""
         own = self._own[partition]
-        own.next_offset = next_offset
+        own.next_offset = max(next_offset, own.next_offset)
         own.since_s = self._clock.monotonic()
         if own.refusing_since_s is None:
             own.refusing_since_s = own.since_s  # until `scored` is called

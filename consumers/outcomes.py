@@ -188,7 +188,7 @@ class OutcomesHandler:
         side = join.progress.labels if is_label else join.progress.predictions
         publication = self._publication(message.partition)
         self._refuse(0, message, reason, publication)
-        side.next_offset = message.offset + 1
+        side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
     def tick(self) -> Output:

@@ -13,6 +13,7 @@ DriftlineError
 │   ├── MessageTooLarge    one message is over its topic's limit
 │   ├── DeliveryFailed     a message was not acknowledged
 │   ├── InstanceFenced     another process has taken this one's place in its group
+│   ├── TopicRecreated     an input topic was deleted and created again
 │   └── TransactionAborted the transaction is gone; state must be rebuilt from committed offsets
 │       └── StateLost      so must it, for a service cannot go on with the state that it has
 ├── PackageError           a model package cannot be used
@@ -91,6 +92,10 @@ class DeliveryFailed(BrokerError):
 
 class InstanceFenced(BrokerError):
     """Another process has taken this one's place in its group."""
+
+
+class TopicRecreated(BrokerError):
+    """An input topic was deleted and created again while it was read."""
 
 
 class TransactionAborted(BrokerError):

@@ -105,7 +105,8 @@ class Handler(Protocol):
         """Return the dead letter of an input record that `handle` cannot process.
 
         Called instead of `handle` for a record that made `handle` or `tick` raise; the handler's
-        state was rebuilt meanwhile, and it never sees the record otherwise.
+        state was rebuilt meanwhile, and it never sees the record otherwise. Later records of the
+        partition may have been handled before: the offset to commit must not move back.
         """
 
     def tick(self) -> Output:

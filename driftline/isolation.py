@@ -72,16 +72,21 @@ class Isolation:
         if not self._culprits:
             return messages
         kept: list[Message] = []
+        in_a_row = self._in_a_row + len(self._unproven)
         for message in messages:
-            (self._unproven if _place(message) in self._culprits else kept).append(message)
-        if self._in_a_row + len(self._unproven) > MAX_CULPRITS_IN_A_ROW:
-            last = self._unproven[-1]
-            raise DriftlineError(
-                f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
-                f"{last.place}: {self._culprits[_place(last)]}",
-                hint="the records are not to blame, so none of them was skipped; see the log for "
-                "the first error",
-            )
+            if _place(message) not in self._culprits:
+                kept.append(message)
+                in_a_row = 0
+                continue
+            self._unproven.append(message)
+            in_a_row += 1
+            if in_a_row > MAX_CULPRITS_IN_A_ROW:
+                raise DriftlineError(
+                    f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
+                    f"{message.place}: {self._culprits[_place(message)]}",
+                    hint="the records are not to blame, so none of them was skipped; see the log "
+                    "for the first error",
+                )
         return Messages(kept)
 
     def failed(self, messages: Messages, error: Exception) -> bool:

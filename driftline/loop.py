@@ -11,7 +11,13 @@ from collections.abc import Callable
 
 from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
-from driftline.errors import BrokerError, InstanceFenced, TransactionAborted
+from driftline.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    InstanceFenced,
+    TopicRecreated,
+    TransactionAborted,
+)
 from driftline.handler import Handler
 from driftline.input_logs import InputLogs
 from driftline.isolation import Isolation, is_caused_by_data
@@ -34,6 +40,11 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 15.0
 # A worker that loses its slot again so soon has a rival that is alive.
 RIVAL_WITHIN_S = 60.0
+
+
+class Stuck(BrokerUnavailable):
+    """The client returns no records although there are some."""
+
 
 OnConnection = Callable[[str | None], None]
 
@@ -105,6 +116,7 @@ class Loop:
         self._problem_since_s: float | None = None
         self._failures = 0  # sessions in a row that failed
         self._fenced_s = float("-inf")
+        self._stuck_at: dict[TopicPartition, int] = {}  # where new clients were tried last
 
     def step(self, timeout_s: float) -> bool:
         """One turn, waiting up to `timeout_s` for records. Returns whether anything happened.
@@ -118,6 +130,10 @@ class Loop:
                 return self._turn(session, timeout_s)
             except TransactionAborted as error:
                 self._recover(session, error)
+                return True
+            except TopicRecreated as error:
+                log.warning("%s", error.message)
+                self._abandon()
                 return True
         except BaseException:
             self._abandon()
@@ -242,7 +258,8 @@ class Loop:
         self._next_look_s = now_s + LOOK_INTERVAL_S
         try:
             answered = session.look()
-        except (InstanceFenced, TransactionAborted):
+            self._check_stuck(session)
+        except (InstanceFenced, Stuck, TransactionAborted):
             raise
         except BrokerError as error:
             # The clients may overcome this by themselves; ask again next time.
@@ -250,6 +267,13 @@ class Loop:
         else:
             if answered and not session.is_dirty:
                 self._works()
+
+    def _check_stuck(self, session: Session) -> None:
+        """Raise Stuck once for positions that do not move: new clients may read on from there."""
+        stuck_at = session.stuck_at
+        if stuck_at and stuck_at != self._stuck_at:
+            self._stuck_at = dict(stuck_at)
+            raise Stuck("no records arrive although there are some; trying with new clients")
 
     # ---- sessions -------------------------------------------------------------------------------
 

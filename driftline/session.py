@@ -17,7 +17,7 @@ from driftline.broker.port import (
     Producer,
     TopicPartition,
 )
-from driftline.errors import OffsetOutOfRange, TransactionAborted
+from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
 from driftline.handler import GroupView, Handler, LogChange, Output
 from driftline.input_logs import InputLogs, without_topic_id
 from driftline.scan import handled
@@ -29,6 +29,8 @@ TRANSACTION_TIMEOUT_S = 10.0
 # A look comes once a second. A topic that is created again while it is read is noticed so late, if
 # the position is within its new log; what was published before is read again.
 _LOOKS_BETWEEN_IDS = 10
+# A client that returns no records for so many looks although there are some has a fault of its own.
+_PATIENT_LOOKS = 100
 
 
 class Session:
@@ -62,6 +64,8 @@ class Session:
         self._logs = logs
         self._changes: list[LogChange] = []  # that the handler has not been told of
         self._looks = 0
+        self._behind: dict[TopicPartition, int] = {}  # positions before the ends, at the last look
+        self._looks_without_progress = 0
         self._on_reread = on_reread
         self._in_transaction = False
         self.is_dirty = False  # something was handled or sent since the last commit
@@ -97,7 +101,13 @@ class Session:
     # ---- input ----------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float) -> Messages:
-        """Return the next records of the partitions that the handler does not hold back."""
+        """Return the next records of the partitions that the handler does not hold back.
+
+        Raises TopicRecreated when all that was handled is committed and the session has to end.
+        """
+        if self._looks >= _LOOKS_BETWEEN_IDS:
+            self._looks = 0
+            self._check_topics()
         self._pause_or_resume()
         found: Sequence[Message] = ()
         for _ in range(2):
@@ -112,7 +122,8 @@ class Session:
     def handled(self, messages: Messages) -> None:
         """Move the positions behind these records: their results were sent."""
         for partition, at in messages.runs:
-            self._positions[partition] = messages[at.stop - 1].offset + 1
+            next_offset = messages[at.stop - 1].offset + 1
+            self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
         self.is_dirty = True
 
     @property
@@ -125,13 +136,30 @@ class Session:
         without partitions nothing is asked, unless there are none for this worker."""
         was_assigned, self.was_assigned = self.was_assigned, False
         self._looks += 1
-        if self._looks % _LOOKS_BETWEEN_IDS == 0 and self._logs.have_changed():
-            self._start_again()
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
+        self._note_progress(positions, ends)
         self._handler.look(GroupView(positions, ends, self._committed_of_all))
         return was_assigned or bool(partitions)
+
+    def _note_progress(
+        self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> None:
+        behind = {
+            partition: position
+            for partition, position in positions.items()
+            if partition not in self.paused and position < ends.get(partition, 0)
+        }
+        self._looks_without_progress = (
+            self._looks_without_progress + 1 if behind and behind == self._behind else 0
+        )
+        self._behind = behind
+
+    @property
+    def stuck_at(self) -> Mapping[TopicPartition, int]:
+        """Positions that have not moved for long although records are there; empty while any has."""
+        return self._behind if self._looks_without_progress >= _PATIENT_LOOKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:
@@ -217,9 +245,7 @@ class Session:
     def _go_on(self, partition: TopicPartition) -> None:
         """Go on with a partition whose log has no record at the position."""
         position = self._consumer.position(partition)
-        if self._logs.have_changed():
-            self._start_again()
-            return
+        self._check_topics()
         (found,) = self._logs.compare([partition], {}).values()
         unread = max(position, self._unread.get(partition, 0))
         if unread < found.start:
@@ -237,10 +263,11 @@ class Session:
         self._consumer.seek(partition, start)
         self._positions[partition] = start
 
-    def _start_again(self) -> None:
-        """A topic was created again: commit what was handled, and compare all inputs anew."""
-        self.commit()
-        self.rewind()
+    def _check_topics(self) -> None:
+        """End the session if a topic was created again: clients may hold on to the former one."""
+        if self._logs.have_changed():
+            self.commit()
+            raise TopicRecreated("an input topic was created again; reading it with new clients")
 
     def _report_changes(self) -> None:
         changes, self._changes = self._changes, []

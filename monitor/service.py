@@ -168,7 +168,7 @@ class MonitorHandler:
         elif message.topic == topics.parts and self._merger is not None:
             self._merger.skip(message.offset)
         elif message.topic == topics.windows:
-            self._read = message.offset + 1
+            self._read = max(message.offset + 1, self._read)
             self._published = max(self._published, self._read)
         return [dead_letter(topics.deadletters, message, reason=reason, service="monitor")]
 

@@ -219,3 +219,35 @@ def test_a_place_in_the_group_is_taken_back_once_and_left_to_a_rival(
         with pytest.raises(InstanceFenced):
             world.loop.run(stop, max_wait_s=0)
     assert len(stop.waited_s) == 1
+
+
+def test_culprits_among_good_records_are_not_in_a_row() -> None:
+    poison = set(range(3, 1500, 30))
+    world = World(1500, lambda n: KeyError(n) if n in poison else None, partitions=1)
+    world.run()
+    assert world.dead == sorted(poison)
+
+
+def test_a_client_that_returns_nothing_although_there_are_records_is_replaced_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(10, lambda n: None)
+    world.run()
+    world.broker.producer().send(Outgoing(IN, b"10", partition=0))
+    replaced = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryConsumer, "_read", lambda consumer, max_records: [])
+        for _ in range(500):
+            world.clock.advance(1.0)
+            replaced += _raises_unavailable(world.loop)
+    assert replaced == 1
+    world.run()
+    assert world.out == list(range(11))
+
+
+def _raises_unavailable(loop: Loop) -> bool:
+    try:
+        loop.step(0)
+    except BrokerUnavailable:
+        return True
+    return False

@@ -134,7 +134,7 @@ class PairsAndEchoes:
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         partition = TopicPartition(message.topic, message.partition)
-        self._next[partition] = message.offset + 1
+        self._next[partition] = max(message.offset + 1, self._next[partition])
         return [Outgoing(self.dead, message.value, partition=0)]
 
     def look(self, view: GroupView) -> None:

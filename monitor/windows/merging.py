@@ -81,7 +81,7 @@ class Merging:
 
     def read(self, offset: int) -> None:
         """The record at this offset was read."""
-        self._next_offset = offset + 1
+        self._next_offset = max(offset + 1, self._next_offset)
 
     def advance(self, offset: int, kind: Kind, partition: int, passed: int) -> None:
         """A partition has passed all cells before `passed`."""

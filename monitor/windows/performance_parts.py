@@ -49,7 +49,8 @@ class PerformanceGathering:
 
     def skip(self, partition: int, offset: int) -> None:
         """Pass over a record."""
-        self._tracks[partition].next_offset = offset + 1
+        track = self._tracks[partition]
+        track.next_offset = max(offset + 1, track.next_offset)
 
     def holds(self) -> dict[int, Committed]:
         """Per partition, what to commit."""
