@@ -158,7 +158,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Positions that have not moved for long although records are there; empty while any has."""
+        """Positions that have not moved for long although records are there, if none has."""
         return self._behind if self._looks_without_progress >= _PATIENT_LOOKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
