@@ -65,6 +65,9 @@ class _Source(Source, frozen=True, gc=False):
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
     source: _Source  # as above
 
+    def __post_init__(self) -> None:
+        """Check no time here: it costs three times as much as decoding, and is parsed below."""
+
 
 _id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
 _source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead"))

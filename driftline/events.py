@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from driftline.codec.values import parse_time
 from driftline.stream import DriftKind, Kind, Metric, Task
 
 Value = str | float  # a class's name, or a number
@@ -21,14 +22,22 @@ RowNumber = Annotated[int, Meta(ge=0, le=MAX_ROW)]
 # A position of years 1 to 9999, or a record number, and as far again on either side.
 Position = Annotated[int, Meta(ge=-(2**60), le=2**60)]
 Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
-_Partition = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+PartitionNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+# A partition would have to grow by a million records a second for 146,000 years.
+Offset = Annotated[int, Meta(ge=0, le=2**62)]
+_Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # of a column
 WindowQuality = Literal["dead_letters", "gaps"]  # of all records of a window
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
     """Base of all events; the field `type` names which one it is."""
+
+
+def _check_time(value: str | None) -> None:
+    """Raise ValueError, which decoders report, unless the value is a time that can be used."""
+    if value is not None:
+        parse_time(value)
 
 
 def event_id(kind: str, *parts: object) -> str:
@@ -48,8 +57,8 @@ class Source(msgspec.Struct, frozen=True):
     """Where the scored record stands in the log. A prediction's identity."""
 
     topic: str
-    partition: _Partition
-    offset: _Offset
+    partition: PartitionNumber
+    offset: Offset
 
 
 class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
@@ -69,11 +78,14 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
     record: msgspec.Raw
     ahead: bool = False
 
+    def __post_init__(self) -> None:
+        _check_time(self.time)
+
 
 class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A feature record that became a dead letter: its offset, and its position if readable."""
 
-    offset: _Offset
+    offset: Offset
     position: Position | None = None
 
 
@@ -83,7 +95,7 @@ class Log(msgspec.Struct, frozen=True):
     """
 
     topic_id: str
-    offset: _Offset
+    offset: Offset
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -92,9 +104,9 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
     `end` is None where the topic was created again: how many records the former one had is unknown.
     """
 
-    partition: _Partition
-    start: _Offset
-    end: _Offset | None = None
+    partition: PartitionNumber
+    start: Offset
+    end: Offset | None = None
 
 
 class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
@@ -132,6 +144,10 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
     label_row: RowNumber | None  # the record number that the stream had reached
     revision: Count
     ahead: bool = False
+
+    def __post_init__(self) -> None:
+        _check_time(self.time)
+        _check_time(self.label_time)
 
 
 # ---- windows ------------------------------------------------------------------------------------
@@ -255,6 +271,9 @@ class DataWindow(Event, frozen=True, tag="data_window"):
     lost: Count = 0
     quality: tuple[WindowQuality, ...] = ()
 
+    def __post_init__(self) -> None:
+        _check_time(self.time)
+
 
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     """A closed window of outcomes, by the position at which the label was known.
@@ -276,6 +295,9 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     value: float | None  # None: no outcomes, only late or revised ones
     groups: tuple[PerformanceGroup, ...]
     standard_error: float | None = None  # of `value`, as if records were independent
+
+    def __post_init__(self) -> None:
+        _check_time(self.time)
 
 
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
@@ -304,6 +326,9 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
     time: str | None
     error_inflation: float = 1.0
     trained_on: Count | None = None
+
+    def __post_init__(self) -> None:
+        _check_time(self.time)
 
 
 # ---- parts of windows (between workers of the monitor) -------------------------------------------
@@ -352,6 +377,9 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
     dead_letters: Count = 0
     lost: Count = 0
 
+    def __post_init__(self) -> None:
+        _check_time(self.time)
+
 
 class DataParts(Event, frozen=True, tag="data_parts"):
     """Slices of predictions that a partition has passed: all that it puts into them.
@@ -361,7 +389,7 @@ class DataParts(Event, frozen=True, tag="data_parts"):
     several records.
     """
 
-    partition: _Partition
+    partition: PartitionNumber
     grid: str
     passed: Position | None
     slices: tuple[SlicePart, ...]
@@ -409,6 +437,9 @@ class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
     row: RowNumber | None = None
     time: str | None = None
 
+    def __post_init__(self) -> None:
+        _check_time(self.time)
+
 
 class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a partition puts into one pane of outcomes, or a piece of that."""
@@ -423,7 +454,7 @@ class PerformanceParts(Event, frozen=True, tag="performance_parts"):
     """Panes of outcomes that a partition has passed. `passed` is a pane's index, otherwise as in
     `DataParts`."""
 
-    partition: _Partition
+    partition: PartitionNumber
     grid: str
     passed: Position | None
     panes: tuple[PanePart, ...]
@@ -476,7 +507,7 @@ class Trial(msgspec.Struct, frozen=True):
     """One candidate that was trained, on one range of the outcomes."""
 
     candidate: str
-    parameters: dict[str, str | int | float | bool | None]
+    parameters: dict[str, str | _Int64 | float | bool | None]
     range: str
     rows: Count
     metric: float

@@ -24,8 +24,10 @@ from driftline.codec.envelope import (
 )
 from driftline.errors import DataError
 from driftline.events import (
+    Count,
     DriftEvent,
     ModelAnnounced,
+    Position,
     RetrainDecision,
     RetrainRequest,
     RolePointer,
@@ -232,7 +234,10 @@ class History:
     def _position(self, position: int) -> str:
         if self._by_row:
             return f"row {position}"
-        return datetime.fromtimestamp(position / 1e6, UTC).isoformat(timespec="seconds")
+        try:
+            return datetime.fromtimestamp(position / 1e6, UTC).isoformat(timespec="seconds")
+        except (OverflowError, ValueError):  # not a position of years 1 to 9999
+            return f"{position} µs"
 
 
 class _Window(msgspec.Struct, frozen=True):
@@ -240,9 +245,9 @@ class _Window(msgspec.Struct, frozen=True):
 
     type: str
     id: str
-    start: int
-    end: int
-    records: int = 0
+    start: Position
+    end: Position
+    records: Count = 0
     value: float | None = None
 
 

@@ -23,7 +23,7 @@ from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
 from driftline.codec.values import text
 from driftline.deadletters import REPLAYED
 from driftline.errors import DataError
-from driftline.events import Gap, Log, Source
+from driftline.events import Count, Gap, Log, Source
 from driftline.input_logs import without_topic_id
 from driftline.reconcile_findings import Lost, Misplaced, lost_records, misplaced_labels
 from driftline.reconcile_logs import ReadLogs
@@ -92,6 +92,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
+    foreign_records: int = 0  # in predictions and outcomes, but not written by Driftline
     lost: tuple[Lost, ...] = ()  # not among `records`: they are no longer in the log
 
     @property
@@ -146,7 +147,11 @@ def reconcile(
             for at in (*lost_records(database), *_cut_off(committed, ids)):
                 lost.setdefault((at.topic, at.partition, at.start), at)
             found = _judge(database, stream, loader.foreign_letters, limit)
-            return msgspec.structs.replace(found, lost=tuple(lost[at] for at in sorted(lost)))
+            return msgspec.structs.replace(
+                found,
+                foreign_records=loader.foreign_records,
+                lost=tuple(lost[at] for at in sorted(lost)),
+            )
         finally:
             database.close()
 
@@ -193,7 +198,7 @@ class _OutcomeHead(msgspec.Struct, frozen=True, gc=False):
     record_id: str = ""
     source: Source | None = None
     label: str | float = ""
-    revision: int = 0
+    revision: Count = 0
 
 
 _predictions = msgspec.json.Decoder(_PredictionHead)
@@ -219,7 +224,7 @@ class _Loader:
         self._progress = progress
         self._id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
         self._label = LabelCodec(stream).decode
-        self.foreign_letters = 0
+        self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
         # Output partition → publish time of its oldest record, where older ones were deleted.
         self._oldest_ms: dict[tuple[str, int], int] = {}
@@ -291,6 +296,7 @@ class _Loader:
 
     def _prediction(self, message: Message) -> _Row | None:
         event = decode_or_skip(_predictions, message)
+        self.foreign_records += event is None
         if event is not None and (event.log is not None or event.gaps):
             self.logs.mark(message.partition, event.log, event.gaps)
         if event is None or event.source is None or event.source.topic != self._topics.features:
@@ -302,6 +308,7 @@ class _Loader:
 
     def _outcome(self, message: Message) -> _Row | None:
         event = decode_or_skip(_outcomes, message)
+        self.foreign_records += event is None
         if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
         source = event.source

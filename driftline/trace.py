@@ -17,7 +17,7 @@ from driftline.codec.labels import LabelCodec
 from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
 from driftline.codec.values import text
 from driftline.errors import DataError
-from driftline.events import Source, Value
+from driftline.events import Count, Source, Value
 from driftline.history import History, Node
 from driftline.scan import Progress, ranges, scan
 from driftline.stream import Stream
@@ -44,7 +44,7 @@ class _Scored(msgspec.Struct, frozen=True):
     model: str = ""
     source: Source | None = None
     label: Value | None = None
-    revision: int = 0
+    revision: Count = 0
 
 
 _scored = msgspec.json.Decoder(_Scored)

@@ -1,5 +1,6 @@
 """Reconciliation: every record and label is accounted for, and what is missing is named."""
 
+import json
 from itertools import cycle
 
 import msgspec
@@ -388,3 +389,85 @@ def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
     world.commit("inference", world.topics.features, records)
 
     assert reconcile(world.broker, world.stream).clean
+
+
+RUBBISH = (
+    None,
+    b"",
+    b"\xff",
+    b"null",
+    b"[]",
+    b"{}",
+    b"{",
+    b"[" * 5000,
+    b'"' + b"a" * 5000 + b'"',
+    b'{"id":"\\ud800"}',
+    b'{"id":"\\u0000"}',
+    b'{"id":' + b"9" * 5000 + b"}",
+)
+NUMBERS = (0, -1, 2**31, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63), 1.5, "7", None)
+
+
+@st.composite
+def rubbish(draw: st.DrawFn) -> bytes | None:
+    """A record that no service wrote: any bytes, or an event or a record with wrong numbers."""
+    if draw(st.booleans()):
+        return draw(st.one_of(st.sampled_from(RUBBISH), st.binary(max_size=20)))
+    number = st.sampled_from(NUMBERS)
+    source = {"topic": "s.features", "partition": draw(number), "offset": draw(number)}
+    gaps = [{"partition": draw(number), "start": draw(number), "end": draw(number)}]
+    value = draw(
+        st.sampled_from(
+            [
+                {"type": "outcome", "record_id": "a", "source": source, "revision": draw(number)},
+                {"type": "prediction", "record_id": "a", "source": source},
+                {"type": "watermark", "log": {"topic_id": "t", "offset": draw(number)}},
+                {"type": "watermark", "gaps": gaps},
+                {"id": draw(number), "x": 1, "y": draw(number), "@at": draw(number)},
+            ]
+        )
+    )
+    return json.dumps(value).encode()
+
+
+@given(values=st.lists(st.tuples(st.sampled_from(range(5)), rubbish()), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_rubbish_in_any_topic_never_stops_reconciliation(
+    values: list[tuple[int, bytes | None]],
+) -> None:
+    world = World()
+    world.prediction(world.feature("a"))
+    topics = world.topics
+    names = (
+        *(topics.features, topics.predictions, topics.labels),
+        *(topics.outcomes, topics.deadletters),
+    )
+    for place, value in values:
+        headers = (
+            ("driftline_reason", b"no"),
+            ("driftline_service", b"inference"),
+            ("driftline_topic", topics.features.encode()),
+            ("driftline_partition", b"0"),
+            ("driftline_offset", (value or b"")[:30]),
+        )
+        world.send(Outgoing(names[place], value, b"k", 0, headers))
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.records == 1 + sum(place == 0 for place, _ in values)
+
+
+def test_an_outcome_with_an_impossible_number_is_skipped_and_counted() -> None:
+    world = World()
+    prediction = world.prediction(world.feature("a"))
+    outcome = world.outcome(prediction, "yes")
+    value = (outcome.value or b"").replace(b'"revision":0', b'"revision":%d' % 2**70)
+    world.send(Outgoing(outcome.topic, value, outcome.key, outcome.partition))
+    world.everything_handled()
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.clean
+    assert found.outcomes == 1
+    assert found.foreign_records == 1

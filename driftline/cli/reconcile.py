@@ -76,6 +76,7 @@ _BESIDE = {
     "redelivered": "predictions that came twice; readers drop them by their source",
     "doubled_outcomes": "outcomes that stand twice, which no service of Driftline writes",
     "misplaced_labels": "labels in another partition than their record: they cannot join",
+    "foreign_records": "predictions and outcomes that Driftline did not write",
     "foreign_letters": "messages among the dead letters that Driftline did not write",
 }
 _LABELS = {

@@ -16,7 +16,9 @@ from driftline.events import (
     DriftEvent,
     Event,
     ModelsEvent,
+    Offset,
     OutcomesEvent,
+    PartitionNumber,
     PartsEvent,
     PredictionsEvent,
     RetrainEvent,
@@ -106,8 +108,8 @@ class DeadLetterOrigin(msgspec.Struct, frozen=True):
     reason: str
     service: str
     topic: str
-    partition: int
-    offset: int
+    partition: PartitionNumber
+    offset: Offset
 
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
@@ -115,12 +117,10 @@ def dead_letter_origin(message: Message) -> DeadLetterOrigin:
     # A letter that was replayed and failed again carries two sets: the last one is its own.
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
-        return DeadLetterOrigin(
-            reason=headers["driftline_reason"],
-            service=headers["driftline_service"],
-            topic=headers["driftline_topic"],
-            partition=int(headers["driftline_partition"]),
-            offset=int(headers["driftline_offset"]),
+        return msgspec.convert(
+            {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
+            DeadLetterOrigin,
+            strict=False,  # numbers are text in headers
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{message.place}: not a dead letter: {error}") from error

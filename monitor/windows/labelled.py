@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import decode_each
-from driftline.events import RowNumber, Value, Watermark
+from driftline.events import Count, RowNumber, Value, Watermark
 from driftline.stream import Stream
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 from monitor.windows.arrived import (
@@ -40,7 +40,7 @@ class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="out
     label: Value
     label_time: str | None
     label_row: RowNumber | None
-    revision: int
+    revision: Count
     ahead: bool = False
 
 

@@ -8,18 +8,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Message, Messages
 from driftline.codec.columns import Columns
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import RecordCodec
-from driftline.events import RowNumber, Value, Watermark
+from driftline.events import Offset, RowNumber, Value, Watermark
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.class_scores import ClassScores
@@ -33,7 +32,7 @@ _all_scores = msgspec.json.Decoder(list[dict[str, float] | None])
 
 
 class _Source(msgspec.Struct, frozen=True, gc=False):
-    offset: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    offset: Offset
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):

@@ -3,13 +3,17 @@ are rejected with a reason. Nothing else is ever raised."""
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consumers import outcomes
+from driftline import events, history, reconcile, trace
 from driftline.broker.port import Message
 from driftline.codec import envelope
 from driftline.codec.labels import LabelCodec
@@ -19,6 +23,7 @@ from driftline.codec.values import format_time, parse_time
 from driftline.errors import DataError
 from driftline.events import MAX_ROW
 from driftline.stream import Stream, loads
+from monitor.windows import labelled, scored
 from monitor.windows.labelled import read_outcomes
 from monitor.windows.scored import ScoredReader
 from tests.test_wire import DECODERS, EVENTS
@@ -216,3 +221,72 @@ def test_what_is_out_of_bounds_says_so(field: str, value: str, reason: str) -> N
     ).decode([json.dumps(record).replace('"@@"', value).encode()])
     assert len(batch.rejected) == 1
     assert batch.rejected[0].reason.startswith(reason)
+
+
+def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
+    """The type and all types inside it; structs are left to their own test."""
+    found = [annotation]
+    for name in ("types", "item_types"):
+        for inner in getattr(annotation, name, ()):
+            found += _values_of(inner)
+    for name in ("item_type", "key_type", "value_type"):
+        inner = getattr(annotation, name, None)
+        if inner is not None:
+            found += _values_of(inner)
+    return found
+
+
+def _structs() -> list[type[msgspec.Struct]]:
+    """All structs of events, and those with which services read only a part of an event."""
+    modules = [events, envelope, reconcile, trace, history, scored, labelled, outcomes]
+    found = {
+        kind
+        for module in modules
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, msgspec.Struct)
+        and (module is events or kind.__name__ in PARTS_OF_EVENTS)
+    }
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
+
+
+PARTS_OF_EVENTS = {
+    *("DeadLetterOrigin", "_PredictionHead", "_OutcomeHead", "_Scored", "_Window", "Read"),
+    *("_Source", "_Outcome", "_Prediction"),
+}
+
+
+@pytest.mark.parametrize("kind", _structs(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_every_whole_number_of_an_event_fits_64_bits(kind: type[msgspec.Struct]) -> None:
+    info = msgspec.inspect.type_info(kind)
+    assert isinstance(info, msgspec.inspect.StructType)
+    for field in info.fields:
+        for inner in _values_of(field.type):
+            if isinstance(inner, msgspec.inspect.IntType):
+                assert inner.ge is not None, field.name
+                assert inner.le is not None, field.name
+                assert -(2**63) <= inner.ge <= inner.le < 2**63, field.name
+
+
+BAD_TIMES = ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "yesterday", "2025-01-01")
+
+
+@pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
+def test_an_event_with_an_impossible_time_is_refused(path: Path) -> None:
+    topic = path.name.split(".")[0]
+    example = json.loads(path.read_bytes())
+    times = [(at, key) for at, key in places(example) if key in ("time", "label_time")]
+    for container, key in times:
+        before = container[key]
+        for bad in BAD_TIMES:
+            container[key] = bad
+            with pytest.raises(msgspec.ValidationError):
+                DECODERS[topic].decode(json.dumps(example).encode())
+        container[key] = before
+
+
+@pytest.mark.parametrize("kind", [*vars(events).values()], ids=str)
+def test_every_struct_of_an_event_with_a_time_checks_it(kind: object) -> None:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        times = {"time", "label_time"} & set(kind.__struct_fields__)
+        assert bool(times) == hasattr(kind, "__post_init__"), kind
