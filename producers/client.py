@@ -53,7 +53,7 @@ class FeatureProducer:
         self._records = RecordCodec(stream)
         self._labels = LabelCodec(stream)
         self._shaper = Shaper(stream, textual=False)
-        self._row = next_row(broker, self._topics) if stream.needs_row else 0
+        self._row = next_row(broker, stream) if stream.needs_row else 0
         self._producer = broker.producer()
 
     def send(self, record: Mapping[str, Any]) -> str:

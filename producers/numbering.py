@@ -1,12 +1,16 @@
 """Continues the numbers (`@row`) of a stream where its features topic ends."""
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from driftline.broker.port import Broker, TopicPartition
+from driftline.codec.schema import DECODE_ERRORS
 from driftline.errors import BrokerUnavailable, DataError
-from driftline.stream import ROW
+from driftline.events import MAX_ROW, RowNumber
+from driftline.partition_clock import MAX_AHEAD_ROWS, PartitionClock
+from driftline.stream import ROW, Stream
 from driftline.topics import Topics
 
 # Offsets looked at in each partition: enough to step over transaction markers and records of
@@ -17,15 +21,20 @@ _MAX_EMPTY_POLLS: Final = 30
 
 
 class _Numbered(msgspec.Struct, rename={"row": ROW}):
-    row: int | None = None
+    row: RowNumber | None = None
 
 
-def next_row(broker: Broker, topics: Topics) -> int:
-    """One more than the highest `@row` near the end of the features topic; 0 in an empty one.
+def next_row(broker: Broker, stream: Stream) -> int:
+    """Return one more than the highest plausible `@row` near the end of the features topic; 0 in an
+    empty one.
 
-    Two producers that number one stream at the same time would give numbers twice: there is one.
-    Raises BrokerError, DataError where the topic ends in records without numbers.
+    A number counts if inference accepts it, and if in the order of the numbers it is not ahead of
+    those before it, as a partition's clock judges it. So a single foreign record does not use up
+    the numbers. Two producers that number one stream at the same time would give numbers twice:
+    there is one. Raises BrokerError, DataError where the topic ends in records without numbers or
+    no number is left.
     """
+    topics = Topics(stream)
     admin = broker.admin()
     ends: dict[TopicPartition, int] = {}
     starts: dict[TopicPartition, int] = {}
@@ -38,20 +47,43 @@ def next_row(broker: Broker, topics: Topics) -> int:
         admin.close()
     if not ends:
         return 0
-    highest = _highest(broker, starts, ends)
-    if highest is None:
+    rows = _rows(broker, starts, ends)
+    if not rows:
         raise DataError(
             f"{topics.features} ends in records without {ROW!r}",
             hint="their producer does not number them; this stream file needs numbers",
         )
+    max_ahead = stream.max_ahead if stream.axis == "row" else MAX_AHEAD_ROWS
+    highest = highest_plausible(rows, max_ahead)
+    if highest == MAX_ROW:
+        raise DataError(
+            f"the numbers ({ROW}) of {topics.features} are used up: it ends with {MAX_ROW}, the "
+            "largest that inference accepts",
+            hint="most likely they are another program's records: delete them, or the topic",
+        )
     return highest + 1
 
 
-def _highest(
-    broker: Broker, starts: dict[TopicPartition, int], ends: dict[TopicPartition, int]
-) -> int | None:
+def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
+    """Return the highest number that the others support, of one or more in any order.
+
+    >>> highest_plausible([7, 3, 5, 9_999], max_ahead=100)
+    7
+    >>> highest_plausible([1, *range(5_000, 5_010)], max_ahead=100)
+    5009
+    """
+    clock = PartitionClock(max_ahead)
+    ordered = sorted(set(rows))
+    clock.take(ordered)
+    return ordered[0] if clock.reached is None else clock.reached
+
+
+def _rows(
+    broker: Broker, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+) -> list[int]:
+    """Return the numbers of the records from `starts` to `ends`, where there is a usable one."""
     decode = msgspec.json.Decoder(_Numbered).decode
-    highest: int | None = None
+    rows: list[int] = []
     empty = 0
     consumer = broker.consumer()
     try:
@@ -67,10 +99,10 @@ def _highest(
             for message in messages:
                 try:
                     row = decode(message.value or b"{}").row
-                except (msgspec.DecodeError, RecursionError):
+                except DECODE_ERRORS:
                     continue  # a record that inference dead-letters; it took no number
                 if row is not None:
-                    highest = row if highest is None else max(highest, row)
+                    rows.append(row)
     finally:
         consumer.close()
-    return highest
+    return rows

@@ -266,7 +266,7 @@ class Playback:
             return self._number
         try:
             return int(row[ROW])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{self._source.name}: {ROW!r} is no number: {row[ROW]!r}") from error
 
     def _known_at(self, row: Mapping[str, Any]) -> int | None:

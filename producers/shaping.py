@@ -15,6 +15,7 @@ import msgspec
 from driftline.codec.records import LabelCodec, key_bytes, text
 from driftline.codec.values import time_reader
 from driftline.errors import DataError
+from driftline.events import MAX_ROW
 from driftline.stream import AT, ID, ROW, Stream
 
 # What files write for a missing number. A category may well be called "None" or "NA".
@@ -53,7 +54,8 @@ class Shaper:
         self._labels = LabelCodec(stream)
 
     def shape(self, row: Mapping[str, Any], number: int) -> Shaped:
-        """The record that goes out as number `number`. Raises DataError if it cannot be JSON."""
+        """The record that goes out as number `number`. Raises DataError if it cannot be JSON, or
+        inference would refuse the number."""
         record: dict[str, Any] = {}
         target = None
         for name, value in row.items():
@@ -62,6 +64,8 @@ class Shaper:
             elif name == self._stream.target:
                 target = self._value(name, value)
         if self._stream.needs_row:
+            if not 0 <= number <= MAX_ROW:
+                raise DataError(f"field {ROW!r}: expected 0 to {MAX_ROW}, got {number}")
             record[ROW] = number
         record_id = text(number) if self._stream.record.id == ROW else None
         if (found := record.get(self._stream.record.id)) is not None and record_id is None:

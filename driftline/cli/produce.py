@@ -109,7 +109,7 @@ def _playback(
         require(admin, topics, role="producers")
     finally:
         admin.close()
-    reached = next_row(broker, topics) if stream.needs_row else 0
+    reached = next_row(broker, stream) if stream.needs_row else 0
     playback = Playback(stream, source, seed=seed, limit=limit)
     if skip is not None:
         playback.skip(_rows_to_skip(skip, playback.total))

@@ -1,5 +1,6 @@
 """The application client refuses what inference would refuse, and goes on numbering."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Message, Outgoing, TopicPartition
 from driftline.codec.records import LabelCodec, RecordCodec
 from driftline.errors import DataError
+from driftline.events import MAX_ROW
 from driftline.stream import Stream, loads
 from driftline.topics import MAX_RECORD_BYTES, Topics
 from producers.client import FeatureProducer
@@ -73,10 +75,59 @@ def test_a_second_producer_goes_on_where_the_topic_ends() -> None:
     raw = broker.producer()
     raw.send(Outgoing(topic=Topics(told).features, key=b"x", value=b"no JSON"))
     raw.flush()
-    assert next_row(broker, Topics(told)) == 5
+    assert next_row(broker, told) == 5
     with FeatureProducer(broker, told) as producer:
         assert producer.next_row == 5
         assert producer.send({"price": 1, "at": NOW}) == "5"
+
+
+@pytest.mark.parametrize("foreign", [2**70, 10**400, -1, MAX_ROW + 1, MAX_ROW, 10**9, 1.5, "7"])
+@pytest.mark.parametrize("windows", ["records = 100", 'span = "1h"'])
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_foreign_number_is_not_continued(foreign: object, windows: str, after: int) -> None:
+    told = stream(id="@row", windows=windows)
+    broker = broker_of(told)
+    sent = 0
+    for more in (5, after):
+        with FeatureProducer(broker, told) as producer:
+            for _ in range(more):
+                assert producer.send({"price": 1, "at": NOW}) == str(sent)
+                sent += 1
+        raw = broker.producer()
+        for partition in range(3):
+            value = json.dumps({"@row": foreign, "price": 1}).encode()
+            raw.send(Outgoing(Topics(told).features, value, partition=partition))
+        raw.flush()
+
+    assert next_row(broker, told) == sent
+
+
+def test_a_leap_in_the_numbers_is_continued_once_ten_records_agree() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    raw = broker.producer()
+    found = []
+    for row in (0, 1, *range(10**6, 10**6 + 10)):
+        raw.send(Outgoing(Topics(told).features, b'{"@row": %d}' % row, partition=row % 3))
+        raw.flush()
+        found.append(next_row(broker, told))
+
+    assert found == [1, *[2] * 10, 10**6 + 10]
+
+
+def test_where_no_number_is_left_nothing_is_sent() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    raw = broker.producer()
+    raw.send(Outgoing(Topics(told).features, b'{"@row": %d}' % (MAX_ROW - 1), partition=0))
+    raw.flush()
+    with FeatureProducer(broker, told) as producer:
+        producer.send({"price": 1, "at": NOW})
+        with pytest.raises(DataError, match=f"'@row': expected 0 to {MAX_ROW}"):
+            producer.send({"price": 1, "at": NOW})
+
+    with pytest.raises(DataError, match=r"the numbers .* are used up"):
+        FeatureProducer(broker, told)
 
 
 def test_a_topic_without_numbers_cannot_be_continued() -> None:
