@@ -50,6 +50,8 @@ STOP_PATIENCE_S: Final = 30.0
 # What a service prints outside its log: a crash of the interpreter, a native library.
 MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
+# How the command line begins an error.
+_ERROR: Final = "error: "
 
 
 class Child(Protocol):
@@ -175,7 +177,7 @@ class Supervisor:
         said = read_state(self._folder, kept.process.service, kept.process.slot)
         if said is not None and said.pid == kept.process.pid and said.error:
             return f"{end}: {said.error}"
-        last = _last_line(output_of(kept.wanted)) if code is not None and code > 0 else ""
+        last = _last_words(output_of(kept.wanted), code)
         return f"{end}: {last}" if last else end
 
 
@@ -241,10 +243,21 @@ def _limit_output(wanted: Wanted) -> None:
         os.truncate(output, 0)
 
 
-def _last_line(output: Path) -> str:
-    if not output.exists():
+def _last_words(output: Path, code: int | None) -> str:
+    """The error that a process printed; `code` is None where it is not known.
+
+    The command line prints `error: …`, perhaps a hint, and ends with 2. Other errors are of the
+    interpreter, which names them in the last line.
+    """
+    if not output.exists() or (code is not None and code <= 0):
         return ""
     lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
+    if code in (None, 2):
+        for line in reversed(lines):
+            if line.startswith(_ERROR):
+                return line.removeprefix(_ERROR).strip()
+    if code is None:
+        return ""
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 

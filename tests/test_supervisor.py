@@ -182,6 +182,61 @@ def test_else_it_is_the_last_line_that_it_printed(supervised: Supervised) -> Non
     assert supervised.noted().error == "exit code 1: ImportError: no numpy"
 
 
+RIVAL = (
+    "error: another process has taken the place of s.monitor.0 in its group\n"
+    "  no two workers of a service may have the same --slot\n"
+)
+
+
+def test_the_last_error_is_not_the_hint_below_it(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").write_text(f"a warning of a library\n{RIVAL}")
+
+    expected = "exit code 2: another process has taken the place of s.monitor.0 in its group"
+    assert supervised.end(2).error == expected
+
+
+def test_what_a_rival_in_the_same_slot_says_is_not_the_last_error(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").write_text(RIVAL)
+    write_state(
+        supervised.folder,
+        ServiceState(
+            service="monitor",
+            slot=0,
+            pid=os.getpid(),
+            born=born(os.getpid()) or "",
+            state="failed",
+            started="2026-01-01T00:00:00Z",
+            updated="2026-01-01T00:00:00Z",
+            error="an error of the rival",
+        ),
+    )
+
+    expected = "exit code 2: another process has taken the place of s.monitor.0 in its group"
+    assert supervised.end(2).error == expected
+
+
+def test_an_error_that_was_survived_is_not_the_last_one(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").write_text(
+        "error: one\nerror: two\n  a hint\nMemoryError"
+    )
+
+    assert supervised.end(1).error == "exit code 1: MemoryError"
+    supervised.after(1)
+    assert supervised.end(2).error == "exit code 2: two"
+    supervised.after(2)
+    assert supervised.end(-signal.SIGKILL).error == "killed by SIGKILL"
+
+
+def test_a_wrong_call_is_named_by_its_last_line(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").write_text("Usage: driftline\nNo such option: --slots\n")
+
+    assert supervised.end(2).error == "exit code 2: No such option: --slots"
+
+
 def test_one_that_cannot_be_started_is_tried_again(supervised: Supervised) -> None:
     supervised.ask("monitor")
     supervised.refused = OSError(28, "No space left on device")
@@ -239,10 +294,14 @@ def test_what_a_killed_supervisor_left_running_is_adopted(
     supervised.ask("monitor")
     assert supervised.started == []
     assert supervised.noted() == left
+    (tmp_path / "monitor-0.err").write_text(RIVAL)
     sleeper.kill()
     sleeper.wait()
     supervised.supervisor.step()
 
+    # How an adopted process ended is not known; what it printed is.
+    expected = "ended: another process has taken the place of s.monitor.0 in its group"
+    assert supervised.noted().error == expected
     assert supervised.after(1) == 1
     assert supervised.noted().restarts == 4
 
