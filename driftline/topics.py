@@ -1,7 +1,8 @@
 """The topics of a stream: names, keys, partitions, retention, who writes and who reads each.
 
 In: a `Stream`. Out: the plan of its ten topics, and the difference between plan and broker.
-`driftline topics apply` creates what is missing; what differs is reported, never changed.
+`driftline topics apply` creates what is missing; what differs is reported, never changed. A topic
+that only keeps or takes more than planned is a warning; any other difference is an error.
 """
 
 from collections.abc import Mapping
@@ -187,6 +188,12 @@ class TopicDifference(msgspec.Struct, frozen=True):
     what: str
     planned: str
     found: str | None
+    keeps_more: bool = False  # it loses and refuses nothing that the plan keeps: a warning
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.topic} is missing"
+        return f"{self.topic}: {self.what} is {self.found}, planned {self.planned}"
 
 
 def differences(
@@ -213,12 +220,25 @@ def differences(
                     topic.name, "partitions", str(topic.partitions), str(info.partitions)
                 )
             )
-        result.extend(
-            TopicDifference(topic.name, key, planned, info.config.get(key, "unset"))
-            for key, planned in topic.config.items()
-            if info.config.get(key) != planned
-        )
+        for key, planned in topic.config.items():
+            value = info.config.get(key, "unset")
+            if value != planned:
+                more = _keeps_more(key, planned, value)
+                result.append(TopicDifference(topic.name, key, planned, value, more))
     return tuple(result)
+
+
+def _keeps_more(key: str, planned: str, found: str) -> bool:
+    """Whether a topic with `found` keeps and takes all that one with `planned` does."""
+    if key not in ("retention.ms", "max.message.bytes"):
+        return False
+    try:
+        planned_number, found_number = int(planned), int(found)
+    except ValueError:
+        return False  # unset, or hidden from this principal
+    if key == "retention.ms" and found_number == -1:
+        return True
+    return found_number > planned_number != -1
 
 
 def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
@@ -230,18 +250,19 @@ def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
     return tuple(topic.name for topic in missing)
 
 
-def require(admin: Admin, topics: Topics, *, role: str | None = None) -> None:
-    """Raise TopicMismatch unless the broker has the topics as planned: all of them, or those that
-    `role` writes or reads, because it may look at no others."""
-    if wrong := differences(admin, topics, role):
-        lines = "; ".join(
-            f"{d.topic}: {d.what} is {d.found}, planned {d.planned}"
-            if d.found is not None
-            else f"{d.topic} is missing"
-            for d in wrong
-        )
+def require(
+    admin: Admin, topics: Topics, *, role: str | None = None
+) -> tuple[TopicDifference, ...]:
+    """Check that the broker has the topics as planned: all of them, or those that `role` writes or
+    reads, because it may look at no others. Returns the differences that only keep more.
+
+    Raises TopicMismatch for all others, BrokerError.
+    """
+    found = differences(admin, topics, role)
+    if wrong := [difference for difference in found if not difference.keeps_more]:
         raise TopicMismatch(
-            lines,
+            "; ".join(map(str, wrong)),
             hint="`driftline topics apply` creates missing topics; "
             "change the stream file or the topic where they differ",
         )
+    return found

@@ -97,6 +97,23 @@ def test_topics_as_planned_are_ok_and_missing_ones_are_named(settings: Settings)
     assert found.found == "2 are missing: s.windows, s.models"
 
 
+@pytest.mark.parametrize(
+    ("retention", "expected"), [("-1", "warn"), ("2592000001", "warn"), ("1000", "fail")]
+)
+def test_a_topic_that_keeps_more_than_planned_is_a_warning(
+    settings: Settings, retention: str, expected: str
+) -> None:
+    world = World()
+    admin = world.broker.admin()
+    planned = next(t for t in world.topics.creation() if t.name == world.topics.parts)
+    admin.delete([planned.name])
+    config = {**planned.config, "retention.ms": retention}
+    admin.create([msgspec.structs.replace(planned, config=config)])
+    found = result(on_broker(settings, world.broker), "topics")
+
+    assert (found.result, found.found) == (expected, f"s.parts: retention.ms is {retention}")
+
+
 def test_topics_that_forget_too_early_fail(settings: Settings) -> None:
     labels = msgspec.structs.replace(STREAM.labels, horizon=Span.parse("60d"))
     checks = on_broker(settings, World().broker, msgspec.structs.replace(STREAM, labels=labels))

@@ -206,7 +206,7 @@ def _await_topics(
         try:
             admin = broker.admin()
             try:
-                require(admin, topics, role=service)
+                more = require(admin, topics, role=service)
             finally:
                 admin.close()
         except BrokerUnavailable as error:
@@ -217,6 +217,8 @@ def _await_topics(
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         else:
             on_connection(None)
+            for difference in more:
+                log.warning("%s: more than planned, which is allowed", difference)
             return
 
 

@@ -41,7 +41,8 @@ class PlannedTopic(msgspec.Struct, frozen=True):
 def plan(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Show each topic as planned, and what the broker has otherwise; exit 1 if anything differs.
+    """Show each topic as planned, and what the broker has otherwise; exit 1 if anything differs
+    but topics that only keep more.
 
     Example: driftline topics plan elec2.toml -b local
     """
@@ -59,7 +60,8 @@ def plan(
 def apply(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Create the topics that are missing. What differs is reported, never changed; exit 1 then.
+    """Create the topics that are missing. What differs is reported, never changed; exit 1 then,
+    unless topics only keep more than planned.
 
     Example: driftline topics apply elec2.toml -b local
     """
@@ -68,19 +70,19 @@ def apply(
     admin = context.broker.admin()
     try:
         created = create_missing(admin, planned)
-        wrong = differences(admin, planned)
+        different = differences(admin, planned)
     finally:
         admin.close()
     if json:
-        print(msgspec.json.encode({"created": created, "differences": wrong}).decode())
+        print(msgspec.json.encode({"created": created, "differences": different}).decode())
     else:
         for name in created:
             stdout.print(f"created {name}", highlight=False)
         if not created:
             stdout.print("nothing to create")
-        for difference in wrong:
-            stdout.print(_words(difference), style="red", highlight=False)
-    if wrong:
+        for difference in different:
+            stdout.print(str(difference), style=_style([difference]), highlight=False)
+    if _is_wrong(different):
         raise typer.Exit(1)
 
 
@@ -131,17 +133,17 @@ def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
-    """Print the plan; whether the broker differs from it."""
+    """Print the plan; whether the broker differs from it by more than keeping more."""
     planned = Topics(context.stream)
-    wrong = differences(admin, planned)
+    different = differences(admin, planned)
     items = [
-        PlannedTopic(topic, tuple(d for d in wrong if d.topic == topic.name))
+        PlannedTopic(topic, tuple(d for d in different if d.topic == topic.name))
         for topic in planned.plan()
     ]
     if json:
         for item in items:
             print(msgspec.json.encode(item).decode())
-        return bool(wrong)
+        return _is_wrong(different)
     table = Table(box=None)
     for name in ("topic", "partitions", "key", "written by", "read by", "kept", "on the broker"):
         table.add_column(
@@ -159,14 +161,22 @@ def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
             ", ".join(topic.writers),
             ", ".join(topic.readers),
             _kept(topic),
-            "[red]" + "; ".join(_short(d) for d in item.differences) + "[/]"
+            f"[{_style(item.differences)}]{'; '.join(map(_short, item.differences))}[/]"
             if item.differences
             else "[green]as planned[/]",
         )
     stdout.print(table)
-    if any(difference.found is None for difference in wrong):
+    if any(difference.found is None for difference in different):
         stdout.print("`driftline topics apply` creates what is missing")
-    return bool(wrong)
+    return _is_wrong(different)
+
+
+def _is_wrong(different: Sequence[TopicDifference]) -> bool:
+    return not all(difference.keeps_more for difference in different)
+
+
+def _style(different: Sequence[TopicDifference]) -> str:
+    return "red" if _is_wrong(different) else "yellow"
 
 
 def _kept(topic: Topic) -> str:
@@ -180,11 +190,3 @@ def _short(difference: TopicDifference) -> str:
     if difference.found is None:
         return "missing"
     return f"{difference.what} is {difference.found}"
-
-
-def _words(difference: TopicDifference) -> str:
-    if difference.found is None:
-        return f"{difference.topic} is missing"
-    return (
-        f"{difference.topic}: {difference.what} is {difference.found}, planned {difference.planned}"
-    )

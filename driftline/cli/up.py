@@ -73,7 +73,8 @@ def up(
     Creates the topics if they are missing. A supervisor in the background starts again what ends:
     after a second, after two if it ends again soon, and so on up to a minute. `driftline status`
     shows how they do, `driftline down` stops them. To run it again is safe: it starts what is
-    missing, also another supervisor if that was killed. Exit code 0: all run. 2: one does not.
+    missing, also another supervisor if that was killed, whatever else is refused. Exit code 0: all
+    run. 2: one does not.
 
     Example: driftline up elec2.toml --broker; driftline produce elec2.csv; driftline down
     """
@@ -90,13 +91,17 @@ def up(
             )
         )
         return
+    settings = load_settings(bootstrap_servers=bootstrap_server)
+    folder = folder_of(settings, load(path))
+    # Before anything that may be refused: services that run must not wait for it.
+    _replace_supervisor(folder)
     if broker:
         bootstrap_server = _start_broker()
     context = open_context(path, bootstrap_server)
     _create_topics(context, json)
-    folder = folder_of(context.settings, context.stream)
     before = {process.pid for process in read_processes(folder) if process.alive}
-    request = _ask(folder, slots, path, context.settings.bootstrap_servers)
+    wanted = _wanted(folder, slots, path, context.settings.bootstrap_servers)
+    request = _ask(folder, wanted)
     with stderr.status(f"starting {len(request.services) - len(before)} services"):
         processes = _wait_until_they_run(folder, request)
     if json:
@@ -168,9 +173,12 @@ def _create_topics(context: Context, json: bool) -> None:
         raise
     try:
         created = create_missing(admin, topics)
-        require(admin, topics)
+        more = require(admin, topics)
     finally:
         admin.close()
+    for difference in more:
+        text = f"{difference}: more than planned, which is allowed"
+        stderr.print(text, style="yellow", highlight=False, soft_wrap=True)
     if created and not json:
         stdout.print(f"created {len(created)} topics: {', '.join(created)}", highlight=False)
 
@@ -183,7 +191,29 @@ def _has_champion(context: Context) -> bool:
     return read_catalog(context.broker, Topics(context.stream), trusted).champion is not None
 
 
-def _ask(folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str) -> Request:
+def _replace_supervisor(folder: Path) -> None:
+    """Start another supervisor for services that run on without one. Raises DriftlineError."""
+    if read_supervisor(folder) is None and any(p.alive for p in read_processes(folder)):
+        _wait_for_supervisor(folder, _ask(folder, ()))
+        stderr.print("the supervisor had ended: another one keeps the services running")
+
+
+def _wanted(
+    folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str
+) -> tuple[Wanted, ...]:
+    """The services in these slots, as they are to be started."""
+    wanted = []
+    for service, slot in slots:
+        log = (folder / f"{service}-{slot}.log").absolute()
+        command = (
+            *(sys.executable, "-m", "driftline.cli", service, str(file.absolute())),
+            *("--bootstrap-server", servers, "--slot", str(slot), "--log-file", str(log)),
+        )
+        wanted.append(Wanted(service, slot, command, str(log)))
+    return tuple(wanted)
+
+
+def _ask(folder: Path, services: Sequence[Wanted]) -> Request:
     """Ask the supervisor for these services, beside those that run; start one if there is none."""
     wanted = {}
     supervisor = read_supervisor(folder)
@@ -192,13 +222,8 @@ def _ask(folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers
     for known in last.services:
         if supervisor is not None or known.name in alive:
             wanted[known.name] = known
-    for service, slot in slots:
-        log = (folder / f"{service}-{slot}.log").absolute()
-        command = (
-            *(sys.executable, "-m", "driftline.cli", service, str(file.absolute())),
-            *("--bootstrap-server", servers, "--slot", str(slot), "--log-file", str(log)),
-        )
-        wanted[f"{service}-{slot}"] = Wanted(service, slot, command, str(log))
+    for each in services:
+        wanted[each.name] = each
     forget_ended(folder)
     request = Request(last.number + 1, tuple(wanted.values()))
     write_request(folder, request)
@@ -207,11 +232,8 @@ def _ask(folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers
     return request
 
 
-def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
-    """Wait until the supervisor has taken up the request and each service has joined its group.
-
-    Raises DriftlineError.
-    """
+def _wait_for_supervisor(folder: Path, request: Request) -> None:
+    """Wait until the supervisor has taken up the request. Raises DriftlineError."""
     deadline_s = time.monotonic() + START_PATIENCE_S
     while not _has_taken_up(read_supervisor(folder), request):
         if time.monotonic() > deadline_s:
@@ -220,6 +242,15 @@ def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
                 f"the supervisor does not start; the end of {output}:\n{_end_of(output)}"
             )
         time.sleep(_LOOK_EVERY_S)  # another process is awaited; it tells by its file
+
+
+def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
+    """Wait until the supervisor has taken up the request and each service has joined its group.
+
+    Raises DriftlineError.
+    """
+    _wait_for_supervisor(folder, request)
+    deadline_s = time.monotonic() + START_PATIENCE_S
     for wanted in request.services:
         while True:
             process = _process(folder, wanted)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 import typer
 from typer.main import get_command
@@ -293,6 +294,25 @@ def test_topics_are_planned_and_created(run: Run, world: World) -> None:
         if item["differences"]
     ] == ["s.drift"]
     assert applied == {"created": ["s.drift"], "differences": []}
+
+
+@pytest.mark.parametrize(("retention", "exit_code"), [("-1", 0), ("1000", 1)])
+def test_a_topic_that_keeps_more_is_shown_and_no_failure(
+    run: Run, world: World, retention: str, exit_code: int
+) -> None:
+    admin = world.broker.admin()
+    planned = next(topic for topic in world.topics.creation() if topic.name == "s.features")
+    admin.delete(["s.features"])
+    config = {**planned.config, "retention.ms": retention}
+    admin.create([msgspec.structs.replace(planned, config=config)])
+    plan, apply = run("topics", "plan", "--json"), run("topics", "apply")
+    (found,) = json.loads(run("topics", "apply", "--json").stdout)["differences"]
+
+    assert (plan.exit_code, apply.exit_code) == (exit_code, exit_code)
+    assert run("topics", "plan").exit_code == exit_code
+    assert f'"found":"{retention}"' in plan.stdout
+    assert f"s.features: retention.ms is {retention}, planned 2592000000" in apply.stdout
+    assert found["keeps_more"] is (exit_code == 0)
 
 
 def test_status_ends_with_1_unless_all_services_run(run: Run, world: World) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,12 @@ class Site:
             timeout=180,
             check=False,
         )
+
+    def plan_retention(self, retention: str) -> None:
+        file = self._folder / "s.toml"
+        text = file.read_text(encoding="utf-8")
+        kafka = f'kafka = {{ partitions = 2, retention = "{retention}" }}'
+        file.write_text(re.sub("kafka = .*", kafka, text), encoding="utf-8")
 
     def pids(self) -> dict[str, int]:
         return {process.name: process.pid for process in read_processes(self.states)}
@@ -140,6 +147,32 @@ def test_a_killed_service_is_started_again_and_a_killed_supervisor_replaced(site
     assert read_supervisor(site.states) is not None
     assert json.loads(site.driftline("down").stdout)["stopped"] == SERVICES
     assert read_supervisor(site.states) is None
+
+
+def test_a_killed_supervisor_is_replaced_whatever_up_refuses(site: Site) -> None:
+    assert site.driftline("up").returncode == 0
+    before = site.pids()
+
+    def up_without_supervisor(*options: str) -> subprocess.CompletedProcess[str]:
+        supervisor = read_supervisor(site.states)
+        assert supervisor is not None
+        os.kill(supervisor.pid, signal.SIGKILL)
+        site.wait_until(lambda: not supervisor.alive)
+        up = site.driftline("up", *options)
+        assert read_supervisor(site.states) is not None
+        assert site.pids() == before  # adopted
+        return up
+
+    site.plan_retention("7d")
+    more = up_without_supervisor()
+    site.plan_retention("60d")
+    less = up_without_supervisor()
+    silent = up_without_supervisor("-b", "localhost:1")
+
+    assert more.returncode == 0, more.stderr
+    assert "retention.ms is 2592000000, planned 604800000: more than planned" in more.stderr
+    assert (less.returncode, silent.returncode) == (2, 2)
+    assert "retention.ms is 2592000000, planned 5184000000" in less.stderr
 
 
 def test_a_service_that_cannot_run_is_named_with_its_error(site: Site) -> None:
