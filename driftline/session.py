@@ -29,9 +29,6 @@ TRANSACTION_TIMEOUT_S = 10.0
 # A look comes once a second. A topic that is created again while it is read is noticed so late, if
 # the position is within its new log; what was published before is read again.
 _LOOKS_BETWEEN_IDS = 10
-# librdkafka was seen to name a position behind records that it returned only after a pause (2.16):
-# for so many looks after one, only what was handled counts.
-_UNSURE_LOOKS = 2
 # A client that returns no records for so many looks although there are some has a fault of its own.
 _PATIENT_LOOKS = 100
 
@@ -67,7 +64,6 @@ class Session:
         self._logs = logs
         self._changes: list[LogChange] = []  # that the handler has not been told of
         self._looks = 0
-        self._unsure: dict[TopicPartition, int] = {}  # looks until the client is sure of a position
         self._behind: dict[TopicPartition, int] = {}  # positions before the ends, at the last look
         self._looks_without_progress = 0
         self._on_reread = on_reread
@@ -128,7 +124,6 @@ class Session:
         for partition, at in messages.runs:
             next_offset = messages[at.stop - 1].offset + 1
             self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
-            self._unsure.pop(partition, None)
         self.is_dirty = True
 
     @property
@@ -142,21 +137,11 @@ class Session:
         was_assigned, self.was_assigned = self.was_assigned, False
         self._looks += 1
         partitions = sorted(self._consumer.assignment())
-        positions = {partition: self._position_of(partition) for partition in partitions}
+        positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
         self._note_progress(positions, ends)
         self._handler.look(GroupView(positions, ends, self._committed_of_all))
         return was_assigned or bool(partitions)
-
-    def _position_of(self, partition: TopicPartition) -> int:
-        """The next offset to read, behind markers of transactions where the client is sure."""
-        handled = self._positions.get(partition)
-        unsure = self._unsure.get(partition, 0)
-        if partition not in self.paused and unsure:
-            self._unsure[partition] = unsure - 1
-        if handled is not None and (partition in self.paused or unsure):
-            return handled
-        return self._consumer.position(partition)
 
     def _note_progress(
         self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
@@ -309,7 +294,6 @@ class Session:
         for partition in partitions:
             self._positions.pop(partition, None)
             self._unread.pop(partition, None)
-            self._unsure.pop(partition, None)
         self._changes = [at for at in self._changes if at.partition in self._positions]
         self._on_reread()
         self._handler.revoked(partitions)
@@ -320,7 +304,6 @@ class Session:
             return
         if released := self.paused - held:
             self._consumer.resume(released)
-            self._unsure |= dict.fromkeys(released, _UNSURE_LOOKS)
         if fresh := held - self.paused:
             self._consumer.pause(fresh)
         self.paused = held
@@ -342,7 +325,6 @@ class Session:
                 kept.extend(messages[at])
         for partition, offset in first.items():
             self._consumer.seek(partition, offset)
-            self._unsure[partition] = _UNSURE_LOOKS
         return Messages(kept)
 
     # ---- output ---------------------------------------------------------------------------------
