@@ -32,6 +32,7 @@ from driftline.commit_metadata import Kind, metadata_of, usable
 from driftline.errors import DataError
 from driftline.events import Gap, Log, RefusedRecord, Watermark
 from driftline.handler import GroupView, LogChange
+from driftline.logs import alike
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.stream import Stream
@@ -236,6 +237,7 @@ class InferenceHandler:
                     partition,
                     len(ahead),
                     found[at.stop - 1].offset,
+                    extra=alike(topic),
                 )
 
     def _with_dead_letters(

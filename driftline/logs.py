@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -29,6 +29,8 @@ MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
 # Different messages that are remembered for being repeated; more means that they do not repeat.
 _MOST_REMEMBERED: Final = 200
+_ALIKE: Final = "driftline_alike"
+_NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 class Speaker(msgspec.Struct, frozen=True):
@@ -53,6 +55,12 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     service: str | None = None
     slot: int | None = None
     exception: str | None = None
+
+
+def alike(about: str) -> Mapping[str, str]:
+    """Return the `extra` of messages that count as equal if they are about the same, whatever their
+    text; numbers in it are left out, so that the same fault of many records is written once."""
+    return {_ALIKE: about}
 
 
 def log_service(
@@ -80,7 +88,7 @@ def log_command(*, verbose: bool) -> None:
     handler.setFormatter(
         TextFormatter() if verbose else logging.Formatter("%(levelname)s: %(message)s")
     )
-    _install(handler, logging.DEBUG if verbose else logging.WARNING)
+    _install(handler, logging.DEBUG if verbose else logging.WARNING, gather=not verbose)
     _limit_clients(logging.NOTSET if verbose else logging.CRITICAL + 1)
 
 
@@ -122,14 +130,23 @@ class JsonFormatter(logging.Formatter):
 class Collapsing(logging.Handler):
     """Passes a message on once a minute, and after that minute how often it came again.
 
-    Equal are messages of one logger and level with the same text; of the clients' loggers also
-    those that differ in their numbers alone (ports, milliseconds, addresses of objects).
+    Equal are messages of one logger and level with the same text, or which their writer calls
+    `alike`; of the clients' loggers also those that differ in their numbers alone (ports,
+    milliseconds, addresses of objects). With `gather`, as for commands, those that are alike become
+    one line with their number, at the end of that minute or of the process.
     """
 
-    def __init__(self, inner: logging.Handler, now_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        inner: logging.Handler,
+        now_s: Callable[[], float] = time.monotonic,
+        *,
+        gather: bool = False,
+    ) -> None:
         super().__init__()
         self._inner = inner
         self._now_s = now_s
+        self._gather = gather
         # Message → when it was written, how often it came since, the record that came last.
         self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord]] = {}
 
@@ -143,7 +160,10 @@ class Collapsing(logging.Handler):
             self._seen[key] = (written_s, count + 1, record)
             return
         if len(self._seen) < _MOST_REMEMBERED:
-            self._seen[key] = (now_s, 0, record)
+            is_gathered = self._gather and hasattr(record, _ALIKE)
+            self._seen[key] = (now_s, int(is_gathered), record)
+            if is_gathered:
+                return
         self._inner.handle(record)
 
     def close(self) -> None:
@@ -158,7 +178,9 @@ class Collapsing(logging.Handler):
             if written_s > before_s:
                 break  # they are in the order of writing
             del self._seen[key]
-            if count:
+            if count and self._gather and hasattr(last, _ALIKE):
+                self._inner.handle(last if count == 1 else _more(last, count - 1))
+            elif count:
                 self._inner.handle(_repeated(last, count))
 
 
@@ -173,14 +195,14 @@ class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
         return sys.stderr
 
 
-def _install(handler: logging.Handler, level: int) -> None:
+def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> None:
     """Make it the root logger's handler, in place of one that was installed here before."""
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if old.name == __name__:
             root.removeHandler(old)
             old.close()
-    collapsing = Collapsing(handler)
+    collapsing = Collapsing(handler, gather=gather)
     collapsing.name = __name__
     root.addHandler(collapsing)
     root.setLevel(level)
@@ -194,20 +216,28 @@ def _limit_clients(level: int) -> None:
 
 
 def _text(record: logging.LogRecord) -> str:
-    message = record.getMessage()
+    about: str | None = getattr(record, _ALIKE, None)
     is_client = record.name.split(".")[0] in CLIENT_LOGGERS
-    return re.sub(r"0x[0-9a-f]+|\d+", "#", message) if is_client else message
+    message = record.getMessage() if about is None else f"{record.msg} {about}"
+    return message if about is None and not is_client else _NUMBER.sub("#", message)
 
 
 def _repeated(record: logging.LogRecord, count: int) -> logging.LogRecord:
-    times = "once more" if count == 1 else f"{count} times"
+    return _ending(record, "… repeated once more" if count == 1 else f"… repeated {count} times")
+
+
+def _more(record: logging.LogRecord, count: int) -> logging.LogRecord:
+    return _ending(record, f"… and {count:,} more")
+
+
+def _ending(record: logging.LogRecord, end: str) -> logging.LogRecord:
     return logging.LogRecord(
         record.name,
         record.levelno,
         record.pathname,
         record.lineno,
-        "%s … repeated %s",
-        (record.getMessage(), times),
+        "%s %s",
+        (record.getMessage(), end),
         None,
     )
 

@@ -20,6 +20,7 @@ from driftline.commit_metadata import Kind, metadata_of, usable
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
 from driftline.handler import GroupView, LogChange
+from driftline.logs import alike
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.decisions import detectors
@@ -236,7 +237,7 @@ class MonitorHandler:
         try:
             event = decode(windows_decoder, message)
         except DataError as error:
-            log.warning("not a window, left out: %s", error.message)
+            log.warning("not a window, left out: %s", error.message, extra=alike(error.message))
             return []
         decisions = self._decider.read(event)
         if is_old:

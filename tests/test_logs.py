@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from driftline.broker.port import Message
+from driftline.codec.envelope import decode_or_skip, drift_decoder
 from driftline.logs import (
     MAX_FILE_BYTES,
     OLD_FILES,
@@ -15,6 +17,7 @@ from driftline.logs import (
     JsonFormatter,
     Speaker,
     TextFormatter,
+    alike,
     log_command,
     log_service,
 )
@@ -140,6 +143,42 @@ def test_what_was_counted_is_written_at_the_end() -> None:
     collapsed.handler.close()
 
     assert collapsed.kept.messages == ["no Kafka answers", "no Kafka answers … repeated once more"]
+
+
+def test_messages_about_alike_things_are_written_once_with_their_number() -> None:
+    collapsed = Collapsed()
+    for offset in range(50):
+        for topic in ("s.outcomes", "s.windows"):
+            made = record(f"{topic}[0]@{offset}: expected int, got {offset}")
+            vars(made).update(alike(f"{topic}[{offset % 3}] expected int, got {offset}"))
+            collapsed.handler.handle(made)
+    collapsed.handler.close()
+
+    assert collapsed.kept.messages == [
+        "s.outcomes[0]@0: expected int, got 0",
+        "s.windows[0]@0: expected int, got 0",
+        "s.outcomes[0]@49: expected int, got 49 … repeated 49 times",
+        "s.windows[0]@49: expected int, got 49 … repeated 49 times",
+    ]
+
+
+def test_a_command_writes_one_line_for_each_topic_with_records_of_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_command(verbose=False)
+    for offset in range(98):
+        for topic in ("s.outcomes", "s.windows"):
+            value = b'{"type":"%s"}' % (b"x" * (1 + 1000 * offset))
+            decode_or_skip(drift_decoder, Message(topic, 0, offset, None, value))
+    decode_or_skip(drift_decoder, Message("s.drift", 0, 0, None, b""))
+    logging.getLogger().handlers[-1].close()
+
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("[")[0].split()[-1] for line in lines] == [
+        *("s.outcomes", "s.windows", "s.drift")
+    ]
+    assert [line.endswith("… and 97 more") for line in lines] == [True, True, False]
+    assert max(map(len, lines)) < 500
 
 
 def test_messages_that_all_differ_are_all_written() -> None:

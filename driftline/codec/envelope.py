@@ -11,6 +11,7 @@ import msgspec
 
 from driftline.broker.port import Headers, Message, Outgoing
 from driftline.codec.schema import DECODE_ERRORS, reason_of
+from driftline.codec.values import shortened
 from driftline.errors import DataError
 from driftline.events import (
     DriftEvent,
@@ -24,6 +25,7 @@ from driftline.events import (
     RetrainEvent,
     WindowsEvent,
 )
+from driftline.logs import alike
 
 log = logging.getLogger(__name__)
 
@@ -46,18 +48,23 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
     try:
         return decoder.decode(message.value or b"")
     except msgspec.DecodeError as error:
-        raise DataError(f"{message.place}: {error}") from error
+        raise DataError(f"{message.place}: {shortened(str(error))}") from error
     except DECODE_ERRORS as error:
         raise DataError(f"{message.place}: {reason_of(error)}") from error
 
 
 def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
     """Decode one message for a reader that reports on a topic; warn and return None if the record
-    is not Driftline's: it must not keep the reader from reporting on the others."""
+    is not Driftline's: it must not keep the reader from reporting on the others. Of several such
+    records of a topic one is named, with their number."""
     try:
         return decode(decoder, message)
     except DataError as error:
-        log.warning("skipping a record that is not Driftline's: %s", error.message)
+        log.warning(
+            "skipping a record that is not Driftline's: %s",
+            error.message,
+            extra=alike(message.topic),
+        )
         return None
 
 
@@ -93,7 +100,7 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
         partition=message.partition,
         headers=(
             *message.headers,
-            ("driftline_reason", reason.encode()),
+            ("driftline_reason", shortened(reason).encode()),
             ("driftline_service", service.encode()),
             ("driftline_topic", message.topic.encode()),
             ("driftline_partition", str(message.partition).encode()),
@@ -123,4 +130,4 @@ def dead_letter_origin(message: Message) -> DeadLetterOrigin:
             strict=False,  # numbers are text in headers
         )
     except (KeyError, msgspec.ValidationError) as error:
-        raise DataError(f"{message.place}: not a dead letter: {error}") from error
+        raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

@@ -10,7 +10,7 @@ import msgspec
 from driftline.codec.columns import Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
-from driftline.codec.values import MAX_NUMBER, format_time, parse_time, text
+from driftline.codec.values import MAX_NUMBER, format_time, parse_time, shortened, text
 from driftline.errors import DataError
 from driftline.events import MAX_ROW
 from driftline.stream import AT, ID, Stream
@@ -125,11 +125,13 @@ class LabelCodec:
         if self._by_row:
             if isinstance(at, int) and 0 <= at <= MAX_ROW:
                 return at
-            raise DataError(f"field {AT!r}: expected a record number up to {MAX_ROW}, got {at!r}")
+            raise DataError(
+                f"field {AT!r}: expected a record number up to {MAX_ROW}, got {shortened(repr(at))}"
+            )
         try:
             return parse_time(str(at))
         except ValueError as error:
-            raise DataError(f"field {AT!r}: {error}") from error
+            raise DataError(f"field {AT!r}: {shortened(str(error))}") from error
 
     def encode(
         self, record_id: str, label: str | float, *, at: int | None = None, key: object = None

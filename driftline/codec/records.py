@@ -29,6 +29,7 @@ from driftline.codec.values import (
     format_time,
     key_bytes,
     parse_time,
+    shortened,
     text,
     time_reader,
 )
@@ -144,7 +145,8 @@ class RecordCodec:
         if not problems:
             return Batch(ids, times_us, rows, columns, kept, rejected)
         rejected = [
-            *rejected, *(Rejected(kept[place], reason) for place, reason in problems.items())
+            *rejected,
+            *(Rejected(kept[place], shortened(reason)) for place, reason in problems.items()),
         ]  # fmt: skip
         rejected.sort(key=lambda item: item.index)
         good = [place for place in range(len(kept)) if place not in problems]

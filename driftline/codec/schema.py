@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
+from driftline.codec.values import shortened
+
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
 
@@ -83,7 +85,11 @@ _TYPES: Final = {
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a record or a label, in words that name the column."""
+    """What is wrong with a record or a label, in words that name the column; never long."""
+    return shortened(_whole_reason(error))
+
+
+def _whole_reason(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"not JSON: not UTF-8 at byte {error.start}"
     if isinstance(error, RecursionError):

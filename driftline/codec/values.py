@@ -15,6 +15,20 @@ _EXACT: Final = 2.0**53
 # The largest number of a feature or a label. Models calculate in float32, and powers of larger
 # numbers are infinite, which JSON cannot express.
 MAX_NUMBER: Final = 3.4028234663852886e38
+# The longest reason for refusing a record. A record may be a megabyte, and errors quote its values.
+_MAX_REASON_LENGTH: Final = 300
+
+
+def shortened(reason: str) -> str:
+    """A reason without the middle of what is too long. Its end often names the field.
+
+    >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
+    269
+    """
+    if len(reason) <= _MAX_REASON_LENGTH:
+        return reason
+    end = _MAX_REASON_LENGTH // 3
+    return f"{reason[: _MAX_REASON_LENGTH - end - 1]}…{reason[-end:]}"
 
 
 def text(value: object) -> str:
@@ -53,7 +67,10 @@ def parse_time(value: str) -> int:
     """
     if len(value) < 20:  # YYYY-MM-DDTHH:MM:SSZ; `fromisoformat` alone would take a date
         raise ValueError(f"Expected an RFC 3339 time, got {value!r}")
-    moment = datetime.fromisoformat(value)
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(shortened(str(error))) from error
     if moment.tzinfo is None:
         raise ValueError(f"Expected an RFC 3339 time with a zone, got {value!r}")
     return bounded_time(to_time_us(moment))

@@ -17,6 +17,7 @@ from driftline.broker.port import Message, Messages
 from driftline.codec.decoding import Decoded
 from driftline.codec.values import bounded_time, parse_time
 from driftline.events import Gap, Watermark
+from driftline.logs import alike
 from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ def _can_be_placed(
 
 def _left_out(message: Message, reason: str) -> None:
     """Say which message could not be used."""
-    log.warning("%s cannot be read, left out: %s", message.place, reason)
+    about = alike(f"{message.topic} {reason}")
+    log.warning("%s cannot be read, left out: %s", message.place, reason, extra=about)
 
 
 def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:

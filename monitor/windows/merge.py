@@ -17,6 +17,7 @@ from driftline.events import (
     PerformanceWindow,
     WindowsEvent,
 )
+from driftline.logs import alike
 from driftline.stream import Stream
 from monitor.progress import Grid
 from monitor.reference.references import Profiles, References
@@ -51,7 +52,7 @@ class Merger:
         try:
             event = decode(parts_decoder, message)
         except DataError as error:
-            log.warning("not a part, left out: %s", error.message)
+            log.warning("not a part, left out: %s", error.message, extra=alike(error.message))
             return
         if event.grid != self._grid:  # from before the windows of the stream file were changed
             return

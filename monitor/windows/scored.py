@@ -19,6 +19,7 @@ from driftline.codec.columns import Columns
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.records import RecordCodec
 from driftline.events import Offset, RowNumber, Value, Watermark
+from driftline.logs import alike
 from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.class_scores import ClassScores
@@ -139,7 +140,12 @@ class ScoredReader:
             batch = self._codec.decode(list(map(bytes, records)))
         for rejected in batch.rejected:
             where = f"{self._topic}[{partition}]@{scored.offsets[at[rejected.index]]}"
-            log.warning("%s is counted, but not sampled: %s", where, rejected.reason)
+            log.warning(
+                "%s is counted, but not sampled: %s",
+                where,
+                rejected.reason,
+                extra=alike(rejected.reason),
+            )
         if batch.rejected:
             at, events = at[batch.kept], [events[place] for place in batch.kept]
         said = [event.prediction for event in events]

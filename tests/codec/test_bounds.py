@@ -290,3 +290,40 @@ def test_every_struct_of_an_event_with_a_time_checks_it(kind: object) -> None:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         times = {"time", "label_time"} & set(kind.__struct_fields__)
         assert bool(times) == hasattr(kind, "__post_init__"), kind
+
+
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"id":"r1","a":"%s"',
+        '"id":"r1","%s":1',
+        '"id":"r1","t":"%s"',
+        '"id":"r1","t":"2025-01-01T00:00:00Z%s"',
+        '"id":"","t":"%s"',
+        '"id":"r1","@row":"%s"',
+        '%s"',
+    ],
+)
+@pytest.mark.parametrize("axis", ["time", "row"])
+def test_a_reason_is_short_whatever_the_record_holds(field: str, axis: str) -> None:
+    of = stream(axis=axis, task="regression", key="@id", missing="dead_letter")
+    value = ("{" + field % ("x" * LONG) + "}").encode()
+    reasons = [item.reason for item in RecordCodec(of).decode([value]).rejected]
+    label = value.replace(b'"t"', b'"y":1,"@at"').replace(b'"a"', b'"y"')
+    reasons += [item.reason for item in LabelCodec(of).decode_all([label]).rejected]
+    for topic, decoder in DECODERS.items():
+        with pytest.raises(DataError) as error:
+            envelope.decode(decoder, Message(topic, 0, 0, None, b'{"type":"' + value))
+        reasons.append(error.value.message)
+        with pytest.raises(DataError) as error:
+            envelope.decode(decoder, Message(topic, 0, 0, None, b'{"type":"' + b"x" * LONG + b'"}'))
+        reasons.append(error.value.message)
+    letter = envelope.dead_letter(
+        "d", Message("s", 0, 0, None, value), reason="x" * LONG, service="s"
+    )
+    reasons += [header.decode() for _, header in letter.headers]
+
+    assert max(map(len, reasons)) < 400
