@@ -285,11 +285,17 @@ def test_an_event_with_an_impossible_time_is_refused(path: Path) -> None:
         container[key] = before
 
 
-@pytest.mark.parametrize("kind", [*vars(events).values()], ids=str)
-def test_every_struct_of_an_event_with_a_time_checks_it(kind: object) -> None:
-    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-        times = {"time", "label_time"} & set(kind.__struct_fields__)
-        assert bool(times) == hasattr(kind, "__post_init__"), kind
+STRUCTS = {
+    name: kind
+    for name, kind in vars(events).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTS.values(), ids=STRUCTS)
+def test_every_struct_of_an_event_with_a_time_checks_it(kind: type[msgspec.Struct]) -> None:
+    times = {"time", "label_time"} & set(kind.__struct_fields__)
+    assert bool(times) == hasattr(kind, "__post_init__"), kind
 
 
 LONG = 200_000
