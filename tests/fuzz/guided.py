@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from random import Random
 
-import atheris
-
 # What turns bytes from outside into values.
 _READERS = ["driftline.codec", "driftline.stream", "driftline.expressions", "driftline.models"]
 
 
 def main() -> None:
     """Run until something is found or the time is over."""
+    import atheris  # optional: it is in no requirements file
+
     name, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     with atheris.instrument_imports(include=_READERS):
         from tests.fuzz.mutate import Mutator
