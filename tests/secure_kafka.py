@@ -152,10 +152,10 @@ def _certificates(folder: Path) -> None:
     past = {"not_before": now - timedelta(days=9), "not_after": now - timedelta(days=2)}
     certificates = {
         "broker": ca.issue_cert("127.0.0.1", "localhost"),
-        "broker-expired": ca.issue_cert("127.0.0.1", "localhost", **past),
+        "broker-expired": ca.issue_cert("127.0.0.1", "localhost", **past),  # type: ignore[arg-type]
         "broker-othername": ca.issue_cert("kafka.example.org"),
         "client": ca.issue_cert("ada@example.org", common_name="ada"),
-        "client-expired": ca.issue_cert("ada@example.org", common_name="ada", **past),
+        "client-expired": ca.issue_cert("ada@example.org", common_name="ada", **past),  # type: ignore[arg-type]
         "client-stranger": other.issue_cert("ada@example.org", common_name="ada"),
     }
     for name, certificate in certificates.items():

@@ -48,7 +48,7 @@ class Copies:
         return [Outgoing(OUT, message.value, partition=0) for message in messages]
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
-        return [Outgoing(DEAD, b"%b: %b" % (message.value, reason.encode()), partition=0)]
+        return [Outgoing(DEAD, b"%b: %b" % (message.value, reason.encode()), partition=0)]  # type: ignore[str-format]
 
     def tick(self) -> Sequence[Outgoing]:
         return []

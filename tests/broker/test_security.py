@@ -145,7 +145,7 @@ def broker(
 def test_the_probe_says_what_where_and_what_to_do(secure: SecureKafka, wrong: str) -> None:
     listener, properties, words = WRONGS[wrong]
     servers = address(secure, listener)
-    denied = refusal(servers, properties(secure))
+    denied = refusal(servers, properties(secure))  # type: ignore[no-untyped-call]
     assert denied is not None
     assert denied.message.startswith(f"the broker at {servers} ")
     assert denied.hint
@@ -158,7 +158,7 @@ def test_the_probe_says_what_where_and_what_to_do(secure: SecureKafka, wrong: st
 def test_the_probe_finds_nothing_wrong_where_a_client_gets_in(
     secure: SecureKafka, right: str
 ) -> None:
-    listener, properties = RIGHT[right](secure)
+    listener, properties = RIGHT[right](secure)  # type: ignore[no-untyped-call]
     assert refusal(secure.at(listener), properties) is None
 
 
@@ -170,7 +170,7 @@ def test_a_client_that_is_refused_raises_what_the_probe_finds(
     listener, properties, words = WRONGS[wrong]
     servers = address(secure, listener)
     with pytest.raises(AccessDenied) as caught:
-        broker(client, servers, properties(secure), timeout_s=0.4).admin()
+        broker(client, servers, properties(secure), timeout_s=0.4).admin()  # type: ignore[no-untyped-call]
     assert words[0] in caught.value.message
 
 
@@ -183,7 +183,7 @@ def test_records_go_through(secure: SecureKafka, client: Client, right: str) -> 
     plain.close()
     for user in ("ada", "ANONYMOUS"):  # who has no certificate and no password
         secure.allow(user, "TOPIC", topic, "READ", "WRITE", "DESCRIBE_CONFIGS")
-    listener, properties = RIGHT[right](secure)
+    listener, properties = RIGHT[right](secure)  # type: ignore[no-untyped-call]
     through = broker(client, secure.at(listener), properties)
     producer = through.producer()
     producer.send(Outgoing(topic, b"hello"))
@@ -191,7 +191,7 @@ def test_records_go_through(secure: SecureKafka, client: Client, right: str) -> 
     producer.close()
     consumer = through.consumer()
     consumer.assign({TopicPartition(topic, 0): 0})
-    found = []
+    found = []  # type: ignore[var-annotated]
     while not found:
         found = [message.value for message in consumer.poll(max_records=9, timeout_s=1)]
     consumer.close()

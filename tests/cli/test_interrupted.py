@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
             case "playing":
                 simulation.run = interrupt
             case "saving":
-                simulation.save = lambda folder: (save(folder), interrupt())
+                simulation.save = lambda folder: (save(folder), interrupt())  # type: ignore[func-returns-value]
             case "reporting":
                 monkeypatch.setattr("driftline.cli.narrator.write_run_report", interrupt)
         return CliRunner().invoke(command_line(), ["run", "s.toml", "iris"])

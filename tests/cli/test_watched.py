@@ -47,6 +47,9 @@ class Inference:
     def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
         return ()
 
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
     def tick(self) -> Sequence[Outgoing]:
         return ()
 

@@ -241,7 +241,7 @@ def record(work: Path, text: str) -> None:
                 position=None,
                 since=None,
             )
-            producer.send(catalogs.rare(topics.retrain, asked, id=asked.id))
+            producer.send(catalogs.rare(topics.retrain, asked, id=asked.id))  # type: ignore[attr-defined]
             producer.send(Outgoing(topics.retrain, b"{}", b"?", 0))
     clock.advance(15)  # a silent partition gets watermarks
     settle(loops)

@@ -108,7 +108,7 @@ def test_every_record_is_decoded(recording: Recording) -> None:
         assert values
         for value in values:
             if value not in (UNREADABLE, b"{}"):
-                decoder.decode(value)
+                decoder.decode(value)  # type: ignore[attr-defined]
     for message in recording.messages(topics.deadletters):
         envelope.dead_letter_origin(message)
     features = [message.value for message in recording.messages(topics.features)]
@@ -130,7 +130,7 @@ def test_every_package_is_verified_and_scores_as_it_did(recording: Recording) ->
         model = models.load(announced)
         model.warm_up()
         model.check()
-        assert models.reference(digest).rows > 0
+        assert models.reference(digest).rows > 0  # type: ignore[operator]
         own = [prediction for prediction in predictions if prediction.model == digest]
         records = [bytes(prediction.record) for prediction in own]
         batch: Batch = RecordCodec(recording.stream).decode(records)
@@ -167,9 +167,9 @@ def test_services_go_on_without_losing_or_repeating_anything(recording: Recordin
         if count > Counter(before[topics.deadletters])[letter] > 0
     ]
     # Until then, every start told of what is unreadable in `models` again.
-    assert all(topic == topics.models for _, topic, *_ in repeated)  # type: ignore[misc]
-    found = reconcile(recording.broker, recording.stream)
-    assert (found.missing, found.labels.missing) == (0, 0)
+    assert all(topic == topics.models for _, topic, *_ in repeated)  # type: ignore[has-type, misc]
+    found = reconcile(recording.broker, recording.stream)  # type: ignore[assignment]
+    assert (found.missing, found.labels.missing) == (0, 0)  # type: ignore[attr-defined]
 
 
 def test_new_records_are_scored_by_the_recorded_champion(recording: Recording) -> None:

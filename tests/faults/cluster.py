@@ -198,13 +198,13 @@ class Cluster:
 
     def leader_of(self, topic: str) -> Node:
         """The node that leads partition 0 of a topic."""
-        found = self._metadata().topics[topic].partitions[0].leader
+        found = self._metadata().topics[topic].partitions[0].leader  # type: ignore[no-untyped-call]
         return next(node for node in self.nodes if node.number == found)
 
     def _behind(self) -> bool:
         return any(
             len(partition.isrs) < len(partition.replicas) or partition.leader < 0
-            for topic in self._metadata().topics.values()
+            for topic in self._metadata().topics.values()  # type: ignore[no-untyped-call]
             for partition in topic.partitions.values()
         )
 

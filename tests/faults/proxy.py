@@ -30,11 +30,11 @@ class Proxy:
         self._open.set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
-        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", port))
+        self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", port))  # type: ignore[no-untyped-call]
 
     def set(self, mode: Mode) -> None:
         """Treat open and new connections so from now on."""
-        self._call(self._set(mode))
+        self._call(self._set(mode))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Reset all connections and stop."""

@@ -122,7 +122,7 @@ def test_a_manifest_that_is_none_is_refused(value: bytes) -> None:
         read_manifest(zipped((MANIFEST, value)))
 
 
-def npy(array: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def npy(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()

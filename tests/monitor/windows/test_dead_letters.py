@@ -178,8 +178,8 @@ def test_records_of_a_topic_created_again_count_though_their_offsets_came_before
         log.prediction(row, partition=row % 2)
     for killed in (False, True):
         driver = Driver(stream(), Packages({}), log.messages, workers=2)
-        for partition in driver.partitions:
-            driver.deliver(partition, 55)
+        for partition in driver.partitions:  # type: ignore[assignment]
+            driver.deliver(partition, 55)  # type: ignore[arg-type]
         driver.commit(0)
         driver.commit(1)
         if killed:
