@@ -7,6 +7,7 @@ DriftlineError
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            something the broker said
 │   ├── BrokerUnavailable  it cannot be reached
+│   │   └── Stuck          the client returns no records although there are some
 │   ├── AccessDenied       it refuses this client, or what the client may not do
 │   ├── TopicMismatch      topics are missing, or differ from the plan
 │   ├── OffsetOutOfRange   a partition has no record at the position of its reader
@@ -63,6 +64,10 @@ class BrokerError(DriftlineError):
 
 class BrokerUnavailable(BrokerError):
     """The broker cannot be reached."""
+
+
+class Stuck(BrokerUnavailable):
+    """The client returns no records although there are some."""
 
 
 class AccessDenied(BrokerError):

@@ -13,8 +13,8 @@ from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.errors import (
     BrokerError,
-    BrokerUnavailable,
     InstanceFenced,
+    Stuck,
     TopicRecreated,
     TransactionAborted,
 )
@@ -42,10 +42,6 @@ LONGEST_BACKOFF_S = 15.0
 RIVAL_WITHIN_S = 60.0
 
 
-class Stuck(BrokerUnavailable):
-    """The client returns no records although there are some."""
-
-
 OnConnection = Callable[[str | None], None]
 
 
@@ -71,6 +67,8 @@ class Loop:
       and is assigned them again at the committed offsets.
     - If the handler fails because of a batch's data, the same is done, and the batch is handled in
       smaller and smaller parts until the culprits are dead letters (`driftline.isolation`).
+    - If an input topic was created again, all that was handled is committed first, and the next
+      step opens another session.
     - After any other failure the session is abandoned, and the error is raised. The next step
       opens another session.
     """
