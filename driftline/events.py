@@ -1,8 +1,9 @@
-"""Everything that Driftline publishes, as frozen structs: the wire format of each topic.
+"""Define the events that Driftline publishes as frozen structs: the wire format of each topic.
 
-JSON, snake_case; times are RFC 3339 UTC, ids strings, digests `sha256:…`, missing is `null`. A
-`position` is a whole number on the axis of the stream's windows: the record's number, or
-microseconds since 1970 UTC. Feature records and labels are the user's own JSON (`codec.records`).
+Values are JSON with snake_case names. Times are RFC 3339 in UTC, ids are strings, digests are
+`sha256:…`, and a missing value is `null`. A `position` is an integer on the axis of the stream's
+windows: the record's number, or microseconds since 1970 UTC. Feature records and labels are the
+user's own JSON (`codec.records`).
 """
 
 import hashlib
@@ -14,34 +15,34 @@ from msgspec import Meta
 from driftline.codec.values import parse_time
 from driftline.stream import DriftKind, Kind, Metric, Task
 
-Value = str | float  # a class's name, or a number
-# The largest record number. Beyond it, readers that hold JSON numbers as floats see another number
-# (RFC 8259, section 6), and sums of positions no longer fit in 64 bits.
+Value = str | float  # name of a class, or a number
+# The largest record number. Readers that parse JSON numbers as floats would read a larger one as
+# another number (RFC 8259, section 6), and sums of positions would not fit into 64 bits.
 MAX_ROW: Final = 2**53 - 1
 RowNumber = Annotated[int, Meta(ge=0, le=MAX_ROW)]
-# A position of years 1 to 9999, or a record number, and as far again on either side.
+# Room for times in the years 1 to 9999 and for record numbers, and for sums of two positions.
 Position = Annotated[int, Meta(ge=-(2**60), le=2**60)]
 Count = Annotated[int, Meta(ge=0, le=MAX_ROW)]
 PartitionNumber = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-# A partition would have to grow by a million records a second for 146,000 years.
+# A partition reaches this after 146,000 years at a million records a second.
 Offset = Annotated[int, Meta(ge=0, le=2**62)]
 _Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # of a column
-WindowQuality = Literal["dead_letters", "gaps"]  # of all records of a window
+Quality = Literal["missing", "unseen", "out_of_range", "stuck"]  # faults of a column
+WindowQuality = Literal["dead_letters", "gaps"]  # faults of a window
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
-    """Base of all events; the field `type` names which one it is."""
+    """Base class of all events. The field `type` names the kind of event."""
 
 
 def _check_time(value: str | None) -> None:
-    """Raise ValueError, which decoders report, unless the value is a time that can be used."""
+    """Raise ValueError if the value is not a usable time. Decoders report the error."""
     if value is not None:
         parse_time(value)
 
 
 def event_id(kind: str, *parts: object) -> str:
-    """A stable id: the same causes give the same id, in a live run and in a replay.
+    """Return a stable id: the same parts give the same id, in a live run and in a replay.
 
     >>> event_id("drift", "data", 7)
     'drift-52cf42d9f7f3'
@@ -54,7 +55,7 @@ def event_id(kind: str, *parts: object) -> str:
 
 
 class Source(msgspec.Struct, frozen=True):
-    """Where the scored record stands in the log. A prediction's identity."""
+    """The place of the scored record in the log. It identifies a prediction."""
 
     topic: str
     partition: PartitionNumber
@@ -62,10 +63,10 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
-    """What a model said about one record, the record spliced in as its raw bytes.
+    """A model's prediction for one record. `record` contains the raw bytes of the record.
 
-    `ahead`: its position lies implausibly far ahead of the records before it in its partition, so
-    that windows, watermarks and training leave it out.
+    `ahead` is true if the record's position is implausibly far ahead of the earlier records of its
+    partition. Windows, watermarks and training ignore such a record.
     """
 
     record_id: str
@@ -83,15 +84,17 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
 
 
 class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A feature record that became a dead letter: its offset, and its position if readable."""
+    """A feature record that became a dead letter, with its position if that is readable."""
 
     offset: Offset
     position: Position | None = None
 
 
 class Log(msgspec.Struct, frozen=True):
-    """The log of feature records that is read from here on: Kafka's id of the topic, and the first
-    offset. A topic that was deleted and created again has another id, and its offsets start anew.
+    """The log of feature records that inference starts to read, from `offset` on.
+
+    `topic_id` is Kafka's id of the topic. If a topic is deleted and created again, it gets another
+    id and its offsets start again.
     """
 
     topic_id: str
@@ -99,9 +102,9 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Offsets of a partition of features that were deleted before they were read: `[start, end)`.
+    """Offsets `[start, end)` of a features partition that were deleted before they were read.
 
-    `end` is None where the topic was created again: how many records the former one had is unknown.
+    `end` is None if the topic was created again: the number of lost records is unknown.
     """
 
     partition: PartitionNumber
@@ -110,12 +113,11 @@ class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
-    """No record of this partition with a position below `position` is still to come; None while
-    nothing is known.
+    """Declares that no more records below `position` are expected in this partition.
 
-    Inference also writes one for each dead letter and each gap, in the order of the source offsets,
-    so that the predictions topic accounts for every feature record, and one where another log
-    begins.
+    `position` is None until the partition has had a record with a readable position. Inference also
+    writes a watermark for each dead letter and each gap, in offset order, so that the predictions
+    topic accounts for every feature record. It writes another one when it starts to read a new log.
     """
 
     position: Position | None
@@ -125,10 +127,10 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
 
 
 class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
-    """A prediction joined with its label. `revision` counts changes of the label, from 0.
+    """A prediction joined with its label. `revision` counts changes of the label, starting at 0.
 
-    `ahead`: as in the prediction; or the label was known implausibly far ahead of the labels before
-    it in its partition.
+    `ahead` is as in the prediction. It is also true if the label's position is implausibly far
+    ahead of the earlier labels of its partition.
     """
 
     record_id: str
@@ -140,8 +142,8 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
     source: Source
     record: msgspec.Raw
     label: Value
-    label_time: str | None  # when the truth was known: event time, or
-    label_row: RowNumber | None  # the record number that the stream had reached
+    label_time: str | None  # event time at which the label became known, or
+    label_row: RowNumber | None  # record number at which it became known
     revision: Count
     ahead: bool = False
 
@@ -154,19 +156,20 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
 
 
 class ColumnResult(msgspec.Struct, frozen=True):
-    """One column of a window against the reference of the model that scored it.
+    """One column of a window, compared with the reference of the model that scored the window.
 
-    `score` is how far it is off, in units of what chance brings once in about a hundred windows;
-    `drifted` says that it is beyond the group's `limits` and the effect size. `missing`, `unseen`
-    (a category that the reference has not) and `out_of_range` count the group's sampled records,
-    `stuck` is the longest row of them with one value; `quality` names those of the four that are
-    more than the reference explains, and enough to matter.
+    `score` is the distance from the reference, divided by the distance that chance alone produces
+    in about one of a hundred windows. `drifted` is true if the score reaches the group's
+    `limits.warning` and the effect is large enough. `missing`, `unseen` (categories that the
+    reference does not have) and `out_of_range` count values in the group's sample. `stuck` is the
+    longest run of equal values in it. `quality` names those of the four that the reference does not
+    explain and that are large enough to matter.
     """
 
     column: str
     kind: Kind
     test: str
-    p_value: float | None  # None where the test gives a distance, or there was nothing to test
+    p_value: float | None  # None if the test returns a distance or nothing was tested
     effect: float  # Wasserstein distance in standard deviations, or Jensen-Shannon distance
     drifted: bool
     score: float = 0.0
@@ -178,12 +181,11 @@ class ColumnResult(msgspec.Struct, frozen=True):
 
 
 class RelationResult(msgspec.Struct, frozen=True):
-    """Columns that go together otherwise than in the reference, while none of them has drifted.
+    """Columns whose dependence on each other has drifted although no column has drifted alone.
 
-    Of two, `effect` is the share of records that lie elsewhere in a 3 × 3 table, beyond what each
-    column's own change explains. Of what only the classifier sees, they are those it goes by (three
-    at most), and `effect` is how much more often it takes a record of the window for one than a
-    record of the reference.
+    For a pair, `effect` is the share of records that are in another cell of a 3 × 3 table, beyond
+    what each column's own change explains. If only the classifier found the change, `columns` are
+    the (at most three) columns that it relies on most, and `effect` is its Gini coefficient.
     """
 
     columns: tuple[str, ...]
@@ -192,20 +194,23 @@ class RelationResult(msgspec.Struct, frozen=True):
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """A score of `alarm` is a drift event; so is one of `warning`, if one of the two windows before
-    had one too. `alarm` is None where the reference is too short to say how often chance brings
-    what: then `warning` is beyond all that its own windows reach."""
+    """Thresholds for the scores of a window.
+
+    A score of `alarm` or more is a drift event. So is a score of `warning` or more, if one of the
+    two previous windows had one too. `alarm` is None if the reference is too short for a
+    calibration. Then `warning` is larger than every score of the reference's own windows.
+    """
 
     warning: float
     alarm: float | None
 
 
 class MetricEstimate(msgspec.Struct, frozen=True):
-    """What the stream's metric of a window is thought to be, before its labels are known.
+    """An estimate of the stream's metric in a window, before the labels are known.
 
-    `low` to `high` has the realised metric of the same records in 95 of 100 windows, as long as
-    the relation of inputs and labels is that of training. `reference` is the same model's metric
-    on the data that were held out in training.
+    `low` and `high` are a 95% interval for the realised metric of the same records. It is valid as
+    long as the relation between inputs and labels is the same as in training. `reference` is the
+    same model's metric on the data that were held out in training.
     """
 
     metric: Metric
@@ -218,44 +223,45 @@ class MetricEstimate(msgspec.Struct, frozen=True):
 class DataGroup(msgspec.Struct, frozen=True):
     """The records of a window that one model scored.
 
-    `sampled` of them were tested, or none: all up to `windows.max_sample`, but for those whose
-    columns the stream file cannot read. `repeated` of these have the id of another one.
+    `sampled` is the number of records that were tested, 0 if nothing was tested. It is limited by
+    `windows.max_sample` and excludes records whose columns the stream file cannot read. `repeated`
+    is the number of sampled records that repeat the id of another one.
     """
 
     model: str
     records: Count
     sampled: Count
-    tested: bool  # enough records, and a reference was at hand
+    tested: bool  # there were enough records, and the reference was available
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
     relations: tuple[RelationResult, ...] = ()
     repeated: Count = 0
     limits: Limits | None = None
-    estimate: MetricEstimate | None = None  # None: not tested, or the model allows none
+    estimate: MetricEstimate | None = None  # None: not tested, or the package lacks the data
 
 
 class PerformanceGroup(msgspec.Struct, frozen=True):
-    """The outcomes of a window that one model predicted, and its held-out error in training."""
+    """The outcomes of one model in a window, with the model's error on held-out data."""
 
     model: str
     records: Count
     metric: float
-    error: float  # mean of the errors: 0 or 1 for classification, absolute for regression
+    error: float  # mean error: 0 or 1 for classification, absolute error for regression
     reference_error: float | None = None
-    p_value: float | None = None  # of the error's rise against the reference; None: not tested
+    p_value: float | None = None  # of the increase over `reference_error`; None: not tested
     worse: bool = False
-    standard_error: float | None = None  # of the metric, as if records were independent
+    standard_error: float | None = None  # of the metric, if records were independent
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
-    """A closed window of predictions, by the records' own position.
+    """A closed window of predictions. Records are assigned to it by their own positions.
 
-    `groups` are in the order of their newest record: the last one's model answered last. `late`
-    records came after their pane had been passed by their partition; they are counted in the
-    windows that the partition had reached, and not used. `row` and `time` are the largest seen.
-    `dead_letters` could not be scored and `lost` records were deleted unread (a topic created again
-    counts as one): neither are among `records`. `quality` names what is more
-    than the window may have.
+    `groups` are ordered by each model's newest record, so the last group belongs to the newest
+    model. `late` counts records that arrived after their partition had closed their pane. They are
+    counted in the windows that the partition had reached, and not used otherwise. `row` and `time`
+    are the largest of all records. `dead_letters` could not be scored, and `lost` records were
+    deleted before they were read (a topic that was created again counts as one). `records` includes
+    neither. `quality` names those of the two that are too many.
     """
 
     id: str
@@ -276,10 +282,10 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 
 
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
-    """A closed window of outcomes, by the position at which the label was known.
+    """A closed window of outcomes, assigned by the position at which the label became known.
 
-    Only a record's first label counts; later ones are counted as `revised`. Otherwise as
-    `DataWindow`.
+    Only the first label of a record counts. Changes of a label are counted as `revised`. All other
+    fields are as in `DataWindow`.
     """
 
     id: str
@@ -292,24 +298,24 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     row: RowNumber | None
     time: str | None
     metric: Metric
-    value: float | None  # None: no outcomes, only late or revised ones
+    value: float | None  # None if all outcomes are late or revised
     groups: tuple[PerformanceGroup, ...]
-    standard_error: float | None = None  # of `value`, as if records were independent
+    standard_error: float | None = None  # of `value`, if records were independent
 
     def __post_init__(self) -> None:
         _check_time(self.time)
 
 
 class PerformancePane(Event, frozen=True, tag="performance_pane"):
-    """A closed pane of one model's outcomes, for the detectors.
+    """A closed pane of one model's outcomes. The drift detectors read it.
 
-    `errors` are 0 or 1 for classification, absolute errors for regression, in the order of the
-    positions of label and record; of more records than a twentieth of `windows.max_sample`, those
-    with the smallest hash of their id. `first_position` and `last_position` are those of the
-    records themselves, to estimate the onset of a change. `reference_error` is the model's held-out
-    one, and `error_inflation` by how much the mean of held-out errors varies more than that of as
-    many independent ones: errors that come in runs say less. `trained_on`: so many records it was
-    trained on.
+    `errors` are 0 or 1 for classification and absolute errors for regression. They are ordered by
+    the position of the label, then of the record. If there are more than a twentieth of
+    `windows.max_sample`, only those with the smallest hashes of their ids are included.
+    `first_position` and `last_position` are positions of the records themselves. The onset of a
+    change is estimated from them. `reference_error` is the model's mean error on held-out data.
+    `error_inflation` is the variance inflation of that mean: autocorrelated errors carry less
+    information than independent ones. `trained_on` is the number of training records.
     """
 
     id: str
@@ -331,21 +337,22 @@ class PerformancePane(Event, frozen=True, tag="performance_pane"):
         _check_time(self.time)
 
 
-# ---- parts of windows (between workers of the monitor) -------------------------------------------
+# ---- partial aggregates of windows (between workers of the monitor) ------------------------------
 
 
 class Codes(msgspec.Struct, frozen=True):
-    """Categories: `codes` (n,) int32 count through `levels`, -1 is missing."""
+    """Categories: `codes` (n,) are int32 indices into `levels`, -1 for a missing value."""
 
     levels: tuple[str, ...]
     codes: bytes
 
 
 class SampledRecords(msgspec.Struct, frozen=True):
-    """Records of a sample as columns of n values, little-endian, base64 in JSON.
+    """The n records of a sample as columns: little-endian arrays (n,), base64 in JSON.
 
-    `hashes` uint32 of the record ids, `positions` and `offsets` (in `predictions`) int64; columns
-    are float64, or codes; `scores` by class are uint16, times 65534, and 65535 where there is none.
+    `hashes` of the record ids are uint32. `positions` and `offsets` (in `predictions`) are int64.
+    `columns` are float64 or codes. `scores` by class are uint16: the score times 65534, or 65535 if
+    there is no score.
     """
 
     hashes: bytes
@@ -357,7 +364,7 @@ class SampledRecords(msgspec.Struct, frozen=True):
 
 
 class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model's records, of which `sample` has those that may be in the sample of the whole."""
+    """One model's records. `sample` contains those that may be in the merged sample."""
 
     model: str
     records: Count = 0
@@ -366,8 +373,10 @@ class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a partition puts into one slice of predictions, or a piece of that: from the beginning
-    of one window to that of the next."""
+    """The partial aggregate of one partition for one slide of predictions, or a chunk of it.
+
+    A slide is the span between the starts of two consecutive windows.
+    """
 
     index: Position
     late: Count = 0
@@ -382,11 +391,12 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DataParts(Event, frozen=True, tag="data_parts"):
-    """Slices of predictions that a partition has passed: all that it puts into them.
+    """The slides of predictions that a partition has closed, with its partial aggregates.
 
-    Pieces of a slice add up. `grid`: what the slices' numbers hang on, their size and number
-    of panes. `passed`: no part of a slice before this one is to come; None in all but the last of
-    several records.
+    Chunks of one slide are added up. `grid` contains the size of a slide and its number of panes,
+    which define what an index means. `passed` is the index up to which slides are closed: no
+    partial aggregate with a smaller index will follow. It is None in all but the last of several
+    records.
     """
 
     partition: PartitionNumber
@@ -396,9 +406,11 @@ class DataParts(Event, frozen=True, tag="data_parts"):
 
 
 class SampledErrors(msgspec.Struct, frozen=True):
-    """Errors of n outcomes, little-endian, base64 in JSON: `hashes` uint32 of the record ids;
-    `positions` of the labels, `records` (the records' own positions) and `offsets` (in `outcomes`)
-    int64; `errors` float64."""
+    """The errors of n outcomes: little-endian arrays (n,), base64 in JSON.
+
+    `hashes` of the record ids are uint32. `positions` of the labels, `records` (positions of the
+    records themselves) and `offsets` (in `outcomes`) are int64. `errors` are float64.
+    """
 
     hashes: bytes
     positions: bytes
@@ -408,7 +420,7 @@ class SampledErrors(msgspec.Struct, frozen=True):
 
 
 class Pair(msgspec.Struct, frozen=True):
-    """How many outcomes had this label and this prediction."""
+    """The number of outcomes with this label and this prediction."""
 
     label: Value
     prediction: Value
@@ -416,8 +428,8 @@ class Pair(msgspec.Struct, frozen=True):
 
 
 class ErrorSums(msgspec.Struct, frozen=True):
-    """Sums of absolute errors and of their squares, times 2^64, and of the squares' squares, times
-    2^128: whole numbers of any size."""
+    """Sums of absolute errors and of their squares, times 2^64, and of their fourth powers, times
+    2^128. They are integers of any size, written as text."""
 
     errors: str
     squares: str
@@ -425,7 +437,7 @@ class ErrorSums(msgspec.Struct, frozen=True):
 
 
 class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Outcomes that one model predicted: pairs for classification, sums for regression."""
+    """The outcomes of one model: `pairs` for classification, `sums` for regression."""
 
     model: str
     records: Count = 0
@@ -442,7 +454,7 @@ class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a partition puts into one pane of outcomes, or a piece of that."""
+    """The partial aggregate of one partition for one pane of outcomes, or a chunk of it."""
 
     index: Position
     late: Count = 0
@@ -451,8 +463,10 @@ class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PerformanceParts(Event, frozen=True, tag="performance_parts"):
-    """Panes of outcomes that a partition has passed. `passed` is a pane's index, otherwise as in
-    `DataParts`."""
+    """The panes of outcomes that a partition has closed, with its partial aggregates.
+
+    `passed` is the index of a pane. All other fields are as in `DataParts`.
+    """
 
     partition: PartitionNumber
     grid: str
@@ -464,47 +478,47 @@ class PerformanceParts(Event, frozen=True, tag="performance_parts"):
 
 
 class DriftEvent(Event, frozen=True, tag="drift"):
-    """A drift event opened, updated or resolved. `id` is the same through its life."""
+    """A drift event was opened, updated or resolved. All records of an event share its `id`."""
 
     id: str
     action: Literal["opened", "updated", "resolved"]
     kind: DriftKind
     columns: tuple[str, ...]
-    # data, prediction: largest effect, and harm added; quality: share of records; performance:
-    # share of loss
+    # data, prediction: largest effect plus harm; quality: share of affected records; performance:
+    # increase of the error as a share of the earlier error
     severity: float
     message: str
     position: Position
-    onset: Position | None  # position from which the data are thought to be new
+    onset: Position | None  # estimated position of the change
     model: str | None
     detector: str | None
-    windows: tuple[str, ...]  # ids of the windows or panes that caused it
-    report: str | None = None  # name of the HTML report in the reports folder, if one is drawn
-    # data, prediction, quality: estimated rise of the error as a share of what it was in training,
-    # 0.0 if that may be chance; None: not estimated
+    windows: tuple[str, ...]  # id of the window or pane that caused this record
+    report: str | None = None  # name of the HTML report in the reports folder, if there is one
+    # data, prediction, quality: estimated increase of the error as a share of the held-out error;
+    # 0.0 if it may be chance; None if there is no estimate
     harm: float | None = None
 
 
 class RetrainRequest(Event, frozen=True, tag="retrain_request"):
-    """A wish for a new model, with its cause."""
+    """A request to train a new model, with its cause."""
 
     id: str
     cause: Literal["drift", "manual", "schedule"]
     caused_by: tuple[str, ...]  # ids of drift events
     reason: str
-    position: Position | None  # reached when it was asked for
-    since: Position | None  # onset: data before it may be of another concept
+    position: Position | None  # that the stream had reached when the request was made
+    since: Position | None  # onset of the change: older data may follow another concept
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """Outcomes that cleaning took out, and why."""
+    """The number of outcomes that collecting or cleaning removed for one reason."""
 
     reason: str
     count: Count
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """One candidate that was trained, on one range of the outcomes."""
+    """One candidate, trained on one range of the outcomes."""
 
     candidate: str
     parameters: dict[str, str | _Int64 | float | bool | None]
@@ -514,7 +528,10 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
-    """What came of a request: a model, or none, and why."""
+    """The result of a request: a model, or none, with the reason.
+
+    `outcomes` is the number of outcomes that were left after cleaning.
+    """
 
     id: str
     request: str
@@ -533,15 +550,15 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # ---- models -------------------------------------------------------------------------------------
 
 
-# Bounds of what the `models` topic may carry: far more than is ever written, and too little to fill
-# a reader's memory.
+# Limits for text in the `models` topic: far more than Driftline writes, and too little to fill a
+# reader's memory.
 _Short = Annotated[str, Meta(max_length=512)]
 _Text = Annotated[str, Meta(max_length=16_384)]
 _Sequence = Annotated[int, Meta(ge=0, le=2**53)]  # exact in every JSON reader
 
 
 class ModelAnnounced(Event, frozen=True, tag="model"):
-    """A package that was published; key `model/<digest>`."""
+    """The announcement of a package. Its key is `model/<digest>`."""
 
     digest: _Short
     signature: _Short  # hex, Ed25519 over the digest's text
@@ -558,10 +575,10 @@ class ModelAnnounced(Event, frozen=True, tag="model"):
 
 
 class RolePointer(Event, frozen=True, tag="role"):
-    """Which model has a role; key `role/champion`.
+    """The model that has a role. Its key is `role/champion`.
 
-    `sequence` is one more than that of the pointer that it replaces. A pointer whose number is not
-    larger than the current one's is stale, and ignored. 0: written before pointers were signed.
+    `sequence` is one more than in the pointer that it replaces. A pointer is stale, and ignored, if
+    its sequence is not larger than the current one. It is 0 in pointers from before signatures.
     """
 
     id: _Short
@@ -572,14 +589,14 @@ class RolePointer(Event, frozen=True, tag="role"):
     by: Literal["trainer", "person"]
     reason: _Text
     at: _Short
-    replaced: _Short | None = None  # the model that answered before
-    # Models that people rolled back: no trainer turns to them.
+    replaced: _Short | None = None  # digest of the previous champion
+    # Models that operators have rolled back. The trainer does not promote them.
     set_aside: Annotated[tuple[_Short, ...], Meta(max_length=100)] = ()
     sequence: _Sequence = 0
 
 
 class Freeze(Event, frozen=True, tag="freeze"):
-    """Stops (or allows again) automatic promotion; key `freeze`. `sequence` as in `RolePointer`."""
+    """Stops or allows automatic promotion. Its key is `freeze`. `sequence`: see `RolePointer`."""
 
     id: _Short
     frozen: bool
