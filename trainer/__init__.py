@@ -1,1 +1,1 @@
-"""Makes models: collect, clean, split, try candidates, judge, package, publish. One file a step."""
+"""Make models: collect, clean, split, search, judge, package, publish. Each has its own file."""

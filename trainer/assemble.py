@@ -1,4 +1,4 @@
-"""Step 8, package: the winner, fitted again on everything, with all that others need of it.
+"""Fit the winner again on all rows and pack it (step 9 of docs/model-life.md).
 
 In: what the search found. Out: a manifest and the package's bytes. The same rows, seed and
 libraries give the same bytes.

@@ -1,4 +1,4 @@
-"""Step 2, clean: takes out duplicates, errors and noise; says what and why.
+"""Remove duplicates, errors and noise from the outcomes (step 3 of docs/model-life.md).
 
 In: collected rows in any order. Out: one row per record id in order of (position, id). What differs
 from the past is not noise: values are judged by the stream file alone and only while they are rare,

@@ -1,4 +1,4 @@
-"""Step 1, collect: the outcomes that a new model may learn from, out of the log.
+"""Collect the outcomes that a new model may learn from (step 2 of docs/model-life.md).
 
 In: a log of outcomes in any interleaving of partitions. Out: the newest ones within
 `retrain.train_on`, in bounded memory. It judges nothing: duplicates and errors are for `clean`.

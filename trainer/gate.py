@@ -1,4 +1,4 @@
-"""Step 7, the gate: a challenger goes on only if it beats the champion on the newest outcomes.
+"""Let a challenger win only if it beats the champion (step 7 of docs/model-life.md).
 
 In: both models' answers about the same held-out rows. Out: a verdict with its reason in words.
 """

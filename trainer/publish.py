@@ -1,4 +1,4 @@
-"""Step 9, publish: sign the package, store it, and say so.
+"""Sign and store a package and describe it (step 9 of docs/model-life.md).
 
 In: a package's bytes. Out: its announcement, for the `models` topic. The store is written before
 anything is announced, so that whoever hears of a model can fetch it.

@@ -1,4 +1,4 @@
-"""One retraining from request to verdict: the steps in their order, with nothing of the loop.
+"""Run one retraining: collect, clean, split, search, judge, package and publish, in this order.
 
 In: a request, the champion's announcement and the log of outcomes. Out: a `TrainingResult`, with an
 announcement if the challenger won. The package is stored by then; announcing it is the handler's.

@@ -1,4 +1,6 @@
-"""Steps 4 to 6, train, tune, evaluate: every candidate on every range, judged on the same rows.
+"""Tune and train every candidate on every range and keep the best.
+
+These are steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of docs/model-life.md.
 
 In: cleaned rows, ranges to learn from, and the held-out rows. Out: the best by the stream's metric
 on the held-out rows, and all trials. It never fits on a held-out row.

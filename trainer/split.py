@@ -1,4 +1,4 @@
-"""Step 3, split: what is learnt from and what is held out to choose and to judge.
+"""Split rows into a training part and a held-out part (step 6 of docs/model-life.md).
 
 In: cleaned rows in time order. Out: places of the train part and the held-out part, both in order.
 For streams the newest are held out, as the model will meet what comes after; `stratified` draws the
