@@ -170,7 +170,9 @@ class ColumnResult(msgspec.Struct, frozen=True):
     kind: Kind
     test: str
     p_value: float | None  # None if the test returns a distance or nothing was tested
-    effect: float  # Wasserstein distance in standard deviations, or Jensen-Shannon distance
+    # The test's distance. If it gives a p-value: Wasserstein distance in standard deviations, or
+    # Jensen-Shannon distance.
+    effect: float
     drifted: bool
     score: float = 0.0
     missing: Count = 0
