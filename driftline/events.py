@@ -258,9 +258,10 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
 class DataWindow(Event, frozen=True, tag="data_window"):
     """A closed window of predictions. Records are assigned to it by their own positions.
 
-    `groups` are ordered by each model's newest record, so the last group belongs to the newest
-    model. `late` counts records that arrived after their partition had closed their pane. They are
-    counted in the windows that the partition had reached, and not used otherwise. `row` and `time`
+    `groups` are ordered by each model's newest record, so the last group is of the model that
+    served last. `late` counts records that arrived after their partition had closed their pane, and
+    records that are marked `ahead`. They are counted in the window that their partition had
+    reached, and not used otherwise. `row` and `time`
     are the largest of all records. `dead_letters` could not be scored, and `lost` records were
     deleted before they were read (a topic that was created again counts as one). `records` includes
     neither. `quality` names those of the two that are too many.
