@@ -1,4 +1,4 @@
-"""`scripts/faults`: the long runs, for a person who wants to see that the loop holds."""
+"""`scripts/faults`: long manual runs that show whether the loop survives faults."""
 
 import json as json_module
 import signal
@@ -30,37 +30,40 @@ from tests.faults.site import Site
 from tests.replay import Written
 
 app = typer.Typer(
-    help="Runs the loop on a real Apache Kafka as processes, disturbs it, and checks what must "
-    "hold:\n\n"
-    "- `reconcile` is clean: every record one prediction, every label one outcome\n\n"
-    "- windows and drift events stand once each, and a fresh monitor that reads the same "
-    "predictions and outcomes in memory writes the same\n\n"
-    "- every retrain request is answered once, with one model at most\n\n"
-    "- no service ends by itself\n\n"
-    "Exit code 0: all holds; 1: something deviates, and it is printed with the seed. Logs, "
-    "windows and drift events stay in the folder that is printed. Progress goes to standard "
-    "error, `--json` prints one summary per run.",
+    help="Run the services as processes on a real Apache Kafka, disturb them, and check that:"
+    "\n\n"
+    "- `reconcile` is clean: each record has one prediction, each label one outcome\n\n"
+    "- windows and drift events are published once each, and a fresh monitor that reads the same "
+    "predictions and outcomes in memory publishes the same\n\n"
+    "- each retrain request is answered once, with at most one model\n\n"
+    "- no service ends by itself (`kill` and `workers` only)\n\n"
+    "Exit code 0: all checks passed. 1: a check failed; the failures are printed with the seed. "
+    "Logs, windows and drift events stay in the folder that is printed. Progress goes to standard "
+    "error; `kill` and `workers` print one summary per run with `--json`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 stderr = Console(stderr=True)
-# The table is wider than what Rich takes for the width of a file.
+# The table is wider than the width that Rich assumes when output goes to a file.
 stdout = Console() if sys.stdout.isatty() else Console(width=180)
 
 Servers = Annotated[
     str | None,
     typer.Option(
-        "--bootstrap-server", "-b", help="Kafka to use; one is started without, and stopped again."
+        "--bootstrap-server", "-b", help="Kafka to use. Default: start one and stop it at the end."
     ),
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(help="Where logs and results stay. Default: .driftline/faults/TIME."),
+    typer.Option(help="Folder for logs and results. Default: .driftline/faults/TIME."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON line per run, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON line per run.")]
 KeepTopics = Annotated[
-    bool, typer.Option("--keep-topics", help="Do not delete the topics of runs that were good.")
+    bool,
+    typer.Option(
+        "--keep-topics", help="Keep the topics of good runs, which are deleted by default."
+    ),
 ]
 
 
@@ -68,40 +71,55 @@ app.command()(campaign.run)
 app.command()(campaign.table)
 app.command()(soaking.soak)
 
-Overlap = Annotated[int, typer.Option(help="Windows that each record is in: 1, 2, 4, 5, 10 or 20.")]
+Overlap = Annotated[
+    int, typer.Option(help="Number of windows that contain each record: 1, 2, 4, 5, 10 or 20.")
+]
 
 
 @app.command()
 def kill(
-    client: Annotated[str, typer.Option(help="librdkafka or kafka-python.")] = "librdkafka",
+    client: Annotated[
+        str, typer.Option(help="Kafka client: librdkafka or kafka-python.")
+    ] = "librdkafka",
     kills: Annotated[
-        int, typer.Option(min=0, help="Moments per service at which a worker gets kill -9.")
+        int, typer.Option(min=0, help="How often a worker of each service gets kill -9.")
     ] = 25,
-    records: Annotated[int, typer.Option(min=1000, help="Records in the stream.")] = 200_000,
-    seed: Annotated[int, typer.Option(help="Draws the moments, the slots and the ways.")] = 0,
-    partitions: Annotated[int, typer.Option(min=1)] = 4,
+    records: Annotated[
+        int, typer.Option(min=1000, help="Number of records in the stream.")
+    ] = 200_000,
+    seed: Annotated[int, typer.Option(help="Seed for moments, slots and ways of killing.")] = 0,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the hot topics.")] = 4,
     workers: Annotated[
-        int, typer.Option(min=1, help="Of inference, outcomes and monitor, each.")
+        int, typer.Option(min=1, help="Workers of each of inference, outcomes and monitor.")
     ] = 2,
     delivery: Annotated[
-        str, typer.Option(help="Of inference: exactly_once or at_least_once.")
+        str, typer.Option(help="Delivery of inference: exactly_once or at_least_once.")
     ] = "exactly_once",
-    retraining: Annotated[bool, typer.Option("--retraining/--no-retraining")] = True,
+    retraining: Annotated[
+        bool, typer.Option("--retraining/--no-retraining", help="Let drift request new models.")
+    ] = True,
     overlap: Overlap = 1,
     bootstrap_server: Servers = None,
     folder: Folder = None,
     json: Json = False,
     keep_topics: KeepTopics = False,
 ) -> None:
-    """Kill services with signal 9 at seeded moments all through a run.
+    """Kill services with signal 9 at seeded moments throughout a run.
 
-    The data are River's SEA with a concept that changes eight times. A moment is a share of the
-    stream that was published, not a time. Four ways to die there: `output` (as the service
-    publishes, in the middle of its transaction), `work` (up to 4 s later), `start` (and its
-    successor again, while it starts), `rebalance` (and another worker, while the group takes the
-    successor in). Each dead worker is started again at once in the same slot. The feed goes no
-    further than 4% ahead of the next moment. For each kill of the trainer a retraining is asked
-    for. Takes about 5 s a kill on two cores.
+    The data are River's SEA; its concept changes seven times. A moment is a share of the stream
+    that has been published, not a time. There are four ways to kill a worker:
+
+    - `output`: while it publishes, in the middle of its transaction
+
+    - `work`: up to 4 s after the moment
+
+    - `start`: at the moment, and its successor again while that starts
+
+    - `rebalance`: at the moment, and another worker while the group adds the successor
+
+    Each killed worker is restarted at once in the same slot. The feed stops 4% of the records after
+    the next moment. Before each kill of the trainer, a retraining is requested. A kill takes about
+    5 s on two cores.
 
     Example: scripts/faults kill --kills 5 --records 20000 --seed 7
     """
@@ -132,28 +150,30 @@ def kill(
 def workers(
     data: Annotated[
         list[Path],
-        typer.Option(help="Folder `elec2` or `car_loan_nml` with data.csv.gz; may be repeated."),
+        typer.Option(help="Folder `elec2` or `car_loan_nml` that has data.csv.gz. Repeatable."),
     ],
-    workers: Annotated[str, typer.Option(help="Workers of each service.")] = "1,2,4",
-    partitions: Annotated[str, typer.Option(help="Partitions of the hot topics.")] = "1,4,12",
-    clients: Annotated[str, typer.Option(help="Clients.")] = "librdkafka,kafka-python",
-    retraining: Annotated[str, typer.Option(help="on, off or both.")] = "on,off",
+    workers: Annotated[str, typer.Option(help="Numbers of workers of each service.")] = "1,2,4",
+    partitions: Annotated[
+        str, typer.Option(help="Numbers of partitions of the hot topics.")
+    ] = "1,4,12",
+    clients: Annotated[str, typer.Option(help="Kafka clients.")] = "librdkafka,kafka-python",
+    retraining: Annotated[str, typer.Option(help="Retraining: on, off or both.")] = "on,off",
     rows: Annotated[
-        int | None, typer.Option(min=5000, help="Take so many rows alone.", show_default=False)
+        int | None, typer.Option(min=5000, help="Use only the first N rows.", show_default=False)
     ] = None,
-    delivery: Annotated[str, typer.Option(help="Of inference.")] = "exactly_once",
+    delivery: Annotated[str, typer.Option(help="Delivery of inference.")] = "exactly_once",
     overlap: Overlap = 1,
     bootstrap_server: Servers = None,
     folder: Folder = None,
     json: Json = False,
     keep_topics: KeepTopics = False,
 ) -> None:
-    """Play a data set with every number of workers and partitions and with each client.
+    """Replay a data set with each combination of workers, partitions and clients.
 
-    With retraining off the first model answers throughout, and windows and drift events up to the
-    newest record must be the same in all runs of a data set, byte for byte. With retraining on,
-    where in the stream a new model begins to answer depends on how long training takes, so each run
-    is compared with its own replay alone.
+    With retraining off, the first model scores all records. Windows and drift events up to the
+    newest record must then be byte-identical in all runs of a data set. With retraining on, the
+    record at which a new model takes over depends on how long training takes. Each run is then
+    compared only with its own replay.
 
     Example: scripts/faults workers --data data/elec2 --workers 1,2 --partitions 4 --retraining off
     """
@@ -162,7 +182,7 @@ def workers(
     differing: list[tuple[str, ...]] = []
     with _kafka(bootstrap_server, place) as servers:
         for path in data:
-            first: Site | None = None  # its model answers in all runs
+            first: Site | None = None  # all runs use its model
             expected: Written | None = None
             for number, one in enumerate(
                 Scenario(
@@ -195,7 +215,7 @@ def workers(
                 first = first or site
                 verdicts.append(verdict)
                 differing.append(found)
-                # The first one's models are copied into the later ones.
+                # Later runs copy the models of the first one.
                 _end(site, verdict, keep_topics or bool(found) or site is first)
             if first is not None and not keep_topics:
                 _delete(first)
@@ -247,7 +267,7 @@ def _kafka(servers: str | None, place: Path) -> Iterator[str]:
 
 
 def _end(site: Site, verdict: Verdict, keep: bool) -> None:
-    """Delete the topics, unless somebody will want to look at them."""
+    """Delete the topics of a good run, unless `keep` is set."""
     if verdict.good and not keep:
         _delete(site)
 
@@ -270,7 +290,7 @@ def _tell(verdicts: list[Verdict], differing: list[tuple[str, ...]], json: bool)
         for verdict, found in zip(verdicts, differing, strict=True):
             if verdict.deviations or found:
                 stdout.print(f"{verdict.scenario.words}: {verdict.folder}", soft_wrap=True)
-            for line in (*verdict.deviations, *(f"differs from the first: {f}" for f in found)):
+            for line in (*verdict.deviations, *(f"differs from the first run: {f}" for f in found)):
                 stdout.print(f"  {line}", style="red", markup=False, soft_wrap=True)
     if any(differing) or not all(verdict.good for verdict in verdicts):
         sys.exit(1)
@@ -303,6 +323,6 @@ def _table(verdicts: list[Verdict], differing: list[tuple[str, ...]]) -> Table:
 
 
 if __name__ == "__main__":
-    # As Ctrl-C, so that the services that were started are ended, too.
+    # SIGTERM acts like Ctrl-C, so that the started services are stopped too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

@@ -1,6 +1,6 @@
-"""What the runs of a campaign share, made once: data, stream file, keys and one signed model.
+"""Make what the runs of a campaign share: data, stream file, keys and one signed model.
 
-In: the address of a Kafka. Out: sites with homes of their own, each ready within a second.
+In: the address of a Kafka. Out: sites with homes of their own. Making a site takes about a second.
 """
 
 import os
@@ -20,7 +20,7 @@ from tests.faults.site import Site, copy_models, edited
 
 
 class Base(msgspec.Struct, frozen=True):
-    """The shared parts. `models` are the records by which `driftline train` announced a model."""
+    """The shared parts. `models` are the records in which `driftline train` announced a model."""
 
     data: Data
     home: Path
@@ -29,7 +29,7 @@ class Base(msgspec.Struct, frozen=True):
 
 
 def make_base(data: Data, servers: str, folder: Path) -> Base:
-    """Draft the stream file and train the first model, as users do. Raises RuntimeError."""
+    """Draft the stream file and train the first model, as a user would. Raises RuntimeError."""
     home = folder / "home"
     home.mkdir(parents=True, exist_ok=True)
     environment = {"KAFKA_BOOTSTRAP_SERVERS": servers, "DRIFTLINE_CLIENT": "librdkafka"}
@@ -59,9 +59,9 @@ def make_site(
     *,
     services_servers: str | None = None,
 ) -> Site:
-    """Make a run's folder, home, topics and announcement of the first model.
+    """Make a run's folder, home and topics, and announce the first model.
 
-    The services connect to `services_servers`, if that is another address than the harness's.
+    The services connect to `services_servers`, or by default to `servers` as the harness does.
     """
     folder.mkdir(parents=True)
     home = folder / "home"
@@ -89,7 +89,7 @@ def make_site(
 
 
 def delete_topics(site: Site) -> None:
-    """Delete a site's topics."""
+    """Delete the topics of a site."""
     admin = site.broker.admin()
     try:
         admin.delete([topic.name for topic in site.topics.plan()])

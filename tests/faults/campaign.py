@@ -1,4 +1,4 @@
-"""`scripts/faults run` and `table`: many short runs under faults, and what came of them."""
+"""`scripts/faults run` and `table`: many short runs under faults, and a table of their results."""
 
 import shutil
 import signal
@@ -24,39 +24,45 @@ from tests.faults.round import KINDS, Fault, Kind, Round
 
 stderr = Console(stderr=True)
 
-ResultsFile = Annotated[Path, typer.Option("--results", help="JSON lines; runs are added to it.")]
+ResultsFile = Annotated[
+    Path, typer.Option("--results", help="File of JSON lines to append runs to.")
+]
 
 
 def run(
     scenario: Annotated[
-        str, typer.Option(help=f"Names by comma, or all: {', '.join(FAULTS)}.")
+        str, typer.Option(help=f"Names separated by commas, or all: {', '.join(FAULTS)}.")
     ] = "all",
-    client: Annotated[str, typer.Option(help="librdkafka, kafka-python or both.")] = "both",
-    delivery: Annotated[
-        str, typer.Option(help="Of inference: exactly_once, at_least_once or both.")
+    client: Annotated[
+        str, typer.Option(help="Kafka client: librdkafka, kafka-python or both.")
     ] = "both",
-    runs: Annotated[int, typer.Option(min=1, help="Stop after so many runs.")] = 100,
+    delivery: Annotated[
+        str, typer.Option(help="Delivery of inference: exactly_once, at_least_once or both.")
+    ] = "both",
+    runs: Annotated[int, typer.Option(min=1, help="Stop after this many runs.")] = 100,
     minutes: Annotated[
-        float | None, typer.Option(help="Begin no run after so many minutes.", show_default=False)
+        float | None, typer.Option(help="Start no run after this many minutes.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="First seed; each round of scenarios takes one.")] = 0,
-    records: Annotated[int, typer.Option(min=5000, help="Feature records of a run.")] = 30_000,
+    seed: Annotated[
+        int, typer.Option(help="First seed. Each pass over the scenarios uses the next one.")
+    ] = 0,
+    records: Annotated[int, typer.Option(min=5000, help="Feature records of each run.")] = 30_000,
     file: ResultsFile = Path(".driftline/faults/results.jsonl"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Leave out runs that the file has for this commit.")
+        bool, typer.Option("--resume", help="Skip runs that the file already has for this commit.")
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where logs of bad runs stay. Default: .driftline/faults/TIME."),
+        typer.Option(help="Folder for the logs of bad runs. Default: .driftline/faults/TIME."),
     ] = None,
 ) -> None:
-    """Run the loop under faults, as processes on a real Apache Kafka, and judge each run.
+    """Run the services under faults, as processes on a real Apache Kafka, and judge each run.
 
-    A round is one fault with one seed; its runs, one for each client and guarantee, go side by
-    side. In each run a stream of records and labels is sent, the fault happens in its middle, and
-    the run must come back by itself: nothing lost, nothing twice, nothing left unread, all services
-    at work. Windows and drift events must be those that a fresh monitor makes of the same topics.
-    One result per run is added to the file. Exits 1 if a run deviates.
+    A round is one fault with one seed. Its runs, one for each client and guarantee, go side by
+    side. Each run sends a stream of records and labels, and the fault happens in the middle. The
+    run must recover by itself: nothing is lost, duplicated or left unread, and all services run.
+    Windows and drift events must be those that a fresh monitor makes from the same topics. One
+    result per run is appended to the file. Exits with 1 if a run deviates.
 
     Example: scripts/faults run --scenario broker-restarted,service-killed --runs 8
     """
@@ -94,7 +100,7 @@ def run(
             try:
                 found = round.run()
             except DriftlineError as error:
-                say(f"{fault.name}, seed {number}: cannot be run: {error}")
+                say(f"{fault.name}, seed {number}: could not run this round: {error}")
                 bad += len(due)
                 with_kafka.renew()
                 done += len(due)
@@ -114,9 +120,12 @@ def run(
 
 
 def table(
-    file: Annotated[list[Path], typer.Argument(help="Files that `run` wrote.")],
+    file: Annotated[list[Path], typer.Argument(help="Result files that `run` wrote.")],
     commit: Annotated[
-        str | None, typer.Option(help="Only runs on commits that begin so.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Include only runs on commits that start with this text.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Print the results as the Markdown table of docs/faults.md.
@@ -128,7 +137,7 @@ def table(
 
 
 class _Clusters:
-    """One cluster at a time; another number of nodes takes the place of the one before."""
+    """Keep one cluster running; a request for another number of nodes replaces it."""
 
     def __init__(self, place: Path, say: Callable[[str], None]) -> None:
         self._place = place
@@ -137,7 +146,7 @@ class _Clusters:
         self._number = 0
 
     def of(self, nodes: int) -> Cluster:
-        """A cluster of so many nodes, up and well. Raises BrokerError."""
+        """Return a running cluster with this number of nodes. Raises BrokerError."""
         if self._cluster is None or len(self._cluster.nodes) != nodes:
             self.close()
             self._number += 1
@@ -147,11 +156,11 @@ class _Clusters:
         return self._cluster
 
     def renew(self) -> None:
-        """Go on with a new one: this one may be broken."""
+        """Stop this cluster, which may be broken; `of` then starts a new one."""
         self.close()
 
     def close(self) -> None:
-        """Stop it and forget its data."""
+        """Stop the cluster and delete its data."""
         if self._cluster is not None:
             self._cluster.down()
             shutil.rmtree(self._cluster.folder / "node-1" / "data", ignore_errors=True)
@@ -171,7 +180,7 @@ def _rounds(
     commit: str,
     known: set[tuple[str, str, str, str, int]],
 ) -> Iterator[tuple[Fault, int, list[Kind]]]:
-    """Fault, seed and the kinds still due; those on one cluster stand together."""
+    """Yield fault, seed and the kinds still to run, grouped by the size of the cluster."""
     for seed in count(first):
         for fault in sorted(faults, key=lambda fault: fault.nodes):
             if (seed - first) % fault.every and len(faults) > 1:

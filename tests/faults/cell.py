@@ -1,6 +1,6 @@
 """One run of a round: a site with its services and load, from the start to a result.
 
-In: a site whose services are disturbed by somebody else. Out: what deviates, and a recovery time.
+In: a site, whose services are disturbed by the caller. Out: deviations and a recovery time.
 """
 
 import threading
@@ -27,9 +27,9 @@ from tests.replay import Written, replayed, written
 
 _LOOK_EVERY_S: Final = 0.2
 _REVIVE_EVERY_S: Final = 0.5
-# Session timeout, back-off of the clients and of a supervisor, and the backlog, on busy cores.
+# Covers session timeout, back-off of clients and supervisor, and the backlog, on busy cores.
 _RECOVERY_PATIENCE_S: Final = 150.0
-# Services whose lag is 0 when all was read; the monitor holds back what an open window needs.
+# Services whose lag is 0 after all is read. The monitor does not commit what an open window needs.
 _LAGGING: Final[tuple[Service, ...]] = ("inference", "outcomes")
 
 
@@ -37,7 +37,7 @@ Accounted = Callable[["Cell"], tuple[Reconciliation, list[str]]]
 
 
 class Cell:
-    """A run under one client and one guarantee. `random` draws what differs between runs."""
+    """A run with one client and one guarantee. `random` draws what differs between the runs."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class Cell:
         self.random = Random(f"{site.scenario.seed} {site.scenario.client} {site.folder.name}")
         self.wrong: list[str] = []
         self.recovery_s: float | None = None
-        # Offsets of the features that were deleted unread: [first, end) by partition.
+        # Offsets of features that were deleted before they were read: [first, end) by partition.
         self.gaps: dict[int, tuple[int, int]] = {}
-        self.recreated_after: int | None = None  # so many records were in the topic that is gone
+        self.recreated_after: int | None = None  # number of records in the deleted topic
         self._accounted = accounted or _all_accounted
         self._admin: Admin | None = None
         self._done = threading.Event()
@@ -79,26 +79,26 @@ class Cell:
         self.load.close()
 
     def slots(self, service: Service) -> list[Slot]:
-        """All workers of a service."""
+        """Return all workers of a service."""
         return [slot for slot in self.workers.slots if slot.service == service]
 
     def reached(self) -> int:
-        """How many records inference has committed."""
+        """Return how many records inference has committed."""
         return sum(at for role, at in self._handled("inference") if role == "features")
 
     def lag(self) -> int:
-        """Records that inference and outcomes have not handled. Raises DriftlineError."""
+        """Count the records that inference and outcomes have not handled. Raises DriftlineError."""
         total = 0
         for service in _LAGGING:
             ends = self._ends(service)
             behind = ends - sum(at for _, at in self._handled(service))
-            # A marker at the end of each partition of the predictions is never read.
+            # The transaction marker that ends each predictions partition is never read.
             markers = self.site.scenario.partitions if service == "outcomes" else 0
             total += max(0, behind - markers)
         return total
 
     def wait_for(self, true: Callable[[], bool], patience_s: float, what: str) -> None:
-        """Look until it is true, also while the broker is away. Raises RuntimeError."""
+        """Wait until the condition is true, even while the broker is down. Raises RuntimeError."""
         deadline_s = time.monotonic() + patience_s
         while True:
             try:
@@ -111,20 +111,23 @@ class Cell:
             time.sleep(_LOOK_EVERY_S)
 
     def recover(self, fault_ended_s: float) -> None:
-        """Wait until all was sent and handled; notes how long that took. Raises RuntimeError."""
+        """Wait until all is sent and handled, and note how long it took. Raises RuntimeError."""
         self.wait_for(
             lambda: self.load.done and self.lag() == 0, _RECOVERY_PATIENCE_S, "lag is not 0"
         )
         self.recovery_s = time.monotonic() - fault_ended_s
 
     def settle(self) -> Written:
-        """Wait for the last window and decision; what a fresh monitor writes. RuntimeError."""
+        """Wait for the last window and decision; return what a fresh monitor writes.
+
+        Raises RuntimeError.
+        """
         again = settle(self.site, self.workers, self.load, self.say)
         self.wrong += self.workers.left_out()
         return again
 
     def judge(self, again: Written | None) -> Reconciliation:
-        """Compare the topics with what was sent, once the services have stopped."""
+        """Compare the topics with what was sent. Call it once the services have stopped."""
         site = self.site
         if again is None:
             again = replayed(site.broker, site.stream, site.models)
@@ -133,11 +136,11 @@ class Cell:
         wrong += checks.of_monitor(live, again, site.folder)
         waiting = set(checks.waiting(self.workers.logs, asked.requests))
         wrong += checks.of_trainer(asked, waiting)
-        # The first records behind a gap are late until enough of them agree, in windows of
-        # predictions and of outcomes.
+        # After a gap the first records are late, until enough of them confirm the new position.
+        # This holds for windows of predictions and for windows of outcomes.
         late = checks.late(live)
         if late > 2 * (AGREEING - 1) * len(self.gaps):
-            wrong.append(f"{late} records were late, though the data are in order")
+            wrong.append(f"{late} records were late, although the data are in order")
         if self._accounted is _all_accounted:  # else labels of deleted records are dead letters
             wrong += checks.dead_letters(site)
         self.wrong += [*wrong, *self.workers.stubborn]
@@ -163,18 +166,18 @@ class Cell:
 
     def _open_admin(self) -> Admin:
         if self._admin is None:
-            # Of kafka-python for all: librdkafka has crashed where a client was
-            # closed while its requests to a broker that had gone were under way.
+            # kafka-python in all runs: librdkafka crashed when a client was closed while it had
+            # requests under way to a broker that was gone.
             self._admin = KafkaPythonBroker(self.site.servers, connect_timeout_s=2.0).admin()
         return self._admin
 
     def forget_admin(self) -> None:
-        """Connect anew at the next question."""
+        """Drop the admin client; the next call connects again."""
         if self._admin is not None:
             self._admin.close()
             self._admin = None
 
 
 def _all_accounted(cell: Cell) -> tuple[Reconciliation, list[str]]:
-    """Every record became one prediction, every label one outcome."""
+    """Check that each record became one prediction and each label one outcome."""
     return checks.of_records(cell.site, *cell.load.sent())

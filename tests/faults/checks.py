@@ -1,6 +1,6 @@
-"""What must hold when a run is through, whoever was killed in it.
+"""Check what must hold at the end of a run, whatever was killed during it.
 
-In: a site whose services have stopped. Out: what deviates, in words; nothing if all holds.
+In: a site whose services have stopped. Out: a text for each deviation; none if all checks pass.
 """
 
 import re
@@ -28,7 +28,7 @@ class _Window(msgspec.Struct, frozen=True):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Retrain requests and what came of them."""
+    """Retrain requests with their decisions and models."""
 
     requests: tuple[str, ...]
     decisions: Counter[str]  # request → how often it was answered
@@ -36,7 +36,7 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def of_records(site: Site, records: int, labels: int) -> tuple[Reconciliation, list[str]]:
-    """Every record became one prediction, every label one outcome."""
+    """Check that each record became one prediction and each label one outcome."""
     found = reconcile(site.broker, site.stream)
     wanted = {
         "records": records,
@@ -66,7 +66,7 @@ def of_records(site: Site, records: int, labels: int) -> tuple[Reconciliation, l
 
 
 def of_monitor(live: Written, again: Written, keep: Path) -> list[str]:
-    """Windows and drift events stand once each, and are those that a fresh monitor writes."""
+    """Check that windows and drift events exist once each and equal those of a fresh monitor."""
     wrong = []
     for name, ours, theirs in (
         ("windows", live.windows, again.windows),
@@ -76,8 +76,8 @@ def of_monitor(live: Written, again: Written, keep: Path) -> list[str]:
         only_live, only_again = set(ours) - set(theirs), set(theirs) - set(ours)
         if only_live or only_again:
             wrong.append(
-                f"{name}: {len(ours)} live, {len(theirs)} replayed; {len(only_live)} live alone "
-                f"({_first(only_live)}), {len(only_again)} replayed alone ({_first(only_again)})"
+                f"{name}: {len(ours)} live, {len(theirs)} replayed; {len(only_live)} only live "
+                f"({_first(only_live)}), {len(only_again)} only replayed ({_first(only_again)})"
             )
         (keep / f"{name}-live.jsonl").write_bytes(b"\n".join(ours))
         (keep / f"{name}-replayed.jsonl").write_bytes(b"\n".join(theirs))
@@ -85,7 +85,7 @@ def of_monitor(live: Written, again: Written, keep: Path) -> list[str]:
 
 
 def dead_letters(site: Site) -> list[str]:
-    """Why there are dead letters, numbers left out, and how many for each reason."""
+    """Count dead letters by reason, with the numbers in the reason replaced by N."""
     reasons = Counter(
         re.sub(r"[0-9][0-9,.]*", "N", value.decode(errors="replace"))
         for message in site.messages(site.topics.deadletters)
@@ -96,13 +96,13 @@ def dead_letters(site: Site) -> list[str]:
 
 
 def late(written: Written) -> int:
-    """Records that were late for their window. The data are in order: there should be none."""
+    """Count records that were late for their window. The data are in order, so none should be."""
     decoder = msgspec.json.Decoder(_Window)
     return sum(decoder.decode(value).late for value in written.windows)
 
 
 def asked(site: Site) -> Asked:
-    """Read the retrain and models topics."""
+    """Read requests, decisions and models from their topics."""
     requests, decisions, models = [], Counter[str](), Counter[str]()
     for message in site.messages(site.topics.retrain):
         event = decode(retrain_decoder, message)
@@ -119,7 +119,10 @@ def asked(site: Site) -> Asked:
 
 
 def of_trainer(found: Asked, waiting: Iterable[str]) -> list[str]:
-    """Every request was answered once, with one model at most; `waiting` ones may still wait."""
+    """Check that each request was answered once, with at most one model.
+
+    Requests in `waiting` may be unanswered.
+    """
     wrong = _twice("retrain request", found.requests)
     for request in found.requests:
         answers = found.decisions[request]
@@ -127,14 +130,16 @@ def of_trainer(found: Asked, waiting: Iterable[str]) -> list[str]:
             wrong.append(f"{request} was answered {answers} times")
     wrong += [f"{n} models for {request}" for request, n in found.models.items() if n > 1]
     unasked = set(found.decisions) - set(found.requests)
-    return wrong + [f"a decision on {request}, that nobody asked" for request in sorted(unasked)]
+    return wrong + [
+        f"a decision on {request}, which nobody requested" for request in sorted(unasked)
+    ]
 
 
 def _twice(what: str, items: Iterable[object]) -> list[str]:
     again = {item: count for item, count in Counter(items).items() if count > 1}
     if not again:
         return []
-    return [f"{len(again)} × {what} stands more than once, such as {_first(again)}"]
+    return [f"{what}: {len(again)} published more than once, such as {_first(again)}"]
 
 
 def _first(items: Iterable[object]) -> str:
@@ -146,7 +151,7 @@ def _short(item: object) -> str:
 
 
 def waiting(logs: Path, requests: Iterable[str]) -> Iterator[str]:
-    """Requests of which the trainer said that it waits for more outcomes."""
+    """Yield the requests for which the trainer logged that it waits for more outcomes."""
     said = (logs / "trainer-0.log").read_text(encoding="utf-8", errors="replace")
     for request in requests:
         if f"request {request} waits" in said:
