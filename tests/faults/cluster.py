@@ -1,7 +1,7 @@
-"""Apache Kafka as one node or three, each of which can be stalled, stopped and killed.
+"""Run Apache Kafka as one node or three, each of which can be stalled, stopped and killed.
 
-In: a folder and the number of nodes. Out: KRaft nodes on loopback, broker and controller each, with
-a listener for the harness and one for the services, which goes through a proxy.
+In: a folder and the number of nodes. Out: KRaft nodes on loopback, each a broker and a controller.
+Each node has one listener for the harness and one behind a proxy for the services.
 """
 
 import os
@@ -22,7 +22,7 @@ _LOOK_EVERY_S: Final = 0.1
 
 
 class Node:
-    """One node of a cluster. Its ports and data stay the same over restarts."""
+    """One node of a cluster. It keeps its ports and data over restarts."""
 
     def __init__(self, folder: Path, number: int, heap_mb: int) -> None:
         self.number = number
@@ -34,11 +34,11 @@ class Node:
 
     @property
     def runs(self) -> bool:
-        """Whether its process is there."""
+        """Return whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def configure(self, nodes: "list[Node]") -> None:
-        """Write its properties and format its data folder. Raises BrokerError."""
+        """Write the properties file and format the data folder. Raises BrokerError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         copies = len(nodes)
         properties = {
@@ -70,7 +70,7 @@ class Node:
             "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1000,
             "log.retention.ms": -1,
             "log.cleaner.dedupe.buffer.size": 16_777_216,
-            # Topics of finished runs go at once; the default keeps their files for a minute.
+            # Delete files of finished runs after a second; the default is a minute.
             "file.delete.delay.ms": 1000,
             "controlled.shutdown.enable": "true",
         }
@@ -80,7 +80,7 @@ class Node:
             _format([_find_java(), "-cp", _class_path()], path, log.fileno())
 
     def start(self) -> None:
-        """Start its process; it does not wait for it."""
+        """Start the process without waiting until it serves requests."""
         with (self._folder / "kafka.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -99,20 +99,20 @@ class Node:
             )
 
     def stall(self) -> None:
-        """Stop it in its tracks; connections stay open."""
+        """Suspend the process with SIGSTOP; its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Undo `stall`."""
+        """Continue after `stall`."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the process with SIGKILL and wait for its end."""
         self._signal(signal.SIGKILL)
         self._wait()
 
     def stop(self) -> None:
-        """Ask it to end in good order, and wait."""
+        """Shut the process down cleanly and wait for its end."""
         self._signal(signal.SIGTERM)
         self._wait()
 
@@ -143,14 +143,14 @@ class Cluster:
         self.proxied_servers = ",".join(f"127.0.0.1:{node.proxy.port}" for node in self.nodes)
 
     def up(self) -> "Cluster":
-        """Start all and wait until they answer. Raises BrokerError."""
+        """Start all nodes and wait until they respond. Raises BrokerError."""
         for node in self.nodes:
             node.configure(self.nodes)
         self.heal()
         return self
 
     def heal(self) -> None:
-        """Bring back whatever is stalled, stopped or disturbed, and wait until it answers."""
+        """Undo all faults: resume or start every node, and wait until all respond."""
         for node in self.nodes:
             node.proxy.set("pass")
             if node.runs:
@@ -160,32 +160,32 @@ class Cluster:
         self.wait()
 
     def down(self) -> None:
-        """Stop all, with their proxies."""
+        """Stop all nodes and proxies."""
         for node in self.nodes:
             node.resume()
-            node.kill()  # the data are not needed any more
+            node.kill()  # no clean shutdown: the data are no longer needed
             node.proxy.close()
 
     def disturb(self, mode: Mode) -> None:
-        """Set all proxies."""
+        """Set the mode of all proxies."""
         for node in self.nodes:
             node.proxy.set(mode)
 
     def wait(self) -> None:
-        """Wait until each node answers, and all replicas are in sync. Raises BrokerError."""
+        """Wait until each node responds and all replicas are in sync. Raises BrokerError."""
         deadline_s = time.monotonic() + _START_PATIENCE_S
         for node in self.nodes:
             while not _answers(node):
                 if time.monotonic() > deadline_s:
-                    raise BrokerError(f"node {node.number} of {self.folder} does not answer")
-                time.sleep(_LOOK_EVERY_S)  # a real process is awaited
+                    raise BrokerError(f"node {node.number} of {self.folder} does not respond")
+                time.sleep(_LOOK_EVERY_S)  # wait for a real process
         while len(self.nodes) > 1 and self._behind():
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"replicas of {self.folder} do not come in sync")
+                raise BrokerError(f"replicas of {self.folder} do not get in sync")
             time.sleep(_LOOK_EVERY_S)
 
     def controller(self) -> Node:
-        """The node that is the active controller; brokers name any of them (KRaft)."""
+        """Return the active controller from the quorum: KRaft brokers may report any node."""
         from kafka.admin import KafkaAdminClient
 
         admin = KafkaAdminClient(bootstrap_servers=self.servers.split(","))
@@ -197,7 +197,7 @@ class Cluster:
         return next(node for node in self.nodes if node.number == leader)
 
     def leader_of(self, topic: str) -> Node:
-        """The node that leads partition 0 of a topic."""
+        """Return the leader of partition 0 of a topic."""
         found = self._metadata().topics[topic].partitions[0].leader  # type: ignore[no-untyped-call]
         return next(node for node in self.nodes if node.number == found)
 

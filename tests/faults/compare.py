@@ -1,8 +1,9 @@
-"""Compares what the monitors of two runs wrote. Windows and drift events name no partition, worker
-or client, so that two runs of the same records and models must give the same bytes.
+"""Compare the windows and drift events of two runs.
 
-Only the end depends on the partitions: labels that were known after the newest record move their
-own partition on and no other, so how many of the last panes close is not compared.
+These events contain no partition, worker or client. Two runs over the same records and models must
+therefore publish the same bytes. Only the end of the stream depends on partitions: labels that were
+known after the newest record advance only their own partition. The number of panes that close there
+is not compared.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,14 +14,14 @@ from tests.replay import Written
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where a window ends, or a drift event was seen."""
+    """The end of a window, or the position of a drift event."""
 
     end: int = 0
     position: int = 0
 
 
 def up_to(end: int, written: Written) -> Written:
-    """What stands at or before a position: the number of the records, if they are numbered.
+    """Return the events at or before a position, which is a record number if records have one.
 
     >>> up_to(10, Written([b'{"end": 10}', b'{"end": 11}'], [b'{"position": 12}']))
     Written(windows=[b'{"end": 10}'], drift=[])
@@ -34,7 +35,7 @@ def _up_to(end: int, values: Iterable[bytes]) -> list[bytes]:
 
 
 def differences(expected: Written, found: Written) -> tuple[str, ...]:
-    """What differs, in words; empty if nothing does.
+    """Return a text for each difference; empty if there is none.
 
     >>> differences(Written([b"{}"], []), Written([b"{}"], []))
     ()
@@ -54,8 +55,8 @@ def _differences(name: str, ours: Sequence[bytes], theirs: Sequence[bytes]) -> l
     if mine == other and len(ours) == len(theirs):
         return []
     said = [
-        f"{name}: {len(ours)} and {len(theirs)}, of them {len(mine - other)} and "
-        f"{len(other - mine)} in one run alone"
+        f"{name}: {len(ours)} and {len(theirs)}, of which {len(mine - other)} and "
+        f"{len(other - mine)} are in only one run"
     ]
     pairs = _by_id(mine - other), _by_id(other - mine)
     for id in sorted(pairs[0].keys() & pairs[1].keys())[:3]:

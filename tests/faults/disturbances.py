@@ -1,6 +1,6 @@
-"""The faults of `scripts/faults run`: what each does to the cluster, or to the services of a run.
+"""The faults of `scripts/faults run`. Each disturbs the cluster, or the services of one run.
 
-In: a round or a cell. Out: nothing; each returns when the fault is over.
+In: a round or a cell. Out: nothing. Each function returns when its fault is over.
 """
 
 import os
@@ -19,9 +19,9 @@ from tests.faults.round import Fault, Round
 from tests.faults.topic_config import Override
 from tests.faults.workers import Slot
 
-# Enough for the services to begin; the fault fills the rest.
+# Enough for the services to start. The fault fills the rest.
 _DISK_MB: Final = 48
-# Messages a second while handlers raise: enough for batches without a pause, to the end of it.
+# Messages a second while handlers raise: enough for one batch after another until the end.
 _RAISING_RATE: Final = 2000.0
 
 
@@ -68,7 +68,7 @@ def _down_60(round: Round) -> None:
 
 
 def _one_of_three(round: Round) -> None:
-    """Kill a node that is not the controller, but leads a partition; it stays dead."""
+    """Kill a node that is not the controller; it stays dead."""
     controller = round.cluster.controller()
     others = [node for node in round.cluster.nodes if node is not controller]
     _kill(round, round.random.choice(others))
@@ -79,7 +79,7 @@ def _controller_of_three(round: Round) -> None:
 
 
 def _kill(round: Round, node: Node) -> None:
-    round.say(f"node {node.number} is killed")
+    round.say(f"killing node {node.number}")
     node.kill()
 
 
@@ -114,7 +114,7 @@ def _service_killed(cell: Cell) -> None:
 
 
 def _service_stalled(cell: Cell) -> None:
-    """A worker stands still for longer than its session lasts, while its group goes on."""
+    """Suspend a worker while the rest of its group continues."""
     slot = cell.random.choice([slot for slot in cell.workers.slots if slot.service != "trainer"])
     process = cell.workers.process(slot)
     os.kill(process.pid, signal.SIGSTOP)
@@ -123,19 +123,20 @@ def _service_stalled(cell: Cell) -> None:
 
 
 def _slot_taken(cell: Cell) -> None:
-    """A second worker starts in a slot; the older one must end."""
+    """Start a second worker in an occupied slot; the older worker must end."""
     slots = [slot for slot in cell.workers.slots if slot.number == 0]
     slot = slots[cell.site.scenario.seed % len(slots)]
     older = cell.workers.process(slot)
     cell.workers.start(slot)
-    cell.wait_for(
-        lambda: older.poll() is not None, 60.0, f"the older worker in {slot} does not end"
-    )
+    cell.wait_for(lambda: older.poll() is not None, 60.0, f"the older worker in {slot} did not end")
 
 
 def _handler_raises(cell: Cell) -> None:
-    """One batch raises in each service that reads records, between others that do not: what was
-    handled before it and is not committed yet must not take its offsets along. Then all raise."""
+    """Raise in single batches of inference, outcomes and monitor, then in all batches.
+
+    A single batch raises between batches that succeed. The commit of an earlier, uncommitted batch
+    must not include the offsets of the failed one.
+    """
     flag = Path(cell.inside.raising or "")
     cell.load.allow(1.0, _RAISING_RATE)
     for service in ("inference", "outcomes", "inference", "monitor", *["inference"] * 2):
@@ -145,10 +146,10 @@ def _handler_raises(cell: Cell) -> None:
         cell.wait_for(
             lambda: not flag.exists() or (cell.load.done and cell.lag() == 0),
             60.0,
-            f"no batch of {service} could raise",
+            f"no batch of {service} raised",
         )
         if flag.exists():
-            break  # all was read before; services that end at each of these are slow
+            break  # all is read: services are slow when they end at each exception
         time.sleep(cell.random.uniform(0.2, 1.0))
     flag.write_text(cell.random.choice(("always", "always after")))
     time.sleep(cell.random.choice((0.2, 3.0)))
@@ -183,7 +184,7 @@ def _mount(name: str):  # type: ignore[no-untyped-def]
         command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"a small disk cannot be mounted: {done.stderr.strip()}")
+            raise RuntimeError(f"cannot mount a small tmpfs: {done.stderr.strip()}")
         for file, content in kept.items():
             (path / file).write_bytes(content)
 
@@ -206,7 +207,7 @@ def _disk_full(name: str):  # type: ignore[no-untyped-def]
                 try:
                     file.write(bytes(4096))
                 except OSError:
-                    time.sleep(0.01)  # full; what others free is taken, too
+                    time.sleep(0.01)  # full; keep filling what others free
         balloon.unlink()
 
     return act
@@ -216,7 +217,7 @@ def _disk_full(name: str):  # type: ignore[no-untyped-def]
 
 
 def _refused(cell: Cell) -> None:
-    """Predictions, then outcomes, are larger than their topics take, for 4 s."""
+    """Lower the size limit of the predictions topic, then of the outcomes topic, for 4 s each."""
     topics = cell.site.topics
     for topic in (topics.predictions, topics.outcomes):
         with Override(cell.site, topic, "max.message.bytes", "100"):

@@ -1,7 +1,7 @@
-"""Starts a service as `python -m driftline.cli` does, with faults that only its inside can have.
+"""Start a service as `python -m driftline.cli` does, with faults inside the process.
 
-In: the environment variable `FAULTS_ENTRY`, a JSON of `Inside`. Out: the service, unchanged but for
-these. Product code knows nothing of it.
+In: the environment variable `FAULTS_ENTRY`, an `Inside` as JSON. Out: the service, unchanged except
+for these faults. The product's code does not know this module.
 """
 
 import os
@@ -20,24 +20,24 @@ from driftline.topics import SERVICES
 
 VARIABLE: Final = "FAULTS_ENTRY"
 _READ_EVERY_S: Final = 0.05
-_CLOSE_S: Final = 0.5  # on busy cores, batches of a backlog are that far apart
+_CLOSE_S: Final = 0.5  # on busy cores, the batches of a backlog are up to this far apart
 
 
 class Inside(msgspec.Struct, frozen=True):
-    """Files that the harness writes while the service runs, and sizes that make a run small."""
+    """Files through which the harness causes faults in a running service, and a size limit."""
 
-    clock: str | None = None  # its content: seconds by which the wall clock is off
-    raising: str | None = None  # while it is there, batches raise; see `Raising`
-    memory_records: int | None = None  # what the join keeps in memory, so that it uses the disk
+    clock: str | None = None  # file with the seconds by which the wall clock is shifted
+    raising: str | None = None  # while this file exists, batches raise; see `Raising`
+    memory_records: int | None = None  # memory limit of the join, so that it uses the disk
 
 
 class Raising:
-    """A handler that raises while a file is there.
+    """A handler that raises while a file exists. The file contains words:
 
-    Content `once`: one batch raises and the file goes. `always`: every batch raises. A second
-    word, `after`, lets the handler take the batch in first, so that its output is lost. The name of
-    a service lets it raise in that one alone, in a batch that follows close upon another: its
-    offsets may be committed together with those of the other one.
+    - `once`: one batch raises, and the file is deleted. `always`: every batch raises.
+    - `after`: the handler processes the batch before the exception, so that its output is lost.
+    - the name of a service: only this service raises, and only in a batch that closely follows
+      another one, because the offsets of the two may then be committed together.
     """
 
     def __init__(self, handler: Handler, flag: Path) -> None:
@@ -96,7 +96,7 @@ def _use_the_disk(memory_records: int) -> None:
 
 
 def main() -> None:
-    """Build the faults in, then run the command line."""
+    """Install the faults, then run the command line."""
     inside = msgspec.json.decode(os.environ[VARIABLE], type=Inside)
     if inside.clock is not None:
         _shift_clock(Path(inside.clock))

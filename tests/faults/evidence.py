@@ -1,4 +1,4 @@
-"""Keeps the topics of a run that deviates, for whoever looks for the reason."""
+"""Save the topics of a run that deviates, so that the reason can be found."""
 
 import gzip
 
@@ -17,7 +17,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 
 def keep(site: Site) -> None:
-    """Write each topic to `topics/<role>.jsonl.gz` in the run's folder."""
+    """Write each topic to `topics/<role>.jsonl.gz` in the folder of the run."""
     folder = site.folder / "topics"
     folder.mkdir(exist_ok=True)
     for topic in site.topics.plan():

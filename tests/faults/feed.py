@@ -1,4 +1,4 @@
-"""Plays the data into the topics, no further than it is let: services and killers keep in step.
+"""Replay the data into the topics up to an allowed share, so that killers control the progress.
 
 In: a site. Out: feature records and labels, as `driftline produce` sends them.
 """
@@ -13,7 +13,7 @@ from tests.faults.site import Site
 
 
 class Feed:
-    """Sends in a thread of its own, from the first row after the warm-up."""
+    """Sends in a thread of its own, starting with the first row after the warm-up."""
 
     def __init__(self, site: Site) -> None:
         data = site.scenario.data
@@ -28,14 +28,14 @@ class Feed:
         self._thread.start()
 
     def allow(self, share: float) -> None:
-        """Let it send this share of the records, and no less than before."""
+        """Allow this share of the records to be sent. A smaller share than before has no effect."""
         with self._changed:
             self._allowed = max(self._allowed, min(self.records, round(share * self.records)))
             self._changed.notify()
 
     @property
     def done(self) -> bool:
-        """Whether all is sent and confirmed. Raises what stopped it."""
+        """Return whether all is sent and confirmed. Raises the error that stopped the feed."""
         if self._failure is not None:
             raise self._failure
         return not self._thread.is_alive()

@@ -1,6 +1,6 @@
-"""Faults that lose records by themselves: retention passes a reader, a topic is made anew.
+"""Faults that lose records by design: retention passes a reader, or a topic is created again.
 
-What is lost is known exactly; it must be reported, and nothing else may be missing.
+The lost records are known exactly. They must be reported, and nothing else may be missing.
 """
 
 import time
@@ -17,7 +17,7 @@ _PATIENCE_S: Final = 60.0
 
 
 def retention(cell: Cell) -> None:
-    """Delete records that inference has not read, while it is stopped."""
+    """Delete records that inference has not read, while inference is stopped."""
     slots = cell.slots("inference")
     for slot in slots:
         cell.workers.stop(slot)
@@ -39,7 +39,7 @@ def retention(cell: Cell) -> None:
 
 
 def recreated(cell: Cell) -> None:
-    """Delete the features with all that is in them and create the topic again, services running."""
+    """Delete the features topic with its records and create it again, while services run."""
     cell.load.allow(0.75)
     cell.load.wait(_PATIENCE_S)
     site = cell.site
@@ -56,8 +56,10 @@ def recreated(cell: Cell) -> None:
 
 
 def losses(cell: Cell) -> tuple[Reconciliation, list[str]]:
-    """What deviates from this: the records that the fault took are reported, with their ranges and
-    as a quality event, and nothing else is missing."""
+    """Check that the lost records are reported and that nothing else is missing.
+
+    They must be reported with their ranges and as a quality event.
+    """
     site = cell.site
     found = reconcile(site.broker, site.stream)
     topic = site.topics.features

@@ -1,7 +1,7 @@
-"""Kills workers at moments drawn from a seed, each measured by how far the run has come.
+"""Kill workers at moments that are drawn from a seed and measured by the progress of the run.
 
-In: a site with its workers, meter and feed. Out: dead and restarted processes. A moment is not a
-time: a slow machine is killed at the same places of the stream as a quick one.
+In: a site with its workers and feed. Out: killed and restarted processes. A moment is not a time:
+slow and fast machines kill workers at the same places of the stream.
 """
 
 import threading
@@ -24,15 +24,15 @@ from tests.faults.workers import Slot, Workers
 
 Way = Literal["output", "work", "start", "rebalance"]
 
-# How far the feed may run ahead of the next kill: enough that there is work while one is down.
+# How far the feed may be ahead of the next kill, so that there is work while a worker is down.
 _AHEAD: Final = 0.04
-# Looked at so often that a transaction of 200 ms is met in its middle.
+# Short enough to hit a transaction of 200 ms in the middle.
 _LOOK_EVERY_S: Final = 0.01
-# Output that does not come for so long is not waited for: the kill falls where it falls.
+# If no output arrives within this time, kill the worker anyway.
 _OUTPUT_PATIENCE_S: Final = 15.0
-# A service that does not come on for so long hangs.
+# A service without progress for this long hangs.
 _PATIENCE_S: Final = 240.0
-# What grows when a service publishes.
+# The topic that grows when a service publishes.
 _OUTPUT: Final[dict[Service, Role]] = {
     "inference": "predictions",
     "outcomes": "outcomes",
@@ -42,22 +42,24 @@ _OUTPUT: Final[dict[Service, Role]] = {
 
 
 class Moment(msgspec.Struct, frozen=True):
-    """When and how a service is killed.
+    """A moment at which a service is killed, and the way.
 
-    output: when it publishes next, in the middle of that transaction; work: `wait_s` after the
-    stream got here; start: now, and its successor again `wait_s` after its start; rebalance: now,
-    and another worker `wait_s` after the successor's start, while the group takes it in.
+    - output: at its next publication, in the middle of that transaction
+    - work: `wait_s` after the stream reached `at`
+    - start: at once, and its successor `wait_s` after that was started
+    - rebalance: at once, and another worker `wait_s` after the successor was started, while the
+      group adds the successor
     """
 
     service: Service
     slot: int
-    at: float  # share of the records that inference (for outcomes: the join) has published
+    at: float  # published share of the records: predictions for inference, else outcomes
     way: Way
     wait_s: float
 
 
 def moments(scenario: Scenario) -> dict[Service, tuple[Moment, ...]]:
-    """The moments of each service, one in each equal part of the run."""
+    """Draw the moments of each service, one in each equal part of the run."""
     drawn: dict[Service, tuple[Moment, ...]] = {}
     for service in SERVICES:
         random = Random(f"{scenario.seed} {service}")
@@ -65,7 +67,7 @@ def moments(scenario: Scenario) -> dict[Service, tuple[Moment, ...]]:
         ways: list[Way] = ["output", "output", "work", "start"]
         if slots > 1:
             ways.append("rebalance")
-        # The last twentieth is left, so that there is a stream to come back to.
+        # No moment is in the last twentieth, so that there are records left to recover on.
         drawn[service] = tuple(
             Moment(
                 service,
@@ -80,7 +82,7 @@ def moments(scenario: Scenario) -> dict[Service, tuple[Moment, ...]]:
 
 
 class Killers:
-    """One killer per service, all at work until their moments are through."""
+    """One killer thread per service. Each works through the moments of its service."""
 
     def __init__(
         self, site: Site, workers: Workers, feed: Feed, say: Callable[[str], None]
@@ -94,7 +96,7 @@ class Killers:
         self._gate = threading.Lock()
 
     def run(self) -> None:
-        """Return when all moments are through. Raises RuntimeError if the run does not come on."""
+        """Return after the last moment. Raises RuntimeError if the run makes no progress."""
         self._open_gate()
         with ThreadPoolExecutor(len(SERVICES), thread_name_prefix="killer") as pool:
             work = [pool.submit(self._kill_all, service) for service in SERVICES]
@@ -115,7 +117,7 @@ class Killers:
                 left.pop(0)
                 self._open_gate()
         finally:
-            left.clear()  # when this one fails the others must not wait for it
+            left.clear()  # if this killer fails, the others must not wait for it
             self._open_gate()
             meter.close()
 
@@ -126,7 +128,7 @@ class Killers:
         _wait_until(
             lambda: meter.ends(reached) >= moment.at * records,
             _PATIENCE_S,
-            f"{reached} does not reach {moment.at:.3f} of the records",
+            f"{reached} did not reach {moment.at:.3f} of the records",
         )
         output = getattr(topics, _OUTPUT[moment.service])
         if moment.service == "trainer":
@@ -149,10 +151,10 @@ class Killers:
             second = Slot(moment.service, number)
             self._workers.kill(second)
             self._workers.start(second)
-            self._say(f"{moment.at:6.1%} {second} killed {moment.wait_s:.1f} s after that")
+            self._say(f"{moment.at:6.1%} {second} killed {moment.wait_s:.1f} s later")
 
     def _ask(self) -> None:
-        """Ask for a retraining, as a person may, so that there is one to be killed in."""
+        """Request a retraining manually, so that the trainer can be killed during one."""
         request = RetrainRequest(
             id=f"retrain-{self._requests.getrandbits(48):012x}",
             cause="manual",

@@ -1,7 +1,7 @@
-"""Feature records and labels, sent to the topics by a client that gives nothing up.
+"""Send feature records and labels with a client that never gives a message up.
 
-In: a site. Out: each message exactly once, however long the broker is away, so that what is missing
-later was lost by the services.
+In: a site. Out: each message exactly once in its topic, however long the broker is down. If results
+are missing later, the services lost them.
 """
 
 import threading
@@ -29,7 +29,7 @@ class Item(NamedTuple):
 
 
 def items(site: Site) -> tuple[Item, ...]:
-    """All that follows the warm-up, in the order of `driftline produce`."""
+    """Return all messages after the warm-up, in the order of `driftline produce`."""
     data = site.scenario.data
     playback = Playback(site.stream, open_source(data.source), limit=data.rows)
     playback.skip(data.warm_up)
@@ -37,7 +37,7 @@ def items(site: Site) -> tuple[Item, ...]:
 
 
 class Load:
-    """Sends in a thread of its own, as much as it is allowed to."""
+    """Sends in a thread of its own, up to the allowed share of the messages."""
 
     def __init__(self, site: Site, messages: Sequence[Item], servers: str) -> None:
         self.records = sum(not item.is_label for item in messages)
@@ -48,7 +48,7 @@ class Load:
         self._producer = self._new_producer()
         self._allowed = 0
         self._rate: float | None = None
-        self._paced_from = 0, 0.0  # sent at that moment
+        self._paced_from = 0, 0.0  # messages sent, and when, at the last `allow`
         self._sent = 0
         self._acknowledged = 0
         self._closed = False
@@ -58,8 +58,10 @@ class Load:
         self._thread.start()
 
     def allow(self, share: float, rate: float | None = None) -> None:
-        """Let it send this share of the messages, and no less than before: at once, or at `rate`
-        messages a second."""
+        """Allow this share of the messages to be sent, at once or at `rate` messages a second.
+
+        A smaller share than before has no effect.
+        """
         with self._changed:
             self._allowed = max(self._allowed, round(share * len(self._messages)))
             self._rate = rate
@@ -67,48 +69,48 @@ class Load:
             self._changed.notify()
 
     def pause(self) -> None:
-        """Send no more until `allow` is called again."""
+        """Stop sending until `allow` is called again."""
         with self._changed:
             self._allowed = self._sent
 
     @property
     def idle(self) -> bool:
-        """Whether all that is allowed was acknowledged. Raises what stopped it."""
+        """Return whether all allowed messages are acknowledged. Raises RuntimeError."""
         if self._failure is not None:
             raise RuntimeError(f"the load stopped: {self._failure!r}")
         return self._acknowledged >= max(self._allowed, self._sent)
 
     @property
     def done(self) -> bool:
-        """Whether everything was acknowledged. Raises what stopped it."""
+        """Return whether all messages are acknowledged. Raises RuntimeError."""
         return self.idle and self._allowed == len(self._messages)
 
     def wait(self, patience_s: float) -> None:
-        """Wait until it is idle. Raises RuntimeError."""
+        """Wait until all allowed messages are acknowledged. Raises RuntimeError."""
         deadline_s = time.monotonic() + patience_s
         while not self.idle:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"the load is not acknowledged within {patience_s:g} s")
+                raise RuntimeError(f"the load was not acknowledged within {patience_s:g} s")
             time.sleep(_LOOK_EVERY_S)
 
     def sent(self) -> tuple[int, int]:
-        """Records and labels that were allowed so far."""
+        """Return how many records and labels have been allowed."""
         part = self._messages[: self._allowed]
         labels = sum(item.is_label for item in part)
         return len(part) - labels, labels
 
     def delivered(self) -> tuple[int, int]:
-        """Records and labels that were acknowledged so far."""
+        """Return how many records and labels have been acknowledged."""
         part = self._messages[: self._acknowledged]
         labels = sum(item.is_label for item in part)
         return len(part) - labels, labels
 
     def renew(self) -> None:
-        """Go on with a new client: the old one knows topics that are gone. Call it when idle."""
+        """Replace the client, which caches deleted topics. Call it only when idle."""
         self._producer = self._new_producer()
 
     def close(self) -> None:
-        """Stop, whatever is not sent."""
+        """Stop at once and drop the messages that are not sent."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -121,7 +123,7 @@ class Load:
                 "bootstrap.servers": self._servers,
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
-                "message.timeout.ms": 0,  # never gives a message up
+                "message.timeout.ms": 0,  # never give a message up
                 "queue.buffering.max.messages": 1_000_000,
                 "linger.ms": 5,
                 "log_level": 0,
@@ -153,7 +155,7 @@ class Load:
                     self._changed.wait(0.5)
 
     def _due(self) -> int:
-        """How many may be sent by now, at this rate."""
+        """Return how many messages the rate allows up to now."""
         if self._rate is None:
             return self._allowed
         sent, since_s = self._paced_from

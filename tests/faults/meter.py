@@ -1,6 +1,6 @@
-"""How far a run has come, uncommitted records included: when to kill in the middle of one.
+"""Measure the progress of a run, uncommitted records included, to kill in mid-transaction.
 
-In: a site. Out: the ends of topics, as they are now.
+In: a site. Out: the current ends of topics.
 """
 
 import confluent_kafka as ck
@@ -11,9 +11,9 @@ _ANSWER_TIMEOUT_S = 10.0
 
 
 class Meter:
-    """Looks at the high watermarks, which move with each batch, not with each commit.
+    """Reads high watermarks, which advance with each batch and not only with each commit.
 
-    A transaction's marker counts as a record: a few in a thousand.
+    Transaction markers count as records: they are a few in a thousand.
     """
 
     def __init__(self, site: Site) -> None:
@@ -30,7 +30,7 @@ class Meter:
         )
 
     def ends(self, topic: str) -> int:
-        """The sum of the high watermarks of a topic."""
+        """Return the sum of the high watermarks of a topic."""
         return sum(
             int(self._client.get_watermark_offsets(partition, _ANSWER_TIMEOUT_S)[1])
             for partition in self._partitions[topic]

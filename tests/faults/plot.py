@@ -1,4 +1,4 @@
-"""The curves of a soak as one SVG: lag, memory of each service, size of each log."""
+"""Draw the curves of a soak as one SVG: lag, memory of each service, size of each log."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,8 +14,11 @@ _COLOURS: Final = ("#1b6f5f", "#c2571a", "#4457a6", "#8a2f6d", "#6b7280")
 
 
 def svg(panels: Mapping[str, Mapping[str, Points]], marks: Sequence[tuple[float, str]]) -> str:
-    """A panel for each title, with a curve for each name. Points are (minutes, value); `marks` are
-    drawn as vertical lines through all panels, with their words as tooltips."""
+    """Draw a panel for each title, with a curve for each name.
+
+    Points are (minutes, value). `marks` are vertical lines in all panels, with their text as a
+    tooltip.
+    """
     last = max(
         (at for curves in panels.values() for points in curves.values() for at, _ in points),
         default=1.0,

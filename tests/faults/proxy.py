@@ -1,7 +1,7 @@
-"""A TCP proxy before one broker whose network can be disturbed while connections are open.
+"""A TCP proxy in front of one broker, which can disturb the network of open connections.
 
 In: a port to listen on and the broker's port. Out: the same bytes, unless a mode other than `pass`
-is set. It never changes or reorders bytes, as TCP does not either.
+is set. Like TCP, it never changes or reorders bytes.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import threading
 from typing import Final, Literal
 
 Mode = Literal["pass", "refuse", "silent", "slow", "half"]
-"""pass: forward all. refuse: reset open and new connections. silent: accept, but forward nothing,
-as with a cable pulled. slow: forward each chunk after `DELAY_S`. half: the broker's side of each
-open connection is closed and the client's side stays open; new connections pass."""
+"""pass: forward everything. refuse: reset open and new connections. silent: accept connections, but
+forward nothing, like a pulled cable. slow: forward each chunk after `DELAY_S`. half: close the
+broker's side of each open connection and keep the client's side open; new connections work."""
 
 DELAY_S: Final = 0.15
 _CHUNK_BYTES: Final = 65_536
 
 
 class Proxy:
-    """Runs in a thread of its own from the moment it is made until `close`."""
+    """Runs in a thread of its own from its construction until `close`."""
 
     def __init__(self, port: int, target: int) -> None:
         self.port = port
@@ -33,7 +33,7 @@ class Proxy:
         self._server = self._call(asyncio.start_server(self._accept, "127.0.0.1", port))  # type: ignore[no-untyped-call]
 
     def set(self, mode: Mode) -> None:
-        """Treat open and new connections so from now on."""
+        """Set the mode for open and new connections."""
         self._call(self._set(mode))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    def _call(self, work):  # type: ignore[no-untyped-def]  # of any coroutine
+    def _call(self, work):  # type: ignore[no-untyped-def]  # for any coroutine
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     async def _set(self, mode: Mode) -> None:
@@ -57,7 +57,7 @@ class Proxy:
             for _, upstream in self._flows:
                 upstream.transport.abort()
         elif mode == "refuse" or before == "half":
-            # After `half` the client's side would never end by itself.
+            # After `half`, the client's side would never close by itself.
             for client, upstream in self._flows:
                 client.transport.abort()
                 upstream.transport.abort()
@@ -89,6 +89,6 @@ class Proxy:
                 writer.write(chunk)
                 await writer.drain()
         except OSError:
-            pass  # reset by either side: the other pump ends, too
+            pass  # reset by either side; the other direction ends too
         if self._mode != "half":
             writer.transport.abort()

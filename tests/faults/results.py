@@ -1,4 +1,4 @@
-"""Results of runs in a file of JSON lines, which later runs add to, and the table made of it."""
+"""Append results of runs to a file of JSON lines, and make a table from such files."""
 
 import statistics
 import subprocess
@@ -14,8 +14,11 @@ _ROOT: Final = Path(__file__).parents[2]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `lost` and `duplicated` are what must not be; a loss that the scenario causes, such
-    as records that were deleted unread, is in `deleted`."""
+    """The result of one run.
+
+    `lost` and `duplicated` must be 0. A loss by design of the scenario, such as records that were
+    deleted unread, is in `deleted`.
+    """
 
     commit: str  # git describe, with -dirty where files differ from it
     at: str  # when it ended, UTC
@@ -27,27 +30,27 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     records: int
     labels: int
     deleted: int
-    lost: int  # records and labels of which nothing came
-    duplicated: int  # results published twice under exactly-once, outcomes and windows included
+    lost: int  # records and labels without a result
+    duplicated: int  # outcomes published twice or revised; predictions too under exactly-once
     redelivered: int  # predictions published again, which at-least-once allows
     restarts: int  # of services that ended by themselves
-    recovery_s: float | None  # from the end of the fault until nothing is unread
+    recovery_s: float | None  # from the end of the fault until all is read
     run_s: float
     deviations: tuple[str, ...]
 
     @property
     def good(self) -> bool:
-        """Whether all that is promised held."""
+        """Return whether all guarantees held."""
         return not self.deviations
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
-        """What tells a run from the others of a file."""
+        """Return the fields that identify a run in a file."""
         return self.commit, self.scenario, self.client, self.delivery, self.seed
 
 
 def commit() -> str:
-    """The commit under test."""
+    """Return the commit under test."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
     return subprocess.run(
         command, cwd=_ROOT, capture_output=True, text=True, check=True
@@ -55,21 +58,21 @@ def commit() -> str:
 
 
 def append(path: Path, result: Result) -> None:
-    """Add one line."""
+    """Append a result as one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(msgspec.json.encode(result) + b"\n")
 
 
 def read(path: Path) -> Iterator[Result]:
-    """All lines; none where there is no file."""
+    """Yield all results; none if the file does not exist."""
     if path.exists():
         decoder = msgspec.json.Decoder(Result)
         yield from map(decoder.decode, path.read_bytes().splitlines())
 
 
 def markdown(results: Iterable[Result]) -> str:
-    """The table of `docs/faults.md`: a row per scenario, client and guarantee, and the totals.
+    """Return the table of `docs/faults.md`: totals, and a row per scenario, client and guarantee.
 
     >>> print(markdown([]).splitlines()[0])
     0 runs, 0 records and labels, 0 lost, 0 duplicated, 0 with a deviation; commits: none.

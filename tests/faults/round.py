@@ -1,7 +1,7 @@
-"""A round: runs under several clients and guarantees, side by side, that meet the same fault.
+"""Run a round: runs with several clients and guarantees, side by side, under the same fault.
 
-In: a fault, a seed, a cluster. Out: a `Result` for each run. Side by side, because most of a run is
-waiting: for the broker, for a session to time out, for a window to close.
+In: a fault, a seed, a cluster. Out: a `Result` for each run. The runs go side by side because each
+mostly waits: for the broker, for a session to time out, for a window to close.
 """
 
 import time
@@ -38,17 +38,18 @@ KINDS: Final[tuple[Kind, ...]] = (
     ("kafka-python", "exactly_once"),
     ("kafka-python", "at_least_once"),
 )
-# Shares of the load: sent before the fault, and while it lasts.
+# Shares of the load that are sent before the fault, and by its end.
 _BEFORE: Final = 0.4
 _DURING: Final = 0.75
-_RATE: Final = 2000.0  # messages a second then, so that there are some whenever the fault bites
+_RATE: Final = 2000.0  # messages a second during the fault, so that it always meets some
 _REACH_PATIENCE_S: Final = 120.0
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of fault. `whole` disturbs the cluster of all runs, `single` one run.
+    """A kind of fault. `whole` disturbs the cluster of all runs, `single` disturbs one run.
 
-    Both return when the fault is over; of a `lasting` one the rest is mended only after recovery.
+    Both return when the fault is over. The cluster is then repaired, but after a `lasting` fault
+    only when the stream has recovered.
     """
 
     name: str
@@ -60,17 +61,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     proxied: bool = False
     lasting: bool = False
     idle: bool = False  # the stream is idle when the fault begins
-    every: int = 1  # only each so many rounds: it takes long
-    asks: bool = False  # for a retraining in every run, not in one of three
-    workers: int | None = None  # as the seed says, without
+    every: int = 1  # run it only in every n-th round, because it takes long
+    asks: bool = False  # request a retraining in every round, not only in every third
+    workers: int | None = None  # None: the seed draws the number
     label_delay: int = 50
-    inside: bool = False  # the services start by `tests.faults.entry`
+    inside: bool = False  # start the services by `tests.faults.entry`
     memory_records: int | None = None
-    accounted: Accounted | None = None  # what must become of records, where some are lost
+    accounted: Accounted | None = None  # checks the records if the fault loses some
 
 
 class Round:
-    """One fault and its runs. `random` draws what all share."""
+    """One fault and its runs. `random` draws what all runs share."""
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class Round:
         self._commit = commit
 
     def run(self) -> list[Result]:
-        """Run it. Raises DriftlineError, RuntimeError if it cannot begin."""
+        """Run the round. Raises DriftlineError or RuntimeError if it cannot start."""
         with ThreadPoolExecutor(len(self._kinds)) as pool:
             self.cells = list(pool.map(self._prepare, self._kinds))
             began_s = time.monotonic()
@@ -118,7 +119,7 @@ class Round:
         return results
 
     def name(self, client: Client, delivery: Delivery) -> str:
-        """Of a run's folder."""
+        """Return the name of a run's folder."""
         return f"{self.fault.name}-{self.seed}-{client}-{delivery}"
 
     def _prepare(self, kind: Kind) -> Cell:
@@ -131,7 +132,7 @@ class Round:
             seed=self.seed,
             workers=self._workers,
             delivery=delivery,
-            retraining=False,  # but for the requests of the harness
+            retraining=False,  # only the harness requests one
             idle_s=2,
             replication=min(3, fault.nodes),
             label_delay=fault.label_delay,
@@ -162,19 +163,21 @@ class Round:
         return cell
 
     def _disturb(self, pool: ThreadPoolExecutor) -> None:
-        """Wait until the stream has come so far, then let the fault begin and end."""
+        """Wait until a share of the stream is processed, then cause the fault and end it."""
         fault = self.fault
         share = self.random.uniform(0.05, 0.3)
 
         def arrive(cell: Cell) -> None:
             if fault.idle:
-                cell.wait_for(lambda: cell.load.idle and cell.lag() == 0, 120, "not all is read")
+                cell.wait_for(
+                    lambda: cell.load.idle and cell.lag() == 0, 120, "not all records were read"
+                )
             else:
                 wanted = share * cell.load.records
                 cell.wait_for(
                     lambda: cell.reached() >= wanted,
                     _REACH_PATIENCE_S,
-                    f"{wanted:.0f} records are not reached",
+                    f"inference did not commit {wanted:.0f} records",
                 )
                 cell.load.allow(_DURING, _RATE)
             if fault.asks or (not fault.idle and self.seed % 3 == 0):
@@ -197,12 +200,12 @@ class Round:
             self.cluster.heal()
 
     def _each(self, pool: ThreadPoolExecutor, work: Callable[[Cell], None]) -> None:
-        """Do it for all side by side."""
+        """Do the work for all runs in parallel."""
         list(pool.map(lambda cell: self._guarded(cell, work), self.cells))
 
     @staticmethod
     def _guarded(cell: Cell, work: Callable[[Cell], None]) -> None:
-        """What goes wrong is a deviation of that run."""
+        """Do the work and record an error as a deviation of the run."""
         try:
             work(cell)
         except (RuntimeError, TimeoutError, DriftlineError) as error:
@@ -223,7 +226,7 @@ class Round:
         try:
             found = cell.judge(again)
         except (RuntimeError, DriftlineError) as error:
-            cell.wrong.append(f"cannot be judged: {error}")
+            cell.wrong.append(f"could not judge the run: {error}")
         if self.fault.after is not None:
             self.fault.after(cell)
         result = self._result(cell, found, run_s)
@@ -233,7 +236,7 @@ class Round:
                 evidence.keep(cell.site)
             delete_topics(cell.site)
         except (OSError, DriftlineError) as error:
-            self.say(f"{cell.site.folder.name}: topics not kept or deleted: {error}")
+            self.say(f"{cell.site.folder.name}: could not save or delete its topics: {error}")
         return result
 
     def _result(self, cell: Cell, found: Reconciliation | None, run_s: float) -> Result:
@@ -245,7 +248,7 @@ class Round:
             lost = found.missing + found.waiting + found.labels.missing + found.labels.waiting
             if self.fault.accounted is None:
                 lost += max(0, records - found.records) + max(0, labels - found.labels.total)
-            else:  # labels of records that were deleted wait for ever
+            else:  # labels of deleted records wait forever
                 lost = found.missing + found.waiting + found.labels.missing
                 deleted = max(0, records - found.predictions)
             again = found.redelivered
@@ -275,7 +278,7 @@ _known: dict[tuple[str, int], tuple[Item, ...]] = {}
 
 
 def _items(site: Site) -> tuple[Item, ...]:
-    """The messages of a site; the same for all of a data set and delay of labels."""
+    """Return the messages of a site; sites with the same data and label delay share them."""
     scenario = site.scenario
     key = scenario.data.source, scenario.label_delay
     if key not in _known:
@@ -284,7 +287,7 @@ def _items(site: Site) -> tuple[Item, ...]:
 
 
 def _ask(cell: Cell, seed: int) -> None:
-    """Ask for a retraining, as a person may, so that a model changes while the fault lasts."""
+    """Request a retraining manually, so that the champion changes during the fault."""
     request = RetrainRequest(
         id=f"retrain-{seed:012x}",
         cause="manual",

@@ -1,7 +1,7 @@
-"""One run under faults, from an empty site to a verdict.
+"""Run one scenario with kills, from an empty site to a verdict.
 
-In: a scenario, the address of a Kafka, a folder. Out: a `Verdict`; logs, and windows and drift
-events as they were live and replayed, stay in the folder.
+In: a scenario, the address of a Kafka, a folder. Out: a `Verdict`. The folder keeps the logs, and
+both the live and the replayed windows and drift events.
 """
 
 import threading
@@ -29,22 +29,22 @@ from tests.replay import Written, replayed, written
 
 Say = Callable[[str], None]
 
-# Session timeout, start on few cores and a retraining, several times over.
+# Several times the sum of a session timeout, a start on few cores and a retraining.
 _SETTLE_PATIENCE_S: Final = 240.0
 _LOOK_EVERY_S: Final = 0.5
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What came of one run. `deviations` is empty when all that is promised holds."""
+    """The result of one run. `deviations` is empty if all guarantees held."""
 
     scenario: Scenario
     deviations: tuple[str, ...]
-    replay_equal: bool  # of windows and drift events
+    replay_equal: bool  # whether windows and drift events are equal
     killed: int
     fallen: tuple[str, ...]  # processes that ended by themselves
     windows: int
     drift: int
-    late: int  # records that were late for their window; the data are in order
+    late: int  # records that were late for their window; 0 is expected
     requests: int
     models: int
     reconciled: Reconciliation | None
@@ -53,7 +53,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def good(self) -> bool:
-        """Whether nothing deviates."""
+        """Return whether nothing deviates."""
         return not self.deviations
 
 
@@ -66,9 +66,9 @@ def run(
     like: Site | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Verdict, Site, Written]:
-    """Run it. Returns also the site and what its monitor wrote, to compare runs with each other.
+    """Run the scenario. Return also the site and what its monitor wrote, to compare runs.
 
-    Raises RuntimeError where a run cannot begin; all that goes wrong later is a deviation.
+    Raises RuntimeError if the run cannot start. Later errors are deviations.
     """
     say(scenario.words)
     site = prepare(scenario, servers, folder, prefix=prefix, like=like)
@@ -102,15 +102,15 @@ def _keep_alive(workers: Workers, done: threading.Event) -> None:
 
 
 class Fed(Protocol):
-    """What sends the records."""
+    """A sender of records."""
 
     @property
     def done(self) -> bool:
-        """Whether all is sent and confirmed."""
+        """Return whether all records are sent and confirmed."""
 
 
 def settle(site: Site, workers: Workers, feed: Fed, say: Say) -> Written:
-    """Wait until all is through; returns what a fresh monitor makes of it. Raises RuntimeError."""
+    """Wait until all is processed; return what a fresh monitor writes. Raises RuntimeError."""
     deadline_s = time.monotonic() + _SETTLE_PATIENCE_S
     quiet_s = site.scenario.idle_s + 2.0
     last: tuple[dict[str, int], int] | None = None
@@ -122,8 +122,11 @@ def settle(site: Site, workers: Workers, feed: Fed, say: Say) -> Written:
                 last, since_s = now, time.monotonic()
             if not any(now[0].values()) and time.monotonic() - since_s > quiet_s:
                 break
-        _look_again(deadline_s, f"not all is read: {last}")
-    say(f"all is read; {len(workers.killed)} killed, {len(workers.fallen)} fell; replaying")
+        _look_again(deadline_s, f"unread: {last}")
+    say(
+        f"all records are read; {len(workers.killed)} workers were killed, "
+        f"{len(workers.fallen)} ended by themselves; replaying"
+    )
     again = replayed(site.broker, site.stream, site.models)
     while True:
         live = written(site.broker, site.stream)
@@ -145,12 +148,12 @@ def settle(site: Site, workers: Workers, feed: Fed, say: Say) -> Written:
 
 def _look_again(deadline_s: float, state: str) -> None:
     if time.monotonic() > deadline_s:
-        raise RuntimeError(f"not through after {_SETTLE_PATIENCE_S:g} s: {state}")
-    time.sleep(_LOOK_EVERY_S)  # other processes are awaited; they tell by what they commit
+        raise RuntimeError(f"not finished after {_SETTLE_PATIENCE_S:g} s: {state}")
+    time.sleep(_LOOK_EVERY_S)  # wait for other processes, which show progress by commits
 
 
 def _unread(site: Site) -> dict[str, int]:
-    """Offsets before inference and the join. A marker at the end of a partition is never read."""
+    """Return the lag of inference and the join, without the marker that ends a partition."""
     folder = folder_of(site.settings, site.stream)
     here = look_at_workers(folder, None, now=datetime.now(UTC))
     found = status(site.broker, site.stream, here, Trusted(site.settings.keys))
@@ -164,7 +167,7 @@ def _unread(site: Site) -> dict[str, int]:
 
 
 def _hot(site: Site) -> int:
-    """Offsets of the topics that the monitor is a function of."""
+    """Return the size of the topics that determine the monitor's output, in offsets."""
     return size(ranges(site.broker, [site.topics.predictions, site.topics.outcomes]))
 
 
@@ -181,7 +184,7 @@ def _judged(
         records, deviations = checks.of_records(site, feed.records, feed.labels)
         wrong += deviations
     else:
-        wrong.append("the records were not all sent")
+        wrong.append("not all records were sent")
     if again is None:
         again = replayed(site.broker, site.stream, site.models)
     live, found = written(site.broker, site.stream), checks.asked(site)
@@ -191,7 +194,7 @@ def _judged(
     wrong += [*workers.fallen, *workers.stubborn]
     late = checks.late(live)
     if late:
-        wrong.append(f"{late} records were late, though the data are in order")
+        wrong.append(f"{late} records were late, although the data are in order")
     verdict = Verdict(
         scenario=site.scenario,
         deviations=tuple(wrong),

@@ -1,4 +1,4 @@
-"""What a run under faults is made of: the data, the workers, how often each service is killed."""
+"""Describe a run under faults: data, workers, and how often each service is killed."""
 
 import csv
 from pathlib import Path
@@ -10,22 +10,22 @@ from driftline.stream import Client, Delivery
 from driftline.topics import SERVICES, Service
 from producers.river_sets import TARGET, open_river
 
-# SEA's concept changes so often in a run: enough drift for decisions and requests all through it.
+# Concepts of SEA in a run. They cause drift, decisions and requests throughout it.
 _CONCEPTS: Final = 8
 
 
 class Data(msgspec.Struct, frozen=True):
-    """A data set, and how `driftline init` and `driftline train` are told of it."""
+    """A data set, with the arguments for `driftline init` and `driftline train`."""
 
     source: str
     name: str
     init: tuple[str, ...]
-    warm_up: int  # first rows, for the first model
-    rows: int  # with the warm-up
+    warm_up: int  # number of first rows that train the first model
+    rows: int  # including the warm-up
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
-    """One run. `kills` are moments per service; some take two lives, so more may fall."""
+    """One run. `kills` are moments per service; at some moments two processes are killed."""
 
     data: Data
     client: Client
@@ -34,24 +34,24 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 2
     delivery: Delivery = "exactly_once"
     retraining: bool = True
-    overlap: int = 1  # windows that each record is in
+    overlap: int = 1  # number of windows that contain each record
     kills: dict[Service, int] = {}
     idle_s: int = 3
-    replication: int = 1  # of every topic
-    label_delay: int = 50  # in records, where the data have no time
+    replication: int = 1  # replication factor of every topic
+    label_delay: int = 50  # in records, for data without a time
 
     def slots(self, service: Service) -> int:
-        """How many workers a service has. One trainer is enough: requests have one partition."""
+        """Return the number of workers. One trainer is enough: requests have one partition."""
         return 1 if service == "trainer" else self.workers
 
     @property
     def lives(self) -> int:
-        """Moments at which something is killed."""
+        """Return the number of moments at which a worker is killed."""
         return sum(self.kills.get(service, 0) for service in SERVICES)
 
     @property
     def words(self) -> str:
-        """One line for people."""
+        """Return a description in one line."""
         return (
             f"{self.data.name}, {self.client}, {self.partitions} partitions, {self.workers} workers"
             f", {self.delivery}, retraining {'on' if self.retraining else 'off'}"
@@ -61,10 +61,10 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def sea(folder: Path, records: int, *, warm_up: int = 2000) -> Data:
-    """River's SEA generator with concepts that change, written to a file in `folder`."""
+    """Write records of River's SEA generator with changing concepts to a file in `folder`."""
     path, rows = folder / f"sea-{records}.csv", warm_up + records
     if not path.exists():
-        # Beside it first: another run may read the file while this one writes.
+        # Write to another file first: another run may read this one meanwhile.
         part = path.with_suffix(".part")
         with part.open("w", newline="") as file:
             writer = csv.writer(file)
@@ -82,7 +82,7 @@ def sea(folder: Path, records: int, *, warm_up: int = 2000) -> Data:
 
 
 def file(path: Path, *, rows: int | None = None) -> Data:
-    """A file of a known set: `elec2` and `car_loan_nml` lie in folders of these names."""
+    """Return a known data set by its folder, which is named `elec2` or `car_loan_nml`."""
     known: dict[str, tuple[str, int]] = {
         "elec2": ("--target class", 45_312),
         "car_loan_nml": (

@@ -1,6 +1,6 @@
-"""A place for one run: stream file, home, topics and a first model, made as users make them.
+"""Make a site for one run: stream file, home, topics and a first model, by the user's commands.
 
-In: a scenario and the address of a Kafka. Out: a `Site`, by whose broker the topics can be read.
+In: a scenario and the address of a Kafka. Out: a `Site`, whose broker reads the topics.
 """
 
 import os
@@ -23,7 +23,7 @@ from monitor.progress import PANES
 from tests.cli.invoke import invoke
 from tests.faults.scenario import Scenario
 
-# Added to what `init` drafts. The candidates are quick ones: what dies matters here, not the model.
+# Appended to what `init` drafts. Candidates train quickly: the model does not matter here.
 _SETTINGS = """
 {labels}
 [retrain]
@@ -45,7 +45,7 @@ replication_factor = {replication}
 
 
 class Site(msgspec.Struct, frozen=True):
-    """Where one scenario runs."""
+    """The files, topics and connections of one scenario."""
 
     scenario: Scenario
     folder: Path
@@ -54,7 +54,7 @@ class Site(msgspec.Struct, frozen=True):
     settings: Settings
     stream: Stream
     broker: Broker
-    servers: str  # for the harness; services may have another address
+    servers: str  # address for the harness; services may use another one
 
     @property
     def topics(self) -> Topics:
@@ -65,7 +65,7 @@ class Site(msgspec.Struct, frozen=True):
         return Models.of(self.settings, self.stream)
 
     def messages(self, topic: str) -> Iterator[Message]:
-        """All that is committed in a topic now."""
+        """Yield all committed records of a topic, up to its current end."""
         for batch in scan(self.broker, ranges(self.broker, [topic])):
             yield from batch
 
@@ -73,10 +73,10 @@ class Site(msgspec.Struct, frozen=True):
 def prepare(
     scenario: Scenario, servers: str, folder: Path, *, prefix: str, like: Site | None = None
 ) -> Site:
-    """Make everything that must be there before services start.
+    """Make everything that must exist before the services start.
 
-    The first model is trained, or it is that of `like`, whose home is then shared: two trainings
-    give two digests, as a package says when it was made.
+    The first model is trained, or taken from `like`, whose home is then shared. Two trainings would
+    give two digests, because a package contains the time of its training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     home = folder / "home" if like is None else like.settings.home
@@ -102,16 +102,16 @@ def prepare(
     if like is None:
         driftline("train", str(file), "--data", data.source, "--limit", str(data.warm_up))
     else:
-        # What `train` wrote: an announcement and the pointer to it. Later ones are the services'.
+        # `train` wrote an announcement and the pointer to it. The services wrote the later ones.
         copy_models(islice(like.messages(like.topics.models), 2), site)
     return site
 
 
 def edited(draft: str, scenario: Scenario, prefix: str) -> str:
-    """The draft as its user would change it: several partitions, a delay of labels, quick tests."""
+    """Edit the draft as a user would: several partitions, delayed labels, quick training."""
     by_time = '"30m"' if "[time]" in draft else str(scenario.label_delay)
     changed = draft.replace("label_delay = 0 ", f"label_delay = {by_time} ")
-    # Windows that are a fiftieth of the data, so that many close between two kills.
+    # A window is a fiftieth of the data, so that many close between two kills.
     size = max(200, scenario.data.rows // 50) // PANES * PANES
     changed = "\n".join(
         f'records = {size}\nslide = {size // scenario.overlap}\nidle = "{scenario.idle_s}s"'
@@ -121,14 +121,14 @@ def edited(draft: str, scenario: Scenario, prefix: str) -> str:
     )
     return changed + _SETTINGS.format(
         policy="drift" if scenario.retraining else "never",
-        # A training takes seconds of a core: some in a run, not one after the other.
+        # A training takes seconds of a core: allow some in a run, but not one after the other.
         cooldown=scenario.data.rows // 8,
         prefix=prefix,
         partitions=scenario.partitions,
         delivery=scenario.delivery,
         replication=scenario.replication,
-        # On a busy machine the load's client may write labels long after records that follow them:
-        # half of all records, so that the join still forgets some.
+        # On a busy machine, the load's client may write labels long after later records. The join
+        # window is half of all records, so that the join still evicts some.
         labels=f"[labels]\nhorizon = {max(scenario.data.rows // 2, 4 * scenario.label_delay)}\n"
         if "[time]" not in draft
         else "",
@@ -136,7 +136,7 @@ def edited(draft: str, scenario: Scenario, prefix: str) -> str:
 
 
 def copy_models(models: Iterable[Message], to: Site) -> None:
-    """Announce models again in another topic, where their records need signatures of their own."""
+    """Announce models in another topic, where their records need new signatures."""
     signer, producer = Signer(to.settings.keys), to.broker.producer()
     try:
         for message in models:

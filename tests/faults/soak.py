@@ -1,7 +1,7 @@
-"""`scripts/faults soak`: a stream under `driftline up` alone, with a fault every two minutes.
+"""`scripts/faults soak`: run a stream under `driftline up` alone, with a fault every two minutes.
 
-In: a Kafka of the harness's own. Out: samples of lag, memory and log sizes, a plot and a verdict.
-The harness starts no service again: that is for `up` to do.
+In: options of the command. Out: samples of lag, memory and log sizes, a plot and a verdict. The
+harness starts a Kafka of its own. It restarts no service: that is the task of `up`.
 """
 
 import os
@@ -34,15 +34,15 @@ from tests.faults.topic_config import Override
 
 _SAMPLE_EVERY_S: Final = 5.0
 _START_PATIENCE_S: Final = 180.0
-# Before the next fault the load pauses, so that a lag of 0 can be seen.
+# The load pauses this long before the next fault, so that the lag can reach 0.
 _QUIET_S: Final = 20.0
 _MOST_LOG_BYTES: Final = 10_000_000
-# What memory may grow by from the end of the first third on, in relation to its mean.
+# Limit of the memory growth over the last two thirds, as a share of the mean.
 _MOST_GROWTH: Final = 0.10
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One look. `lag` is None while the broker does not answer."""
+    """One sample. `lag` is None while the broker does not respond."""
 
     minute: float
     lag: int | None
@@ -52,7 +52,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A fault, and how long it took until nothing was unread; None: it was not, before the next."""
+    """A fault and the time until the lag was small again; None if the lag did not reach 0."""
 
     minute: float
     name: str
@@ -60,7 +60,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Soaked(msgspec.Struct, frozen=True):
-    """What came of a soak."""
+    """The result of a soak."""
 
     commit: str
     client: str
@@ -72,27 +72,31 @@ class Soaked(msgspec.Struct, frozen=True):
     lost: int
     duplicated: int
     faults: tuple[Event, ...]
-    growth: dict[str, float]  # of memory, from the end of the first third on, as a part of its mean
+    growth: dict[str, float]  # of memory over the last two thirds, as a share of the mean
     log_mb: dict[str, float]
     deviations: tuple[str, ...]
 
 
 def soak(
-    minutes: Annotated[float, typer.Option(help="How long.")] = 60.0,
-    every: Annotated[int, typer.Option(min=30, help="Seconds from fault to fault.")] = 120,
-    client: Annotated[str, typer.Option(help="librdkafka or kafka-python.")] = "librdkafka",
-    delivery: Annotated[str, typer.Option(help="Of inference.")] = "exactly_once",
-    rate: Annotated[int, typer.Option(min=10, help="Feature records a second.")] = 200,
-    seed: Annotated[int, typer.Option(help="Draws the faults.")] = 0,
+    minutes: Annotated[float, typer.Option(help="Duration in minutes.")] = 60.0,
+    every: Annotated[int, typer.Option(min=30, help="Seconds between the starts of faults.")] = 120,
+    client: Annotated[
+        str, typer.Option(help="Kafka client: librdkafka or kafka-python.")
+    ] = "librdkafka",
+    delivery: Annotated[
+        str, typer.Option(help="Delivery of inference: exactly_once or at_least_once.")
+    ] = "exactly_once",
+    rate: Annotated[int, typer.Option(min=10, help="Feature records per second.")] = 200,
+    seed: Annotated[int, typer.Option(help="Seed for the faults.")] = 0,
     folder: Annotated[
-        Path | None, typer.Option(help="Where everything stays. Default: .driftline/soak/TIME.")
+        Path | None, typer.Option(help="Folder for all files. Default: .driftline/soak/TIME.")
     ] = None,
 ) -> None:
     """Run a stream under `driftline up` alone, with a random fault every two minutes.
 
     Samples lag, memory of each service and log sizes every 5 s. Writes samples.jsonl, soak.json and
-    soak.svg. Exits 1 unless lag came back to 0 after each fault, memory is flat, logs are below
-    10 MB, and nothing is lost or doubled in the end.
+    soak.svg. Exits with 1 unless the lag returned to 0 after each fault, memory is flat, each log
+    is below 10 MB, and nothing is lost or duplicated at the end.
 
     Example: scripts/faults soak --minutes 60 --every 120
     """
@@ -173,11 +177,11 @@ class _Soak:
         began_s = time.monotonic()
         self._sample_for(5.0)
         minute = self._minute()
-        self._say(f"{name} begins")
+        self._say(f"starting fault: {name}")
         act()
         self._cluster.heal()
         over_s = time.monotonic()
-        # The load goes on, then pauses, so that a lag of 0 can be seen and not only a small one.
+        # The load continues, then pauses, so that the lag can reach 0.
         next_s = began_s + self._every_s
         self._sample_for(max(5.0, next_s - _QUIET_S - time.monotonic()))
         self._pause()
@@ -189,13 +193,18 @@ class _Soak:
             time.sleep(1.0)
         self._events.append(Event(round(minute, 2), name, recovery_s))
         if recovery_s is None:
-            self._wrong.append(f"lag is not 0 before the next fault: {name} at {minute:.1f} min")
-        self._say(f"{name}: recovered after {recovery_s} s")
+            self._wrong.append(
+                f"lag did not return to 0 before the next fault: {name} at {minute:.1f} min"
+            )
+        self._say(
+            f"{name}: "
+            + ("not recovered" if recovery_s is None else f"recovered after {recovery_s} s")
+        )
         self._flow()
         self._sample_for(max(0.0, next_s - time.monotonic()))
 
     def _recovered_at(self, minute: float, over_s: float) -> float:
-        """When lag was first no more than two seconds of traffic."""
+        """Return the time at which lag was first at most two seconds of traffic."""
         for sample in self._samples:
             at_s = self._began_s + sample.minute * 60
             if at_s >= over_s and sample.lag is not None and sample.lag <= 2 * self._rate:
@@ -227,12 +236,12 @@ class _Soak:
 
         def service_killed() -> None:
             state = self._random.choice(read_states(self._states))
-            self._say(f"kill -9 {state.service}-{state.slot}")
+            self._say(f"sending kill -9 to {state.service}-{state.slot}")
             self._signal(state, signal.SIGKILL)
 
         def service_stalled() -> None:
             state = self._random.choice(read_states(self._states))
-            self._say(f"{state.service}-{state.slot} is stopped for 15 s")
+            self._say(f"suspending {state.service}-{state.slot} for 15 s")
             self._signal(state, signal.SIGSTOP)
             self._sample_for(15.0)
             self._signal(state, signal.SIGCONT)
@@ -260,7 +269,7 @@ class _Soak:
         try:
             os.kill(state.pid, sign)
         except ProcessLookupError:
-            return  # it is being started again
+            return  # it is being restarted
 
     # ---- the stream -----------------------------------------------------------------------------
 
@@ -277,7 +286,7 @@ class _Soak:
         deadline_s = time.monotonic() + _START_PATIENCE_S
         while sum(state.state == "running" for state in read_states(self._states)) < 4:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"`up` does not get four services running: {self._place}/up.log")
+                raise RuntimeError(f"`up` did not start four services; see {self._place}/up.log")
             time.sleep(0.5)
         return process
 
@@ -341,10 +350,12 @@ class _Soak:
     # ---- the end --------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        self._cell.wait_for(lambda: self._cell.lag() == 0, 120.0, "lag is not 0 in the end")
+        self._cell.wait_for(
+            lambda: self._cell.lag() == 0, 120.0, "lag did not return to 0 at the end"
+        )
         states = read_states(self._states)
         self._wrong += [
-            f"{s.service}-{s.slot} is {s.state} in the end" for s in states if s.state != "running"
+            f"{s.service}-{s.slot} is {s.state} at the end" for s in states if s.state != "running"
         ]
 
     def _judged(self, minutes: float) -> Soaked:
@@ -384,8 +395,10 @@ class _Soak:
 
 
 def _growth(samples: list[Sample]) -> dict[str, float]:
-    """By how much the memory of each process grows on its fitted line over the last two thirds, as
-    a part of its mean. A process that was started again is measured from its start."""
+    """Return the growth of each service's memory over the last two thirds, as a share of its mean.
+
+    It is taken from a fitted line. A process that was restarted is measured from its start.
+    """
     growth: dict[str, float] = {}
     late = samples[len(samples) // 3 :]
     for name in sorted({name for sample in late for name in sample.rss_mb}):
@@ -395,7 +408,7 @@ def _growth(samples: list[Sample]) -> dict[str, float]:
                 (sample.minute, sample.rss_mb[name])
                 for sample in late
                 if sample.pids.get(name) == pid and name in sample.rss_mb
-            ][12:]  # the first minute: caches fill
+            ][12:]  # without the first minute, in which caches fill
             if len(points) < 24:
                 continue
             at, mb = np.array(points).T

@@ -1,4 +1,4 @@
-"""Changes of a topic while a run goes on: settings for a while, and records deleted unread."""
+"""Change a topic during a run: override a setting for a time, or delete unread records."""
 
 from collections.abc import Mapping
 from types import TracebackType
@@ -18,7 +18,7 @@ _ANSWER_TIMEOUT_S = 30.0
 
 
 class Override:
-    """A setting of a topic, changed until the `with` block ends."""
+    """Override a setting of a topic until the `with` block ends."""
 
     def __init__(self, site: Site, topic: str, name: str, value: str) -> None:
         self._admin = admin_of(site)
@@ -47,13 +47,13 @@ class Override:
 
 
 def delete_before(site: Site, topic: str, offsets: Mapping[int, int]) -> None:
-    """Delete the records before these offsets, as retention does."""
+    """Delete all records before these offsets, as retention does."""
     wanted = [TopicPartition(topic, partition, offset) for partition, offset in offsets.items()]
-    admin = admin_of(site)  # its answers come while it lives
+    admin = admin_of(site)  # responses arrive only while it exists
     for done in admin.delete_records(wanted).values():
         done.result(_ANSWER_TIMEOUT_S)
 
 
 def admin_of(site: Site) -> AdminClient:
-    """An admin client of the harness's own."""
+    """Return an admin client for the harness."""
     return AdminClient({"bootstrap.servers": site.servers, "log_level": 2})

@@ -1,6 +1,6 @@
-"""The services of a run as processes of their own, that can be killed and started again.
+"""Run the services as separate processes, which can be killed and restarted.
 
-In: a site. Out: processes with a log per slot, to the end of which each successor writes.
+In: a site. Out: processes. Each slot has one log, to which every process in the slot appends.
 """
 
 import os
@@ -20,15 +20,15 @@ from driftline.topics import SERVICES, Service
 from tests.faults.entry import VARIABLE, Inside
 from tests.faults.site import Site
 
-# A folder with other code of Driftline, for the services alone: to see what an earlier commit does.
+# A folder with other code of Driftline for the services only, such as that of an earlier commit.
 CODE: Final = "FAULTS_CODE"
 _ENTRY: Final = Path(__file__).with_name("entry.py")
-# Importing takes seconds; with many processes on few cores, a multiple of that.
+# Imports take seconds, or a multiple of that with many processes on few cores.
 _START_PATIENCE_S: Final = 180.0
-# Commits, leaves its group, and gives up a training under way.
+# Time to commit, leave the group and cancel a training.
 _STOP_PATIENCE_S: Final = 40.0
 _LOOK_EVERY_S: Final = 0.05
-# What ends by itself is started again after 1 s, twice that the next time, and so on up to this.
+# A process that ends by itself is restarted after 1 s, then 2 s, 4 s and so on up to this.
 _MOST_BACK_OFF_S: Final = 10.0
 
 
@@ -43,17 +43,17 @@ class Slot(NamedTuple):
 
 
 class Workers:
-    """All workers of a site. Methods may be called from several threads, one thread per service."""
+    """All workers of a site. Several threads may call the methods, but only one per service."""
 
     def __init__(self, site: Site, inside: Inside | None = None) -> None:
-        self.fallen: list[str] = []  # what ended by itself, and how
-        self.stubborn: list[str] = []  # what did not end in good order when it was asked to
+        self.fallen: list[str] = []  # processes that ended by themselves, with the exit code
+        self.stubborn: list[str] = []  # processes that did not shut down cleanly on SIGTERM
         self.killed: list[str] = []
         self._site = site
         self._inside = inside
-        self._noted: set[int] = set()  # pids of what fell
-        self._falls: dict[Slot, int] = {}  # in a row
-        self._start_s: dict[Slot, float] = {}  # when what fell is started again
+        self._noted: set[int] = set()  # pids in `fallen`
+        self._falls: dict[Slot, int] = {}  # number of times that it ended by itself
+        self._start_s: dict[Slot, float] = {}  # when a process that ended by itself is restarted
         self._processes: dict[Slot, subprocess.Popen[bytes]] = {}
         self._lock = threading.RLock()
         self.logs = site.folder / "logs"
@@ -65,7 +65,7 @@ class Workers:
         )
 
     def start(self, slot: Slot) -> None:
-        """Start it as `driftline up` does, in a session of its own."""
+        """Start a worker as `driftline up` does, in a session of its own."""
         code, added = os.environ.get(CODE), dict[str, str]()
         program: tuple[str, ...] = ("-m", "driftline.cli")
         if code:
@@ -90,14 +90,14 @@ class Workers:
             self._processes[slot] = process
 
     def start_all(self) -> None:
-        """Start all and wait until each has joined its group. Raises RuntimeError."""
+        """Start all workers and wait until each has joined its group. Raises RuntimeError."""
         for slot in self.slots:
             self.start(slot)
         for slot in self.slots:
             self.wait_until_it_runs(slot)
 
     def wait_until_it_runs(self, slot: Slot) -> None:
-        """Wait for the state file to say that it has joined. Raises RuntimeError."""
+        """Wait until the worker's state file shows that it has joined. Raises RuntimeError."""
         folder = folder_of(self._site.settings, self._site.stream)
         deadline_s = time.monotonic() + _START_PATIENCE_S
         process = self._processes[slot]
@@ -106,11 +106,11 @@ class Workers:
             if said is not None and said.pid == process.pid and said.state != "starting":
                 return
             if process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError(f"{slot} does not start; see {self.logs / f'{slot}.log'}")
-            time.sleep(_LOOK_EVERY_S)  # another process is awaited; it tells by its file
+                raise RuntimeError(f"{slot} did not start; see {self.logs / f'{slot}.log'}")
+            time.sleep(_LOOK_EVERY_S)  # wait for another process, which reports in its file
 
     def kill(self, slot: Slot) -> None:
-        """kill -9; its children are left, as they would be."""
+        """Kill a worker with SIGKILL. Its child processes survive, as in a real crash."""
         with self._lock:
             process = self._processes[slot]
             self._note_if_it_fell(slot, process)
@@ -119,7 +119,7 @@ class Workers:
             self.killed.append(str(slot))
 
     def revive(self) -> None:
-        """Start again what ended by itself, as a supervisor would; `fallen` tells of it."""
+        """Restart processes that ended by themselves, as a supervisor does, and note them."""
         with self._lock:
             now_s = time.monotonic()
             for slot, process in tuple(self._processes.items()):
@@ -132,12 +132,12 @@ class Workers:
                     self._start_s[slot] = now_s + min(2.0 ** (falls - 1), _MOST_BACK_OFF_S)
 
     def process(self, slot: Slot) -> subprocess.Popen[bytes]:
-        """The process in a slot now."""
+        """Return the current process of a slot."""
         with self._lock:
             return self._processes[slot]
 
     def stop(self, slot: Slot) -> None:
-        """Ask it to end in good order, and wait."""
+        """Send SIGTERM to a worker and wait for its end."""
         with self._lock:
             process = self._processes[slot]
             if self._note_if_it_fell(slot, process):
@@ -147,7 +147,7 @@ class Workers:
         self._await_end(slot, process, _STOP_PATIENCE_S)
 
     def left_out(self) -> list[str]:
-        """What does not run, or runs without its partitions; in words."""
+        """Return a text for each worker that does not run and for missing partitions."""
         folder = folder_of(self._site.settings, self._site.stream)
         wrong, held = [], dict.fromkeys(SERVICES, 0)
         for slot in self.slots:
@@ -166,7 +166,7 @@ class Workers:
         return wrong
 
     def stop_all(self) -> None:
-        """Ask all to end, and kill what does not, with the children that killed ones left."""
+        """Send SIGTERM to all workers, and kill those that do not end in time."""
         processes = dict(self._processes)
         running = {
             slot: process
