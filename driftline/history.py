@@ -9,7 +9,6 @@ windows → drift event → retrain request → decision → model → pointer
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -22,6 +21,7 @@ from driftline.codec.envelope import (
     models_decoder,
     retrain_decoder,
 )
+from driftline.codec.values import moment_of
 from driftline.errors import DataError
 from driftline.events import (
     Count,
@@ -234,10 +234,8 @@ class History:
     def _position(self, position: int) -> str:
         if self._by_row:
             return f"row {position}"
-        try:
-            return datetime.fromtimestamp(position / 1e6, UTC).isoformat(timespec="seconds")
-        except (OverflowError, ValueError):  # not a position of years 1 to 9999
-            return f"{position} µs"
+        moment = moment_of(position)
+        return f"{position} µs" if moment is None else moment.isoformat(timespec="seconds")
 
 
 class _Window(msgspec.Struct, frozen=True):

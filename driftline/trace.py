@@ -7,7 +7,6 @@ led to. Memory holds the history of decisions, which is small; hot topics are on
 
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -15,7 +14,7 @@ from driftline.broker.port import Broker, Message
 from driftline.codec.envelope import dead_letter_origin, decode_or_skip
 from driftline.codec.labels import LabelCodec
 from driftline.codec.schema import DECODE_ERRORS, IdType, make_decoder
-from driftline.codec.values import text
+from driftline.codec.values import publish_time, text
 from driftline.errors import DataError
 from driftline.events import Count, Source, Value
 from driftline.history import History, Node
@@ -137,5 +136,4 @@ class _Records:
 
 
 def _published(message: Message) -> str:
-    moment = datetime.fromtimestamp(message.timestamp_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds")
+    return publish_time(message.timestamp_ms, timespec="milliseconds")

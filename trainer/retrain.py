@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.records import format_time
+from driftline.codec.values import shown_time
 from driftline.errors import BrokerError, DriftlineError, PackageError
 from driftline.evaluation import better
 from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
@@ -148,7 +148,7 @@ def ranges_and_held(
     everything = np.setdiff1d(np.arange(len(rows)), recent[held])
     ranges = []
     if request.since is not None and len(recent) < len(rows):
-        since = str(request.since) if stream.axis == "row" else format_time(request.since)
+        since = str(request.since) if stream.axis == "row" else shown_time(request.since)
         ranges.append(Range(f"since {since}", recent[train]))
     last = f"last {stream.retrain.train_on}"
     ranges.append(Range(last, everything))

@@ -19,7 +19,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.codec.envelope import decode, outcomes_decoder, windows_decoder
-from driftline.codec.records import format_time
+from driftline.codec.values import shown_time
 from driftline.events import DataWindow, Outcome
 from driftline.scan import Progress, ranges, scan, size
 from driftline.topics import Topics
@@ -105,7 +105,7 @@ def _show(context: Context, pairs: list[Compared]) -> None:
     for pair in pairs:
         estimate = pair.estimate
         table.add_row(
-            f"{pair.end:,}" if by_row else format_time(pair.end),
+            f"{pair.end:,}" if by_row else shown_time(pair.end),
             short_digest(pair.model),
             f"{estimate.value:.4g}",
             f"{estimate.low:.4g}–{estimate.high:.4g}",

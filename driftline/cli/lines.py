@@ -1,7 +1,5 @@
 """One line of text for one message of any topic, for people; programs read the JSON itself."""
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from driftline.broker.port import Message
@@ -16,6 +14,7 @@ from driftline.codec.envelope import (
     retrain_decoder,
     windows_decoder,
 )
+from driftline.codec.values import publish_time
 from driftline.errors import DataError
 from driftline.events import (
     DataParts,
@@ -74,7 +73,7 @@ def short_digest(digest: str | None) -> str:
 
 def moment(timestamp_ms: int) -> str:
     """A publish time as people read it, UTC."""
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return publish_time(timestamp_ms).removesuffix("+00:00").replace("T", " ")
 
 
 def _said(role: Role, message: Message) -> str:

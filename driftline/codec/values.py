@@ -58,6 +58,38 @@ def format_time(us: int) -> str:
         raise ValueError(f"{us} µs is outside of years 1 to 9999") from error
 
 
+def moment_of(us: int) -> datetime | None:
+    """Microseconds since 1970 UTC as a moment; None outside of years 1 to 9999.
+
+    >>> moment_of(1_500_000)
+    datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)
+    >>> moment_of(2**60) is None
+    True
+    """
+    return _EPOCH + timedelta(microseconds=us) if _MIN_US <= us <= _MAX_US else None
+
+
+def shown_time(us: int) -> str:
+    """Microseconds since 1970 UTC for people to read: the number itself where it is no time.
+
+    >>> shown_time(1_500_000), shown_time(2**60)
+    ('1970-01-01T00:00:01.500000Z', '1152921504606846976 µs')
+    """
+    return f"{us} µs" if moment_of(us) is None else format_time(us)
+
+
+def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
+    """A message's timestamp for people to read: the number itself where it is no time.
+
+    Clients may set any number; that of a message without a timestamp is -1.
+
+    >>> publish_time(1_500, timespec="milliseconds"), publish_time(-1)
+    ('1970-01-01T00:00:01.500+00:00', '-1 ms')
+    """
+    moment = moment_of(timestamp_ms * 1000) if timestamp_ms >= 0 else None
+    return f"{timestamp_ms} ms" if moment is None else moment.isoformat(timespec=timespec)
+
+
 def parse_time(value: str) -> int:
     """RFC 3339 as microseconds since 1970 UTC. Raises ValueError for anything else, and for a time
     whose UTC value lies outside of years 1 to 9999: `format_time` could not write it.

@@ -7,8 +7,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from driftline.cli.options import stdout
+from driftline.broker.memory import MemoryBroker
+from driftline.cli.estimates import _show
+from driftline.cli.options import Context, stdout
+from driftline.events import MetricEstimate
+from driftline.settings import load_settings
+from driftline.stream import loads
+from monitor.estimates.coverage import Compared
 from tests.hostile import HOSTILE
+from tests.world import MODEL, STREAM_FILE
 
 
 @pytest.fixture
@@ -26,3 +33,12 @@ def test_a_value_is_shown_as_text_wherever_it_is_printed(shown: io.StringIO, val
     stdout.print(table)
     stdout.print(Tree(escape(value)))
     assert all(c.isprintable() or c == "\n" for c in shown.getvalue())
+
+
+def test_a_window_beyond_all_times_stands_in_the_table(shown: io.StringIO) -> None:
+    timed = STREAM_FILE.replace("horizon = 10", 'horizon = "1h"')
+    stream = loads(timed + 'time = { column = "t" }\nwindows = { span = "1h" }\n')
+    estimate = MetricEstimate(metric="accuracy", value=0.9, low=0.8, high=1.0, reference=0.9)
+    pairs = [Compared(2**60, MODEL, estimate, 0.9, 10, 10)]
+    _show(Context(load_settings({}), stream, MemoryBroker()), pairs)
+    assert "µs" in shown.getvalue()

@@ -1,0 +1,43 @@
+"""Times that anybody may have written are shown, whatever their number."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from driftline.cli.lines import moment
+from driftline.codec.values import moment_of, publish_time, shown_time
+from driftline.trace import trace
+from tests.world import World
+
+POSITIONS = st.integers(-(2**60), 2**60)  # what `events.Position` lets through
+TIMESTAMPS = st.integers(-(2**63), 2**63 - 1)  # a Kafka record may have any
+
+
+@given(POSITIONS | TIMESTAMPS)
+def test_any_position_is_shown_as_a_time_or_as_its_number(us: int) -> None:
+    shown = shown_time(us)
+    assert shown.endswith("Z") if moment_of(us) is not None else shown == f"{us} µs"
+
+
+@given(TIMESTAMPS)
+def test_any_timestamp_of_a_message_is_shown(timestamp_ms: int) -> None:
+    assert publish_time(timestamp_ms)
+    assert moment(timestamp_ms)
+
+
+@pytest.mark.parametrize("timestamp_ms", [-1, -(2**63), 2**63 - 1, 253_402_300_800_000])
+def test_a_timestamp_that_is_no_time_is_shown_as_its_number(timestamp_ms: int) -> None:
+    assert moment(timestamp_ms) == publish_time(timestamp_ms) == f"{timestamp_ms} ms"
+
+
+def test_a_time_is_shown_to_the_second() -> None:
+    assert moment(253_402_300_799_999) == "9999-12-31 23:59:59"
+    assert publish_time(1_500) == "1970-01-01T00:00:01+00:00"
+
+
+def test_a_record_with_an_impossible_timestamp_is_traced() -> None:
+    world = World()
+    world.clock.advance(9e15)
+    world.feature("odd")
+    (node,) = trace(world.broker, world.stream, "odd")
+    assert node.text == f"published {int(world.clock.time() * 1000)} ms"
