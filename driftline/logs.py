@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from driftline.plain import json_line, visible_lines
 from driftline.settings import LogFormat, LogLevel
 
 # The loggers of the Kafka clients. They log each connection attempt, and at a level of their own
@@ -86,14 +87,14 @@ def log_command(*, verbose: bool) -> None:
     repeat what the command's own error says. With `verbose`, everything."""
     handler = _StandardError()
     handler.setFormatter(
-        TextFormatter() if verbose else logging.Formatter("%(levelname)s: %(message)s")
+        TextFormatter() if verbose else _BriefFormatter("%(levelname)s: %(message)s")
     )
     _install(handler, logging.DEBUG if verbose else logging.WARNING, gather=not verbose)
     _limit_clients(logging.NOTSET if verbose else logging.CRITICAL + 1)
 
 
 class TextFormatter(logging.Formatter):
-    """One line: time, level, speaker, message; a traceback follows on lines of its own."""
+    """One line: time, level, speaker, message; more lines, as of a traceback, are indented."""
 
     def __init__(self, speaker: Speaker | None = None) -> None:
         super().__init__()
@@ -102,7 +103,14 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = f"{_time(record)} {record.levelname}{self._speaker} {record.getMessage()}"
         trace = _exception(self, record)
-        return f"{line}\n{trace}" if trace else line
+        return visible_lines(f"{line}\n{trace}" if trace else line)
+
+
+class _BriefFormatter(logging.Formatter):
+    """Level and message, for a person who waits for a command."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible_lines(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
@@ -124,7 +132,7 @@ class JsonFormatter(logging.Formatter):
             slot=speaker.slot if speaker else None,
             exception=_exception(self, record),
         )
-        return msgspec.json.encode(line).decode()
+        return json_line(line)
 
 
 class Collapsing(logging.Handler):

@@ -1,8 +1,12 @@
 """Text from records, made safe to show: nothing in it acts on a terminal, a page or a log line."""
 
+import json
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Final
+
+import msgspec
 
 # Kept as they are: they are in "Cf" with the marks that turn text around, but only join letters.
 _JOINERS: Final = "\u200c\u200d"
@@ -26,6 +30,40 @@ def visible(text: str, *, keep: str = "") -> str:
         c.encode("unicode_escape").decode()
         if unicodedata.category(c) in _ACTIVE and c not in _JOINERS and c not in keep
         else c
+        for c in text
+    )
+
+
+def visible_lines(text: str) -> str:
+    r"""Return `visible` text in which each line after the first is indented, so that none of them
+    reads like a line that somebody else wrote.
+
+    >>> visible_lines("failed\x1b\n  frame\nERROR forged")
+    'failed\\x1b\n  frame\n  ERROR forged'
+    """
+    return re.sub(r"\n(?!  )", "\n  ", visible(text, keep="\n"))
+
+
+def json_line(value: object) -> str:
+    r"""Return the value as JSON that says the same, in one line with `visible` characters alone.
+
+    >>> json_line({"id": "a\x9b\u202e"})
+    '{"id":"a\\u009b\\u202e"}'
+    """
+    return visible_json(msgspec.json.encode(value))
+
+
+def visible_json(encoded: bytes) -> str:
+    r"""As `json_line`, of JSON. Raises DecodeError, UnicodeDecodeError.
+
+    >>> visible_json(b'{"a":\n 1.50}')
+    '{"a":1.50}'
+    """
+    text = msgspec.json.format(encoded, indent=-1).decode()
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        json.dumps(c)[1:-1] if unicodedata.category(c) in _ACTIVE and c not in _JOINERS else c
         for c in text
     )
 

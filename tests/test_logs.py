@@ -21,6 +21,8 @@ from driftline.logs import (
     log_command,
     log_service,
 )
+from driftline.plain import visible
+from tests.hostile import HOSTILE
 
 SPEAKER = Speaker("elec2", "inference", 1)
 
@@ -102,6 +104,32 @@ def test_an_exception_is_part_of_the_line(formatter: logging.Formatter) -> None:
         made.exc_info = (type(error), error, error.__traceback__)
 
     assert "ValueError: no such column" in formatter.format(made)
+
+
+@pytest.mark.parametrize("value", [*HOSTILE, "x\n2026-01-01T00:00:00.000Z ERROR forged\r"])
+@pytest.mark.parametrize("formatter", [TextFormatter(SPEAKER), JsonFormatter(SPEAKER)])
+def test_a_value_from_a_record_acts_on_no_terminal_and_forges_no_line(
+    formatter: logging.Formatter, value: str
+) -> None:
+    made = record(f"ignoring {value}")
+    try:
+        raise ValueError(value)
+    except ValueError as error:
+        made.exc_info = (type(error), error, error.__traceback__)
+
+    _, *more = lines = formatter.format(made).split("\n")
+    assert visible("".join(lines)) == "".join(lines)
+    assert all(line.startswith("  ") for line in more)
+
+
+@pytest.mark.parametrize("verbose", [True, False])
+def test_a_command_says_nothing_that_acts(
+    verbose: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_command(verbose=verbose)
+    logging.getLogger("driftline.test").warning("ignoring %s", "\x1b[2J\nERROR: forged")
+
+    assert "ignoring \\x1b[2J\n  ERROR: forged\n" in capsys.readouterr().err
 
 
 def test_equal_messages_within_a_minute_become_one_line_with_their_number() -> None:

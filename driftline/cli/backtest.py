@@ -1,25 +1,16 @@
 """`driftline backtest`: what each policy would have done on recorded data."""
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, get_args
 
-import msgspec
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import TaskID
 
-from driftline.cli.bar import progress_bar
+from driftline.cli.bar import counting_bar, progress_bar
 from driftline.cli.options import (
     BootstrapServers,
     Json,
@@ -32,6 +23,7 @@ from driftline.cli.options import (
 )
 from driftline.cli.run import Limit, Seed, WarmUpShare
 from driftline.errors import DriftlineError, SettingsError
+from driftline.plain import json_line
 from driftline.stream import Policy, Stream
 from driftline.topics import Topics
 
@@ -154,19 +146,13 @@ def backtest(
             )
             _write_report(out, report, stream, page)
     if as_json:
-        print(msgspec.json.encode(found.result).decode())
+        print(json_line(found.result))
 
 
 @contextmanager
 def _plays_bar() -> Iterator["Tell"]:
     """A progress bar on a terminal, with a line for each play."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with counting_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def tell(name: str, done: int, total: int) -> None:

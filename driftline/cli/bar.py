@@ -1,9 +1,17 @@
-"""A progress bar on a terminal for whoever reads topics; nothing anywhere else."""
+"""Progress bars of commands, on a terminal; nothing anywhere else."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from driftline.cli.options import stderr
 
@@ -13,15 +21,7 @@ def progress_bar(
     words: str, *, hidden: bool = False
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
     """Gives two functions: one to say how much there is, one to say how much more was done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=stderr, transient=True, disable=hidden or not stderr.is_terminal
-    ) as bar:
+    with _bar(TaskProgressColumn(), hidden) as bar:
         task = bar.add_task(words, total=None)
 
         def started(total: int) -> None:
@@ -31,3 +31,20 @@ def progress_bar(
             bar.advance(task, count)
 
         yield started, passed
+
+
+def counting_bar(*, hidden: bool = False) -> Progress:
+    """A bar that says how many of how many are done, for each of its tasks."""
+    return _bar(MofNCompleteColumn(), hidden)
+
+
+def _bar(amount: ProgressColumn, hidden: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        amount,
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=hidden or not stderr.is_terminal,
+    )

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from driftline.broker.local import LocalKafka, LocalKafkaStatus
 from driftline.cli.options import Json, stderr, stdout
+from driftline.plain import json_line
 from driftline.settings import load_settings
 
 broker = typer.Typer(
@@ -84,7 +84,7 @@ def _print_json(running: LocalKafkaStatus | None) -> None:
             "pid": running.pid,
             "version": running.kafka_version,
         }
-    print(msgspec.json.encode(fields).decode())
+    print(json_line(fields))
 
 
 def _say(running: LocalKafkaStatus) -> None:

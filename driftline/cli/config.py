@@ -2,11 +2,11 @@
 
 import tomllib
 
-import msgspec
 from rich.markup import escape
 from rich.table import Table
 
 from driftline.cli.options import Json, StreamFile, find_stream_file, stdout
+from driftline.plain import json_line
 from driftline.stream import describe, load
 
 
@@ -20,7 +20,7 @@ def config(file: StreamFile = None, json: Json = False) -> None:
     rows = describe(stream, tomllib.loads(path.read_text(encoding="utf-8")))
     if json:
         for row in rows:
-            print(msgspec.json.encode(row).decode())
+            print(json_line(row))
         return
     table = Table(title=f"{path}: written in it, or default", title_justify="left")
     for column in ("key", "value", "meaning"):

@@ -18,6 +18,7 @@ from driftline.cli.options import (
     stderr,
     stdout,
 )
+from driftline.plain import json_line
 
 deadletters = typer.Typer(
     help="Records and labels that could not be processed: look at them, send them again.",
@@ -45,7 +46,7 @@ def list_(
     found = groups(context.broker, context.stream, reason=reason)
     if json:
         for group in found:
-            print(msgspec.json.encode(group).decode())
+            print(json_line(group))
         return
     if not found:
         stdout.print("no dead letters")
@@ -125,7 +126,7 @@ def show(
             value=plain(message.value),
         )
         if json:
-            print(msgspec.json.encode(shown).decode())
+            print(json_line(shown))
             continue
         for field, value in msgspec.structs.asdict(shown).items():
             if field == "headers":
@@ -164,7 +165,7 @@ def replay(
     context = open_context(file, bootstrap_server)
     done = send(context.broker, context.stream, reason=reason, dry_run=dry_run, again=again)
     if json:
-        print(msgspec.json.encode(done).decode())
+        print(json_line(done))
         return
     stdout.print(f"{'would send' if dry_run else 'sent'} {done.sent} again")
     if done.again:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -12,6 +11,7 @@ from driftline.broker import connect
 from driftline.cli.options import BootstrapServers, Json, StreamFile, find_stream_file, stdout
 from driftline.doctor import Check, check_broker, check_installation, check_models, check_services
 from driftline.errors import StreamFileError
+from driftline.plain import json_line
 from driftline.processes import file_digest, folder_of
 from driftline.settings import load_settings
 from driftline.stream import Stream, load
@@ -54,7 +54,7 @@ def doctor(
         checks.extend(check_broker(settings, client, stream))
     if json:
         for check in checks:
-            print(msgspec.json.encode(check).decode())
+            print(json_line(check))
     else:
         _show(checks)
     if any(check.result == "fail" for check in checks):

@@ -21,6 +21,7 @@ from driftline.cli.options import (
 from driftline.codec.envelope import decode, outcomes_decoder, windows_decoder
 from driftline.codec.values import shown_time
 from driftline.events import DataWindow, Outcome
+from driftline.plain import json_line
 from driftline.scan import Progress, ranges, scan, size
 from driftline.topics import Topics
 from monitor.estimates.coverage import Compared, Coverage, Truth, coverage
@@ -51,7 +52,7 @@ def estimates(
         pairs = _read(context, started, passed)
     found = Estimates(pairs, coverage(pairs))
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(json_line(found))
     elif found.coverage is None:
         stdout.print("no window has both an estimate and outcomes")
         raise typer.Exit(1)

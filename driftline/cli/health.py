@@ -7,11 +7,11 @@ that a broker in trouble does not make every service look ill.
 from datetime import UTC, datetime
 from typing import Annotated
 
-import msgspec
 import typer
 
 from driftline.cli.options import Json, StreamFile, find_stream, stdout
 from driftline.health import judge
+from driftline.plain import json_line
 from driftline.processes import folder_of, read_state
 from driftline.settings import load_settings
 from driftline.topics import Service
@@ -38,7 +38,7 @@ def health(
     state = read_state(folder_of(load_settings(), stream), service, slot)
     found = judge(state, now=datetime.now(UTC))
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(json_line(found))
     else:
         stdout.print(
             f"{service}-{slot}: {found.reason}", highlight=False, markup=False, soft_wrap=True

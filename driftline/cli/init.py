@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -11,6 +10,7 @@ from rich.table import Table
 from driftline.cli.options import Json, stdout
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError, SettingsError
+from driftline.plain import json_line
 from driftline.stream import Stream, loads
 from producers.draft import draft, slug, stream_name
 from producers.playback import Playback
@@ -76,7 +76,7 @@ def init(
         )
     path.write_text(content, encoding="utf-8")
     if json:
-        print(msgspec.json.encode(profile).decode())
+        print(json_line(profile))
         return
     _show(profile)
     if profile.time is None or profile.time.format or profile.time.step:

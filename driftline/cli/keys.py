@@ -7,6 +7,7 @@ import msgspec
 import typer
 
 from driftline.cli.options import Json, stdout
+from driftline.plain import json_line
 from driftline.settings import load_settings
 
 keys = typer.Typer(
@@ -64,7 +65,7 @@ def list_(json: Json = False) -> None:
     found = [KeyInfo(name, name == own) for name in Trusted(folder).ids()]
     for info in found:
         if json:
-            print(msgspec.json.encode(info).decode())
+            print(json_line(info))
         else:
             stdout.print(f"{info.id}{'  signs here' if info.signs else ''}")
     if not found and not json:

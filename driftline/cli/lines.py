@@ -40,6 +40,7 @@ from driftline.events import (
     Watermark,
     WindowsEvent,
 )
+from driftline.plain import json_line, visible_json
 from driftline.topics import Role
 
 # Hex digits of a digest that people compare; `models show` and `trace` take as few.
@@ -196,7 +197,7 @@ def printed(message: Message, role: Role) -> str:
     value = message.value or b"null"
     if role != "deadletters":
         try:
-            return msgspec.json.encode(msgspec.json.decode(value, type=msgspec.Raw)).decode()
+            return visible_json(value)
         except (msgspec.DecodeError, UnicodeDecodeError):
             pass  # a feature record may be anything; it is shown as text below
     envelope: dict[str, object] = {
@@ -207,4 +208,4 @@ def printed(message: Message, role: Role) -> str:
     }
     if role == "deadletters":
         envelope["headers"] = {name: plain(text) for name, text in message.headers}
-    return msgspec.json.encode(envelope).decode()
+    return json_line(envelope)

@@ -15,6 +15,7 @@ import typer
 
 from driftline.errors import DriftlineError
 from driftline.logs import log_command
+from driftline.plain import visible_lines
 
 app = typer.Typer(
     name="driftline",
@@ -97,7 +98,7 @@ def main() -> None:
     try:
         command_line()()
     except DriftlineError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(visible_lines(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

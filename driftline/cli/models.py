@@ -32,6 +32,7 @@ from driftline.models.catalog import (
 from driftline.models.keys import Signer, Trusted
 from driftline.models.package import Manifest
 from driftline.models.signed import sign
+from driftline.plain import json_line
 from driftline.topics import Topics
 
 models = typer.Typer(
@@ -83,7 +84,7 @@ def list_(
     ]
     if json:
         for line in found:
-            print(msgspec.json.encode(line).decode())
+            print(json_line(line))
         return
     for key, why in catalog.refused.items():
         stdout.print(f"ignored record {key}: {why}", style="red", markup=False, soft_wrap=True)
@@ -139,7 +140,7 @@ def show(
     manifest = Models.of(context.settings, context.stream).fetch(announced).manifest()
     is_champion = announced.digest == catalog.champion_digest
     if json:
-        print(msgspec.json.encode(ModelShown(is_champion, announced, manifest)).decode())
+        print(json_line(ModelShown(is_champion, announced, manifest)))
         return
     parameters = ", ".join(f"{name}={value}" for name, value in manifest.parameters.items())
     libraries = ", ".join(f"{name} {version}" for name, version in manifest.libraries.items())

@@ -3,18 +3,11 @@
 import time
 from typing import Annotated
 
-import msgspec
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TaskID
 
 from driftline.broker.port import Broker
+from driftline.cli.bar import counting_bar
 from driftline.cli.options import (
     BootstrapServers,
     Json,
@@ -25,6 +18,7 @@ from driftline.cli.options import (
 )
 from driftline.clock import SystemClock
 from driftline.errors import SettingsError
+from driftline.plain import json_line
 from driftline.stream import Stream
 from driftline.topics import Topics, require
 from producers.delivery import Delivery
@@ -55,7 +49,12 @@ def produce(
         typer.Option(help="Records a second; as fast as possible without.", show_default=False),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many data rows.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop after so many data rows, skipped ones not counted.",
+            show_default=False,
+        ),
     ] = None,
     skip: Annotated[
         str | None,
@@ -79,7 +78,7 @@ def produce(
     delivery = Delivery(producer, Topics(context.stream))
     interrupted = False
     try:
-        with _progress(json) as progress:
+        with counting_bar(hidden=json) as progress:
             task = progress.add_task(context.stream.name, total=playback.total)
             try:
                 _send(playback, delivery, rate, labels, progress, task)
@@ -110,9 +109,10 @@ def _playback(
     finally:
         admin.close()
     reached = next_row(broker, stream) if stream.needs_row else 0
-    playback = Playback(stream, source, seed=seed, limit=limit)
-    if skip is not None:
-        playback.skip(_rows_to_skip(skip, playback.total))
+    skipped = 0 if skip is None else _rows_to_skip(skip, source.count())
+    last = None if limit is None else skipped + limit
+    playback = Playback(stream, source, seed=seed, limit=last)
+    playback.skip(skipped)
     # In an empty topic the numbers are those of the data; later they go on after the highest.
     playback.number_from(reached)
     return playback
@@ -150,18 +150,6 @@ def _send(
             progress.update(task, completed=play.row + 1)
 
 
-def _progress(json: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        transient=True,
-        disable=json or not stderr.is_terminal,
-    )
-
-
 def _report(delivery: Delivery, interrupted: bool, json: bool) -> None:
     if json:
         result = {
@@ -171,7 +159,7 @@ def _report(delivery: Delivery, interrupted: bool, json: bool) -> None:
             "too_large": len(delivery.too_large),
             "interrupted": interrupted,
         }
-        print(msgspec.json.encode(result).decode())
+        print(json_line(result))
     else:
         stdout.print(
             f"{'interrupted: ' if interrupted else ''}{delivery.records} records and "

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from driftline.cli.options import (
     open_context,
     stdout,
 )
+from driftline.plain import json_line
 from driftline.reconcile import Missing, Reconciliation
 from driftline.reconcile_findings import Lost
 
@@ -51,7 +51,7 @@ def reconcile(
             progress=passed,
         )
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(json_line(found))
     else:
         _show(found)
     if not found.clean or (strict and found.waiting):

@@ -1,7 +1,6 @@
 """`driftline run` and `driftline demo`: the whole loop over one data set, in one process."""
 
 import shutil
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from driftline.cli.bar import counting_bar
 from driftline.cli.options import (
     TOPICS,
     BootstrapServers,
@@ -19,6 +19,7 @@ from driftline.cli.options import (
     stderr,
     stdout,
 )
+from driftline.plain import json_line
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
 
@@ -112,7 +113,7 @@ def play(
     kept = False
     try:
         shutil.copyfile(file, folder / "stream.toml")
-        with _progress_bar() as bar:
+        with counting_bar() as bar:
             simulation = _prepare(
                 stream,
                 data,
@@ -148,21 +149,9 @@ def play(
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
     if as_json:
-        print(msgspec.json.encode(result).decode())
+        print(json_line(result))
     if result.lost:
         raise typer.Exit(1)
-
-
-def _progress_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
 
 
 def _prepare(

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -21,6 +20,7 @@ from driftline.errors import BrokerError
 from driftline.models.keys import Trusted
 from driftline.operations import Status
 from driftline.operations import status as look
+from driftline.plain import json_line
 from driftline.processes import file_digest, folder_of
 from driftline.topics import SERVICES, Role, Service
 from driftline.workers import Worker, look_at_workers
@@ -52,7 +52,7 @@ def status(
             _show_problems(problems, here.workers)
         raise
     if json:
-        print(msgspec.json.encode(found).decode())
+        print(json_line(found))
     else:
         _show(found)
         _show_problems(problems, here.workers)

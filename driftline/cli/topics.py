@@ -20,6 +20,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.errors import SettingsError
+from driftline.plain import json_line
 from driftline.settings import load_settings
 from driftline.topics import Topic, TopicDifference, Topics, differences
 from driftline.topics import apply as create_missing
@@ -74,7 +75,7 @@ def apply(
     finally:
         admin.close()
     if json:
-        print(msgspec.json.encode({"created": created, "differences": different}).decode())
+        print(json_line({"created": created, "differences": different}))
     else:
         for name in created:
             stdout.print(f"created {name}", highlight=False)
@@ -113,7 +114,7 @@ def acls(
     rights = access.acls(stream, _principals(principal or [], access.roles(Topics(stream))))
     if json:
         for right in rights:
-            print(msgspec.json.encode(right).decode())
+            print(json_line(right))
         return
     for line in access.commands(rights, settings.bootstrap_servers):
         print(line)
@@ -142,7 +143,7 @@ def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
     ]
     if json:
         for item in items:
-            print(msgspec.json.encode(item).decode())
+            print(json_line(item))
         return _is_wrong(different)
     table = Table(box=None)
     for name in ("topic", "partitions", "key", "written by", "read by", "kept", "on the broker"):

@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import msgspec
 import typer
 from rich.markup import escape
 from rich.tree import Tree
@@ -17,6 +16,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.history import Node
+from driftline.plain import json_line
 
 BECAUSE = "because of"
 LED_TO = "led to"
@@ -49,7 +49,7 @@ def trace(
     nodes = follow(context.broker, context.stream, id)
     if json:
         for node in nodes:
-            print(msgspec.json.encode(node).decode())
+            print(json_line(node))
     else:
         for node in nodes:
             stdout.print(_tree(node))

@@ -13,6 +13,7 @@ from driftline.codec.labels import LabelCodec
 from driftline.errors import DataError
 from driftline.events import Removed, Trial, Value
 from driftline.models.package import Scoring
+from driftline.plain import json_line
 from driftline.stream import Metric, Simulate, Stream
 
 
@@ -113,7 +114,7 @@ def train(
         trials=manifest.trials,
     )
     if json:
-        print(msgspec.json.encode(result).decode())
+        print(json_line(result))
     else:
         _tell(result)
 

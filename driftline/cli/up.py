@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import msgspec
 import typer
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from driftline.cli.options import (
 )
 from driftline.cli.units import systemd_units
 from driftline.errors import BrokerUnavailable, DriftlineError
+from driftline.plain import json_line
 from driftline.processes import (
     Process,
     Request,
@@ -106,7 +106,7 @@ def up(
         processes = _wait_until_they_run(folder, request)
     if json:
         for process in processes:
-            print(msgspec.json.encode(process).decode())
+            print(json_line(process))
         return
     _show_started(folder, processes, before)
     if not _has_champion(context):
@@ -138,7 +138,7 @@ def down(file: StreamFile = None, json: Json = False) -> None:
             "stopped": [process.name for process in running],
             "killed": [process.name for process in killed],
         }
-        print(msgspec.json.encode(result).decode())
+        print(json_line(result))
         return
     stdout.print(
         f"stopped {', '.join(process.name for process in running)}"

@@ -92,7 +92,7 @@ def test_produce_delivers_and_goes_on_numbering(broker: MemoryBroker) -> None:
     with pytest.raises(TopicMismatch, match=r"iris\.features is missing"):
         call("produce", "iris-drift")
     broker.admin().create(topics.creation())
-    result = json.loads(call("produce", "iris-drift", "--limit", "50", "--skip", "0.2", "--json"))
+    result = json.loads(call("produce", "iris-drift", "--limit", "40", "--skip", "10", "--json"))
     assert result == {
         "records": 40,
         "labels": 40,
@@ -108,6 +108,19 @@ def test_produce_delivers_and_goes_on_numbering(broker: MemoryBroker) -> None:
     ]
     assert sorted(numbers) == list(range(10, 100))
     assert len(records(broker, "iris.labels")) == 40
+
+
+@pytest.mark.parametrize(("skip", "first"), [("0", 0), ("100", 100), ("0.2", 1200)])
+def test_so_many_rows_are_sent_after_those_that_are_skipped(
+    broker: MemoryBroker, skip: str, first: int
+) -> None:
+    broker.admin().create(Topics(load(STREAM_FILE)).creation())
+    result = json.loads(call("produce", "iris-drift", "--skip", skip, "--limit", "7", "--json"))
+    assert (result["records"], result["row"]) == (7, first + 6)
+    numbers = [
+        msgspec.json.decode(m.value or b"")["@row"] for m in records(broker, "iris.features")
+    ]
+    assert sorted(numbers) == list(range(first, first + 7))
 
 
 def test_an_interrupted_produce_says_how_far_it_came(

@@ -90,6 +90,7 @@ def test_help_teaches_with_an_example(run: Run, path: tuple[str, ...]) -> None:
         (["tail", "drift", "--run", "x" * 300], "File name too long"),
         (["tail", "drift", "--run", ""], "no run ''"),
         (["reconcile", "absent.toml"], "absent.toml: No such file or directory"),
+        (["reconcile", "\x1b[2Ja.toml"], "\\x1b[2Ja.toml: No such file or directory"),
     ],
 )
 def test_an_error_says_what_is_wrong_and_ends_with_2(
