@@ -1,4 +1,4 @@
-"""Measure the progress of a run, uncommitted records included, to kill in mid-transaction.
+"""Measure the progress of a run with uncommitted records, so that a kill can hit a transaction.
 
 In: a site. Out: the current ends of topics.
 """

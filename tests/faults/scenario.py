@@ -10,7 +10,7 @@ from driftline.stream import Client, Delivery
 from driftline.topics import SERVICES, Service
 from producers.river_sets import TARGET, open_river
 
-# Concepts of SEA in a run. They cause drift, decisions and requests throughout it.
+# Number of SEA concepts in a run. They cause drift, decisions and requests throughout it.
 _CONCEPTS: Final = 8
 
 

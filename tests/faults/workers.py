@@ -51,7 +51,7 @@ class Workers:
         self.killed: list[str] = []
         self._site = site
         self._inside = inside
-        self._noted: set[int] = set()  # pids in `fallen`
+        self._noted: set[int] = set()  # ids of processes that are already in `fallen`
         self._falls: dict[Slot, int] = {}  # number of times that it ended by itself
         self._start_s: dict[Slot, float] = {}  # when a process that ended by itself is restarted
         self._processes: dict[Slot, subprocess.Popen[bytes]] = {}

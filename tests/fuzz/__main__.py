@@ -1,4 +1,4 @@
-"""`scripts/fuzz`: feeds changed bytes to everything that reads bytes from outside."""
+"""`scripts/fuzz`: feed mutated bytes to everything that reads bytes from outside."""
 
 import os
 import sys
@@ -14,11 +14,11 @@ from tests.fuzz.engine import Session, fuzz, keep, replay
 from tests.fuzz.targets import TARGETS, Target
 
 app = typer.Typer(
-    help="Feeds changed bytes to the decoders of records, labels and events, to stream files, "
-    "pointers and packages.\n\n"
-    "Each must refuse them with an error under DriftlineError, or read them; and what was read can "
-    "be written and read again. Anything else is printed with the smallest input found. Exit code "
-    "1: something was found.",
+    help="Feed mutated bytes to the decoders of records, labels and events, and to the readers of "
+    "stream files, pointers and packages.\n\n"
+    "A target must reject the bytes with a subclass of DriftlineError, or read them. What it reads "
+    "must survive being written and read again. Every violation is printed with the smallest input "
+    "found. Exit code 1: a violation was found.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,7 +26,7 @@ app = typer.Typer(
 stderr = Console(stderr=True)
 
 Targets = Annotated[
-    str, typer.Option("--target", help="Names or their beginnings, by comma; or all.")
+    str, typer.Option("--target", help="Names or prefixes of targets, separated by commas, or all.")
 ]
 
 
@@ -37,24 +37,26 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Of each target. Default: 1,000,000, or 100,000 of files, pointers, packages.",
+            help="Executions of each target. Default: 1,000,000, or 100,000 for the slow targets: "
+            "stream files, pointers, packages, references and manifests.",
         ),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Of each target, at most.", show_default=False)
+        float | None, typer.Option(help="Most minutes for each target.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Draws the inputs.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the inputs.")] = 0,
     results: Annotated[
-        Path | None, typer.Option(help="File of JSON lines; sessions are added to it.")
+        Path | None, typer.Option(help="File of JSON lines to append sessions to.")
     ] = None,
     keep_found: Annotated[
-        bool, typer.Option("--keep", help="Add what is found to tests/fuzz/corpus.")
+        bool, typer.Option("--keep", help="Add failing inputs to tests/fuzz/corpus.")
     ] = False,
     coverage: Annotated[
-        bool, typer.Option("--coverage", help="Also measure which lines of the readers were run.")
+        bool,
+        typer.Option("--coverage", help="Also measure which lines of the readers were executed."),
     ] = False,
 ) -> None:
-    """Fuzz with drawn inputs; the same seed draws the same.
+    """Fuzz targets with random inputs. The same seed gives the same inputs.
 
     Example: scripts/fuzz run --target records,labels --executions 10000
     """
@@ -85,7 +87,7 @@ def run(
 
 @app.command("replay")
 def replay_corpus() -> None:
-    """Check what was found before: it must be found no more.
+    """Check that no input of tests/fuzz/corpus fails any more.
 
     Example: scripts/fuzz replay
     """
@@ -98,13 +100,13 @@ def replay_corpus() -> None:
 
 @app.command()
 def guided(
-    target: Annotated[str, typer.Argument(help="One target.")],
-    minutes: Annotated[float, typer.Option(help="How long.")] = 1.0,
-    folder: Annotated[Path, typer.Option(help="Where inputs that reach new code are kept.")] = Path(
+    target: Annotated[str, typer.Argument(help="Name of one target.")],
+    minutes: Annotated[float, typer.Option(help="Duration in minutes.")] = 1.0,
+    folder: Annotated[Path, typer.Option(help="Folder for inputs that reach new code.")] = Path(
         ".driftline/fuzz"
     ),
 ) -> None:
-    """Fuzz one target guided by coverage, with Atheris: `pip install atheris` first.
+    """Fuzz one target guided by coverage. It needs Atheris: `pip install atheris`.
 
     Example: scripts/fuzz guided records.rfc3339 --minutes 10
     """
@@ -136,13 +138,13 @@ def _named(names: str) -> list[Target]:
 def _say(session: Session, keep_found: bool) -> None:
     stderr.print(
         f"{session.target}: {session.executions:,} executions in {session.seconds:g} s, "
-        f"{len(session.found)} found",
+        f"{len(session.found)} violations",
         highlight=False,
     )
     for one in session.found:
         print(f"{one.target}: {one.problem}\n    {one.value[:300]!r}")
         if keep_found:
-            print(f"    kept as {keep(one)}")
+            print(f"    saved as {keep(one)}")
 
 
 if __name__ == "__main__":

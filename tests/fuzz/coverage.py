@@ -1,4 +1,4 @@
-"""Which lines of the readers a fuzzing session has run."""
+"""Measure which lines of the readers a fuzzing session executes."""
 
 import io
 
@@ -6,7 +6,7 @@ import coverage
 
 from tests.fuzz.targets import ROOT
 
-# What turns bytes from outside into values.
+# The modules that turn bytes from outside into values.
 _READERS = (
     *(
         "driftline/codec/*",
@@ -20,7 +20,7 @@ _READERS = (
 
 
 class Measured:
-    """Collects over several sessions. It makes them a few times slower."""
+    """Collects coverage over several sessions. It makes them a few times slower."""
 
     def __init__(self) -> None:
         self._coverage = coverage.Coverage(
@@ -28,15 +28,15 @@ class Measured:
         )
 
     def start(self) -> None:
-        """Measure from now on."""
+        """Start measuring."""
         self._coverage.start()
 
     def stop(self) -> None:
-        """Measure no more until the next `start`."""
+        """Stop measuring until the next `start`."""
         self._coverage.stop()
 
     def table(self) -> str:
-        """Lines and branches by file, as coverage.py reports them; definitions run at import."""
+        """Return coverage.py's report by file. Definitions count as missed: they run at import."""
         text = io.StringIO()
         self._coverage.report(file=text, show_missing=True, skip_empty=True)
         return text.getvalue()

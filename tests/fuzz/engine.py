@@ -1,7 +1,7 @@
-"""Runs targets on drawn inputs, and keeps what was found.
+"""Run targets on random inputs and collect the failures.
 
-In: a target, a seed, how many executions. Out: a `Found` for each new kind of failure, with the
-smallest input seen of it. `corpus/<target>/` holds what was found before: tests replay it.
+In: a target, a seed, a number of executions. Out: a `Found` for each kind of failure, with its
+smallest input. `corpus/<target>/` contains inputs that failed before; tests replay them.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS, Target, run
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-_SMALLER: Final = 300  # attempts to make an input smaller
+_SMALLER: Final = 300  # attempts to shrink an input
 _LONGEST_KEPT: Final = 100_000
 
 
 class Found(msgspec.Struct, frozen=True):
-    """One kind of failure of a target, with the smallest input seen of it."""
+    """One kind of failure of a target, with its smallest input."""
 
     target: str
     problem: str
@@ -32,7 +32,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """What came of fuzzing one target."""
+    """The result of fuzzing one target."""
 
     target: str
     seed: int
@@ -42,7 +42,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def fuzz(target: Target, seed: int, executions: int, *, seconds: float | None = None) -> Session:
-    """Draw and check so many inputs, or as many as there is time for."""
+    """Draw and check this many inputs, or as many as the time allows."""
     random = Random(f"{target.name} {seed}")
     mutator = Mutator([*target.seeds(), *corpus(target.name).values()], target.words(), random)
     kinds: dict[str, Found] = {}
@@ -63,12 +63,12 @@ def fuzz(target: Target, seed: int, executions: int, *, seconds: float | None = 
 
 
 def corpus(name: str) -> dict[str, bytes]:
-    """Inputs found before, by file name."""
+    """Return the inputs of the corpus by file name."""
     return {path.name: path.read_bytes() for path in sorted((CORPUS / name).glob("*"))}
 
 
 def keep(found: Found) -> Path:
-    """Add to the corpus."""
+    """Add a failing input to the corpus and return its path."""
     folder = CORPUS / found.target
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / hashlib.sha256(found.value).hexdigest()[:12]
@@ -77,7 +77,7 @@ def keep(found: Found) -> Path:
 
 
 def replay() -> Iterator[Found]:
-    """Whatever of the corpus fails again."""
+    """Yield the inputs of the corpus that fail."""
     for name, target in TARGETS.items():
         for value in corpus(name).values():
             if (problem := run(target, value)) is not None:
@@ -85,13 +85,13 @@ def replay() -> Iterator[Found]:
 
 
 def _kind(problem: str) -> str:
-    """The problem without what differs from input to input."""
+    """Return the problem without the parts that differ between inputs."""
     plain = re.sub(r"0x[0-9a-f]+|b?'[^']*'|\"[^\"]*\"|-?[0-9][0-9.e+]*", "N", problem)
     return plain[:80]
 
 
 def _smaller(target: Target, found: Found) -> Found:
-    """Cut pieces out while it fails in the same way."""
+    """Shrink an input by cutting parts out, as long as it fails in the same way."""
     random, value, kind = Random(0), found.value, _kind(found.problem)
     for _ in range(_SMALLER):
         if len(value) < 2:

@@ -1,20 +1,20 @@
-"""Fuzzing guided by coverage, with Atheris: `python -m tests.fuzz.guided TARGET FOLDER SECONDS`.
+"""Fuzz guided by coverage, with Atheris: `python -m tests.fuzz.guided TARGET FOLDER SECONDS`.
 
-A process of its own: the readers must be instrumented while they are imported. Inputs that reach
-new code are kept in the folder, and so is one that fails.
+It runs in a separate process, because Atheris must instrument the readers at their import. The
+folder gets the inputs that reach new code and the input that fails.
 """
 
 import sys
 from pathlib import Path
 from random import Random
 
-# What turns bytes from outside into values.
+# The modules that turn bytes from outside into values.
 _READERS = ["driftline.codec", "driftline.stream", "driftline.expressions", "driftline.models"]
 
 
 def main() -> None:
-    """Run until something is found or the time is over."""
-    import atheris  # optional: it is in no requirements file
+    """Run until an input fails or the time is over."""
+    import atheris  # optional, and in no requirements file
 
     name, folder, seconds = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     with atheris.instrument_imports(include=_READERS):

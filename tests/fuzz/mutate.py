@@ -1,7 +1,7 @@
-"""Changes bytes so that they stay almost valid: tokens are exchanged, not only bytes.
+"""Mutate bytes so that they stay almost valid, by replacing tokens and not only bytes.
 
-In: seeds (valid examples), words that a format treats specially, a seeded `Random`. Out: an endless
-stream of inputs, the same for the same seed.
+In: seeds (valid examples), words that the format treats specially, a seeded `Random`. Out: an
+endless stream of inputs, the same for the same seed.
 """
 
 import re
@@ -14,7 +14,7 @@ _TOKEN: Final = re.compile(
 )
 _VALUE_START: Final = b'"-0123456789tfnabcdefghijklmopqrsuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_@'
 
-# Values at which JSON readers and Python disagree, or at which numbers, times and texts end.
+# Values on which JSON readers and Python disagree, and limits of numbers, times and texts.
 WORDS: Final[tuple[bytes, ...]] = (
     *(b"null", b"true", b"false", b"0", b"-0", b"1", b"-1", b"0.5", b"-0.0", b"1e400", b"-1e400"),
     *(b"1e308", b"5e-324", b"1E5", b"01", b"1.", b".5", b"+1", b"NaN", b"Infinity", b"-Infinity"),
@@ -34,7 +34,7 @@ WORDS: Final[tuple[bytes, ...]] = (
 
 
 class Mutator:
-    """Draws inputs. `words` are tried beside `WORDS`."""
+    """Draws inputs. `words` are used in addition to `WORDS`."""
 
     def __init__(self, seeds: Sequence[bytes], words: Sequence[bytes], random: Random) -> None:
         self._seeds = [_TOKEN.findall(seed) for seed in seeds]
@@ -43,7 +43,7 @@ class Mutator:
         self._random = random
 
     def draw(self) -> bytes:
-        """One input."""
+        """Return one input."""
         random = self._random
         tokens = list(random.choice(self._seeds))
         kind = random.random()
@@ -62,7 +62,7 @@ class Mutator:
         return self._corrupt(value) if kind >= 0.85 or random.random() < 0.05 else value
 
     def _exchange(self, tokens: list[bytes]) -> None:
-        """Put other words in place of some."""
+        """Replace one to three tokens with words, or with tokens of a seed."""
         random = self._random
         places = [place for place, token in enumerate(tokens) if token[0:1] in _STARTS]
         for _ in range(random.choice((1, 1, 1, 2, 3))):
@@ -76,7 +76,7 @@ class Mutator:
                 tokens[place] = word
 
     def _rearrange(self, tokens: list[bytes]) -> None:
-        """Drop, repeat or move a few neighbours."""
+        """Drop, repeat or move a few neighbouring tokens."""
         random = self._random
         if not tokens:
             return
@@ -91,7 +91,7 @@ class Mutator:
             tokens[at:at] = part
 
     def _corrupt(self, value: bytes) -> bytes:
-        """Change bytes, whatever they mean."""
+        """Change, delete or repeat bytes, regardless of tokens."""
         random = self._random
         data = bytearray(value)
         for _ in range(random.choice((1, 1, 2, 8))):

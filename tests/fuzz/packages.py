@@ -1,6 +1,6 @@
-"""Model packages as a trusted but faulty writer might leave them: damaged zips, odd manifests.
+"""Check model packages as a trusted but faulty writer may make them: damaged zips, odd manifests.
 
-The pickle inside is never loaded: whoever may sign packages may run code by it.
+The pickle inside is never loaded: a trusted signer may run code with it anyway.
 """
 
 import io
@@ -19,7 +19,7 @@ from tests.training import CLASSIFICATION, first_model, settings
 
 @cache
 def _package() -> bytes:
-    """A small real package. Its model has no weight here, so one that trains quickly is taken."""
+    """Return a small real package. The model does not matter, so it is one that trains quickly."""
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         trained = first_model(CLASSIFICATION, home)
@@ -28,7 +28,7 @@ def _package() -> bytes:
 
 @cache
 def seeds() -> Sequence[bytes]:
-    """The package, and a copy whose files are not compressed, so that bytes of them can change."""
+    """Return the package, and an uncompressed copy, so that bytes of its files can be mutated."""
     stored = io.BytesIO()
     with zipfile.ZipFile(stored, "w") as package:
         for name in (MANIFEST, REFERENCE):
@@ -38,17 +38,17 @@ def seeds() -> Sequence[bytes]:
 
 
 def manifests() -> Sequence[bytes]:
-    """The manifest."""
+    """Return the manifest of the package."""
     return [read_file(_package(), MANIFEST) or b""]
 
 
 def references() -> Sequence[bytes]:
-    """The reference."""
+    """Return the reference of the package."""
     return [read_file(_package(), REFERENCE) or b""]
 
 
 def check(value: bytes) -> None:
-    """Read all that is read before a model is made."""
+    """Read all parts of a package that are read before the model is loaded."""
     failed: DriftlineError | None = None
     for read in (read_manifest, _reference_of, lambda data: read_file(data, ONNX)):
         try:
@@ -65,7 +65,7 @@ def _reference_of(data: bytes) -> None:
 
 
 def check_manifest(value: bytes) -> None:
-    """A package of this manifest alone."""
+    """Read a package that contains only this manifest."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as package:
         package.writestr(MANIFEST, value)
@@ -73,5 +73,5 @@ def check_manifest(value: bytes) -> None:
 
 
 def check_reference(value: bytes) -> None:
-    """What can be read as a reference can be written and read again."""
+    """Check that a reference that can be read can also be written."""
     save_reference(load_reference(value))

@@ -1,4 +1,4 @@
-"""Streams whose columns play every role, with valid records and labels of each, to start from."""
+"""Streams that use columns in every role, with valid records and labels as seeds."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -36,13 +36,13 @@ _BODIES: Final[dict[str, tuple[str, str]]] = {
         'features = { x = "number" }\nrecord = { id = "@row" }\n'
         'time = { start = 2024-01-01T00:00:00Z, step = "30m" }\nwindows = { span = "1d" }\n',
     ),
-    # One column is a number, the id, the key and the time.
+    # One column is feature, id, key and time at once.
     "shared": (
         "regression",
         'features = { x = "number" }\nrecord = { id = "x", key = "x" }\n'
         'time = { column = "x", format = "unix_s" }\nwindows = { span = "1h" }\n',
     ),
-    # Names that msgspec does not take as fields: these go through a dict.
+    # msgspec does not accept these names as fields, so they are decoded through a dict.
     "quoted": (
         "classification",
         "features = { 'x\"y' = \"number\", 'c\\d' = \"category\" }\nrecord = { id = 'i\"d' }\n",
@@ -62,25 +62,25 @@ _VALUES: Final[dict[str, dict[str, object]]] = {
 
 
 def text(name: str) -> str:
-    """The stream file."""
+    """Return the text of the stream file."""
     task, body = _BODIES[name]
     return _HEAD.format(name=name, task=task) + body
 
 
 def texts() -> list[bytes]:
-    """All stream files, and one with every section."""
+    """Return all stream files, and one with every section."""
     full = text("rfc3339") + _SECTIONS
     return [*(text(name).encode() for name in NAMES), full.encode()]
 
 
 @cache
 def stream(name: str) -> Stream:
-    """The stream."""
+    """Return the stream."""
     return loads(text(name))
 
 
 def records(name: str) -> Callable[[], Sequence[bytes]]:
-    """Valid records, one of them with every value as text and a column more."""
+    """Return a function that makes records: valid, with an extra column, as texts, all null."""
     values = _VALUES[name]
     other = {key: str(value) for key, value in values.items() if key != "@row"}
     return lambda: [
@@ -92,7 +92,7 @@ def records(name: str) -> Callable[[], Sequence[bytes]]:
 
 
 def labels(name: str) -> Callable[[], Sequence[bytes]]:
-    """Valid labels."""
+    """Return a function that makes valid labels."""
     known = stream(name)
     id, value = known.record.id, _VALUES[name]
     fields: dict[str, object] = {id: value[id], "y": "a" if known.task != "regression" else 2.5}
@@ -103,12 +103,12 @@ def labels(name: str) -> Callable[[], Sequence[bytes]]:
 
 
 def letters() -> Sequence[bytes]:
-    """What the headers of a dead letter hold, a line each."""
+    """Return the headers of dead letters, with one header per line."""
     return [b"no JSON\ninference\ns.features\n3\n12", b"late label\noutcomes\ns.labels\n0\n0"]
 
 
 def commits() -> Sequence[bytes]:
-    """Metadata beside committed offsets."""
+    """Return examples of the metadata of committed offsets."""
     return [
         b'{"published": 25}',
         b'{"published":3,"before":2,"reached":9,"passed":4,"watermark":5,"token":"ab"}',
@@ -120,7 +120,7 @@ def commits() -> Sequence[bytes]:
 
 
 def words() -> Sequence[bytes]:
-    """What stream files hold beside values of JSON."""
+    """Return words of stream files that are not JSON values."""
     return [
         *(b'"1h"', b'"1h30m"', b'"-1s"', b'"0s"', b'"9999999999999d"', b'"1 records"', b'"1e400s"'),
         *(b"2024-01-01", b"2024-01-01T00:00:00", b"0001-01-01T00:00:00+23:00", b"inf", b"nan"),

@@ -1,7 +1,7 @@
-"""What is fuzzed: each public function that takes bytes from outside, with its promise.
+"""List the fuzzed targets: public functions that take bytes from outside, with their contract.
 
-The promise is the same everywhere: the bytes are refused with an error under `DriftlineError`, or
-they are read, and what was read can be written and read again. Any other exception is a crash.
+All have the same contract. A target rejects the bytes with a subclass of `DriftlineError`, or reads
+them, and what it reads can be written and read again. Any other exception is a crash.
 """
 
 import zlib
@@ -37,31 +37,30 @@ from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 ROOT: Final = Path(__file__).parents[2]
 GOLDEN: Final = ROOT / "tests" / "golden"
 MODEL: Final = "sha256:" + "a" * 64
-_BESIDE_OTHERS: Final = 8  # one record of so many is also read in a batch, which costs the most
+_BESIDE_OTHERS: Final = 8  # one of this many records is also read in a batch, which is slow
 
 
 class Broken(AssertionError):
-    """The promise does not hold, though nothing was raised."""
+    """The contract is violated although nothing was raised."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """`check` returns or raises DriftlineError if the promise holds for these bytes. `weight`:
-    executions in relation to the others, as some are slow."""
+    """A target. `check` returns or raises DriftlineError if the contract holds for its bytes."""
 
     name: str
     seeds: Callable[[], Sequence[bytes]]
     check: Callable[[bytes], None]
     words: Callable[[], Sequence[bytes]] = tuple
-    executions: int = 1_000_000  # what a full run asks for
+    executions: int = 1_000_000  # in a full run; fewer for slow targets
 
 
 def run(target: Target, value: bytes) -> str | None:
-    """What is wrong with how the target takes these bytes; None if nothing is."""
+    """Return how the target violates the contract on these bytes, or None."""
     try:
         target.check(value)
     except DriftlineError:
         return None
-    except Exception as error:  # noqa: BLE001 - any other exception is what is looked for
+    except Exception as error:  # noqa: BLE001 - any other exception is a violation
         return f"{type(error).__name__}: {error}"[:500]
     return None
 
@@ -91,9 +90,9 @@ def _check_event(topic: str) -> Callable[[bytes], None]:
         try:
             again = envelope.encode(_event(topic, written))
         except DriftlineError as error:
-            raise Broken(f"what was written is refused: {error.message[:200]}") from error
+            raise Broken(f"the written event is rejected: {error.message[:200]}") from error
         if again != written:
-            raise Broken("what was read again is written otherwise")
+            raise Broken("reading and writing the event again changes it")
 
     return check
 
@@ -103,7 +102,7 @@ def _golden(pattern: str) -> Callable[[], Sequence[bytes]]:
 
 
 def _check_letter(value: bytes) -> None:
-    """The first line is the reason and origin by which a dead letter is made, changed."""
+    """Read the lines as headers of a dead letter, and make a dead letter from the result."""
     lines = value.split(b"\n")
     names = (
         *("driftline_reason", "driftline_service", "driftline_topic"),
@@ -144,7 +143,7 @@ def _check_records(name: str) -> Callable[[bytes], None]:
     def check(value: bytes) -> None:
         batch = codec().decode([value])
         if len(batch.ids) + len(batch.rejected) != 1:
-            raise Broken("neither kept nor refused")
+            raise Broken("the record is neither accepted nor rejected, or both")
         for rejected in batch.rejected:
             _letter(value, rejected.reason)
         if batch.ids:
@@ -156,7 +155,7 @@ def _check_records(name: str) -> Callable[[bytes], None]:
 
 
 def _letter(value: bytes, reason: str) -> None:
-    """The dead letter of a record can be made and read."""
+    """Check that the dead letter of a record can be made and read."""
     message = Message("s.features", 1, 2, None, value)
     letter = envelope.dead_letter("s.deadletters", message, reason=reason, service="inference")
     envelope.dead_letter_origin(Message("s.deadletters", 1, 3, None, value, letter.headers))
@@ -169,7 +168,7 @@ def _check_prediction(encoder: PredictionEncoder, value: bytes, batch: Any) -> N
     except DriftlineError as error:
         raise Broken(f"its prediction cannot be read: {error.message[:200]}") from error
     if not isinstance(event, Prediction) or event.record_id != batch.ids[0]:
-        raise Broken(f"its prediction is another record's: {written[:200]!r}")
+        raise Broken(f"its prediction belongs to another record: {written[:200]!r}")
     time_us = batch.times_us[0]
     if event.time != (None if time_us is None else format_time(time_us)):
         raise Broken("its prediction has another time")
@@ -179,17 +178,17 @@ def _check_prediction(encoder: PredictionEncoder, value: bytes, batch: Any) -> N
 
 
 def _check_beside_others(codec: RecordCodec, value: bytes, alone: Any) -> None:
-    """A record gives the same in a batch as alone."""
+    """Check that a record is decoded in a batch as it is alone."""
     both = codec.decode([value, b"{}", value])
     kept = [index for index in both.kept if index != 1]
     places = [both.kept.index(index) for index in kept]
     if len(kept) != 2 or any(both.ids[place] != alone.ids[0] for place in places):
-        raise Broken("it is another record in a batch")
+        raise Broken("the record is decoded differently in a batch")
     for name, numbers in alone.columns.numbers.items():
         if not np.array_equal(
             both.columns.numbers[name][places], np.repeat(numbers, 2), equal_nan=True
         ):
-            raise Broken(f"column {name!r} is another in a batch")
+            raise Broken(f"column {name!r} is decoded differently in a batch")
 
 
 def _check_labels(name: str) -> Callable[[bytes], None]:
@@ -201,15 +200,15 @@ def _check_labels(name: str) -> Callable[[bytes], None]:
         except DriftlineError as error:
             many = codec().decode_all([value, value])
             if many.items or len(many.rejected) != 2:
-                raise Broken("refused alone, kept in a batch") from None
+                raise Broken("the label is rejected alone and accepted in a batch") from None
             _letter(value, error.message)
             return
         many = codec().decode_all([value, b"{}", value])
         if [item for item in many.items if item.record_id == label.record_id] != [label] * 2:
-            raise Broken("it is another label in a batch")
+            raise Broken("the label is decoded differently in a batch")
         written = codec().encode(label.record_id, label.label, at=label.at, key=label.key)
         if codec().decode(written) != label:
-            raise Broken(f"it is written as another label: {written[:200]!r}")
+            raise Broken(f"the label changes when it is written and read: {written[:200]!r}")
         if streams.stream(name).axis == "time" and label.at is not None:
             format_time(label.at)
 
@@ -227,8 +226,7 @@ def _check_stream_file(value: bytes) -> None:
 
 
 def _check_pointers(value: bytes) -> None:
-    """One event a line, as the `models` topic has them, most of them signed; some readers begin in
-    the middle."""
+    """Apply one event per line, as in the `models` topic. Three of four are signed."""
     catalog, lines = Catalog(TRUSTED), value.split(b"\n")
     for offset, line in enumerate(lines):
         try:
@@ -245,10 +243,10 @@ def _check_pointers(value: bytes) -> None:
     catalog.lineage()
     pointer = catalog.pointer(MODEL, by="person", reason="r", at="2024-01-01T00:00:00Z")
     if pointer.sequence >= 2**53:
-        return  # only by a trusted key
+        return  # only a trusted signer can get there
     catalog.apply(signed(Topics(STREAM), pointer))
     if catalog.champion_digest != MODEL:
-        raise Broken("a pointer that replaces the current one does not count")
+        raise Broken("a new pointer does not replace the current one")
 
 
 def _of_models(line: bytes, offset: int) -> Message:

@@ -1,4 +1,4 @@
-"""A seeded part of `scripts/fuzz`, and what it has found before."""
+"""Run a seeded part of `scripts/fuzz`, and replay the inputs that failed before."""
 
 from random import Random
 
@@ -8,7 +8,7 @@ from tests.fuzz.engine import corpus, fuzz
 from tests.fuzz.mutate import Mutator
 from tests.fuzz.targets import TARGETS, Target, run
 
-# Some seconds in all; packages cost milliseconds each.
+# Keeps all tests together within some seconds; a package takes milliseconds.
 EXECUTIONS = {"package": 200, "reference": 200, "stream-file": 500}
 
 
