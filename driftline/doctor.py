@@ -157,6 +157,10 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
             todo = f"planned {difference.planned}: change the stream file, or the topic by Kafka's"
             result: Result = "warn" if difference.keeps_more else "fail"
             yield Check("topics", result, found, f"{todo} own tools")
+    for name, limit in sorted(topics.limited_by_size(admin).items()):
+        found = f"{name}: retention.bytes is {limit}: records go before retention.ms says so"
+        todo = "set it to -1, or so large that it keeps what retention.ms does"
+        yield Check("topics", "warn", found, todo)
 
 
 def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:

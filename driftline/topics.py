@@ -168,6 +168,17 @@ class Topics:
             ),
         )
 
+    def limited_by_size(self, admin: Admin) -> dict[str, int]:
+        """Return `retention.bytes` of each topic that deletes records once it is that large, though
+        the plan keeps them for a time. A topic without the setting has the broker's. Raises
+        BrokerError."""
+        names = [t.name for t in self.plan() if t.config["cleanup.policy"] == "delete"]
+        found = {
+            name: info.config.get("retention.bytes", "-1")
+            for name, info in admin.describe(names).items()
+        }
+        return {name: int(limit) for name, limit in found.items() if limit.isdigit()}
+
     def creation(self) -> tuple[NewTopic, ...]:
         """The plan as the broker takes it."""
         return tuple(

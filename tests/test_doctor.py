@@ -114,6 +114,21 @@ def test_a_topic_that_keeps_more_than_planned_is_a_warning(
     assert (found.result, found.found) == (expected, f"s.parts: retention.ms is {retention}")
 
 
+@pytest.mark.parametrize("role", ["features", "windows", "deadletters"])
+def test_a_topic_that_forgets_by_size_is_a_warning(settings: Settings, role: str) -> None:
+    world = World()
+    admin = world.broker.admin()
+    name = f"s.{role}"
+    planned = next(t for t in world.topics.creation() if t.name == name)
+    admin.delete([name])
+    config = {**planned.config, "retention.bytes": "1048576"}
+    admin.create([msgspec.structs.replace(planned, config=config)])
+    ok, found = [c for c in on_broker(settings, world.broker) if c.name == "topics"]
+
+    assert (ok.result, found.result) == ("ok", "warn")
+    assert found.found.startswith(f"{name}: retention.bytes is 1048576")
+
+
 def test_topics_that_forget_too_early_fail(settings: Settings) -> None:
     labels = msgspec.structs.replace(STREAM.labels, horizon=Span.parse("60d"))
     checks = on_broker(settings, World().broker, msgspec.structs.replace(STREAM, labels=labels))
