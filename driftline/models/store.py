@@ -82,6 +82,11 @@ class ModelStore:
                 f"{self.url} does not hold {digest}",
                 hint="DRIFTLINE_MODEL_STORE must be the store that the trainer writes to",
             ) from error
+        except (PermissionError, IsADirectoryError) as error:  # others may be readable
+            raise PackageError(
+                f"{self.url}: cannot read {digest}: {error}",
+                hint="let this user read the package, or copy it back",
+            ) from error
         except Exception as error:  # each fsspec driver has exceptions of its own
             raise self._unavailable(f"cannot read {digest}", error) from error
         return data

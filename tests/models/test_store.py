@@ -83,6 +83,17 @@ def test_a_store_that_cannot_be_reached_is_not_one_without_the_package(
             call(digest_of(b"package"))
 
 
+def test_one_package_that_cannot_be_read_is_not_a_store_that_cannot_be_reached(
+    tmp_path: Path,
+) -> None:
+    """So that an older model may answer."""
+    store = ModelStore(str(tmp_path))
+    (tmp_path / f"{digest_of(b'package').removeprefix('sha256:')}.zip").mkdir()
+    with pytest.raises(PackageError, match="cannot read") as caught:
+        store.get(digest_of(b"package"))
+    assert not isinstance(caught.value, StoreUnavailable)
+
+
 @pytest.mark.parametrize("url", ["nothing://models", "no-such-protocol+x://a"])
 def test_a_store_of_an_unknown_kind_is_an_error_that_names_the_variable(url: str) -> None:
     with pytest.raises(PackageError, match="Protocol not known") as caught:
