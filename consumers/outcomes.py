@@ -35,6 +35,7 @@ from consumers.publication import Publication, are_plain, plain
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.decoding import Decoded, decode_each
+from driftline.codec.envelope import lost_unread
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.commit_metadata import Kind, usable
 from driftline.events import Prediction, Source, Watermark
@@ -183,7 +184,22 @@ class OutcomesHandler:
         return [record for p in publications.values() for record in p.records()]
 
     def log_changed(self, change: LogChange) -> Output:
-        return ()  # gaps of predictions and labels are reported by the loop, and by `reconcile`
+        if change.is_new_topic and change.unread is None:
+            change = self._remembered(change)
+        return lost_unread(change, self._topics.outcomes)
+
+    def _remembered(self, change: LogChange) -> LogChange:
+        """The change of a log of which nothing is committed, with what the other topic's commit
+        says was read: that of a topic which was created again while no worker ran."""
+        progress = self._join(change.partition.partition).progress
+        is_label = change.partition.topic == self._topics.labels
+        unread = (progress.predictions if is_label else progress.labels).at.beside
+        if unread == 0:
+            return change
+        log.error(
+            "%s[%d] was created again: from offset %d on it was not read", *change.partition, unread
+        )
+        return msgspec.structs.replace(change, unread=unread)
 
     def refuse(self, message: Message, reason: str) -> Output:
         join = self._join(message.partition)

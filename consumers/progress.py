@@ -34,6 +34,8 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark: Position | None = None  # predictions: one that was read and not yet passed on
     token: str = ""  # which commits a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
+    # Next offset of the other topic. Kafka forgets what was committed of a topic with the topic.
+    beside: Offset = 0
 
     clock: ClockState = ClockState()  # labels: of those before `published`
 
@@ -203,6 +205,7 @@ class Progress:
                     reached=self.predictions.reached,
                     watermark=self._watermark,
                     token=token,
+                    beside=self.labels.next_offset,
                     # Where its name is read again, what came before was of another log.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
@@ -214,6 +217,7 @@ class Progress:
                     reached=self.labels.reached,
                     passed=self._passed,
                     token=token,
+                    beside=self.predictions.next_offset,
                     clock=self.label_clock.state,
                 ),
             ),

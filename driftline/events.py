@@ -102,14 +102,16 @@ class Log(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Offsets `[start, end)` of a features partition that were deleted before they were read.
+    """Offsets `[start, end)` of a partition that were deleted before they were read.
 
-    `end` is None if the topic was created again: the number of lost records is unknown.
+    `end` is None if the topic was created again: the number of lost records is unknown. `topic` is
+    empty for the topic of feature records.
     """
 
     partition: PartitionNumber
     start: Offset
     end: Offset | None = None
+    topic: str = ""
 
 
 class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
@@ -118,6 +120,7 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     `position` is None until the partition has had a record with a readable position. Inference also
     writes a watermark for each dead letter and each gap, in offset order, so that the predictions
     topic accounts for every feature record. It writes another one when it starts to read a new log.
+    Outcomes and monitor write one to the outcomes topic for each gap that they find.
     """
 
     position: Position | None
@@ -287,8 +290,9 @@ class DataWindow(Event, frozen=True, tag="data_window"):
 class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     """A closed window of outcomes, assigned by the position at which the label became known.
 
-    Only the first label of a record counts. Changes of a label are counted as `revised`. All other
-    fields are as in `DataWindow`.
+    Only the first label of a record counts. Changes of a label are counted as `revised`. `lost`
+    counts the offsets of labels, predictions and outcomes that were deleted before they were read.
+    All other fields are as in `DataWindow`.
     """
 
     id: str
@@ -304,6 +308,7 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     value: float | None  # None if all outcomes are late or revised
     groups: tuple[PerformanceGroup, ...]
     standard_error: float | None = None  # of `value`, if records were independent
+    lost: Count = 0
 
     def __post_init__(self) -> None:
         _check_time(self.time)
@@ -463,6 +468,7 @@ class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
     late: Count = 0
     revised: Count = 0
     models: tuple[ModelPart, ...] = ()
+    lost: Count = 0
 
 
 class PerformanceParts(Event, frozen=True, tag="performance_parts"):

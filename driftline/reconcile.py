@@ -24,7 +24,6 @@ from driftline.codec.values import text
 from driftline.deadletters import REPLAYED
 from driftline.errors import DataError
 from driftline.events import Count, Gap, Log, Source
-from driftline.input_logs import without_topic_id
 from driftline.reconcile_findings import Lost, Misplaced, lost_records, misplaced_labels
 from driftline.reconcile_logs import ReadLogs
 from driftline.reconcile_sql import (
@@ -123,6 +122,7 @@ def reconcile(
     topics = Topics(stream)
     # Commits are read before the ends: whatever was committed is visible below them.
     committed, ids = _committed(broker, topics)
+    inference, outcomes, _ = committed
     names = (
         topics.features,
         topics.predictions,
@@ -142,10 +142,16 @@ def reconcile(
             database.executescript(TABLES)
             database.execute("BEGIN")
             loader = _Loader(database, broker, stream, spans, progress, ids[topics.features])
-            loader.load(committed)
-            lost = {(at.topic, at.partition, at.start): at for at in loader.logs.lost}
-            for at in (*lost_records(database), *_cut_off(committed, ids)):
-                lost.setdefault((at.topic, at.partition, at.start), at)
+            loader.load({**inference, **outcomes})
+            held = {at: span for own in spans.values() for at, span in own.items()}
+            lost = {
+                (at.topic, at.partition, at.start): at
+                for at in (
+                    *(at for group in committed for at in lost_records(group, ids, held)),
+                    *loader.lost,
+                    *loader.logs.lost,
+                )
+            }
             found = _judge(database, stream, loader.foreign_letters, limit)
             return msgspec.structs.replace(
                 found,
@@ -158,25 +164,18 @@ def reconcile(
 
 def _committed(
     broker: Broker, topics: Topics
-) -> tuple[Mapping[TopicPartition, Committed], Mapping[str, str]]:
-    """What inference and outcomes have committed, and the ids of the topics that they read."""
+) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
+    """What inference, outcomes and monitor have committed, and the ids of the topics they read."""
     admin = broker.admin()
     try:
-        found = admin.group_offsets(topics.group("inference"))
-        found |= admin.group_offsets(topics.group("outcomes"))
-        return found, admin.topic_ids([topics.features, topics.predictions, topics.labels])
+        found: list[Mapping[TopicPartition, Committed]] = [
+            admin.group_offsets(topics.group(service))
+            for service in ("inference", "outcomes", "monitor")
+        ]
+        read = {at.topic for committed in found for at in committed}
+        return found, admin.topic_ids(sorted({topics.features, *read}))
     finally:
         admin.close()
-
-
-def _cut_off(
-    committed: Mapping[TopicPartition, Committed], ids: Mapping[str, str]
-) -> Iterator[Lost]:
-    """What was committed of topics that were created again since."""
-    for partition, at in committed.items():
-        topic_id, _ = without_topic_id(at)
-        if topic_id and topic_id != ids.get(partition.topic, topic_id):
-            yield Lost(*partition, handled(at), None)
 
 
 _Row = tuple[str | int | float | bytes | None, ...]
@@ -199,6 +198,7 @@ class _OutcomeHead(msgspec.Struct, frozen=True, gc=False):
     source: Source | None = None
     label: str | float = ""
     revision: Count = 0
+    gaps: tuple[Gap, ...] = ()
 
 
 _predictions = msgspec.json.Decoder(_PredictionHead)
@@ -226,6 +226,7 @@ class _Loader:
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
+        self.lost: list[Lost] = []  # of other topics, as outcomes and monitor have met it
         # Output partition → publish time of its oldest record, where older ones were deleted.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
@@ -309,6 +310,8 @@ class _Loader:
     def _outcome(self, message: Message) -> _Row | None:
         event = decode_or_skip(_outcomes, message)
         self.foreign_records += event is None
+        if event is not None:
+            self.lost += (Lost(g.topic, g.partition, g.start, g.end) for g in event.gaps)
         if event is None or event.source is None or event.source.topic != self._topics.features:
             return None
         source = event.source

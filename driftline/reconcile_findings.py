@@ -4,12 +4,15 @@ In: its tables. Out: `Misplaced` and `Lost`, with the cause.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
-from driftline.reconcile_sql import NAMED_MISPLACED_LABELS, UNREAD
+from driftline.broker.port import Committed, OffsetRange, TopicPartition
+from driftline.input_logs import without_topic_id
+from driftline.reconcile_sql import NAMED_MISPLACED_LABELS
+from driftline.scan import handled
 from driftline.stream import Stream
 
 
@@ -73,10 +76,19 @@ def _shown(key: bytes | None) -> str:
     return "missing" if key is None else repr(key.decode("utf-8", "replace"))
 
 
-def lost_records(database: sqlite3.Connection) -> Iterator[Lost]:
-    """Ranges that retention deleted, or a recreated topic cut off, before they were read."""
-    for topic, partition, unread, start in database.execute(UNREAD):
-        if unread < start:
-            yield Lost(topic, partition, unread, start)
-        else:  # the committed offset is above the end: another topic of this name
-            yield Lost(topic, partition, unread, None)
+def lost_records(
+    committed: Mapping[TopicPartition, Committed],
+    ids: Mapping[str, str],
+    spans: Mapping[TopicPartition, OffsetRange],
+) -> Iterator[Lost]:
+    """What a group has not read, as far as it has committed, and never can: deleted by retention,
+    or cut off by a topic that was created again."""
+    for partition, at in committed.items():
+        span = spans.get(partition)
+        topic_id, _ = without_topic_id(at)
+        unread = handled(at)
+        is_other = bool(topic_id) and topic_id != ids.get(partition.topic, topic_id)
+        if is_other or (span is not None and unread > span.end):
+            yield Lost(*partition, unread, None)
+        elif span is not None and unread < span.start:
+            yield Lost(*partition, unread, span.start)

@@ -131,9 +131,3 @@ ORDER BY l.partition, l.offset
 
 # Partitions of which records were deleted before their reader came to them, or that ended before
 # the offset that their reader had committed.
-UNREAD: Final = """
-SELECT g.topic, g.partition, g.handled, l.start
-FROM groups AS g JOIN logs AS l ON l.topic = g.topic AND l.partition = g.partition
-WHERE g.handled < l.start OR g.handled > l.end
-ORDER BY g.topic, g.partition
-"""

@@ -142,7 +142,12 @@ class Topics:
                 kept,
             ),
             topic(
-                "outcomes", many, "as its source", "outcomes", "monitor trainer subscribers", kept
+                "outcomes",
+                many,
+                "as its source",
+                "outcomes monitor",
+                "monitor trainer subscribers",
+                kept,
             ),
             topic("parts", 1, "none", "monitor", "monitor", kept),
             topic("windows", 1, "id of the window", "monitor", "monitor", forever),

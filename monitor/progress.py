@@ -174,6 +174,7 @@ class Track(Generic[Part]):
             self.closed = None if at.watermark is None else self._cell_of(at.watermark) + 1
         self.next_offset = max(committed.offset, 0)
         self.slots: dict[int, Slot[Part]] = {}
+        self._early: Slot[Part] | None = None  # gaps that were met before any position was known
         self._published = at.published
         # Row 4,999 read says that 5,000 is next; an instant may come again.
         self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
@@ -185,7 +186,8 @@ class Track(Generic[Part]):
         What does not count: watermark records, records seen before, late ones (they are counted in
         their slot's `late`), and those of cells whose parts were published. Dead letters are
         counted in their slot's `dead_letters`: in the cell of their position, or where that is
-        unknown or was passed, in the one that the partition had reached. Gaps have no position.
+        unknown or was passed, in the one that the partition had reached. Gaps have no position;
+        those that come before any position is known wait for the first.
         """
         if not arrivals.logs:
             return self._admit(arrivals, is_new_log=False)
@@ -226,14 +228,16 @@ class Track(Generic[Part]):
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < passed)
         cells: Ints = np.maximum(panes, passed) // self._panes
-        unscored = None  # dead letters and gaps
-        if refused is not None and lost is not None and marks is not None and sources is not None:
-            is_new[:1] |= is_new_log
+        unscored = early = None  # dead letters and gaps
+        if lost is not None and marks is not None:
+            named, at = marks & (lost > 0), watermarks[1:]
+            if refused is not None and sources is not None:
+                is_new[:1] |= is_new_log
+                named = marks & is_new & ((sources >= 0) | (lost > 0))
+                at = np.where(refused > BEFORE_ALL, np.maximum(refused, watermarks[:-1]), at)
             # A partition of which no position is known has not reached any cell.
-            is_named = (sources >= 0) | (lost > 0)
-            unscored = marks & is_new & is_named & (watermarks[1:] > BEFORE_ALL)
-            known = refused > BEFORE_ALL
-            at = np.where(known, np.maximum(refused, watermarks[:-1]), watermarks[1:])
+            unscored = named & (watermarks[1:] > BEFORE_ALL)
+            early = named & ~unscored & (lost > 0)
             cells[unscored] = self._grid.panes_of(at[unscored]) // self._panes
         if self.closed is not None:
             is_open = cells >= self.closed
@@ -241,8 +245,15 @@ class Track(Generic[Part]):
             late &= is_open
             unscored = None if unscored is None else unscored & is_open
         self._count(cells, fresh, late, offsets, watermarks, newest, unscored)
-        if unscored is not None and refused is not None and lost is not None:
+        if unscored is not None and lost is not None:
             self._count_unscored(cells, unscored, refused, lost)
+        if early is not None and lost is not None and early.any():
+            if self._early is None:
+                first = int(early.argmax())
+                before = int(newest[first])
+                self._early = Slot(self._new_part(), int(offsets[first]), None, before)
+            self._early.lost += int(lost[early].sum())
+        self._place_early()
         self.source = int(newest[-1])
         if watermarks[-1] > BEFORE_ALL:
             self.watermark = int(watermarks[-1])
@@ -274,15 +285,23 @@ class Track(Generic[Part]):
             self.slots[cell].late += int(np.count_nonzero(late & own))
 
     def _count_unscored(
-        self, cells: Ints, unscored: NDArray[np.bool_], refused: Ints, lost: Ints
+        self, cells: Ints, unscored: NDArray[np.bool_], refused: Ints | None, lost: Ints
     ) -> None:
         for cell in distinct(cells[unscored]):
             own = unscored & (cells == cell)
             slot = self.slots[cell]
             slot.dead_letters += int(np.count_nonzero(own & (lost == 0)))
             slot.lost += int(lost[own].sum())
-            largest = int(refused[own].max())
+            largest = BEFORE_ALL if refused is None else int(refused[own].max())
             slot.refused = later(slot.refused, largest if largest > BEFORE_ALL else None)
+
+    def _place_early(self) -> None:
+        """Count the gaps that were met before any position was known in the first cell that is."""
+        if self._early is not None and self.slots:
+            slot = min(self.slots.values(), key=lambda slot: slot.first[0])
+            slot.lost += self._early.lost
+            slot.first = self._early.first
+            self._early = None
 
     def _cell_of(self, position: int) -> int:
         return self._grid.pane_of(position) // self._panes
@@ -300,8 +319,9 @@ class Track(Generic[Part]):
 
     def hold(self) -> Committed:
         """Oldest offset that an open cell needs, with the state before it."""
+        early = () if self._early is None else (self._early,)
         offset, watermark, source = min(
-            (slot.first for slot in self.slots.values()),
+            (slot.first for slot in (*self.slots.values(), *early)),
             key=lambda first: first[0],
             default=(self.next_offset, self.watermark, self.source),
         )

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicPartition
-from driftline.codec.envelope import dead_letter, decode, rare, windows_decoder
+from driftline.codec.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
 from driftline.commit_metadata import Kind, metadata_of, usable
 from driftline.errors import DataError
 from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
@@ -158,7 +158,7 @@ class MonitorHandler:
         return output
 
     def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
-        return ()  # the loop reports it
+        return lost_unread(change, self._topics.outcomes)
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
         topics = self._topics

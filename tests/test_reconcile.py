@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from consumers.outcomes import OutcomesHandler
 from driftline.broker.partitioner import PARTITIONERS, partitioners_for
 from driftline.broker.port import NewTopic, Outgoing, TopicPartition
-from driftline.codec.envelope import encode
+from driftline.codec.envelope import encode, outcomes_decoder
 from driftline.codec.labels import LabelCodec
 from driftline.deadletters import REPLAYED
 from driftline.events import Gap, Log, Watermark
@@ -288,6 +288,92 @@ def test_a_gap_that_inference_met_stays_known() -> None:
     world.everything_handled()
 
     assert reconcile(world.broker, world.stream).lost == (Lost(world.topics.features, 0, 1, 3),)
+
+
+def test_gaps_that_outcomes_or_monitor_met_stay_known() -> None:
+    world = World()
+    topics = world.topics
+    gaps = (Gap(0, 1, 3, topics.labels), Gap(1, 5, None, topics.predictions))
+    for gap in gaps:
+        mark = Watermark(None, gaps=(gap,))
+        world.send(Outgoing(topics.outcomes, encode(mark), partition=gap.partition))
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.lost == (Lost(topics.labels, 0, 1, 3), Lost(topics.predictions, 1, 5, None))
+    assert not found.clean
+
+
+@pytest.mark.parametrize("name", ["labels", "predictions"])
+def test_records_deleted_before_the_join_read_them_are_published_and_lost(name: str) -> None:
+    world = World()
+    topic = getattr(world.topics, name)
+    join(world)
+    records = [world.feature(id, row=row) for row, id in enumerate("abcdef")]
+    for record, id in zip(records, "abcdef", strict=True):
+        world.prediction(record)
+        world.label(id, "yes")
+    world.broker.truncate(TopicPartition(topic, 0), 4)
+    join(world)
+    world.commit("inference", world.topics.features, 6)
+
+    found = reconcile(world.broker, world.stream)
+
+    assert found.lost == (Lost(topic, 0, 0, 4),)
+    assert not found.clean
+    assert join(world) == [Watermark(None, gaps=(Gap(0, 0, 4, topic),))]  # published once
+
+
+@pytest.mark.parametrize("name", ["labels", "predictions"])
+def test_what_a_recreated_topic_cut_off_from_the_join_is_published_and_lost(name: str) -> None:
+    world = World()
+    topic, admin = getattr(world.topics, name), world.broker.admin()
+    join(world)
+    world.prediction(world.feature("a"))
+    world.label("a", "yes")
+    join(world)
+    admin.delete([topic])
+    admin.create([NewTopic(topic, world.stream.kafka.partitions)])
+    marks = [*join(world), *join(world)]
+    world.commit("inference", world.topics.features, 1)
+
+    assert Lost(topic, 0, 1, None) in reconcile(world.broker, world.stream).lost
+    assert Watermark(None, gaps=(Gap(0, 1, None, topic),)) in marks
+
+
+def join(world: World) -> list[Watermark]:
+    """Let a new worker of outcomes read everything; the gaps that are published by then."""
+    loop = Loop(
+        OutcomesHandler(world.stream, world.clock),
+        world.broker,
+        group=world.topics.group("outcomes"),
+        delivery="exactly_once",
+        clock=world.clock,
+        commit_interval_s=0,
+    )
+    while loop.step(0):
+        pass
+    loop.close()
+    consumer = world.broker.consumer()
+    outcomes = world.broker.admin().offsets(world.topics.outcomes)
+    consumer.assign({at: span.start for at, span in outcomes.items()})
+    events = [
+        outcomes_decoder.decode(message.value or b"")
+        for message in consumer.poll(max_records=1000, timeout_s=0)
+    ]
+    return [event for event in events if isinstance(event, Watermark) and event.gaps]
+
+
+def test_outcomes_deleted_before_the_monitor_read_them_are_lost() -> None:
+    world = World()
+    outcomes = world.topics.outcomes
+    for name in "abc":
+        world.outcome(world.prediction(world.feature(name)), "red")
+    world.everything_handled()
+    world.commit("monitor", outcomes, 1)
+    world.broker.truncate(TopicPartition(outcomes, 0), 2)
+
+    assert Lost(outcomes, 0, 1, 2) in reconcile(world.broker, world.stream).lost
 
 
 def test_predictions_of_a_topic_before_do_not_count_for_the_present_one() -> None:

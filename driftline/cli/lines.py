@@ -105,9 +105,10 @@ def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
     match event:
         case Watermark(dead_letter=RefusedRecord(offset=offset)):
             return f"dead letter: the record at offset {offset} could not be scored"
-        case Watermark(gaps=(Gap(start=start, end=end), *_)):
+        case Watermark(gaps=(Gap(start=start, end=end, topic=topic), *_)):
             until = "the end of the former topic" if end is None else f"{end - 1}"
-            return f"gap: the records from offset {start} to {until} were deleted unread"
+            of = f" of {topic}" if topic else ""
+            return f"gap: the records{of} from offset {start} to {until} were deleted unread"
         case Watermark(log=Log(topic_id=topic_id, offset=offset)):
             return f"log: from here on, records of topic id {topic_id} from offset {offset} on"
         case Watermark():
@@ -158,7 +159,8 @@ def _window(event: WindowsEvent) -> str:
         case PerformanceWindow():
             value = "none" if event.value is None else f"{event.value:.4f}"
             said = f"performance window {event.index}: {span}, {event.metric} {value}"
-            return said + _late(event.late)
+            lost = f", {event.lost} deleted unread" if event.lost else ""
+            return said + _late(event.late) + lost
         case PerformancePane():
             mean = sum(event.errors) / len(event.errors) if event.errors else 0.0
             return f"pane {event.index}: {span}, mean error {mean:.4f}"

@@ -16,6 +16,7 @@ from driftline.errors import DataError
 from driftline.events import (
     DriftEvent,
     Event,
+    Gap,
     ModelsEvent,
     Offset,
     OutcomesEvent,
@@ -23,8 +24,10 @@ from driftline.events import (
     PartsEvent,
     PredictionsEvent,
     RetrainEvent,
+    Watermark,
     WindowsEvent,
 )
+from driftline.handler import LogChange
 from driftline.logs import alike
 
 log = logging.getLogger(__name__)
@@ -107,6 +110,17 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
             ("driftline_offset", str(message.offset).encode()),
         ),
     )
+
+
+def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
+    """The record of the topic `outcomes` that says which offsets were deleted before they were
+    read; none if none were."""
+    if change.unread is None:
+        return []
+    topic, partition = change.partition
+    end = None if change.is_new_topic else change.start
+    mark = Watermark(None, gaps=(Gap(partition, change.unread, end, topic),))
+    return [Outgoing(outcomes, encode(mark), partition=partition)]
 
 
 class DeadLetterOrigin(msgspec.Struct, frozen=True):

@@ -50,6 +50,7 @@ class DeciderState(State, frozen=True):
     errors: ErrorWatchState
     rule: RetrainState
     drifted: list[DriftedState]
+    lost: LaneState
 
 
 class Decider:
@@ -58,6 +59,9 @@ class Decider:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        # Of what performance windows have lost. These come in no fixed order with data windows, so
+        # the lane is their own. It is no reason to train.
+        self._lost = Lane(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
         # The ends of each model's newest windows, and whether there was drift, by kind of event.
@@ -79,6 +83,7 @@ class Decider:
                 DriftedState(kind, model, list(windows))
                 for (kind, model), windows in self._drifted.items()
             ],
+            lost=self._lost.state(),
         )
 
     @classmethod
@@ -90,6 +95,7 @@ class Decider:
             lane.restore(state.lanes[kind])
         decider._errors.restore(state.errors)
         decider._rule.restore(state.rule)
+        decider._lost.restore(state.lost)
         for drifted in state.drifted:
             decider._recent(drifted.kind, drifted.model).extend(drifted.windows)
         return decider
@@ -105,7 +111,7 @@ class Decider:
         elif isinstance(event, PerformancePane):
             events = self._pane(event)
         else:
-            events = self._performance(event)
+            events = [*self._unread(event), *self._performance(event)]
         if not isinstance(event, PerformancePane):
             return [*events]
         self._rule.see(event)
@@ -197,6 +203,14 @@ class Decider:
         event = self._lanes["performance"].observe(
             finding, model=pane.model, window=pane.id, position=pane.end
         )
+        return [] if event is None else [event]
+
+    def _unread(self, window: PerformanceWindow) -> list[DriftEvent]:
+        finding = None
+        if window.lost:
+            share = window.lost / (window.records + window.lost)
+            finding = Finding((), share, _deleted(window.lost), window.start, is_drawn=False)
+        event = self._lost.observe(finding, model=None, window=window.id, position=window.end)
         return [] if event is None else [event]
 
     def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
@@ -338,7 +352,7 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
     severity, said = 0.0, []
     if "gaps" in window.quality:
         severity = window.lost / (scored_or_refused + window.lost)
-        said.append(f"{window.lost:,} records or more were deleted before they were read")
+        said.append(_deleted(window.lost))
     if "dead_letters" in window.quality:
         share = window.dead_letters / scored_or_refused
         severity = max(severity, share)
@@ -350,6 +364,10 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
         severity=max(severity, finding.severity),
         message="; ".join([*said, finding.message]),
     )
+
+
+def _deleted(lost: int) -> str:
+    return f"{lost:,} records or more were deleted before they were read"
 
 
 def _worse(group: PerformanceGroup, onset: int) -> Finding:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # Of the state's format and its meaning: to be raised when either changes. Files of another version
 # are not used.
-VERSION = 2
+VERSION = 3
 # Windows and panes between two snapshots: to read so many again takes a second or less, to write
 # one (40 kB) a few milliseconds.
 EVERY = 2_000

@@ -123,11 +123,12 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
     ahead = arrivals.ahead
     if ahead is not None:
         ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
+    lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
+    lost = np.concatenate([np.zeros_like(arrivals.offsets), lost])[order]
     if arrivals.sources is None:
-        return Arrivals(offsets[order], positions[order], is_mark[order], ahead=ahead)
+        return Arrivals(offsets[order], positions[order], is_mark[order], lost=lost, ahead=ahead)
     letters = [mark.dead_letter for _, mark in marks]
     own = [None if letter is None else letter.position for letter in letters]
-    lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
     logs = [(offset, mark.log) for offset, mark in marks if mark.log is not None]
     return Arrivals(
         offsets[order],
@@ -135,7 +136,7 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
         is_mark[order],
         np.concatenate([arrivals.sources, ints([_source(mark) for _, mark in marks])])[order],
         np.concatenate([arrivals.positions, optional_ints(own)])[order],
-        np.concatenate([np.zeros_like(arrivals.offsets), lost])[order],
+        lost,
         ahead,
         tuple((int(np.searchsorted(offsets[order], offset)), log) for offset, log in logs),
     )

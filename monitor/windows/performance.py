@@ -52,6 +52,7 @@ class PerformanceWindows:
                 piece = self._slices[index] = _Slice(offset)
             piece.late += part.late
             piece.revised += part.revised
+            piece.lost += part.lost
             self._gather(piece, parts.partition, part)
 
     def close(
@@ -149,6 +150,7 @@ class PerformanceWindows:
             records=whole.records,
             late=sum(piece.late for piece in slices),
             revised=sum(piece.revised for piece in slices),
+            lost=sum(piece.lost for piece in slices),
             row=row,
             time=None if time_us is None else format_time(time_us),
             metric=stream.judged_by,
@@ -219,4 +221,5 @@ class _Slice:
         self.first_offset = first_offset
         self.late = 0
         self.revised = 0
+        self.lost = 0
         self.panes: dict[int, dict[str, _Model]] = {}

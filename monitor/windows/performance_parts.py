@@ -98,7 +98,13 @@ class PerformanceGathering:
         """A pane's part, in pieces that add up: each with one piece of one model's sums."""
         part = slot.part
         models = [piece for name, model in part.models.items() for piece in model.pieces(name)]
-        yield PanePart(index=pane, late=slot.late, revised=part.revised, models=tuple(models[:1]))
+        yield PanePart(
+            index=pane,
+            late=slot.late,
+            revised=part.revised,
+            models=tuple(models[:1]),
+            lost=slot.lost,
+        )
         for model in models[1:]:
             yield PanePart(index=pane, models=(model,))
 

@@ -128,6 +128,11 @@ class Log:
         mark = Watermark(watermark, gaps=(Gap(partition, start, end),))
         self._append(self.topics.predictions, partition, mark)
 
+    def lost(self, topic: str, *, start: int, end: int, partition: int = 0) -> None:
+        """The record that outcomes or monitor writes where offsets of a topic were deleted."""
+        mark = Watermark(None, gaps=(Gap(partition, start, end, topic),))
+        self._append(self.topics.outcomes, partition, mark)
+
     def new_topic(self, topic_id: str, *, partition: int, unread: int) -> None:
         """The record that inference writes where the topic of features was created again."""
         self._sources[partition] = -1

@@ -3,11 +3,17 @@
 from collections import Counter
 from typing import Literal, get_args
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.events import DataWindow
+from driftline.broker.port import TopicPartition
+from driftline.codec.envelope import outcomes_decoder
+from driftline.events import DataWindow, Gap, PerformanceWindow, Watermark
+from driftline.handler import LogChange
 from driftline.stream import Stream
+from driftline.topics import Topics
+from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver
 from tests.monitor.streams import Log, Packages, small_stream
 
@@ -193,3 +199,59 @@ def test_records_of_a_topic_created_again_count_though_their_offsets_came_before
             (40, 2),
             (40, 0),
         ]
+
+
+def test_lost_labels_count_in_the_window_of_outcomes_that_their_partition_had_reached() -> None:
+    log = Log(stream())
+    for row in range(130):
+        if row == 50:
+            log.lost(log.topics.labels, start=25, end=125)
+        log.outcome(row, partition=row % 2)
+    for killed in (False, True):
+        driver = Driver(stream(), Packages({}), log.messages)
+        driver.deliver(TopicPartition(log.topics.outcomes, 0), 28)
+        driver.commit()
+        if killed:
+            driver.kill()
+        driver.drain()
+        assert lost_in_windows(driver) == [(40, 0), (40, 100), (40, 0)]
+        (opened,) = driver.drift()
+        assert (opened.kind, opened.action, opened.position) == ("quality", "opened", 80)
+        assert opened.message == "100 records or more were deleted before they were read"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 100])
+def test_what_was_lost_before_the_first_outcome_counts_in_its_window(batch: int) -> None:
+    log = Log(stream())
+    log.lost(log.topics.labels, start=0, end=7)
+    log.lost(log.topics.predictions, start=5, end=10)
+    for row in range(40, 130):
+        log.outcome(row, partition=row % 2)
+    driver = Driver(stream(), Packages({}), log.messages)
+    driver.deliver(TopicPartition(log.topics.outcomes, 0), 2)
+    driver.commit()
+    driver.kill()
+    while driver.deliver(TopicPartition(log.topics.outcomes, 0), batch):
+        pass
+    driver.drain()
+    assert lost_in_windows(driver) == [(40, 12), (40, 0)]
+
+
+def test_the_monitor_publishes_what_was_deleted_before_it_read_it() -> None:
+    monitor = MonitorHandler(stream(), Packages({}))
+    topics = Topics(stream())
+    found = [
+        record
+        for topic in monitor.inputs
+        for record in monitor.log_changed(LogChange(TopicPartition(topic, 0), "id", 9, unread=4))
+    ]
+    assert {record.topic for record in found} == {topics.outcomes}
+    events = [outcomes_decoder.decode(record.value or b"") for record in found]
+    assert events == [Watermark(None, gaps=(Gap(0, 4, 9, topic),)) for topic in monitor.inputs]
+    first = LogChange(TopicPartition(topics.outcomes, 0), "id", 9, is_new_topic=True)
+    assert not monitor.log_changed(first)
+
+
+def lost_in_windows(driver: Driver) -> list[tuple[int, int]]:
+    windows = [event for event in driver.windows() if isinstance(event, PerformanceWindow)]
+    return [(event.records, event.lost) for event in windows]
