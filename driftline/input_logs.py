@@ -5,6 +5,7 @@ deleted unread, the topic was created again, or the group reads it for the first
 topic is kept in the metadata beside each committed offset.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 from driftline.broker.port import Broker, Committed, OffsetRange, TopicPartition
 from driftline.handler import LogChange
 from driftline.scan import handled
+
+log = logging.getLogger(__name__)
 
 _TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
 
@@ -98,6 +101,18 @@ class InputLogs:
         if (known and known != topic_id) or (not known and at.offset > span.end):
             change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
             return Compared(Committed(span.start), *span, change)
+        if at.offset <= span.end < unread:
+            log.warning(
+                "%s[%d]: the metadata beside the committed offset %d says that results up to %d "
+                "are published, but the log ends at %d: it is ignored, and results from the "
+                "committed offset on are published again",
+                partition.topic,
+                partition.partition,
+                at.offset,
+                unread,
+                span.end,
+            )
+            at, unread = Committed(at.offset), at.offset
         if unread < span.start:
             change = LogChange(partition, topic_id, span.start, unread)
             return Compared(Committed(span.start, at.metadata), *span, change)

@@ -9,6 +9,7 @@ from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.handler import GroupView, LogChange
+from driftline.input_logs import InputLogs
 from driftline.loop import Loop
 from driftline.stream import Delivery
 
@@ -214,3 +215,28 @@ def test_commits_from_before_ids_were_kept_go_on(delivery: Delivery) -> None:
     setting.broker.consumer(GROUP).commit({AT: Committed(2, '{"watermark":7}')})
     assert setting.run() == [LogChange(AT, "memory-1", 2, is_new_topic=True)]
     assert setting.got() == ["2"]
+
+
+@by_delivery
+@pytest.mark.parametrize("topic_id", ["", '"topic_id":"memory-1",'])
+def test_results_that_cannot_be_published_yet_are_not_believed(
+    delivery: Delivery, topic_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1, 2)
+    metadata = f'{{{topic_id}"published":9}}'
+    setting.broker.consumer(GROUP).commit({AT: Committed(1, metadata)})
+    logs = InputLogs(setting.broker)
+    found = setting.broker.consumer(GROUP).committed([AT])
+    assert logs.compare([AT], found)[AT].committed == Committed(1)
+    assert "the log ends at 3" in caplog.text
+    setting.run()
+    assert setting.got() == ["1", "2"]
+
+
+def test_results_published_up_to_the_end_of_the_log_are_believed() -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    found = {AT: Committed(1, '{"topic_id":"memory-1","published":3}')}
+    compared = InputLogs(setting.broker).compare([AT], found)[AT]
+    assert compared.committed == Committed(1, '{"published":3}')
