@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.faults import plot, results
+from tests.faults.disk import fill
 from tests.faults.disturbances import FAULTS
 from tests.faults.proxy import Proxy
 from tests.faults.results import Result
@@ -141,6 +142,15 @@ def test_the_table_has_a_row_for_each_scenario_client_and_guarantee() -> None:
 
 def test_every_fault_disturbs_either_the_cluster_or_a_run() -> None:
     assert all((fault.whole is None) != (fault.single is None) for fault in FAULTS.values())
+
+
+def test_a_disk_counts_as_full_once_a_write_of_the_harness_fails() -> None:
+    refused, over = threading.Event(), threading.Event()
+    filling = threading.Thread(target=fill, args=(Path("/dev/full"), refused, over))
+    filling.start()
+    assert refused.wait(TIMEOUT_S)
+    over.set()
+    filling.join()
 
 
 def test_a_plot_has_a_curve_for_each_name() -> None:

@@ -11,7 +11,9 @@ from typing import Final
 
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.port import Admin
+from driftline.codec.envelope import decode, rare, retrain_decoder
 from driftline.errors import DriftlineError
+from driftline.events import RetrainDecision, RetrainRequest
 from driftline.operations import INPUTS
 from driftline.partition_clock import AGREEING
 from driftline.reconcile import Reconciliation
@@ -96,6 +98,31 @@ class Cell:
             markers = self.site.scenario.partitions if service == "outcomes" else 0
             total += max(0, behind - markers)
         return total
+
+    def ask(self, id: str, *, since: int | None = None) -> None:
+        """Request a retraining manually, so that the champion changes during the fault."""
+        request = RetrainRequest(
+            id=id,
+            cause="manual",
+            caused_by=(),
+            reason="a fault is near",
+            position=None,
+            since=since,
+        )
+        producer = self.site.broker.producer()
+        try:
+            producer.send(rare(self.site.topics.retrain, request, id=request.id))
+            producer.flush()
+        finally:
+            producer.close()
+
+    def decision(self, request: str) -> RetrainDecision | None:
+        """What the trainer has decided on a request, if anything."""
+        for message in self.site.messages(self.site.topics.retrain):
+            event = decode(retrain_decoder, message)
+            if isinstance(event, RetrainDecision) and event.request == request:
+                return event
+        return None
 
     def wait_for(self, true: Callable[[], bool], patience_s: float, what: str) -> None:
         """Wait until the condition is true, even while the broker is down. Raises RuntimeError."""

@@ -4,23 +4,18 @@ In: a round or a cell. Out: nothing. Each function returns when its fault is ove
 """
 
 import os
-import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Final
 
-from tests.faults import gaps
+from tests.faults import disk, gaps
 from tests.faults.cell import Cell
 from tests.faults.cluster import Node
 from tests.faults.proxy import Mode
 from tests.faults.round import Fault, Round
 from tests.faults.topic_config import Override
-from tests.faults.workers import Slot
 
-# Enough for the services to start. The fault fills the rest.
-_DISK_MB: Final = 48
 # Messages a second while handlers raise: enough for one batch after another until the end.
 _RAISING_RATE: Final = 2000.0
 
@@ -165,54 +160,6 @@ def _clock_jumps(cell: Cell) -> None:
         time.sleep(3.0)
 
 
-# ---- the disk -----------------------------------------------------------------------------------
-
-
-def _state_deleted(cell: Cell) -> None:
-    shutil.rmtree(cell.site.settings.home / "state", ignore_errors=True)
-    if cell.random.random() < 0.5:
-        slot = Slot("outcomes", 0)
-        cell.workers.kill(slot)
-        cell.workers.start(slot)
-
-
-def _mount(name: str):  # type: ignore[no-untyped-def]
-    def before(cell: Cell) -> None:
-        path = cell.site.settings.home / name
-        kept = {file.name: file.read_bytes() for file in path.glob("*")} if path.exists() else {}
-        path.mkdir(parents=True, exist_ok=True)
-        command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MB}m", "tmpfs", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"cannot mount a small tmpfs: {done.stderr.strip()}")
-        for file, content in kept.items():
-            (path / file).write_bytes(content)
-
-    return before
-
-
-def _unmount(name: str):  # type: ignore[no-untyped-def]
-    def after(cell: Cell) -> None:
-        subprocess.run(["umount", "-l", str(cell.site.settings.home / name)], check=True)
-
-    return after
-
-
-def _disk_full(name: str):  # type: ignore[no-untyped-def]
-    def act(cell: Cell) -> None:
-        balloon = cell.site.settings.home / name / "balloon"
-        deadline_s = time.monotonic() + cell.random.choice((5.0, 15.0))
-        with balloon.open("wb", buffering=0) as file:
-            while time.monotonic() < deadline_s:
-                try:
-                    file.write(bytes(4096))
-                except OSError:
-                    time.sleep(0.01)  # full; keep filling what others free
-        balloon.unlink()
-
-    return act
-
-
 # ---- topics -------------------------------------------------------------------------------------
 
 
@@ -246,26 +193,25 @@ FAULTS: Final[dict[str, Fault]] = {
         Fault(name="clock-jumps", single=_clock_jumps, inside=True),
         Fault(
             name="state-deleted",
-            single=_state_deleted,
+            single=disk.state_deleted,
             inside=True,
             memory_records=2000,
             label_delay=9000,
         ),
         Fault(
             name="disk-full-state",
-            single=_disk_full("state"),
-            before=_mount("state"),
-            after=_unmount("state"),
+            single=disk.state_full,
+            before=disk.mount("state"),
+            after=disk.unmount("state"),
             inside=True,
             memory_records=2000,
             label_delay=9000,
         ),
         Fault(
             name="disk-full-models",
-            single=_disk_full("models"),
-            before=_mount("models"),
-            after=_unmount("models"),
-            asks=True,
+            single=disk.models_full,
+            before=disk.mount("models"),
+            after=disk.unmount("models"),
         ),
         Fault(name="deliveries-refused", single=_refused),
         Fault(name="retention-passes-reader", single=gaps.retention, accounted=gaps.losses),

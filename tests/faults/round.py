@@ -14,9 +14,7 @@ from typing import Final
 
 import msgspec
 
-from driftline.codec.envelope import rare
 from driftline.errors import DriftlineError
-from driftline.events import RetrainRequest
 from driftline.reconcile import Reconciliation
 from driftline.stream import Client, Delivery
 from tests.faults import evidence
@@ -62,7 +60,6 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     lasting: bool = False
     idle: bool = False  # the stream is idle when the fault begins
     every: int = 1  # run it only in every n-th round, because it takes long
-    asks: bool = False  # request a retraining in every round, not only in every third
     workers: int | None = None  # None: the seed draws the number
     label_delay: int = 50
     inside: bool = False  # start the services by `tests.faults.entry`
@@ -180,8 +177,8 @@ class Round:
                     f"inference did not commit {wanted:.0f} records",
                 )
                 cell.load.allow(_DURING, _RATE)
-            if fault.asks or (not fault.idle and self.seed % 3 == 0):
-                _ask(cell, self.seed)
+            if not fault.idle and self.seed % 3 == 0:
+                cell.ask(f"retrain-{self.seed:012x}")
             if fault.single is not None:
                 self.say(f"{cell.site.scenario.words}: {fault.name}")
                 fault.single(cell)
@@ -284,21 +281,3 @@ def _items(site: Site) -> tuple[Item, ...]:
     if key not in _known:
         _known[key] = items(site)
     return _known[key]
-
-
-def _ask(cell: Cell, seed: int) -> None:
-    """Request a retraining manually, so that the champion changes during the fault."""
-    request = RetrainRequest(
-        id=f"retrain-{seed:012x}",
-        cause="manual",
-        caused_by=(),
-        reason="a fault is near",
-        position=None,
-        since=None,
-    )
-    producer = cell.site.broker.producer()
-    try:
-        producer.send(rare(cell.site.topics.retrain, request, id=request.id))
-        producer.flush()
-    finally:
-        producer.close()
