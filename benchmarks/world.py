@@ -119,7 +119,7 @@ class World:
         self, service: Service, file: Path, client: str | None = None, home: Path | None = None
     ) -> Measured:
         """Start a service of Driftline by its command."""
-        command = [sys.executable, "-m", "driftline.cli", service, str(file)]
+        command = [sys.executable, "-m", "driftline.cli", service, "--stream", str(file)]
         return self.start(service, command, client, home)
 
     # ---- streams and topics ---------------------------------------------------------------------
@@ -127,10 +127,10 @@ class World:
     def stream(self, plan: Plan, *, trained_on_rule: int | None = None) -> Path:
         """Write the stream file, create its topics, train its first model. Returns the file."""
         file = self.write(plan)
-        self.driftline("topics", "apply", file)
+        self.driftline("topics", "apply", "--stream", file)
         training = self.folder / f"{plan.name}.csv"
         plan.write_training(training, plan.rule if trained_on_rule is None else trained_on_rule)
-        self.driftline("train", file, "--data", training, "--json")
+        self.driftline("train", "--stream", file, "--data", training, "--json")
         return file
 
     def write(self, plan: Plan, name: str | None = None) -> Path:
@@ -159,7 +159,7 @@ class World:
     def renew(self, file: Path, *names: str) -> None:
         """Delete these topics of a stream and create them again, empty."""
         self.delete(*names)
-        self.driftline("topics", "apply", file)
+        self.driftline("topics", "apply", "--stream", file)
 
     def delete(self, *names: str) -> None:
         """Delete topics that are there, and wait until they are gone."""

@@ -1,6 +1,7 @@
-"""How an application sends records to a stream, and the truth about them later.
+"""Send records to a stream from an application, and their labels later.
 
-usage: python examples/client.py [HOST:PORT]    after: driftline topics apply examples/iris.toml
+usage: driftline topics apply --stream examples/iris.toml
+       python examples/client.py [HOST:PORT]
 """
 
 import sys

@@ -86,7 +86,7 @@ class TestCommand:
         return str(tmp_path / "s.toml")
 
     def test_it_prints_commands_and_data_without_a_broker(self, file: str) -> None:
-        arguments = ["topics", "acls", file, "-b", "nowhere:1", "-p", "trainer=User:fit"]
+        arguments = ["topics", "acls", "-s", file, "-b", "nowhere:1", "-p", "trainer=User:fit"]
         printed = CliRunner().invoke(command_line(), arguments).stdout
         assert printed.count("--allow-principal User:fit ") >= 4
         lines = CliRunner().invoke(command_line(), [*arguments, "--json"]).stdout.splitlines()
@@ -94,5 +94,5 @@ class TestCommand:
 
     @pytest.mark.parametrize("wrong", ["trainer", "trainer=fit", "painter=User:x"])
     def test_a_role_or_principal_that_is_none_is_refused(self, file: str, wrong: str) -> None:
-        result = CliRunner().invoke(command_line(), ["topics", "acls", file, "-p", wrong])
+        result = CliRunner().invoke(command_line(), ["topics", "acls", "-s", file, "-p", wrong])
         assert isinstance(result.exception, SettingsError)

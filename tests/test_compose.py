@@ -233,7 +233,7 @@ def test_the_commands_work_on_kafka(
             here.until_well(service, commands_of(service)[1])
         here.run("producer", [*OURS["producer"]["command"], "--limit", "1500"])
         # Strict: what inference has not read yet is missing, too.
-        reconcile = ["reconcile", "/app/examples/iris.toml", "--strict", "--json"]
+        reconcile = ["reconcile", "--stream", "/app/examples/iris.toml", "--strict", "--json"]
         found = json.loads(here.until_well("producer", reconcile))
     assert found["records"] == 300
     assert found["predictions"] == 300

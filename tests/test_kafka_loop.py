@@ -44,21 +44,21 @@ def test_the_loop_on_kafka_says_what_the_loop_in_memory_says(
         assert done.exit_code == 0, (arguments, done.stdout, done.stderr)
         return done
 
-    driftline("topics", "apply", str(file))
-    driftline("train", str(file), "--data", DATA, "--limit", str(WARM_UP))
-    driftline("up", str(file))
+    stream = ("--stream", str(file))
+    driftline("topics", "apply", *stream)
+    driftline("train", *stream, "--data", DATA, "--limit", str(WARM_UP))
+    driftline("up", *stream)
     try:
-        stream = ("--stream", str(file))
         driftline("produce", DATA, *stream, "--skip", str(WARM_UP), "--limit", "7000")
-        driftline("down", str(file))  # in the middle of whatever it is doing
-        driftline("up", str(file))
+        driftline("down", *stream)  # in the middle of whatever it is doing
+        driftline("up", *stream)
         driftline("produce", DATA, *stream, "--skip", "7000")
         _wait_until_all_windows_are_closed(file, home, environment)
     finally:
-        driftline("down", str(file))
+        driftline("down", *stream)
 
-    counted = json.loads(driftline("reconcile", str(file), "--json").stdout)
-    in_memory = json.loads(invoke(home, "run", str(file), DATA, "--json").stdout.splitlines()[-1])
+    counted = json.loads(driftline("reconcile", *stream, "--json").stdout)
+    in_memory = json.loads(invoke(home, "run", DATA, *stream, "--json").stdout.splitlines()[-1])
     assert counted["records"] == in_memory["records"] == ROWS - WARM_UP
     assert counted["predictions"] == in_memory["predictions"]
     assert counted["outcomes"] == in_memory["outcomes"] == ROWS - WARM_UP

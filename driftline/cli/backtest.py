@@ -10,18 +10,20 @@ import typer
 from rich.console import Console
 from rich.progress import TaskID
 
+from driftline.cli import completion
 from driftline.cli.bar import counting_bar, progress_bar
 from driftline.cli.options import (
+    DATA_HELP,
     BootstrapServers,
     Json,
     Run,
     StreamFile,
-    find_stream,
     open_context,
     stderr,
     stdout,
 )
 from driftline.cli.run import Limit, Seed, WarmUpShare
+from driftline.cli.stream_file import find_stream
 from driftline.errors import DriftlineError, SettingsError
 from driftline.plain import json_line
 from driftline.stream import Policy, Stream
@@ -41,6 +43,7 @@ Policies = Annotated[
         metavar="NAME",
         help="harm, drift, schedule, always or never; may be repeated. Default: the stream file's.",
         show_default=False,
+        autocompletion=completion.policies,
     ),
 ]
 
@@ -51,9 +54,9 @@ def backtest(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME. "
-            "Without it: the stream's own topics.",
+            help=f"{DATA_HELP} Without DATA, the records in the stream's own topics are used.",
             show_default=False,
+            autocompletion=completion.data_sets,
         ),
     ] = None,
     policy: Policies = None,

@@ -5,7 +5,8 @@ import tomllib
 from rich.markup import escape
 from rich.table import Table
 
-from driftline.cli.options import Json, StreamFile, find_stream_file, stdout
+from driftline.cli.options import Json, StreamFile, stdout
+from driftline.cli.stream_file import find_stream_file
 from driftline.plain import json_line
 from driftline.stream import describe, load
 

@@ -13,7 +13,6 @@ from driftline.cli.options import (
     Json,
     Run,
     StreamFile,
-    StreamOption,
     open_context,
     stderr,
     stdout,
@@ -93,7 +92,7 @@ def show(
             help="A record's id, or a place as `deadletters list` prints it.",
         ),
     ],
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     json: Json = False,
@@ -104,7 +103,7 @@ def show(
     """
     from driftline.deadletters import find
 
-    context = open_context(stream, bootstrap_server, run)
+    context = open_context(file, bootstrap_server, run)
     found = find(context.broker, context.stream, name)
     for letter in found:
         message, origin = letter.message, letter.origin

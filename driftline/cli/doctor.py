@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from driftline.broker import connect
-from driftline.cli.options import BootstrapServers, Json, StreamFile, find_stream_file, stdout
+from driftline.cli.options import BootstrapServers, Json, StreamFile, stdout
+from driftline.cli.stream_file import find_stream_file
 from driftline.doctor import Check, check_broker, check_installation, check_models, check_services
 from driftline.errors import StreamFileError
 from driftline.plain import json_line

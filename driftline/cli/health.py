@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from driftline.cli.options import Json, StreamFile, find_stream, stdout
+from driftline.cli.options import Json, StreamFile, stdout
+from driftline.cli.stream_file import find_stream
 from driftline.health import judge
 from driftline.plain import json_line
 from driftline.processes import folder_of, read_state

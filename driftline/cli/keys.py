@@ -41,7 +41,7 @@ def new() -> None:
 
 @keys.command()
 def trust(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An Ed25519 public key in PEM.")],
+    file: Annotated[Path, typer.Argument(metavar="KEY", help="Ed25519 public key file (PEM).")],
 ) -> None:
     """Load models that are signed with this key from now on.
 

@@ -1,34 +1,38 @@
-"""The `driftline` command: registers the sub-commands and turns errors into exit codes.
+"""The `driftline` command: register the commands, and turn errors into messages and exit codes.
 
-Exit codes: 0 done, 1 the answer is no (something is missing, a check failed), 2 an error that the
-message explains, 130 interrupted.
+Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 for an error that the message
+explains, 130 after Ctrl-C.
 """
 
 import os
 import sys
 from functools import cache
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed_version
 from types import ModuleType
 from typing import Annotated
 
+import msgspec
 import typer
 
+from driftline.cli.command import Command
 from driftline.errors import DriftlineError
 from driftline.logs import log_command
-from driftline.plain import visible_lines
+from driftline.plain import json_line, visible_lines
 
 app = typer.Typer(
     name="driftline",
-    help="Score a Kafka stream with a scikit-learn model, notice drift, retrain, swap models while "
-    "the stream runs.\n\nStart: `driftline demo`, or `driftline init DATA --target COLUMN` and "
-    "`driftline run NAME.toml DATA`.",
+    help="Score a Kafka stream with a scikit-learn model, detect drift, retrain the model, and "
+    "replace it while the stream runs.\n\nStart with `driftline demo`. For your own data, run "
+    "`driftline init DATA --target COLUMN`, then `driftline run DATA`.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
 
-# Panel → (module, commands in it). A name that is a Typer application becomes a group.
+# Panel of `driftline --help` → modules and their commands. A Typer application becomes a group.
 _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
     "Start": [
         ("init", ("init",)),
@@ -53,7 +57,7 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("models", ("models", "freeze")),
         ("keys", ("keys",)),
     ],
-    "Look": [
+    "Inspect": [
         ("tail", ("tail",)),
         ("trace", ("trace",)),
         ("deadletters", ("deadletters",)),
@@ -61,6 +65,30 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("reconcile", ("reconcile",)),
     ],
 }
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    """An error: its class (see `driftline.errors`, or "UsageError"), what happened, what to do."""
+
+    type: str
+    message: str
+    hint: str = ""
+
+
+class ErrorLine(msgspec.Struct, frozen=True):
+    """What a command with `--json` prints to standard error before it exits with code 2."""
+
+    error: ErrorDetail
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    try:
+        print(f"driftline {installed_version('driftline')}")
+    except PackageNotFoundError:
+        print("driftline, from source files that are not installed")
+    raise typer.Exit
 
 
 @app.callback()
@@ -73,33 +101,67 @@ def prepare(
             help="Log to standard error what the command and its Kafka client do.",
         ),
     ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
 ) -> None:
-    """Set up what all commands share. Services set up their own log."""
+    """Set up logging for all commands except services, which set up their own."""
     log_command(verbose=verbose or os.environ.get("DRIFTLINE_LOG_LEVEL", "").lower() == "debug")
 
 
 @cache
 def command_line() -> typer.Typer:
-    """The application with all its commands, which are imported at the first call."""
+    """Return the application with all its commands. The first call imports them."""
     for panel, modules in _COMMANDS.items():
         for module_name, names in modules:
             module: ModuleType = import_module(f"driftline.cli.{module_name}")
             for name in names:
                 command = getattr(module, name)
                 if isinstance(command, typer.Typer):
+                    for each in command.registered_commands:
+                        each.cls = Command
                     app.add_typer(command, name=name, rich_help_panel=panel)
                 else:
-                    app.command(name, rich_help_panel=panel)(command)
+                    app.command(name, cls=Command, rich_help_panel=panel)(command)
     return app
 
 
 def main() -> None:
-    """Entry point of the `driftline` script."""
+    """Run the `driftline` script."""
+    as_json = "--json" in sys.argv[1:]
     try:
+        if as_json:
+            sys.exit(_run_for_scripts())
         command_line()()
     except DriftlineError as error:
-        print(visible_lines(f"error: {error}"), file=sys.stderr)
+        if as_json:
+            _print_error(type(error).__name__, error.message, error.hint)
+        else:
+            print(visible_lines(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _run_for_scripts() -> int:
+    """Run the command and return its exit code. Wrong usage is printed as JSON."""
+    try:
+        return int(command_line()(standalone_mode=False) or 0)
+    except Exception as error:
+        # Typer's errors of usage have no public base class. They all have this method.
+        format_message = getattr(error, "format_message", None)
+        if format_message is None:
+            raise
+        _print_error("UsageError", format_message(), "")
+        return 2
+
+
+def _print_error(kind: str, message: str, hint: str) -> None:
+    print(json_line(ErrorLine(ErrorDetail(kind, message, hint))), file=sys.stderr)

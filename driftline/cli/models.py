@@ -15,7 +15,6 @@ from driftline.cli.options import (
     Json,
     Run,
     StreamFile,
-    StreamOption,
     open_context,
     stdout,
 )
@@ -123,7 +122,7 @@ class ModelShown(msgspec.Struct, frozen=True):
 @models.command()
 def show(
     digest: Digest,
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     json: Json = False,
@@ -134,7 +133,7 @@ def show(
     """
     from driftline.models.load import Models
 
-    context = open_context(stream, bootstrap_server, run)
+    context = open_context(file, bootstrap_server, run)
     catalog = _catalog(context)
     announced = _find(catalog, digest)
     manifest = Models.of(context.settings, context.stream).fetch(announced).manifest()
@@ -173,14 +172,14 @@ def show(
 def promote(
     digest: Digest,
     reason: Why = "promoted by hand",
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
     """Make a model the champion. It answers as soon as inference has verified it.
 
     Example: driftline models promote 3f9a --reason "better on holidays"
     """
-    context = open_context(stream, bootstrap_server)
+    context = open_context(file, bootstrap_server)
     catalog = _catalog(context)
     _point(context, catalog, _find(catalog, digest), reason)
 
@@ -194,14 +193,14 @@ def rollback(
         ),
     ] = None,
     reason: Why = "rolled back by hand",
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
     """Make an earlier model the champion again. `driftline freeze` keeps it so.
 
     Example: driftline models rollback --reason "complaints since noon"
     """
-    context = open_context(stream, bootstrap_server)
+    context = open_context(file, bootstrap_server)
     catalog = _catalog(context)
     previous = to or catalog.previous()
     if previous is None:
@@ -220,7 +219,7 @@ def export(
         list[ExportFormat] | None,
         typer.Option("--format", help="Default: all that the package has."),
     ] = None,
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
 ) -> None:
@@ -234,7 +233,7 @@ def export(
     from driftline.models.export import Format, export_model
     from driftline.models.load import Models
 
-    context = open_context(stream, bootstrap_server, run)
+    context = open_context(file, bootstrap_server, run)
     announced = _find(_catalog(context), digest)
     package = Models.of(context.settings, context.stream).fetch(announced)
     chosen: tuple[Format, ...] = tuple(item.value for item in formats or ())
@@ -244,7 +243,7 @@ def export(
 
 @models.command("sign")
 def sign_(
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
     """Sign announcements, champion and freeze that were written before Driftline signed them.
@@ -254,7 +253,7 @@ def sign_(
 
     Example: driftline models sign --stream elec2.toml
     """
-    context = open_context(stream, bootstrap_server)
+    context = open_context(file, bootstrap_server)
     signer = Signer(context.settings.keys)
     events = _catalog(context).restatements()
     _send(context, signer, *events)

@@ -1,6 +1,14 @@
-"""What commands share: arguments with their help, finding the stream file, opening a broker."""
+"""Options and arguments that commands share, and the streams, runs and brokers that they name.
 
-import tomllib
+One grammar for all commands:
+
+- The stream file is always the option `--stream FILE` (`-s FILE`). Without it, a command uses the
+  only stream file in the current folder.
+- Arguments are what the command works on: DATA, a TOPIC, an ID, a model's DIGEST, a SERVICE.
+- `--bootstrap-server` (`-b`) names the Kafka. `--run` reads the topics of a run instead.
+- `--json` prints results for scripts to standard output, and errors to standard error.
+"""
+
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +17,19 @@ import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 
 from driftline.broker import Broker, connect
-from driftline.errors import SettingsError, StreamFileError
+from driftline.cli import completion
+from driftline.cli.stream_file import find_stream
+from driftline.errors import SettingsError
 from driftline.plain import visible
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
 
-# Where a run keeps its topics, in its folder.
+# Subfolder of a run's folder that contains its topics.
 TOPICS = "topics"
 
 
 class _Visible(RenderHook):
-    """Shows what a terminal would act on, wherever it comes from; Rich's own styles stay."""
+    """Escape control characters in everything that is printed. Rich's own styles still work."""
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         return [_Cleaned(renderable) for renderable in renderables]
@@ -43,26 +53,27 @@ def _console(*, stderr: bool) -> Console:
     return console
 
 
-# People read standard error (progress, notes); standard output is for results.
+# Progress and notes go to standard error, results to standard output.
 stderr = _console(stderr=True)
 stdout = _console(stderr=False)
 
-StreamFile = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="[FILE]",
-        help="Stream file; may be left out when the folder has just one.",
-        show_default=False,
-    ),
+DATA_HELP = (
+    "A CSV, CSV.gz, Parquet or JSON lines file, or a data set by name: iris, iris-drift, "
+    "river:NAME."
+)
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=completion.data_sets),
 ]
-StreamOption = Annotated[
+StreamFile = Annotated[
     Path | None,
     typer.Option(
         "--stream",
         "-s",
         metavar="FILE",
-        help="Stream file; may be left out when the folder has just one.",
+        help="Stream file. Default: the only stream file in the current folder.",
         show_default=False,
+        autocompletion=completion.stream_files,
     ),
 ]
 BootstrapServers = Annotated[
@@ -71,8 +82,8 @@ BootstrapServers = Annotated[
         "--bootstrap-server",
         "-b",
         metavar="HOST:PORT",
-        help='Kafka to talk to; "local" is the one of `driftline broker up`. '
-        "Default: KAFKA_BOOTSTRAP_SERVERS, else local.",
+        help='Address of the Kafka broker. "local" is the broker that `driftline broker up` '
+        "starts. Default: KAFKA_BOOTSTRAP_SERVERS, else local.",
         show_default=False,
     ),
 ]
@@ -81,83 +92,55 @@ Run = Annotated[
     typer.Option(
         "--run",
         metavar="NAME",
-        help='Read the topics that `driftline run` kept: a run\'s name, its folder, or "last".',
+        help="Read the topics that `driftline run` saved instead of a broker's. NAME is the "
+        'name of a run, its folder, or "last".',
         show_default=False,
+        autocompletion=completion.runs,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON line per item, for programs.")]
-
-
-def find_stream(file: Path | None) -> Stream:
-    """Load the given stream file, or the only one in this folder.
-
-    Raises StreamFileError when there is none, or more than one.
-    """
-    return load(find_stream_file(file))
-
-
-def find_stream_file(file: Path | None) -> Path:
-    """The given path, or that of the only stream file in this folder."""
-    if file is not None:
-        return file
-    found = [path for path in sorted(Path().glob("*.toml")) if _is_stream_file(path)]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(str(path) for path in found)
-    raise StreamFileError(
-        f"several stream files here: {names}" if found else "no stream file in this folder",
-        hint="name one" if found else "`driftline init DATA --target COLUMN` writes one",
-    )
-
-
-def _is_stream_file(path: Path) -> bool:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # somebody else's file; a stream file with a mistake must be named
-    return "version" in content and "task" in content
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object per line.")]
 
 
 def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path:
-    """The folder of a run by name, by path, or "last": the newest, of that stream if one is named.
+    """Return the folder of a run, by its name, its path, or "last".
 
-    Raises SettingsError.
+    "last" is the newest run, or the newest of the given stream. Raises SettingsError.
     """
     if name == "last":
         runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
         for path in reversed(runs):
-            # One that was played on a Kafka, or that was killed, has no topics here.
+            # Runs on Kafka, and runs that were killed, have no topics in their folder.
             if not has_topics(path.parent):
                 continue
             if stream is None or load(path).name == stream:
                 return path.parent
         of = "" if stream is None else f" of stream {stream}"
         raise SettingsError(
-            f"no run{of} in {settings.runs}", hint="`driftline run FILE DATA` makes one"
+            f"no run{of} in {settings.runs}", hint="`driftline run DATA` creates one"
         )
-    # A plain name is a run's; whatever has a slash in it is a path.
+    # A plain name is the name of a run. Anything with a slash is a path.
     plain = name not in ("", ".", "..") and Path(name).name == name
     for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
         try:
             if name and (folder / "stream.toml").is_file():
                 if not has_topics(folder):
                     raise SettingsError(
-                        f"run {folder.name} has kept no topics",
-                        hint="it was played on a Kafka, where its topics are, or it was killed",
+                        f"run {folder.name} has no saved topics",
+                        hint="it ran on Kafka, which still has its topics, or it was killed",
                     )
                 return folder
-        except (OSError, ValueError) as error:  # too long, or no name of a file
+        except (OSError, ValueError) as error:  # the name is too long, or is no file name
             raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
     raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
 
 
 def has_topics(folder: Path) -> bool:
-    """Whether a run has kept its topics, all of them."""
+    """Return whether the folder of a run contains its topics, which are saved all or none."""
     return (folder / TOPICS).is_dir()
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What most commands need: settings, the stream, and a broker that holds its topics."""
+    """The settings, the stream, and a broker with its topics. Most commands need these three."""
 
     settings: Settings
     stream: Stream
@@ -167,10 +150,10 @@ class Context(msgspec.Struct, frozen=True):
 def open_context(
     file: Path | None, bootstrap_servers: str | None = None, run: str | None = None
 ) -> Context:
-    """Settings, stream and broker of a command; with `run`, those that the run kept, which is one
-    of the stream of `file`.
+    """Return the settings, stream and broker for a command.
 
-    Raises StreamFileError, SettingsError.
+    With `run`, stream and topics are those that the run saved; if `file` is given as well, the run
+    must be one of its stream. Raises StreamFileError, SettingsError.
     """
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     if run is not None:
@@ -182,7 +165,7 @@ def open_context(
         if asked not in (None, stream.name):
             raise SettingsError(
                 f"run {folder.name} is of stream {stream.name}, not of {asked}",
-                hint="`--run last` is the newest of the stream; a run needs no stream file",
+                hint="`--run last` is the newest run of the stream; --run needs no --stream",
             )
         return Context(settings, stream, MemoryBroker.load(folder / TOPICS))
     stream = find_stream(file)

@@ -7,11 +7,13 @@ import typer
 from rich.progress import Progress, TaskID
 
 from driftline.broker.port import Broker
+from driftline.cli import completion
 from driftline.cli.bar import counting_bar
 from driftline.cli.options import (
+    DATA_HELP,
     BootstrapServers,
     Json,
-    StreamOption,
+    StreamFile,
     open_context,
     stderr,
     stdout,
@@ -38,11 +40,11 @@ def produce(
         str,
         typer.Argument(
             metavar="DATA",
-            help='CSV, CSV.gz, Parquet or JSON lines; "-" for JSON lines on standard input; '
-            '"iris", "iris-drift", "river:Phishing", "river:SEA:variant=2,n=10000".',
+            help=f'{DATA_HELP} "-" reads JSON lines from standard input.',
+            autocompletion=completion.data_sets,
         ),
     ],
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     rate: Annotated[
         float | None,
@@ -72,7 +74,7 @@ def produce(
 ) -> None:
     """Play DATA into the stream's topics: feature records, and labels after their delay."""
     source = open_source(data)
-    context = open_context(stream, bootstrap_server)
+    context = open_context(file, bootstrap_server)
     playback = _playback(context.stream, context.broker, source, seed, limit, skip)
     producer = context.broker.producer()
     delivery = Delivery(producer, Topics(context.stream))

@@ -14,11 +14,13 @@ from driftline.cli.bar import counting_bar
 from driftline.cli.options import (
     TOPICS,
     BootstrapServers,
+    Data,
     Json,
-    find_stream_file,
+    StreamFile,
     stderr,
     stdout,
 )
+from driftline.cli.stream_file import find_stream_file
 from driftline.plain import json_line
 from driftline.settings import Settings, load_settings
 from driftline.stream import Stream, load
@@ -44,14 +46,8 @@ Seed = Annotated[int, typer.Option(help="For drawn delays and missing labels.")]
 
 
 def run(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Stream file.")],
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME.",
-        ),
-    ],
+    data: Data,
+    file: StreamFile = None,
     warmup: WarmUpShare = 0.2,
     limit: Limit = None,
     seed: Seed = 0,
@@ -66,7 +62,7 @@ def run(
 
     Example: driftline run elec2.toml elec2.csv.gz --warmup 0.2
     """
-    play(file, data, warmup, limit, seed, bootstrap_servers, as_json)
+    play(find_stream_file(file), data, warmup, limit, seed, bootstrap_servers, as_json)
 
 
 def demo(
@@ -107,7 +103,7 @@ def play(
     from driftline.cli.narrator import Narrator, write_run_report
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
-    stream = load(find_stream_file(file))
+    stream = load(file)
     narrator = Narrator(stream, stderr if as_json else stdout)
     folder = _new_folder(settings, stream.name)
     kept = False

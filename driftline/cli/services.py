@@ -13,7 +13,8 @@ import typer
 
 from driftline.broker.port import Broker
 from driftline.cli.compose import build_loop
-from driftline.cli.options import BootstrapServers, StreamFile, find_stream_file, open_context
+from driftline.cli.options import BootstrapServers, StreamFile, open_context
+from driftline.cli.stream_file import find_stream_file
 from driftline.cli.watched import Watched
 from driftline.clock import SystemClock
 from driftline.errors import BrokerUnavailable, DriftlineError

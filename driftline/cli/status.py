@@ -12,10 +12,10 @@ from driftline.cli.options import (
     BootstrapServers,
     Json,
     StreamFile,
-    find_stream_file,
     open_context,
     stdout,
 )
+from driftline.cli.stream_file import find_stream_file
 from driftline.errors import BrokerError
 from driftline.models.keys import Trusted
 from driftline.operations import Status

@@ -6,12 +6,13 @@ from typing import Annotated, get_args
 import typer
 
 from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
+from driftline.cli import completion
 from driftline.cli.lines import line, moment, printed
 from driftline.cli.options import (
     BootstrapServers,
     Json,
     Run,
-    StreamOption,
+    StreamFile,
     open_context,
     stdout,
 )
@@ -29,10 +30,11 @@ def tail(
         str,
         typer.Argument(
             metavar="TOPIC",
-            help=f"One of {', '.join(get_args(Role))}; or a topic's full name.",
+            help=f"One of {', '.join(get_args(Role))}, or a topic's full name.",
+            autocompletion=completion.topics,
         ),
     ],
-    stream: StreamOption = None,
+    file: StreamFile = None,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many, newest last.")] = 10,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     from_start: Annotated[
@@ -49,7 +51,7 @@ def tail(
     With --json each line is the message's own JSON, for jq and the like; a dead letter, whose
     bytes may be anything, comes with its place and headers.
     """
-    context = open_context(stream, bootstrap_server, run)
+    context = open_context(file, bootstrap_server, run)
     name, role = resolve(context.stream, topic)
 
     def show(message: Message) -> None:

@@ -15,10 +15,10 @@ from driftline.cli.options import (
     Context,
     Json,
     StreamFile,
-    find_stream,
     open_context,
     stdout,
 )
+from driftline.cli.stream_file import find_stream
 from driftline.errors import SettingsError
 from driftline.plain import json_line
 from driftline.settings import load_settings

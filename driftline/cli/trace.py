@@ -10,7 +10,7 @@ from driftline.cli.options import (
     BootstrapServers,
     Json,
     Run,
-    StreamOption,
+    StreamFile,
     open_context,
     stderr,
     stdout,
@@ -31,7 +31,7 @@ def trace(
             "a model, of which the beginning is enough.",
         ),
     ],
-    stream: StreamOption = None,
+    file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     json: Json = False,
@@ -45,7 +45,7 @@ def trace(
     """
     from driftline.trace import trace as follow
 
-    context = open_context(stream, bootstrap_server, run)
+    context = open_context(file, bootstrap_server, run)
     nodes = follow(context.broker, context.stream, id)
     if json:
         for node in nodes:

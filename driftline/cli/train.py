@@ -7,7 +7,16 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from driftline.cli.options import BootstrapServers, Json, StreamFile, open_context, stderr, stdout
+from driftline.cli import completion
+from driftline.cli.options import (
+    DATA_HELP,
+    BootstrapServers,
+    Json,
+    StreamFile,
+    open_context,
+    stderr,
+    stdout,
+)
 from driftline.clock import SystemClock
 from driftline.codec.labels import LabelCodec
 from driftline.errors import DataError
@@ -39,7 +48,8 @@ def train(
         typer.Option(
             "--data",
             metavar="DATA",
-            help="CSV (also .gz), Parquet or JSON lines file, or iris, iris-drift, river:NAME.",
+            help=DATA_HELP,
+            autocompletion=completion.data_sets,
         ),
     ],
     file: StreamFile = None,

@@ -79,7 +79,7 @@ def systemd_units(
 
 def _command(file: Path, service: Service, slot: int, settings: Settings) -> str:
     words = (
-        *(sys.executable, "-m", "driftline.cli", service, str(file.absolute())),
+        *(sys.executable, "-m", "driftline.cli", service, "--stream", str(file.absolute())),
         *("--bootstrap-server", settings.bootstrap_servers, "--slot", str(slot)),
     )
     return " ".join(_quoted(word.replace("$", "$$")) for word in words)

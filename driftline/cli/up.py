@@ -14,11 +14,11 @@ from driftline.cli.options import (
     Context,
     Json,
     StreamFile,
-    find_stream_file,
     open_context,
     stderr,
     stdout,
 )
+from driftline.cli.stream_file import find_stream_file
 from driftline.cli.units import systemd_units
 from driftline.errors import BrokerUnavailable, DriftlineError
 from driftline.plain import json_line
@@ -206,7 +206,7 @@ def _wanted(
     for service, slot in slots:
         log = (folder / f"{service}-{slot}.log").absolute()
         command = (
-            *(sys.executable, "-m", "driftline.cli", service, str(file.absolute())),
+            *(sys.executable, "-m", "driftline.cli", service, "--stream", str(file.absolute())),
             *("--bootstrap-server", servers, "--slot", str(slot), "--log-file", str(log)),
         )
         wanted.append(Wanted(service, slot, command, str(log)))

@@ -109,10 +109,10 @@ def site(
 @pytest.fixture(scope="module")
 def played(site: Site) -> Site:
     """The site after its services, each as itself, have taken a stream through the whole loop."""
-    file = str(site.file)
-    site.run("operator", "topics", "apply", file)
-    site.run("operator", "train", file, "--data", DATA, "--limit", str(WARM_UP))
-    site.run("producers", "produce", DATA, "--stream", file, "--skip", str(WARM_UP))
+    stream = ("--stream", str(site.file))
+    site.run("operator", "topics", "apply", *stream)
+    site.run("operator", "train", *stream, "--data", DATA, "--limit", str(WARM_UP))
+    site.run("producers", "produce", DATA, *stream, "--skip", str(WARM_UP))
     _send_nonsense(site)
     settings = load_settings(site.environment("operator"))
     loops = [
@@ -200,7 +200,7 @@ def test_each_command_works_as_the_operator(
 
 
 def test_no_other_check_of_the_doctor_fails(played: Site) -> None:
-    lines = played.run("operator", "doctor", str(played.file), "--json", exit_code=None)
+    lines = played.run("operator", "doctor", "--stream", str(played.file), "--json", exit_code=None)
     checks = [json.loads(line) for line in lines.stdout.splitlines()]
     found = {check["name"]: check["result"] for check in checks}
     assert {found[name] for name in ("broker", "topics", "champion")} == {"ok"}

@@ -264,7 +264,10 @@ class TestSecrets:
     ) -> None:
         stream = Path(__file__).parents[2] / "examples" / "iris.toml"
         done = subprocess.run(
-            [sys.executable, "-m", "driftline.cli", "--verbose", "topics", "plan", str(stream)],
+            [
+                *(sys.executable, "-m", "driftline.cli", "--verbose"),
+                *("topics", "plan", "--stream", str(stream)),
+            ],
             env={**environment, "DRIFTLINE_CLIENT": client, "KAFKA_DEBUG": "all"}
             if client == "librdkafka"
             else {**environment, "DRIFTLINE_CLIENT": client},

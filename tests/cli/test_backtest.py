@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def backtest(folder: Path) -> Invoked:
     arguments = ("--policy", "harm", "--policy", "drift", "--json", "--report", "page")
-    return invoke(folder / "home", "backtest", "stream.toml", *DATA, *arguments)
+    return invoke(folder / "home", "backtest", *DATA, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_periodic_baseline_has_as_many_trainings(result: dict[str, Any]) -> 
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> Invoked:
     """A run of the same data, which keeps its topics in the home `other`."""
-    return invoke(folder / "other", "run", "stream.toml", *DATA, "--json")
+    return invoke(folder / "other", "run", *DATA, "--json")
 
 
 def test_it_tells_what_a_run_with_that_policy_does(result: dict[str, Any], ran: Invoked) -> None:
@@ -136,20 +136,20 @@ def test_topics_are_played_as_the_data_that_filled_them(folder: Path, ran: Invok
 
 def test_a_file_and_topics_at_once_are_refused(folder: Path, ran: Invoked) -> None:
     assert ran.exit_code == 0
-    failed = invoke(folder / "other", "backtest", "stream.toml", "iris-drift", "--run", "last")
+    failed = invoke(folder / "other", "backtest", "iris-drift", "--run", "last")
     assert failed.exit_code == 2
     assert "--run is for topics" in failed.stderr
 
 
 def test_a_policy_that_does_not_exist_is_refused_with_those_that_do(folder: Path) -> None:
-    failed = invoke(folder / "home", "backtest", "stream.toml", "iris-drift", "-p", "sometimes")
+    failed = invoke(folder / "home", "backtest", "iris-drift", "-p", "sometimes")
     assert failed.exit_code == 2
     assert "sometimes" in failed.stderr
     assert "harm, drift, schedule, always, never" in failed.stderr
 
 
 def test_data_that_is_not_there_is_an_error_that_names_it(folder: Path) -> None:
-    failed = invoke(folder / "home", "backtest", "stream.toml", "nowhere.csv")
+    failed = invoke(folder / "home", "backtest", "nowhere.csv")
     assert failed.exit_code == 2
     assert "nowhere.csv" in failed.stderr
 

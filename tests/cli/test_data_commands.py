@@ -50,7 +50,8 @@ def test_init_writes_a_file_that_config_explains(here: Path) -> None:
     assert "wrote my-data.toml; next: driftline run my-data.toml My Data.csv" in output
     assert load(here / "my-data.toml").target == "y"
     assert "column to predict" in call("config")
-    rows = [json.loads(line) for line in call("config", "my-data.toml", "--json").splitlines()]
+    printed = call("config", "--stream", "my-data.toml", "--json")
+    rows = [json.loads(line) for line in printed.splitlines()]
     target = next(row for row in rows if row["key"] == "target")
     assert target == {
         "key": "target",

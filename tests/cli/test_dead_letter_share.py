@@ -64,8 +64,9 @@ def test_a_quality_event_opens_within_two_windows(
     invoked = invoke(
         tmp_path / "home",
         "run",
-        str(tmp_path / "gone.toml"),
         str(tmp_path / "gone.jsonl"),
+        "--stream",
+        str(tmp_path / "gone.toml"),
         "--warmup",
         str(WARM_UP / ROWS),
         "--json",

@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
                 simulation.save = lambda folder: (save(folder), interrupt())  # type: ignore[func-returns-value]
             case "reporting":
                 monkeypatch.setattr("driftline.cli.narrator.write_run_report", interrupt)
-        return CliRunner().invoke(command_line(), ["run", "s.toml", "iris"])
+        return CliRunner().invoke(command_line(), ["run", "iris"])
 
     return invoke
 
@@ -105,7 +105,7 @@ def test_the_last_run_is_the_newest_one_with_topics(run: Command, tmp_path: Path
     (killed / "stream.toml").write_text(STREAM_FILE, encoding="utf-8")
 
     assert run_folder(load_settings(), "last") == whole
-    with pytest.raises(SettingsError, match="run 29990101T000000-s has kept no topics"):
+    with pytest.raises(SettingsError, match="run 29990101T000000-s has no saved topics"):
         run_folder(load_settings(), killed.name)
 
 

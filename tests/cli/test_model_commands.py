@@ -28,7 +28,7 @@ app.command()(freeze)
 app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 
-TRAIN = ("train", "iris.toml", "--data", "iris")
+TRAIN = ("train", "--data", "iris")
 
 
 def call(*arguments: str, exit_code: int = 0) -> str:

@@ -36,9 +36,7 @@ def test_one_future_time_and_one_repeated_id_cost_nobody_a_window_or_a_label(
         rows.append(f"r{name},{time.isoformat()},{row % 10},{'no' if row % 10 < 5 else 'yes'}")
     (tmp_path / "odd.toml").write_text(FILE)
     (tmp_path / "odd.csv").write_text("\n".join(["id,t,a,y", *rows]) + "\n")
-    done = invoke(
-        tmp_path / "home", "run", str(tmp_path / "odd.toml"), str(tmp_path / "odd.csv"), "--json"
-    )
+    done = invoke(tmp_path / "home", "run", str(tmp_path / "odd.csv"), "--json")
     assert done.exit_code == 0, done.stderr
     result = msgspec.json.decode(done.stdout.splitlines()[-1], type=RunResult)
     assert result.lost == result.dead_letters == 0

@@ -89,8 +89,8 @@ def test_help_teaches_with_an_example(run: Run, path: tuple[str, ...]) -> None:
         (["tail", "drift", "--run", "../services"], "no run '../services'"),
         (["tail", "drift", "--run", "x" * 300], "File name too long"),
         (["tail", "drift", "--run", ""], "no run ''"),
-        (["reconcile", "absent.toml"], "absent.toml: No such file or directory"),
-        (["reconcile", "\x1b[2Ja.toml"], "\\x1b[2Ja.toml: No such file or directory"),
+        (["reconcile", "-s", "absent.toml"], "absent.toml: No such file or directory"),
+        (["reconcile", "-s", "\x1b[2Ja.toml"], "\\x1b[2Ja.toml: No such file or directory"),
     ],
 )
 def test_an_error_says_what_is_wrong_and_ends_with_2(
@@ -141,7 +141,7 @@ def test_a_run_is_one_of_the_stream_file_that_is_named(
         own = STREAM_FILE.replace('name = "s"', f'name = "{name}"')
         (tmp_path / f"{name}.toml").write_text(own, encoding="utf-8")
 
-    arguments = ("estimates", str(tmp_path / "s.toml"), "--run")
+    arguments = ("estimates", "--stream", str(tmp_path / "s.toml"), "--run")
     assert open_context(tmp_path / "s.toml", run="last").stream.name == "s"
     with pytest.raises(SettingsError, match="run 20260101-t is of stream t, not of s"):
         run(*arguments, "20260101-t")

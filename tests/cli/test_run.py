@@ -134,7 +134,7 @@ def test_a_published_model_names_its_parent_and_its_cause(demo: tuple[Path, Invo
 
 def test_data_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     stream = Path(__file__).parents[2] / "examples" / "iris.toml"
-    failed = invoke(tmp_path / "home", "run", str(stream), "nowhere.csv")
+    failed = invoke(tmp_path / "home", "run", "nowhere.csv", "-s", str(stream))
     assert failed.exit_code == 2
     assert "nowhere.csv" in failed.stderr
 
@@ -146,7 +146,7 @@ def test_a_run_goes_through_a_kafka_too(
     file = tmp_path / "stream.toml"
     text = (Path(__file__).parents[2] / "examples" / "iris.toml").read_text(encoding="utf-8")
     file.write_text(text.replace('name = "iris"', f'name = "{topic_name()}"'), encoding="utf-8")
-    arguments = ("run", str(file), "iris-drift", "--limit", "2500", "-b", kafka_bootstrap)
+    arguments = ("run", "iris-drift", "-s", str(file), "--limit", "2500", "-b", kafka_bootstrap)
 
     done = invoke(tmp_path / "home", *arguments, "--json")
     assert done.exit_code == 0, done.stderr

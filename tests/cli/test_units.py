@@ -52,7 +52,7 @@ def test_there_is_a_unit_for_each_service_and_slot(
     service = read(found["driftline-s-inference-1.service"])["Service"]
     command = shlex.split(service["ExecStart"])
     assert command[1:] == [
-        *("-m", "driftline.cli", "inference", str(tmp_path / "s.toml")),
+        *("-m", "driftline.cli", "inference", "--stream", str(tmp_path / "s.toml")),
         *("--bootstrap-server", "kafka:9092", "--slot", "1"),
     ]
     assert service["Restart"] == "always"
