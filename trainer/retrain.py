@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.codec.values import shown_time
-from driftline.errors import BrokerError, DriftlineError, PackageError
+from driftline.errors import BrokerError, DriftlineError, PackageError, StoreUnavailable
 from driftline.evaluation import better
 from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.models.load import Models
@@ -55,6 +55,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
+    passes: bool = False  # the model store cannot be reached: to be tried again
 
 
 def retrain(
@@ -74,6 +75,8 @@ def retrain(
         return _retrain(job, stream, outcomes, models, publisher, progress)
     except BrokerError:
         raise
+    except StoreUnavailable as error:
+        return TrainingResult(reason=error.message, passes=True)
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")
     except Exception as error:
@@ -182,6 +185,8 @@ def _compared(
     try:
         champion = None if job.champion is None else models.load(job.champion)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
+    except StoreUnavailable:
+        raise  # a challenger must not win because the champion cannot be fetched now
     except PackageError as error:
         log.warning("the champion cannot be compared with: %s", error)
         verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
@@ -212,6 +217,8 @@ def _answers(
                 continue
             model.check()
             said = model.predict(judged.columns).predictions
+        except StoreUnavailable:
+            raise
         except PackageError as error:
             log.info("earlier model %s is left out: %s", announced.digest, error)
             continue

@@ -43,6 +43,10 @@ MAX_ATTEMPTS: Final = 5
 EARLIER: Final = 10
 # How often the log is asked whether enough outcomes have come.
 _LOOK_AGAIN_S: Final = 1.0
+# A training that could not reach the model store is tried again after so long, then after twice as
+# long each time.
+FIRST_RETRY_S: Final = 5.0
+LONGEST_RETRY_S: Final = 300.0
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -60,6 +64,7 @@ class _Work(msgspec.Struct):
     counted: int  # records in the log when it began
     until: int | None = None
     look_at_s: float = 0.0
+    retry_s: float = 0.0  # pause before the next attempt while the model store is unreachable
 
 
 class _Held(msgspec.Struct, frozen=True):
@@ -230,7 +235,10 @@ class TrainerHandler:
         work.counted = self._count()
         work.until = None
         announced = self._catalog.announcements.get(champion.digest) if champion else None
-        log.info("training for request %s: %s", work.asked.request.id, work.asked.request.reason)
+        if not work.retry_s:
+            log.info(
+                "training for request %s: %s", work.asked.request.id, work.asked.request.reason
+            )
         earlier = self._catalog.earlier(EARLIER)
         self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
 
@@ -242,6 +250,11 @@ class TrainerHandler:
             self._begin(work)
 
     def _finish(self, work: _Work, result: TrainingResult) -> list[Outgoing]:
+        if result.passes:
+            return self._retry(work, result.reason)
+        if work.retry_s:
+            log.info("the model store can be reached again")
+            work.retry_s = 0.0
         if result.wait_for:
             # Markers of transactions are counted too: rather wait for a few more than read again.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
@@ -267,6 +280,15 @@ class TrainerHandler:
             output.append(self._signed(self._sent))
         output.append(self._decide(work.asked, result, stays=stays))
         return output
+
+    def _retry(self, work: _Work, reason: str) -> list[Outgoing]:
+        """Train again later. Logged once."""
+        if not work.retry_s:
+            log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
+        work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
+        work.until = work.counted  # no more outcomes are needed
+        work.look_at_s = self._clock.monotonic() + work.retry_s
+        return []
 
     def _why_not_promoted(self, work: _Work) -> str | None:
         current = self._catalog.champion

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from driftline.errors import BrokerUnavailable, PackageError
+from driftline.errors import BrokerUnavailable, PackageError, StoreUnavailable
 from driftline.events import ModelAnnounced, Outcome, RetrainRequest
 from driftline.models.load import Models
 from driftline.models.store import ModelStore
@@ -223,3 +223,15 @@ def test_the_champion_is_judged_on_rows_that_it_was_not_trained_on(
     unseen = int(result.reason.split("newest ")[1].split()[0])
     assert 50 <= unseen < 100, "of 120 drawn from 600, those from 300 on"
     assert np.isfinite(result.champion or np.nan)
+
+
+@pytest.mark.parametrize("method", ["get", "put"])
+def test_a_store_that_cannot_be_reached_is_no_result(
+    home: Path, champion: TrainedModel, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object) -> None:
+        raise StoreUnavailable("no route to the store")
+
+    monkeypatch.setattr(ModelStore, method, unreachable)
+    result = run(home, champion.announcement, Outcomes(concept(300, 900, turned=True)))
+    assert result == TrainingResult(reason="no route to the store", passes=True)

@@ -22,7 +22,7 @@ from driftline.topics import Topics
 from tests.training import CLASSIFICATION, request
 from tests.world import SIGNER, TRUSTED, announced, pointer, signed
 from trainer.retrain import TrainingJob, TrainingResult
-from trainer.service import MAX_ATTEMPTS, TrainerHandler
+from trainer.service import FIRST_RETRY_S, MAX_ATTEMPTS, TrainerHandler
 
 TOPICS = Topics(CLASSIFICATION)
 RETRAIN = TopicPartition(TOPICS.retrain, 0)
@@ -44,6 +44,8 @@ WON = TrainingResult(
     trials=(Trial("decision_tree", {}, "all", 240, 0.9),),
 )
 WAIT = TrainingResult(reason="30 since the change", wait_for=70)
+
+UNREACHABLE = TrainingResult(reason="no route to the store", passes=True)
 
 
 class ByHand:
@@ -379,3 +381,29 @@ def test_closing_ends_the_training(bench: Bench) -> None:
     bench.tick()
     bench.handler.close()
     assert bench.runner.cancelled == 1
+
+
+def test_a_request_waits_for_a_store_that_cannot_be_reached(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    bench = Bench()
+    bench.ask("retrain-1")
+    bench.tick()
+    bench.tick(UNREACHABLE)
+    for pause, trainings in ((FIRST_RETRY_S, 2), (2 * FIRST_RETRY_S, 3)):
+        bench.clock.advance(pause - 0.1)
+        bench.tick()
+        assert len(bench.runner.jobs) == trainings - 1
+        bench.clock.advance(0.1)
+        bench.tick(UNREACHABLE)
+        assert len(bench.runner.jobs) == trainings
+    assert not bench.decisions
+    bench.clock.advance(4 * FIRST_RETRY_S)
+    bench.tick(WON)
+    assert [decision.promoted for decision in bench.decisions] == [True]
+    said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
+    assert said == [
+        "request retrain-1 waits for the model store: no route to the store",
+        "the model store can be reached again",
+    ]
