@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from driftline.broker import Admin
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.secure_kafka import SecureKafka
+
+# No test asserts a time, and a busy machine is slow.
+hypothesis.settings.register_profile(
+    "driftline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("driftline")
 
 _WITHOUT_KAFKA = pytest.StashKey[str]()
 _WITHOUT_BROWSER = pytest.StashKey[str]()

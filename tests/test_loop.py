@@ -382,7 +382,7 @@ def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> None:
     numbers = data.draw(st.lists(st.integers(0, 99), max_size=20))
     broker = new_broker()

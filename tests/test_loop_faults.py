@@ -271,7 +271,7 @@ plans = st.dictionaries(
     poison=st.sets(st.integers(0, 39), max_size=3),
     max_records=st.integers(1, 30),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_in_memory(
     delivery: Delivery,
     plan: Mapping[int, tuple[Callable[[str], Exception], bool]],

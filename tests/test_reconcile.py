@@ -444,7 +444,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("jump", [1, 7])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=steps)
 def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
     steps: list[Step], jump: int
@@ -517,7 +517,7 @@ def rubbish(draw: st.DrawFn) -> bytes | None:
 
 
 @given(values=st.lists(st.tuples(st.sampled_from(range(5)), rubbish()), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_rubbish_in_any_topic_never_stops_reconciliation(
     values: list[tuple[int, bytes | None]],
 ) -> None:

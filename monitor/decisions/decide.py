@@ -131,16 +131,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # What is new in the data is an event even where a newer model knows it already; what
-            # is new in the predictions of a model that no longer answers is of no consequence.
-            older = zip(tested[:-1], findings, strict=False) if kind != "prediction" else ()
-            for group, finding in older:
-                if lane.open is None and finding is not None:
-                    events.append(
-                        lane.observe(
-                            finding, model=group.model, window=window.id, position=window.end
-                        )
-                    )
+            # Only the newest model counts: its successor repairs what an older one found new.
             if not _is_newer(lane.open, tested[-1].model, window):
                 events.append(
                     lane.observe(

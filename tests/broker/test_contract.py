@@ -225,7 +225,7 @@ class TestRecords:
         reader = clients.reader(topic, 7)
 
         # One set of keys for all examples of a run would shrink badly; sending is fast enough.
-        @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=15, suppress_health_check=list(HealthCheck))
         @given(keys=st.lists(st.binary(max_size=40), min_size=1, max_size=30))
         def check(keys: list[bytes]) -> None:
             for key in keys:

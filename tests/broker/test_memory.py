@@ -101,7 +101,7 @@ class TestSaving:
         broker.save(tmp_path)
         assert read_all(MemoryBroker.load(tmp_path)) == [(0, 1, b"kept")]
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(
         records=st.lists(
             st.tuples(st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=9))

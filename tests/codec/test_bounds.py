@@ -105,7 +105,7 @@ def examples_of(topic: str) -> list[bytes]:
 
 @pytest.mark.parametrize("topic", sorted(DECODERS))
 @given(data=st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_an_event_is_read_back_as_it_was_or_rejected(topic: str, data: st.DataObject) -> None:
     value = data.draw(damaged(examples_of(topic)))
     reason = ""
@@ -145,7 +145,7 @@ RECORD = b'{"id":"r1","@row":1,"t":"2025-01-01T00:00:00Z","a":1.5,"b":2,"c":"x"}
 
 
 @given(stream=streams, values=st.lists(damaged([RECORD]), min_size=1, max_size=4))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_feature_record_that_is_kept_becomes_a_prediction_that_is_read_back(
     stream: Stream, values: list[bytes]
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_feature_record_that_is_kept_becomes_a_prediction_that_is_read_back(
 
 
 @given(stream=streams, value=st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_a_label_that_is_kept_is_read_back_as_it_was(stream: Stream, value: st.DataObject) -> None:
     codec = LabelCodec(stream)
     truth = '"yes"' if stream.task == "classification" else "1.5"
@@ -191,7 +191,7 @@ def test_a_label_that_is_kept_is_read_back_as_it_was(stream: Stream, value: st.D
 
 
 @given(value=damaged(examples_of("outcomes")), axis=st.sampled_from(["time", "row"]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_monitor_reads_or_leaves_out_any_outcome(value: bytes, axis: str) -> None:
     read = read_outcomes(
         [Message("s.outcomes", 0, 0, None, value)],

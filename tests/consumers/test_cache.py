@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers import cache
@@ -65,7 +65,6 @@ class _FailingDatabase:
 _open = cache._open
 
 
-@settings(deadline=None)
 @given(st.data(), logs(), st.integers(0, 150))
 def test_a_disk_that_fails_at_any_call_changes_nothing_that_is_published(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, log: Log, calls: int

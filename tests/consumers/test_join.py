@@ -11,7 +11,7 @@ from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Label, Log, dr
 
 
 @given(log=logs(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
     log: Log, data: st.DataObject
 ) -> None:
@@ -23,9 +23,7 @@ def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
 
 
 @given(log=logs(), data=st.data())
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_order_any_batches_and_any_crash_give_the_same_with_a_cache(
     log: Log, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

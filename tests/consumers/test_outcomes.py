@@ -356,7 +356,7 @@ def logs(draw: st.DrawFn) -> tuple[list[Message], list[Message]]:
 
 
 @given(logs(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_crash_at_any_moment_loses_and_doubles_no_outcome(
     topics: tuple[list[Message], list[Message]], data: st.DataObject
 ) -> None:

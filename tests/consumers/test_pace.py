@@ -181,7 +181,7 @@ def test_a_restart_keeps_little_of_what_is_new_until_its_state_is_rebuilt() -> N
 
 
 @given(log=logs(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_is_held_back_waits_for_something_that_can_be_read(
     log: Log, data: st.DataObject
 ) -> None:

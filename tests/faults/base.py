@@ -5,18 +5,24 @@ In: the address of a Kafka. Out: sites with homes of their own. Making a site ta
 
 import os
 import shutil
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from driftline.broker import connect
 from driftline.broker.port import Message
+from driftline.errors import BrokerError
 from driftline.settings import load_settings
 from driftline.stream import load
 from driftline.topics import Topics, apply
 from tests.cli.invoke import invoke
 from tests.faults.scenario import Data, Scenario
 from tests.faults.site import Site, copy_models, edited
+
+_TOPICS_KNOWN_WITHIN_S: Final = 20.0
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -84,8 +90,21 @@ def make_site(
     finally:
         admin.close()
     if base.models:
-        copy_models(base.models, site)
+        _copy_models(base.models, site)
     return site
+
+
+def _copy_models(models: Iterable[Message], site: Site) -> None:
+    """Announce the models once the node that is asked knows the topics, which takes a moment."""
+    deadline_s = time.monotonic() + _TOPICS_KNOWN_WITHIN_S
+    while True:
+        try:
+            copy_models(models, site)
+            return
+        except BrokerError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.5)
 
 
 def delete_topics(site: Site) -> None:

@@ -120,7 +120,7 @@ def decided_again(
     )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 5),
     schedule=st.integers(0, 2**32),
@@ -145,7 +145,7 @@ def test_batches_interleaving_and_kills_change_nothing(
     assert decided_again(driver, stream(slide)) == (driver.drift(), driver.requests())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seed=st.integers(0, 5),
     schedule=st.integers(0, 2**32),

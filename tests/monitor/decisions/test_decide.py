@@ -1,6 +1,7 @@
 """Drift events: opened once, told again when worse, resolved when quiet; retraining asked for."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -173,10 +174,14 @@ def test_a_model_that_knows_the_new_data_resolves_at_once() -> None:
     assert found == [("data", "opened", 1000), ("data", "resolved", 2000)]
 
 
-def test_drift_is_told_even_if_a_new_model_came_within_the_window() -> None:
-    decider = Decider(STREAM)
-    found = drift(decider, window(0, group(effect=0.3), group("b")))
-    assert found == [("data", "opened", 1000), ("data", "resolved", 1000)]
+@pytest.mark.parametrize("shifted", [{"effect": 0.3}, {"missing": 150}])
+def test_no_event_opens_for_what_a_newer_model_has_learned(shifted: dict[str, Any]) -> None:
+    assert drift(Decider(STREAM), window(0, group(**shifted), group("b"))) == []
+
+
+def test_an_event_opens_if_the_newer_model_has_too_few_records_to_judge() -> None:
+    found = drift(Decider(STREAM), window(0, group(effect=0.3), group("b", records=50)))
+    assert found == [("data", "opened", 1000)]
 
 
 def test_an_event_of_the_new_model_is_not_resolved_by_the_old_ones_records() -> None:

@@ -179,7 +179,7 @@ def test_a_rise_is_found_among_runs_too(task: Task) -> None:
 
 @tasks
 @every
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(cuts=st.lists(st.integers(0, 1200), max_size=12))
 def test_errors_may_be_cut_anywhere(name: str, task: Task, cuts: list[int]) -> None:
     values = errors(task, 0.1, 500, 5) + errors(task, 0.7, 300, 6) + errors(task, 0.95, 400, 6)

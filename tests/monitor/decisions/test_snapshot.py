@@ -141,7 +141,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_damage_stops_the_monitor(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -51,7 +51,7 @@ classes = st.lists(st.sampled_from(["", "a", "β", "0"]), max_size=30).map(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), which=st.sampled_from(ALL))
 def test_no_data_makes_a_test_fail(data: st.DataObject, which: tuple[Kind, str]) -> None:
     kind, test = which

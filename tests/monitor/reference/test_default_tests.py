@@ -17,7 +17,7 @@ NUMBERS = st.lists(st.integers(-5, 5) | st.floats(-1e6, 1e6), min_size=1, max_si
 CODES = st.lists(st.integers(0, 6), min_size=1, max_size=40).map(
     lambda values: np.array(values, dtype=np.int64)
 )
-slow = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 
 
 def drawn(

@@ -121,7 +121,7 @@ def hash_of(row: float) -> int:
     return int(hashes_of([str(int(row))])[0])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32), workers=st.integers(1, 3))
 def test_a_sample_is_the_readable_records_with_the_smallest_hashes(seed: int, workers: int) -> None:
     rng = random.Random(seed)

@@ -75,7 +75,7 @@ class Theory:
                 self.letters[at // SIZE] += 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     brought=st.lists(BROUGHT, min_size=PARTITIONS, max_size=PARTITIONS),
     axis=st.sampled_from(get_args(Axis)),

@@ -60,7 +60,7 @@ class Theory:
             self.watermark = max(self.watermark, position + ahead - LATENESS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     brought=st.lists(BROUGHT, min_size=PARTITIONS, max_size=PARTITIONS),
     overlap=st.sampled_from(OVERLAPS),
