@@ -1,6 +1,6 @@
-"""`driftline models` and `driftline freeze`: what was trained, who answers, and changing that."""
+"""`driftline models` and `driftline freeze`: list models, and choose the one that serves."""
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -9,49 +9,36 @@ import msgspec
 import typer
 from rich.table import Table
 
-from driftline.cli.options import (
-    BootstrapServers,
-    Context,
-    Json,
-    Run,
-    StreamFile,
-    open_context,
-    stdout,
+from driftline.cli.champion import (
+    ChampionChange,
+    catalog_of,
+    make_champion,
+    set_freeze,
+    sign_unsigned,
 )
+from driftline.cli.lines import short_digest
+from driftline.cli.options import BootstrapServers, Json, Run, StreamFile, open_context, stdout
 from driftline.errors import SettingsError
-from driftline.events import ModelAnnounced, ModelsEvent, RolePointer
-from driftline.models.catalog import (
-    CHAMPION_KEY,
-    FREEZE_KEY,
-    Catalog,
-    key_of,
-    read_catalog,
-    record_of,
-)
-from driftline.models.keys import Signer, Trusted
+from driftline.events import ModelAnnounced
+from driftline.models.catalog import Catalog, key_of
 from driftline.models.package import Manifest
-from driftline.models.signed import sign
 from driftline.plain import json_line
-from driftline.topics import Topics
 
 models = typer.Typer(
-    help="The stream's models: list, show, promote, roll back, export.", no_args_is_help=True
+    help="List, inspect, promote, roll back and export the stream's models.", no_args_is_help=True
 )
-
-# Enough hex digits to tell a stream's models apart, and to type.
-_DIGITS = 12
 
 Digest = Annotated[
     str,
     typer.Argument(
-        metavar="DIGEST", help='The beginning of a digest, without "sha256:", or "champion".'
+        metavar="DIGEST", help='The first digits of a digest, without "sha256:", or "champion".'
     ),
 ]
-Why = Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")]
+Why = Annotated[str, typer.Option("--reason", help="Reason, published with the change.")]
 
 
 class ExportFormat(Enum):
-    """`models.export.Format` as Typer takes it: a list of literals is beyond it."""
+    """The values of `models.export.Format`. Typer has no options that are lists of literals."""
 
     JOBLIB = "joblib"
     ONNX = "onnx"
@@ -59,10 +46,11 @@ class ExportFormat(Enum):
 
 
 class ModelLine(msgspec.Struct, frozen=True):
-    """A model of `models list`."""
+    """One line of `models list --json`."""
 
     champion: bool
     model: ModelAnnounced
+    rolled_back: bool = False  # by an operator; the trainer does not promote it again
 
 
 @models.command("list")
@@ -72,14 +60,17 @@ def list_(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """List the announced models, oldest first; the champion is marked.
+    """List all models, oldest first, with their metric. Mark the champion and rolled-back models.
+
+    The metric of a model is from the held-out records of its own training.
 
     Example: driftline models list --run last
     """
-    catalog = _catalog(open_context(file, bootstrap_server, run))
+    catalog = catalog_of(open_context(file, bootstrap_server, run))
+    rolled_back = catalog.champion.set_aside if catalog.champion else ()
     found = [
-        ModelLine(announced.digest == catalog.champion_digest, announced)
-        for announced in catalog.announcements.values()
+        ModelLine(digest == catalog.champion_digest, announced, digest in rolled_back)
+        for digest, announced in catalog.announcements.items()
     ]
     if json:
         for line in found:
@@ -88,31 +79,39 @@ def list_(
     for key, why in catalog.refused.items():
         stdout.print(f"ignored record {key}: {why}", style="red", markup=False, soft_wrap=True)
     if not found:
-        stdout.print("no models; `driftline train FILE --data DATA` makes the first")
+        stdout.print("no models; `driftline train --data DATA` creates the first one")
         return
+    stdout.print(_table(found))
+    if (pointer := catalog.champion) is not None:
+        by = "the trainer" if pointer.by == "trainer" else "an operator"
+        since = f" at {_minute(pointer.at)} UTC" if pointer.at else ""
+        stdout.print(f"champion chosen by {by}{since}: {pointer.reason}", markup=False)
+    if catalog.freeze is not None and catalog.frozen:
+        stdout.print(f"automatic promotion is frozen: {catalog.freeze.reason}", markup=False)
+
+
+def _table(found: Sequence[ModelLine]) -> Table:
+    """Return the models as a table that fits into 80 columns."""
+    metrics = {line.model.metric for line in found}
     table = Table(box=None)
     for name in ("", "model", "trained (UTC)", "candidate"):
         table.add_column(name, no_wrap=True)
-    table.add_column("metric", justify="right")
-    table.add_column("parent", no_wrap=True)
-    table.add_column("cause")
-    for champion, model in ((line.champion, line.model) for line in found):
+    table.add_column(metrics.pop() if len(metrics) == 1 else "metric", justify="right")
+    for line in found:
+        model = line.model
+        value = f"{model.value:.4g}"
         table.add_row(
-            "champion" if champion else "",
-            _short(model.digest),
-            model.trained_at[:19],
+            "champion" if line.champion else "rolled back" if line.rolled_back else "",
+            short_digest(model.digest),
+            _minute(model.trained_at),
             model.candidate,
-            f"{model.metric} {model.value:.4g}",
-            _short(model.parent) if model.parent else "none",
-            model.cause or "by hand",
+            f"{model.metric} {value}" if metrics else value,
         )
-    stdout.print(table)
-    if catalog.freeze is not None and catalog.frozen:
-        stdout.print(f"promotion is frozen: {catalog.freeze.reason}", markup=False)
+    return table
 
 
 class ModelShown(msgspec.Struct, frozen=True):
-    """A model of `models show`."""
+    """What `models show --json` prints."""
 
     champion: bool
     announcement: ModelAnnounced
@@ -127,14 +126,14 @@ def show(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Show one model: how it was made, from what, and how it is scored. Verifies its package.
+    """Verify a model's package, and show how the model was trained and how it is scored.
 
     Example: driftline models show champion --run last
     """
     from driftline.models.load import Models
 
     context = open_context(file, bootstrap_server, run)
-    catalog = _catalog(context)
+    catalog = catalog_of(context)
     announced = _find(catalog, digest)
     manifest = Models.of(context.settings, context.stream).fetch(announced).manifest()
     is_champion = announced.digest == catalog.champion_digest
@@ -146,20 +145,20 @@ def show(
     features = ", ".join(feature.name for feature in manifest.schema.features)
     lines = [
         ("model", announced.digest + (" (champion)" if is_champion else "")),
-        ("candidate", f"{manifest.candidate} ({parameters or 'usual parameters'})"),
+        ("candidate", f"{manifest.candidate} ({parameters or 'default parameters'})"),
         (manifest.metric, f"{manifest.value:.4g} on {manifest.held_out:,} held-out outcomes"),
         ("trained", f"{announced.trained_at} on {manifest.rows:,} records, {manifest.range}"),
         ("positions", f"{manifest.first_position} to {manifest.last_position}"),
         ("features", features),
-        ("classes", ", ".join(manifest.classes) or "none: a number"),
+        ("classes", ", ".join(manifest.classes) or "none: it predicts a number"),
         ("scored by", f"{manifest.scoring}: {manifest.scoring_reason}"),
         ("parent", announced.parent or "none"),
-        ("cause", announced.cause or "by hand"),
+        ("cause", announced.cause or "trained without a retrain request"),
         ("signed by", announced.key_id),
         ("location", announced.location),
         ("libraries", libraries),
     ]
-    lines += [("taken out", f"{item.count:,} × {item.reason}") for item in manifest.removed]
+    lines += [("left out", f"{item.count:,} × {item.reason}") for item in manifest.removed]
     lines += [
         ("tried", f"{trial.candidate} on {trial.range}, {trial.rows:,} rows: {trial.metric:.4g}")
         for trial in manifest.trials
@@ -171,17 +170,20 @@ def show(
 @models.command()
 def promote(
     digest: Digest,
-    reason: Why = "promoted by hand",
+    reason: Why = "promoted manually",
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
+    json: Json = False,
 ) -> None:
-    """Make a model the champion. It answers as soon as inference has verified it.
+    """Make a model the champion. Inference serves it as soon as it has verified the package.
+
+    Prints the metric of the model and that of the champion before it.
 
     Example: driftline models promote 3f9a --reason "better on holidays"
     """
     context = open_context(file, bootstrap_server)
-    catalog = _catalog(context)
-    _point(context, catalog, _find(catalog, digest), reason)
+    catalog = catalog_of(context)
+    _show_change(make_champion(context, catalog, _find(catalog, digest), reason), json)
 
 
 @models.command()
@@ -189,44 +191,53 @@ def rollback(
     to: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="DIGEST", help="Default: the model that the champion replaced."
+            "--to",
+            metavar="DIGEST",
+            help="Model to return to. Default: the model that the champion replaced.",
         ),
     ] = None,
-    reason: Why = "rolled back by hand",
+    reason: Why = "rolled back manually",
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
+    json: Json = False,
 ) -> None:
-    """Make an earlier model the champion again. `driftline freeze` keeps it so.
+    """Make an earlier model the champion again, and do not promote the present one any more.
+
+    Prints the metrics of both models. The trainer may still promote new models; `driftline freeze`
+    prevents that.
 
     Example: driftline models rollback --reason "complaints since noon"
     """
     context = open_context(file, bootstrap_server)
-    catalog = _catalog(context)
+    catalog = catalog_of(context)
     previous = to or catalog.previous()
     if previous is None:
         raise SettingsError(
-            f"stream {context.stream.name!r}: the champion has no model before it",
-            hint="`driftline models list` shows what there is; name one with --to",
+            f"stream {context.stream.name!r}: the champion has not replaced a model",
+            hint="choose one from `driftline models list` with --to DIGEST",
         )
-    _point(context, catalog, _find(catalog, previous), reason)
+    _show_change(make_champion(context, catalog, _find(catalog, previous), reason), json)
 
 
 @models.command()
 def export(
     digest: Digest,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder for the files.")],
     formats: Annotated[
         list[ExportFormat] | None,
-        typer.Option("--format", help="Default: all that the package has."),
+        typer.Option(
+            "--format",
+            help="Format to write; may be repeated. Default: all that the package contains.",
+        ),
     ] = None,
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
 ) -> None:
-    """Write a verified model as joblib, ONNX and pickle files, with its manifest beside them.
+    """Write a verified model as joblib, ONNX and pickle files, together with its manifest.
 
-    All take a float32 matrix; the manifest's `schema` says how its columns are made, and its
-    classes are what the numbers that scikit-learn predicts stand for.
+    Each model takes a float32 matrix. In the manifest, `schema` describes how to compute its
+    columns, and `classes` lists the labels of the class numbers that scikit-learn predicts.
 
     Example: driftline models export champion exported --run last
     """
@@ -234,7 +245,7 @@ def export(
     from driftline.models.load import Models
 
     context = open_context(file, bootstrap_server, run)
-    announced = _find(_catalog(context), digest)
+    announced = _find(catalog_of(context), digest)
     package = Models.of(context.settings, context.stream).fetch(announced)
     chosen: tuple[Format, ...] = tuple(item.value for item in formats or ())
     for path in export_model(package, folder, chosen or None):
@@ -246,106 +257,72 @@ def sign_(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Sign announcements, champion and freeze that were written before Driftline signed them.
+    """Sign the unsigned announcements, champion and freeze of an earlier version of Driftline.
 
-    A running trainer does this by itself. Look at `driftline models list` first: what counts now is
-    what will be signed.
+    A running trainer does this without being asked. Check `driftline models list` first, because
+    this command signs the state that it shows.
 
-    Example: driftline models sign --stream elec2.toml
+    Example: driftline models sign
     """
     context = open_context(file, bootstrap_server)
-    signer = Signer(context.settings.keys)
-    events = _catalog(context).restatements()
-    _send(context, signer, *events)
+    events = sign_unsigned(context)
     for event in events:
         stdout.print(f"signed: {key_of(event)}", markup=False, soft_wrap=True)
     if not events:
-        stdout.print("everything that counts is signed")
+        stdout.print("everything is signed already")
 
 
 def freeze(
     file: StreamFile = None,
     off: Annotated[bool, typer.Option("--off", help="Allow automatic promotion again.")] = False,
-    reason: Why = "by hand",
+    reason: Why = "frozen manually",
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Stop automatic promotion: models are trained and announced, and the champion stays.
+    """Stop automatic promotion. New models are still trained and announced, but never promoted.
 
-    Example: driftline freeze elec2.toml --reason "audit until Friday"
+    Example: driftline freeze --reason "audit until Friday"
     """
     context = open_context(file, bootstrap_server)
-    signer = Signer(context.settings.keys)
-    event = _catalog(context).freezing(frozen=not off, reason=reason, at=_now())
-    _send(context, signer, event)
-    if _catalog(context).freeze != event:
-        raise _not_taken(context, FREEZE_KEY)
+    set_freeze(context, frozen=not off, reason=reason)
     stdout.print("automatic promotion is allowed" if off else "automatic promotion is frozen")
 
 
 # ---- helpers -------------------------------------------------------------------------------------
 
 
-def _catalog(context: Context) -> Catalog:
-    trusted = Trusted(context.settings.keys)
-    return read_catalog(context.broker, Topics(context.stream), trusted)
+def _show_change(change: ChampionChange, json: bool) -> None:
+    if json:
+        print(json_line(change))
+        return
+    if not change.changed:
+        stdout.print(f"already the champion: {_described(change.champion)}", highlight=False)
+        return
+    stdout.print(f"champion: {_described(change.champion)}", highlight=False)
+    before = "none" if change.before is None else _described(change.before)
+    stdout.print(f"before:   {before}", highlight=False)
+    if change.before is not None:
+        stdout.print("Each model was measured on the held-out records of its own training.")
+
+
+def _described(model: ModelAnnounced) -> str:
+    return f"{short_digest(model.digest)}  {model.candidate}, {model.metric} {model.value:.4g}"
 
 
 def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
     if digest == "champion":
         if catalog.champion_digest is None:
-            raise SettingsError("there is no champion", hint="`driftline train` makes one")
+            raise SettingsError("there is no champion", hint="`driftline train` creates one")
         digest = catalog.champion_digest
     found = catalog.find(digest)
     if len(found) == 1:
         return found[0]
-    names = ", ".join(_short(announced.digest) for announced in found)
+    names = ", ".join(short_digest(announced.digest) for announced in found)
     raise SettingsError(
-        f"several models begin with {digest!r}: {names}" if found else f"no model {digest!r}",
-        hint="`driftline models list` shows the digests",
+        f"several digests begin with {digest!r}: {names}" if found else f"no model {digest!r}",
+        hint="`driftline models list` lists the digests",
     )
 
 
-def _point(context: Context, catalog: Catalog, announced: ModelAnnounced, reason: str) -> None:
-    if announced.digest == catalog.champion_digest:
-        stdout.print(f"{_short(announced.digest)} is the champion already")
-        return
-    signer = Signer(context.settings.keys)
-    pointer: RolePointer = catalog.pointer(announced.digest, by="person", reason=reason, at=_now())
-    _send(context, signer, pointer)
-    now = _catalog(context)
-    if now.champion is None or now.champion.id != pointer.id:
-        # Ours is the newest of its key, and compaction would keep it rather than the other one.
-        _send(context, signer, *now.restatements())
-        raise _not_taken(context, CHAMPION_KEY)
-    stdout.print(f"champion: {_short(announced.digest)}")
-
-
-def _not_taken(context: Context, key: str) -> SettingsError:
-    why = _catalog(context).refused.get(key)
-    if why is None:
-        return SettingsError(
-            f"{key}: another one was written at the same moment, and counts",
-            hint="look at `driftline models list` and try again",
-        )
-    return SettingsError(
-        f"{key}: readers will ignore what was written: {why}",
-        hint="`driftline keys trust signing.pub`, wherever this stream's services run",
-    )
-
-
-def _send(context: Context, signer: Signer, *events: ModelsEvent) -> None:
-    producer = context.broker.producer(client_id="driftline-models")
-    try:
-        for event in events:
-            producer.send(sign(record_of(Topics(context.stream), event), signer))
-        producer.flush()
-    finally:
-        producer.close()
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:_DIGITS]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _minute(moment: str) -> str:
+    """Return a UTC time without seconds."""
+    return moment[:16].replace("T", " ")

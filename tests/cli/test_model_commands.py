@@ -63,7 +63,7 @@ def test_the_first_model_is_trained_stored_and_made_champion(broker: MemoryBroke
     assert Path("home/models", digest.removeprefix("sha256:") + ".zip").is_file()
 
 
-def test_a_second_model_waits_for_a_person(broker: MemoryBroker) -> None:
+def test_a_second_model_waits_for_an_operator(broker: MemoryBroker) -> None:
     first = json.loads(call(*TRAIN, "--json"))
     Path("iris.toml").write_text(
         Path("iris.toml").read_text() + '\n[models]\ncandidates = ["decision_tree"]\n'
@@ -77,17 +77,63 @@ def test_a_second_model_waits_for_a_person(broker: MemoryBroker) -> None:
     ]
     short = second["digest"].removeprefix("sha256:")[:12]
     assert f"champion: {short}" in call("models", "promote", short, "--reason", "tried it")
-    assert "champion already" in call("models", "promote", short)
+    assert f"already the champion: {short}" in call("models", "promote", short)
     assert second["digest"] in call("models", "show", "champion")
     assert f"champion: {first['digest'][7:19]}" in call("models", "rollback")
-    assert "champion  " in call("models", "list")
-    with pytest.raises(SettingsError, match="has no model before it"):
+    with pytest.raises(SettingsError, match="has not replaced a model"):
         call("models", "rollback")
     call("models", "rollback", "--to", short)
     assert json.loads(call("models", "show", short, "--json"))["champion"]
 
 
-def test_a_model_that_is_not_there_is_said_not_to_be(broker: MemoryBroker) -> None:
+def test_promotion_and_rollback_show_the_metrics_of_both_models(broker: MemoryBroker) -> None:
+    first = json.loads(call(*TRAIN, "--json"))
+    file = Path("iris.toml")
+    file.write_text(file.read_text() + '\n[models]\ncandidates = ["decision_tree"]\n')
+    second = json.loads(call(*TRAIN, "--json"))
+    shown = [
+        f"{model['digest'][7:19]}  {model['candidate']}, accuracy {model['value']:.4g}"
+        for model in (first, second)
+    ]
+
+    promoted = call("models", "promote", second["digest"]).splitlines()
+    rolled_back = call("models", "rollback").splitlines()
+    again = json.loads(call("models", "promote", second["digest"], "--json"))
+
+    assert promoted[:2] == [f"champion: {shown[1]}", f"before:   {shown[0]}"]
+    assert rolled_back[:2] == [f"champion: {shown[0]}", f"before:   {shown[1]}"]
+    assert (again["champion"]["value"], again["before"]["value"]) == (
+        second["value"],
+        first["value"],
+    )
+
+
+def test_the_list_shows_metrics_champion_and_rolled_back_models_in_80_columns(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    first = json.loads(call(*TRAIN, "--json"))
+    file = Path("iris.toml")
+    file.write_text(file.read_text() + '\n[models]\ncandidates = ["decision_tree"]\n')
+    second = json.loads(call(*TRAIN, "--json"))
+    call("models", "promote", second["digest"])
+    call("models", "rollback", "--reason", "complaints since noon")
+
+    heading, *rows = call("models", "list").splitlines()
+
+    assert heading.split() == ["model", "trained", "(UTC)", "candidate", "accuracy"]
+    assert rows[0].split() == [
+        *("champion", first["digest"][7:19], *rows[0].split()[2:4]),
+        *(first["candidate"], f"{first['value']:.4g}"),
+    ]
+    assert rows[1].startswith(f" rolled back  {second['digest'][7:19]}")
+    assert rows[2].startswith("champion chosen by an operator at 20")
+    assert rows[-1].endswith("complaints since noon")
+    lines = [json.loads(line) for line in call("models", "list", "--json").splitlines()]
+    assert [line["rolled_back"] for line in lines] == [False, True]
+
+
+def test_a_model_that_does_not_exist_is_an_error(broker: MemoryBroker) -> None:
     assert "no models" in call("models", "list")
     with pytest.raises(SettingsError, match="there is no champion"):
         call("models", "show", "champion")
@@ -114,7 +160,7 @@ def test_what_an_earlier_version_left_unsigned_is_signed_on_command(broker: Memo
             old.producer().send(Outgoing(topics.models, value, message.key, 0))
     broker._topics = old._topics
     assert "signed: role/champion" in call("models", "sign")
-    assert "everything that counts is signed" in call("models", "sign")
+    assert "everything is signed already" in call("models", "sign")
 
 
 def test_what_nobody_trusted_has_signed_is_listed_as_ignored(broker: MemoryBroker) -> None:
@@ -133,7 +179,9 @@ def test_without_a_signing_key_nothing_is_promoted_or_frozen(broker: MemoryBroke
         call("freeze")
 
 
-def test_a_key_that_is_not_trusted_here_freezes_nothing_and_is_told(broker: MemoryBroker) -> None:
+def test_an_untrusted_key_freezes_nothing_and_is_reported(
+    broker: MemoryBroker,
+) -> None:
     call(*TRAIN)
     new_key(Path("other"))
     Path("other/signing.pem").replace("home/keys/signing.pem")
