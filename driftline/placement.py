@@ -52,8 +52,16 @@ class Placement:
         if min(self._seen["records"], self._seen["labels"]) < _LEAST_KEYS:
             return None
         records, labels = self._used("records"), self._used("labels")
-        if not records or records & labels:
-            return None  # both alike, or the records' partitions are chosen in some other way
+        if records & labels or not records | labels:
+            return None  # both alike, or both chosen in some other way
+        if not records:
+            expected = MURMUR2 if MURMUR2 in labels else min(labels)
+            wrong = self._seen["records"] - self._matching["records"][expected]
+            return (
+                f"{wrong} of {self._seen['records']} sampled records are not in the partition of "
+                f"their labels: labels are spread by {expected}, records in another way; use "
+                f"{expected} in every producer of records"
+            )
         expected = MURMUR2 if MURMUR2 in records else min(records)
         wrong = self._seen["labels"] - self._matching["labels"][expected]
         found = (

@@ -51,6 +51,16 @@ def test_labels_spread_in_another_way_are_a_problem_with_a_cause(
     assert words in problem
 
 
+def test_one_of_two_producers_of_records_that_differs_is_a_problem() -> None:
+    def mixed(key: bytes, partitions: int) -> int:
+        return (CRC32 if key.endswith((b"3", b"7")) else MURMUR2)(key, partitions)
+
+    problem = placement(mixed, MURMUR2).problem
+    assert problem is not None
+    assert "use murmur2 in every producer of records" in problem
+    assert placement(mixed, mixed).problem is None
+
+
 def test_a_few_keys_say_nothing() -> None:
     assert placement(MURMUR2, CRC32, count=10).problem is None
 
