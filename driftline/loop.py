@@ -14,6 +14,7 @@ from driftline.clock import Clock
 from driftline.errors import (
     BrokerError,
     InstanceFenced,
+    StoreUnavailable,
     Stuck,
     TopicRecreated,
     TransactionAborted,
@@ -140,8 +141,8 @@ class Loop:
     def run(self, stop: threading.Event, *, max_wait_s: float) -> None:
         """Step until `stop` is set, then commit and close.
 
-        While Kafka cannot be reached or refuses, wait and open new sessions. Raises InstanceFenced
-        when another process runs in this slot, and whatever the handler raises.
+        While Kafka or the model store cannot be reached, wait and open new sessions. Raises
+        InstanceFenced when another process runs in this slot, and whatever else the handler raises.
         """
         try:
             while not stop.is_set():
@@ -151,6 +152,9 @@ class Loop:
                     self._check_rival(error)
                     self._failed(error)
                     stop.wait(self._next_backoff_s())
+                except StoreUnavailable as error:
+                    log.warning("waiting for the model store, and trying again: %s", error.message)
+                    stop.wait(LONGEST_BACKOFF_S)
         finally:
             self.close()
 

@@ -5,6 +5,7 @@ behind what it has read: after a restart it must rebuild that state and publish 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import Event
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import ManualClock
-from driftline.errors import BrokerUnavailable, TransactionAborted
+from driftline.errors import BrokerUnavailable, StoreUnavailable, TransactionAborted
 from driftline.handler import GroupView, LogChange
 from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
 from driftline.stream import Delivery
@@ -442,6 +443,42 @@ def test_kafka_is_waited_for_until_partitions_are_there_again(
 
     assert before == ["no Kafka answers"]
     assert problems == ["no Kafka answers", None]
+
+
+class _OutOfTime(Event):
+    """Set after so many waits, none of which takes any time."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.waits = waits
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits -= 1
+        if not self.waits:
+            self.set()
+        return self.is_set()
+
+
+def test_a_handler_that_needs_the_model_store_waits_for_it(broker: MemoryBroker) -> None:
+    class NeedsTheStore(PairSums):
+        attempts = 0
+
+        def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+            self.attempts += 1
+            if self.attempts <= 3:
+                raise StoreUnavailable("the model store cannot be read")
+            stop.waits = 1
+            stop.wait()
+            return super().handle(messages)
+
+    stop = _OutOfTime(100)
+    put(broker, 1, 2)
+    loop = new_loop(broker, NeedsTheStore())
+    loop.run(stop, max_wait_s=0)
+
+    assert stop.waits == 0
+    assert got(broker) == [3]
+    assert got(broker, DEAD) == []
 
 
 def run_steps(loop: Loop, clock: ManualClock) -> Callable[[int], None]:

@@ -4,7 +4,7 @@ import logging
 from functools import lru_cache
 from typing import Final, Protocol
 
-from driftline.errors import PackageError
+from driftline.errors import PackageError, StoreUnavailable
 from driftline.evaluation import evaluate
 from driftline.models.reference import Reference
 from driftline.stream import Stream
@@ -36,7 +36,10 @@ class References:
         self._inflation = lru_cache(KEPT)(self._inflation_of)
 
     def of(self, digest: str) -> Reference | None:
-        """None if the package is not there or must not be used: its records are not tested."""
+        """None if the package is not there or must not be used: its records are not tested.
+
+        Raises StoreUnavailable while the store cannot be read.
+        """
         return self._reference(digest)
 
     def error_inflation(self, digest: str) -> float:
@@ -46,6 +49,8 @@ class References:
     def _load(self, digest: str) -> Reference | None:
         try:
             return self._packages.reference(digest)
+        except StoreUnavailable:
+            raise  # it is tried again: what a window says must not depend on the moment
         except PackageError as error:
             log.warning("records of model %s are not tested: %s", digest, error)
             return None
