@@ -1,0 +1,26 @@
+"""References of models: not tested without one, and no verdict while the store is away."""
+
+import pytest
+
+from driftline.errors import StoreUnavailable
+from driftline.models.reference import Reference
+from monitor.reference.references import References
+from tests.monitor.streams import Packages
+
+
+class _AwayAtFirst(Packages):
+    is_away = True
+
+    def reference(self, digest: str) -> Reference:
+        if self.is_away:
+            raise StoreUnavailable("the model store cannot be read")
+        return super().reference(digest)
+
+
+def test_a_store_that_is_away_is_no_missing_reference() -> None:
+    packages = _AwayAtFirst({})
+    references = References(packages)
+    with pytest.raises(StoreUnavailable):
+        references.of("sha256:a")
+    packages.is_away = False
+    assert references.of("sha256:a") is None
