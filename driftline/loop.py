@@ -240,7 +240,9 @@ class Loop:
             session.rewind()
             return False
         for message, reason in self._isolation.take_proven(is_idle=is_idle):
-            session.send(self._handler.refuse(message, reason))
+            output = self._handler.refuse(message, reason)
+            if not session.was_handled_before(message):
+                session.send(output)
             session.handled(Messages([message]))
         return True
 

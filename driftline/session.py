@@ -74,7 +74,7 @@ class Session:
         # Next offset to handle. A partition is here while it is assigned, and only records whose
         # results were sent move it.
         self._positions: dict[TopicPartition, int] = {}
-        self._unread: dict[TopicPartition, int] = {}  # offset before which all was handled once
+        self._unread: dict[TopicPartition, int] = {}  # offset before which results are committed
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
         self._followed: Consumer | None = None
         self._producer = self._new_producer()
@@ -125,6 +125,12 @@ class Session:
             next_offset = messages[at.stop - 1].offset + 1
             self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
         self.is_dirty = True
+
+    def was_handled_before(self, message: Message) -> bool:
+        """Return whether an earlier session committed the results of a record that is read again
+        to rebuild the handler's state."""
+        partition = TopicPartition(message.topic, message.partition)
+        return message.offset < self._unread.get(partition, 0)
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:

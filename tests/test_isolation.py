@@ -1,7 +1,8 @@
 """Records that make a handler raise become dead letters; the stream and its other records go on."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from driftline.errors import BrokerUnavailable, DriftlineError, InstanceFenced
 from driftline.handler import GroupView, LogChange
 from driftline.isolation import MAX_CULPRITS_IN_A_ROW
 from driftline.loop import Loop
+from driftline.scan import handled
 from driftline.stream import Delivery
 
 IN, OUT, DEAD = "in", "out", "dead"
@@ -71,20 +73,29 @@ class World:
         *,
         delivery: Delivery = "exactly_once",
         partitions: int = 3,
+        handler: type[Copies] = Copies,
     ) -> None:
+        self._make, self._delivery, self._partitions = partial(handler, fails), delivery, partitions
         self.broker = MemoryBroker(ManualClock())
         topics = [NewTopic(IN, partitions), NewTopic(OUT, 1), NewTopic(DEAD, 1)]
         self.broker.admin().create(topics)
+        self.put(range(count))
+        self.restart()
+
+    def put(self, numbers: Iterable[int]) -> None:
         producer = self.broker.producer()
-        for number in range(count):
-            producer.send(Outgoing(IN, b"%d" % number, partition=number % partitions))
-        self.handler = Copies(fails)
+        for number in numbers:
+            producer.send(Outgoing(IN, b"%d" % number, partition=number % self._partitions))
+        producer.close()
+
+    def restart(self) -> None:
+        self.handler = self._make()
         self.clock = ManualClock()
         self.loop = Loop(
             self.handler,
             self.broker,
             group="copies",
-            delivery=delivery,
+            delivery=self._delivery,
             clock=self.clock,
             commit_interval_s=0.0,
             max_records=1000,
@@ -107,6 +118,53 @@ class World:
     @property
     def dead(self) -> list[int]:
         return sorted(int(value.split(b":")[0]) for value in self.read(DEAD))
+
+
+class _Rebuilding(Copies):
+    """Needs every record again after a restart, and publishes no result a second time."""
+
+    def __init__(self, fails: Callable[[int], Exception | None]) -> None:
+        super().__init__(fails)
+        self._read: dict[TopicPartition, int] = {}
+        self._published: dict[TopicPartition, int] = {}
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        self._published = {partition: handled(at) for partition, at in resume.items()}
+        self._read |= self._published
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        output = super().handle(messages)
+        new = []
+        for message, record in zip(messages, output, strict=True):
+            if message.offset >= self._note(message):
+                new.append(record)
+        return new
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        self._note(message)
+        return super().refuse(message, reason)
+
+    def _note(self, message: Message) -> int:
+        partition = TopicPartition(message.topic, message.partition)
+        self._read[partition] = max(message.offset + 1, self._read.get(partition, 0))
+        return self._published.get(partition, 0)
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {at: Committed(0, f'{{"published":{n}}}') for at, n in self._read.items()}
+
+
+def test_a_record_that_fails_again_after_a_restart_has_one_dead_letter() -> None:
+    def fails(number: int) -> Exception | None:
+        return KeyError(number) if number == 30 else None
+
+    world = World(60, fails, handler=_Rebuilding)
+    world.run()
+    world.loop.close()
+    world.restart()
+    world.put(range(60, 90))
+    world.run()
+    assert world.dead == [30]
+    assert sorted(map(int, world.read(OUT))) == sorted({*range(90)} - {30})
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
