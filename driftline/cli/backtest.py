@@ -1,4 +1,4 @@
-"""`driftline backtest`: what each policy would have done on recorded data."""
+"""`driftline backtest`: compare policies of retraining on recorded data."""
 
 import tempfile
 from collections.abc import Iterator
@@ -41,7 +41,8 @@ Policies = Annotated[
         "--policy",
         "-p",
         metavar="NAME",
-        help="harm, drift, schedule, always or never; may be repeated. Default: the stream file's.",
+        help="Policy to compare: harm, drift, schedule, always or never. May be repeated. Default: "
+        "the policy in the stream file.",
         show_default=False,
         autocompletion=completion.policies,
     ),
@@ -54,7 +55,7 @@ def backtest(
         str | None,
         typer.Argument(
             metavar="[DATA]",
-            help=f"{DATA_HELP} Without DATA, the records in the stream's own topics are used.",
+            help=f"{DATA_HELP} Default: the records in the stream's topics.",
             show_default=False,
             autocompletion=completion.data_sets,
         ),
@@ -65,34 +66,40 @@ def backtest(
     seed: Seed = 0,
     report: Annotated[
         Path | None,
-        typer.Option(help="Folder for a report: a page, and its plots as PNG.", show_default=False),
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for a report: an HTML page, and its plots as PNG files.",
+            show_default=False,
+        ),
     ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Plays at the same time; default: one a core.", show_default=False
+            min=1,
+            metavar="N",
+            help="Number of processes. Default: one per CPU core.",
+            show_default=False,
         ),
     ] = None,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     as_json: Json = False,
 ) -> None:
-    """See what policies of retraining would have done on DATA, beside simple baselines.
+    """Compare policies of retraining on DATA with each other and with simple baselines.
 
-    Without DATA the records and labels of the stream's own topics are taken: from Kafka, or with
-    --run those that `driftline run` kept. They are read once, up to their present ends; nothing is
-    written there.
+    Without DATA, the records and labels are those in the stream's topics on Kafka, or with --run
+    those that a run saved. They are read once, up to their current end. Nothing is written to them.
 
-    Plays them through the same services as `run`, once for each policy: what is told is what `run`
-    with this policy would have done. Baselines: never retrain, retrain after each window, retrain
-    periodically as many times as the policy did, predict the previous label. And on the same rows
-    in random order, where nothing drifts: how often a drift event opens all the same.
+    Each policy is played through the same services as in `driftline run`, and its result is that of
+    a run with this policy. The baselines are: never retrain; retrain after each window; retrain as
+    often as the policy did, but at regular intervals; predict the previous label. To measure false
+    alarms, the rows are also played in random order, where nothing drifts.
 
-    Example: driftline backtest elec2.toml elec2.csv.gz --policy harm --policy drift
+    Example: driftline backtest elec2.csv.gz --policy harm --policy drift
 
-    Example: driftline backtest elec2.toml -b kafka:9092
+    Example: driftline backtest -b kafka:9092
     """
-    # Imported here: they bring pandas and scikit-learn, which `--help` should not wait for.
+    # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
     from driftline.cli.backtest_pool import cores
     from driftline.cli.backtest_result import backtest_all
     from driftline.cli.backtest_table import write_table
@@ -100,16 +107,18 @@ def backtest(
 
     if data is not None and (bootstrap_server is not None or run is not None):
         option = "--run" if run is not None else "--bootstrap-server"
-        raise SettingsError(f"{option} is for topics, and {data} is a file", hint="leave one out")
+        raise SettingsError(
+            f"{option} reads topics, and {data} is a data set", hint="remove one of the two"
+        )
     context = None if data is not None else open_context(file, bootstrap_server, run)
-    # With a file and --run, the file says what to do with the records of that run.
+    # With --stream and --run, the settings are those of the file, and the records those of the run.
     stream = find_stream(file) if context is None or file is not None else context.stream
     names = list(dict.fromkeys(policy or [stream.retrain.policy]))
     known: tuple[Policy, ...] = get_args(Policy)
     for name in names:
         if name not in known:
             raise SettingsError(
-                f"--policy {name}: no such policy", hint=f"expected one of {', '.join(known)}"
+                f"--policy {name}: unknown policy", hint=f"expected one of {', '.join(known)}"
             )
     out = stderr if as_json else stdout
     with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
@@ -154,7 +163,7 @@ def backtest(
 
 @contextmanager
 def _plays_bar() -> Iterator["Tell"]:
-    """A progress bar on a terminal, with a line for each play."""
+    """Show a progress bar for each play, on a terminal only."""
     with counting_bar() as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -176,23 +185,23 @@ def _write_report(out: Console, folder: Path, stream: Stream, body: list["Elemen
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
     try:
         pictures = write_pictures(folder, body)
-    except (DriftlineError, OSError) as error:  # the page has all that they would show
+    except (DriftlineError, OSError) as error:  # the page contains the same plots
         out.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
     else:
-        out.print(f"pictures: {len(pictures)} PNG beside it", highlight=False)
+        out.print(f"pictures: {len(pictures)} PNG files in the same folder", highlight=False)
 
 
 _LEFT_OUT: Final = {
-    "unreadable_records": "unreadable records, which are dead letters",
-    "unreadable_labels": "unreadable labels, which are dead letters",
+    "unreadable_records": "unreadable records (dead letters)",
+    "unreadable_labels": "unreadable labels (dead letters)",
     "labels_without_record": "labels without a readable record of their id in their partition",
-    "repeated_labels": "labels that said what was known",
-    "revised_labels": "labels that were changed later",
+    "repeated_labels": "repeated labels",
+    "revised_labels": "labels that a later label replaced",
 }
 
 
 def _tell_recorded(out: Console, stream: Stream, recorded: "Recorded") -> None:
-    """What was read, and what was left out, if anything."""
+    """Print how many records and labels were read, and how many were left out."""
     lines = [f"{recorded.records:,} records of {stream.name}, {recorded.labelled:,} with a label"]
     for field, words in _LEFT_OUT.items():
         if count := getattr(recorded, field):

@@ -1,4 +1,4 @@
-"""`driftline broker`: an Apache Kafka on this machine, without Docker."""
+"""`driftline broker`: run an Apache Kafka on this machine, without Docker."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from driftline.plain import json_line
 from driftline.settings import load_settings
 
 broker = typer.Typer(
-    help="An Apache Kafka on this machine for development, without Docker.",
+    help="Run an Apache Kafka on this machine for development, without Docker.",
     no_args_is_help=True,
 )
 
@@ -20,23 +20,28 @@ Port = Annotated[
     typer.Option(
         min=0,
         max=65535,
-        help="Port to listen on; 0 takes a free one. Default: as before, else 9092.",
+        metavar="PORT",
+        help="Port to listen on. 0 chooses a free port. Default: the last port, or 9092.",
         show_default=False,
     ),
 ]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        help="Where its data and log live. Default: .driftline/kafka.", show_default=False
+        metavar="FOLDER",
+        help="Folder for data and log. Default: DRIFTLINE_HOME/kafka.",
+        show_default=False,
     ),
 ]
 
 
 @broker.command()
 def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
-    """Start it, unless it runs, and wait until it answers. The first time it fetches the jars.
+    """Start the broker and wait until it accepts connections.
 
-    Example: driftline broker up; driftline up elec2.toml -b local
+    Does nothing if the broker is already running. The first start downloads Kafka.
+
+    Example: driftline broker up
     """
     kafka = LocalKafka(folder or load_settings().broker, port)
     with stderr.status("starting Apache Kafka"):
@@ -50,17 +55,17 @@ def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
 
 @broker.command()
 def down(folder: Folder = None) -> None:
-    """Stop it and wait until it is gone. Its data stay for the next time.
+    """Stop the broker and wait until it has ended. Its data are kept for the next start.
 
     Example: driftline broker down
     """
     kafka = LocalKafka(folder or load_settings().broker)
-    stdout.print("stopped" if kafka.down() else "it was not running")
+    stdout.print("stopped the broker" if kafka.down() else "the broker was not running")
 
 
 @broker.command()
 def status(folder: Folder = None, json: Json = False) -> None:
-    """Say whether it runs, and where; exit 1 if not.
+    """Show whether the broker is running, and its address. Exit 1 if it is not running.
 
     Example: driftline broker status --json
     """
@@ -71,7 +76,7 @@ def status(folder: Folder = None, json: Json = False) -> None:
     elif running is not None:
         _say(running)
     else:
-        stdout.print("not running; `driftline broker up` starts it")
+        stdout.print("the broker is not running; `driftline broker up` starts it")
     if running is None:
         raise typer.Exit(1)
 
@@ -91,6 +96,7 @@ def _say(running: LocalKafkaStatus) -> None:
     address = running.bootstrap_servers
     flag = "-b local" if address == load_settings().local_broker else f"-b {address}"
     stdout.print(
-        f"Apache Kafka {running.kafka_version} runs at {address} (pid {running.pid}): {flag}",
+        f"Apache Kafka {running.kafka_version} is running at {address} (pid {running.pid}); "
+        f"use it with {flag}",
         highlight=False,
     )

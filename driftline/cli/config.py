@@ -1,7 +1,8 @@
-"""`driftline config`: every key of a stream file with its value and meaning."""
+"""`driftline config`: print every key of a stream file with its value and meaning."""
 
 import tomllib
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -12,9 +13,11 @@ from driftline.stream import describe, load
 
 
 def config(file: StreamFile = None, json: Json = False) -> None:
-    """Print every key of a stream file, its value, and what it means.
+    """Print every key of a stream file with its value and meaning.
 
-    Values that come from defaults are dim, with --json they have `"given": false`.
+    Values that the file does not set are marked as defaults; with --json, as `"given": false`.
+
+    Example: driftline config --stream elec2.toml
     """
     path = find_stream_file(file)
     stream = load(path)
@@ -23,11 +26,11 @@ def config(file: StreamFile = None, json: Json = False) -> None:
         for row in rows:
             print(json_line(row))
         return
-    table = Table(title=f"{path}: written in it, or default", title_justify="left")
+    table = Table(title=str(path), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("key", "value", "meaning"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        value = escape(row.value) or "unset"
+        value = escape(row.value) or "not set"
         shown = value if row.given else f"[dim]{value} (default)[/dim]"
         table.add_row(escape(row.key), shown, escape(row.meaning))
     stdout.print(table)

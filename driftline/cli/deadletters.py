@@ -1,4 +1,4 @@
-"""`driftline deadletters`: look at what could not be processed, and send it again."""
+"""`driftline deadletters`: list, show and resend what services could not process."""
 
 from typing import Annotated
 
@@ -20,11 +20,13 @@ from driftline.cli.options import (
 from driftline.plain import json_line
 
 deadletters = typer.Typer(
-    help="Records and labels that could not be processed: look at them, send them again.",
+    help="List, show and resend records and labels that could not be processed.",
     no_args_is_help=True,
 )
 
-Reason = Annotated[str, typer.Option(metavar="TEXT", help="Only those whose reason contains TEXT.")]
+Reason = Annotated[
+    str, typer.Option(metavar="TEXT", help="Only dead letters whose reason contains TEXT.")
+]
 
 
 @deadletters.command("list")
@@ -35,7 +37,7 @@ def list_(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Count dead letters by reason, the most frequent first, and name the newest of each.
+    """Count dead letters by reason, the most frequent first. Show where the newest of each is.
 
     Example: driftline deadletters list --run last
     """
@@ -68,7 +70,7 @@ def list_(
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """A dead letter for programs; bytes that are no UTF-8 are escaped in `key` and `value`."""
+    """What `deadletters show --json` prints. Bytes that are not UTF-8 are escaped."""
 
     at: str
     id: str | None
@@ -89,7 +91,7 @@ def show(
         str,
         typer.Argument(
             metavar="ID|PARTITION@OFFSET",
-            help="A record's id, or a place as `deadletters list` prints it.",
+            help="Id of a record, or position of a dead letter as `deadletters list` prints it.",
         ),
     ],
     file: StreamFile = None,
@@ -97,7 +99,7 @@ def show(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Show a dead letter: why, from where, and its bytes as they came. Exits 1 if there is none.
+    """Show a dead letter: its reason, its origin and its original bytes. Exit 1 if there is none.
 
     Example: driftline deadletters show 3@17 --run last
     """
@@ -144,18 +146,18 @@ def replay(
     file: StreamFile = None,
     reason: Reason = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Send nothing; say how many it would be.")
+        bool, typer.Option("--dry-run", help="Send nothing, but count what would be sent.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also those that an earlier replay has sent.")
+        bool, typer.Option("--again", help="Also send what an earlier replay has sent.")
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Send dead letters again to the topic and partition they came from, byte for byte.
+    """Send dead letters to their original topic and partition again, unchanged.
 
-    For when the reason is mended: a policy in the stream file, a label that came too early. What
-    fails again becomes a new dead letter; what was sent by an earlier replay is left out.
+    Use it after the cause is fixed, for example by another policy in the stream file. A record that
+    fails again becomes a new dead letter. What an earlier replay has sent is skipped.
 
     Example: driftline deadletters replay --reason "missing value" --dry-run
     """
@@ -166,8 +168,8 @@ def replay(
     if json:
         print(json_line(done))
         return
-    stdout.print(f"{'would send' if dry_run else 'sent'} {done.sent} again")
+    stdout.print(f"{'would resend' if dry_run else 'resent'} {done.sent}")
     if done.again:
-        stdout.print(f"{done.again} were sent by an earlier replay; --again sends them too")
+        stdout.print(f"skipped {done.again} that were resent before; --again resends them too")
     if done.other:
-        stdout.print(f"{done.other} are neither records nor labels, and stay")
+        stdout.print(f"skipped {done.other} that are neither records nor labels")

@@ -1,4 +1,4 @@
-"""`driftline doctor`: is everything there that a stream needs, and if not, what to do."""
+"""`driftline doctor`: check everything that a stream needs, and suggest how to fix it."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -25,17 +25,17 @@ def doctor(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     broker: Annotated[
-        bool, typer.Option("--broker/--no-broker", help="Look at the broker and its topics.")
+        bool, typer.Option("--broker/--no-broker", help="Also check the broker and its topics.")
     ] = True,
     json: Json = False,
 ) -> None:
-    """Check libraries, keys, model store, services here, broker, topics and champion.
+    """Check the installation, services on this machine, the broker, topics and the champion.
 
-    Each line says what was found and, where it is not right, what to do about it. Exit code 0: no
-    check fails; there may be warnings. 1: a check fails, for example because no broker answers. 2:
-    a setting is wrong.
+    Each line shows what was found, and how to fix it if it is wrong. Exit code 0: no check fails,
+    although there may be warnings. 1: a check fails, for example because the broker cannot be
+    reached. 2: a setting is wrong.
 
-    Example: driftline doctor elec2.toml -b local
+    Example: driftline doctor -b local
     """
     settings = load_settings(bootstrap_servers=bootstrap_server)
     checks = [*check_installation(), *check_models(settings)]
@@ -48,7 +48,7 @@ def doctor(
         here = look_at_workers(folder, file_digest(path), now=datetime.now(UTC))
         checks.extend(check_services(here))
     except StreamFileError as error:
-        # A named file must be right; without any, the installation alone is looked at.
+        # A file that was named must be valid. Without one, only the installation is checked.
         checks.append(Check("stream file", "fail" if file else "warn", error.message, error.hint))
     if broker:
         client = connect(settings.client, settings.bootstrap_servers, settings.properties)

@@ -1,4 +1,4 @@
-"""`driftline estimates`: estimated metrics beside the truth that came later."""
+"""`driftline estimates`: compare estimated metrics with those computed from labels later."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ from monitor.estimates.coverage import Compared, Coverage, Truth, coverage
 
 
 class Estimates(msgspec.Struct, frozen=True):
-    """The JSON line of `driftline estimates`."""
+    """What `driftline estimates --json` prints."""
 
     windows: list[Compared]
     coverage: Coverage | None
@@ -40,10 +40,11 @@ def estimates(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Compare the estimated metric of each window with the truth, as far as labels have come.
+    """Compare the estimated metric of each window with the metric computed from its labels.
 
-    The estimate was made when the window closed, from inputs and scores alone. What it says holds
-    as long as the same inputs have the same truth: see how often the interval had it.
+    The estimate was made when the window closed, without labels, from inputs and scores. It is
+    right as long as the relation between inputs and labels stays the same. Labels that have not
+    arrived yet are not counted.
 
     Example: driftline estimates --run last
     """
@@ -54,7 +55,7 @@ def estimates(
     if json:
         print(json_line(found))
     elif found.coverage is None:
-        stdout.print("no window has both an estimate and outcomes")
+        stdout.print("no window has both an estimate and labels")
         raise typer.Exit(1)
     else:
         _show(context, found.windows)
@@ -62,16 +63,16 @@ def estimates(
 
 
 def said(found: Coverage) -> str:
-    """In a sentence.
+    """Return a sentence about the errors of estimates.
 
     >>> said(Coverage(9, 0.0214, 8 / 9, 0.0405))
-    'estimates without labels: off by 0.0214 in the mean of 9 windows, 89% within their 95% \
-interval (the held-out metric: off by 0.0405)'
+    'estimates without labels: mean error 0.0214 over 9 windows, 89% of the true values within \
+the 95% interval (mean error of the held-out metric: 0.0405)'
     """
     return (
-        f"estimates without labels: off by {found.mean_absolute_error:.3g} in the mean of "
-        f"{found.windows} windows, {found.covered:.0%} within their 95% interval "
-        f"(the held-out metric: off by {found.held_out_error:.3g})"
+        f"estimates without labels: mean error {found.mean_absolute_error:.3g} over "
+        f"{found.windows} windows, {found.covered:.0%} of the true values within the 95% interval "
+        f"(mean error of the held-out metric: {found.held_out_error:.3g})"
     )
 
 

@@ -1,7 +1,7 @@
-"""`driftline health`: whether one service lives, for health checks of containers.
+"""`driftline health`: check one service, for health checks of containers.
 
-In: the state file that the service writes each second. Out: an exit code. It asks no broker, so
-that a broker in trouble does not make every service look ill.
+In: the state file that the service writes every second. Out: an exit code. It never connects to a
+broker, so that a broker that is down does not make healthy services look broken.
 """
 
 from datetime import UTC, datetime
@@ -19,21 +19,32 @@ from driftline.topics import Service
 
 
 def health(
-    service: Annotated[Service, typer.Argument(help="The service.", show_default=False)],
+    service: Annotated[
+        Service,
+        typer.Argument(
+            metavar="SERVICE", help="inference, outcomes, monitor or trainer.", show_default=False
+        ),
+    ],
     file: StreamFile = None,
-    slot: Annotated[int, typer.Option(min=0, help="Number of the worker.")] = 0,
+    slot: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Number of the worker, as it was started with --slot."
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
-    """Say whether a service lives here and moves on, for health checks and cron jobs.
+    """Check whether a service on this machine is running and making progress.
 
-    Exit code 0: it is well. 1: its process has ended or has been silent for 30 s, it has waited for
-    Kafka for 2 minutes, it has had fewer partitions than its fair share for a minute, or it has
-    read nothing for 2 minutes although there is something to read. 2: that could not be found
-    out, for example for want of a stream file.
+    For health checks and cron jobs. Exit code 0: the service is healthy. 1: its process has ended,
+    or has not written its state file for 30 s; it has waited for Kafka for 2 minutes; it has had
+    fewer partitions than its fair share for a minute; or it has read nothing for 2 minutes although
+    there are records to read. 2: the check failed, for example because there is no stream file.
 
-    A service that waits for a first model is well. No broker is asked: `driftline status` does.
+    A service that waits for the first model is healthy. The check does not connect to the broker;
+    `driftline status` does.
 
-    Example: driftline health inference elec2.toml
+    Example: driftline health inference --stream elec2.toml
     """
     stream = find_stream(file)
     state = read_state(folder_of(load_settings(), stream), service, slot)

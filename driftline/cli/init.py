@@ -1,13 +1,15 @@
-"""`driftline init`: draft a stream file by looking at the data."""
+"""`driftline init`: inspect a data set and draft its stream file."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from driftline.cli.options import Json, stdout
+from driftline.cli import completion
+from driftline.cli.options import DATA_HELP, Json, stdout
 from driftline.codec.records import RecordCodec
 from driftline.errors import DataError, SettingsError
 from driftline.plain import json_line
@@ -18,61 +20,76 @@ from producers.profile import MAX_ROWS, Profile, look
 from producers.rows import Source
 from producers.sources import open_source
 
-# Rows that are decoded as inference would, to see that the draft works.
+# Rows that are decoded as inference decodes them, to test the draft.
 _TRIED = 1000
 
 
 def init(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="CSV, CSV.gz, Parquet, JSON lines, or a folder.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help=f"{DATA_HELP} Or a folder with one such file.",
+            autocompletion=completion.data_sets,
+        ),
     ],
     target: Annotated[str, typer.Option(metavar="COL", help="Column to predict.")],
     time: Annotated[
-        str | None, typer.Option(metavar="COL", help="Event time.", show_default=False)
+        str | None,
+        typer.Option(metavar="COL", help="Column with the event time.", show_default=False),
     ] = None,
     id: Annotated[
         str | None,
         typer.Option(
-            metavar="COL", help="The record's id; rows are numbered without.", show_default=False
+            metavar="COL",
+            help="Column with the id of the record. Default: rows are numbered.",
+            show_default=False,
         ),
     ] = None,
     key: Annotated[
         str | None,
         typer.Option(
-            metavar="COL", help="What chooses the partition; the id without.", show_default=False
+            metavar="COL",
+            help="Column whose value selects the Kafka partition. Default: the id.",
+            show_default=False,
         ),
     ] = None,
     drop: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="COL", help="Leave this column out; may be repeated.", show_default=False
-        ),
+        typer.Option(metavar="COL", help="Column to ignore. May be repeated.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The stream's name; from DATA without.", show_default=False
+            metavar="NAME", help="Name of the stream. Default: from DATA.", show_default=False
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite NAME.toml.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite NAME.toml if it exists.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Look at DATA, say what was seen, and write a commented stream file NAME.toml."""
+    """Inspect DATA and write a stream file, NAME.toml, with comments.
+
+    Prints what was found in each column, so that you can check and edit the file.
+
+    Example: driftline init elec2.csv.gz --target class --time at
+    """
     source = open_source(data)
     profile = look(source, target, time=time, id=id, key=key, drop=drop or [])
     if not profile.features:
-        raise DataError(f"{data}: no column is left to learn from")
+        raise DataError(f"{data}: no feature columns are left")
     chosen = stream_name(source.name) if name is None else name
     if chosen != slug(chosen):
         raise SettingsError(
             f"--name {chosen!r}: expected lower-case letters, digits and hyphens",
-            hint=f"such as {slug(chosen)!r}",
+            hint=f"for example {slug(chosen)!r}",
         )
     content = draft(profile, chosen)
     path = Path(f"{chosen}.toml")
     if path.exists() and not force and path.read_text(encoding="utf-8") != content:
         raise SettingsError(
-            f"{path} exists already", hint="--force overwrites it, --name gives another name"
+            f"{path} exists already", hint="use --force to overwrite it, or --name for another name"
         )
     path.write_text(content, encoding="utf-8")
     if json:
@@ -82,7 +99,9 @@ def init(
     if profile.time is None or profile.time.format or profile.time.step:
         _try_out(loads(content, name=str(path)), source)
     stdout.print(
-        f"wrote {path}; next: driftline run {path} {data}", highlight=False, soft_wrap=True
+        f"wrote {path}; next: driftline run {quote(data)} --stream {path}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 
@@ -91,7 +110,7 @@ def _show(profile: Profile) -> None:
     if profile.total is None or profile.total > profile.rows:
         rows = f"first {MAX_ROWS} of {profile.total or 'unknown'} rows"
     table = Table(title=f"{profile.source}: {rows}", title_justify="left")
-    for heading in ("column", "used as", "kind", "distinct", "missing", "seen"):
+    for heading in ("column", "used as", "kind", "distinct", "missing", "notes"):
         table.add_column(heading, overflow="fold")
     for column in profile.columns:
         table.add_row(
@@ -106,20 +125,20 @@ def _show(profile: Profile) -> None:
     classes = f": {', '.join(profile.classes[:10])}" if profile.classes else ""
     stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}", highlight=False)
     if profile.time is not None and not profile.time.backwards:
-        stdout.print(f"{escape(profile.time.column)} never runs backwards", highlight=False)
+        stdout.print(f"{escape(profile.time.column)} never decreases", highlight=False)
     for note in profile.notes:
         stdout.print(f"- {escape(note)}", highlight=False)
 
 
 def _try_out(stream: Stream, source: Source) -> None:
-    """Decode the first rows as inference will, and say what it would refuse."""
+    """Decode the first rows as inference does, and report those that it would reject."""
     plays = Playback(stream, source, limit=_TRIED).play()
     records = [play.value for play in plays if play.kind == "record"]
     batch = RecordCodec(stream).decode(records)
     if batch.rejected:
         first = escape(batch.rejected[0].reason)
         stdout.print(
-            f"- {len(batch.rejected)} of the first {len(records)} records would be dead letters: "
-            f"{first}",
+            f"- {len(batch.rejected)} of the first {len(records)} records would become dead "
+            f"letters, the first because of: {first}",
             highlight=False,
         )

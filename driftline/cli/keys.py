@@ -1,4 +1,4 @@
-"""`driftline keys`: the key that signs packages, and the keys whose packages are loaded."""
+"""`driftline keys`: manage the key that signs packages, and the keys that are trusted."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,13 @@ from driftline.plain import json_line
 from driftline.settings import load_settings
 
 keys = typer.Typer(
-    help="The key that signs model packages, and the keys whose packages may be loaded.",
+    help="Manage the key that signs model packages, and the keys that are trusted.",
     no_args_is_help=True,
 )
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
-    """One trusted key; `signs` for the one whose private half is here."""
+    """One line of `keys list --json`. `signs` marks the key whose private key is here."""
 
     id: str
     signs: bool
@@ -25,9 +25,10 @@ class KeyInfo(msgspec.Struct, frozen=True):
 
 @keys.command()
 def new() -> None:
-    """Make a signing key in the key folder (DRIFTLINE_HOME/keys) and trust it here.
+    """Create a signing key in DRIFTLINE_HOME/keys, and trust it here.
 
-    Hand `signing.pub` to whoever loads this trainer's models; never the private `signing.pem`.
+    Copy the public key, `signing.pub`, to every machine that loads models of this trainer. Never
+    copy the private key, `signing.pem`.
 
     Example: driftline keys new
     """
@@ -36,14 +37,17 @@ def new() -> None:
     settings = load_settings()
     made = new_key(settings.keys)
     path = settings.keys / "signing.pem"
-    stdout.print(f"key {made}: {path}, public: signing.pub beside it", soft_wrap=True)
+    stdout.print(
+        f"created key {made}: {path}; its public key is signing.pub, in the same folder",
+        soft_wrap=True,
+    )
 
 
 @keys.command()
 def trust(
     file: Annotated[Path, typer.Argument(metavar="KEY", help="Ed25519 public key file (PEM).")],
 ) -> None:
-    """Load models that are signed with this key from now on.
+    """Trust a public key: models that are signed with it may be loaded.
 
     Example: driftline keys trust signing.pub
     """
@@ -54,7 +58,7 @@ def trust(
 
 @keys.command("list")
 def list_(json: Json = False) -> None:
-    """List the trusted keys; the one that signs here is marked.
+    """List the trusted keys, and mark the key that signs models here.
 
     Example: driftline keys list
     """
@@ -69,4 +73,4 @@ def list_(json: Json = False) -> None:
         else:
             stdout.print(f"{info.id}{'  signs here' if info.signs else ''}")
     if not found and not json:
-        stdout.print("no trusted keys; `driftline keys new` makes one")
+        stdout.print("no trusted keys; `driftline keys new` creates one")

@@ -1,4 +1,4 @@
-"""`driftline produce`: play a data set into the features and labels topics of a broker."""
+"""`driftline produce`: send a data set to the features and labels topics of a stream."""
 
 import time
 from typing import Annotated
@@ -31,7 +31,7 @@ from producers.rows import Source
 from producers.sources import open_source
 
 _SHOWN_TOO_LARGE = 5
-# Rows between two updates of the bar, which cost more than sending a record.
+# Rows between two updates of the progress bar. An update costs more than sending a record.
 _PROGRESS_EVERY = 500
 
 
@@ -48,31 +48,41 @@ def produce(
     bootstrap_server: BootstrapServers = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="Records a second; as fast as possible without.", show_default=False),
+        typer.Option(
+            metavar="N",
+            help="Send N records per second. Default: as fast as possible.",
+            show_default=False,
+        ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Stop after so many data rows, skipped ones not counted.",
+            metavar="N",
+            help="Stop after N rows. Skipped rows do not count.",
             show_default=False,
         ),
     ] = None,
     skip: Annotated[
         str | None,
         typer.Option(
-            metavar="ROWS|SHARE",
-            help="Leave out the first rows, such as 1000, or 0.2 of all; they are numbered.",
+            metavar="N",
+            help="Skip the first N rows, or this fraction of them, such as 1000 or 0.2. Row "
+            "numbers include skipped rows.",
             show_default=False,
         ),
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Send the labels, when they are due.")
+        bool,
+        typer.Option("--labels/--no-labels", help="Whether to send labels as well."),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Draws random delays and missing labels.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")] = 0,
     json: Json = False,
 ) -> None:
-    """Play DATA into the stream's topics: feature records, and labels after their delay."""
+    """Send the rows of DATA to the stream's topics: records, and labels after their delay.
+
+    Example: driftline produce elec2.csv.gz --skip 0.2 --rate 100
+    """
     source = open_source(data)
     context = open_context(file, bootstrap_server)
     playback = _playback(context.stream, context.broker, source, seed, limit, skip)
@@ -115,7 +125,8 @@ def _playback(
     last = None if limit is None else skipped + limit
     playback = Playback(stream, source, seed=seed, limit=last)
     playback.skip(skipped)
-    # In an empty topic the numbers are those of the data; later they go on after the highest.
+    # Rows of an empty topic get the numbers of the data. In others, numbers continue from the
+    # highest one.
     playback.number_from(reached)
     return playback
 
@@ -127,11 +138,13 @@ def _rows_to_skip(skip: str, total: int | None) -> int:
         value = -1.0
     if "." in skip and 0 < value < 1:
         if total is None:
-            raise SettingsError("--skip: no share can be taken of data without a known length")
+            raise SettingsError("--skip: cannot take a fraction of data whose length is unknown")
         return int(total * value)
     if value >= 0 and value.is_integer():
         return int(value)
-    raise SettingsError(f"--skip: expected rows such as 1000 or a share such as 0.2, got {skip!r}")
+    raise SettingsError(
+        f"--skip: expected a number such as 1000 or a fraction such as 0.2, got {skip!r}"
+    )
 
 
 def _send(

@@ -1,4 +1,4 @@
-"""`driftline reconcile`: what became of every record and label."""
+"""`driftline reconcile`: account for every record and label."""
 
 from typing import Annotated
 
@@ -24,18 +24,21 @@ def reconcile(
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     name_all: Annotated[
-        bool, typer.Option("--all", help="Name everything that is missing, not the first 20.")
+        bool, typer.Option("--all", help="List everything that is missing, not only the first 20.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Count what inference has not read yet as missing.")
+        bool,
+        typer.Option("--strict", help="Exit 1 also if inference has not read all records yet."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Count from the topics what became of every record and label; exit 1 if any is missing, was
-    deleted before it was read, or is among the outcomes twice, or if labels cannot join.
+    """Account for every record and label, by reading all topics.
 
-    Each record must have become a prediction or a dead letter, each label an outcome or a dead
-    letter. Records that inference has not read yet are waiting. Services may go on meanwhile.
+    Each record must have become a prediction or a dead letter, and each label an outcome or a dead
+    letter. Records that inference has not read yet count as waiting. Services may keep running.
+
+    Exit 1 if a record or label is missing, was deleted before it was read, or has two outcomes, or
+    if a label is in another partition than its record.
 
     Example: driftline reconcile --run last
     """
@@ -58,35 +61,35 @@ def reconcile(
         raise typer.Exit(1)
 
 
-# Field → what people should know of it; a zero is shown only for those in `_ALWAYS`.
+# Field → its description. Zeros are shown only for fields in `_ALWAYS`.
 _RECORDS = {
     "records": "feature records",
     "predictions": "predicted",
-    "outcomes": "  with an outcome: their label came",
-    "unlabelled": "  without",
+    "outcomes": "  with an outcome (their label arrived)",
+    "unlabelled": "  without an outcome",
     "dead_letters": "dead letters",
     "waiting": "not read by inference yet",
-    "expired": "too old to tell: retention has deleted what came of them",
+    "expired": "unknown: retention may have deleted their results",
     "missing": "missing",
 }
 _BESIDE = {
-    "revised": "changes of labels, each a further outcome",
-    "duplicate_ids": "records whose id stood in an earlier one",
-    "replayed": "records sent again from a dead letter",
-    "redelivered": "predictions that came twice; readers drop them by their source",
-    "doubled_outcomes": "outcomes that stand twice, which no service of Driftline writes",
-    "misplaced_labels": "labels in another partition than their record: they cannot join",
-    "foreign_records": "predictions and outcomes that Driftline did not write",
-    "foreign_letters": "messages among the dead letters that Driftline did not write",
+    "revised": "revised labels, each with another outcome",
+    "duplicate_ids": "records with the id of an earlier record",
+    "replayed": "records resent from dead letters",
+    "redelivered": "predictions published twice, which readers drop",
+    "doubled_outcomes": "outcomes published twice, which no Driftline service does",
+    "misplaced_labels": "labels in another partition than their record, so they cannot join",
+    "foreign_records": "predictions and outcomes from other programs",
+    "foreign_letters": "dead letters from other programs",
 }
 _LABELS = {
     "total": "labels",
-    "joined": "in an outcome",
-    "repeated": "said what was known",
-    "replaced": "changed before the prediction came",
-    "dead_letters": "dead letters: unreadable, or without a prediction within the horizon",
-    "waiting": "waiting",
-    "expired": "too old to tell",
+    "joined": "labels in an outcome",
+    "repeated": "labels that repeated a known label",
+    "replaced": "labels revised before their prediction arrived",
+    "dead_letters": "dead letters: unreadable, or no prediction within the label's grace period",
+    "waiting": "labels not read yet, or waiting for their prediction",
+    "expired": "unknown: retention may have deleted their results",
     "missing": "missing",
 }
 _ALWAYS = ("records", "predictions", "dead_letters", "missing", "total", "joined")
@@ -112,18 +115,18 @@ def _show(found: Reconciliation) -> None:
         _red(f"misplaced: {where}: {why}")
     if found.misplaced_labels > len(found.named_misplaced):
         more = found.misplaced_labels - len(found.named_misplaced)
-        _red(f"and {more:,} more misplaced labels; --all names them")
+        _red(f"and {more:,} more misplaced labels; --all lists them")
     for lost in found.lost:
         _red(f"lost: {_explained(lost)}")
     if found.clean:
-        stdout.print("nothing is missing, nothing doubled", style="green")
+        stdout.print("nothing is missing or duplicated", style="green")
 
 
 def _explained(lost: Lost) -> str:
     where = f"{lost.topic}[{lost.partition}]"
     if lost.end is None:
         return (
-            f"{where} was recreated: records of the former topic from offset {lost.start:,} on "
+            f"{where} was recreated: records of the old topic from offset {lost.start:,} "
             "were not read"
         )
     count = lost.end - lost.start
@@ -140,4 +143,4 @@ def _name(what: str, count: int, missing: tuple[Missing, ...]) -> None:
         place = f"{what}[{item.partition}]@{item.offset}"
         stdout.print(f"missing: {place} {named}", markup=False, highlight=False, style="red")
     if count > len(missing):
-        stdout.print(f"and {count - len(missing):,} more {what}; --all names them", style="red")
+        stdout.print(f"and {count - len(missing):,} more {what}; --all lists them", style="red")

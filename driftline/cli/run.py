@@ -1,4 +1,4 @@
-"""`driftline run` and `driftline demo`: the whole loop over one data set, in one process."""
+"""`driftline run` and `driftline demo`: play one data set through all services in one process."""
 
 import shutil
 import time
@@ -35,14 +35,16 @@ WarmUpShare = Annotated[
         "--warmup",
         min=0.01,
         max=0.9,
-        help="Share of the data that trains the first model; the rest is streamed.",
+        help="Share of the rows that trains the first model. The remaining rows are streamed.",
     ),
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Stop after so many rows of the data.", show_default=False),
+    typer.Option(
+        min=1, metavar="N", help="Use only the first N rows of the data.", show_default=False
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="For drawn delays and missing labels.")]
+Seed = Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")]
 
 
 def run(
@@ -54,13 +56,14 @@ def run(
     bootstrap_servers: BootstrapServers = None,
     as_json: Json = False,
 ) -> None:
-    """Play DATA through the whole loop: predict, join labels, watch, retrain, swap.
+    """Play DATA through all services: predict, detect drift, retrain, replace the model.
 
-    Runs all services in this process on an in-memory broker, until the data is through, and keeps
-    the topics in a run folder: `driftline tail drift --run last`, `trace`, `reconcile` read them.
-    With -b it does the same on a Kafka, with topics of its own.
+    The services run in this process, on an in-memory broker. The first rows train the first model,
+    and the rest is streamed. The topics are saved in the folder of the run, so that commands with
+    `--run` can read them, such as `driftline tail drift --run last`. With -b, the run uses the
+    stream's topics on that Kafka, where the features topic must be empty.
 
-    Example: driftline run elec2.toml elec2.csv.gz --warmup 0.2
+    Example: driftline run elec2.csv.gz --warmup 0.2
     """
     play(find_stream_file(file), data, warmup, limit, seed, bootstrap_servers, as_json)
 
@@ -71,10 +74,11 @@ def demo(
     bootstrap_servers: BootstrapServers = None,
     as_json: Json = False,
 ) -> None:
-    """See the loop at work: Iris flowers, and a sensor that starts to measure wrongly.
+    """Show the loop at work on Iris flowers, with a camera that starts to measure wrongly.
 
-    Records are drawn from the real Iris set; then the measuring changes. Watch drift being found,
-    a model retrained and swapped in, the accuracy recover; the report's path is printed last.
+    Records are drawn from the Iris data set until a fault changes the measurements. Driftline
+    detects the drift, retrains the model and replaces it, and the accuracy recovers. The last line
+    is the path of the report.
     """
     from producers.iris import STREAM_FILE
 
@@ -98,8 +102,8 @@ def play(
     bootstrap_servers: str | None,
     as_json: bool,
 ) -> None:
-    """What `run` and `demo` share. Prints as it goes; raises DriftlineError."""
-    # Imported here: it brings pandas and scikit-learn, which `--help` should not wait for.
+    """Run a stream file over a data set, and print what happens. Raises DriftlineError."""
+    # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
     from driftline.cli.narrator import Narrator, write_run_report
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
@@ -134,14 +138,14 @@ def play(
         narrator.finish(result, report)
     except KeyboardInterrupt:
         stderr.print(
-            f"interrupted: run {folder.name} is kept, its report is not complete"
+            f"interrupted: run {folder.name} is saved, but its report is incomplete"
             if kept
-            else "interrupted: this run is not kept",
+            else "interrupted: this run was not saved",
             highlight=False,
         )
         raise typer.Exit(130) from None
     finally:
-        # Half a run is of no use to anybody, and `--run last` should not find it.
+        # `--run last` must not find an incomplete run.
         if not kept:
             shutil.rmtree(folder, ignore_errors=True)
     if as_json:
@@ -163,11 +167,11 @@ def _prepare(
     seed: int,
     on_kafka: bool,
 ) -> "Simulation":
-    """Train the first model and make everything ready to be played. Raises DriftlineError."""
+    """Train the first model and create topics and services. Raises DriftlineError."""
     from driftline.cli.simulation import prepare
     from producers.sources import open_source
 
-    task = bar.add_task("warming up", total=None)
+    task = bar.add_task("warm-up", total=None)
     simulation = prepare(
         stream,
         open_source(data),
@@ -189,7 +193,7 @@ def _prepare(
 
 
 def _keep_topics(simulation: "Simulation", folder: Path) -> None:
-    """Save the topics of an in-memory broker, all of them or none; those of a Kafka stay there."""
+    """Save all topics of an in-memory broker, or none. Topics on a Kafka stay there."""
     part = folder / f"{TOPICS}.part"
     simulation.save(part)
     if part.exists():
@@ -197,7 +201,7 @@ def _keep_topics(simulation: "Simulation", folder: Path) -> None:
 
 
 def _new_folder(settings: Settings, name: str) -> Path:
-    """A new folder under `runs`, named by time so that the newest sorts last."""
+    """Create a folder for a run. Its name begins with the time, so that the newest sorts last."""
     stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y%m%dT%H%M%S")
     folder = settings.runs / f"{stamp}-{name}"
     number = 1

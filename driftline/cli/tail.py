@@ -1,4 +1,4 @@
-"""`driftline tail`: the newest messages of a topic, and those to come."""
+"""`driftline tail`: print the newest messages of a topic, and optionally those that follow."""
 
 from collections.abc import Callable
 from typing import Annotated, get_args
@@ -35,21 +35,25 @@ def tail(
         ),
     ],
     file: StreamFile = None,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many, newest last.")] = 10,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, metavar="N", help="Number of messages.")
+    ] = 10,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Keep printing new messages until Ctrl-C.")
+    ] = False,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="All, partition by partition.")
+        bool, typer.Option("--from-start", help="Print all messages, partition by partition.")
     ] = False,
     bootstrap_server: BootstrapServers = None,
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Show the newest messages of a topic, one line each.
+    """Print the newest messages of a topic, one per line, the newest last.
+
+    With --json, each line is the message as it was published. A dead letter may contain any bytes,
+    so it is printed as an object with its position and headers.
 
     Example: driftline tail drift --run last
-
-    With --json each line is the message's own JSON, for jq and the like; a dead letter, whose
-    bytes may be anything, comes with its place and headers.
     """
     context = open_context(file, bootstrap_server, run)
     name, role = resolve(context.stream, topic)
@@ -78,11 +82,11 @@ def tail(
         try:
             _follow(context.broker, span, show)
         except KeyboardInterrupt:
-            return  # the way to end it
+            return  # the usual way to stop
 
 
 def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
-    """A topic's name and role, from either. Raises SettingsError."""
+    """Return the name and role of a topic, given one of them. Raises SettingsError."""
     for planned in Topics(stream).plan():
         if topic in (planned.role, planned.name):
             return planned.name, planned.role

@@ -1,5 +1,4 @@
-"""`driftline topics`: the planned topics beside those of the broker; create what is missing; print
-the rights that each service needs."""
+"""`driftline topics`: compare planned topics with the broker's, create them, print their ACLs."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -26,13 +25,13 @@ from driftline.topics import Topic, TopicDifference, Topics, differences
 from driftline.topics import apply as create_missing
 
 topics = typer.Typer(
-    help="The stream's topics: as planned, as they are, and creating what is missing.",
+    help="Compare the stream's topics with the plan, create them, and print their ACLs.",
     no_args_is_help=True,
 )
 
 
 class PlannedTopic(msgspec.Struct, frozen=True):
-    """A topic of the plan and how the broker differs from it."""
+    """One line of `topics plan --json`: a planned topic, and how the broker's differs."""
 
     topic: Topic
     differences: tuple[TopicDifference, ...]
@@ -42,10 +41,12 @@ class PlannedTopic(msgspec.Struct, frozen=True):
 def plan(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Show each topic as planned, and what the broker has otherwise; exit 1 if anything differs
-    but topics that only keep more.
+    """Show all planned topics, and how those on the broker differ.
 
-    Example: driftline topics plan elec2.toml -b local
+    Exit 1 if a topic is missing or differs. A topic that keeps records for longer, or accepts
+    larger ones, does not count.
+
+    Example: driftline topics plan -b local
     """
     context = open_context(file, bootstrap_server)
     admin = context.broker.admin()
@@ -61,10 +62,12 @@ def plan(
 def apply(
     file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
 ) -> None:
-    """Create the topics that are missing. What differs is reported, never changed; exit 1 then,
-    unless topics only keep more than planned.
+    """Create missing topics. Report topics that differ from the plan, but never change them.
 
-    Example: driftline topics apply elec2.toml -b local
+    Exit 1 if a topic differs. A topic that keeps records for longer, or accepts larger ones, does
+    not count.
+
+    Example: driftline topics apply -b local
     """
     context = open_context(file, bootstrap_server)
     planned = Topics(context.stream)
@@ -80,7 +83,7 @@ def apply(
         for name in created:
             stdout.print(f"created {name}", highlight=False)
         if not created:
-            stdout.print("nothing to create")
+            stdout.print("all topics exist")
         for difference in different:
             stdout.print(str(difference), style=_style([difference]), highlight=False)
     if _is_wrong(different):
@@ -96,7 +99,7 @@ def acls(
             "--principal",
             "-p",
             metavar="ROLE=PRINCIPAL",
-            help="Principal of a service or other role, such as inference=User:CN=scorer. "
+            help="Kafka principal of a role, such as inference=User:CN=scorer. May be repeated. "
             "Default: User:ROLE.",
             show_default=False,
         ),
@@ -104,10 +107,11 @@ def acls(
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Print the least rights of each service, of producers and readers, and of the operator's
-    commands, as commands of kafka-acls.sh. Nothing is changed.
+    """Print the minimal ACLs of services, producers, readers and operators.
 
-    Example: driftline topics acls elec2.toml --principal monitor=User:watch
+    They are printed as commands for kafka-acls.sh. Nothing is changed.
+
+    Example: driftline topics acls --principal monitor=User:watch
     """
     settings = load_settings(bootstrap_servers=bootstrap_server)
     stream = find_stream(file)
@@ -127,14 +131,14 @@ def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
         if role not in known or ":" not in principal:
             raise SettingsError(
                 f"--principal {each}",
-                hint=f"expected ROLE=TYPE:NAME, the role one of {', '.join(known)}",
+                hint=f"expected ROLE=TYPE:NAME, where ROLE is one of {', '.join(known)}",
             )
         found[role] = principal
     return found
 
 
 def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
-    """Print the plan; whether the broker differs from it by more than keeping more."""
+    """Print the plan. Returns whether a topic is missing or differs in a way that matters."""
     planned = Topics(context.stream)
     different = differences(admin, planned)
     items = [
@@ -168,7 +172,7 @@ def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
         )
     stdout.print(table)
     if any(difference.found is None for difference in different):
-        stdout.print("`driftline topics apply` creates what is missing")
+        stdout.print("`driftline topics apply` creates missing topics")
     return _is_wrong(different)
 
 

@@ -1,4 +1,4 @@
-"""`driftline trace`: the chain of causes of one event, as a tree."""
+"""`driftline trace`: print the causes and effects of one event as a tree."""
 
 from typing import Annotated
 
@@ -27,8 +27,8 @@ def trace(
         str,
         typer.Argument(
             metavar="ID",
-            help="Of a drift event, window, retrain request or decision, record; or the digest of "
-            "a model, of which the beginning is enough.",
+            help="Id of a drift event, window, retrain request, decision or record, or the first "
+            "digits of a model's digest.",
         ),
     ],
     file: StreamFile = None,
@@ -36,10 +36,11 @@ def trace(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Follow what caused an event, and what it led to.
+    """Show what caused an event, and what it led to.
 
-    Prediction → model → decision → retrain request → drift event → windows. A record's id leads to
-    its predictions, outcomes, labels or dead letter. Exits 1 if nothing has the id.
+    The causes of a prediction are its model, the decision to promote it, the retrain request, the
+    drift event, and the windows with drift. The id of a record leads to its predictions, outcomes,
+    labels or dead letter. Exit 1 if the id is not found.
 
     Example: driftline trace drift-52cf42d9f7f3 --run last
     """
@@ -56,7 +57,7 @@ def trace(
     if not nodes:
         if not json:
             stderr.print(
-                f"nothing in the topics of {context.stream.name} has the id {id!r}", markup=False
+                f"id {id!r} was not found in the topics of {context.stream.name}", markup=False
             )
         raise typer.Exit(1)
 
@@ -68,7 +69,7 @@ def _tree(node: Node) -> Tree:
 
 
 def _grow(tree: Tree, node: Node, direction: str) -> None:
-    """Hang a node's causes and effects on it; the words stand where the direction changes."""
+    """Add the causes and effects of a node. Only a change of direction gets a heading."""
     for words, others in ((BECAUSE, node.causes), (LED_TO, node.effects)):
         if not others:
             continue

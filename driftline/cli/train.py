@@ -1,4 +1,4 @@
-"""`driftline train`: the first model of a stream, from a file with labels."""
+"""`driftline train`: train a model of a stream from a data set with labels."""
 
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from driftline.stream import Metric, Simulate, Stream
 
 
 class TrainResult(msgspec.Struct, frozen=True):
-    """What `train --json` prints."""
+    """What `driftline train --json` prints."""
 
     digest: str
     candidate: str
@@ -55,20 +55,23 @@ def train(
     file: StreamFile = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Train on the first so many rows alone.", show_default=False),
+        typer.Option(
+            min=1, metavar="N", help="Train on the first N rows only.", show_default=False
+        ),
     ] = None,
     promote: Annotated[
         bool,
-        typer.Option("--promote", help="Make it champion even if there is one already."),
+        typer.Option("--promote", help="Make the model the champion, even if there is one."),
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Train a model on DATA, sign and store it, and announce it to the stream.
+    """Train a model on DATA, and publish it to the stream.
 
-    The first model becomes champion at once. Rows without a label are left out.
+    The package of the model is signed and stored. The first model of a stream becomes the champion.
+    Rows without a label are skipped.
 
-    Example: driftline train elec2.toml --data elec2.csv.gz -b local
+    Example: driftline train --data elec2.csv.gz -b local
     """
     from driftline.models.catalog import read_catalog
     from driftline.models.keys import Trusted
@@ -79,7 +82,7 @@ def train(
     stream, topics = context.stream, Topics(context.stream)
     admin = context.broker.admin()
     try:
-        require(admin, topics)  # before the work, not after it
+        require(admin, topics)  # fail before training, not after it
     finally:
         admin.close()
     catalog = read_catalog(context.broker, topics, Trusted(context.settings.keys))
@@ -132,9 +135,9 @@ def train(
 def labelled_records(
     stream: Stream, data: str, limit: int | None = None
 ) -> tuple[list[bytes], list[Value]]:
-    """The records of a data set that have a label, as they would be sent, and their labels.
+    """Return the labelled records of a data set, as bytes to be sent, and their labels.
 
-    `limit`: of the first so many rows alone.
+    `limit` restricts this to the first rows.
 
     Raises DataError if there are none.
     """
@@ -178,7 +181,7 @@ def _tell(result: TrainResult) -> None:
         table.add_row(trial.candidate, parameters, f"{trial.rows:,}", f"{trial.metric:.4g}")
     stdout.print(table)
     for item in result.removed:
-        stdout.print(f"taken out: {item.count:,} × {item.reason}", markup=False)
+        stdout.print(f"left out: {item.count:,} × {item.reason}", markup=False)
     stdout.print(
         f"{result.digest}\n"
         f"{result.candidate}, {result.metric} {result.value:.4g} on held-out rows; "
@@ -187,7 +190,7 @@ def _tell(result: TrainResult) -> None:
         soft_wrap=True,
     )
     stdout.print(
-        "it is the champion now"
+        "this model is now the champion"
         if result.promoted
-        else "there is a champion already: `driftline models promote` makes this one answer"
+        else "the stream has a champion; `driftline models promote` replaces it with this model"
     )

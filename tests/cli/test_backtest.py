@@ -106,7 +106,7 @@ def test_the_plots_of_the_page_are_pictures_too(folder: Path, backtest: Invoked)
     if "no pictures: pictures would have no text" in backtest.stderr:
         pytest.skip("no font is installed here")
     names = {path.name for path in (folder / "page").glob("*.png")}
-    assert f"pictures: {len(names)} PNG beside it" in backtest.stderr
+    assert f"pictures: {len(names)} PNG files in the same folder" in backtest.stderr
     assert len(names) == (folder / "page" / "report.html").read_text("utf-8").count("<svg")
     assert {
         "iris-accuracy-with-policy-harm.png",
@@ -138,7 +138,7 @@ def test_a_file_and_topics_at_once_are_refused(folder: Path, ran: Invoked) -> No
     assert ran.exit_code == 0
     failed = invoke(folder / "other", "backtest", "iris-drift", "--run", "last")
     assert failed.exit_code == 2
-    assert "--run is for topics" in failed.stderr
+    assert "--run reads topics" in failed.stderr
 
 
 def test_a_policy_that_does_not_exist_is_refused_with_those_that_do(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""`init`, `config` and `produce`, as a person calls them."""
+"""`init`, `config` and `produce`, called as a user calls them."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_init_writes_a_file_that_config_explains(here: Path) -> None:
     output = call("init", "My Data.csv", "--target", "y")
     assert "classification of y: a, b" in output
-    assert "wrote my-data.toml; next: driftline run my-data.toml My Data.csv" in output
+    assert "wrote my-data.toml; next: driftline run 'My Data.csv' --stream my-data.toml" in output
     assert load(here / "my-data.toml").target == "y"
     assert "column to predict" in call("config")
     printed = call("config", "--stream", "my-data.toml", "--json")
@@ -61,7 +61,7 @@ def test_init_writes_a_file_that_config_explains(here: Path) -> None:
     }
 
 
-def test_init_does_not_overwrite_what_a_person_edited(here: Path) -> None:
+def test_init_does_not_overwrite_an_edited_file(here: Path) -> None:
     call("init", "My Data.csv", "--target", "y", "--name", "mine")
     call("init", "My Data.csv", "--target", "y", "--name", "mine")  # the same text: no harm
     (here / "mine.toml").write_text("# edited")
@@ -147,5 +147,5 @@ def test_a_wrong_skip_says_what_was_expected(broker: MemoryBroker, skip: str) ->
     if skip == "1.0":
         call("produce", "iris-drift", "--limit", "3", "--skip", skip)  # one row, not everything
         return
-    with pytest.raises(SettingsError, match="expected rows such as 1000"):
+    with pytest.raises(SettingsError, match="expected a number such as 1000"):
         call("produce", "iris-drift", "--limit", "3", f"--skip={skip}")

@@ -68,7 +68,7 @@ def test_a_run_that_is_interrupted_before_its_end_leaves_nothing(
     result = run(moment)
 
     assert result.exit_code == 130
-    assert "interrupted: this run is not kept" in result.output
+    assert "interrupted: this run was not saved" in result.output
     assert runs(tmp_path / "home") == []
     with pytest.raises(SettingsError, match="no run in"):
         run_folder(load_settings(), "last")
@@ -81,7 +81,7 @@ def test_one_that_is_interrupted_in_its_report_is_kept_and_found(
 
     (folder,) = runs(tmp_path / "home")
     assert result.exit_code == 130
-    assert f"interrupted: run {folder.name} is kept" in result.output
+    assert f"interrupted: run {folder.name} is saved" in result.output
     assert run_folder(load_settings(), "last") == folder
 
 

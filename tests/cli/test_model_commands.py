@@ -55,7 +55,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
 def test_the_first_model_is_trained_stored_and_made_champion(broker: MemoryBroker) -> None:
     output = call(*TRAIN)
     assert "logistic_regression" in output
-    assert "it is the champion now" in output
+    assert "this model is now the champion" in output
     catalog = read_catalog(broker, Topics(load(Path("iris.toml"))), Trusted(Path("home/keys")))
     digest = catalog.champion_digest
     assert digest is not None

@@ -276,9 +276,9 @@ def world(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_dead_letters_are_sent_again(run: Run, world: World) -> None:
     world.letter(world.feature("a"), "missing value")
 
-    assert run("deadletters", "replay", "--dry-run").stdout.startswith("would send 1")
+    assert run("deadletters", "replay", "--dry-run").stdout.startswith("would resend 1")
     assert json.loads(run("deadletters", "replay", "--json").stdout)["sent"] == 1
-    assert "1 were sent by an earlier replay" in run("deadletters", "replay").stdout
+    assert "skipped 1 that were resent before" in run("deadletters", "replay").stdout
 
 
 def test_topics_are_planned_and_created(run: Run, world: World) -> None:
@@ -354,7 +354,7 @@ def test_down_says_so_when_nothing_runs(run: Run, world: World) -> None:
 def test_the_local_broker_is_said_not_to_run(run: Run) -> None:
     assert run("broker", "status").exit_code == 1
     assert json.loads(run("broker", "status", "--json").stdout) == {"running": False}
-    assert run("broker", "down").stdout == "it was not running\n"
+    assert run("broker", "down").stdout == "the broker was not running\n"
 
 
 def test_local_is_the_port_that_the_local_broker_last_ran_on(run: Run, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_estimates_stand_beside_the_truth_that_came(demo: tuple[Path, Invoked]) 
     shown = invoke(home, "estimates", "--run", "last")
     assert shown.exit_code == 0, shown.stderr
     sentence = shown.stdout.splitlines()[-1]
-    assert sentence.startswith("estimates without labels: off by ")
+    assert sentence.startswith("estimates without labels: mean error ")
     assert sentence in invoked.stderr, "the run itself says the same"
     told = json.loads(invoke(home, "estimates", "--run", "last", "--json").stdout)
     assert told["coverage"] == json.loads(invoked.stdout)["estimates"]
