@@ -38,6 +38,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     kills: dict[Service, int] = {}
     idle_s: int = 3
     replication: int = 1  # replication factor of every topic
+    horizon: int | None = None  # of labels, in records; half of all without
     label_delay: int = 50  # in records, for data without a time
 
     def slots(self, service: Service) -> int:

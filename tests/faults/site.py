@@ -127,11 +127,7 @@ def edited(draft: str, scenario: Scenario, prefix: str) -> str:
         partitions=scenario.partitions,
         delivery=scenario.delivery,
         replication=scenario.replication,
-        # On a busy machine, the load's client may write labels long after later records. The join
-        # window is half of all records, so that the join still evicts some.
-        labels=f"[labels]\nhorizon = {max(scenario.data.rows // 2, 4 * scenario.label_delay)}\n"
-        if "[time]" not in draft
-        else "",
+        labels=f"[labels]\nhorizon = {_horizon(scenario)}\n" if "[time]" not in draft else "",
     )
 
 
@@ -145,3 +141,9 @@ def copy_models(models: Iterable[Message], to: Site) -> None:
         producer.flush()
     finally:
         producer.close()
+
+
+def _horizon(scenario: Scenario) -> int:
+    """On a busy machine, the load's client may write labels long after later records. The join
+    window is half of all records, so that the join still evicts some."""
+    return scenario.horizon or max(scenario.data.rows // 2, 4 * scenario.label_delay)

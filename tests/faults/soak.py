@@ -32,6 +32,8 @@ from tests.faults.proxy import Mode
 from tests.faults.scenario import Scenario
 from tests.faults.topic_config import Override
 
+# Records; small, so that the join is full long before memory is judged.
+_HORIZON: Final = 30_000
 _SAMPLE_EVERY_S: Final = 5.0
 _START_PATIENCE_S: Final = 180.0
 # The load pauses this long before the next fault, so that the lag can reach 0.
@@ -116,6 +118,7 @@ def soak(
             seed=seed,
             workers=1,
             retraining=False,
+            horizon=_HORIZON,
         )
         site = make_site(
             base,
