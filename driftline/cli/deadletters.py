@@ -18,6 +18,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.plain import json_line
+from driftline.topics import Topics
 
 deadletters = typer.Typer(
     help="List, show and resend records and labels that could not be processed.",
@@ -52,17 +53,18 @@ def list_(
     if not found:
         stdout.print("no dead letters")
         return
-    table = Table(box=None)
-    table.add_column("count", justify="right")
-    for name in ("by", "from", "newest (UTC)", "at"):
+    roles: dict[str, str] = {topic.name: topic.role for topic in Topics(context.stream).plan()}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("count", justify="right", no_wrap=True)
+    for name in ("service", "topic", "newest (UTC)", "position"):
         table.add_column(name, no_wrap=True)
-    table.add_column("reason")
+    table.add_column("reason", overflow="fold")
     for group in found:
         table.add_row(
             f"{group.count:,}",
             escape(group.service),
-            escape(group.topic),
-            moment(group.newest_ms),
+            escape(roles.get(group.topic, group.topic)),
+            moment(group.newest_ms)[:-3],  # without seconds
             group.newest,
             escape(group.reason),
         )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import msgspec
 import typer
-from rich import box
 from rich.table import Table
 
 from driftline.cli.bar import progress_bar
@@ -97,13 +96,10 @@ def _read(context: Context, started: Callable[[int], None], passed: Progress) ->
 
 def _show(context: Context, pairs: list[Compared]) -> None:
     by_row = context.stream.axis == "row"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("window up to", justify="right")
-    table.add_column("model")
-    table.add_column(f"estimated {context.stream.judged_by}", justify="right")
-    table.add_column("95% interval", justify="right", no_wrap=True)
-    for name in ("realised", "of", ""):
-        table.add_column(name, justify="right")
+    stdout.print(f"{context.stream.judged_by}, estimated and computed from labels", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0) if by_row else (0, 1, 0, 0))
+    for name in ("window until", "model", "estimate", "95% interval", "actual", "labels", ""):
+        table.add_column(name, justify="left" if name in ("model", "") else "right", no_wrap=True)
     for pair in pairs:
         estimate = pair.estimate
         table.add_row(

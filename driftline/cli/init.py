@@ -106,12 +106,13 @@ def init(
 
 
 def _show(profile: Profile) -> None:
-    rows = f"{profile.rows} rows"
+    rows = f"{profile.rows:,} rows"
     if profile.total is None or profile.total > profile.rows:
-        rows = f"first {MAX_ROWS} of {profile.total or 'unknown'} rows"
-    table = Table(title=f"{profile.source}: {rows}", title_justify="left")
+        rows = f"first {MAX_ROWS:,} of {_count(profile.total)} rows"
+    stdout.print(f"{escape(profile.source)}: {rows}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
     for heading in ("column", "used as", "kind", "distinct", "missing", "notes"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("column", "notes"))
     for column in profile.columns:
         table.add_row(
             escape(column.name),
@@ -128,6 +129,10 @@ def _show(profile: Profile) -> None:
         stdout.print(f"{escape(profile.time.column)} never decreases", highlight=False)
     for note in profile.notes:
         stdout.print(f"- {escape(note)}", highlight=False)
+
+
+def _count(total: int | None) -> str:
+    return "an unknown number of" if total is None else f"{total:,}"
 
 
 def _try_out(stream: Stream, source: Source) -> None:

@@ -24,6 +24,9 @@ from driftline.settings import load_settings
 from driftline.topics import Topic, TopicDifference, Topics, differences
 from driftline.topics import apply as create_missing
 
+# Columns of a terminal in which the table with keys, writers and readers is readable.
+_WIDE = 120
+
 topics = typer.Typer(
     help="Compare the stream's topics with the plan, create them, and print their ACLs.",
     no_args_is_help=True,
@@ -44,7 +47,7 @@ def plan(
     """Show all planned topics, and how those on the broker differ.
 
     Exit 1 if a topic is missing or differs. A topic that keeps records for longer, or accepts
-    larger ones, does not count.
+    larger ones, does not count. Terminals with 120 columns also show keys, writers and readers.
 
     Example: driftline topics plan -b local
     """
@@ -149,31 +152,34 @@ def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
         for item in items:
             print(json_line(item))
         return _is_wrong(different)
-    table = Table(box=None)
-    for name in ("topic", "partitions", "key", "written by", "read by", "kept", "on the broker"):
-        table.add_column(
-            name,
-            justify="right" if name == "partitions" else "left",
-            no_wrap=name == "topic",
-            overflow="fold",
-        )
+    stdout.print(_table(items, wide=stdout.width >= _WIDE))
+    if any(difference.found is None for difference in different):
+        stdout.print("`driftline topics apply` creates missing topics")
+    return _is_wrong(different)
+
+
+def _table(items: Sequence[PlannedTopic], *, wide: bool) -> Table:
+    """Return the plan as a table. Only a wide one has room for keys, writers and readers."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("topic", overflow="fold")
+    table.add_column("partitions", justify="right", no_wrap=True)
+    for name in ("key", "written by", "read by") if wide else ():
+        table.add_column(name)
+    table.add_column("retention", no_wrap=True)
+    table.add_column("on the broker")
     for item in items:
         topic = item.topic
+        who = (topic.key, ", ".join(topic.writers), ", ".join(topic.readers))
         table.add_row(
             topic.name,
             str(topic.partitions),
-            topic.key,
-            ", ".join(topic.writers),
-            ", ".join(topic.readers),
-            _kept(topic),
+            *(who if wide else ()),
+            _retention(topic),
             f"[{_style(item.differences)}]{'; '.join(map(_short, item.differences))}[/]"
             if item.differences
             else "[green]as planned[/]",
         )
-    stdout.print(table)
-    if any(difference.found is None for difference in different):
-        stdout.print("`driftline topics apply` creates missing topics")
-    return _is_wrong(different)
+    return table
 
 
 def _is_wrong(different: Sequence[TopicDifference]) -> bool:
@@ -184,11 +190,11 @@ def _style(different: Sequence[TopicDifference]) -> str:
     return "red" if _is_wrong(different) else "yellow"
 
 
-def _kept(topic: Topic) -> str:
+def _retention(topic: Topic) -> str:
     if topic.config["cleanup.policy"] == "compact":
-        return "newest of each key"
+        return "newest per key"
     kept_ms = int(topic.config["retention.ms"])
-    return "for ever" if kept_ms < 0 else f"{kept_ms / 86_400_000:g} days"
+    return "forever" if kept_ms < 0 else f"{kept_ms / 86_400_000:g} days"
 
 
 def _short(difference: TopicDifference) -> str:

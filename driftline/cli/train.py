@@ -172,8 +172,8 @@ def labelled_records(
 
 def _tell(result: TrainResult) -> None:
     table = Table(box=None)
-    for name in ("candidate", "parameters"):
-        table.add_column(name)
+    table.add_column("candidate", no_wrap=True)
+    table.add_column("parameters")
     for name in ("rows", result.metric):
         table.add_column(name, justify="right")
     for trial in result.trials:
