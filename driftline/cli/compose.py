@@ -1,7 +1,7 @@
-"""The composition root: builds each service from the stream, the settings and a broker.
+"""Build each service from a stream, settings and a broker. This is the composition root.
 
-A service is imported only when it is built, so that a process brings in the libraries of its own
-service and no others.
+A service is imported only when it is built, so that each process loads the libraries of its own
+service only.
 """
 
 from collections.abc import Callable
@@ -28,10 +28,11 @@ def build_handler(
     reports: Path | None,
     in_process: bool = False,
 ) -> Handler:
-    """The handler of one service. `reports` is the folder for Evidently's pages; None: no pages.
+    """Return the handler of a service.
 
-    With `in_process`, training and reports are done in this thread, at once (`driftline run`);
-    otherwise in a process of their own, while the loop goes on polling.
+    `reports` is the folder for reports by Evidently; without it none are written. With
+    `in_process` (`driftline run`), training and reports run synchronously in this thread.
+    Otherwise they run in processes of their own, while the loop keeps polling.
     """
     match service:
         case "inference":
@@ -43,7 +44,7 @@ def build_handler(
         case "outcomes":
             from consumers.outcomes import OutcomesHandler
 
-            # In memory there is no second start that could use it.
+            # A run in memory is never restarted, so it needs no state on disk.
             state = None if in_process else state_of(settings, stream) / "outcomes"
             return OutcomesHandler(stream, clock, state=state)
         case "monitor":
@@ -76,10 +77,13 @@ def build_loop(
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
     on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
-    """The loop around one service, as worker number `slot` of it; `wrap` may watch its handler, and
-    `on_connection` its connection to Kafka."""
+    """Return the loop that runs worker number `slot` of a service.
+
+    `wrap` may wrap the handler, to observe it. `on_connection` is called when the connection to
+    Kafka fails or recovers.
+    """
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
-        # What it learns of a new model takes longer than a transaction may: none is left open.
+        # Training the classifier for a new model takes longer than a transaction may stay open.
         commit_interval_s = 0.0
     return Loop(
         wrap(
@@ -107,5 +111,5 @@ def build_loop(
 
 
 def state_of(settings: Settings, stream: Stream) -> Path:
-    """Where services keep caches. Streams of one name may differ in their prefix alone."""
+    """Return the folder for caches of services. Streams of the same name may differ in prefix."""
     return settings.home / "state" / f"{stream.kafka.topic_prefix}{stream.name}"

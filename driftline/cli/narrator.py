@@ -1,4 +1,4 @@
-"""Tells a person what happens in a run, line by line, and fills the run's report."""
+"""Print what happens in a run, one line per event, and fill the report of the run."""
 
 from pathlib import Path
 
@@ -21,47 +21,47 @@ from driftline.evaluation import higher_is_better
 from driftline.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
 from driftline.stream import Stream
 
-# Blocks in the report's picture: enough to see a drop and a recovery, few enough to be calm.
+# Blocks in the chart of the report: enough to show a drop and a recovery without noise.
 BLOCKS = 100
 
 
 class Narrator:
-    """Prints one line for each happening."""
+    """Print one line for each event of a run."""
 
     def __init__(self, stream: Stream, console: Console) -> None:
         self._stream = stream
         self._console = console
 
     def start(self, first: FirstModel) -> None:
-        """The first model is there, the stream begins."""
+        """Print the line about the first model, before the stream begins."""
         self._say(
             f"[bold]{self._stream.name}[/]: first model {short_digest(first.digest)} "
-            f"({first.candidate}, {self._stream.judged_by} {first.value:.3f} held out) trained on "
-            f"the first {first.rows:,} rows; streaming the rest"
+            f"({first.candidate}, {self._stream.judged_by} {first.value:.3f} on held-out rows), "
+            f"trained on the first {first.rows:,} rows; streaming the rest"
         )
 
     def tell(self, happening: Happening) -> None:
-        """One line, unless there is nothing a person wants to know of it."""
+        """Print an event, unless another line covers it."""
         event = happening.event
         match event:
             case DriftEvent():
                 colour = "green" if event.action == "resolved" else "red"
                 text = f"[{colour}]{event.kind} drift {event.action}[/]  {escape(event.message)}"
             case RetrainRequest():
-                text = f"[yellow]retrain asked for[/]  {escape(event.reason)}"
+                text = f"[yellow]retrain requested[/]  {escape(event.reason)}"
             case RetrainDecision(promoted=True):
                 model = short_digest(event.model)
                 text = f"[cyan]model swapped[/]  {model}: {escape(event.reason)}"
             case RetrainDecision():
                 text = f"[yellow]model kept[/]  {escape(event.reason)}"
             case RolePointer(by="trainer"):
-                return  # its decision has said so
+                return  # the line about its decision covers this
             case RolePointer():
-                text = f"[cyan]model chosen by hand[/]  {short_digest(event.digest)}"
+                text = f"[cyan]model chosen by operator[/]  {short_digest(event.digest)}"
         self._say(f"row {happening.row:>9,}  {text}")
 
     def finish(self, result: RunResult, report: Path) -> None:
-        """The totals, the metric beside its rivals, the way to the report."""
+        """Print totals, the metric and its baselines, and the path of the report."""
         metric = result.metric
         lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
         repeated = f"{result.duplicate_ids:,} repeated ids, " if result.duplicate_ids else ""
@@ -75,7 +75,7 @@ class Narrator:
         error = f" ± {metric.gain_error:.3f}" if metric.gain_error is not None else ""
         gain = f"; gain {metric.gain:+.3f}{error}" if metric.gain is not None else ""
         self._say(
-            f"{metric.name}: loop [bold]{shown(metric.loop)}[/], first model kept "
+            f"{metric.name}: loop [bold]{shown(metric.loop)}[/], first model only "
             f"{shown(metric.static)}, {self._stream.baseline.replace('_', ' ')} "
             f"{shown(metric.baseline)}{gain}"
         )
@@ -88,7 +88,7 @@ class Narrator:
 
 
 def shown(value: float | None) -> str:
-    """A metric as people read it."""
+    """Return a metric as text; a dash if it is unknown."""
     return "–" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
 
 
@@ -136,7 +136,7 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
 
 
 def report_event(happening: Happening) -> RunEvent | None:
-    """What a report says of it; None for what another event says."""
+    """Return the report's entry for an event; None if another event covers it."""
     event = happening.event
     what: Happened
     match event:
@@ -156,6 +156,6 @@ def report_event(happening: Happening) -> RunEvent | None:
             what = "swap" if event.promoted else "kept"
             return RunEvent(row=happening.row, what=what, text=event.reason, id=event.id)
         case RolePointer(by="trainer"):
-            return None  # its decision says so, and why
+            return None  # the decision covers it, with its reason
         case RolePointer():
             return RunEvent(row=happening.row, what="swap", text=event.reason, id=event.digest)

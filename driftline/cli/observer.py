@@ -1,7 +1,7 @@
-"""What a run sees of its own topics: events as they happen, and the metric beside its rivals.
+"""Read the topics of a run while it runs: events, data windows, and predictions to compare.
 
-In: the topics of a stream that is being played. Out: happenings, data windows, and for every
-outcome the loop's prediction beside those of the first model and of rivals. It publishes nothing.
+In: the topics of the stream. Out: happenings, data windows, and for each outcome the prediction of
+the loop, of the first model and of the baselines. It publishes nothing.
 """
 
 from collections import Counter, deque
@@ -37,21 +37,21 @@ from driftline.stream import Stream
 from driftline.topics import Topics
 from monitor.estimates.coverage import Truth
 
-# Records with one id whose predictions are remembered for comparison; older ones are forgotten.
+# Predictions that are buffered for records with the same id. Older ones are evicted.
 MAX_REPEATS: Final = 1000
 
 Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 
 
 class Happening(msgspec.Struct, frozen=True):
-    """An event, and the data's row (from 0) that had been reached when it was seen."""
+    """An event, and the row of the data (from 0) at which it was observed."""
 
     row: int
     event: Noteworthy
 
 
 class Observer:
-    """Reads a stream's topics while they are written."""
+    """Reader of the topics of a run while they are written."""
 
     def __init__(self, stream: Stream, broker: Broker, static: Model) -> None:
         self._stream = stream
@@ -66,22 +66,22 @@ class Observer:
             {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
         )
         admin.close()
-        # By record id, for each record with it that was sent and has no outcome yet, in order: the
-        # data row, and what the rivals say. Most ids have one; a repeated id has several.
+        # Record id → the row and the baselines' predictions of each record with this id that has
+        # no outcome yet, in order. Most ids have one record; a repeated id has several.
         self._rivals: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
         self.compared = Compared(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
-        self.truth = Truth(stream)  # to hold the windows' estimates against
+        self.truth = Truth(stream)  # to compare with the estimates of windows
         self.counts: Counter[str] = Counter()
 
     def expect(self, record_id: str, row: int, rivals: dict[str, Value]) -> None:
-        """A record was sent; the rivals by name knew at that moment what they say here."""
+        """Note that a record was sent, with the prediction of each baseline at that moment."""
         self._rivals.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, rivals))
 
     def poll(self, row: int) -> Iterator[Happening]:
-        """What came since the last call, `row` being the data's row reached."""
+        """Yield the events since the last call. `row` is the last row that was sent."""
         while messages := self._consumer.poll(max_records=5000, timeout_s=0):
             outcomes = []
             for message in messages:
@@ -115,7 +115,7 @@ class Observer:
             outcome = known[index]
             waiting = self._rivals.get(outcome.record_id)
             if not waiting:
-                continue  # more outcomes than records with this id, as a foreign producer may cause
+                continue  # more outcomes than records with this id; another program may cause that
             row, rivals = waiting.popleft()
             if not waiting:
                 del self._rivals[outcome.record_id]
@@ -124,5 +124,5 @@ class Observer:
             )
 
     def close(self) -> None:
-        """Free the consumer."""
+        """Close the consumer."""
         self._consumer.close()

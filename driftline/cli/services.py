@@ -1,4 +1,4 @@
-"""The services as commands: one worker of inference, outcomes, monitor or trainer."""
+"""The four services as commands. Each command runs one worker until it is stopped."""
 
 import faulthandler
 import gc
@@ -25,15 +25,15 @@ from driftline.topics import Service, Topics, require
 
 log = logging.getLogger(__name__)
 
-# Objects made and not freed again before the collector looks at them; several batches' worth.
+# Allocations minus deallocations that trigger a garbage collection: several batches of records.
 _GC_THRESHOLD = 50_000
-# What a batch of 2,000 records makes lies in so many arenas (of CPython's allocator, 1 MB each).
+# Arenas of CPython's allocator, 1 MB each, that the objects of a batch of 2,000 records fill.
 _KEPT_ARENAS = 16
 _ARENA_BYTES = 1 << 20
-_OBJECT_BYTES = 400  # those below 512 lie in arenas
+_OBJECT_BYTES = 400  # objects up to 512 bytes are allocated in arenas
 _kept: list[bytes] = []
 
-# Between attempts to reach a broker at the start; each attempt itself takes up to 10 s.
+# Pauses between attempts to reach the broker at the start. An attempt itself takes up to 10 s.
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 8.0
 
@@ -41,14 +41,16 @@ Slot = Annotated[
     int,
     typer.Option(
         min=0,
-        help="Number of this worker, from 0; no two workers of a service may share one. It makes "
-        "the transactional id, which fences a predecessor that still lingers.",
+        metavar="N",
+        help="Number of this worker, from 0. Workers of the same service need different numbers. "
+        "A worker takes the place of an earlier one with its number.",
     ),
 ]
 LogFile = Annotated[
     Path | None,
     typer.Option(
-        help="Write the log to this file, and begin a new one at 2 MB, keeping three old ones. "
+        metavar="PATH",
+        help="Write the log to this file, with rotation at 2 MB and three old files. "
         "Default: standard error.",
         show_default=False,
     ),
@@ -63,10 +65,11 @@ def inference(
 ) -> None:
     """Score feature records with the champion, until Ctrl-C.
 
-    Waits while there is no model; swaps models between two batches; refuses those that are not
-    signed by a trusted key. Start more, each with its own --slot, to share the partitions.
+    Waits for the first model. Replaces the model between two batches when the champion changes.
+    Rejects models that no trusted key has signed. Several workers, each with its own --slot, share
+    the partitions.
 
-    Example: driftline inference elec2.toml -b local
+    Example: driftline inference -b local
     """
     _serve("inference", file, bootstrap_server, slot, log_file)
 
@@ -77,9 +80,11 @@ def outcomes(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Join predictions with the labels that come for them, until Ctrl-C.
+    """Join predictions with their labels, until Ctrl-C.
 
-    Example: driftline outcomes elec2.toml -b local
+    Several workers, each with its own --slot, share the partitions.
+
+    Example: driftline outcomes -b local
     """
     _serve("outcomes", file, bootstrap_server, slot, log_file)
 
@@ -90,12 +95,12 @@ def monitor(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Test windows for drift, open and resolve drift events, ask for retraining, until Ctrl-C.
+    """Detect drift in windows of records, and request retraining, until Ctrl-C.
 
-    Start more, each with its own --slot, to share the partitions; one of them merges what all
-    found and decides.
+    Several workers, each with its own --slot, share the partitions. One of them merges the results
+    of all workers, and opens and resolves drift events.
 
-    Example: driftline monitor elec2.toml -b local
+    Example: driftline monitor -b local
     """
     _serve("monitor", file, bootstrap_server, slot, log_file)
 
@@ -106,9 +111,12 @@ def trainer(
     slot: Slot = 0,
     log_file: LogFile = None,
 ) -> None:
-    """Answer retrain requests: train, compare with the champion, sign, publish, until Ctrl-C.
+    """Train and publish models when retraining is requested, until Ctrl-C.
 
-    Example: driftline trainer elec2.toml -b local
+    A new model is compared with the champion on held-out records. A better one is promoted, unless
+    `driftline freeze` has stopped promotion.
+
+    Example: driftline trainer -b local
     """
     _serve("trainer", file, bootstrap_server, slot, log_file)
 
@@ -120,11 +128,11 @@ def _serve(
     slot: int,
     log_file: Path | None,
 ) -> None:
-    """Wait for the broker, check the topics, then run the loop until SIGINT or SIGTERM.
+    """Wait for the broker, check the topics, then run the service until SIGINT or SIGTERM.
 
     Raises DriftlineError.
     """
-    faulthandler.enable()  # a crash of the interpreter leaves a traceback on standard error
+    faulthandler.enable()  # print a traceback if the interpreter crashes
     stop = threading.Event()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, lambda *_: stop.set())
@@ -187,7 +195,7 @@ def _serve(
     except BaseException as error:
         for each in watched:
             each.write("failed", error=str(error) or type(error).__name__)
-        # The log may be a file, and what Python prints at the end goes to standard error.
+        # Python prints the error to standard error; the log may be a file.
         log.error("failed: %s", error, exc_info=not isinstance(error, DriftlineError))
         raise
     for each in watched:
@@ -201,7 +209,7 @@ def _await_topics(
     stop: threading.Event,
     on_connection: Callable[[str | None], None],
 ) -> None:
-    """Wait until the broker answers, or until `stop` is set. Raises TopicMismatch."""
+    """Wait until the broker can be reached, or `stop` is set. Raises TopicMismatch."""
     pause_s = _FIRST_PAUSE_S
     while not stop.is_set():
         try:
@@ -224,13 +232,13 @@ def _await_topics(
 
 
 def _prepare_memory() -> None:
-    """Set the interpreter up for batches: thousands of objects that come and go together."""
-    # What was imported stays; what a batch makes goes with it. Looking for cycles among thousands
-    # of live records costs a tenth of the time and finds none.
+    """Tune the interpreter for batches: thousands of objects that are freed together."""
+    # Imported objects are never freed, and those of a batch are freed with it. Searching thousands
+    # of live records for reference cycles takes a tenth of the time and finds none.
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
-    # An arena that is empty goes back to the system, and the next batch faults it in again page by
-    # page: more than half of all page faults. One object in it keeps it; two, because an arena need
-    # not begin where one was kept.
+    # CPython returns an empty arena to the system, and the next batch allocates it again, which
+    # causes more than half of all page faults. An object in the arena prevents that. There are two
+    # objects for each arena, because arenas may begin between two of them.
     filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
     _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])

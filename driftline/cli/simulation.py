@@ -1,8 +1,8 @@
-"""The whole loop in one thread: a data set played through all services until it is through.
+"""Play a data set through all services, step by step in one thread.
 
-In: a stream, a source, a broker. Out: what happened and the metric, as `RunResult`. On the
-in-memory broker with its hand-moved clock, the same input and seed give the same topics, byte for
-byte; on a real Kafka the same steps are taken, at Kafka's own pace.
+In: a stream, a source, a broker. Out: a `RunResult` with the events and the metric. On the
+in-memory broker, whose clock the simulation advances, the same input and seed give the same topics,
+byte for byte. On a real Kafka the steps are the same, and take as long as Kafka takes.
 """
 
 import time
@@ -36,13 +36,13 @@ from producers.playback import Play, Playback
 from producers.rows import Source
 from trainer.first import TrainedModel, train_first
 
-# Rows sent between two turns of the services: how exactly `row` is known, and how soon a new model
-# answers. On Kafka each turn waits for commits, so they are fewer.
+# Rows that are sent between two turns of the services. More rows make the row of an event less
+# exact and delay a new model. On Kafka each turn waits for commits, so there are fewer turns.
 ROWS_A_TURN = 100
 ROWS_A_TURN_ON_KAFKA = 2000
-# The hand-moved clock starts in the year 2000: a run stamps the same times whenever it runs.
+# The simulated clock starts in the year 2000, so that every run has the same timestamps.
 START_S = 946_684_800.0
-# A round in which no service does anything may fall between two transactions.
+# One round without work is not enough on Kafka: it may fall between two transactions.
 IDLE_ROUNDS_ON_KAFKA = 3
 
 
@@ -50,7 +50,7 @@ E = TypeVar("E")
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """A drift event as it opened."""
+    """A drift event when it opened."""
 
     kind: DriftKind
     row: int
@@ -58,7 +58,7 @@ class Alert(msgspec.Struct, frozen=True):
 
 
 class MetricResult(msgspec.Struct, frozen=True):
-    """The stream's metric by the loop, by the first model alone, and by the baseline."""
+    """The stream's metric for the loop, for the first model alone, and for the baseline."""
 
     name: Metric
     static: float | None
@@ -69,7 +69,7 @@ class MetricResult(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """The outcome of a run; the last line of `run --json`."""
+    """The result of a run, which `driftline run --json` prints."""
 
     records: int
     predictions: int
@@ -83,14 +83,14 @@ class RunResult(msgspec.Struct, frozen=True):
     metric: MetricResult
     estimates: Coverage | None
     seconds: float
-    duplicate_ids: int = 0  # records whose id stood in an earlier one
+    duplicate_ids: int = 0  # records with the id of an earlier record
 
 
 class FirstModel(msgspec.Struct, frozen=True):
-    """The model that the warm-up trained, and where the stream begins."""
+    """The model trained on the warm-up rows, which precede the stream."""
 
     trained: TrainedModel
-    prior: Value  # what a model without inputs would say
+    prior: Value  # the prediction of a model without inputs
     rows: int  # data rows of the warm-up
     unlabelled: int  # of these without a label
 
@@ -111,7 +111,7 @@ class FirstModel(msgspec.Struct, frozen=True):
 
 
 class Simulation:
-    """Plays a source through the services, turn by turn."""
+    """A run: it sends rows of a source, and steps all services after each batch of rows."""
 
     def __init__(
         self,
@@ -134,12 +134,12 @@ class Simulation:
         self._broker = broker
         self._loops = loops
         self._playback = playback
-        self._clock = clock  # None on a real Kafka, where time passes by itself
+        self._clock = clock  # None on a real Kafka, which uses the real time
         self._on_happening = on_happening
         self._on_progress = on_progress
         self._topics = Topics(stream)
         self._last_known = first.prior
-        self.training_s = 0.0  # the trainer's own time on the processor, without other processes
+        self.training_s = 0.0  # CPU time of the trainer
         self._producer = broker.producer(client_id="driftline-run")
         self._label_codec = LabelCodec(stream)
 
@@ -153,7 +153,7 @@ class Simulation:
         """Play everything, then let the services finish. Raises BrokerError, DataError."""
         plays = self._playback.play()
         size = ROWS_A_TURN if self._clock else ROWS_A_TURN_ON_KAFKA
-        self._settle()  # the services read the models topic before the first record comes
+        self._settle()  # the services read the models topic before the first record is sent
         row = 0
         while turn := list(islice(plays, size)):
             for play in turn:
@@ -161,7 +161,7 @@ class Simulation:
             self._producer.flush()
             row = turn[-1].row
             if self._clock:
-                self._clock.advance(len(turn) / 1000)  # some pace: a thousand records a second
+                self._clock.advance(len(turn) / 1000)  # simulate a thousand records per second
             self._settle()
             self._look(row)
             self._on_progress(row + 1)
@@ -171,12 +171,12 @@ class Simulation:
             loop.close()
 
     def save(self, folder: Path) -> None:
-        """Keep the topics of an in-memory broker; those of a Kafka stay there."""
+        """Save the topics of an in-memory broker to a folder. Topics on a Kafka stay there."""
         if isinstance(self._broker, MemoryBroker):
             self._broker.save(folder)
 
     def close(self) -> None:
-        """Free all clients. Safe to call twice."""
+        """Close all clients. It is safe to call this twice."""
         for loop in self._loops.values():
             loop.close()
         self._producer.close()
@@ -196,7 +196,7 @@ class Simulation:
             self._last_known = self._label_codec.decode(play.value).label
 
     def _settle(self) -> None:
-        """Step all services in their order until none has anything left to do."""
+        """Step all services in order until none has work left."""
         idle_rounds = 0
         needed, wait_s = (1, 0.0) if self._clock else (IDLE_ROUNDS_ON_KAFKA, 0.05)
         while idle_rounds < needed:
@@ -210,7 +210,7 @@ class Simulation:
             idle_rounds = 0 if busy else idle_rounds + 1
 
     def _let_idle(self) -> None:
-        """Wait until silent partitions are seen as silent, so that the last windows close."""
+        """Wait until all partitions count as idle, so that the last windows close."""
         idle_s = (self.stream.windows.idle.us or 0) / 1e6 + 0.001
         if self._clock:
             self._clock.advance(idle_s)
@@ -229,7 +229,7 @@ class Simulation:
 
     @property
     def alerts(self) -> tuple[Alert, ...]:
-        """Drift events as they opened."""
+        """Return the drift events, as they opened."""
         return tuple(
             Alert(event.kind, row, event.columns)
             for row, event in self._events(DriftEvent)
@@ -238,17 +238,17 @@ class Simulation:
 
     @property
     def retrains(self) -> tuple[int, ...]:
-        """Rows at which a training was done, whatever came of it."""
+        """Return the rows at which models were trained, promoted or not."""
         return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
 
     @property
     def records(self) -> int:
-        """How many records were played."""
+        """Return the number of records that were sent."""
         return self._playback.counts.records
 
     @property
     def estimates(self) -> Coverage | None:
-        """How good the estimates of the metric were; None where there were none."""
+        """Return how good the estimates of the metric were; None if there were no estimates."""
         return coverage(self.observer.truth.compare(self.observer.windows))
 
     def _result(self, counts: Reconciliation, seconds: float) -> RunResult:
@@ -289,7 +289,7 @@ def train_on_warm_up(
     clock: Clock,
     progress: Callable[[str, int, int], None],
 ) -> FirstModel:
-    """The first model, of the playback's first rows. Raises DriftlineError."""
+    """Train the first model on the first rows of the playback. Raises DriftlineError."""
     warm = playback.warm_up(warmup)  # those rows are not played
     return FirstModel(
         trained=train_first(
@@ -316,10 +316,11 @@ def prepare(
     on_progress: Callable[[int], None],
     on_training: Callable[[str, int, int], None],
 ) -> Simulation:
-    """Topics, first model and services for a run. Raises DriftlineError.
+    """Create topics, the first model and the services of a run. Raises DriftlineError.
 
-    On Kafka the stream's own topics are used, and must be empty. `first` is the model of this very
-    warm-up, if it was trained before. Without `reports` no Evidently page is drawn.
+    On Kafka, the run uses the stream's topics, and the features topic must be empty. `first` is the
+    model of the same warm-up rows, if it has been trained before. Without `reports`, no Evidently
+    reports are written.
     """
     clock = None if on_kafka else ManualClock(START_S)
     broker = (
@@ -334,8 +335,8 @@ def prepare(
         require(admin, topics)
         if any(offsets.end for offsets in admin.offsets(topics.features).values()):
             raise TopicMismatch(
-                f"{topics.features} has records already",
-                hint="set [kafka] topic_prefix in the stream file to give this run its own topics",
+                f"topic {topics.features} is not empty",
+                hint="set [kafka] topic_prefix in the stream file to give the run its own topics",
             )
     finally:
         admin.close()
@@ -376,8 +377,10 @@ def prepare(
 
 
 def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
-    """What a model without inputs would say: the most frequent class, the median for `mae`, else
-    the mean."""
+    """Return the prediction of a model without inputs.
+
+    It is the most frequent class, the median for the metric `mae`, or else the mean.
+    """
     if stream.task == "classification":
         counts = Counter(labels)
         return max(sorted(counts, key=str), key=lambda label: counts[label])

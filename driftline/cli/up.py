@@ -1,4 +1,4 @@
-"""`driftline up|down`: the services as supervised processes of this machine, each with its log."""
+"""`driftline up` and `driftline down`: run the services as supervised processes of this machine."""
 
 import sys
 import time
@@ -53,30 +53,33 @@ def up(
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Workers of inference, outcomes and monitor, each.")
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Number of workers each for inference, outcomes and monitor."
+        ),
     ] = 1,
     broker: Annotated[
-        bool, typer.Option("--broker", help="Also start the local Kafka, as `broker up` does.")
+        bool,
+        typer.Option("--broker", help="Also start the local Kafka, like `driftline broker up`."),
     ] = False,
     print_units: Annotated[
         Literal["systemd"] | None,
         typer.Option(
             "--print",
-            help="Print a systemd unit for each service instead, and start nothing.",
+            help="Print a systemd unit for each service, and start nothing.",
             show_default=False,
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Start all services of a stream, keep them running, and wait until they run.
+    """Start all services of a stream, and keep them running in the background.
 
-    Creates the topics if they are missing. A supervisor in the background starts again what ends:
-    after a second, after two if it ends again soon, and so on up to a minute. `driftline status`
-    shows how they do, `driftline down` stops them. To run it again is safe: it starts what is
-    missing, also another supervisor if that was killed, whatever else is refused. Exit code 0: all
-    run. 2: one does not.
+    Creates missing topics, and waits until all services run. A supervisor restarts a service that
+    ends: after 1 s, then 2 s, and so on up to a minute. `driftline status` shows the services, and
+    `driftline down` stops them. Running the command again is safe: it starts only what is missing,
+    and replaces a supervisor that was killed. Exit code 0: all services run. 2: one does not.
 
-    Example: driftline up elec2.toml --broker; driftline produce elec2.csv; driftline down
+    Example: driftline up --broker
     """
     path = find_stream_file(file)
     slots = [
@@ -93,7 +96,7 @@ def up(
         return
     settings = load_settings(bootstrap_servers=bootstrap_server)
     folder = folder_of(settings, load(path))
-    # Before anything that may be refused: services that run must not wait for it.
+    # First of all, so that running services have a supervisor even if a later step fails.
     _replace_supervisor(folder)
     if broker:
         bootstrap_server = _start_broker()
@@ -110,25 +113,25 @@ def up(
         return
     _show_started(folder, processes, before)
     if not _has_champion(context):
-        stdout.print("`driftline train FILE --data DATA` publishes a first model")
+        stdout.print("no model yet; `driftline train --data DATA` publishes the first one")
 
 
 def down(file: StreamFile = None, json: Json = False) -> None:
-    """Stop the services that `up` started and their supervisor, and wait until they have ended.
+    """Stop the services that `driftline up` started, and wait until they have ended.
 
-    Each commits what it has done and leaves its group, so nothing is done twice on the next start.
+    Each service commits its work and leaves its consumer group, so the next start repeats nothing.
 
-    Example: driftline down elec2.toml
+    Example: driftline down
     """
     stream = load(find_stream_file(file))
     folder = folder_of(load_settings(), stream)
     supervisor = read_supervisor(folder)
     running = [process for process in read_processes(folder) if process.alive]
     with stderr.status(f"stopping {len(running)} services"):
-        # The supervisor first: what it sees ending before, it would start again.
+        # The supervisor first, because it would restart the services.
         everything = [*([supervisor] if supervisor else []), *running]
         stubborn = {process.pid for process in stop(everything, patience_s=STOP_PATIENCE_S)}
-        # What it had just started when it was asked to end.
+        # Then whatever the supervisor was starting in that moment.
         stop(read_processes(folder), patience_s=STOP_PATIENCE_S)
     write_processes(folder, ())
     write_request(folder, Request(read_request(folder).number))
@@ -143,11 +146,11 @@ def down(file: StreamFile = None, json: Json = False) -> None:
     stdout.print(
         f"stopped {', '.join(process.name for process in running)}"
         if running
-        else "none was running"
+        else "no service was running"
     )
     for process in killed:
         stdout.print(
-            f"{process.name} did not end within {STOP_PATIENCE_S:g} s and was killed: its next "
+            f"{process.name} did not end within {STOP_PATIENCE_S:g} s and was killed; its next "
             f"start resumes from its committed offsets; see {process.log}",
             style="yellow",
             highlight=False,
@@ -168,7 +171,8 @@ def _create_topics(context: Context, json: bool) -> None:
     except BrokerUnavailable as error:
         if context.settings.bootstrap_servers == context.settings.local_broker:
             raise BrokerUnavailable(
-                error.message, hint="`driftline broker up` starts a local Kafka, or `up --broker`"
+                error.message,
+                hint="`driftline broker up` or `driftline up --broker` starts a local Kafka",
             ) from error
         raise
     try:
@@ -192,16 +196,16 @@ def _has_champion(context: Context) -> bool:
 
 
 def _replace_supervisor(folder: Path) -> None:
-    """Start another supervisor for services that run on without one. Raises DriftlineError."""
+    """Start a supervisor if services run without one. Raises DriftlineError."""
     if read_supervisor(folder) is None and any(p.alive for p in read_processes(folder)):
         _wait_for_supervisor(folder, _ask(folder, ()))
-        stderr.print("the supervisor had ended: another one keeps the services running")
+        stderr.print("the supervisor had ended; started another one for the running services")
 
 
 def _wanted(
     folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str
 ) -> tuple[Wanted, ...]:
-    """The services in these slots, as they are to be started."""
+    """Return the command of each service to start."""
     wanted = []
     for service, slot in slots:
         log = (folder / f"{service}-{slot}.log").absolute()
@@ -214,7 +218,7 @@ def _wanted(
 
 
 def _ask(folder: Path, services: Sequence[Wanted]) -> Request:
-    """Ask the supervisor for these services, beside those that run; start one if there is none."""
+    """Ask the supervisor to run these services too. Start a supervisor if there is none."""
     wanted = {}
     supervisor = read_supervisor(folder)
     last = read_request(folder)
@@ -233,19 +237,19 @@ def _ask(folder: Path, services: Sequence[Wanted]) -> Request:
 
 
 def _wait_for_supervisor(folder: Path, request: Request) -> None:
-    """Wait until the supervisor has taken up the request. Raises DriftlineError."""
+    """Wait until the supervisor has accepted the request. Raises DriftlineError."""
     deadline_s = time.monotonic() + START_PATIENCE_S
     while not _has_taken_up(read_supervisor(folder), request):
         if time.monotonic() > deadline_s:
             output = folder / "supervisor.err"
             raise DriftlineError(
-                f"the supervisor does not start; the end of {output}:\n{_end_of(output)}"
+                f"the supervisor does not start; the last lines of {output}:\n{_end_of(output)}"
             )
-        time.sleep(_LOOK_EVERY_S)  # another process is awaited; it tells by its file
+        time.sleep(_LOOK_EVERY_S)  # until the other process writes its file
 
 
 def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
-    """Wait until the supervisor has taken up the request and each service has joined its group.
+    """Wait until the supervisor has accepted the request and each service has joined its group.
 
     Raises DriftlineError.
     """
@@ -260,7 +264,7 @@ def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
             if process is not None and said is not None and said.state != "starting":
                 break
             if time.monotonic() > deadline_s:
-                raise _failed(wanted, f"does not run after {START_PATIENCE_S:g} s")
+                raise _failed(wanted, f"is not running after {START_PATIENCE_S:g} s")
             time.sleep(_LOOK_EVERY_S)
     return tuple(p for wanted in request.services if (p := _process(folder, wanted)) is not None)
 
@@ -271,11 +275,11 @@ def _has_taken_up(supervisor: SupervisorState | None, request: Request) -> bool:
 
 def _failed(wanted: Wanted, problem: str) -> DriftlineError:
     ends = [path for path in (Path(wanted.log), output_of(wanted)) if _end_of(path)]
-    shown = "".join(f"\nthe end of {path}:\n{_end_of(path)}" for path in ends)
+    shown = "".join(f"\nthe last lines of {path}:\n{_end_of(path)}" for path in ends)
     return DriftlineError(
         f"{wanted.name} {problem}{shown}",
-        hint="it is started again and again, and the others go on: `driftline status` shows how "
-        "they do, `driftline down` stops them",
+        hint="the supervisor keeps restarting it, and the other services run; `driftline status` "
+        "shows them, `driftline down` stops them",
     )
 
 
@@ -284,7 +288,7 @@ def _process(folder: Path, wanted: Wanted) -> Process | None:
 
 
 def _said(folder: Path, process: Process) -> ServiceState | None:
-    """What this very process has said, not an earlier one of its name."""
+    """Return the state that this process has written, and not an earlier one of the same name."""
     said = read_state(folder, process.service, process.slot)
     return said if said is not None and said.pid == process.pid else None
 
@@ -303,7 +307,7 @@ def _show_started(folder: Path, processes: Sequence[Process], before: set[int]) 
     for process in processes:
         said = _said(folder, process)
         state = said.state if said else "starting"
-        also = " (ran already)" if process.pid in before else ""
+        also = " (already running)" if process.pid in before else ""
         table.add_row(process.name, str(process.pid), state + also, Path(process.log).name)
     stdout.print(table)
     stdout.print(f"logs are in {folder}", highlight=False, soft_wrap=True)

@@ -348,7 +348,7 @@ def test_status_ends_with_1_unless_all_services_run(run: Run, world: World) -> N
 
 
 def test_down_says_so_when_nothing_runs(run: Run, world: World) -> None:
-    assert run("down").stdout == "none was running\n"
+    assert run("down").stdout == "no service was running\n"
 
 
 def test_the_local_broker_is_said_not_to_run(run: Run) -> None:

@@ -156,4 +156,4 @@ def test_a_run_goes_through_a_kafka_too(
 
     again = invoke(tmp_path / "home", *arguments)
     assert again.exit_code == 2
-    assert "has records already" in again.stderr
+    assert "is not empty" in again.stderr
