@@ -31,11 +31,17 @@ class Placement:
         self._matching: dict[Side, Counter[str]] = {"records": Counter(), "labels": Counter()}
 
     def see(self, side: Side, partition: int, keys: Sequence[bytes | None]) -> None:
-        """Look at some keys of a batch that came in a partition."""
+        """Look at some keys of a batch that came in a partition.
+
+        Among records those without a key are passed over: watermarks have none, and no partitioner
+        chooses where they go.
+        """
         if self._partitions == 1:
             return
         step = max(1, len(keys) // _KEYS_OF_A_BATCH)
         for key in keys[::step][:_KEYS_OF_A_BATCH]:
+            if key is None and side == "records":
+                continue
             if self._seen[side] >= _REMEMBERED:
                 self._forget_half(side)
             self._seen[side] += 1

@@ -65,6 +65,13 @@ def test_a_few_keys_say_nothing() -> None:
     assert placement(MURMUR2, CRC32, count=10).problem is None
 
 
+def test_watermarks_among_records_have_no_key_and_say_nothing() -> None:
+    found = placement(MURMUR2, MURMUR2)
+    for _ in range(1000):
+        found.see("records", 0, [None])
+    assert found.problem is None
+
+
 def test_one_partition_is_every_keys() -> None:
     found = Placement(1)
     found.see("labels", 0, KEYS)
