@@ -41,6 +41,8 @@ from driftline.errors import (
 
 # What the library itself logs, see driftline.logs.
 _client_log = logging.getLogger("librdkafka")
+# It warns at each start that a property is experimental; tests/broker/test_gapless.py covers it.
+_client_log.addFilter(lambda record: "enable.gapless.guarantee is" not in record.getMessage())
 
 # Long enough for a slow start of one broker, short enough to tell a person who waits.
 CONNECT_TIMEOUT_S = 10.0
