@@ -1,7 +1,7 @@
-"""Plays of a backtest in processes of their own, as many at once as there are cores.
+"""Run the plays of a backtest in parallel processes.
 
-In: jobs. Out: what came of each, in their order, and progress. Whoever interrupts gets the prompt
-back at once: the processes end with this one.
+In: jobs. Out: the result of each job, in the same order, and progress. After Ctrl-C the processes
+are terminated at once.
 """
 
 import multiprocessing
@@ -14,12 +14,14 @@ from typing import cast
 from driftline.cli.backtest_runs import Job, Played, play
 from driftline.errors import DriftlineError
 
-Tell = Callable[[str, int, int], None]  # name of the play, rows done, of how many
+Tell = Callable[[str, int, int], None]  # name of the play, rows done, all rows
 
 
 def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
-    """Play all jobs. Raises DriftlineError, the first that a play ended with."""
-    context = multiprocessing.get_context("spawn")  # fork and threads of libraries do not mix
+    """Play all jobs. Raises DriftlineError: the first error of a play."""
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # libraries start threads, which fork does not support
     waiting = list(enumerate(jobs))
     workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
     playing: dict[Connection, int] = {}
@@ -35,7 +37,7 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
             start_deaf(process)
-            theirs.close()  # so that the pipe ends when the process does
+            theirs.close()  # the pipe ends when the process ends
             workers.append((ours, process))
             next_job(ours)
         while playing:
@@ -62,13 +64,15 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
-    """Start a process that does not hear Ctrl-C, which reaches the whole group, not even while it
-    imports: this one ends it."""
+    """Start a process that ignores Ctrl-C, even while it imports modules.
+
+    Ctrl-C reaches all processes of the group. This process then terminates the others.
+    """
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
     try:
         process.start()
@@ -77,8 +81,10 @@ def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
 
 
 def _work(pipe: Connection) -> None:
-    """In the process: play one job after the other, send progress as (done, total), then the result
-    or what is wrong. The parent ends it."""
+    """Play one job after the other, in a process of its own, until the parent terminates it.
+
+    Sends progress as (done, total), and then the result, or an error as text.
+    """
 
     def progress(done: int, total: int) -> None:
         pipe.send((done, total))

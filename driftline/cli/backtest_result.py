@@ -1,6 +1,6 @@
-"""A whole backtest: which plays it takes, and what follows from them side by side.
+"""Run all plays of a backtest, and compare their results.
 
-In: a stream, data and policies. Out: a `Backtest`, with its `result` as the command prints it.
+In: a stream, data and policies. Out: a `Backtest`; its `result` is what the command prints.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,11 @@ from monitor.estimates.coverage import Coverage
 
 
 class PolicyResult(msgspec.Struct, frozen=True):
-    """What one policy would have done. `gain` is by how much it is better than never retraining,
-    `gain_error` its paired block standard error; likewise against the periodic one."""
+    """The result of one policy.
+
+    `gain` is the improvement over never retraining, and `gain_error` its paired standard error over
+    blocks. `periodic_gain` is the improvement over as many trainings at regular intervals.
+    """
 
     metric: float | None
     alerts: tuple[Alert, ...]
@@ -33,7 +36,7 @@ class PolicyResult(msgspec.Struct, frozen=True):
     train_seconds: float
     gain: float | None
     gain_error: float | None
-    periodic: float | None  # the metric with as many trainings, evenly spaced
+    periodic: float | None  # the metric with as many trainings at regular intervals
     periodic_retrains: tuple[int, ...]
     periodic_gain: float | None
     periodic_gain_error: float | None
@@ -41,8 +44,10 @@ class PolicyResult(msgspec.Struct, frozen=True):
 
 
 class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-window"}):
-    """The metric of simple ways; None where one makes no sense for the data. `periodic` has the
-    number of trainings of the first policy."""
+    """The metrics of the baselines; None where one makes no sense for the data.
+
+    `periodic` has the number of trainings of the first policy.
+    """
 
     never: float | None
     every_window: float | None
@@ -51,7 +56,7 @@ class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-wind
 
 
 class BacktestResult(msgspec.Struct, frozen=True):
-    """The JSON line of `driftline backtest`."""
+    """What `driftline backtest --json` prints."""
 
     metric: Metric
     policies: dict[str, PolicyResult]
@@ -63,7 +68,7 @@ class BacktestResult(msgspec.Struct, frozen=True):
 
 
 class Backtest(msgspec.Struct, frozen=True):
-    """All plays: the policies' by name, and those of the baselines."""
+    """All plays: those of the policies by name, and those of the baselines."""
 
     result: BacktestResult
     policies: dict[str, Played]
@@ -83,7 +88,7 @@ def backtest_all(
     processes: int,
     tell: Tell,
 ) -> Backtest:
-    """Play all policies and baselines. `folder` keeps models meanwhile. Raises DriftlineError."""
+    """Play all policies and baselines, with models in `folder`. Raises DriftlineError."""
     base = Job("first model", stream, data, folder, warmup, limit, seed)
     first = train_first_model(base, lambda step, done, total: tell("first model", done, total))
     base = msgspec.structs.replace(base, first=first)
@@ -103,7 +108,7 @@ def backtest_all(
     )
     by_name = dict(zip(policies, played, strict=True))
     if not every.compared.rows:
-        raise DataError(f"{data}: no label came for any record after the warm-up")
+        raise DataError(f"{data}: no record after the warm-up has a label")
     counts = sorted({len(play.retrains) for play in played} - {0})
     evenly = dict(
         zip(
@@ -145,13 +150,12 @@ def backtest_all(
 
 
 def persistence(stream: Stream, play: Played) -> float | None:
-    """The metric of saying the last label that was known; None where order means nothing, and
-    there is no previous one."""
+    """Return the metric of predicting the last known label; None if the order means nothing."""
     return play.compared.metric("persistence") if stream.models.split == "time" else None
 
 
 def _policy_result(play: Played, even: Played | None) -> PolicyResult:
-    """`even` is the periodic play with as many trainings; None where there were none: never."""
+    """Return the result of a play. `even` is the periodic play, None if nothing was trained."""
     gain, error = play.compared.gain("loop", "static")
     if even is None:
         other, other_gain, other_error = play.compared.metric("static"), gain, error

@@ -1,8 +1,7 @@
-"""What a backtest plays: one policy over the data, one policy over the same data shuffled.
+"""Play one policy over a data set, or over the same data in random order.
 
-In: a `Job`, which can be sent to another process. Out: what came of it, as `Played`. The services
-are those of `driftline run`, stepped in the same turns: what is reported is what a run with this
-policy would have done.
+In: a `Job`, which can be sent to another process. Out: its result, as `Played`. The services are
+those of `driftline run`, in the same steps, so the result is that of a run with this policy.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,17 +25,17 @@ from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source
 
-# Of the shuffle, so that a false alarm of today is one of tomorrow.
+# Seed of the random order, so that false alarms are reproducible.
 _SHUFFLE_SEED: Final = 1
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One play of the data. Without `first` the first model is trained on the warm-up."""
+    """One play of the data. Without `first`, the first model is trained on the warm-up rows."""
 
     name: str
     stream: Stream
     data: str
-    folder: Path  # for models and keys of this backtest
+    folder: Path  # for the models and keys of this backtest
     warmup: float
     limit: int | None
     seed: int
@@ -45,7 +44,7 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Played(msgspec.Struct, frozen=True):
-    """What came of one play."""
+    """The result of one play."""
 
     name: str
     records: int
@@ -59,18 +58,21 @@ class Played(msgspec.Struct, frozen=True):
 
     @property
     def metric(self) -> float | None:
-        """The stream's metric of the predictions that were made."""
+        """Return the stream's metric for the predictions of the play."""
         return self.compared.metric("loop")
 
 
 def with_policy(stream: Stream, policy: Policy) -> Stream:
-    """The stream with another policy, everything else as its file says."""
+    """Return the stream with another policy, and otherwise unchanged."""
     return _with_retrain(stream, msgspec.structs.replace(stream.retrain, policy=policy))
 
 
 def periodic(stream: Stream, records: int, trainings: int) -> Stream:
-    """The stream retrained so many times, evenly over so many records; no cooldown, and no other
-    budget than that number: a further training at the very end would answer nothing."""
+    """Return the stream with `trainings` trainings at regular intervals over `records` records.
+
+    There is no cooldown. The budget prevents another training at the end, whose model would never
+    be used.
+    """
     every = Span(records=records // (trainings + 1))
     budget = Budget(requests=trainings, per=Span(records=2 * records))
     return _with_retrain(
@@ -82,7 +84,7 @@ def periodic(stream: Stream, records: int, trainings: int) -> Stream:
 
 
 def every_window(stream: Stream) -> Stream:
-    """The stream retrained after each window of outcomes, whatever cooldown and budget."""
+    """Return the stream with a training after each window, without cooldown and budget."""
     return _with_retrain(
         stream,
         msgspec.structs.replace(
@@ -96,7 +98,7 @@ def _with_retrain(stream: Stream, retrain: Retrain) -> Stream:
 
 
 def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> FirstModel:
-    """The model that all plays begin with. Raises DriftlineError."""
+    """Train the model with which all plays begin. Raises DriftlineError."""
     playback = Playback(job.stream, _source(job), seed=job.seed, limit=job.limit)
     clock = ManualClock(START_S)
     return train_on_warm_up(
@@ -105,7 +107,7 @@ def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> Fi
 
 
 def play(job: Job, progress: Callable[[int, int], None]) -> Played:
-    """Play it through; `progress` is told the rows done, of how many. Raises DriftlineError."""
+    """Play a job. `progress` is called with the rows done and all rows. Raises DriftlineError."""
     simulation = prepare(
         job.stream,
         _source(job),
@@ -149,7 +151,7 @@ def _settings(folder: Path) -> Settings:
 def _source(job: Job) -> Source:
     if job.data == "-":
         raise DataError(
-            "a backtest reads its data several times, standard input only once",
+            "a backtest reads its data several times, which standard input does not allow",
             hint="write it to a file first",
         )
     source = open_source(job.data)
@@ -157,10 +159,10 @@ def _source(job: Job) -> Source:
 
 
 class Shuffled:
-    """The rows of a source with what they say exchanged among them at random.
+    """The rows of a source, with features and targets in random order.
 
-    Ids, keys, event times and delays stay in their places, so that nothing comes late; features and
-    target move together. Where later rows bring the labels, they move with their records.
+    Ids, keys, event times and delays stay in their rows, so that nothing is late. The features and
+    the target of a row move together. Labels in later rows move with their records.
     """
 
     def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
@@ -185,7 +187,7 @@ class Shuffled:
     @cached_property
     def _shuffled(self) -> list[Row]:
         rows = [dict(row) for row in self._read() if not isinstance(row, bytes)]
-        labels: dict[int, int] = {}  # a record's place → that of its label's row
+        labels: dict[int, int] = {}  # index of a record → index of the row with its label
         first: dict[Any, int] = {}
         if self._id is not None:
             for place, row in enumerate(rows):
@@ -193,7 +195,7 @@ class Shuffled:
                     labels.setdefault(known, place)
         later = set(labels.values())
         records = [place for place in range(len(rows)) if place not in later]
-        # Only records with a label change places with each other: each finds a row for its label.
+        # Only records with a label are exchanged, so that each has a row for its label.
         chosen = [place for place in records if place in labels] if labels else records
         order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(chosen))
         result: list[Row] = list(rows)

@@ -1,4 +1,4 @@
-"""The result of a backtest as a table for people."""
+"""Print the result of a backtest as a table."""
 
 from math import floor, log10
 
@@ -14,7 +14,7 @@ from driftline.stream import Stream
 
 
 def write_table(console: Console, stream: Stream, found: Backtest) -> None:
-    """Print policies, then baselines, then false alarms; it fits into 80 columns."""
+    """Print policies, baselines and false alarms, in 80 columns."""
     result = found.result
     better = "higher" if higher_is_better(result.metric) else "lower"
     console.print(f"{stream.name}: {result.metric}, {better} is better", highlight=False)
@@ -53,7 +53,7 @@ def write_table(console: Console, stream: Stream, found: Backtest) -> None:
             console.print(f"{name}: {said(policy.estimates)}", highlight=False, soft_wrap=True)
     if result.false_alarm_rate is not None:
         console.print(
-            f"false alarms: {result.false_alarm_rate:.3f} drift events a window, over "
+            f"false alarms: {result.false_alarm_rate:.3f} drift events per window, in "
             f"{result.shuffled_windows} windows of the same rows in random order",
             highlight=False,
             soft_wrap=True,
@@ -61,7 +61,7 @@ def write_table(console: Console, stream: Stream, found: Backtest) -> None:
 
 
 def gain(gain: float | None, error: float | None) -> str:
-    """By how much one way is better, with the standard error, to whose two digits both are told.
+    """Return an improvement and its standard error as text, rounded to two digits of the error.
 
     >>> gain(0.10436, 0.01794), gain(22.3066, 4.2149), gain(None, None)
     ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')

@@ -1,4 +1,4 @@
-"""Progress bars of commands, on a terminal; nothing anywhere else."""
+"""Progress bars of commands. They appear on terminals only."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from driftline.cli.options import stderr
 def progress_bar(
     words: str, *, hidden: bool = False
 ) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Gives two functions: one to say how much there is, one to say how much more was done."""
+    """Yield two functions: one that sets the total, and one that adds what was done."""
     with _bar(TaskProgressColumn(), hidden) as bar:
         task = bar.add_task(words, total=None)
 
@@ -34,7 +34,7 @@ def progress_bar(
 
 
 def counting_bar(*, hidden: bool = False) -> Progress:
-    """A bar that says how many of how many are done, for each of its tasks."""
+    """Return a bar that shows, for each of its tasks, how many of how many are done."""
     return _bar(MofNCompleteColumn(), hidden)
 
 

@@ -1,7 +1,7 @@
-"""Ways to predict the same records, side by side: their metric, over time, and paired differences.
+"""Compare predictors on the same records: metric, metric over time, and paired differences.
 
-In: for every outcome its data row, its label and what each way predicted. Out: numbers. It reads
-no topic; `Observer` fills it.
+In: for each outcome its row, its label and each predictor's prediction. Out: numbers. It reads no
+topic; `Observer` fills it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,14 @@ from driftline.evaluation import evaluate, higher_is_better
 from driftline.events import Value
 from driftline.stream import Metric, Task
 
-# Blocks over which the difference of two ways is averaged before its error is computed: errors of
-# neighbouring records are correlated, those of distant blocks hardly.
+# Blocks of rows. The difference of two predictors is averaged in each block before its standard
+# error is computed, because errors of neighbouring records are correlated, and those of different
+# blocks hardly.
 BLOCKS = 30
 
 
 class Compared:
-    """Labels and predictions, one for each outcome, in the order in which outcomes came."""
+    """Labels and predictions of all outcomes, in the order in which the outcomes were read."""
 
     def __init__(self, metric: Metric, task: Task, names: Sequence[str]) -> None:
         self._metric_name: Metric = metric
@@ -29,14 +30,14 @@ class Compared:
         self.predicted: dict[str, list[Value]] = {name: [] for name in names}
 
     def add(self, row: int, label: Value, said: Mapping[str, Value]) -> None:
-        """One outcome; `said` has each of the names."""
+        """Add an outcome. `said` has a prediction for each name."""
         self.rows.append(row)
         self.labels.append(label)
         for name, values in self.predicted.items():
             values.append(said[name])
 
     def metric(self, name: str, chosen: NDArray[np.intp] | None = None) -> float | None:
-        """The metric of one way, over the outcomes at these places; None where there are none."""
+        """Return the metric of a predictor for the chosen outcomes; None if there are none."""
         places: Sequence[int] = range(len(self.rows)) if chosen is None else chosen.tolist()
         if not places:
             return None
@@ -49,7 +50,7 @@ class Compared:
         )
 
     def over_time(self, block: int) -> tuple[list[int], dict[str, list[float | None]]]:
-        """The metric in blocks of `block` data rows: last row of each, and the values."""
+        """Return the last row and the metrics of each block of `block` rows."""
         if not self.rows:
             return [], {name: [] for name in self.predicted}
         rows = np.array(self.rows)
@@ -64,7 +65,7 @@ class Compared:
         return ends, values
 
     def gain(self, ours: str, theirs: str) -> tuple[float | None, float | None]:
-        """Mean and standard error of (ours better than theirs) over blocks of rows."""
+        """Return the improvement of `ours` over `theirs`: mean and standard error over blocks."""
         if len(self.rows) < 2 * BLOCKS:
             return None, None
         blocks = np.array_split(np.argsort(np.array(self.rows), kind="stable"), BLOCKS)
@@ -78,7 +79,7 @@ class Compared:
         return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(BLOCKS))
 
     def beside(self, name: str, other: "Compared", theirs: str, *, as_name: str) -> "Compared":
-        """Our way `name` and the other's `theirs`, called `as_name`, on the rows of both."""
+        """Return our `name` and the other's `theirs`, as `as_name`, for the rows that both have."""
         at = {row: place for place, row in enumerate(other.rows)}
         both = Compared(self._metric_name, self._task, (name, as_name))
         for place, row in enumerate(self.rows):

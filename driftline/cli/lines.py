@@ -1,4 +1,4 @@
-"""One line of text for one message of any topic, for people; programs read the JSON itself."""
+"""Describe a message of any topic in one line of text. Programs read the JSON instead."""
 
 import msgspec
 
@@ -43,12 +43,12 @@ from driftline.events import (
 from driftline.plain import json_line, visible_json
 from driftline.topics import Role
 
-# Hex digits of a digest that people compare; `models show` and `trace` take as few.
+# Hex digits of a digest that are printed. `models show` and `trace` accept as few.
 _DIGEST_DIGITS = 12
 
 
 def line(role: Role, message: Message) -> str:
-    """What a message says, without a line break."""
+    """Return a message as text without line breaks."""
     try:
         return _said(role, message)
     except DataError:
@@ -56,7 +56,7 @@ def line(role: Role, message: Message) -> str:
 
 
 def plain(value: bytes | None) -> str:
-    """Bytes as text in one line; what cannot be shown is escaped."""
+    """Return bytes as text in one line. Characters that are not printable are escaped."""
     if value is None:
         return "(deleted)"
     text = value.decode("utf-8", "backslashreplace")
@@ -64,7 +64,7 @@ def plain(value: bytes | None) -> str:
 
 
 def short_digest(digest: str | None) -> str:
-    """`sha256:` and as many digits as tell models apart.
+    """Return the first digits of a digest, enough to distinguish models.
 
     >>> short_digest("sha256:0123456789abcdef")
     '0123456789ab'
@@ -73,7 +73,7 @@ def short_digest(digest: str | None) -> str:
 
 
 def moment(timestamp_ms: int) -> str:
-    """A publish time as people read it, UTC."""
+    """Return a publish time as text, in UTC."""
     return publish_time(timestamp_ms).removesuffix("+00:00").replace("T", " ")
 
 
@@ -98,7 +98,7 @@ def _said(role: Role, message: Message) -> str:
         case "deadletters":
             origin = dead_letter_origin(message)
             where = f"{origin.topic}[{origin.partition}]@{origin.offset}"
-            return f"{origin.service} refused {where}: {origin.reason}"
+            return f"{origin.service} rejected {where}: {origin.reason}"
 
 
 def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
@@ -106,16 +106,16 @@ def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
         case Watermark(dead_letter=RefusedRecord(offset=offset)):
             return f"dead letter: the record at offset {offset} could not be scored"
         case Watermark(gaps=(Gap(start=start, end=end, topic=topic), *_)):
-            until = "the end of the former topic" if end is None else f"{end - 1}"
+            until = "the end of the old topic" if end is None else f"{end - 1}"
             of = f" of {topic}" if topic else ""
             return f"gap: the records{of} from offset {start} to {until} were deleted unread"
         case Watermark(log=Log(topic_id=topic_id, offset=offset)):
-            return f"log: from here on, records of topic id {topic_id} from offset {offset} on"
+            return f"log: the next records are from topic id {topic_id}, from offset {offset}"
         case Watermark():
-            return f"watermark: nothing before {event.position} is to come"
+            return f"watermark: no more records before {event.position}"
         case Outcome():
             revised = f", revision {event.revision}" if event.revision else ""
-            return f"{_where(event)}: predicted {event.prediction}, was {event.label}{revised}"
+            return f"{_where(event)}: predicted {event.prediction}, label {event.label}{revised}"
         case Prediction():
             score = ""
             if event.scores is not None:
@@ -125,7 +125,7 @@ def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
 
 
 def _where(event: Prediction | Outcome) -> str:
-    """The record's id, and its time or number where that says more."""
+    """Return the record's id, and its time or number unless that repeats the id."""
     if event.time is not None:
         return f"{event.record_id} at {event.time}"
     if event.row is not None and str(event.row) != event.record_id:
@@ -140,7 +140,7 @@ def _parts(event: PartsEvent) -> str:
     else:
         what, cells = "panes", {part.index for part in event.panes}
         records = sum(model.records for part in event.panes for model in part.models)
-    more = "more to come" if event.passed is None else f"{what} before {event.passed} passed"
+    more = "incomplete" if event.passed is None else f"{what} before {event.passed} are closed"
     return f"partition {event.partition}: {records} records in {len(cells)} {what}, {more}"
 
 
@@ -177,7 +177,7 @@ def _drift(event: DriftEvent) -> str:
 def _retrain(event: RetrainEvent) -> str:
     match event:
         case RetrainRequest():
-            return f"{event.id} asked for ({event.cause}): {event.reason}"
+            return f"{event.id} requested ({event.cause}): {event.reason}"
         case RetrainDecision():
             what = "promoted" if event.promoted else "published" if event.published else "no model"
             return f"{event.request} decided: {what}: {event.reason}"
@@ -189,19 +189,20 @@ def _model(event: ModelsEvent) -> str:
             value = f"{event.metric} {event.value:.4f}"
             return f"{short_digest(event.digest)} announced: {event.candidate}, {value}"
         case RolePointer():
-            return f"{short_digest(event.digest)} is {event.role} by {event.by}: {event.reason}"
+            by = "operator" if event.by == "person" else event.by
+            return f"{short_digest(event.digest)} is {event.role}, by {by}: {event.reason}"
         case Freeze():
             return f"{'frozen' if event.frozen else 'no longer frozen'}: {event.reason}"
 
 
 def printed(message: Message, role: Role) -> str:
-    """A message as one JSON line: its own value, or what is known of one that is no JSON."""
+    """Return a message as one line of JSON: its value, or an object if that is not JSON."""
     value = message.value or b"null"
     if role != "deadletters":
         try:
             return visible_json(value)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            pass  # a feature record may be anything; it is shown as text below
+            pass  # a feature record may contain any bytes; they are printed as text
     envelope: dict[str, object] = {
         "topic": message.topic,
         "partition": message.partition,

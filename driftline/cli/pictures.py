@@ -1,7 +1,7 @@
-"""The plots of a page as PNG files, for where no HTML is shown: a chat, a ticket, a paper.
+"""Write the plots of a page as PNG files, for chats, tickets and papers.
 
-In: a page's elements, whose `svg` are its plots. Out: a file for each, named by what it shows. They
-are the same drawings in the same style, on white.
+In: the elements of a page; each `svg` is a plot. Out: a file for each plot, named after its title.
+The drawings and their style are the same, on a white background.
 """
 
 import re
@@ -15,17 +15,17 @@ from driftline.cli.chart import element
 from driftline.cli.report import STYLE
 from driftline.errors import DriftlineError, MissingExtra
 
-# The first that is installed; else what the machine has for one that is not, which may be nothing.
+# The first installed font is used. If none is installed, a substitute is used if there is one.
 FONTS: Final = (
     "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
 )  # fmt: skip
-_SCALE: Final = 2.0  # pixels to a unit of the drawing: sharp on today's screens
-_TITLE: Final = 30  # room for what the plot shows
-_MAX_NAME: Final = 60  # characters of a file's name, of up to four bytes; systems allow 255 bytes
+_SCALE: Final = 2.0  # pixels per unit of the drawing, for screens with high resolution
+_TITLE: Final = 30  # height of the title
+_MAX_NAME: Final = 60  # characters of a file name, of up to 4 bytes each; systems allow 255 bytes
 
 
 def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
-    """Write all plots of a page into the folder, which exists. Returns their paths.
+    """Write all plots of a page to an existing folder. Return their paths.
 
     Raises MissingExtra without resvg, DriftlineError without a font, OSError.
     """
@@ -42,7 +42,7 @@ def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
 
     if drawn(_lettered("M")) == drawn(_lettered("")):
         raise DriftlineError(
-            "pictures would have no text: none of their fonts is installed",
+            "pictures would have no text, because none of their fonts is installed",
             hint=f"install one of {', '.join(FONTS)} (Debian: apt-get install fonts-dejavu-core)",
         )
     paths: list[Path] = []
@@ -62,7 +62,7 @@ def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
 
 
 def _titled(svg: ET.Element) -> ET.Element:
-    """The plot with its title above: beside the page it must say by itself what it shows."""
+    """Return the plot with its title above, because a file has no heading that explains it."""
     width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
     children: Sequence[ET.Element] = deepcopy(list(svg))
     return _svg(
@@ -89,7 +89,7 @@ def _svg(*children: ET.Element, width: float, height: float) -> ET.Element:
 
 
 def _style() -> str:
-    """The page's rules for plots, in its light colours."""
+    """Return the page's CSS rules for plots, with the light colours."""
     page = STYLE.read_text(encoding="utf-8")
     colours = dict(re.findall(r"--([\w-]+): ([^;]+);", page.partition("@media")[0]))
     rules = [line for line in page.splitlines() if line.startswith("svg ")]

@@ -1,7 +1,7 @@
-"""Notices what keeps a service from its work: no broker, too few partitions, no progress.
+"""Detect what keeps a service from working: no broker, too few partitions, no progress.
 
-In: what the loop tells a watched handler. Out: `Trouble`s, each with the moment since when. How
-long a trouble may last is judged by `driftline health`.
+In: the calls of the loop. Out: `Trouble`s, each with its start time. `driftline health` decides how
+long a trouble may last.
 """
 
 import logging
@@ -13,8 +13,8 @@ from driftline.processes import Trouble, TroubleKind
 
 log = logging.getLogger(__name__)
 
-# A worker that shares its service's partitions asks this often how many workers there are; more
-# often while it has too few, as others may just have joined.
+# How often a worker that shares its service's partitions counts the workers. It counts more often
+# while it has too few partitions, because other workers may just have joined.
 _COUNT_EVERY_S = 30.0
 _COUNT_AGAIN_S = 10.0
 
@@ -22,7 +22,7 @@ _COUNT_AGAIN_S = 10.0
 class Troubles:
     """The troubles of one worker.
 
-    `partitions` holds the number of partitions of each topic that its service consumes.
+    `partitions` contains the number of partitions of each topic that the service consumes.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Troubles:
         self._count_members = count_members
         self._monotonic_s = monotonic_s
         self._troubles: dict[TroubleKind, Trouble] = {}
-        self._share = 0  # partitions that this worker should have at least
+        self._share = 0  # the least number of partitions that this worker should have
         self._counted_s = float("-inf")
-        # Partition → the position where its reading stopped, and since when it is there.
+        # Partition → the position at which reading stopped, and since when.
         self._stopped: dict[TopicPartition, tuple[int, str]] = {}
 
     def now(self) -> tuple[Trouble, ...]:
-        """The present ones."""
+        """Return the present troubles."""
         return tuple(self._troubles.values())
 
     @property
@@ -49,7 +49,7 @@ class Troubles:
         return "waiting for Kafka" in self._troubles
 
     def note_connection(self, problem: str | None, now: str) -> None:
-        """Take in that Kafka cannot be used for this reason; None: it can."""
+        """Note that Kafka cannot be used, for this reason; or, with None, that it can."""
         self._set("waiting for Kafka", problem, now)
 
     def note_progress(
@@ -59,7 +59,7 @@ class Troubles:
         held_back: Set[TopicPartition],
         now: str,
     ) -> None:
-        """Take in what is read and what is left. What the handler holds back is no work now."""
+        """Note positions and lags. Partitions that the handler has paused do not count."""
         work = {p for p, lag in lags.items() if lag > 0 and p not in held_back}
         before = self._stopped
         self._stopped = {
@@ -75,7 +75,7 @@ class Troubles:
         self._set("no progress", f"{lags[oldest]:,} to read at {where}", since, anew=True)
 
     def note_partitions(self, count: int, now: str) -> None:
-        """Take in how many partitions this worker has. May ask how many it should have."""
+        """Note the number of partitions of this worker. It may count the workers of the service."""
         total = sum(self._all_partitions)
         if count >= total or self._count_members is None:
             self._set("too few partitions", None, now)
@@ -90,15 +90,15 @@ class Troubles:
 
     def _count(self, count_members: Callable[[], int]) -> None:
         try:
-            # This worker is one, even if the group does not know it.
+            # This worker counts, even if it is not in the group.
             members = max(1, count_members())
         except BrokerError as error:
-            log.debug("how many workers share the partitions is unknown: %s", error.message)
+            log.debug("cannot count the workers of this service: %s", error.message)
             return
         self._share = sum(partitions // members for partitions in self._all_partitions)
 
     def _set(self, kind: TroubleKind, detail: str | None, now: str, *, anew: bool = False) -> None:
-        """Note a trouble, since now unless it is there already; without detail it is over."""
+        """Start a trouble, or continue it. Without `detail`, end it."""
         if detail is None:
             self._troubles.pop(kind, None)
             return

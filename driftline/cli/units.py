@@ -1,6 +1,6 @@
-"""`driftline up --print systemd`: a unit for each service and slot, to be kept by systemd.
+"""`driftline up --print systemd`: print a systemd unit for each service and slot.
 
-In: stream file, settings, slots. Out: text. It holds no secret: client properties are read from a
+In: stream file, settings, slots. Out: text without secrets. The units read client properties from a
 file of environment variables that the operator writes.
 """
 
@@ -20,7 +20,7 @@ _UNIT = """\
 Description=Driftline {stream}: {service}, slot {slot}
 Wants=network-online.target
 After=network-online.target
-# Never give up: a broker may be away for long.
+# Never give up: a broker may be down for a long time.
 StartLimitIntervalSec=0
 
 [Service]
@@ -45,7 +45,7 @@ WantedBy=default.target
 def systemd_units(
     file: Path, stream: Stream, settings: Settings, slots: Sequence[tuple[Service, int]]
 ) -> str:
-    """All units, each after a comment with its file name."""
+    """Return all units, each after a comment with its file name."""
     base = folder_of(settings, stream).name
     secrets = (settings.home / f"{base}.env").absolute()
     names = sorted(
@@ -55,12 +55,14 @@ def systemd_units(
         and name not in ("DRIFTLINE_HOME", "KAFKA_BOOTSTRAP_SERVERS")
     )
     lines = [
-        "# Write each unit to a file of its name in ~/.config/systemd/user, then:",
+        "# Write each unit to the named file in ~/.config/systemd/user, then run:",
         "# systemctl --user daemon-reload; systemctl --user enable --now NAME...",
-        f"# Put client properties and other settings into {secrets}, one NAME=value a line.",
+        f"# Write client properties and other settings to {secrets}, one NAME=value per line.",
     ]
     if names:
-        lines.append(f"# Set in this shell, and perhaps needed there: {', '.join(names)}.")
+        lines.append(
+            f"# These variables are set in this shell and may be needed there: {', '.join(names)}."
+        )
     units = [
         _UNIT.format(
             name=f"driftline-{base}-{service}-{slot}.service",
@@ -86,7 +88,7 @@ def _command(file: Path, service: Service, slot: int, settings: Settings) -> str
 
 
 def _quoted(word: str) -> str:
-    """As systemd reads it: percent signs doubled, and quoted where it is not plain."""
+    """Quote a word for systemd: percent signs are doubled, and special characters quoted."""
     escaped = _percent(word).replace("\\", "\\\\").replace('"', '\\"')
     plain = all(character.isalnum() or character in "/._-:=,%+@$" for character in escaped)
     return escaped if plain else f'"{escaped}"'

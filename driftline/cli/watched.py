@@ -1,6 +1,6 @@
-"""Wraps a service's handler so that people can see what it does: state file, counts, log lines.
+"""Wrap a service's handler, to write its state file and counts and to log what it publishes.
 
-In: any handler. Out: the same handler to the loop. It changes nothing that is handled or published.
+In: any handler. Out: a handler for the loop. It changes nothing that is handled or published.
 """
 
 import logging
@@ -22,17 +22,17 @@ from driftline.topics import Role, Service, Topics
 
 log = logging.getLogger(__name__)
 
-# Often enough for a person who watches, rare enough to cost nothing.
+# Often enough for an operator who watches, and rare enough to cost nothing.
 _WRITE_EVERY_S = 1.0
-# What is rare enough to be worth a line each; dead letters are counted.
+# Topics whose messages are rare enough to be logged, one line each. Dead letters are counted.
 _TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
 class Watched:
-    """A handler that is watched. See `driftline.handler.Handler` for what each method owes.
+    """A handler that calls another one and observes it. `driftline.handler.Handler` documents it.
 
-    `count_members` returns how many workers the service has in all; it may raise BrokerError. It is
-    called only while this worker does not have all partitions.
+    `count_members` returns the number of all workers of the service, and may raise BrokerError. It
+    is called only while this worker does not have all partitions.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class Watched:
         self._write()
 
     def on_connection(self, problem: str | None) -> None:
-        """Called with the reason when Kafka does not do its part, again at each attempt to reach
-        it, and with None when it works again."""
+        """Note that Kafka cannot be used, for this reason, or with None that it can be used again.
+
+        Called at each attempt to reach it.
+        """
         self._troubles.note_connection(problem, self._now())
         self.write(self._current())
 
@@ -165,8 +167,8 @@ class Watched:
             gaps=self._gaps,
             lost=self._lost,
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
-            problem=getattr(self._handler, "problem", None),  # only outcomes has this
-            # Only inference has these two.
+            problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
+            # Only inference has these two attributes.
             model=getattr(self._handler, "model", None),
             refused=dict(getattr(self._handler, "refused", {})),
             error=error,
@@ -178,9 +180,13 @@ class Watched:
         try:
             write_state(self._folder, self._state)
         except OSError as error:
-            # The work goes on; `driftline health` sees that the file grows old.
+            # The service keeps working. `driftline health` reports that its state file is old.
             if not self._cannot_write:
-                log.warning("the state file cannot be written, so this looks ill: %s", error)
+                log.warning(
+                    "cannot write the state file, so `driftline health` will report this service "
+                    "as unhealthy: %s",
+                    error,
+                )
             self._cannot_write = True
         else:
             self._cannot_write = False

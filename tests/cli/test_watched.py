@@ -137,7 +137,7 @@ def test_what_is_rare_is_logged_in_words(
         watch.watched.tick()
 
     told = [record.message for record in caplog.records if "retrain" in record.message]
-    assert told == ["retrain: retrain-1 asked for (drift): x moved"]
+    assert told == ["retrain: retrain-1 requested (drift): x moved"]
 
 
 def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
