@@ -1,6 +1,7 @@
-"""The report of a backtest: one HTML file with plots, without script and network.
+"""Build the report of a backtest: one HTML page with plots, without scripts.
 
-In: a `Backtest`, and its data, read once more for the distributions. Out: the page's elements.
+In: a `Backtest`, and its data, which are read once more for the distributions. Out: the elements of
+the page.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from driftline.cli.backtest_result import Backtest
 from driftline.cli.backtest_runs import Played
 from driftline.cli.backtest_table import gain
 from driftline.cli.chart import Series, chart, element, format_value
-from driftline.cli.estimates import said
+from driftline.cli.estimates import error_sentence
 from driftline.cli.heatmap import Cell, heat_map, histogram
 from driftline.cli.narrator import report_event
 from driftline.cli.report import events_table, marks_of, title_of
@@ -29,12 +30,12 @@ from producers.sources import open_source
 
 # Blocks of the metric over time, as in the report of a run.
 _BLOCKS: Final = 100
-# More columns than a person looks through; those that shift most are shown.
+# The most columns that are shown: those that shift most.
 _COLUMNS: Final = 40
 _DISTRIBUTIONS: Final = 6
-# Of what was seen at one row, causes first.
+# Order of events that were observed at the same row: causes first.
 _ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
-# Records read at once for the distributions.
+# Records that are read at once for the distributions.
 _CHUNK: Final = 5000
 
 
@@ -48,7 +49,7 @@ def backtest_page(
     limit: int | None,
     seed: int,
 ) -> list[ET.Element]:
-    """The page's elements. `title` names the data. Raises DriftlineError, OSError."""
+    """Return the elements of the page. `title` names the data. Raises DriftlineError, OSError."""
     first = next(iter(found.policies.values()))
     body = [
         element("p", "Driftline backtest of ", element("code", title), class_="over"),
@@ -62,9 +63,9 @@ def backtest_page(
     body.append(element("h2", "Drift of columns"))
     if shifting:
         note = (
-            f"Size of the shift in each window of the play with policy {first.name}, against the "
-            "reference of the model that answered (the largest, where models changed); framed "
-            "where the column drifted. Below, the row up to which a window goes."
+            f"Size of the shift in each window with policy {first.name}, compared with the "
+            "reference data of the model in use (the largest shift if models changed). A frame "
+            "marks a column that drifted. The numbers below are the last rows of windows."
         )
         body += [
             element("p", note, class_="note"),
@@ -74,7 +75,7 @@ def backtest_page(
             ),
         ]
     else:
-        body.append(element("p", "No window had enough records to be tested."))
+        body.append(element("p", "No window had enough records for a test."))
     return body
 
 
@@ -134,7 +135,7 @@ def _results(found: Backtest) -> ET.Element:
             "",
             "",
             "",
-            "–" if rate is None else f"{rate:.3f}\u00a0a\u00a0window",
+            "–" if rate is None else f"{rate:.3f}\u00a0per\u00a0window",
             "",
             "",
         ),
@@ -142,8 +143,8 @@ def _results(found: Backtest) -> ET.Element:
     names = (
         "Policy",
         title_of(result.metric),
-        "Gain on never",
-        "Gain on periodic",
+        "Gain over never",
+        "Gain over periodic",
         "Drift events",
         "Trainings",
         "Seconds of training",
@@ -156,14 +157,14 @@ def _results(found: Backtest) -> ET.Element:
 
 
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
-    """The metric over time with what happened, and the list of that."""
+    """Return the metric over time, with a list of events."""
     rows = play.compared.rows
     block = max(1, (max(rows) - min(rows) + 1) // _BLOCKS) if rows else 1
     ends, values = play.compared.over_time(block)
     every = found.every_window.compared.over_time(block)[1]["loop"]
     every = [*every, *[None] * len(ends)][: len(ends)]
     events = [
-        # An id is a place on the page, and policies share drift events.
+        # Ids are anchors on the page, and policies share drift events.
         msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
         for happening in play.happenings
         if (event := report_event(happening)) is not None
@@ -180,10 +181,8 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         marks=marks_of(events, ends[-1] if ends else 0),
         label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
     )
-    estimates = [] if play.estimates is None else [said(play.estimates)]
-    told = (
-        _scroll(events_table(events)) if events else element("p", "No drift event, no retraining.")
-    )
+    estimates = [] if play.estimates is None else [error_sentence(play.estimates)]
+    told = _scroll(events_table(events)) if events else element("p", "No drift and no retraining.")
     return [
         element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
         _scroll(drawn),
@@ -196,8 +195,10 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
 
 
 def _shifts(window: DataWindow) -> list[ColumnResult]:
-    """Each column as it shifted most. Where models changed within the window, each has a group, and
-    an event may be of the records of either."""
+    """Return the largest shift of each column in a window.
+
+    If models changed within the window, each model has a group, and drift may be in any of them.
+    """
     most: dict[str, ColumnResult] = {}
     for group in window.groups:
         for column in group.columns if group.tested else ():
@@ -208,7 +209,7 @@ def _shifts(window: DataWindow) -> list[ColumnResult]:
 
 
 def _shifting(windows: Sequence[DataWindow]) -> list[str]:
-    """The columns, those with the largest shift first."""
+    """Return the columns, those with the largest shift first."""
     largest: dict[str, float] = {}
     for window in windows:
         for column in _shifts(window):
@@ -238,7 +239,7 @@ def _distributions(
     limit: int | None,
     seed: int,
 ) -> list[ET.Element]:
-    """For the columns that shift most: the warm-up beside the window in which they shift most."""
+    """Return histograms of the columns that shift most: warm-up and window of the largest shift."""
     chosen: dict[str, DataWindow] = {}
     for name in shifting[:_DISTRIBUTIONS]:
         effects = [
@@ -259,19 +260,23 @@ def _distributions(
     ]
     return [
         element("h2", "Reference and window"),
-        element("p", "Of the warm-up, and of the window in which it shifts most.", class_="note"),
+        element(
+            "p",
+            "Distributions in the warm-up rows, and in the window with the largest shift.",
+            class_="note",
+        ),
         element("div", *drawn, class_="grid"),
     ]
 
 
 def _where(window: DataWindow) -> str:
-    return f" in the window up to row {window.row:,}" if window.row is not None else ""
+    return f" in the window until row {window.row:,}" if window.row is not None else ""
 
 
 def _samples(
     stream: Stream, playback: Playback, chosen: dict[str, DataWindow]
 ) -> dict[str, NDArray[Any]]:
-    """The values of each column in its window."""
+    """Return the values of each column in its window."""
     codec = RecordCodec(stream)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
     records = (play.value for play in playback.play() if play.kind == "record")

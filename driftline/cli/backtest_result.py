@@ -56,7 +56,7 @@ class Baselines(msgspec.Struct, frozen=True, rename={"every_window": "every-wind
 
 
 class BacktestResult(msgspec.Struct, frozen=True):
-    """What `driftline backtest --json` prints."""
+    """The output of `driftline backtest --json`."""
 
     metric: Metric
     policies: dict[str, PolicyResult]

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from driftline.cli.backtest_result import Backtest
-from driftline.cli.estimates import said
+from driftline.cli.estimates import error_sentence
 from driftline.cli.narrator import shown
 from driftline.evaluation import higher_is_better
 from driftline.stream import Stream
@@ -50,7 +50,9 @@ def write_table(console: Console, stream: Stream, found: Backtest) -> None:
     console.print(table)
     for name, policy in result.policies.items():
         if policy.estimates is not None:
-            console.print(f"{name}: {said(policy.estimates)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"{name}: {error_sentence(policy.estimates)}", highlight=False, soft_wrap=True
+            )
     if result.false_alarm_rate is not None:
         console.print(
             f"false alarms: {result.false_alarm_rate:.3f} drift events per window, in "

@@ -17,7 +17,7 @@ from driftline.topics import Topics
 
 
 class ChampionChange(msgspec.Struct, frozen=True):
-    """What `models promote --json` and `models rollback --json` print."""
+    """The output of `models promote --json` and of `models rollback --json`."""
 
     champion: ModelAnnounced
     before: ModelAnnounced | None  # None if there was no champion

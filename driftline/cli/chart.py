@@ -1,7 +1,7 @@
-"""A line chart as inline SVG: a metric by row, with lanes below it for what happened.
+"""Draw a line chart as inline SVG: a metric by row, with lanes for events below it.
 
-In: values and marks. Out: one `svg` element, coloured by the page's CSS classes. No script: what
-the pointer shows are SVG titles. Plotly would add 4 MB to each report for these few lines.
+In: values and marks. Out: one `svg` element, coloured by the CSS classes of the page. There is no
+script: tooltips are SVG titles. Plotly would add 4 MB to each report for a few lines.
 """
 
 import math
@@ -24,8 +24,11 @@ AXIS = 40
 
 
 class Series(msgspec.Struct, frozen=True):
-    """One line; `values` has one value per block, None where there is none. `label`: what people
-    call it, and in brackets what it is."""
+    """A line of the chart.
+
+    `values` has one value for each block, or None. `label` is a name, with an explanation in
+    brackets.
+    """
 
     style: Literal["loop", "static", "baseline"]
     label: str
@@ -33,12 +36,12 @@ class Series(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The label without the brackets."""
+        """Return the label without its explanation in brackets."""
         return self.label.split(" (")[0]
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """What happened at `row` (until `until`, for what lasts), drawn in its lane."""
+    """An event at `row`, or from `row` until `until`, drawn in its lane."""
 
     row: int
     until: int
@@ -49,10 +52,10 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def element(tag: str, *children: ET.Element | str, **attributes: str | float) -> ET.Element:
-    r"""An element; `class_` is the attribute `class`, other underscores become hyphens.
+    r"""Return an element. `class_` is the attribute `class`; other underscores become hyphens.
 
-    Text may be anything: markup in it is escaped when the page is written, and characters that XML
-    does not allow, or that act on the text around them, are shown as escapes.
+    Text may contain anything. Markup is escaped when the page is written. Characters that XML
+    does not allow, or that change the text around them, are written as escapes.
 
     >>> ET.tostring(element("p", "a < b ", element("b", "\x07"), class_="x"), encoding="unicode")
     '<p class="x">a &lt; b <b>\\x07</b></p>'
@@ -77,7 +80,7 @@ def element(tag: str, *children: ET.Element | str, **attributes: str | float) ->
 
 
 def format_value(value: float | None) -> str:
-    """A metric for people: three digits behind the point where it is a share.
+    """Return a metric as text. A fraction has three digits after the point.
 
     >>> format_value(0.97), format_value(43.274), format_value(1234.5), format_value(None)
     ('0.970', '43.27', '1,234', '–')
@@ -90,7 +93,7 @@ def format_value(value: float | None) -> str:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers that cover [low, high], about `count` of them.
+    """Return about `count` round numbers that cover [low, high].
 
     >>> ticks(0.31, 0.97, 5)
     [0.2, 0.4, 0.6, 0.8, 1.0]
@@ -112,7 +115,7 @@ def chart(
     marks: tuple[Mark, ...],
     label: str,
 ) -> ET.Element:
-    """The chart; `rows[i]` is the last row of block i, later series lie on top."""
+    """Return the chart. `rows[i]` is the last row of block i. Later series are drawn on top."""
     lanes = list(dict.fromkeys(mark.lane for mark in marks))
     known = [value for line in series for value in line.values if value is not None]
     heights = ticks(min(known, default=0.0), max(known, default=1.0), 6)
@@ -149,7 +152,7 @@ def chart(
 
 
 class _Scale(msgspec.Struct, frozen=True):
-    """From rows and values to places on the drawing."""
+    """Convert rows and values to coordinates."""
 
     start: int
     end: int
@@ -164,7 +167,7 @@ class _Scale(msgspec.Struct, frozen=True):
 
 
 def _legend(series: tuple[Series, ...], block: int) -> Iterator[ET.Element]:
-    """Above the plot: what each line is, the uppermost first."""
+    """Yield the legend above the plot. The top line comes first."""
     x = float(LEFT)
     for line in reversed(series):
         yield _line(x, TOP - 18, x + 24, TOP - 18, f"series {line.style}")
@@ -173,7 +176,7 @@ def _legend(series: tuple[Series, ...], block: int) -> Iterator[ET.Element]:
     yield _text(f"blocks of {block:,} rows", WIDTH - RIGHT, TOP - 14, "end")
 
 
-_LETTER = 6.2  # width of one, about
+_LETTER = 6.2  # approximate width of a letter
 
 
 def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Element]:
@@ -190,7 +193,7 @@ def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Ele
 def _blocks(
     scale: _Scale, rows: tuple[int, ...], block: int, series: tuple[Series, ...]
 ) -> Iterator[ET.Element]:
-    """An area to point at for each block, which tells its values."""
+    """Yield an area for each block, with its values as a tooltip."""
     for index, row in enumerate(rows):
         first = max(scale.start, row - block + 1)
         values = "\n".join(
@@ -235,7 +238,7 @@ def _text(text: str, x: float, y: float, anchor: str) -> ET.Element:
 
 
 def _polylines(style: str, points: list[tuple[float, float] | None]) -> list[ET.Element]:
-    """The line, broken where values are missing; a point that stands alone is a dot."""
+    """Yield the parts of a line with gaps for missing values. A single point is a dot."""
     pieces: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if point is None:
@@ -251,12 +254,12 @@ def _polylines(style: str, points: list[tuple[float, float] | None]) -> list[ET.
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
             drawn.append(element("polyline", points=path, class_=f"series {style}"))
     for shape in drawn:
-        shape.set("pointer-events", "none")  # the block behind it tells its values
+        shape.set("pointer-events", "none")  # the block behind it has the tooltip
     return drawn
 
 
 def _mark(mark: Mark, x: float, until: float, middle: float) -> ET.Element:
-    """A bar from `x` to `until`, or a shape of its own where the mark is a moment."""
+    """Return a bar from `x` to `until`, or the symbol of a mark that has no duration."""
     title = element("title", mark.text)
     style = f"mark {mark.style}"
     if mark.style == "drift":

@@ -29,12 +29,12 @@ class Compared:
         self.labels: list[Value] = []
         self.predicted: dict[str, list[Value]] = {name: [] for name in names}
 
-    def add(self, row: int, label: Value, said: Mapping[str, Value]) -> None:
-        """Add an outcome. `said` has a prediction for each name."""
+    def add(self, row: int, label: Value, predictions: Mapping[str, Value]) -> None:
+        """Add an outcome, with the prediction of each predictor."""
         self.rows.append(row)
         self.labels.append(label)
         for name, values in self.predicted.items():
-            values.append(said[name])
+            values.append(predictions[name])
 
     def metric(self, name: str, chosen: NDArray[np.intp] | None = None) -> float | None:
         """Return the metric of a predictor for the chosen outcomes; None if there are none."""
@@ -84,9 +84,9 @@ class Compared:
         both = Compared(self._metric_name, self._task, (name, as_name))
         for place, row in enumerate(self.rows):
             if row in at:
-                said = {
+                predictions = {
                     name: self.predicted[name][place],
                     as_name: other.predicted[theirs][at[row]],
                 }
-                both.add(row, self.labels[place], said)
+                both.add(row, self.labels[place], predictions)
         return both

@@ -72,7 +72,7 @@ def list_(
 
 
 class _Shown(msgspec.Struct, frozen=True):
-    """What `deadletters show --json` prints. Bytes that are not UTF-8 are escaped."""
+    """The output of `deadletters show --json`. Bytes that are not UTF-8 are escaped."""
 
     at: str
     id: str | None

@@ -27,7 +27,7 @@ from monitor.estimates.coverage import Compared, Coverage, Truth, coverage
 
 
 class Estimates(msgspec.Struct, frozen=True):
-    """What `driftline estimates --json` prints."""
+    """The output of `driftline estimates --json`."""
 
     windows: list[Compared]
     coverage: Coverage | None
@@ -58,13 +58,13 @@ def estimates(
         raise typer.Exit(1)
     else:
         _show(context, found.windows)
-        stdout.print(said(found.coverage), highlight=False, soft_wrap=True)
+        stdout.print(error_sentence(found.coverage), highlight=False, soft_wrap=True)
 
 
-def said(found: Coverage) -> str:
+def error_sentence(found: Coverage) -> str:
     """Return a sentence about the errors of estimates.
 
-    >>> said(Coverage(9, 0.0214, 8 / 9, 0.0405))
+    >>> error_sentence(Coverage(9, 0.0214, 8 / 9, 0.0405))
     'estimates without labels: mean error 0.0214 over 9 windows, 89% of the true values within \
 the 95% interval (mean error of the held-out metric: 0.0405)'
     """

@@ -1,6 +1,6 @@
-"""Drift of columns as inline SVG: a heat map over windows, and histograms of two samples.
+"""Draw drift of columns as inline SVG: a heat map over windows, and histograms of two samples.
 
-In: numbers. Out: `svg` elements in the style of `chart`: no script, coloured by the page's CSS.
+In: numbers. Out: `svg` elements in the style of `chart`, without scripts, coloured by CSS classes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from driftline.cli.chart import WIDTH, element, format_value
 
-# An effect of this size is drawn in full colour: half a standard deviation is plain to see.
+# Effects of this size and larger have the full colour: half a standard deviation is a clear shift.
 _FULL: Final = 0.5
 _LEFT: Final = 180
 _ROW: Final = 18
-_ROW_LABEL: Final = 70  # width of a row's number, and some air
+_ROW_LABEL: Final = 70  # width of a row number with its margin
 _BINS: Final = 24
 _SMALL_WIDTH: Final = 320
 _SMALL_HEIGHT: Final = 168
@@ -27,13 +27,16 @@ _SMALL_HEIGHT: Final = 168
 class Cell(msgspec.Struct, frozen=True):
     """One column in one window."""
 
-    row: int  # last of the window, for people
+    row: int  # last row of the window
     effect: float | None  # None: not tested
     drifted: bool
 
 
 def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
-    """A line for each column, a cell for each window; all have the same windows."""
+    """Return a heat map with a line for each column and a cell for each window.
+
+    All columns have the same windows.
+    """
     count = max((len(cells) for _, cells in columns), default=0)
     width = (WIDTH - _LEFT - 10) / max(1, count)
     return element(
@@ -53,7 +56,7 @@ def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
 def _rows_below(
     cells: Sequence[Cell], columns: Sequence[object], width: float
 ) -> Iterator[ET.Element]:
-    """At the end of a window, the row up to which it goes; of many windows, of some."""
+    """Yield the last row of each window as a label; of every n-th window, if there are many."""
     every = max(1, ceil(_ROW_LABEL / width))
     for place in range(every - 1, len(cells), every):
         yield element(
@@ -84,8 +87,11 @@ def _heat_line(name: str, cells: Sequence[Cell], y: float, width: float) -> Iter
 
 
 def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.Element:
-    """Shares of two samples, behind each other: numbers (float64) by bins, categories (object) by
-    name, the most frequent first. Missing values are left out."""
+    """Return the histograms of two samples, one behind the other, without missing values.
+
+    Numbers (float64) are counted in bins. Categories (object) are counted by name, the most
+    frequent first.
+    """
     if reference.dtype == np.float64:
         labels, shares = _by_bins(reference, window)
     else:
@@ -133,7 +139,7 @@ def _by_bins(
     everything = np.concatenate(both)
     if not len(everything):
         return [], []
-    # Outliers would squeeze all the rest into one bin; they are put into the outermost ones.
+    # Outliers count in the first and last bin. Otherwise most values would be in a single bin.
     low, high = np.quantile(everything, [0.005, 0.995])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     counted = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in both]

@@ -76,7 +76,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
 
 
 class ErrorLine(msgspec.Struct, frozen=True):
-    """What a command with `--json` prints to standard error before it exits with code 2."""
+    """The line on standard error with which a command with `--json` exits with code 2."""
 
     error: ErrorDetail
 

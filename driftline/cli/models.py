@@ -111,7 +111,7 @@ def _table(found: Sequence[ModelLine]) -> Table:
 
 
 class ModelShown(msgspec.Struct, frozen=True):
-    """What `models show --json` prints."""
+    """The output of `models show --json`."""
 
     champion: bool
     announcement: ModelAnnounced

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from driftline.cli.estimates import said
+from driftline.cli.estimates import error_sentence
 from driftline.cli.lines import short_digest
 from driftline.cli.observer import Happening
 from driftline.cli.report import (
@@ -80,7 +80,7 @@ class Narrator:
             f"{shown(metric.baseline)}{gain}"
         )
         if result.estimates is not None:
-            self._say(said(result.estimates))
+            self._say(error_sentence(result.estimates))
         self._say(f"report: {report}")
 
     def _say(self, text: str) -> None:

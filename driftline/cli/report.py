@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that needs nothing else, no script and no network.
+"""Write the report of a run: one HTML file without scripts and external resources.
 
-In: a `RunReport` with the metric over time and what happened. Out: the file. It reads no topic and
-computes nothing; whoever ran the streams fills it.
+In: a `RunReport` with the metric over time and the events. Out: the file. It reads no topic and
+computes nothing; `driftline run` fills the `RunReport`.
 """
 
 import re
@@ -21,30 +21,30 @@ Happened = Literal[
 
 STYLE = Path(__file__).with_name("report.css")
 
-# Nothing runs and nothing is loaded, whatever a value contains.
+# The browser runs and loads nothing, whatever a value contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-# The only links to other files; the names of windows come from the topics.
+# The only links to other files. Names of windows come from the topics, so they are checked.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
 _MEANING: dict[Happened, str] = {
-    "drift opened": "A drift event began.",
-    "drift updated": "An open drift event grew.",
-    "drift resolved": "A drift event ended.",
-    "retrain": "A new model was asked for.",
-    "swap": "A new champion answers from here on.",
-    "kept": "A challenger was trained and the champion was better.",
-    "refused": "A model package was not let in.",
+    "drift opened": "A drift event opened.",
+    "drift updated": "The severity of an open drift event grew.",
+    "drift resolved": "A drift event was resolved.",
+    "retrain": "A new model was requested.",
+    "swap": "A new champion serves from this row on.",
+    "kept": "A new model was trained, but the champion was better.",
+    "refused": "A model package was rejected.",
 }
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened while the stream ran."""
+    """An event of a run."""
 
-    row: int  # the data's row, from 0, that was reached
+    row: int  # row of the data, from 0, at which it was observed
     what: Happened
-    text: str  # why, in a sentence
+    text: str  # the reason, in a sentence
     id: str  # of the drift event, the retrain request or the decision; a digest for a swap
-    drift: DriftKind | None = None  # of the three drift kinds of `what`
+    drift: DriftKind | None = None  # for the three values of `what` about drift
     report: str | None = None  # Evidently's HTML, relative to the run's report
 
 
@@ -62,7 +62,7 @@ class MetricOverTime(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """What the run counted."""
+    """The counts and metrics of a run."""
 
     records: int
     predictions: int
@@ -78,13 +78,13 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the page shows."""
+    """Everything that the page shows."""
 
     stream: str
     run: str  # name of the run's folder
     metric: str
     higher_is_better: bool
-    baseline: str  # what the baseline is: "prior" or "previous_label"
+    baseline: str  # the kind of baseline: "prior" or "previous_label"
     totals: Totals
     over_time: MetricOverTime
     events: tuple[RunEvent, ...]  # in order of row
@@ -92,12 +92,12 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write_report(path: Path, report: RunReport) -> None:
-    """Write the page to `path`, whose folder exists. Raises OSError."""
+    """Write the report to `path`, in an existing folder. Raises OSError."""
     write_page(path, f"Run of {report.stream}", _body(report))
 
 
 def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
-    """Write one page that needs nothing else to `path`, whose folder exists. Raises OSError."""
+    """Write a self-contained page to `path`, in an existing folder. Raises OSError."""
     page = element(
         "html",
         element(
@@ -130,7 +130,9 @@ def _body(report: RunReport) -> list[ET.Element]:
     if report.events:
         parts.append(element("div", events_table(report.events), class_="scroll", tabindex="0"))
     else:
-        parts.append(element("p", "No drift event, no retraining: the first model served all."))
+        parts.append(
+            element("p", "No drift and no retraining: the first model served all records.")
+        )
     parts.extend(element("p", note, class_="note") for note in report.notes)
     return parts
 
@@ -146,8 +148,8 @@ def _summary(report: RunReport) -> str:
     if totals.loop is None or totals.static is None:
         return sentence
     return (
-        f"{sentence} {title_of(report.metric)} {format_value(totals.loop)}; with the first model "
-        f"kept for ever it would have been {format_value(totals.static)}."
+        f"{sentence} {title_of(report.metric)} {format_value(totals.loop)}; with the first "
+        f"model only it would have been {format_value(totals.static)}."
     )
 
 
@@ -164,7 +166,7 @@ def _tiles(report: RunReport) -> ET.Element:
         ("dead letters", f"{totals.dead_letters:,}", "could not be processed"),
         ("lost", f"{totals.lost:,}", "neither prediction nor dead letter"),
         ("windows", f"{totals.windows:,}", "of data and of performance"),
-        ("models", f"{totals.models:,}", "published, with the first"),
+        ("models", f"{totals.models:,}", "published, including the first"),
     ]
     return element(
         "dl",
@@ -183,7 +185,7 @@ def _tiles(report: RunReport) -> ET.Element:
 
 def _baseline(report: RunReport) -> str:
     return {
-        "prior": "always the commonest label, or the mean",
+        "prior": "always the most frequent label, or the mean",
         "previous_label": "always the last known label",
     }.get(report.baseline, report.baseline)
 
@@ -193,7 +195,7 @@ def _chart(report: RunReport) -> ET.Element:
     series = (
         Series("baseline", f"baseline ({_baseline(report)})", over.baseline),
         Series("static", "static (the first model, never retrained)", over.static),
-        Series("loop", "loop (the model that answered)", over.loop),
+        Series("loop", "loop (the model in use)", over.loop),
     )
     return chart(
         rows=over.rows,
@@ -205,7 +207,7 @@ def _chart(report: RunReport) -> ET.Element:
 
 
 def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
-    """Drift events as spans from opened to resolved, or to row `last`; the rest as points."""
+    """Return drift events as spans until they are resolved, or until `last`; others as points."""
     resolved = {event.id: event.row for event in events if event.what == "drift resolved"}
     marks = []
     for event in events:
@@ -222,17 +224,17 @@ def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
                 link=f"#{event.id}",
             )
         )
-    # Lanes appear in this order: what was found, what was asked for, what came of it.
+    # Order of the lanes: drift, then requests, then their results.
     order = {"drift": 0, "retrain": 1, "swap": 2, "kept": 3, "refused": 4}
     return tuple(sorted(marks, key=lambda mark: (order[mark.style], mark.row)))
 
 
 def events_table(events: Sequence[RunEvent]) -> ET.Element:
-    """What happened, one line an event."""
+    """Return a table with one row per event."""
     seen: set[str] = set()
     rows = []
     for event in events:
-        # The chart links to the first line of an id: that on which it began.
+        # The chart links to the first row of an event.
         anchor = {} if event.id in seen else {"id": event.id}
         seen.add(event.id)
         why: list[ET.Element | str] = [event.text]
@@ -271,5 +273,5 @@ def _plural(count: int, noun: str) -> str:
 
 
 def title_of(metric: str) -> str:
-    """A metric's name as a heading begins."""
+    """Return a metric's name as it is written at the beginning of a heading."""
     return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()

@@ -27,7 +27,7 @@ from driftline.stream import Metric, Simulate, Stream
 
 
 class TrainResult(msgspec.Struct, frozen=True):
-    """What `driftline train --json` prints."""
+    """The output of `driftline train --json`."""
 
     digest: str
     candidate: str

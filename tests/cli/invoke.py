@@ -1,4 +1,4 @@
-"""Runs the `driftline` command as a user does: a process of its own, with a home of its own."""
+"""Run the `driftline` command in a process of its own, with its own DRIFTLINE_HOME."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ TIMEOUT_S = 300
 
 
 class Invoked(NamedTuple):
-    """What a command printed and how it ended."""
+    """The output and exit code of a command."""
 
     exit_code: int
     stdout: str
@@ -25,7 +25,7 @@ def invoke(
     cwd: Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Invoked:
-    """`driftline ARGUMENTS` with DRIFTLINE_HOME set, until it ends."""
+    """Run `driftline ARGUMENTS` with DRIFTLINE_HOME set, and wait until it ends."""
     done = subprocess.run(
         [sys.executable, "-m", "driftline.cli", *arguments],
         env={**os.environ, "DRIFTLINE_HOME": str(home), **(environment or {})},

@@ -1,4 +1,4 @@
-"""`driftline backtest`: what a run would have done, beside baselines, in one line and one page."""
+"""`driftline backtest` compares policies and baselines, as JSON, as a table and as a page."""
 
 import json
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ DATA = ("iris-drift", "--limit", "3800")  # the sensor turns bad at row 3,000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a stream file whose policy is `drift`, and that alone asks."""
+    """A folder with a stream file in which only the policy `drift` requests retraining."""
     made = tmp_path_factory.mktemp("backtest")
     text = IRIS.replace("[retrain]\n", '[retrain]\npolicy = "drift"\nrenew = 0\n')
     (made / "stream.toml").write_text(text, encoding="utf-8")
@@ -43,7 +43,7 @@ def result(backtest: Invoked) -> dict[str, Any]:
     return found
 
 
-def test_the_line_for_programs_has_what_was_agreed(result: dict[str, Any]) -> None:
+def test_the_json_output_has_the_documented_fields(result: dict[str, Any]) -> None:
     assert result["metric"] == "accuracy"
     assert set(result["policies"]) == {"harm", "drift"}
     for policy in result["policies"].values():
@@ -56,7 +56,7 @@ def test_the_line_for_programs_has_what_was_agreed(result: dict[str, Any]) -> No
     assert 0 <= result["false_alarm_rate"] <= 1
 
 
-def test_retraining_is_better_than_never_on_a_sensor_that_turns_bad(result: dict[str, Any]) -> None:
+def test_retraining_beats_never_retraining_on_a_faulty_sensor(result: dict[str, Any]) -> None:
     harm = result["policies"]["harm"]
     assert harm["metric"] > result["baselines"]["never"]
     assert harm["gain"] > 2 * harm["gain_error"]
@@ -71,11 +71,11 @@ def test_the_periodic_baseline_has_as_many_trainings(result: dict[str, Any]) -> 
 
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> Invoked:
-    """A run of the same data, which keeps its topics in the home `other`."""
+    """A run of the same data, whose topics are saved in the home `other`."""
     return invoke(folder / "other", "run", *DATA, "--json")
 
 
-def test_it_tells_what_a_run_with_that_policy_does(result: dict[str, Any], ran: Invoked) -> None:
+def test_the_result_is_that_of_a_run_with_the_policy(result: dict[str, Any], ran: Invoked) -> None:
     assert ran.exit_code == 0, ran.stderr
     run = msgspec.json.decode(ran.stdout.splitlines()[-1], type=RunResult)
     told = result["policies"]["drift"]
@@ -86,7 +86,7 @@ def test_it_tells_what_a_run_with_that_policy_does(result: dict[str, Any], ran: 
     assert (told["gain"], told["gain_error"]) == (run.metric.gain, run.metric.gain_error)
 
 
-def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
+def test_a_table_and_a_page_are_written(folder: Path, backtest: Invoked) -> None:
     for words in ("harm", "never", "previous", "false alarms", "report: page/report.html"):
         assert words in backtest.stderr
     page = (folder / "page" / "report.html").read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def test_people_get_a_table_and_a_page(folder: Path, backtest: Invoked) -> None:
     assert opened < asked, "causes come first"
 
 
-def test_the_plots_of_the_page_are_pictures_too(folder: Path, backtest: Invoked) -> None:
+def test_the_plots_of_the_page_are_written_as_pictures(folder: Path, backtest: Invoked) -> None:
     if "no pictures: pictures would have no text" in backtest.stderr:
         pytest.skip("no font is installed here")
     names = {path.name for path in (folder / "page").glob("*.png")}
@@ -116,12 +116,12 @@ def test_the_plots_of_the_page_are_pictures_too(folder: Path, backtest: Invoked)
     } <= names
 
 
-def test_nothing_is_left_in_the_users_home(folder: Path, backtest: Invoked) -> None:
+def test_nothing_is_left_in_the_home_folder(folder: Path, backtest: Invoked) -> None:
     assert backtest.exit_code == 0
     assert not (folder / "home").exists()
 
 
-def test_topics_are_played_as_the_data_that_filled_them(folder: Path, ran: Invoked) -> None:
+def test_topics_give_the_result_of_the_data_that_filled_them(folder: Path, ran: Invoked) -> None:
     assert ran.exit_code == 0, ran.stderr
     arguments = ("--run", "last", "--policy", "never", "--json", "--report", "page-of-topics")
     played = invoke(folder / "other", "backtest", *arguments)
@@ -134,27 +134,27 @@ def test_topics_are_played_as_the_data_that_filled_them(folder: Path, ran: Invok
     assert "iris.features" in page
 
 
-def test_a_file_and_topics_at_once_are_refused(folder: Path, ran: Invoked) -> None:
+def test_data_and_topics_together_are_an_error(folder: Path, ran: Invoked) -> None:
     assert ran.exit_code == 0
     failed = invoke(folder / "other", "backtest", "iris-drift", "--run", "last")
     assert failed.exit_code == 2
     assert "--run reads topics" in failed.stderr
 
 
-def test_a_policy_that_does_not_exist_is_refused_with_those_that_do(folder: Path) -> None:
+def test_an_unknown_policy_is_an_error_that_lists_the_policies(folder: Path) -> None:
     failed = invoke(folder / "home", "backtest", "iris-drift", "-p", "sometimes")
     assert failed.exit_code == 2
     assert "sometimes" in failed.stderr
     assert "harm, drift, schedule, always, never" in failed.stderr
 
 
-def test_data_that_is_not_there_is_an_error_that_names_it(folder: Path) -> None:
+def test_missing_data_is_an_error_that_names_it(folder: Path) -> None:
     failed = invoke(folder / "home", "backtest", "nowhere.csv")
     assert failed.exit_code == 2
     assert "nowhere.csv" in failed.stderr
 
 
-def test_help_says_what_it_compares(folder: Path) -> None:
+def test_help_names_the_baselines(folder: Path) -> None:
     shown = invoke(folder / "home", "backtest", "--help")
     assert shown.exit_code == 0
     assert "previous label" in " ".join(shown.stdout.split())
@@ -170,7 +170,7 @@ def small(more: str = "") -> Stream:
     )
 
 
-def test_the_previous_label_is_no_baseline_where_order_means_nothing() -> None:
+def test_the_previous_label_is_no_baseline_if_the_order_means_nothing() -> None:
     compared = Compared("accuracy", "classification", ("loop", "persistence"))
     compared.add(0, "a", {"loop": "a", "persistence": "b"})
     play = Played("always", 1, compared, (), (), (), (), 0.0, None)
@@ -178,7 +178,7 @@ def test_the_previous_label_is_no_baseline_where_order_means_nothing() -> None:
     assert persistence(small('models = { split = "stratified" }'), play) is None
 
 
-def test_periodic_retraining_is_spread_evenly_whatever_the_files_limits() -> None:
+def test_periodic_retraining_is_spread_evenly_regardless_of_the_limits_in_the_file() -> None:
     stream = small("retrain = { cooldown = 500, budget = { requests = 1, per = 9000 } }")
     retrain = periodic(stream, records=1000, trainings=4).retrain
     assert retrain.every is not None
@@ -190,7 +190,7 @@ def test_periodic_retraining_is_spread_evenly_whatever_the_files_limits() -> Non
     assert every_window(stream).retrain.budget is None
 
 
-def test_two_ways_are_compared_on_the_rows_of_both() -> None:
+def test_two_predictors_are_compared_on_the_rows_that_both_have() -> None:
     one = Compared("accuracy", "classification", ("loop",))
     other = Compared("accuracy", "classification", ("loop",))
     for row in range(100):
@@ -209,7 +209,7 @@ def test_two_ways_are_compared_on_the_rows_of_both() -> None:
 
 
 class Rows:
-    """A source of given rows."""
+    """A source of the given rows."""
 
     name = "rows"
     textual = False
@@ -231,7 +231,7 @@ def shuffled(stream: Stream, rows: list[dict[str, Any]]) -> list[dict[str, Any]]
     return [dict(row) for row in found if not isinstance(row, bytes)]
 
 
-def test_shuffling_moves_what_rows_say_and_leaves_ids_and_times() -> None:
+def test_shuffling_moves_features_and_targets_but_not_ids_and_times() -> None:
     stream = small('time = { column = "at" }\n')
     rows = [{"id": str(i), "at": f"2024-01-01T00:00:{i:02}Z", "x": i, "y": i} for i in range(50)]
     mixed = shuffled(stream, rows)
@@ -241,7 +241,7 @@ def test_shuffling_moves_what_rows_say_and_leaves_ids_and_times() -> None:
     assert all(row["x"] == row["y"] for row in mixed)
 
 
-def test_labels_in_rows_of_their_own_move_with_their_records() -> None:
+def test_labels_in_separate_rows_move_with_their_records() -> None:
     stream = small('simulate = { label_delay = "data" }\n')
     records: list[dict[str, Any]] = [{"id": str(i), "x": i, "y": None} for i in range(40)]
     labels: list[dict[str, Any]] = [

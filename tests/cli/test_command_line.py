@@ -1,4 +1,4 @@
-"""What all commands have in common: how they name the stream file, errors, version, completion."""
+"""All commands: how they name the stream file, errors, version, completion."""
 
 import json
 import os
@@ -89,7 +89,7 @@ def test_several_stream_files_are_listed(here: Path) -> None:
     assert "--stream FILE" in raised.value.hint
 
 
-def test_a_stream_file_that_is_no_toml_is_named_with_its_fault(here: Path) -> None:
+def test_an_invalid_toml_file_is_named_with_its_error(here: Path) -> None:
     (here / "mine.toml").write_text("version = 1\nname = iris\n")
 
     with pytest.raises(StreamFileError, match=r"mine\.toml \(Invalid value \(at line 2"):

@@ -88,7 +88,7 @@ def records(broker: MemoryBroker, topic: str) -> list[Message]:
     return consumer.poll(max_records=100_000, timeout_s=0.0)
 
 
-def test_produce_delivers_and_goes_on_numbering(broker: MemoryBroker) -> None:
+def test_produce_sends_rows_and_continues_their_numbers(broker: MemoryBroker) -> None:
     topics = Topics(load(STREAM_FILE))
     with pytest.raises(TopicMismatch, match=r"iris\.features is missing"):
         call("produce", "iris-drift")
@@ -112,7 +112,7 @@ def test_produce_delivers_and_goes_on_numbering(broker: MemoryBroker) -> None:
 
 
 @pytest.mark.parametrize(("skip", "first"), [("0", 0), ("100", 100), ("0.2", 1200)])
-def test_so_many_rows_are_sent_after_those_that_are_skipped(
+def test_limit_counts_rows_after_the_skipped_ones(
     broker: MemoryBroker, skip: str, first: int
 ) -> None:
     broker.admin().create(Topics(load(STREAM_FILE)).creation())
@@ -124,7 +124,7 @@ def test_so_many_rows_are_sent_after_those_that_are_skipped(
     assert sorted(numbers) == list(range(first, first + 7))
 
 
-def test_an_interrupted_produce_says_how_far_it_came(
+def test_an_interrupted_produce_reports_the_last_row(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker.admin().create(Topics(load(STREAM_FILE)).creation())
@@ -142,7 +142,7 @@ def test_an_interrupted_produce_says_how_far_it_came(
 
 
 @pytest.mark.parametrize("skip", ["x", "-1", "1.5", "1.0"])
-def test_a_wrong_skip_says_what_was_expected(broker: MemoryBroker, skip: str) -> None:
+def test_a_wrong_skip_is_an_error_that_shows_valid_values(broker: MemoryBroker, skip: str) -> None:
     broker.admin().create(Topics(load(STREAM_FILE)).creation())
     if skip == "1.0":
         call("produce", "iris-drift", "--limit", "3", "--skip", skip)  # one row, not everything

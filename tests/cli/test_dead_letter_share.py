@@ -1,4 +1,4 @@
-"""A whole run in which records stop being readable: the drift event says so, and soon."""
+"""A run in which records become unreadable: a quality event opens soon."""
 
 import json
 from collections.abc import Callable

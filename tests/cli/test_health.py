@@ -1,4 +1,4 @@
-"""`driftline health` tells a service that works from one that is gone, stuck or not yet there."""
+"""`driftline health` detects services that have ended, hang or were not started."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -22,33 +22,33 @@ LIVING = ServiceState(
 
 
 @pytest.mark.parametrize("state", ["running", "waiting for a model", "waiting for Kafka"])
-def test_a_service_that_spoke_just_now_is_well(state: State) -> None:
+def test_a_service_with_a_recent_state_is_healthy(state: State) -> None:
     assert judge(msgspec.structs.replace(LIVING, state=state), now=NOW).healthy
 
 
 @pytest.mark.parametrize("state", ["starting", "stopped", "failed"])
-def test_one_that_does_not_run_is_not(state: State) -> None:
+def test_a_service_that_has_ended_is_unhealthy(state: State) -> None:
     said = msgspec.structs.replace(LIVING, state=state, error="no broker")
     assert not judge(said, now=NOW).healthy
     assert judge(said, now=NOW).reason == f"{state}: no broker"
 
 
-def test_one_that_never_spoke_is_not() -> None:
+def test_a_service_without_a_state_is_unhealthy() -> None:
     assert not judge(None, now=NOW).healthy
 
 
-def test_one_whose_process_is_gone_is_not_even_if_its_pid_lives_again() -> None:
+def test_a_service_whose_pid_was_reused_is_unhealthy() -> None:
     said = msgspec.structs.replace(LIVING, born="long ago")
     assert judge(said, now=NOW).reason == "its process has ended"
 
 
-def test_one_that_hangs_is_not() -> None:
+def test_a_service_that_hangs_is_unhealthy() -> None:
     later = NOW + timedelta(seconds=MAX_SILENCE_S)
     assert judge(LIVING, now=later).reason == "it has said nothing for 31 s"
 
 
 @pytest.mark.parametrize("kind", list(PATIENCE_S))
-def test_a_trouble_is_borne_for_its_time_and_not_longer(kind: TroubleKind) -> None:
+def test_a_trouble_is_tolerated_for_its_time_limit_only(kind: TroubleKind) -> None:
     since = LIVING.updated
     began = datetime.fromisoformat(since)
     said = msgspec.structs.replace(LIVING, troubles=(Trouble(kind, since, "0 of 4"),))
@@ -64,7 +64,7 @@ def test_a_trouble_is_borne_for_its_time_and_not_longer(kind: TroubleKind) -> No
     assert not later(limit_s + 1).healthy
 
 
-def test_a_state_that_an_older_version_wrote_is_judged_too() -> None:
+def test_a_state_from_an_older_version_is_judged() -> None:
     said = msgspec.json.decode(
         msgspec.json.encode(
             {

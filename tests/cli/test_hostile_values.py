@@ -1,4 +1,4 @@
-"""Values from records do nothing to a terminal."""
+"""Control characters in values never reach a terminal."""
 
 import io
 
@@ -35,7 +35,7 @@ def test_a_value_is_shown_as_text_wherever_it_is_printed(shown: io.StringIO, val
     assert all(c.isprintable() or c == "\n" for c in shown.getvalue())
 
 
-def test_a_window_beyond_all_times_stands_in_the_table(shown: io.StringIO) -> None:
+def test_a_window_outside_of_valid_times_is_shown_in_the_table(shown: io.StringIO) -> None:
     timed = STREAM_FILE.replace("horizon = 10", 'horizon = "1h"')
     stream = loads(timed + 'time = { column = "t" }\nwindows = { span = "1h" }\n')
     estimate = MetricEstimate(metric="accuracy", value=0.9, low=0.8, high=1.0, reference=0.9)

@@ -1,4 +1,4 @@
-"""Ctrl-C during a run, at any moment: a run is kept whole or not at all, and found accordingly."""
+"""Ctrl-C during a run, at any moment: a run is saved completely or not at all."""
 
 import multiprocessing
 import signal
@@ -22,7 +22,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """`driftline run`, whose simulation and narrator do what the test lets them do."""
+    """`driftline run` with a simulation and a narrator that the test controls."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
     (tmp_path / "s.toml").write_text(STREAM_FILE, encoding="utf-8")
@@ -62,7 +62,7 @@ def runs(home: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("moment", ["training", "playing", "saving"])
-def test_a_run_that_is_interrupted_before_its_end_leaves_nothing(
+def test_a_run_that_is_interrupted_before_its_end_leaves_no_folder(
     run: Command, tmp_path: Path, moment: str
 ) -> None:
     result = run(moment)
@@ -74,7 +74,7 @@ def test_a_run_that_is_interrupted_before_its_end_leaves_nothing(
         run_folder(load_settings(), "last")
 
 
-def test_one_that_is_interrupted_in_its_report_is_kept_and_found(
+def test_a_run_that_is_interrupted_while_writing_its_report_is_saved_and_found(
     run: Command, tmp_path: Path
 ) -> None:
     result = run("reporting")
@@ -85,7 +85,7 @@ def test_one_that_is_interrupted_in_its_report_is_kept_and_found(
     assert run_folder(load_settings(), "last") == folder
 
 
-def test_a_run_that_fails_leaves_nothing_either(
+def test_a_run_that_fails_leaves_no_folder(
     run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -109,7 +109,7 @@ def test_the_last_run_is_the_newest_one_with_topics(run: Command, tmp_path: Path
         run_folder(load_settings(), killed.name)
 
 
-def test_plays_of_a_backtest_do_not_hear_ctrl_c_from_their_first_moment_on() -> None:
+def test_processes_of_a_backtest_ignore_ctrl_c_from_their_start() -> None:
     code = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     process = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
     before = signal.getsignal(signal.SIGINT)

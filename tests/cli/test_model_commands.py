@@ -149,7 +149,7 @@ def test_a_model_is_exported_with_its_manifest(broker: MemoryBroker) -> None:
     assert all(Path(line).is_file() for line in output.splitlines())
 
 
-def test_what_an_earlier_version_left_unsigned_is_signed_on_command(broker: MemoryBroker) -> None:
+def test_unsigned_records_of_an_earlier_version_are_signed_on_command(broker: MemoryBroker) -> None:
     call(*TRAIN)
     topics = Topics(load(Path("iris.toml")))
     old = MemoryBroker()
@@ -163,7 +163,7 @@ def test_what_an_earlier_version_left_unsigned_is_signed_on_command(broker: Memo
     assert "everything is signed already" in call("models", "sign")
 
 
-def test_what_nobody_trusted_has_signed_is_listed_as_ignored(broker: MemoryBroker) -> None:
+def test_records_without_a_trusted_signature_are_listed_as_ignored(broker: MemoryBroker) -> None:
     first = json.loads(call(*TRAIN, "--json"))
     topics = Topics(load(Path("iris.toml")))
     forged = pointer("p9", "p1", "sha256:evil", sequence=9)
@@ -206,14 +206,14 @@ def test_without_topics_nothing_is_trained(
         call(*TRAIN)
 
 
-def test_data_without_labels_are_refused(broker: MemoryBroker) -> None:
+def test_data_without_labels_are_an_error(broker: MemoryBroker) -> None:
     header = "flower_id,measured_at,sepal_length,sepal_width,petal_length,petal_width,species"
     Path("bare.csv").write_text(f"{header}\n1,2020-01-01T00:00:00Z,1,1,1,1,\n")
     with pytest.raises(DataError, match="no row has a label"):
         labelled_records(load(Path("iris.toml")), "bare.csv")
 
 
-def test_keys_are_made_listed_and_trusted(broker: MemoryBroker) -> None:
+def test_keys_are_created_listed_and_trusted(broker: MemoryBroker) -> None:
     assert "no trusted keys" in call("keys", "list")
     assert "signing.pem" in call("keys", "new")
     (own,) = [json.loads(line) for line in call("keys", "list", "--json").splitlines()]

@@ -1,4 +1,4 @@
-"""Odd records in the data of a run: each harms itself at most."""
+"""A run over data with odd records: other records are not affected."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +24,7 @@ kafka = { partitions = 2 }
 START = datetime(2025, 3, 1, tzinfo=UTC)
 
 
-def test_one_future_time_and_one_repeated_id_cost_nobody_a_window_or_a_label(
+def test_a_future_time_and_a_repeated_id_lose_no_window_and_no_label(
     tmp_path: Path,
 ) -> None:
     rows = []

@@ -1,4 +1,4 @@
-"""The operators' commands: what they print, for people and for programs, and how they end."""
+"""Commands of operators: text output, JSON output and exit codes."""
 
 import json
 import os
@@ -42,7 +42,7 @@ ALL_MINE = [path for path in commands(get_command(command_line())) if path[0] in
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in an empty folder with a home of its own; errors are raised."""
+    """Run a command in an empty folder with its own home. Errors are raised."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS", raising=False)
@@ -58,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 @pytest.fixture
 def kept(run: Run, tmp_path: Path) -> World:
-    """A world to fill, then to `keep` as the run `20260101-s`."""
+    """A world that the test fills, and then saves with `keep` as the run `20260101-s`."""
     return World()
 
 
@@ -74,7 +74,7 @@ def keep(world: World, tmp_path: Path, stream: str = "s") -> None:
 
 
 @pytest.mark.parametrize("path", ALL_MINE, ids=" ".join)
-def test_help_teaches_with_an_example(run: Run, path: tuple[str, ...]) -> None:
+def test_help_has_an_example(run: Run, path: tuple[str, ...]) -> None:
     result = run(*path, "--help")
 
     assert result.exit_code == 0
@@ -93,7 +93,7 @@ def test_help_teaches_with_an_example(run: Run, path: tuple[str, ...]) -> None:
         (["reconcile", "-s", "\x1b[2Ja.toml"], "\\x1b[2Ja.toml: No such file or directory"),
     ],
 )
-def test_an_error_says_what_is_wrong_and_ends_with_2(
+def test_an_error_is_explained_and_the_exit_code_is_2(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -109,16 +109,14 @@ def test_an_error_says_what_is_wrong_and_ends_with_2(
     assert message in capsys.readouterr().err
 
 
-def test_a_topic_that_is_none_of_the_stream_is_refused(
-    run: Run, kept: World, tmp_path: Path
-) -> None:
+def test_a_topic_of_another_stream_is_an_error(run: Run, kept: World, tmp_path: Path) -> None:
     keep(kept, tmp_path)
 
     with pytest.raises(DriftlineError, match="stream 's' has no topic 'alerts'"):
         run("tail", "alerts", "--run", "last")
 
 
-def test_a_run_by_its_path_is_not_looked_for_beside_the_runs(
+def test_the_path_of_a_run_is_relative_to_the_current_folder(
     run: Run, kept: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(kept, tmp_path)
@@ -132,7 +130,7 @@ def test_a_run_by_its_path_is_not_looked_for_beside_the_runs(
         run("tail", "predictions", "--run", "../elsewhere")
 
 
-def test_a_run_is_one_of_the_stream_file_that_is_named(
+def test_run_last_is_the_newest_run_of_the_named_stream(
     run: Run, kept: World, tmp_path: Path
 ) -> None:
     keep(kept, tmp_path)
@@ -153,7 +151,7 @@ def test_a_run_is_one_of_the_stream_file_that_is_named(
 # ---- tail, trace --------------------------------------------------------------------------------
 
 
-def test_tail_shows_the_newest_in_order_of_publishing(
+def test_tail_shows_the_newest_messages_in_order_of_publishing(
     run: Run, kept: World, tmp_path: Path
 ) -> None:
     for number in range(6):
@@ -170,7 +168,9 @@ def test_tail_shows_the_newest_in_order_of_publishing(
     )
 
 
-def test_tail_gives_programs_the_json_itself(run: Run, kept: World, tmp_path: Path) -> None:
+def test_tail_with_json_prints_the_messages_themselves(
+    run: Run, kept: World, tmp_path: Path
+) -> None:
     kept.letter(kept.feature(b"no \xff JSON"), "not JSON")
     kept.prediction(kept.feature("a"))
     keep(kept, tmp_path)
@@ -185,7 +185,7 @@ def test_tail_gives_programs_the_json_itself(run: Run, kept: World, tmp_path: Pa
     assert json.loads(record)["value"] == "no \\xff JSON"
 
 
-def test_trace_prints_a_tree_and_ends_with_1_if_there_is_nothing(
+def test_trace_prints_a_tree_and_exits_1_for_an_unknown_id(
     run: Run, kept: World, tmp_path: Path
 ) -> None:
     kept.letter(kept.feature("a"), "missing value")
@@ -203,9 +203,7 @@ def test_trace_prints_a_tree_and_ends_with_1_if_there_is_nothing(
 # ---- reconcile, dead letters --------------------------------------------------------------------
 
 
-def test_reconcile_ends_with_0_when_nothing_is_missing(
-    run: Run, kept: World, tmp_path: Path
-) -> None:
+def test_reconcile_exits_0_if_nothing_is_missing(run: Run, kept: World, tmp_path: Path) -> None:
     kept.prediction(kept.feature("a"))
     kept.everything_handled()
     keep(kept, tmp_path)
@@ -216,9 +214,7 @@ def test_reconcile_ends_with_0_when_nothing_is_missing(
     assert "nothing is missing" in result.stdout
 
 
-def test_reconcile_names_what_is_missing_and_ends_with_1(
-    run: Run, kept: World, tmp_path: Path
-) -> None:
+def test_reconcile_lists_what_is_missing_and_exits_1(run: Run, kept: World, tmp_path: Path) -> None:
     kept.feature("lost")
     kept.everything_handled()
     keep(kept, tmp_path)
@@ -232,7 +228,7 @@ def test_reconcile_names_what_is_missing_and_ends_with_1(
     assert found["missing_records"] == [{"partition": 0, "offset": 0, "id": "lost"}]
 
 
-def test_reconcile_counts_what_waits_as_missing_only_when_strict(
+def test_reconcile_exits_1_for_waiting_records_only_with_strict(
     run: Run, kept: World, tmp_path: Path
 ) -> None:
     kept.feature("a")
@@ -261,7 +257,7 @@ def test_dead_letters_are_listed_and_shown(run: Run, kept: World, tmp_path: Path
 
 @pytest.fixture
 def world(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world that the commands get for their broker."""
+    """A world whose broker the commands use."""
     world = World()
     (tmp_path / "s.toml").write_text(STREAM_FILE, encoding="utf-8")
 
@@ -273,7 +269,7 @@ def world(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-def test_dead_letters_are_sent_again(run: Run, world: World) -> None:
+def test_dead_letters_are_resent(run: Run, world: World) -> None:
     world.letter(world.feature("a"), "missing value")
 
     assert run("deadletters", "replay", "--dry-run").stdout.startswith("would resend 1")
@@ -298,7 +294,7 @@ def test_topics_are_planned_and_created(run: Run, world: World) -> None:
 
 
 @pytest.mark.parametrize(("retention", "exit_code"), [("-1", 0), ("1000", 1)])
-def test_a_topic_that_keeps_more_is_shown_and_no_failure(
+def test_a_topic_with_longer_retention_is_shown_but_is_no_failure(
     run: Run, world: World, retention: str, exit_code: int
 ) -> None:
     admin = world.broker.admin()
@@ -316,7 +312,7 @@ def test_a_topic_that_keeps_more_is_shown_and_no_failure(
     assert found["keeps_more"] is (exit_code == 0)
 
 
-def test_status_ends_with_1_unless_all_services_run(run: Run, world: World) -> None:
+def test_status_exits_1_unless_all_services_run(run: Run, world: World) -> None:
     world.prediction(world.feature("a"))
     world.commit("inference", world.topics.features, 1)
     folder = folder_of(load_settings(), STREAM)
@@ -347,17 +343,17 @@ def test_status_ends_with_1_unless_all_services_run(run: Run, world: World) -> N
     assert lags["outcomes"] == {"predictions": 1, "labels": 0}
 
 
-def test_down_says_so_when_nothing_runs(run: Run, world: World) -> None:
+def test_down_reports_that_no_service_was_running(run: Run, world: World) -> None:
     assert run("down").stdout == "no service was running\n"
 
 
-def test_the_local_broker_is_said_not_to_run(run: Run) -> None:
+def test_broker_commands_report_that_no_broker_is_running(run: Run) -> None:
     assert run("broker", "status").exit_code == 1
     assert json.loads(run("broker", "status", "--json").stdout) == {"running": False}
     assert run("broker", "down").stdout == "the broker was not running\n"
 
 
-def test_local_is_the_port_that_the_local_broker_last_ran_on(run: Run, tmp_path: Path) -> None:
+def test_local_is_the_last_port_of_the_local_broker(run: Run, tmp_path: Path) -> None:
     assert load_settings().bootstrap_servers == "127.0.0.1:9092"
     (tmp_path / "home" / "kafka").mkdir(parents=True)
     (tmp_path / "home" / "kafka" / "port").write_text("19092", encoding="utf-8")
@@ -374,15 +370,13 @@ def test_local_is_the_port_that_the_local_broker_last_ran_on(run: Run, tmp_path:
         ("DRIFTLINE_CLIENT", "java", "memory, kafka-python, librdkafka"),
     ],
 )
-def test_a_setting_that_is_none_of_its_values_is_refused(
-    name: str, value: str, expected: str
-) -> None:
+def test_an_invalid_setting_is_an_error(name: str, value: str, expected: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is '{value}'") as refused:
         load_settings({name: value})
     assert refused.value.hint == f"expected one of {expected}"
 
 
-def test_doctor_looks_at_the_installation_without_a_stream_file(run: Run) -> None:
+def test_doctor_checks_the_installation_without_a_stream_file(run: Run) -> None:
     result = run("doctor", "--no-broker", "--json")
 
     checks = {check["name"]: check for check in map(json.loads, result.stdout.splitlines())}

@@ -1,4 +1,4 @@
-"""The plots of a report as PNG: each with its title, and never without text."""
+"""The plots of a report as PNG files, each with its title."""
 
 import functools
 import struct
@@ -29,7 +29,7 @@ def write(folder: Path, body: list[ET.Element]) -> list[Path]:
         pytest.skip("no font is installed here")
 
 
-def test_a_plot_is_named_by_what_it_shows_and_drawn_twice_as_large(tmp_path: Path) -> None:
+def test_a_plot_is_named_after_its_title_and_drawn_twice_as_large(tmp_path: Path) -> None:
     body = page()
     (path,) = write(tmp_path, body)
     assert path.name == "iris-accuracy.png"
@@ -41,7 +41,7 @@ def test_a_plot_is_named_by_what_it_shows_and_drawn_twice_as_large(tmp_path: Pat
     assert height == 2 * (int(drawn[3]) + 30), "the title is above"
 
 
-def test_plots_with_the_same_name_or_a_long_one_have_files_of_their_own(tmp_path: Path) -> None:
+def test_plots_with_the_same_name_or_a_long_name_have_separate_files(tmp_path: Path) -> None:
     labels = ["é" * 300, "é" * 300 + "a", "a/b", "a b", "?"]
     found = write(tmp_path, [element for label in labels for element in page(label)])
     assert [path.name for path in found] == [
@@ -60,14 +60,14 @@ def test_the_title_is_in_the_picture(tmp_path: Path) -> None:
     assert one.read_bytes() != other.read_bytes()
 
 
-def test_the_page_stays_as_it_is(tmp_path: Path) -> None:
+def test_writing_pictures_does_not_change_the_page(tmp_path: Path) -> None:
     body = page()
     before = [ET.tostring(part) for part in body]
     write(tmp_path, body)
     assert [ET.tostring(part) for part in body] == before
 
 
-def test_without_a_font_there_are_no_pictures_without_text(
+def test_without_a_font_no_pictures_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Another family's name is no lack of fonts: where fontconfig has any, it is drawn in that one.
@@ -78,7 +78,7 @@ def test_without_a_font_there_are_no_pictures_without_text(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_resvg_it_says_what_to_install(
+def test_without_resvg_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)

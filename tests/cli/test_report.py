@@ -1,4 +1,4 @@
-"""The report of a run: one page with all that happened, whole without network or script."""
+"""The report of a run: one self-contained page with all events."""
 
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -58,20 +58,20 @@ def page(tmp_path: Path) -> str:
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_it_tells_what_happened_where_and_why(page: str) -> None:
+def test_the_page_shows_each_event_with_its_row_and_reason(page: str) -> None:
     assert "12,000 records streamed; 1 drift event, 1 retraining, 1 swap of the model." in page
-    assert "Accuracy 0.921; with the first model kept for ever it would have been 0.740." in page
+    assert "Accuracy 0.921; with the first model only it would have been 0.740." in page
     for event in REPORT.events:
         assert f"{event.row:,}" in page
         assert event.id in page
 
 
-def test_text_from_the_data_is_no_markup(page: str) -> None:
+def test_text_from_the_data_is_escaped(page: str) -> None:
     assert "petal &lt;length&gt; differs &amp; so on" in page
     assert "<length>" not in page
 
 
-def test_the_page_needs_neither_script_nor_network(page: str) -> None:
+def test_the_page_needs_no_script_and_no_network(page: str) -> None:
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert "default-src 'none'" in page
@@ -87,13 +87,13 @@ def test_each_id_is_the_anchor_of_one_line_only(page: str) -> None:
     assert page.count('href="#drift-1"') == 1
 
 
-def test_a_run_without_events_says_so(tmp_path: Path) -> None:
+def test_a_run_without_events_has_a_sentence_about_it(tmp_path: Path) -> None:
     quiet = msgspec.structs.replace(REPORT, events=())
     write_report(tmp_path / "report.html", quiet)
     assert "the first model served all" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_drift_event_spans_from_opened_to_resolved() -> None:
+def test_a_drift_event_is_drawn_from_opened_to_resolved() -> None:
     mark = Mark(row=0, until=500, lane="data drift", style="drift", text="", link="#a")
     drawn = chart(
         rows=(499, 999),

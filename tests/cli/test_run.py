@@ -1,4 +1,4 @@
-"""`driftline run` and `demo`: the loop closes, and the same input gives the same topics."""
+"""`driftline run` and `demo`: the services work together, and equal input gives equal topics."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from tests.cli.invoke import Invoked, invoke
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Invoked]:
-    """An installation's folder in which the demo ran, and what it printed."""
+    """The home folder after the demo ran, and the output of the demo."""
     home = tmp_path_factory.mktemp("demo") / "home"
     return home, invoke(home, "demo", "--json")
 
@@ -34,7 +34,9 @@ def run_folder(home: Path) -> Path:
     return folder
 
 
-def test_the_demo_finds_drift_retrains_swaps_and_recovers(demo: tuple[Path, Invoked]) -> None:
+def test_the_demo_detects_drift_retrains_replaces_the_model_and_recovers(
+    demo: tuple[Path, Invoked],
+) -> None:
     home, invoked = demo
     assert invoked.exit_code == 0, invoked.stderr
     result = result_of(invoked)
@@ -49,7 +51,7 @@ def test_the_demo_finds_drift_retrains_swaps_and_recovers(demo: tuple[Path, Invo
     assert (run_folder(home) / "report.html").stat().st_size > 10_000
 
 
-def test_what_happens_is_told_as_it_happens(demo: tuple[Path, Invoked]) -> None:
+def test_events_are_printed_when_they_happen(demo: tuple[Path, Invoked]) -> None:
     _, invoked = demo
     for words in ("performance drift opened", "model swapped", "0 lost", "report:"):
         assert words in invoked.stderr
@@ -69,7 +71,7 @@ def test_the_same_run_twice_gives_the_same_topics(demo: tuple[Path, Invoked]) ->
 
 
 def _files(folder: Path) -> dict[str, str]:
-    """The digest of each file below."""
+    """Return the digest of each file in a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -85,9 +87,7 @@ def _files(folder: Path) -> dict[str, str]:
         ("deadletters", "list"),
     ],
 )
-def test_a_run_can_be_looked_at_afterwards(
-    demo: tuple[Path, Invoked], command: tuple[str, ...]
-) -> None:
+def test_commands_read_a_finished_run(demo: tuple[Path, Invoked], command: tuple[str, ...]) -> None:
     home, _ = demo
     looked = invoke(home, *command, "--run", "last")
     assert looked.exit_code == 0, looked.stderr
@@ -102,7 +102,7 @@ def test_trace_leads_from_a_model_to_the_drift_that_caused_it(demo: tuple[Path, 
         assert step in traced.stdout
 
 
-def test_estimates_stand_beside_the_truth_that_came(demo: tuple[Path, Invoked]) -> None:
+def test_estimates_are_compared_with_metrics_from_labels(demo: tuple[Path, Invoked]) -> None:
     home, invoked = demo
     shown = invoke(home, "estimates", "--run", "last")
     assert shown.exit_code == 0, shown.stderr
@@ -132,7 +132,7 @@ def test_a_published_model_names_its_parent_and_its_cause(demo: tuple[Path, Invo
     assert (announced[1].cause or "").startswith("retrain-")
 
 
-def test_data_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_missing_data_is_an_error_that_names_it(tmp_path: Path) -> None:
     stream = Path(__file__).parents[2] / "examples" / "iris.toml"
     failed = invoke(tmp_path / "home", "run", "nowhere.csv", "-s", str(stream))
     assert failed.exit_code == 2
@@ -140,7 +140,7 @@ def test_data_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.kafka
-def test_a_run_goes_through_a_kafka_too(
+def test_a_run_works_on_kafka(
     kafka_bootstrap: str, topic_name: Callable[[], str], tmp_path: Path
 ) -> None:
     file = tmp_path / "stream.toml"

@@ -1,4 +1,4 @@
-"""What keeps a service from its work is noticed, with the moment since when."""
+"""Troubles of a service are detected, with their start times."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ A, B = TopicPartition("s.features", 0), TopicPartition("s.features", 1)
 
 
 class Worker:
-    """A worker of a service whose topics have so many partitions, beside others."""
+    """A worker of a service whose topics have the given numbers of partitions, among others."""
 
     def __init__(self, partitions: Sequence[int] = (4,), members: int = 1) -> None:
         self.clock = ManualClock(0.0)
@@ -37,7 +37,7 @@ class Worker:
 # ---- Kafka --------------------------------------------------------------------------------------
 
 
-def test_it_waits_for_kafka_since_the_first_failure_for_the_last_reason() -> None:
+def test_waiting_for_kafka_has_the_time_of_the_first_failure_and_the_last_reason() -> None:
     troubles = Worker().troubles
     troubles.note_connection("refused", "10:00")
     troubles.note_connection("timed out", "10:01")
@@ -63,7 +63,7 @@ def test_the_only_worker_should_have_all_partitions() -> None:
 @pytest.mark.parametrize(
     ("partitions", "members", "share"), [((4,), 2, 2), ((4,), 3, 1), ((4, 4), 3, 2)]
 )
-def test_a_worker_beside_others_should_have_its_share(
+def test_one_of_several_workers_should_have_its_share(
     partitions: Sequence[int], members: int, share: int
 ) -> None:
     worker = Worker(partitions, members)
@@ -72,11 +72,11 @@ def test_a_worker_beside_others_should_have_its_share(
     assert len(worker.has(share - 1)) == 1
 
 
-def test_a_worker_for_whom_no_partition_is_left_is_well() -> None:
+def test_a_worker_without_partitions_is_healthy_if_there_are_too_few() -> None:
     assert Worker(partitions=(2, 1), members=3).has(0) == ()
 
 
-def test_a_worker_that_its_group_does_not_know_is_one_all_the_same() -> None:
+def test_a_worker_counts_even_if_it_is_not_in_the_group() -> None:
     assert len(Worker(members=0).has(0)) == 1
 
 
@@ -101,7 +101,7 @@ def test_others_that_join_later_make_its_share_smaller() -> None:
     assert worker.has(2) == ()
 
 
-def test_while_nobody_can_be_asked_what_was_known_holds() -> None:
+def test_while_workers_cannot_be_counted_the_last_count_is_used() -> None:
     worker = Worker(members=2)
     worker.has(2)
     worker.reachable = False
@@ -114,7 +114,7 @@ def test_while_nobody_can_be_asked_what_was_known_holds() -> None:
 # ---- progress -----------------------------------------------------------------------------------
 
 
-def test_a_partition_with_records_that_is_not_read_is_named_with_the_moment_it_stopped() -> None:
+def test_a_partition_that_is_not_read_is_named_with_the_time_it_stopped() -> None:
     troubles = Worker().troubles
     troubles.note_progress({A: 5, B: 5}, {A: 0, B: 3}, set(), "10:00")
     troubles.note_progress({A: 6, B: 5}, {A: 2, B: 9}, set(), "10:01")
@@ -122,7 +122,7 @@ def test_a_partition_with_records_that_is_not_read_is_named_with_the_moment_it_s
     assert troubles.now() == (Trouble("no progress", "10:00", "9 to read at s.features[1]@5"),)
 
 
-def test_a_partition_that_is_read_is_no_trouble_however_much_is_left() -> None:
+def test_a_partition_that_is_read_is_no_trouble_regardless_of_its_lag() -> None:
     troubles = Worker().troubles
     troubles.note_progress({A: 5}, {A: 1_000_000}, set(), "10:00")
     troubles.note_progress({A: 6}, {A: 2_000_000}, set(), "10:01")
@@ -131,14 +131,14 @@ def test_a_partition_that_is_read_is_no_trouble_however_much_is_left() -> None:
 
 
 @pytest.mark.parametrize("held_back", [{A}, frozenset({A, B})])
-def test_what_the_handler_holds_back_is_not_its_work_now(held_back: set[TopicPartition]) -> None:
+def test_paused_partitions_are_no_trouble(held_back: set[TopicPartition]) -> None:
     troubles = Worker().troubles
     troubles.note_progress({A: 5}, {A: 3}, held_back, "10:00")
 
     assert troubles.now() == ()
 
 
-def test_an_idle_partition_and_one_that_was_taken_away_are_no_trouble() -> None:
+def test_idle_and_revoked_partitions_are_no_trouble() -> None:
     troubles = Worker().troubles
     troubles.note_progress({A: 5}, {A: 3}, set(), "10:00")
     troubles.note_progress({}, {}, set(), "10:01")

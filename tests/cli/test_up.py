@@ -71,7 +71,7 @@ class Site:
         deadline_s = time.monotonic() + PATIENCE_S
         while not holds():
             assert time.monotonic() < deadline_s, "it took too long"
-            time.sleep(0.1)  # other processes are awaited; they tell by their files
+            time.sleep(0.1)  # until other processes write their files
 
 
 @pytest.fixture(params=["kafka-python", "librdkafka"])
@@ -86,7 +86,7 @@ def site(
     made.driftline("down")
 
 
-def test_services_start_tell_how_they_are_and_end_in_good_order(site: Site) -> None:
+def test_services_start_write_their_states_and_stop_cleanly(site: Site) -> None:
     up = site.driftline("up")
     assert up.returncode == 0, up.stderr
     again = site.driftline("up")
@@ -120,7 +120,7 @@ def test_services_start_tell_how_they_are_and_end_in_good_order(site: Site) -> N
     assert site.driftline("health", "outcomes").returncode == 1
 
 
-def test_a_killed_service_is_started_again_and_a_killed_supervisor_replaced(site: Site) -> None:
+def test_a_killed_service_is_restarted_and_a_killed_supervisor_replaced(site: Site) -> None:
     assert site.driftline("up").returncode == 0
     before = site.pids()
     os.kill(before["monitor-0"], signal.SIGKILL)
@@ -149,7 +149,7 @@ def test_a_killed_service_is_started_again_and_a_killed_supervisor_replaced(site
     assert read_supervisor(site.states) is None
 
 
-def test_a_killed_supervisor_is_replaced_whatever_up_refuses(site: Site) -> None:
+def test_a_killed_supervisor_is_replaced_even_if_up_fails(site: Site) -> None:
     assert site.driftline("up").returncode == 0
     before = site.pids()
 

@@ -1,4 +1,4 @@
-"""A watched service: its state file says what it does, and nothing that it does is changed."""
+"""An observed handler: its state file is correct, and its results are not changed."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ PREDICTION = Outgoing("s.predictions", b"{}", partition=0)
 
 
 class Inference:
-    """Answers each record with one prediction."""
+    """A handler that returns one prediction for each record."""
 
     inputs = ("s.features",)
     follows = ("s.models",)
@@ -61,7 +61,7 @@ class Inference:
 
 
 class Watch:
-    """A watched handler, with what its state file says."""
+    """An observed handler, and the contents of its state file."""
 
     def __init__(self, folder: Path) -> None:
         world = World()
@@ -84,7 +84,7 @@ def watch(tmp_path: Path) -> Watch:
     return Watch(tmp_path)
 
 
-def test_it_is_starting_then_waits_for_a_model_then_runs(watch: Watch) -> None:
+def test_the_states_are_starting_then_waiting_for_a_model_then_running(watch: Watch) -> None:
     states = [watch.said.state]
     watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
     watch.watched.tick()
@@ -110,7 +110,7 @@ def test_counts_are_written_once_a_second(watch: Watch) -> None:
     assert (before, watch.said.consumed, watch.said.published) == (0, 2, {"predictions": 2})
 
 
-def test_the_loop_gets_what_the_handler_gives(watch: Watch) -> None:
+def test_the_loop_gets_the_results_of_the_handler_unchanged(watch: Watch) -> None:
     assert watch.watched.handle([RECORD]) == [PREDICTION]
     assert watch.watched.holds() == watch.handler.holds()
     assert watch.watched.inputs == watch.handler.inputs
@@ -124,7 +124,7 @@ def test_the_end_and_its_reason_are_written(watch: Watch) -> None:
     assert (watch.said.state, watch.said.error) == ("failed", "no Kafka answers")
 
 
-def test_what_is_rare_is_logged_in_words(
+def test_rare_messages_are_logged_as_text(
     watch: Watch, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = RetrainRequest(
@@ -140,7 +140,7 @@ def test_what_is_rare_is_logged_in_words(
     assert told == ["retrain: retrain-1 requested (drift): x moved"]
 
 
-def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
+def test_the_lag_is_written_and_reset_when_partitions_are_revoked(watch: Watch) -> None:
     at = TopicPartition("s.features", 0)
     watch.handler.model = MODEL
     watch.watched.assigned({at: Committed(0)})
@@ -154,7 +154,7 @@ def test_the_lag_is_written_and_gone_with_the_partitions(watch: Watch) -> None:
     assert (before, watch.said.lag) == (7, 0)
 
 
-def test_while_kafka_is_away_it_waits_and_then_is_as_before(watch: Watch) -> None:
+def test_during_an_outage_of_kafka_the_state_is_waiting_for_kafka(watch: Watch) -> None:
     watch.handler.model = MODEL
     watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
     watch.watched.on_connection("no Kafka answers")
@@ -165,7 +165,7 @@ def test_while_kafka_is_away_it_waits_and_then_is_as_before(watch: Watch) -> Non
     assert (watch.said.state, watch.said.troubles) == ("running", ())
 
 
-def test_records_that_are_not_read_are_written_down_unless_they_are_held_back(
+def test_unread_records_are_a_trouble_unless_their_partition_is_paused(
     watch: Watch,
 ) -> None:
     at = TopicPartition("s.features", 0)
