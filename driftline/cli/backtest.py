@@ -54,7 +54,7 @@ def backtest(
     data: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help=f"{DATA_HELP} Default: the records in the stream's topics.",
             show_default=False,
             autocompletion=completion.data_sets,

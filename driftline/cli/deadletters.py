@@ -38,7 +38,7 @@ def list_(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """Count dead letters by reason, the most frequent first. Show where the newest of each is.
+    """Count dead letters by reason, the most frequent first, with the position of the newest.
 
     Example: driftline deadletters list --run last
     """
@@ -151,15 +151,15 @@ def replay(
         bool, typer.Option("--dry-run", help="Send nothing, but count what would be sent.")
     ] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Also send what an earlier replay has sent.")
+        bool, typer.Option("--again", help="Also resend what was resent before.")
     ] = False,
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
     """Send dead letters to their original topic and partition again, unchanged.
 
-    Use it after the cause is fixed, for example by another policy in the stream file. A record that
-    fails again becomes a new dead letter. What an earlier replay has sent is skipped.
+    Use it after fixing the cause, for example a setting in the stream file. A record that fails
+    again becomes a new dead letter. Dead letters that were resent before are skipped.
 
     Example: driftline deadletters replay --reason "missing value" --dry-run
     """

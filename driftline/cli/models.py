@@ -60,9 +60,10 @@ def list_(
     run: Run = None,
     json: Json = False,
 ) -> None:
-    """List all models, oldest first, with their metric. Mark the champion and rolled-back models.
+    """List all models with their metrics, oldest first, and mark the champion.
 
-    The metric of a model is from the held-out records of its own training.
+    The metric of a model is from the held-out records of its own training. Models that an operator
+    has rolled back are marked as well.
 
     Example: driftline models list --run last
     """
@@ -201,10 +202,10 @@ def rollback(
     bootstrap_server: BootstrapServers = None,
     json: Json = False,
 ) -> None:
-    """Make an earlier model the champion again, and do not promote the present one any more.
+    """Make an earlier model the champion again.
 
-    Prints the metrics of both models. The trainer may still promote new models; `driftline freeze`
-    prevents that.
+    Prints the metrics of both models. The trainer never promotes the replaced model again, but it
+    may promote new models. `driftline freeze` prevents that.
 
     Example: driftline models rollback --reason "complaints since noon"
     """
@@ -259,8 +260,8 @@ def sign_(
 ) -> None:
     """Sign the unsigned announcements, champion and freeze of an earlier version of Driftline.
 
-    A running trainer does this without being asked. Check `driftline models list` first, because
-    this command signs the state that it shows.
+    A running trainer does this automatically. Check `driftline models list` first: this command
+    signs the state that it shows.
 
     Example: driftline models sign
     """
@@ -275,10 +276,12 @@ def sign_(
 def freeze(
     file: StreamFile = None,
     off: Annotated[bool, typer.Option("--off", help="Allow automatic promotion again.")] = False,
-    reason: Why = "frozen manually",
+    reason: Why = "changed manually",
     bootstrap_server: BootstrapServers = None,
 ) -> None:
-    """Stop automatic promotion. New models are still trained and announced, but never promoted.
+    """Stop automatic promotion of new models.
+
+    Models are still trained and announced. `driftline models promote` still works.
 
     Example: driftline freeze --reason "audit until Friday"
     """

@@ -74,11 +74,13 @@ def demo(
     bootstrap_servers: BootstrapServers = None,
     as_json: Json = False,
 ) -> None:
-    """Show the loop at work on Iris flowers, with a camera that starts to measure wrongly.
+    """Run a demo on Iris flowers: a faulty camera causes drift, and retraining repairs the model.
 
-    Records are drawn from the Iris data set until a fault changes the measurements. Driftline
+    Records are drawn from the Iris data set, until a fault changes the measurements. Driftline
     detects the drift, retrains the model and replaces it, and the accuracy recovers. The last line
     is the path of the report.
+
+    Example: driftline demo
     """
     from producers.iris import STREAM_FILE
 
