@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from producers.rows import Row
+from producers.rows import Change, Row
 
 STREAM_FILE: Final = Path(__file__).with_name("iris.toml")
 
@@ -71,6 +71,12 @@ class IrisDrift:
     def drift_row(self) -> int:
         """The first row (from 0) that the changed sensor measures."""
         return int(self._records * self._drift_at)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The knock of the camera."""
+        detail = f"petal lengths are read {1 - self._scale:.0%} too short"
+        return (Change(self.drift_row, "the camera was knocked", detail),)
 
     def count(self) -> int:
         return self._records

@@ -28,7 +28,7 @@ from driftline.codec.values import parse_time
 from driftline.errors import DataError
 from driftline.partition_clock import MAX_AHEAD_US, PartitionClock
 from driftline.stream import AT, ROW, LabelDelay, Span, Stream
-from producers.rows import Row, Source
+from producers.rows import Change, Changing, Row, Source
 from producers.shaping import Shaped, Shaper
 
 
@@ -95,6 +95,11 @@ class Playback:
         """How many data rows there are, warm-up included; None where that cannot be known."""
         count = self._source.count()
         return count if count is None or self._limit is None else min(count, self._limit)
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Known changes in the data."""
+        return self._source.changes if isinstance(self._source, Changing) else ()
 
     @property
     def next_row(self) -> int:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from driftline.errors import DataError
-from producers.rows import Row, Source
+from producers.rows import Change, Row, Source
 
 TARGET: Final = "target"
 # Generators never end; this many rows hold a few drifts and take about a second.
@@ -22,8 +22,11 @@ class RiverSource:
 
     textual: Final = False
 
-    def __init__(self, name: str, make: Callable[[], Any], rows: int) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], Any], rows: int, changes: tuple[Change, ...] = ()
+    ) -> None:
         self.name = name
+        self.changes = changes
         self._make = make
         self._rows = rows
 
@@ -91,7 +94,7 @@ def open_river(name: str) -> Source:
             stream=makers[0](), drift_stream=makers[1](), position=position, width=width, seed=0
         )
 
-    return RiverSource(name, joined, rows)
+    return RiverSource(name, joined, rows, (Change(position, "the generator changed"),))
 
 
 def bundled() -> tuple[str, ...]:

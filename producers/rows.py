@@ -1,7 +1,7 @@
 """What a source of data gives: rows in order, and how many there are."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 # A mapping of column to value; or, for a line that is no row, its bytes.
 Row: TypeAlias = Mapping[str, Any] | bytes
@@ -21,3 +21,20 @@ class Source(Protocol):
         """How many rows there are; None where that cannot be known before reading them."""
 
     def rows(self) -> Iterator[Row]: ...
+
+
+class Change(NamedTuple):
+    """A known change in the data, from this row on (counted from 0). `text` is a clause such as
+    "the camera was knocked"; `detail` states what that does to the data."""
+
+    row: int
+    text: str
+    detail: str = ""
+
+
+@runtime_checkable
+class Changing(Protocol):
+    """A source that knows where its data change, for demonstrations and benchmarks."""
+
+    @property
+    def changes(self) -> tuple[Change, ...]: ...

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from driftline.cli.heatmap import Cell, heat_map, histogram
-from driftline.cli.report import MetricOverTime, RunEvent, RunReport, Totals, write_report
 from driftline.cli.report import write_page as write
+from driftline.cli.report import write_report
+from driftline.cli.report_values import MetricOverTime, RunEvent, RunReport, Totals
 from monitor.reports import Task, draw
 from tests.browser import Opened
 from tests.hostile import HOSTILE, RUN

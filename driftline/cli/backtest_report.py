@@ -20,7 +20,8 @@ from driftline.cli.chart import Series, chart, element, format_value
 from driftline.cli.estimates import error_sentence
 from driftline.cli.heatmap import Cell, heat_map, histogram
 from driftline.cli.narrator import report_event
-from driftline.cli.report import events_table, marks_of, title_of
+from driftline.cli.report import events_table, marks_of
+from driftline.cli.report_values import title_of
 from driftline.codec.records import RecordCodec
 from driftline.evaluation import higher_is_better
 from driftline.events import ColumnResult, DataWindow

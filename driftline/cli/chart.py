@@ -21,13 +21,14 @@ PLOT = 270
 GAP = 10  # between the plot and its lanes
 LANE = 24
 AXIS = 40
+LETTER = 6.2  # width of one, about
 
 
 class Series(msgspec.Struct, frozen=True):
     """A line of the chart.
 
-    `values` has one value for each block, or None. `label` is a name, with an explanation in
-    brackets.
+    `values` has one value for each block, or None. `label` is a name, with an explanation after a
+    colon.
     """
 
     style: Literal["loop", "static", "baseline"]
@@ -36,12 +37,15 @@ class Series(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Return the label without its explanation in brackets."""
-        return self.label.split(" (")[0]
+        """Return the label without its explanation."""
+        return self.label.split(":")[0]
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """An event at `row`, or from `row` until `until`, drawn in its lane."""
+    """An event at `row`, or from `row` until `until`, drawn in its lane.
+
+    A mark with an empty `link` is not a link.
+    """
 
     row: int
     until: int
@@ -129,8 +133,8 @@ def chart(
     lowest = TOP + PLOT + GAP + LANE * len(lanes)
     return element(
         "svg",
-        *_legend(series, block),
-        *_axes(scale, heights, lowest),
+        *_legend(series),
+        *_axes(scale, heights, lowest, block),
         *_blocks(scale, rows, block, series),
         *_rules(scale, marks),
         *(
@@ -166,20 +170,16 @@ class _Scale(msgspec.Struct, frozen=True):
         return TOP + PLOT * (1 - (value - self.low) / (self.high - self.low))
 
 
-def _legend(series: tuple[Series, ...], block: int) -> Iterator[ET.Element]:
+def _legend(series: tuple[Series, ...]) -> Iterator[ET.Element]:
     """Yield the legend above the plot. The top line comes first."""
     x = float(LEFT)
     for line in reversed(series):
         yield _line(x, TOP - 18, x + 24, TOP - 18, f"series {line.style}")
         yield _text(line.label, x + 30, TOP - 14, "start")
-        x += 50 + _LETTER * len(line.label)
-    yield _text(f"blocks of {block:,} rows", WIDTH - RIGHT, TOP - 14, "end")
+        x += 50 + LETTER * len(line.label)
 
 
-_LETTER = 6.2  # approximate width of a letter
-
-
-def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Element]:
+def _axes(scale: _Scale, heights: list[float], lowest: float, block: int) -> Iterator[ET.Element]:
     for value in heights:
         yield _line(LEFT, scale.y(value), WIDTH - RIGHT, scale.y(value), "grid")
         yield _text(f"{value:,.10g}", LEFT - 8, scale.y(value) + 4, "end")
@@ -187,7 +187,8 @@ def _axes(scale: _Scale, heights: list[float], lowest: float) -> Iterator[ET.Ele
         if scale.start <= row <= scale.end:
             yield _line(scale.x(row), TOP + PLOT, scale.x(row), lowest + 5, "grid")
             yield _text(f"{row:,.0f}", scale.x(row), lowest + 19, "middle")
-    yield _text("row of the data", (LEFT + WIDTH - RIGHT) / 2, lowest + 35, "middle")
+    words = f"row of the data; each point is the mean of {block:,} rows"
+    yield _text(words, (LEFT + WIDTH - RIGHT) / 2, lowest + 35, "middle")
 
 
 def _blocks(
@@ -212,7 +213,7 @@ def _blocks(
 
 def _rules(scale: _Scale, marks: tuple[Mark, ...]) -> Iterator[ET.Element]:
     for mark in marks:
-        if mark.style in ("drift", "swap"):
+        if mark.style in ("change", "drift", "swap"):
             x = scale.x(mark.row)
             rule = _line(x, TOP, x, TOP + PLOT, f"rule {mark.style}")
             rule.set("pointer-events", "none")
@@ -274,4 +275,4 @@ def _mark(mark: Mark, x: float, until: float, middle: float) -> ET.Element:
             f"{x:.1f},{middle - 7} {x + 7:.1f},{middle} {x:.1f},{middle + 7} {x - 7:.1f},{middle}"
         )
         shape = element("polygon", title, points=corners, class_=style)
-    return element("a", shape, href=mark.link)
+    return element("a", shape, href=mark.link) if mark.link else shape

@@ -50,16 +50,20 @@ class Compared:
         )
 
     def over_time(self, block: int) -> tuple[list[int], dict[str, list[float | None]]]:
-        """Return the last row and the metrics of each block of `block` rows."""
+        """Return the last row and the metrics of each block of `block` rows.
+
+        The last block also takes the remaining rows if they are less than half a block.
+        """
         if not self.rows:
             return [], {name: [] for name in self.predicted}
         rows = np.array(self.rows)
-        first = int(rows.min())
-        number = (rows - first) // block
+        first, last = int(rows.min()), int(rows.max())
+        blocks = max(1, (last - first + 1 + block // 2) // block)
+        number = np.minimum((rows - first) // block, blocks - 1)
         ends, values = [], {name: list[float | None]() for name in self.predicted}
-        for index in range(int(number.max()) + 1):
+        for index in range(blocks):
             chosen = np.flatnonzero(number == index)
-            ends.append(min(first + (index + 1) * block - 1, int(rows.max())))
+            ends.append(last if index == blocks - 1 else first + (index + 1) * block - 1)
             for name, series in values.items():
                 series.append(self.metric(name, chosen))
         return ends, values

@@ -8,14 +8,8 @@ from rich.markup import escape
 from driftline.cli.estimates import error_sentence
 from driftline.cli.lines import short_digest
 from driftline.cli.observer import Happening
-from driftline.cli.report import (
-    Happened,
-    MetricOverTime,
-    RunEvent,
-    RunReport,
-    Totals,
-    write_report,
-)
+from driftline.cli.report import write_report
+from driftline.cli.report_values import Happened, MetricOverTime, RunEvent, RunReport, Totals
 from driftline.cli.simulation import FirstModel, RunResult, Simulation
 from driftline.evaluation import higher_is_better
 from driftline.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
@@ -130,6 +124,9 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
                 event
                 for happening in simulation.happenings
                 if (event := report_event(happening)) is not None
+            ),
+            changes=tuple(
+                change for change in simulation.changes if rows and change.row <= rows[-1]
             ),
         ),
     )

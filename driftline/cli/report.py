@@ -7,17 +7,12 @@ computes nothing; `driftline run` fills the `RunReport`.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 from xml.etree import ElementTree as ET
 
-import msgspec
-
 from driftline.cli.chart import Mark, Series, chart, element, format_value
-from driftline.stream import DriftKind
-
-Happened = Literal[
-    "drift opened", "drift updated", "drift resolved", "retrain", "swap", "kept", "refused"
-]
+from driftline.cli.incidents import Incident, comparison, conclusion, extra_errors, incidents
+from driftline.cli.report_values import Happened, RunEvent, RunReport, title_of
+from producers.rows import Change
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -35,60 +30,6 @@ _MEANING: dict[Happened, str] = {
     "kept": "A new model was trained, but the champion was better.",
     "refused": "A model package was rejected.",
 }
-
-
-class RunEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """An event of a run."""
-
-    row: int  # row of the data, from 0, at which it was observed
-    what: Happened
-    text: str  # the reason, in a sentence
-    id: str  # of the drift event, the retrain request or the decision; a digest for a swap
-    drift: DriftKind | None = None  # for the three values of `what` about drift
-    report: str | None = None  # Evidently's HTML, relative to the run's report
-
-
-class MetricOverTime(msgspec.Struct, frozen=True, kw_only=True):
-    """The metric in blocks of equal length; None where a block had no outcome.
-
-    `rows[i]` is the last row of block i; the other three have one value for each block.
-    """
-
-    rows: tuple[int, ...]
-    loop: tuple[float | None, ...]
-    static: tuple[float | None, ...]
-    baseline: tuple[float | None, ...]
-    block: int  # rows in a block
-
-
-class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts and metrics of a run."""
-
-    records: int
-    predictions: int
-    outcomes: int
-    dead_letters: int
-    lost: int
-    windows: int
-    models: int  # published, the first one included
-    loop: float | None
-    static: float | None
-    baseline: float | None
-    seconds: float
-
-
-class RunReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that the page shows."""
-
-    stream: str
-    run: str  # name of the run's folder
-    metric: str
-    higher_is_better: bool
-    baseline: str  # the kind of baseline: "prior" or "previous_label"
-    totals: Totals
-    over_time: MetricOverTime
-    events: tuple[RunEvent, ...]  # in order of row
-    notes: tuple[str, ...] = ()  # sentences for the end of the page
 
 
 def write_report(path: Path, report: RunReport) -> None:
@@ -118,14 +59,18 @@ def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
 
 
 def _body(report: RunReport) -> list[ET.Element]:
+    found = incidents(report.events, report.changes)
     parts = [
         element("p", "Driftline run ", element("code", report.run), class_="over"),
         element("h1", report.stream),
-        element("p", _summary(report), class_="lead"),
-        _tiles(report),
+        element("p", conclusion(report), class_="lead"),
+        element("p", comparison(report)),
+        *(_incident(incident, report, len(found) > 1) for incident in found),
         element("h2", f"{title_of(report.metric)} over time"),
         element("div", _chart(report), class_="scroll", tabindex="0"),
-        element("h2", "What happened"),
+        element("h2", "The run in numbers"),
+        _tiles(report),
+        element("h2", "All events"),
     ]
     if report.events:
         parts.append(element("div", events_table(report.events), class_="scroll", tabindex="0"))
@@ -137,19 +82,48 @@ def _body(report: RunReport) -> list[ET.Element]:
     return parts
 
 
-def _summary(report: RunReport) -> str:
-    totals = report.totals
-    opened = _count(report, "drift opened")
-    sentence = (
-        f"{_plural(totals.records, 'record')} streamed; {_plural(opened, 'drift event')}, "
-        f"{_plural(_count(report, 'retrain'), 'retraining')}, "
-        f"{_plural(_count(report, 'swap'), 'swap')} of the model."
-    )
-    if totals.loop is None or totals.static is None:
-        return sentence
-    return (
-        f"{sentence} {title_of(report.metric)} {format_value(totals.loop)}; with the first "
-        f"model only it would have been {format_value(totals.static)}."
+def _incident(incident: Incident, report: RunReport, is_one_of_many: bool) -> ET.Element:
+    """The steps of an incident, from the change to the recovery."""
+    since = incident.began
+
+    def after(row: int) -> str:
+        return f"row {row:,}" if row == since else f"row {row:,}, {row - since:,} later"
+
+    steps: list[tuple[str, str, str]] = []
+    if incident.change is not None:
+        change = incident.change
+        steps.append(("Change", f"row {since:,}", ": ".join(filter(None, change[1:]))))
+    steps.append(("Drift found", after(incident.detected), "; ".join(incident.findings)))
+    if incident.swaps:
+        more = len(incident.swaps) - 1
+        again = f", and {_plural(more, 'further one')} before it ended" if more else ""
+        steps.append(
+            ("New model in service", after(incident.swaps[0]), f"retrained on new outcomes{again}")
+        )
+    if incident.resolved is None:
+        steps.append(("Recovered", "not yet", "a drift event is still open"))
+    else:
+        errors = extra_errors(incident, report)
+        cost = "all drift events are resolved"
+        if errors is not None:
+            cost += f"; about {errors:,} predictions more were wrong than before"
+        steps.append(("Recovered", after(incident.resolved), cost))
+    return element(
+        "section",
+        *([element("h2", f"Incident at row {since:,}")] if is_one_of_many else ()),
+        element(
+            "ol",
+            *(
+                element(
+                    "li",
+                    element("b", name),
+                    element("span", when, class_="when"),
+                    element("span", text, class_="small"),
+                )
+                for name, when, text in steps
+            ),
+            class_="steps",
+        ),
     )
 
 
@@ -193,17 +167,34 @@ def _baseline(report: RunReport) -> str:
 def _chart(report: RunReport) -> ET.Element:
     over = report.over_time
     series = (
-        Series("baseline", f"baseline ({_baseline(report)})", over.baseline),
-        Series("static", "static (the first model, never retrained)", over.static),
-        Series("loop", "loop (the model in use)", over.loop),
+        Series("baseline", f"baseline: {_baseline(report)}", over.baseline),
+        Series("static", "first model, never retrained", over.static),
+        Series("loop", "Driftline's loop", over.loop),
     )
     return chart(
         rows=over.rows,
         block=over.block,
         series=series,
-        marks=marks_of(report.events, over.rows[-1] if over.rows else 0),
-        label=f"{report.stream}: {report.metric} of loop, static model and baseline",
+        marks=(
+            *_change_marks(report.changes),
+            *marks_of(report.events, over.rows[-1] if over.rows else 0),
+        ),
+        label=f"{report.stream}: {report.metric} of the loop, the first model and the baseline",
     )
+
+
+def _change_marks(changes: Sequence[Change]) -> list[Mark]:
+    return [
+        Mark(
+            row=change.row,
+            until=change.row,
+            lane="change of the data",
+            style="change",
+            text=f"row {change.row:,}: {change.text} {change.detail}",
+            link="",
+        )
+        for change in changes
+    ]
 
 
 def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
@@ -270,8 +261,3 @@ def _count(report: RunReport, what: Happened) -> int:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-def title_of(metric: str) -> str:
-    """Return a metric's name as it is written at the beginning of a heading."""
-    return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()

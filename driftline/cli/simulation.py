@@ -131,6 +131,7 @@ class Simulation:
         self.stream = stream
         self.first = first
         self.total_rows = playback.total
+        self.changes = playback.changes
         self._broker = broker
         self._loops = loops
         self._playback = playback

@@ -1,13 +1,16 @@
 """The report of a run: one self-contained page with all events."""
 
+import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
 
-from driftline.cli.chart import LEFT, Mark, Series, chart, ticks
-from driftline.cli.report import MetricOverTime, RunEvent, RunReport, Totals, write_report
+from driftline.cli.chart import LEFT, LETTER, RIGHT, TOP, WIDTH, Mark, Series, chart, ticks
+from driftline.cli.report import write_report
+from driftline.cli.report_values import MetricOverTime, RunEvent, RunReport, Totals
+from producers.rows import Change
 
 DRIFT = RunEvent(
     row=700,
@@ -59,8 +62,8 @@ def page(tmp_path: Path) -> str:
 
 
 def test_the_page_shows_each_event_with_its_row_and_reason(page: str) -> None:
-    assert "12,000 records streamed; 1 drift event, 1 retraining, 1 swap of the model." in page
-    assert "Accuracy 0.921; with the first model only it would have been 0.740." in page
+    assert "Driftline found drift at row 700, replaced the model at row 900, and" in page
+    assert "Accuracy over the whole run is 0.921. With the first model, never retrained, it" in page
     for event in REPORT.events:
         assert f"{event.row:,}" in page
         assert event.id in page
@@ -127,3 +130,24 @@ def test_ticks_cover_the_range_with_few_round_numbers(low: float, high: float) -
     assert made[-1] >= high
     assert 2 <= len(made) <= 12
     assert made == sorted(set(made))
+
+
+@pytest.mark.parametrize("baseline", ["prior", "previous_label"])
+def test_the_legend_fits_above_the_chart(baseline: str, tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", msgspec.structs.replace(REPORT, baseline=baseline))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    ends = [
+        float(x) + LETTER * len(text)
+        for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)', page)
+        if float(y) < TOP
+    ]
+    assert len(ends) == 3
+    assert max(ends) < WIDTH - RIGHT
+
+
+def test_a_known_change_is_marked_in_the_chart(tmp_path: Path) -> None:
+    changed = msgspec.structs.replace(REPORT, changes=(Change(600, "a <knock>", "too short"),))
+    write_report(tmp_path / "report.html", changed)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "row 600: a &lt;knock&gt; too short" in page
+    assert "a &lt;knock&gt;: too short" in page
