@@ -1,1 +1,4 @@
-"""The command line and the composition root: all that is in `driftline` and imports services."""
+"""Commands, runs, backtests and their reports, and the code that builds the services.
+
+This is the only package in `driftline` that imports services.
+"""

@@ -73,7 +73,7 @@ def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
 
     Ctrl-C reaches all processes of the group. This process then terminates the others.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process inherits this
     try:
         process.start()
     finally:

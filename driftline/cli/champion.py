@@ -32,7 +32,7 @@ def catalog_of(context: Context) -> Catalog:
 def make_champion(
     context: Context, catalog: Catalog, announced: ModelAnnounced, reason: str
 ) -> ChampionChange:
-    """Make a model the champion. Raises BrokerError; SettingsError if readers ignore the change."""
+    """Make a model the champion. Raises BrokerError; SettingsError if services will ignore it."""
     if announced.digest == catalog.champion_digest:
         return ChampionChange(announced, announced, changed=False)
     signer = Signer(context.settings.keys)
@@ -40,8 +40,8 @@ def make_champion(
     _send(context, signer, pointer)
     now = catalog_of(context)
     if now.champion is None or now.champion.id != pointer.id:
-        # Our record is the newest of its key. Compaction would delete the one that counts, so
-        # that one is published again.
+        # Our record is the newest of its key. Compaction would delete the record that is in
+        # effect, so that one is published again.
         _send(context, signer, *now.restatements())
         raise _ignored(context, CHAMPION_KEY)
     before = catalog.announcements.get(catalog.champion_digest or "")
@@ -58,7 +58,7 @@ def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
 
 
 def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
-    """Sign and publish again what counts and is not signed. Returns it."""
+    """Sign and republish the unsigned records that are in effect. Return them."""
     signer = Signer(context.settings.keys)
     events = catalog_of(context).restatements()
     _send(context, signer, *events)

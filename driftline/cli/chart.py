@@ -14,9 +14,9 @@ import msgspec
 from driftline.plain import visible
 
 WIDTH = 960
-LEFT = 126  # room for the lanes' names
+LEFT = 126  # width for the names of lanes
 RIGHT = 18
-TOP = 34  # room for what the lines are
+TOP = 34  # height of the legend
 PLOT = 270
 GAP = 10  # between the plot and its lanes
 LANE = 24

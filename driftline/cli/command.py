@@ -1,4 +1,4 @@
-"""The class of every command. It also accepts the stream file the way the first version did.
+"""The class of all commands. It also accepts the stream file as an argument (deprecated).
 
 In: the words after a command's name. Out: the same words, with the stream file after `--stream`.
 """
@@ -31,7 +31,7 @@ class Command(TyperCommand):
         return super().parse_args(ctx, args)
 
     def _stream_argument(self, ctx: Any, args: list[str]) -> str | None:
-        """Return the stream file among the arguments, unless it has to be one of the command's."""
+        """Return the stream file if it is an argument, and the command has one too many."""
         options = {option for parameter in self.params for option in parameter.opts}
         if _STREAM_OPTION not in options or ctx.resilient_parsing:
             return None

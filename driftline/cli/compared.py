@@ -14,8 +14,8 @@ from driftline.events import Value
 from driftline.stream import Metric, Task
 
 # Blocks of rows. The difference of two predictors is averaged in each block before its standard
-# error is computed, because errors of neighbouring records are correlated, and those of different
-# blocks hardly.
+# error is computed, because errors of neighbouring records are correlated, and errors of
+# different blocks are nearly independent.
 BLOCKS = 30
 
 

@@ -67,7 +67,7 @@ def _is_readable_stream_file(path: Path) -> bool:
 
 
 def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
-    """Return wanted files and all folders, with the folder as it was typed."""
+    """Return the wanted files and all folders that begin with `incomplete`."""
     folder, slash, beginning = incomplete.rpartition("/")
     try:
         return list(_matching(f"{folder}{slash}", beginning, is_wanted))

@@ -15,7 +15,7 @@ from driftline.cli.chart import element
 from driftline.cli.report import STYLE
 from driftline.errors import DriftlineError, MissingExtra
 
-# The first installed font is used. If none is installed, a substitute is used if there is one.
+# The first installed font is used. If none is installed, the machine may have a substitute.
 FONTS: Final = (
     "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
 )  # fmt: skip

@@ -96,17 +96,17 @@ class FirstModel(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """Its package's digest."""
+        """Return the digest of its package."""
         return self.trained.digest
 
     @property
     def candidate(self) -> str:
-        """The kind of model that won."""
+        """Return the name of the candidate that was chosen."""
         return self.trained.candidate
 
     @property
     def value(self) -> float:
-        """The stream's metric on its held-out rows."""
+        """Return the stream's metric on its held-out rows."""
         return self.trained.value
 
 

@@ -141,7 +141,7 @@ def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
-    """Print the plan. Returns whether a topic is missing or differs in a way that matters."""
+    """Print the plan. Return whether a topic is missing or differs in a way that matters."""
     planned = Topics(context.stream)
     different = differences(admin, planned)
     items = [
