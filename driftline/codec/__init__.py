@@ -1,1 +1,1 @@
-"""Bytes to values and back: feature records and labels, and the events that Driftline publishes."""
+"""Encode and decode feature records, labels, and the events that Driftline publishes."""

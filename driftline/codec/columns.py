@@ -1,4 +1,4 @@
-"""Many records as columns: what decoding gives, and what models, monitor and trainer work on."""
+"""Hold decoded records as columns, the form in which models, monitor and trainer use them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 
 class Columns:
-    """Records as columns. `numbers`: float64 (n,), NaN = missing. `categories`: object (n,) of
-    str | None. Both in the stream file's order, derived features last among the numbers."""
+    """The columns of n records, in the order of the stream file.
+
+    `numbers` are float64 arrays (n,), in which NaN is a missing value. Derived features come last
+    among them. `categories` are object arrays (n,) of str, or None for a missing value.
+    """
 
     __slots__ = ("_length", "categories", "numbers")
 
@@ -31,11 +34,11 @@ class Columns:
         return self._length
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        """A column, number or category. Raises KeyError."""
+        """Return the column with this name, of numbers or categories. Raises KeyError."""
         return self.numbers[name] if name in self.numbers else self.categories[name]
 
     def take(self, indices: Sequence[int] | NDArray[np.intp] | slice) -> "Columns":
-        """The records at these places, in this order."""
+        """Return the records at these indices, in the given order."""
         at = indices if isinstance(indices, slice) else np.asarray(indices, dtype=np.intp)
         length = len(range(self._length)[at]) if isinstance(at, slice) else len(at)
         return Columns(
@@ -46,7 +49,7 @@ class Columns:
 
     @classmethod
     def concat(cls, parts: Sequence["Columns"]) -> "Columns":
-        """All records of `parts`, which have the same columns; at least one part."""
+        """Concatenate at least one set of records. All must have the same columns."""
         first = parts[0]
         return cls(
             {
@@ -62,14 +65,18 @@ class Columns:
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A record that cannot be scored: its index in the input, and why."""
+    """A record or label that cannot be used: its index in the input, and the reason."""
 
     index: int
     reason: str
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What was decoded. `kept[i]` is the input's index of record i; `rejected` are the others."""
+    """A decoded batch of records.
+
+    `ids`, `times_us`, `rows` and `columns` contain the accepted records. `kept[i]` is the index of
+    record i in the input. `rejected` lists the other records.
+    """
 
     ids: list[str]
     times_us: list[int | None]
@@ -82,6 +89,6 @@ class Batch(msgspec.Struct, frozen=True):
         return len(self.ids)
 
     def positions(self, axis: Literal["time", "row"]) -> list[int]:
-        """The records' positions; the axis must be the stream's."""
+        """Return the positions of the records. `axis` must be the axis of the stream."""
         found = self.times_us if axis == "time" else self.rows
         return [position for position in found if position is not None]

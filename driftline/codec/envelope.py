@@ -1,7 +1,8 @@
-"""Events to and from bytes: JSON values, CloudEvents headers on the rare topics, dead letters.
+"""Encode and decode events: JSON values, CloudEvents headers, dead letters.
 
-The headers follow CloudEvents 1.0 in Kafka's binary mode (`ce_id`, `ce_type`, …). Hot topics
-(predictions, outcomes) carry none: headers double the cost of producing.
+Events in single-partition topics have headers that follow CloudEvents 1.0 in Kafka's binary mode
+(`ce_id`, `ce_type`, …). Predictions and outcomes have none, because headers double the cost of
+producing.
 """
 
 import logging
@@ -47,7 +48,7 @@ models_decoder: msgspec.json.Decoder[ModelsEvent] = msgspec.json.Decoder(ModelsE
 
 
 def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
-    """Decode one message; raises DataError naming where it stands and what is wrong with it."""
+    """Decode one message. Raises DataError with its topic, partition, offset and the reason."""
     try:
         return decoder.decode(message.value or b"")
     except msgspec.DecodeError as error:
@@ -57,9 +58,11 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
 
 
 def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
-    """Decode one message for a reader that reports on a topic; warn and return None if the record
-    is not Driftline's: it must not keep the reader from reporting on the others. Of several such
-    records of a topic one is named, with their number."""
+    """Decode one message; log a warning and return None if it is not an event of Driftline.
+
+    Use it to report on a topic, where one foreign record must not hide the others. The log merges
+    the warnings of one topic into one line with their number.
+    """
     try:
         return decode(decoder, message)
     except DataError as error:
@@ -72,7 +75,7 @@ def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | No
 
 
 def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
-    """Headers that let any CloudEvents consumer route an event without reading its value."""
+    """Return headers with which a CloudEvents consumer can route an event without decoding it."""
     kind = type(event).__struct_config__.tag
     return (
         ("ce_specversion", b"1.0"),
@@ -84,7 +87,7 @@ def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
 
 
 def rare(topic: str, event: Event, *, id: str, key: str | None = None) -> Outgoing:
-    """An event for one of the single-partition topics: windows, drift, retrain, models."""
+    """Return an event as a record for a single-partition topic: windows, drift, retrain, models."""
     return Outgoing(
         topic=topic,
         key=(key or id).encode(),
@@ -95,7 +98,7 @@ def rare(topic: str, event: Event, *, id: str, key: str | None = None) -> Outgoi
 
 
 def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> Outgoing:
-    """The message as it came, with its origin and the reason as headers."""
+    """Return a dead letter: the unchanged message, with its origin and the reason as headers."""
     return Outgoing(
         topic=topic,
         key=message.key,
@@ -113,8 +116,8 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
 
 
 def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
-    """The record of the topic `outcomes` that says which offsets were deleted before they were
-    read; none if none were."""
+    """Return the watermark for the topic `outcomes` that reports offsets deleted before they were
+    read. The list is empty if none were deleted."""
     if change.unread is None:
         return []
     topic, partition = change.partition
@@ -124,7 +127,7 @@ def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
 
 
 class DeadLetterOrigin(msgspec.Struct, frozen=True):
-    """What the headers of a dead letter say."""
+    """The headers of a dead letter: the origin of the record, and why `service` rejected it."""
 
     reason: str
     service: str
@@ -134,8 +137,8 @@ class DeadLetterOrigin(msgspec.Struct, frozen=True):
 
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
-    """Read a dead letter's headers. Raises DataError if they are not there."""
-    # A letter that was replayed and failed again carries two sets: the last one is its own.
+    """Read the headers of a dead letter. Raises DataError if they are missing or invalid."""
+    # A record that was replayed and failed again may have two sets; the last value is current.
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
         return msgspec.convert(

@@ -1,4 +1,4 @@
-"""Labels: the truth about one record as flat JSON, from and to bytes."""
+"""Encode and decode labels, the true values of records, as flat JSON."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -17,8 +17,11 @@ from driftline.stream import AT, ID, Stream
 
 
 class Label(msgspec.Struct, frozen=True, gc=False):
-    """The truth about one record. `at`: position on the stream's axis at which it was known, or
-    None for the record's own; `key`: value of the key column, None where that is the id."""
+    """The true value of one record.
+
+    `at` is the position at which it became known, or None for the position of the record. `key` is
+    the value of the key column, or None if the label has none or the record is keyed by its id.
+    """
 
     record_id: str
     label: str | float
@@ -64,18 +67,18 @@ class LabelCodec:
         self._decode = make_decoder(types, refuse_unknown=False)
 
     def decode(self, value: bytes | None) -> Label:
-        """Raises DataError naming the column and what was expected."""
+        """Decode one label. Raises DataError with the column and the reason."""
         if value is None:
             raise DataError("no value: the label is empty")
         try:
-            value.decode()  # also what the schema skips: a dead letter or a file passes it on
+            value.decode()  # also checks the fields that the schema skips
             decoded = self._decode(value)
         except DECODE_ERRORS as error:
             raise DataError(reason_of(error)) from error
         return self._label(decoded)
 
     def decode_all(self, values: Sequence[bytes | None]) -> Decoded[Label]:
-        """Decode many at once; those that cannot be used are in the result, with the reason."""
+        """Decode many labels at once. Unusable labels are in the result, with their reasons."""
         found = decode_each(self._decode, values)
         if not found.rejected and (plain := self._plain(found.items)) is not None:
             return Decoded(plain, found.kept, [])
@@ -92,8 +95,10 @@ class LabelCodec:
         return Decoded(labels, kept, sorted(rejected, key=attrgetter("index")))
 
     def _plain(self, decoded: Sequence[Any]) -> list[Label] | None:
-        """All of them by columns, which halves the cost, if ids, keys and classes are text and
-        times are record numbers, as is usual; else None."""
+        """Convert all labels column by column, which halves the cost, or return None.
+
+        It works only if ids, keys and classes are text and every `@at` is a record number.
+        """
         if not decoded or self._is_number or not self._by_row:
             return None
         ids, labels, at, *keys = zip(*map(self._fields, decoded), strict=True)
@@ -114,7 +119,7 @@ class LabelCodec:
                 f"column {self._stream.target!r}: expected a number from -{MAX_NUMBER:.7g} to "
                 f"{MAX_NUMBER:.7g}, got {label!r}"
             )
-        return Label(  # nearly all ids and classes are text already: a call saved for each
+        return Label(  # nearly all ids and classes are text, so the check saves most calls
             record_id if type(record_id) is str else text(record_id),
             label if self._is_number or type(label) is str else text(label),
             None if at is None else self._position(at),
@@ -136,8 +141,11 @@ class LabelCodec:
     def encode(
         self, record_id: str, label: str | float, *, at: int | None = None, key: object = None
     ) -> bytes:
-        """One label as JSON. `at` is a position on the stream's axis; `key` is the record's value
-        of the key column, where that is not its id."""
+        """Encode one label as JSON.
+
+        `at` is a position on the axis of the stream. `key` is the record's value of the key
+        column; it is left out if records are keyed by their id.
+        """
         fields: dict[str, object] = {self._id: record_id}
         if self._key is not None and key is not None:
             fields[self._key] = key

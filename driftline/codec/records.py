@@ -1,7 +1,7 @@
-"""Feature records: the user's own flat JSON, decoded by a stream's schema.
+"""Decode feature records, the user's own flat JSON, by the schema of a stream.
 
-In: bytes as they lie in the topic. Out: column arrays, with what was rejected and why. A record is
-read in one pass; nothing is dropped in silence.
+Input: the bytes of records in the topic. Output: column arrays, and the rejected records with the
+reasons. Each record is parsed once, and every record is either accepted or rejected.
 """
 
 import struct
@@ -58,7 +58,7 @@ Rows = Sequence[tuple[Any, ...]]
 
 
 class RecordCodec:
-    """Decodes the feature records of one stream.
+    """Decode the feature records of one stream.
 
     >>> from driftline.stream import loads
     >>> stream = loads('''
@@ -98,7 +98,8 @@ class RecordCodec:
             roles.setdefault(self._time_column, []).append(IdType)
         for name in self._categories:
             roles.setdefault(name, []).append(Scalar)
-        # One column may serve as several; then its values are checked below, not by the decoder.
+        # A column can have several roles with different types. The decoder then takes any scalar,
+        # and the methods below check the values.
         self._shared = {name for name, types in roles.items() if len(types) > 1 and name != ROW}
         self._types = {
             name: types[0] if len(types) == 1 or name == ROW else Scalar
@@ -115,13 +116,13 @@ class RecordCodec:
         self.type = make_struct(self._types, refuse_unknown=refuse)
 
     def decode(self, values: Sequence[bytes | None]) -> Batch:
-        """Decode, check and derive. Everything is in the result; nothing is raised for bad data."""
+        """Decode and check records, and compute derived features. Never raises for bad data."""
         return self.checked(decode_each(self._decode, values))
 
     def position(self, value: bytes | None) -> int | None:
-        """Return where a rejected record belongs on the windows' axis; None if that is unreadable.
+        """Return the position of a rejected record, or None if that field is unreadable.
 
-        Only the field that holds the position is read, so it is known whatever else is wrong.
+        Only the field with the position is decoded, so errors in other fields do not matter.
         """
         if self._decode_position is None or value is None:
             return None
@@ -134,10 +135,10 @@ class RecordCodec:
         return found if type(found) is int and 0 <= found <= MAX_ROW else None
 
     def checked(self, decoded: Decoded[Any]) -> Batch:
-        """Check and derive what was decoded to `type`."""
+        """Check records that were decoded to `type`, and compute their derived features."""
         kept, rejected = decoded.kept, decoded.rejected
         rows_of = list(map(astuple, decoded.items))
-        problems: dict[int, str] = {}  # place among `kept` → the first reason
+        problems: dict[int, str] = {}  # index in `kept` → the first reason
         ids = self._ids(rows_of, problems)
         rows = self._rows(rows_of, problems)
         times_us = self._times(rows_of, problems)
@@ -239,7 +240,7 @@ class RecordCodec:
         return Columns(numbers, categories, len(rows_of))
 
     def _matrix(self, rows_of: Rows, problems: dict[int, str]) -> NDArray[np.float64]:
-        """The numbers, a row for each column."""
+        """Return the number columns of n records as float64 (columns, n)."""
         count = len(self._numbers)
         if not self._shared.isdisjoint(self._numbers):
             found = [
@@ -250,11 +251,11 @@ class RecordCodec:
             ]
             return np.array(found, dtype=np.float64).reshape(count, len(rows_of))
         try:
-            # Packing a row costs half of what converting its numbers one by one does.
+            # Packing a row takes half the time of converting its numbers one by one.
             pack = self._pack
             packed = b"".join([pack(*row[:count]) for row in rows_of])
             by_row = np.frombuffer(packed, dtype=np.float64)
-        except struct.error:  # a None, which is NaN
+        except struct.error:  # a value is None, which numpy converts to NaN
             by_row = np.array([row[:count] for row in rows_of], dtype=np.float64)
         return np.ascontiguousarray(by_row.reshape(len(rows_of), count).T)
 
@@ -298,7 +299,7 @@ def _shown(value: object) -> str:
 
 
 def decode_all(codec: RecordCodec, values: Iterable[bytes], *, batch: int = 5000) -> Batch:
-    """Decode many records in batches and join the results; `kept` counts through all of them."""
+    """Decode many records in batches of `batch`, and return them as one batch."""
     parts: list[Batch] = []
     pending: list[bytes] = []
     start = 0

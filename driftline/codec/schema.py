@@ -1,7 +1,7 @@
-"""Decoders made from a stream's columns, and their errors in words.
+"""Build JSON decoders from the columns of a stream, and explain their errors.
 
-In: column names with the types that JSON may have there. Out: a function from bytes to a tuple-like
-struct, None where a column is absent.
+Input: column names, with the JSON types that each allows. Output: a function from bytes to a
+struct with one field per column, in which an absent column is None.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ from driftline.codec.values import shortened
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
 
-# UnicodeDecodeError: from the caller's own check of what the schema skips.
+# UnicodeDecodeError comes from callers, which check the encoding of fields that the schema skips.
 DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
-    """A struct with one field for each name, in this order, None where absent.
+    """Return a struct type with one field for each name, in this order, with default None.
 
-    None where msgspec cannot read it from JSON: it takes no quotes, backslashes or control
-    characters in a field's name.
+    Return None if a name contains a quote, a backslash or a control character, because msgspec
+    cannot decode such field names.
     """
     if not all(map(_can_be_renamed, types)):
         return None
@@ -30,12 +30,14 @@ def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgsp
 
 
 def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
-    """A decoder to the struct of `make_struct`; it raises `DECODE_ERRORS`, which `reason_of`
-    explains."""
+    """Return a function that decodes JSON to a struct with the fields of `make_struct`.
+
+    The function raises `DECODE_ERRORS`; `reason_of` explains them.
+    """
     known = make_struct(types, refuse_unknown=refuse_unknown)
     if known is not None:
         return msgspec.json.Decoder(known).decode
-    # Such streams go through a dict, which is slower.
+    # msgspec cannot decode to a struct with these names, so decode to a dict, which is slower.
     struct = _struct(types, None, refuse_unknown)
     names = {f"f{place}": name for place, name in enumerate(types)}
     to_dict = msgspec.json.Decoder(dict[str, Any])
@@ -85,7 +87,7 @@ _TYPES: Final = {
 
 
 def reason_of(error: Exception) -> str:
-    """What is wrong with a record or a label, in words that name the column; never long."""
+    """Explain why a record or label was rejected: the column and what was expected, shortened."""
     return shortened(_whole_reason(error))
 
 

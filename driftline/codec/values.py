@@ -1,4 +1,4 @@
-"""Single values on the wire: names of classes and categories, ids, keys, times."""
+"""Convert single values of the wire format: classes, categories, ids, keys and times."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -9,18 +9,18 @@ from driftline.stream import Stream, to_time_us
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_US: Final = to_time_us(datetime.min.replace(tzinfo=UTC))
 _MAX_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
-# The largest whole number below which every whole number is a float: from there on a float's
-# digits are no longer those of an identifier.
+# Every whole number up to 2^53 has an exact float. A larger float may differ from the identifier
+# that it was read from.
 _EXACT: Final = 2.0**53
-# The largest number of a feature or a label. Models calculate in float32, and powers of larger
-# numbers are infinite, which JSON cannot express.
+# The largest number of a feature or a label, which is the largest float32. Models calculate in
+# float32, and powers of larger numbers can become infinite, which JSON cannot express.
 MAX_NUMBER: Final = 3.4028234663852886e38
-# The longest reason for refusing a record. A record may be a megabyte, and errors quote its values.
+# The longest reason for a rejection. Errors quote values of the record, which may be a megabyte.
 _MAX_REASON_LENGTH: Final = 300
 
 
 def shortened(reason: str) -> str:
-    """A reason without the middle of what is too long. Its end often names the field.
+    """Cut the middle out of a reason that is too long. Its end often names the field.
 
     >>> shortened("Invalid value '" + 1_000 * "x" + "' - at `$.type`").count("x")
     269
@@ -32,7 +32,7 @@ def shortened(reason: str) -> str:
 
 
 def text(value: object) -> str:
-    """A class, category or id as it is written on the wire.
+    """Return a class, category or id as text, as the wire format has it.
 
     >>> [text(value) for value in ("a", True, 3, 3.0, 0.5)]
     ['a', 'true', '3', '3', '0.5']
@@ -47,7 +47,7 @@ def text(value: object) -> str:
 
 
 def format_time(us: int) -> str:
-    """Microseconds since 1970 UTC as RFC 3339. Raises ValueError outside of years 1 to 9999.
+    """Format microseconds since 1970 UTC as RFC 3339. Raises ValueError outside years 1 to 9999.
 
     >>> format_time(1_500_000)
     '1970-01-01T00:00:01.500000Z'
@@ -59,7 +59,7 @@ def format_time(us: int) -> str:
 
 
 def moment_of(us: int) -> datetime | None:
-    """Microseconds since 1970 UTC as a moment; None outside of years 1 to 9999.
+    """Convert microseconds since 1970 UTC to a datetime, or None outside years 1 to 9999.
 
     >>> moment_of(1_500_000)
     datetime.datetime(1970, 1, 1, 0, 0, 1, 500000, tzinfo=datetime.timezone.utc)
@@ -70,7 +70,7 @@ def moment_of(us: int) -> datetime | None:
 
 
 def shown_time(us: int) -> str:
-    """Microseconds since 1970 UTC for people to read: the number itself where it is no time.
+    """Format microseconds since 1970 UTC for display, as a plain number outside years 1 to 9999.
 
     >>> shown_time(1_500_000), shown_time(2**60)
     ('1970-01-01T00:00:01.500000Z', '1152921504606846976 µs')
@@ -79,9 +79,9 @@ def shown_time(us: int) -> str:
 
 
 def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
-    """A message's timestamp for people to read: the number itself where it is no time.
+    """Format the timestamp of a message for display, as a plain number if it is not a time.
 
-    Clients may set any number; that of a message without a timestamp is -1.
+    Clients may set any number. A message without a timestamp has -1.
 
     >>> publish_time(1_500, timespec="milliseconds"), publish_time(-1)
     ('1970-01-01T00:00:01.500+00:00', '-1 ms')
@@ -91,13 +91,15 @@ def publish_time(timestamp_ms: int, *, timespec: str = "seconds") -> str:
 
 
 def parse_time(value: str) -> int:
-    """RFC 3339 as microseconds since 1970 UTC. Raises ValueError for anything else, and for a time
-    whose UTC value lies outside of years 1 to 9999: `format_time` could not write it.
+    """Parse an RFC 3339 time as microseconds since 1970 UTC.
+
+    Raises ValueError if it is not one, or is outside years 1 to 9999 UTC, which `format_time`
+    cannot write.
 
     >>> parse_time("1970-01-01T01:00:01.5+01:00")
     1500000
     """
-    if len(value) < 20:  # YYYY-MM-DDTHH:MM:SSZ; `fromisoformat` alone would take a date
+    if len(value) < 20:  # shorter than YYYY-MM-DDTHH:MM:SSZ; `fromisoformat` also accepts a date
         raise ValueError(f"Expected an RFC 3339 time, got {value!r}")
     try:
         moment = datetime.fromisoformat(value)
@@ -108,7 +110,8 @@ def parse_time(value: str) -> int:
     return bounded_time(to_time_us(moment))
 
 
-# Patterns that `fromisoformat` reads ten times as fast as `strptime`: length without fraction.
+# Patterns that `fromisoformat` parses ten times as fast as `strptime`, with the length of a time
+# without its fraction.
 _ISO_PATTERNS: Final = {
     "%Y-%m-%d": 10,
     "%Y-%m-%d %H:%M": 16,
@@ -121,9 +124,10 @@ _ISO_PATTERNS: Final = {
 
 
 def time_reader(stream: Stream) -> Callable[[Any], int]:
-    """The function from a record's time column to microseconds; it raises ValueError.
+    """Return a function that converts a value of the time column to microseconds since 1970 UTC.
 
-    The column is `stream.time.column`, or `@row` where the stream counts steps from its start.
+    The column is `stream.time.column`, or `@row` if the stream has a start time and a step. The
+    function raises ValueError.
     """
     time = stream.time
     if time.start is not None and time.step is not None and time.step.us is not None:
@@ -140,7 +144,10 @@ def time_reader(stream: Stream) -> Callable[[Any], int]:
 
 
 def pattern_reader(pattern: str) -> Callable[[Any], int]:
-    """Reads times by a strptime pattern, UTC where it has no zone; raises ValueError."""
+    """Return a function that parses times by a strptime pattern, to microseconds since 1970 UTC.
+
+    A time without a zone is UTC. The function raises ValueError.
+    """
     length = _ISO_PATTERNS.get(pattern)
     fraction, separator = pattern.endswith(".%f"), pattern[8:9]
 
@@ -174,13 +181,13 @@ def _scaled(value: Any, by: int) -> int:
         value = float(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value * by
-    if isinstance(value, float) and abs(value) < 1e18:  # also refuses NaN and infinities
+    if isinstance(value, float) and abs(value) < 1e18:  # also rejects NaN and infinities
         return round(value * by)
     raise ValueError(f"Expected a number, got {value!r}")
 
 
 def bounded_time(us: int) -> int:
-    """The same time. Raises ValueError if it lies outside of years 1 to 9999 UTC.
+    """Return the time unchanged. Raises ValueError if it is outside years 1 to 9999 UTC.
 
     >>> bounded_time(1_500_000)
     1500000
@@ -191,7 +198,7 @@ def bounded_time(us: int) -> int:
 
 
 def key_bytes(value: object) -> bytes:
-    """A record's key as Kafka gets it: its text, UTF-8.
+    """Encode the key of a record for Kafka, as the UTF-8 bytes of its text.
 
     >>> key_bytes(7), key_bytes("Malmö")
     (b'7', b'Malm\\xc3\\xb6')
