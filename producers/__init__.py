@@ -1,7 +1,8 @@
-"""Into the log: sources of rows, their playback as records and labels, the client for applications.
+"""Send feature records and labels to a stream's topics.
 
-In: files, tables, generators, records of applications. Out: the features and labels topics. It
-never scores and never reads predictions.
+Data sets are read row by row and played back as records and labels; applications send their own
+records with `FeatureProducer`. In: files, tables, generators or records of applications. Out: the
+features and labels topics. This package never scores a record and never reads predictions.
 """
 
 from producers.client import FeatureProducer

@@ -1,4 +1,4 @@
-"""The client with which applications send feature records and, later, labels."""
+"""The client that applications use to send feature records and, later, their labels."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -16,12 +16,15 @@ from producers.shaping import Shaper
 
 
 class FeatureProducer:
-    """Checks records against the stream file, numbers them where the stream needs it, sends them.
+    """Check records against the stream file, number them if the stream needs it, and send them.
 
-    broker: a broker, or `"host:port"` of a Kafka (client and its properties from the environment,
-    as everywhere). stream: what `driftline.stream.load` gave. What `send` accepts, inference can
-    score, unseen categories aside. Not for several threads at once; and where the stream is
-    numbered, one producer at a time: it goes on after the highest number in the topic.
+    broker: a broker object, or `"host:port"` of a Kafka broker; the client library and its
+    properties then come from the environment. stream: a stream that `driftline.stream.load`
+    returned. Inference can score every record that `send` accepts, except for records with
+    categories that the model does not know.
+
+    Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
+    producer at a time: a new producer continues after the highest number in the topic.
 
     >>> from driftline.broker.memory import MemoryBroker
     >>> from driftline.stream import loads
@@ -57,12 +60,13 @@ class FeatureProducer:
         self._producer = broker.producer()
 
     def send(self, record: Mapping[str, Any]) -> str:
-        """Send one feature record; returns its id.
+        """Send one feature record and return its id.
 
-        record: column → value; `datetime` and NumPy scalars are taken too. Columns that the stream
-        file drops, and the target, are left out. `@row` is added where needed. The record is on
-        its way when this returns, and delivered after `flush`. Raises DataError with what is wrong
-        and nothing is sent; MessageTooLarge; BrokerError.
+        record: a mapping of column to value; values may be `datetime` objects or NumPy scalars.
+        The target and the columns that the stream file drops are not sent. `@row` is added if the
+        stream needs it. The record is queued when this method returns, and delivered once `flush`
+        returns. If the record is invalid, raises DataError with the reason and sends nothing. Also
+        raises MessageTooLarge and BrokerError.
         """
         shaped = self._shaper.shape(record, self._row)
         batch = self._records.decode([shaped.value])
@@ -82,13 +86,17 @@ class FeatureProducer:
         at: datetime | int | None = None,
         key: str | float | None = None,
     ) -> None:
-        """Send the truth about a record that was sent, or will be.
+        """Send the label of a record, which may be sent before or after its label.
 
-        record_id: what `send` returned. value: the class, or the number. at: when it became known,
-        a time with a zone where windows are spans of time, the record number reached where they
-        are spans of records; without it, the record's own. key: the record's value of the key
-        column, where the stream file names one that is not the id, so that both meet in one
-        partition. Raises DataError, MessageTooLarge, BrokerError.
+        record_id: the id that `send` returned.
+        value: the true class, or the true number in regression.
+        at: when the label became known. It is a time with a zone if windows are spans of time, and
+        a record number if windows are spans of records. Without it, the label gets the position of
+        its record.
+        key: the record's value in the key column. It is required if the stream file names a key
+        column other than the id, because a label must be in the partition of its record.
+
+        Raises DataError, MessageTooLarge and BrokerError.
         """
         record_id = text(record_id)
         by_id = self._stream.record.key in (ID, self._stream.record.id)
@@ -106,15 +114,15 @@ class FeatureProducer:
 
     @property
     def next_row(self) -> int:
-        """The number (`@row`) of the next record; meaningless where the stream has no numbers."""
+        """The number (`@row`) of the next record; without meaning if the stream has no numbers."""
         return self._row
 
     def flush(self) -> None:
-        """Wait until the broker has confirmed all that was sent. Raises DeliveryFailed."""
+        """Wait until the broker has confirmed every message. Raises DeliveryFailed."""
         self._producer.flush()
 
     def close(self) -> None:
-        """Free everything, without waiting. Safe to call twice."""
+        """Free all resources without waiting for deliveries. Safe to call twice."""
         self._producer.close()
 
     def __enter__(self) -> "FeatureProducer":
@@ -126,7 +134,7 @@ class FeatureProducer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Flush, also after an error in the block: what was sent before it counts; then close."""
+        """Flush and close. After an error in the block, the records sent before it are flushed."""
         try:
             self.flush()
         finally:

@@ -1,4 +1,4 @@
-"""Recognises how a column tells the time."""
+"""Detect the time format of a column, and count times that are unreadable or out of order."""
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -11,8 +11,8 @@ from driftline.codec.values import pattern_reader
 from driftline.stream import to_time_us
 from producers.shaping import as_number
 
-# In order of trial; where day and month cannot be told apart the day comes first, and a note says
-# so.
+# The patterns are tried in this order. If both a day-first and a month-first pattern fit, the
+# day-first one is used, and a note says so.
 _PATTERNS: Final = (
     "%Y-%m-%d %H:%M:%S.%f",
     "%Y-%m-%d %H:%M:%S",
@@ -40,19 +40,19 @@ _PATTERNS: Final = (
     "%d %b %Y",
     "%b %d, %Y",
 )
-# Seconds and milliseconds since 1970 of the years 1980 to 2100.
+# The years 1980 to 2100 in seconds and in milliseconds since 1970.
 _UNIX_S: Final = (315_532_800, 4_102_444_800)
 _UNIX_MS: Final = (_UNIX_S[0] * 1000, _UNIX_S[1] * 1000)
-# Share of times that a format must read; the others are dead-lettered.
+# A format must read at least this share of the times; records with other times are dead-lettered.
 _ENOUGH: Final = 0.95
 _TRIED: Final = 1000
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """How a column tells the time: by `format`, or as steps (`start` + `step` × value).
+    """The time format of a column: a `format`, or a step count (time = `start` + `step` × value).
 
-    `backwards`: rows whose time is before that of an earlier row; `unreadable`: rows whose time
-    cannot be read.
+    `backwards` counts the rows whose time is before that of an earlier row. `unreadable` counts the
+    rows whose time cannot be read.
     """
 
     column: str
@@ -65,7 +65,7 @@ class Clock(msgspec.Struct, frozen=True):
 
 
 def look_at_clock(column: str, values: Sequence[Any]) -> Clock:
-    """Find the format of a time column, and whether it runs backwards."""
+    """Detect the format of a time column, and whether its times ever decrease."""
     known = [value for value in values if value is not None]
     numbers = [_number(value) for value in values]
     notes: list[str] = []
@@ -115,7 +115,7 @@ def _of_moment(value: Any) -> int | None:
 
 def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None, list[int | None]]:
     known = [value for value in values if value is not None]
-    # The ends of the file and an even spread between them show what the first lines may not.
+    # Values are tried at regular distances, since later lines may differ from the first ones.
     tried = known[:: max(1, len(known) // _TRIED)]
     if tried and _share(parse_time, tried) >= _ENOUGH:
         return "rfc3339", [_read(parse_time, value) for value in values]
@@ -124,7 +124,8 @@ def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None
         example = f", such as {known[0]!r}" if known else ""
         notes.append(f"its format is not recognised{example}: set [time] format by hand")
         return None, [None] * len(values)
-    # A fraction of seconds that is written only sometimes is read by the pattern without it.
+    # The ISO patterns with `.%f` come first, and they also read times without a fraction. So they
+    # fit a column in which only some times have one.
     chosen = fitting[0]
     if any("%d/%m" in p for p in fitting) and any("%m/%d" in p for p in fitting):
         notes.append("day and month cannot be told apart: the day is taken to come first")
@@ -154,7 +155,7 @@ def _guess_step(column: str) -> str:
 
 
 def _backwards(times: Sequence[int | None]) -> tuple[int, int]:
-    """How many times are before an earlier one, and by how much at most."""
+    """Return how many times are before an earlier one, and the largest such difference in µs."""
     count = furthest = 0
     newest: int | None = None
     for time in times:

@@ -1,4 +1,4 @@
-"""Sends a playback to the topics and counts what the broker has confirmed."""
+"""Send the items of a playback to their topics and count those that the broker has confirmed."""
 
 from typing import Final
 
@@ -9,22 +9,23 @@ from driftline.errors import MessageTooLarge
 from driftline.topics import Topics
 from producers.playback import Play
 
-# Messages between two waits for confirmation: rare enough to keep batches full, often enough that
-# an interrupted producer can say how far it came.
+# Messages between two waits for confirmation. Fewer would leave batches half empty; with many more,
+# an interrupted producer would not know how many records were delivered.
 CONFIRM_EVERY: Final = 10_000
 
 
 class TooLarge(msgspec.Struct, frozen=True):
-    """A record or label that no topic takes: its data row and the broker's words."""
+    """A record or label that is too large for its topic: its data row and the broker's message."""
 
     row: int
     reason: str
 
 
 class Delivery:
-    """Sends items; `records` and `labels` count those that are confirmed.
+    """Send items and count them in `records` and `labels` once the broker has confirmed them.
 
-    A message above the topic's limit is left out and kept in `too_large`, for the caller to say.
+    A message above the topic's size limit is not sent. It is listed in `too_large`, so that the
+    caller can report it.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Delivery:
         self._reached: int | None = None
 
     def send(self, play: Play) -> None:
-        """Queue one item, and wait for confirmations now and then. Raises BrokerError."""
+        """Queue one item, and `confirm` after every `confirm_every` items. Raises BrokerError."""
         try:
             self._producer.send(
                 Outgoing(topic=self._topics[play.kind], key=play.key, value=play.value)
@@ -57,7 +58,7 @@ class Delivery:
             self.confirm()
 
     def confirm(self) -> None:
-        """Wait until all that was sent is confirmed, then count it. Raises DeliveryFailed."""
+        """Wait until every queued item is confirmed, then count them. Raises DeliveryFailed."""
         self._producer.flush()
         self.records, self.labels = self._sent["record"], self._sent["label"]
         self.row = self._reached

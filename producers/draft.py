@@ -1,4 +1,4 @@
-"""Drafts a stream file from what was seen in the data, with a comment on every guess."""
+"""Draft a stream file from the profile of a data set, with a comment on every guess."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Final
 from driftline.stream_keys import quoted, quoted_key
 from producers.profile import Column, Profile
 
-# A window should be long enough for its tests and short enough that twenty of them show a change.
+# Twenty windows in the data show when a change happened; each needs enough records for its tests.
 _WINDOWS: Final = 20
 _LEAST_WINDOW: Final = 200
 _LARGEST_WINDOW: Final = 5000
 
 
 def stream_name(data: str) -> str:
-    """A stream's name from that of the data: of the folder where the file is just called data.
+    """Derive a stream's name from its data: the file's name, or the folder's for `data.…`.
 
     >>> stream_name("data/elec2/data.csv.gz"), stream_name("Bike Sharing.parquet")
     ('elec2', 'bike-sharing')
@@ -27,7 +27,7 @@ def stream_name(data: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Lower-case letters, digits and hyphens of a text, as a stream's name must be.
+    """Convert a text to a valid stream name: lower-case letters, digits and hyphens.
 
     >>> slug("My Stream!")
     'my-stream'
@@ -36,7 +36,7 @@ def slug(text: str) -> str:
 
 
 def draft(profile: Profile, name: str) -> str:
-    """The text of a stream file; `driftline.stream.loads` takes it, unless no format was found."""
+    """Return the text of a stream file. It loads, unless the format of the time was not found."""
     sections = [
         _head(profile, name),
         _record(profile),
@@ -49,7 +49,7 @@ def draft(profile: Profile, name: str) -> str:
 
 
 def window_records(records: int) -> int:
-    """A twentieth of the records, from 200 to 5000, to two digits.
+    """Return a twentieth of the records, between 200 and 5000, rounded to two digits.
 
     >>> [window_records(records) for records in (150, 45_312, 3_000_000)]
     [200, 2300, 5000]
@@ -110,7 +110,7 @@ def _record(profile: Profile) -> str:
 def _time(profile: Profile) -> str:
     clock = profile.time
     if clock is None:
-        return ""  # the default: records are numbered
+        return ""  # without this section, records are numbered
     lines = ["[time]", f"column = {quoted(clock.column)}"]
     if clock.start is not None and clock.step is not None:
         lines.append(f"start = {clock.start}  # when was 0? and how long is a step?")

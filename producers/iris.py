@@ -1,6 +1,6 @@
-"""Iris as a stream: the 150 flowers, and a conveyor of them on which a sensor starts to drift.
+"""Two sources from the Iris data: the 150 flowers, and a longer stream whose sensor drifts.
 
-Out: sources with the columns of `producers/iris.toml`, its stream file.
+Their columns are those of the stream file `producers/iris.toml`.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _START: Final = datetime(2025, 1, 6, 8, tzinfo=UTC)
 
 
 class Iris:
-    """Fisher's 150 flowers in scikit-learn's order, which is by species, one a second."""
+    """Fisher's 150 flowers, one per second, sorted by species as in scikit-learn."""
 
     name: Final = "iris"
     textual: Final = False
@@ -34,15 +34,16 @@ class Iris:
 
 
 class IrisDrift:
-    """Flowers drawn with replacement from the 150, one a second; then the measuring changes.
+    """Flowers drawn with replacement from the 150, one per second, with a sensor that drifts.
 
-    From row `drift_at * records` on, the petals' lengths are read as `scale * cm + shift`: the
-    camera was knocked. A model of the time before then takes many virginica for versicolor (its
-    accuracy falls from .98 to between .68 and .80, by kind of model); one that is trained on the
-    new readings tells them apart as well as before.
+    From row `drift_at * records` on, petal lengths are measured as `scale * cm + shift`, as if the
+    camera had been knocked. A model that was trained before then classifies many virginica as
+    versicolor: its accuracy falls from .98 to between .68 and .80, depending on the kind of model.
+    A model that is trained on the new measurements is as accurate as before.
 
-    records: rows in all. drift_at: share after which the sensor drifts. scale, shift (cm): how it
-    reads then. seed: draws the flowers; the same seed gives the same rows.
+    records: the number of rows. drift_at: the share of rows before the sensor drifts. scale, shift
+    (cm): the error of the drifted sensor. seed: for drawing the flowers; the same seed gives the
+    same rows.
 
     >>> first = next(IrisDrift(records=10).rows())
     >>> sorted(first)[:3]
@@ -69,12 +70,12 @@ class IrisDrift:
 
     @property
     def drift_row(self) -> int:
-        """The first row (from 0) that the changed sensor measures."""
+        """The first row (counted from 0) that the drifted sensor measures."""
         return int(self._records * self._drift_at)
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """The knock of the camera."""
+        """The one change in this source: the camera was knocked."""
         detail = f"petal lengths are read {1 - self._scale:.0%} too short"
         return (Change(self.drift_row, "the camera was knocked", detail),)
 
@@ -88,7 +89,7 @@ class IrisDrift:
         for row, place in enumerate(drawn.tolist()):
             flower = flowers[place].tolist()
             if row >= self.drift_row:
-                # As the sensor reports it: to a tenth of a millimetre.
+                # The sensor reports centimetres to two digits.
                 flower[petal_length] = round(flower[petal_length] * self._scale + self._shift, 2)
             yield _row(row, flower, species[place])
 

@@ -1,4 +1,4 @@
-"""Continues the numbers (`@row`) of a stream where its features topic ends."""
+"""Find the number (`@row`) with which a stream's features topic continues."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -13,8 +13,8 @@ from driftline.partition_clock import MAX_AHEAD_ROWS, PartitionClock
 from driftline.stream import ROW, Stream
 from driftline.topics import Topics
 
-# Offsets looked at in each partition: enough to step over transaction markers and records of
-# others without a number, few enough to read at once.
+# Offsets to read at the end of each partition: enough to include a numbered record despite
+# transaction markers and other programs' records without numbers, and few enough to read at once.
 _TAIL_OFFSETS: Final = 100
 _POLL_S: Final = 1.0
 _MAX_EMPTY_POLLS: Final = 30
@@ -25,14 +25,14 @@ class _Numbered(msgspec.Struct, rename={"row": ROW}):
 
 
 def next_row(broker: Broker, stream: Stream) -> int:
-    """Return one more than the highest plausible `@row` near the end of the features topic; 0 in an
-    empty one.
+    """Return one more than the highest plausible `@row` near the end of the features topic.
 
-    A number counts if inference accepts it, and if in the order of the numbers it is not ahead of
-    those before it, as a partition's clock judges it. So a single foreign record does not use up
-    the numbers. Two producers that number one stream at the same time would give numbers twice:
-    there is one. Raises BrokerError, DataError where the topic ends in records without numbers or
-    no number is left.
+    Returns 0 if the topic is empty. A number counts only if inference accepts it and if it is not
+    too far above the next lower ones; a `PartitionClock` decides that. So a single record of
+    another program with a huge number does not use up the numbers. Run only one producer for a
+    numbered stream, because two at the same time would use the same numbers.
+
+    Raises BrokerError, and DataError if the last records have no numbers or no number is left.
     """
     topics = Topics(stream)
     admin = broker.admin()
@@ -65,7 +65,7 @@ def next_row(broker: Broker, stream: Stream) -> int:
 
 
 def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
-    """Return the highest number that the others support, of one or more in any order.
+    """Return the highest number that is not too far above the others. `rows` may be unsorted.
 
     >>> highest_plausible([7, 3, 5, 9_999], max_ahead=100)
     7
@@ -81,7 +81,7 @@ def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
 def _rows(
     broker: Broker, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
 ) -> list[int]:
-    """Return the numbers of the records from `starts` to `ends`, where there is a usable one."""
+    """Return the numbers of the records from `starts` to `ends`; skip records without one."""
     decode = msgspec.json.Decoder(_Numbered).decode
     rows: list[int] = []
     empty = 0
@@ -100,7 +100,7 @@ def _rows(
                 try:
                     row = decode(message.value or b"{}").row
                 except DECODE_ERRORS:
-                    continue  # a record that inference dead-letters; it took no number
+                    continue  # inference dead-letters such a record, so it has used no number
                 if row is not None:
                     rows.append(row)
     finally:

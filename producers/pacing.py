@@ -1,4 +1,4 @@
-"""Slows a playback down to so many records a second, by a clock and a sleep that are passed in."""
+"""Limit the rate of a playback; the caller passes the clock and the sleep function."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -7,7 +7,8 @@ from driftline.clock import Clock
 from driftline.errors import SettingsError
 from producers.playback import Play
 
-# Sleeping for less costs more in wake-ups than the evenness is worth; the average rate holds.
+# Shorter waits are skipped, because frequent wake-ups cost too much CPU time. The average rate
+# stays the same: the next wait is longer.
 _LEAST_SLEEP_S: Final = 0.005
 
 
@@ -18,9 +19,10 @@ def paced(
     clock: Clock,
     sleep: Callable[[float], object],
 ) -> Iterator[Play]:
-    """The same items, at most `records_per_s` feature records a second; None: as they come.
+    """Yield the same items, but at most `records_per_s` feature records per second.
 
-    Labels follow their records and are not counted. Raises SettingsError for a rate of 0 or less.
+    None means no limit. Labels do not count towards the rate. Raises SettingsError if the rate is
+    not above 0.
     """
     if records_per_s is None:
         yield from plays

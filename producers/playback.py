@@ -1,19 +1,19 @@
-"""A finished data set played as a stream: feature records and labels in one order, the same always.
+"""Play a data set as a stream of feature records and labels, always in the same order.
 
-In: a stream and a source. Out: the warm-up, for the first model, and then `Play` items in the order
-in which they are to be sent. It sends nothing and waits for nothing.
+In: a stream and a source. Out: the warm-up rows for the first model, then `Play` items in the order
+in which to send them. This module sends nothing and never waits.
 
-A label is due at a position: that of its record plus the delay. It is sent before any later record
-whose position is as large or larger, and says in `@at`, on the axis of the stream's windows, when
-it was known. Where the delay is of the other axis (half an hour, and windows of records), that is
-the position of the first record that has reached it.
+`[simulate] label_delay` decides when each label is sent:
 
-With `label_delay = "data"` a row is a record when its target is empty or its id is new; a later row
-of the same id brings the label, at that row's own time. `@row` then numbers the feature records
-alone, so that windows count records; without it `@row` is the number of the data row, from 0.
-
-With `label_delay = "@at"` the rows are as they were recorded: each says in `@at` when its label was
-known (an empty one: at once), and in `@row`, if it is there, its number.
+- A delay: the label is due at the position of its record plus the delay. It is sent before any
+  later record with the same or a larger position. Its `@at` is the position at which it became
+  known, on the axis of the stream's windows. If the delay is on the other axis (for example half an
+  hour, and windows of records), `@at` is the position of the record at which the label became due.
+- `"data"`: a row is a record if its target is empty or its id is new. A later row with the same id
+  is the label, known at the time of that row. `@row` then numbers only the feature records, so that
+  windows count records. Otherwise `@row` is the number of the data row, from 0.
+- `"@at"`: each row contains in `@at` when its label was known; an empty `@at` means immediately.
+  `@row`, if present, is the number of the row.
 """
 
 import heapq
@@ -33,8 +33,11 @@ from producers.shaping import Shaped, Shaper
 
 
 class Play(msgspec.Struct, frozen=True, gc=False):
-    """One message to send. `row`: the data row (from 0) reached when it is sent. `position`: on
-    the stream's axis; None for a record whose event time cannot be read."""
+    """One message to send.
+
+    row: the data row (from 0) that playback has read when the message is sent.
+    position: the position on the stream's axis; None for a record with an unreadable event time.
+    """
 
     kind: Literal["record", "label"]
     row: int
@@ -45,28 +48,28 @@ class Play(msgspec.Struct, frozen=True, gc=False):
 
 
 class WarmUp(msgspec.Struct, frozen=True):
-    """The first share of the data, for the first model: records with their labels, one each."""
+    """The first share of the data, which trains the first model. Each record has one label."""
 
     records: tuple[bytes, ...]
     labels: tuple[str | float, ...]
-    rows: int  # data rows that were taken
-    unlabelled: int  # records among them without a label: they cannot train
+    rows: int  # data rows in the share
+    unlabelled: int  # records without a label, which cannot be used for training
 
 
 class PlayCounts(msgspec.Struct):
-    """What was played so far."""
+    """Counts of the items played so far."""
 
     records: int = 0
     labels: int = 0
-    labels_withheld: int = 0  # by `label_missing`
-    unlabelled: int = 0  # records whose row has no target, or no id for a label to name
-    labels_of_skipped: int = 0  # labels that came for records of the warm-up
+    labels_withheld: int = 0  # not sent because of `label_missing`
+    unlabelled: int = 0  # records without a label to send: their row has no target or no id
+    labels_of_skipped: int = 0  # not sent because they belong to warm-up or skipped records
 
 
 class Playback:
-    """Plays one source once: `warm_up` or `skip` at most once, then `play`.
+    """Play one source once: call `warm_up` or `skip` at most once, then `play`.
 
-    `limit` bounds the data rows; `seed` draws delays and missing labels.
+    limit: the largest number of data rows to read. seed: for random delays and missing labels.
     """
 
     def __init__(
@@ -88,33 +91,34 @@ class Playback:
         self._delay = _checked(stream)
         self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
         self._recorded = stream.simulate.label_delay == AT
-        self._before: set[str] = set()  # ids of the warm-up; only where the data bring the labels
+        self._before: set[str] = set()  # ids of warm-up records; only with `label_delay = "data"`
 
     @property
     def total(self) -> int | None:
-        """How many data rows there are, warm-up included; None where that cannot be known."""
+        """The number of data rows, including the warm-up; None if it is unknown."""
         count = self._source.count()
         return count if count is None or self._limit is None else min(count, self._limit)
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """Known changes in the data."""
+        """The known changes in the data."""
         return self._source.changes if isinstance(self._source, Changing) else ()
 
     @property
     def next_row(self) -> int:
-        """The number that the next feature record gets."""
+        """The number of the next feature record."""
         return self._number
 
     def number_from(self, row: int) -> None:
-        """Number the next record `row` at least, as where a topic has numbers already."""
+        """Give the next record the number `row` or a higher one, to continue an existing topic."""
         self._number = max(self._number, row)
 
     def warm_up(self, share: float) -> WarmUp:
-        """Take the first `share` (0 to 1) of the rows for training.
+        """Return the first `share` (between 0 and 1) of the rows for training.
 
-        Where the data bring the labels, pairs that are complete within the share train; labels
-        that come later for its records are left out of `play` and counted. Raises DataError.
+        With `label_delay = "data"`, only records whose label is also in the share are used for
+        training. `play` does not send the later labels of warm-up records but counts them.
+        Raises DataError.
         """
         records: list[bytes] = []
         labels: list[str | float] = []
@@ -146,7 +150,7 @@ class Playback:
         return WarmUp(tuple(records), tuple(labels), taken, unlabelled + len(open_records))
 
     def skip(self, rows: int) -> None:
-        """Leave out the first `rows` data rows; they are numbered, but not played."""
+        """Skip the first `rows` data rows; they are numbered, but not played."""
         for _, row in islice(self._rows, rows):
             if isinstance(row, bytes) or not self._brings_label(
                 self._shaper.shape(row, self._number), self._before
@@ -154,7 +158,7 @@ class Playback:
                 self._number += 1
 
     def play(self) -> Iterator[Play]:
-        """Records and labels in the order of sending."""
+        """Return the records and labels in the order in which to send them."""
         if self._delay is None:
             return self._play_own_labels()
         return self._play_with_delay(self._delay)
@@ -170,14 +174,14 @@ class Playback:
         return int(total * share)
 
     def _brings_label(self, shaped: Shaped, seen: set[str]) -> bool:
-        """Whether a row is the label of an earlier one; remembers the ids of records in `seen`."""
+        """Return whether a row is the label of an earlier record. Adds the row's id to `seen`."""
         if self._delay is not None or shaped.record_id is None:
             return False
         known = shaped.record_id in seen
         seen.add(shaped.record_id)
         return known and shaped.target is not None
 
-    # ---- the data's own labels ------------------------------------------------------------------
+    # ---- labels from later rows of the data (`label_delay = "data"`) ----------------------------
 
     def _play_own_labels(self) -> Iterator[Play]:
         seen: set[str] = set()
@@ -194,7 +198,7 @@ class Playback:
                 self.counts.labels_of_skipped += 1
                 continue
             if self._brings_label(shaped, seen):
-                # On the axis of rows the label is known before the next record.
+                # On the row axis, the label is known just before the next record.
                 at = shaped.time_us or reached_us if self._stream.axis == "time" else self._number
                 if self._withheld():
                     self.counts.labels_withheld += 1
@@ -209,16 +213,20 @@ class Playback:
             else:
                 yield self._label(shaped, index, self._position(shaped, self._number - 1))
 
-    # ---- a delay --------------------------------------------------------------------------------
+    # ---- labels after a delay -------------------------------------------------------------------
 
     def _play_with_delay(self, delay: Span | LabelDelay) -> Iterator[Play]:
-        """Labels wait in a heap by the position at which they are due, on the delay's own axis."""
+        """Play records and delayed labels.
+
+        Labels wait in a heap, ordered by the position at which they are due on the delay's axis.
+        """
         draw, by_time = self._draw(delay), _is_duration(delay)
         same_axis = by_time == (self._stream.axis == "time")
         waiting: list[tuple[int, int, Shaped]] = []
-        reached = -(2**63)  # the largest position of a record so far, on the delay's axis
+        reached = -(2**63)  # the max position of the records so far, on the delay's axis
         reached_us = 0
-        clock = PartitionClock(self._max_ahead_us)  # one wrong time makes no other label due
+        # It ignores implausible times; otherwise one wrong time would make all labels due.
+        clock = PartitionClock(self._max_ahead_us)
         index = -1
         for index, row in self._rows:
             if isinstance(row, bytes):
@@ -231,7 +239,7 @@ class Playback:
                 time_us = None
             here = time_us if by_time else number
             if by_time and here is None:
-                here = max(reached, 0)  # no plausible time: the record is taken for the newest
+                here = max(reached, 0)  # no plausible time: the max position so far replaces it
             reached = max(reached, here or 0)
             reached_us = max(reached_us, time_us or 0)
             at = number if self._stream.axis == "row" else reached_us
@@ -248,10 +256,10 @@ class Playback:
                 known = self._known_at(row)
                 due = (here or 0) + wait if known is None else known
                 heapq.heappush(waiting, (due, number, shaped))
-                while waiting and waiting[0][0] <= reached:  # no delay, or a record out of order
+                while waiting and waiting[0][0] <= reached:  # no delay, or a late record
                     due, _, earlier = heapq.heappop(waiting)
                     yield self._label(earlier, index, due if same_axis else at)
-        # The data are through; what is still due comes in its order.
+        # All rows are played; send the remaining labels in the order in which they are due.
         end = self._number if self._stream.axis == "row" else reached_us
         while waiting:
             due, _, earlier = heapq.heappop(waiting)
@@ -263,10 +271,10 @@ class Playback:
     def _withheld(self) -> bool:
         return bool(self._random.random() < self._stream.simulate.label_missing)
 
-    # ---- what was recorded ----------------------------------------------------------------------
+    # ---- recorded numbers and times (`label_delay = "@at"`) -------------------------------------
 
     def _number_of(self, row: Mapping[str, Any]) -> int:
-        """The number of the next record: its own, if it was recorded with one."""
+        """Return the number of the next record, which is the recorded `@row` if there is one."""
         if not self._recorded or row.get(ROW) is None:
             return self._number
         try:
@@ -275,7 +283,7 @@ class Playback:
             raise DataError(f"{self._source.name}: {ROW!r} is no number: {row[ROW]!r}") from error
 
     def _known_at(self, row: Mapping[str, Any]) -> int | None:
-        """The position at which the row's label was known, if it says so."""
+        """Return the recorded position at which the row's label was known, or None."""
         at = row.get(AT) if self._recorded else None
         if at is None:
             return None
@@ -311,7 +319,7 @@ class Playback:
 
 
 class _Draw:
-    """Draws the delay of one label after the other, in microseconds or records."""
+    """Draw the delay of one label with each call, in microseconds or records."""
 
     def __init__(self, delay: Span | LabelDelay, random: np.random.Generator) -> None:
         self._delay = delay
@@ -327,7 +335,7 @@ class _Draw:
 
 
 def _checked(stream: Stream) -> Span | LabelDelay | None:
-    """The delay of labels, if this stream can be played with it. Raises DataError."""
+    """Return the label delay, None for `"data"`. Raises DataError if the stream cannot use it."""
     if stream.simulate.label_delay == AT:
         return Span(us=0) if stream.axis == "time" else Span(records=0)
     delay = stream.simulate.delay

@@ -1,7 +1,7 @@
-"""What a data set looks like to somebody who wants to stream it: kinds, classes, traps.
+"""Profile a data set before it is streamed: kinds of columns, classes, and likely problems.
 
-In: a source, its target, and what is known of time, id and key. Out: a `Profile`. It looks at the
-first `MAX_ROWS` rows and changes nothing.
+In: a source, its target column and, if known, its time, id and key columns. Out: a `Profile`. Only
+the first `MAX_ROWS` rows are read, and nothing is changed.
 """
 
 import math
@@ -22,15 +22,17 @@ from producers.clocks import Clock, look_at_clock
 from producers.rows import Source
 from producers.shaping import as_number
 
-# Enough to see every kind of value; a larger file is looked at in part, and the profile says so.
+# Enough to see every kind of value. The profile of a larger file covers only these rows, and its
+# `total` shows how many there are.
 MAX_ROWS: Final = 500_000
-# More distinct numbers than this are measured, not named: the target of a regression.
+# A numeric target with more distinct values than this is a regression target, not a class.
 MAX_CLASSES: Final = 20
-# From this share of distinct values on, a text names its row and says nothing about others.
+# If more than this share of the texts are distinct, a column identifies rows and is no feature.
 _NEAR_UNIQUE: Final = 0.5
-# Fewer distinct values than this are no free text whatever their share.
+# A column with at most this many distinct texts is a category, however few rows there are.
 _FEW: Final = 100
-# A number column may have so many cells that are no number; those records are dead-lettered.
+# In a number column, at most this share of the cells may not be numbers. Their records are
+# dead-lettered.
 _MAX_BROKEN: Final = 0.05
 
 _CODES: Final = re.compile(
@@ -42,14 +44,14 @@ _CALENDAR: Final = re.compile(
     re.IGNORECASE,
 )
 
-# A clock may be set back now and then: so many of its steps may go down.
+# A clock may be set back now and then: at most this share of its steps may go down.
 _CLOCK_FALLS: Final = 0.001
 
 Use = Literal["feature", "target", "time", "id", "key", "dropped", "left_out"]
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column: how it is used, and what was seen."""
+    """One column: how the stream file uses it, and what its values look like."""
 
     name: str
     use: Use
@@ -61,8 +63,12 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """A data set. `rows`: those looked at, of `total` (None where unknown); `records`: feature
-    records among them; `own_labels`: an id occurs first without, then with its target."""
+    """The profile of a data set.
+
+    rows: the number of rows that were read, of `total` (None if unknown).
+    records: the number of feature records among them.
+    own_labels: whether ids occur first without and later with their target.
+    """
 
     source: str
     rows: int
@@ -85,7 +91,7 @@ class Profile(msgspec.Struct, frozen=True):
 
     @property
     def missing(self) -> bool:
-        """Whether a feature is missing somewhere."""
+        """True if any feature has missing values."""
         return any(column.missing for column in self.features)
 
 
@@ -98,7 +104,7 @@ def look(
     key: str | None = None,
     drop: Sequence[str] = (),
 ) -> Profile:
-    """Look at a data set. Raises DataError, for a column that is not there or an empty file."""
+    """Profile a data set. Raises DataError if a column does not exist or there are no rows."""
     table, rows, unreadable = _read(source)
     _require(table, source, (target, time, id, key, *drop))
     notes: list[str] = []
@@ -151,7 +157,7 @@ def _read(source: Source) -> tuple[dict[str, list[Any]], int, int]:
             table[name] = [None] * rows
         for name, values in table.items():
             value = row.get(name)
-            values.append(None if value == "" or value != value else value)  # NaN is not itself
+            values.append(None if value == "" or value != value else value)  # NaN != NaN
         rows += 1
     if not rows:
         raise DataError(f"{source.name}: no rows")
@@ -203,7 +209,7 @@ def _target(
             f"{share:.0%} of the labels are of one class: "
             'metric = "balanced_accuracy" tells more than accuracy'
         )
-    # Where the last label tells more than the most frequent one, that is what a model has to beat.
+    # A model must beat the better of two baselines: the previous label or the most frequent one.
     return (
         "classification",
         tuple(sorted(distinct)),
@@ -214,10 +220,10 @@ def _target(
 def _identity(
     table: dict[str, list[Any]], id: str | None, target: str, rows: int, notes: list[str]
 ) -> tuple[bool, int]:
-    """Whether the data bring the labels themselves, and how many feature records there are."""
+    """Return whether later rows contain the labels of earlier ones, and the number of records."""
     if id is None:
         return False, rows
-    waiting: dict[str, bool] = {}  # id → whether it still has no label
+    waiting: dict[str, bool] = {}  # id → whether its label is still missing
     brought = again = repeated = missing = 0
     for value, label in zip(table[id], table[target], strict=True):
         if value is None:
@@ -301,7 +307,7 @@ def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list
 
 
 def _float(value: Any, textual: bool) -> float | None:
-    """The number that a cell holds; None where it holds something else."""
+    """Return the number in a cell, or None if it is not a finite number."""
     if textual and isinstance(value, str):
         value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
@@ -314,7 +320,7 @@ def _is_time(value: object) -> bool:
 
 
 def _grows(known: list[Any], kind: Kind, textual: bool) -> bool:
-    """Whether a column behaves like a clock: it rises through the data, and hardly ever falls."""
+    """Return whether a column behaves like a clock: it increases and hardly ever decreases."""
     values: list[Any]
     if kind == "number":
         values = [number for value in known if (number := _float(value, textual)) is not None]
@@ -329,7 +335,7 @@ def _warn(
 ) -> None:
     if records < 1000:
         notes.append(f"only {records} records: windows and tests need more to say something")
-    # What stands still at first and then moves is a change that a warm-up cannot know of.
+    # A column may be constant at first and vary later. A model from the warm-up does not know that.
     for column in columns:
         if column.use != "feature" or not column.watch:
             continue

@@ -1,7 +1,7 @@
 """River's bundled data sets and drift generators as sources.
 
-In: `river:NAME`, with parameters where it is a generator. Out: a `Source` whose target column is
-called `target`. It downloads nothing.
+In: `river:NAME`, with parameters for a generator. Out: a `Source` whose target column is called
+`target`. This module downloads nothing.
 """
 
 import inspect
@@ -13,12 +13,12 @@ from driftline.errors import DataError
 from producers.rows import Change, Row, Source
 
 TARGET: Final = "target"
-# Generators never end; this many rows hold a few drifts and take about a second.
+# Generators never end. This many rows are enough for a few drifts and take about a second.
 DEFAULT_ROWS: Final = 10_000
 
 
 class RiverSource:
-    """Rows of a River data set: its features, and `target`. `make` builds it anew for each read."""
+    """The rows of a River data set: its features and `target`. Each read calls `make` again."""
 
     textual: Final = False
 
@@ -39,12 +39,16 @@ class RiverSource:
 
 
 def open_river(name: str) -> Source:
-    """A bundled set: `river:Phishing`. A generator: `river:SEA:variant=2,seed=1,n=20000`.
+    """Open one of River's data sets or generators by its name.
 
-    Two generators joined by `/` drift from the first to the second (`ConceptDriftStream`), by a
-    sigmoid around row `at` (default: the middle) over about `width` rows (default: few):
-    `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. `n` is the number of rows,
-    `seed` (default 0) seeds the generator that it stands with; other names are River's parameters.
+    - A bundled set: `river:Phishing`.
+    - A generator: `river:SEA:variant=2,seed=1,n=20000`. `n` is the number of rows. `seed` (default
+      0) is the seed of the generator. All other names are River's parameters.
+    - Two generators joined by `/`, which drift from the first to the second (`ConceptDriftStream`):
+      `river:SEA:variant=0/SEA:variant=3,at=5000,width=1000,n=10000`. The drift is a sigmoid around
+      row `at` (default: the middle) over about `width` rows (default: 1, or more if River needs
+      it).
+
     Raises DataError.
 
     >>> source = open_river("river:SEA:seed=1,n=2")
@@ -98,7 +102,7 @@ def open_river(name: str) -> Source:
 
 
 def bundled() -> tuple[str, ...]:
-    """Names of the data sets inside River's wheel that have one target."""
+    """Return the names of the data sets in River's wheel that have a single target."""
     from river import datasets
     from river.datasets import base
 
@@ -143,7 +147,7 @@ def _whole(value: object, key: str, name: str) -> int:
 
 def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[], Any]:
     allowed = [p for p in inspect.signature(generator).parameters if p != "self"]
-    # River calls them seed, or seed_model and seed_sample, seed_tree …
+    # River's generators have one parameter `seed`, or several such as `seed_model`, `seed_sample`.
     seeds = {p: parameters.get("seed", 0) for p in allowed if p.startswith("seed")}
     given = {key: value for key, value in parameters.items() if key != "seed"}
     if wrong := set(given) - set(allowed):
@@ -157,6 +161,6 @@ def _maker(generator: Any, parameters: dict[str, Any], name: str) -> Callable[[]
 
     try:
         next(iter(make()))
-    except Exception as error:  # River's own words on a wrong value are the best
+    except Exception as error:  # River's own message explains a wrong value best
         raise DataError(f"{name}: {error}") from error
     return make

@@ -1,31 +1,33 @@
-"""What a source of data gives: rows in order, and how many there are."""
+"""The interface of a data source: its rows in order, their number, and known changes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-# A mapping of column to value; or, for a line that is no row, its bytes.
+# A mapping of column to value, or the bytes of a line that could not be read as a row.
 Row: TypeAlias = Mapping[str, Any] | bytes
 
 
 class Source(Protocol):
-    """Rows in order. `rows` starts from the first row each time, except on standard input."""
+    """Rows in order. Each call of `rows` starts at the first row, except on standard input."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def textual(self) -> bool:
-        """Whether all values are text, as in CSV, so that numbers must be read from it."""
+        """True if all values are text, as in CSV, so that numbers must be parsed."""
 
     def count(self) -> int | None:
-        """How many rows there are; None where that cannot be known before reading them."""
+        """Return the number of rows, or None if it is unknown before they are read."""
 
     def rows(self) -> Iterator[Row]: ...
 
 
 class Change(NamedTuple):
-    """A known change in the data, from this row on (counted from 0). `text` is a clause such as
-    "the camera was knocked"; `detail` states what that does to the data."""
+    """A known change in the data, which begins at `row` (counted from 0).
+
+    `text` is a clause such as "the camera was knocked". `detail` describes the effect on the data.
+    """
 
     row: int
     text: str
@@ -34,7 +36,7 @@ class Change(NamedTuple):
 
 @runtime_checkable
 class Changing(Protocol):
-    """A source that knows where its data change, for demonstrations and benchmarks."""
+    """A source that knows at which rows its data change, for demonstrations and benchmarks."""
 
     @property
     def changes(self) -> tuple[Change, ...]: ...

@@ -1,7 +1,7 @@
-"""From a source's row to a feature record of a stream, and what of it is target, id, key and time.
+"""Convert a source's rows to feature records of a stream, with their target, id, key and time.
 
-In: rows as sources give them. Out: `Shaped`. What cannot be read stays as it is, for inference to
-dead-letter: nothing is repaired or dropped.
+In: the rows of a source. Out: `Shaped`. An unreadable value is sent unchanged, so that inference
+dead-letters its record. This module repairs no values and drops no rows.
 """
 
 import math
@@ -18,13 +18,17 @@ from driftline.errors import DataError
 from driftline.events import MAX_ROW
 from driftline.stream import AT, ID, ROW, Stream
 
-# What files write for a missing number. A category may well be called "None" or "NA".
+# Texts that files use for a missing number. They do not apply to categories, which may well be
+# called "None" or "NA".
 MISSING_NUMBERS: Final = frozenset({"NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"})
 
 
 class Shaped(msgspec.Struct, frozen=True, gc=False):
-    """One row as a stream sees it. `target` is None where the row has none; `record_id` is None
-    where it has no id; `time_us` is None without a readable event time."""
+    """A row converted for a stream.
+
+    `target` and `record_id` are None if the row has none; `time_us` is None if the event time is
+    missing or unreadable.
+    """
 
     value: bytes
     key: bytes
@@ -35,7 +39,7 @@ class Shaped(msgspec.Struct, frozen=True, gc=False):
 
 
 class Shaper:
-    """Shapes the rows of one source for one stream."""
+    """Convert the rows of one source to records of one stream."""
 
     def __init__(self, stream: Stream, *, textual: bool) -> None:
         self._stream = stream
@@ -54,8 +58,11 @@ class Shaper:
         self._labels = LabelCodec(stream)
 
     def shape(self, row: Mapping[str, Any], number: int) -> Shaped:
-        """The record that goes out as number `number`. Raises DataError if it cannot be JSON, or
-        inference would refuse the number."""
+        """Convert a row to the record with number `number`.
+
+        Raises DataError if the row cannot be encoded as JSON, or if inference would reject the
+        number.
+        """
         record: dict[str, Any] = {}
         target = None
         for name, value in row.items():
@@ -77,7 +84,7 @@ class Shaper:
                 key_value = record.get(key)
         try:
             value = msgspec.json.encode(record)
-        except (TypeError, ValueError) as error:  # ValueError: text that is no Unicode
+        except (TypeError, ValueError) as error:  # ValueError: the text is not valid Unicode
             raise DataError(f"row {number} cannot be written as JSON: {error}") from error
         return Shaped(
             value=value,
@@ -89,14 +96,16 @@ class Shaper:
         )
 
     def label(self, shaped: Shaped, record_id: str, at: int | None) -> bytes:
-        """The label of a shaped row. A regression target that is no number goes out as it is."""
+        """Encode the label of a converted row. A regression target stays as it is if it is not a
+        number."""
         target = shaped.target
         if self._stream.task == "classification":
             target = text(target)
         return self._labels.encode(record_id, target, at=at, key=shaped.key_value)
 
     def label_value(self, shaped: Shaped) -> str | float | None:
-        """The target as models learn it; None where there is none, or no number in regression."""
+        """Return the target for training; None if it or the id is missing, or if a regression
+        target is not a number."""
         if shaped.target is None or shaped.record_id is None:
             return None
         if self._stream.task == "classification":
@@ -135,14 +144,14 @@ class Shaper:
 
 
 def as_number(value: str) -> int | float | str | None:
-    """What a CSV cell says, or the cell itself where that is no finite number.
+    """Parse a CSV cell as a number; return None if it is missing, and the text if it is no number.
 
     >>> [as_number(cell) for cell in ("3", "0.5", "NA", "inf", "wide", "1_000")]
     [3, 0.5, None, 'inf', 'wide', '1_000']
     """
     if value in MISSING_NUMBERS:
         return None
-    if "_" in value:  # Python would read 1_000
+    if "_" in value:  # int() and float() accept underscores: int("1_000") is 1000
         return value
     try:
         return int(value)

@@ -1,8 +1,8 @@
-"""Where rows come from: files, tables, standard input, and by name Iris and River's sets.
+"""Read rows from files, tables, standard input, the Iris data and River's data sets.
 
-In: a path, a table or a name. Out: a `Source`, whose rows are mappings of column to value, in
-order, one chunk of the file in memory at a time. It knows nothing of streams and never drops a row:
-a line that is no row is handed on as its bytes, so that it ends as a dead letter.
+In: a path, a table or a name. Out: a `Source`, whose rows are mappings of column to value, in the
+order of the data. A file is read in chunks. This module does not depend on a stream file. It never
+drops a row: a line that cannot be read as a row is passed on as bytes and becomes a dead letter.
 """
 
 import csv
@@ -17,18 +17,18 @@ import msgspec
 from driftline.errors import DataError
 from producers.rows import Row, Source
 
-# Rows of a table that are turned into Python values at once.
+# Rows of a table that are converted to Python values at a time.
 CHUNK_ROWS: Final = 10_000
-# A cell may be a long text; the csv module's own limit of 128 KiB is below a record's 1 MiB.
+# A record may have 1 MiB, so a cell may be longer than the csv module's default limit of 128 KiB.
 _MAX_CELL_CHARACTERS: Final = 1_048_576
 
 
 def open_source(data: object) -> Source:
-    """The source for `data`.
+    """Open `data` as a source. Raises DataError.
 
-    A path (`.csv`, `.csv.gz`, `.tsv`, `.parquet`, `.jsonl`, `.jsonl.gz`), `"-"` for JSON lines on
-    standard input, `"iris"`, `"iris-drift"`, `"river:…"` (see `producers.river_sets`), a pandas
-    data frame or an Arrow table. Raises DataError.
+    data: a path (`.csv`, `.csv.gz`, `.tsv`, `.parquet`, `.jsonl`, `.jsonl.gz`), `"-"` for JSON
+    lines on standard input, `"iris"`, `"iris-drift"`, `"river:…"` (see `producers.river_sets`), a
+    pandas data frame or an Arrow table.
     """
     if isinstance(data, str | Path):
         return _by_name(str(data))
@@ -70,7 +70,7 @@ def _by_name(name: str) -> Source:
 
 
 def _only_file(folder: Path) -> Path:
-    """The data file of a folder: `data.…`, or the only one there is."""
+    """Return the data file of a folder: `data.…`, or the only data file in it."""
     found = [
         path
         for path in sorted(folder.iterdir())
@@ -88,10 +88,10 @@ def _only_file(folder: Path) -> Path:
 
 
 class CsvSource:
-    """A CSV file with a header line, also gzipped; UTF-8; comma, semicolon or tab.
+    """A UTF-8 CSV file with a header line, gzipped or not.
 
-    Values stay text, so that nothing is guessed from the first lines of a file; an empty cell is
-    None. A line with too many cells is handed on as its bytes.
+    The separator is a comma, semicolon or tab. Values stay text, because the first lines of a file may not show what later ones contain. An
+    empty cell becomes None. A line with too many cells is passed on as bytes.
     """
 
     textual: Final = True
@@ -120,7 +120,7 @@ class CsvSource:
         return {name: cell or None for name, cell in zip(header, cells, strict=False)}
 
     def _open(self) -> IO[str]:
-        # newline="": the csv module reads line ends itself, also those inside of quotes
+        # newline="" lets the csv module handle line ends itself, including those inside quotes
         if self._path.suffix == ".gz":
             return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
         return self._path.open(encoding="utf-8-sig", newline="")
@@ -163,9 +163,9 @@ class CsvSource:
 
 
 class JsonLinesSource:
-    """One JSON object a line, from a file (also gzipped) or an open stream, which is read once.
+    """One JSON object per line, from a file (gzipped or not) or an open stream.
 
-    A line that is no JSON object is handed on as its bytes.
+    A stream can be read only once. A line that is not a JSON object is passed on as bytes.
     """
 
     textual: Final = False
@@ -206,7 +206,7 @@ class JsonLinesSource:
 
 
 class ParquetSource:
-    """A Parquet file, read a batch at a time."""
+    """A Parquet file, which is read in batches."""
 
     textual: Final = False
 
@@ -229,7 +229,7 @@ class ParquetSource:
 
 
 class TableSource:
-    """A pandas data frame (its index is left out) or an Arrow table."""
+    """A pandas data frame, without its index, or an Arrow table."""
 
     textual: Final = False
 
