@@ -90,8 +90,9 @@ def _only_file(folder: Path) -> Path:
 class CsvSource:
     """A UTF-8 CSV file with a header line, gzipped or not.
 
-    The separator is a comma, semicolon or tab. Values stay text, because the first lines of a file may not show what later ones contain. An
-    empty cell becomes None. A line with too many cells is passed on as bytes.
+    The separator is a comma, semicolon or tab. Values stay text, because the first lines of a file
+    may not show what later ones contain. An empty cell becomes None. A line with too many cells is
+    passed on as bytes.
     """
 
     textual: Final = True
