@@ -104,20 +104,29 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a feature record is identified and what of it is let in."""
 
     id: Annotated[
-        str, Meta(description='column with the record\'s id; "@row" numbers the rows')
+        str, Meta(description='column with the id of the record; "@row" is the row number')
     ] = ROW
-    key: Annotated[str, Meta(description='column that chooses the partition; "@id" is the id')] = ID
-    drop: Annotated[tuple[str, ...], Meta(description="columns that producers leave out")] = ()
+    key: Annotated[
+        str, Meta(description='column that selects the Kafka partition; "@id" is the id')
+    ] = ID
+    drop: Annotated[tuple[str, ...], Meta(description="columns that producers do not send")] = ()
     unknown_columns: Annotated[
-        Literal["ignore", "refuse"], Meta(description="a column that is not declared here")
+        Literal["ignore", "refuse"],
+        Meta(description="what to do with a column that this file does not declare"),
     ] = "ignore"
     missing: Annotated[
         Literal["dead_letter", "impute"],
-        Meta(description="a declared column that is absent or null; impute: median, own category"),
+        Meta(
+            description="what to do if a declared column is absent or null; impute: use the "
+            "median, or a category of its own"
+        ),
     ] = "dead_letter"
     unseen: Annotated[
         Literal["dead_letter", "score"],
-        Meta(description="a category that was not in the training data; score: as none of them"),
+        Meta(
+            description="what to do with a category that was not in the training data; score: as "
+            "none of the known ones"
+        ),
     ] = "score"
 
 
@@ -133,11 +142,11 @@ class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
     start: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="time = start + step × column (default: the row's number)"),
+        Meta(description="time = start + step × column (default: the row number)"),
     ] = None
     step: Annotated[Span | None, Meta(description="duration of one step")] = None
     sequence: Annotated[
-        Literal["@row"] | None, Meta(description="no event time: records are only numbered")
+        Literal["@row"] | None, Meta(description="records have no event time, only numbers")
     ] = None
 
 
@@ -145,17 +154,20 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input of the model."""
 
     kind: Annotated[Kind, Meta(description="number or category")]
-    watch: Annotated[bool, Meta(description="test it for drift")] = True
-    unit: Annotated[str | None, Meta(description="for people")] = None
-    min: Annotated[float | None, Meta(description="below it: out of range")] = None
-    max: Annotated[float | None, Meta(description="above it: out of range")] = None
+    watch: Annotated[bool, Meta(description="whether to test the column for drift")] = True
+    unit: Annotated[
+        str | None, Meta(description="unit of the values, for readers of this file")
+    ] = None
+    min: Annotated[float | None, Meta(description="smaller values are out of range")] = None
+    max: Annotated[float | None, Meta(description="larger values are out of range")] = None
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long truth may take."""
 
     horizon: Annotated[
-        Span | None, Meta(description="a label is in time if known this long after its record")
+        Span | None,
+        Meta(description="longest time from a record to its label; later labels do not count"),
     ] = None
 
 
@@ -163,35 +175,39 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The windows over which drift is tested; a twentieth of one is a pane."""
 
     records: Annotated[
-        Annotated[int, Meta(ge=20)] | None, Meta(description="window as a span of record numbers")
+        Annotated[int, Meta(ge=20)] | None, Meta(description="length of a window in record numbers")
     ] = None
-    span: Annotated[Span | None, Meta(description="window as a span of event time")] = None
+    span: Annotated[Span | None, Meta(description="length of a window in event time")] = None
     slide: Annotated[
         Span | None,
         Meta(
-            description="from one window to the next: half, a quarter, fifth, tenth or twentieth "
-            "of a window; default: a whole one, so that none overlap"
+            description="step from one window to the next: half, a quarter, fifth, tenth or "
+            "twentieth of a window; default: a whole window, so that windows do not "
+            "overlap"
         ),
     ] = None
     lateness: Annotated[
-        Span | None, Meta(description="how far out of order a record may come within a partition")
+        Span | None,
+        Meta(description="how far out of order a record may arrive within its partition"),
     ] = None
     max_ahead: Annotated[
         Span | None,
         Meta(
-            description="a record further than this ahead of its partition does not move time, "
-            "until ten in a row agree; default: a window"
+            description="a record that is further ahead of its partition does not advance time, "
+            "until ten in a row agree; default: one window"
         ),
     ] = None
     min_records: Annotated[
-        Annotated[int, Meta(ge=1)], Meta(description="fewer records of a model are not tested")
+        Annotated[int, Meta(ge=1)],
+        Meta(description="smallest number of records of a model that is tested"),
     ] = 100
     max_sample: Annotated[
-        Annotated[int, Meta(ge=100)], Meta(description="records kept of a window for its tests")
+        Annotated[int, Meta(ge=100)],
+        Meta(description="largest number of records of a window that its tests use"),
     ] = 10_000
     idle: Annotated[
         Span,
-        Meta(description="a partition that is silent this long no longer holds back the others"),
+        Meta(description="a partition without records for this long no longer delays windows"),
     ] = Span(us=10_000_000)
 
 
@@ -200,18 +216,27 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     false_alarm_rate: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
-        Meta(description="drift events per window that did not drift, all columns together"),
+        Meta(
+            description="accepted rate of drift events per window without drift, for all columns "
+            "together"
+        ),
     ] = 0.005
     block: Annotated[
         Span | None,
-        Meta(description="records this far apart are independent: a day, a week; else estimated"),
+        Meta(
+            description="distance at which records are independent, such as a day or a week; "
+            "default: estimated"
+        ),
     ] = None
     number_test: Annotated[
-        str, Meta(description="Evidently's test for numbers, told beside the calibrated score")
+        str,
+        Meta(
+            description="Evidently's test for numbers, reported in addition to the calibrated score"
+        ),
     ] = "ks"
-    category_test: Annotated[str, Meta(description="Evidently's test for categories, likewise")] = (
-        "chisquare"
-    )
+    category_test: Annotated[
+        str, Meta(description="Evidently's test for categories, reported in the same way")
+    ] = "chisquare"
     effect_size: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
@@ -222,32 +247,34 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classifier: Annotated[
         bool,
         Meta(
-            description="where no column and no pair drifted, see whether trees can tell the "
-            "window from the reference: half a second a window, 15 seconds a model and "
-            "size of window, half of false_alarm_rate"
+            description="if no column and no pair of columns drifted, test whether decision trees "
+            "can distinguish the window from the reference; this takes half a second "
+            "per window, 15 seconds per model and window size, and half of "
+            "false_alarm_rate"
         ),
     ] = False
     detectors: Annotated[
         tuple[str, ...],
         Meta(
-            description="on the errors: glr, cusum, stepd, seed, or River's adwin, page_hinkley, "
-            "ddm, eddm, hddm_a, hddm_w, kswin"
+            description="detectors that watch errors: glr, cusum, stepd, seed, or River's adwin, "
+            "page_hinkley, ddm, eddm, hddm_a, hddm_w, kswin"
         ),
     ] = ("glr",)
     min_metric_loss: Annotated[
         Annotated[float, Meta(ge=0)],
-        Meta(description="smallest worsening of the error that matters, as a share of it"),
+        Meta(description="smallest increase of the error that matters, as a fraction of the error"),
     ] = 0.1
     resolve_after: Annotated[
-        Annotated[int, Meta(ge=1)], Meta(description="quiet windows in a row that resolve an event")
+        Annotated[int, Meta(ge=1)],
+        Meta(description="number of windows in a row without drift that resolve an event"),
     ] = 2
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most so many requests in any stretch of the stream."""
 
-    requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="how many")]
-    per: Annotated[Span, Meta(description="in how long a stretch")]
+    requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="largest number of requests")]
+    per: Annotated[Span, Meta(description="length of the stretch")]
 
 
 class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -256,38 +283,51 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Annotated[
         Policy,
         Meta(
-            description="harm: while drift costs quality; drift: while an event of `on` is open; "
-            "schedule: by `every`; always: after each window of outcomes; never"
+            description="when to request a new model; harm: while drift costs quality; drift: "
+            "while an event of a kind in `on` is open; schedule: at intervals of "
+            "`every`; always: after each window of outcomes; never"
         ),
     ] = "harm"
     renew: Annotated[
         Annotated[float, Meta(ge=0)],
         Meta(
-            description="policies harm and drift: once more when so many times the outcomes have "
-            "come that the last request had to learn from, within train_on; 0: never"
+            description="policies harm and drift: request again when there are this many times as "
+            "many outcomes to learn from as at the last request, within train_on; 0: "
+            "never"
         ),
     ] = 1.0
     on: Annotated[
         Annotated[tuple[DriftKind, ...], Meta(min_length=1)],
-        Meta(description="kinds of drift event that policy drift asks for"),
+        Meta(description="policy drift: kinds of drift events for which to request a model"),
     ] = DRIFT_ON
     every: Annotated[
-        Span | None, Meta(description="policy schedule: from one request to the next; 10 windows")
+        Span | None,
+        Meta(description="policy schedule: interval between requests; default: 10 windows"),
     ] = None
     cooldown: Annotated[
         Span | None,
-        Meta(description="shortest time between two automatic requests; a quarter of a window"),
+        Meta(
+            description="shortest time between two automatic requests; default: a quarter of a "
+            "window"
+        ),
     ] = None
     budget: Annotated[
         Budget | None,
-        Meta(description='most automatic requests, as { requests = 4, per = "30d" }'),
+        Meta(
+            description="largest number of automatic requests in a period, such as { requests = 4, "
+            'per = "30d" }'
+        ),
     ] = None
-    train_on: Annotated[Span | None, Meta(description="how far back outcomes are collected")] = None
+    train_on: Annotated[
+        Span | None, Meta(description="how far back outcomes are used for training")
+    ] = None
     min_outcomes: Annotated[
-        Annotated[int, Meta(ge=10)], Meta(description="fewer labelled records train nothing")
+        Annotated[int, Meta(ge=10)],
+        Meta(description="smallest number of labelled records for training"),
     ] = 200
     promote: Annotated[
-        Literal["auto", "manual"], Meta(description="who makes a better challenger the champion")
+        Literal["auto", "manual"],
+        Meta(description="auto: the trainer promotes a better model; manual: an operator does"),
     ] = "auto"
 
 
@@ -303,16 +343,21 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ()
     holdout: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
-        Meta(description="share held out to choose and to judge"),
+        Meta(description="fraction of the records held out to select and judge models"),
     ] = 0.2
     split: Annotated[
         Literal["time", "stratified"],
-        Meta(description="time: the newest are held out; stratified: where order means nothing"),
+        Meta(
+            description="time: the newest records are held out; stratified: for data whose order "
+            "means nothing"
+        ),
     ] = "time"
-    tune: Annotated[bool, Meta(description="try a few parameters of each candidate")] = True
+    tune: Annotated[
+        bool, Meta(description="whether to try several parameters of each candidate")
+    ] = True
     # NumPy's seeds have 32 bits, and tuning takes the next one.
     seed: Annotated[
-        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="for whatever draws numbers")
+        Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed of all random numbers")
     ] = 0
 
 
@@ -322,30 +367,40 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic_prefix: Annotated[
         Annotated[str, Meta(pattern=_PREFIX)],
         Meta(
-            description="put before every topic and group: letters, digits, '.', '_' and '-', "
+            description="prefix of all topics and groups: letters, digits, '.', '_' and '-', "
             "beginning with a letter, a digit or one '_'"
         ),
     ] = ""
     partitions: Annotated[
         Annotated[int, Meta(ge=1, le=1000)],
-        Meta(description="of features, labels, predictions and outcomes; fixed for ever"),
+        Meta(
+            description="number of partitions of features, labels, predictions and outcomes; it "
+            "cannot change later"
+        ),
     ] = 6
     replication_factor: Annotated[
-        Annotated[int, Meta(ge=1, le=32_767)], Meta(description="of every topic")
+        Annotated[int, Meta(ge=1, le=32_767)], Meta(description="replication factor of all topics")
     ] = 1
     retention: Annotated[
         Span | None,
-        Meta(description="how long topics keep records; default 30d, or twice horizon or train_on"),
+        Meta(
+            description="how long topics keep records; default: 30d, or twice horizon or train_on "
+            "if that is longer"
+        ),
     ] = None
     inference_delivery: Annotated[
-        Delivery, Meta(description="at_least_once (quick) or exactly_once, for predictions")
+        Delivery,
+        Meta(
+            description="delivery guarantee of predictions: at_least_once (faster) or exactly_once"
+        ),
     ] = "at_least_once"
     max_wait_ms: Annotated[
         Annotated[int, Meta(ge=0, le=10_000)],
-        Meta(description="longest wait for a record before timers run"),
+        Meta(description="longest wait for records before periodic work runs"),
     ] = 50
     max_batch: Annotated[
-        Annotated[int, Meta(ge=1)], Meta(description="records handled at once, at most")
+        Annotated[int, Meta(ge=1)],
+        Meta(description="largest number of records that are handled at once"),
     ] = 2000
 
 
@@ -364,12 +419,13 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     label_delay: Annotated[
         str | int | LabelDelay,
         Meta(
-            description='a span, a distribution, "data": a later row of the id has the label, or '
-            '"@at": rows say in `@at` when it was known'
+            description='delay of labels: a span, a distribution, "data" (a later row with the '
+            'same id has the label) or "@at" (the column `@at` has the time of the '
+            "label)"
         ),
     ] = 0
     label_missing: Annotated[
-        Annotated[float, Meta(ge=0, le=1)], Meta(description="share of labels that never come")
+        Annotated[float, Meta(ge=0, le=1)], Meta(description="fraction of labels that never arrive")
     ] = 0.0
 
     @property
@@ -385,10 +441,10 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream: its records, features, windows, drift rules, models and topics."""
 
-    version: Annotated[Literal[1], Meta(description="of this file's format")]
+    version: Annotated[Literal[1], Meta(description="version of the stream file format")]
     name: Annotated[
         Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")],
-        Meta(description="lower-case letters, digits, hyphens"),
+        Meta(description="name of the stream: lower-case letters, digits and hyphens"),
     ]
     task: Annotated[Task, Meta(description="classification or regression")]
     target: Annotated[str, Meta(description="column to predict")]
@@ -397,11 +453,14 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
     metric: Annotated[
         Metric | None,
-        Meta(description="by which models are judged; default accuracy, or mae for regression"),
+        Meta(description="metric that judges models; default: accuracy, or mae for regression"),
     ] = None
     baseline: Annotated[
         Literal["prior", "previous_label"],
-        Meta(description="printed beside the metric: most frequent label or mean, or the last one"),
+        Meta(
+            description="baseline to compare with: prior (most frequent label, or mean) or "
+            "previous_label"
+        ),
     ] = "prior"
     record: Annotated[Record, Meta(description="identity and policies of a record")] = Record()
     time: Annotated[Time, Meta(description="event time")] = Time(sequence=ROW)

@@ -25,7 +25,7 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         ),
         (
             HEAD + 'features = { a = "number", b = { kind = "number", min = "x" } }',
-            '[features.b.min] Expected a number, got "x" (below it: out of range)',
+            '[features.b.min] Expected a number, got "x" (smaller values are out of range)',
         ),
         (HEAD + 'featurs = { a = "number" }', "[featurs] Unknown key. Expected 'features'?"),
         (HEAD, "[features] Missing. Expected a table"),
@@ -62,7 +62,10 @@ SMALL = HEAD + 'features = { a = "number" }\n'
             "[derived.x] the expression 'b + 1' uses 'b', which is no declared feature",
         ),
         (SMALL + "[kafka]\npartitions = 0", "[kafka.partitions] Expected a whole number from 1"),
-        (SMALL.replace('"a"', '"A b"'), '[name] Expected text, got "A b" (lower-case'),
+        (
+            SMALL.replace('"a"', '"A b"'),
+            '[name] Expected text, got "A b" (name of the stream: lower-case',
+        ),
         ("version = 2", "[version] Expected 1, got 2"),
         ("version = ", "not TOML"),
     ],
