@@ -60,8 +60,8 @@ def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
 def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
     """Decode one message; log a warning and return None if it is not an event of Driftline.
 
-    Use it to report on a topic, where one foreign record must not hide the others. The log merges
-    the warnings of one topic into one line with their number.
+    Use it to report on a topic, where one foreign record must not hide the others. Repeated
+    warnings about one topic are counted instead of written.
     """
     try:
         return decode(decoder, message)
@@ -138,7 +138,7 @@ class DeadLetterOrigin(msgspec.Struct, frozen=True):
 
 def dead_letter_origin(message: Message) -> DeadLetterOrigin:
     """Read the headers of a dead letter. Raises DataError if they are missing or invalid."""
-    # A record that was replayed and failed again may have two sets; the last value is current.
+    # A dead letter that was sent again with its headers has two sets; the last one is its own.
     headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
     try:
         return msgspec.convert(

@@ -1,1 +1,1 @@
-"""Model packages: pack, sign, store, verify, load, score."""
+"""Pack, sign, store, verify, load and score models."""

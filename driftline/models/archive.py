@@ -1,8 +1,9 @@
-"""Reads a zip of a few plain files within bounds: a model package, or the arrays inside one.
+"""Read a zip of a few plain files within limits: a model package, or the arrays inside one.
 
-In: bytes, whoever signed them. Out: the content of one file, or PackageCheckFailed: for a zip bomb,
-too many files, names with a folder, links, encrypted or repeated files, damage of any kind. No file
-is ever written, and no more is unpacked than `Limits` allow.
+Input: bytes, which are not trusted even if they are signed. Output: the content of one file. A zip
+raises PackageCheckFailed if it is a zip bomb, is damaged, or has too many files, names with a
+folder, links, or encrypted or repeated files. Nothing is written to disk, and no more is unpacked
+than `Limits` allow.
 """
 
 import io
@@ -17,20 +18,20 @@ import msgspec
 
 from driftline.errors import PackageCheckFailed
 
-# The end of a zip without a comment: signature, disks, entries here and in all, size and offset of
-# the directory, length of the comment.
+# The end record of a zip: signature, two disk numbers, entries on this disk and in total, size and
+# offset of the directory, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
-_ZIP64_BYTES: Final = 20  # of the locator before it, which only larger zips have
+_ZIP64_BYTES: Final = 20  # the locator before the end record, which only larger zips have
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What an archive may hold. `max_bytes`: of all files, unpacked."""
+    """The largest archive that is read. `max_bytes` is the unpacked size of all its files."""
 
     max_files: int
     max_bytes: int
-    names: frozenset[str] | None = None  # None: any, without a folder
+    names: frozenset[str] | None = None  # allowed names; None allows any without a folder
 
 
 class Archive:
@@ -48,31 +49,33 @@ class Archive:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the files."""
+        """Return the names of the files."""
         return tuple(self._infos)
 
     def read(self, name: str) -> bytes:
-        """Return the content of a file, not more than its stated size."""
+        """Return the content of a file, at most as many bytes as the directory states."""
         return self._package.read(self._infos[name])
 
 
 @contextmanager
 def archive(data: bytes, limits: Limits, failure: str) -> Iterator[Archive]:
-    """Open an archive; whatever goes wrong within raises PackageCheckFailed, which begins with
-    `failure`."""
+    """Open an archive. Any error in the `with` block is raised as PackageCheckFailed.
+
+    Its message starts with `failure`.
+    """
     try:
         _check_end(data, limits)
         with zipfile.ZipFile(io.BytesIO(data)) as package:
             yield Archive(package, limits)
     except PackageCheckFailed:
         raise
-    except Exception as error:  # zipfile, zlib and struct have exceptions of many kinds
+    except Exception as error:  # zipfile, zlib and struct raise many kinds of exceptions
         reason = str(error) or type(error).__name__
         raise PackageCheckFailed(f"{failure}: {reason}") from error
 
 
 def _check_end(data: bytes, limits: Limits) -> None:
-    """Bound the directory before it is read: its entries would fill the memory."""
+    """Check the size of the directory before it is read, because its entries could fill memory."""
     if len(data) < _END.size:
         raise ValueError("it is cut off")
     signature, *_, entries, size, _, comment = _END.unpack(data[-_END.size :])
@@ -80,7 +83,7 @@ def _check_end(data: bytes, limits: Limits) -> None:
         raise ValueError("it is cut off, or no zip")
     if data[: -_END.size][-_ZIP64_BYTES:].startswith(b"PK\x06\x07"):
         raise ValueError("it is a zip of more than 4 GiB")
-    # 46 bytes and the name for each; the rest for fields that other programs add.
+    # An entry has 46 bytes and its name. The rest of 512 is for fields that other programs add.
     if entries > limits.max_files or size > limits.max_files * 512:
         raise ValueError(f"{entries:,} files, {limits.max_files:,} are allowed")
 

@@ -1,7 +1,8 @@
-"""What the `models` topic says now: the announced packages, the champion, the freeze.
+"""Read the `models` topic into its current state: the announced packages, champion and freeze.
 
-In: the topic's records in order. Out: the state that inference, trainer and command line agree on.
-A record that no trusted key has signed, or that is stale, changes nothing and is in `refused`.
+Input: the records of the topic in order. Output: the state that inference, trainer and commands
+share. A record that is stale, or has no valid signature by a trusted key, is rejected: it changes
+nothing and is listed in `refused`.
 """
 
 import logging
@@ -24,31 +25,32 @@ log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
-# Models rolled back that a pointer remembers; those that the trainer looks at are fewer.
+# The most quarantined models that a pointer lists, twice as many as the earlier models that the
+# trainer compares.
 MAX_SET_ASIDE = 20
-# Ancestors that are tried when a package is missing.
+# The most models, champion and ancestors, that inference tries while packages are unusable.
 MAX_LINEAGE: Final = 100
-# Refused records that are kept and logged: whoever may write to the topic could write any number.
+# The most rejected records that are kept and logged. A faulty writer could publish any number.
 MAX_REFUSED: Final = 100
 
 
 def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
-    """A package's announcement as a record of the `models` topic, to be signed."""
+    """Return the announcement of a package as an unsigned record for the `models` topic."""
     return rare(topics.models, announced, id=announced.digest, key=key_of(announced))
 
 
 def pointer_record(topics: Topics, pointer: RolePointer) -> Outgoing:
-    """The champion's pointer as a record of the `models` topic, to be signed."""
+    """Return the champion's pointer as an unsigned record for the `models` topic."""
     return rare(topics.models, pointer, id=pointer.id, key=key_of(pointer))
 
 
 def freeze_record(topics: Topics, freeze: Freeze) -> Outgoing:
-    """A freeze, or its end, as a record of the `models` topic, to be signed."""
+    """Return a freeze, or its end, as an unsigned record for the `models` topic."""
     return rare(topics.models, freeze, id=freeze.id, key=FREEZE_KEY)
 
 
 def key_of(event: ModelsEvent) -> str:
-    """The key under which an event is published."""
+    """Return the key under which an event is published."""
     match event:
         case ModelAnnounced():
             return f"model/{event.digest}"
@@ -59,7 +61,7 @@ def key_of(event: ModelsEvent) -> str:
 
 
 def record_of(topics: Topics, event: ModelsEvent) -> Outgoing:
-    """Any of the three as a record of the `models` topic, to be signed."""
+    """Return any event of the `models` topic as an unsigned record."""
     match event:
         case ModelAnnounced():
             return announcement_record(topics, event)
@@ -70,50 +72,52 @@ def record_of(topics: Topics, event: ModelsEvent) -> Outgoing:
 
 
 class Catalog:
-    """State of the `models` topic, built record by record.
+    """The state of the `models` topic, built record by record.
 
-    Of signed pointers the one with the largest sequence counts (see `models.current`). Unsigned
-    records, from before there were signatures, count until the first signed one has been read.
+    The signed pointer with the largest sequence is current (see `models.current`). Unsigned
+    records date from before signatures. They are valid until the first signed record is read.
 
-    Compaction keeps only the newest record of each key, whatever it is. So where that is not the
-    one that counts, or is unsigned, `restatements` says what a writer with a key publishes again.
+    Compaction keeps only the newest record of each key, even if it is stale. `restatements` lists
+    what a writer with a key must publish again: current records that are unsigned or no longer the
+    newest of their key.
     """
 
     def __init__(self, trusted: Trusted) -> None:
         self.announcements: dict[str, ModelAnnounced] = {}
-        self.refused: dict[str, str] = {}  # key → why its newest record does not count
+        self.refused: dict[str, str] = {}  # key → why its newest record was rejected
         self._trusted = trusted
         self._champion: Current[RolePointer] = Current()
         self._freeze: Current[Freeze] = Current()
         self._signed: set[str] = set()  # digests whose announcement is a signed record
         self._any_signed = False
-        self._outdated: set[str] = set()  # keys whose newest record is not the one that counts
+        self._outdated: set[str] = set()  # keys whose newest record is not the current one
         self._logged: set[tuple[str, str]] = set()
 
     @property
     def champion(self) -> RolePointer | None:
-        """The pointer to the champion that counts."""
+        """Return the current pointer to the champion, or None."""
         return self._champion.value
 
     @property
     def freeze(self) -> Freeze | None:
-        """The freeze, or its end, that counts."""
+        """Return the current freeze or its end, or None."""
         return self._freeze.value
 
     @property
     def frozen(self) -> bool:
-        """Whether automatic promotion is stopped."""
+        """Return whether automatic promotion is stopped."""
         return self.freeze is not None and self.freeze.frozen
 
     @property
     def champion_digest(self) -> str | None:
-        """The digest of the model that should answer."""
+        """Return the digest of the model that should serve, or None."""
         return self.champion.digest if self.champion else None
 
     def apply(self, message: Message) -> ModelsEvent | None:
-        """Take in one record of the topic; None for a tombstone.
+        """Apply one record of the topic and return its event, or None for a tombstone.
 
-        Raises DataError if it is no event. One that is refused is returned, and changes nothing.
+        A rejected event is returned too, but changes nothing. Raises DataError if the record is not
+        an event of this topic.
         """
         key = (message.key or b"").decode("utf-8", "replace")
         if message.value is None:
@@ -140,9 +144,9 @@ class Catalog:
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
-        """As `apply`, from an event whose signature was checked; returns why it does not count.
+        """Apply an event whose record's signature was checked. Return why it is rejected, or None.
 
-        Raises UntrustedPackage for an announcement of a package that no trusted key has signed.
+        Raises UntrustedPackage if it announces a package that no trusted key has signed.
         """
         if signed:
             self._any_signed = True
@@ -163,10 +167,11 @@ class Catalog:
         return None
 
     def remember(self, sequence: int, digest: str) -> None:
-        """A reader has seen the champion's pointer with this sequence before.
+        """Record that a reader has seen the champion's pointer with this sequence before.
 
-        If the topic has none as new, the newest was deleted, or replaced by an old one and then
-        compacted away. What was seen counts until a newer one comes.
+        If the topic has no pointer that is as new, the newest was deleted, or an old one was
+        published after it and compaction removed it. `digest` then stays champion until a newer
+        pointer arrives.
         """
         seen = RolePointer(
             id=f"role-remembered+{sequence}",
@@ -186,7 +191,7 @@ class Catalog:
             self._refuse(CHAMPION_KEY, why, None)
 
     def restatements(self) -> tuple[ModelsEvent, ...]:
-        """Return what to sign and publish, so that compaction keeps what counts, signed."""
+        """Return the events to sign and publish so that compaction keeps a signed current state."""
         found: list[ModelsEvent] = [
             announced
             for digest, announced in self.announcements.items()
@@ -198,7 +203,7 @@ class Catalog:
         return tuple(found)
 
     def _keep(self, key: str) -> None:
-        """The newest record of this key is not the one that counts."""
+        """Record that the newest record of this key is not the current one."""
         known = key in (CHAMPION_KEY, FREEZE_KEY)
         if known or key.removeprefix("model/") in self.announcements:
             self._outdated.add(key)
@@ -214,8 +219,11 @@ class Catalog:
             log.error("ignoring a record of the models topic (%s%s): %s", place, key[:200], why)
 
     def previous(self) -> str | None:
-        """The digest that a rollback goes to: what the trainer compared the champion with. Of one
-        that a person chose, such as by a rollback, it is what that was compared with when made."""
+        """Return the digest that a rollback goes to, or None.
+
+        If the trainer promoted the champion, it is the model that the champion replaced. If an
+        operator promoted it, for example by a rollback, it is the parent of the champion.
+        """
         if self.champion is None:
             return None
         if self.champion.by == "trainer" and self.champion.replaced is not None:
@@ -224,8 +232,10 @@ class Catalog:
         return announced.parent if announced else None
 
     def lineage(self) -> tuple[str, ...]:
-        """Return the champion's digest and those of its ancestors, the newest first: who answers
-        instead while its package cannot be used. None that a person has rolled back is among them.
+        """Return the digests of the champion and its ancestors, the newest first.
+
+        While the champion's package cannot be used, an ancestor serves. Quarantined ancestors are
+        left out.
         """
         if self.champion is None:
             return ()
@@ -241,14 +251,16 @@ class Catalog:
         return tuple(one for one in found if one not in aside)
 
     def earlier(self, count: int) -> tuple[ModelAnnounced, ...]:
-        """The newest so many models beside the champion that may answer again, the newest first:
-        those that no person has rolled back."""
+        """Return the `count` newest models that may become champion again, the newest first.
+
+        The champion and quarantined models are left out.
+        """
         aside = {self.champion_digest, *(self.champion.set_aside if self.champion else ())}
         known = [model for model in self.announcements.values() if model.digest not in aside]
         return tuple(reversed(known[-count:]))
 
     def find(self, digest: str) -> tuple[ModelAnnounced, ...]:
-        """The announcements whose digest starts so; `sha256:` may be left out."""
+        """Return the announcements whose digest starts like this. `sha256:` may be left out."""
         start = digest if digest.startswith("sha256:") else f"sha256:{digest}"
         return tuple(a for d, a in self.announcements.items() if d.startswith(start))
 
@@ -261,7 +273,11 @@ class Catalog:
         at: str,
         cause: str | None = None,
     ) -> RolePointer:
-        """A pointer that makes `digest` the champion, if nobody points elsewhere in between."""
+        """Return a pointer that makes `digest` the champion.
+
+        It is stale if another pointer is published before it. A manual pointer, with `by` set to
+        `person`, quarantines the champion if it rolls it back, and releases `digest`.
+        """
         sequence = self._champion.next_sequence
         replaces = self.champion.id if self.champion else None
         set_aside = self.champion.set_aside if self.champion else ()
@@ -284,7 +300,7 @@ class Catalog:
         )
 
     def freezing(self, *, frozen: bool, reason: str, at: str) -> Freeze:
-        """A freeze, or its end, that replaces the current one."""
+        """Return a freeze, or its end, that replaces the current one."""
         return Freeze(
             id=event_id("freeze", frozen, at),
             frozen=frozen,
@@ -294,8 +310,11 @@ class Catalog:
         )
 
     def _rolled_back(self, to: str) -> str | None:
-        """The model that answers, if it took over from the one that is to, or is newer: who
-        promotes a newer one has nothing against it."""
+        """Return the champion's digest if a manual promotion of `to` rolls it back, or None.
+
+        It does if the champion replaced `to` or was announced after it. Promoting a newer model
+        does not quarantine the champion.
+        """
         if to == self.previous():
             return self.champion_digest
         for digest in self.announcements:
@@ -307,7 +326,7 @@ class Catalog:
 
 
 def read_catalog(broker: Broker, topics: Topics, trusted: Trusted) -> Catalog:
-    """The catalog as the `models` topic has it now; an unreadable record is logged and passed by.
+    """Read the `models` topic to its current end. Unreadable records are logged and skipped.
 
     Raises BrokerError.
     """
@@ -324,7 +343,7 @@ def read_catalog(broker: Broker, topics: Topics, trusted: Trusted) -> Catalog:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """The newest pointer that a worker of inference has seen; part of what it commits."""
+    """The newest pointer that a worker of inference has seen, from its commit metadata."""
 
     champion: str
     sequence: int = 0
@@ -333,9 +352,9 @@ class Seen(msgspec.Struct, frozen=True):
 def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
     """Return the newest pointers that inference has seen, for `Catalog.remember`.
 
-    None if its group cannot be asked for: what the topic has counts then.
+    The result is empty if the group's offsets cannot be fetched. The topic alone then decides.
     """
-    # Not by the admin client: librdkafka's crashes where the group's coordinator is not known yet.
+    # librdkafka's admin client crashes while the group's coordinator is unknown; use a consumer.
     consumer = broker.consumer(topics.group("inference"), client_id="driftline-models")
     try:
         committed = consumer.committed(ranges(broker, [topics.features]))
@@ -344,6 +363,6 @@ def seen_by_inference(broker: Broker, topics: Topics) -> tuple[Seen, ...]:
         return ()
     finally:
         consumer.close()
-    # Of an earlier version, or moved by a tool: then it says nothing.
+    # Metadata is None if an earlier version or a tool committed the offset.
     found = {metadata_of(position, Seen) for position in committed.values()} - {None}
     return tuple(sorted((seen for seen in found if seen), key=lambda seen: seen.sequence))

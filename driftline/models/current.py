@@ -1,8 +1,10 @@
-"""Which record of a key counts: the rule for signed pointers and freezes, and for older ones.
+"""Decide which record of a key is current, for signed and unsigned pointers and freezes.
 
-Signed records count by their `sequence`: the largest counts, and of equal ones the first in the
-log. So it does not matter how much of the log compaction has left. Records from before signatures
-(decision 21) count by the pointer that they name, and only until a signed record was read.
+The signed record with the largest `sequence` is current, and of equal ones the first in the log.
+So the result does not depend on how much of the log compaction has removed.
+
+Records from before signatures (decision 21) have no sequence. Such a pointer becomes current if it
+names the current one as its predecessor. They are ignored once a signed record was read.
 """
 
 from typing import Generic, TypeVar
@@ -15,21 +17,24 @@ T = TypeVar("T", RolePointer, Freeze)
 
 
 class Current(Generic[T]):
-    """The record of one key that counts. `take` returns why a record does not, or None."""
+    """The current record of one key: the champion's pointer or the freeze."""
 
     def __init__(self) -> None:
         self.value: T | None = None
         self.is_signed = False
-        self._contested = False  # a later record has the same sequence and means something else
-        self._unconfirmed = False  # unsigned: its predecessor may be compacted away
+        # True if a later record has the same sequence and names another model or freeze.
+        self._contested = False
+        # True if the value is an unsigned pointer whose predecessor was not read, maybe because
+        # compaction has removed it.
+        self._unconfirmed = False
 
     @property
     def next_sequence(self) -> int:
-        """The sequence of the record that replaces this one."""
+        """Return the sequence for the record that replaces the current one."""
         return 1 if self.value is None else self.value.sequence + 1
 
     def take(self, event: T, *, signed: bool) -> str | None:
-        """Take in the next record of the log; an unsigned one only while those may count."""
+        """Apply the next record of the log. Return why it is rejected, or None."""
         if not signed:
             return self._take_unsigned(event)
         if event.sequence < 1:
@@ -39,20 +44,26 @@ class Current(Generic[T]):
             return None
         if event.sequence == self.value.sequence:
             if _means(event) == _means(self.value):
-                return None  # the same once more
-            self._contested = True  # where compaction takes the first, the other one counts
+                return None  # a copy
+            self._contested = True  # if compaction removes the first, the other becomes current
         return f"stale: its sequence is {event.sequence}, the current one's {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Take in what was seen earlier, unless the log has as new a record; return whether."""
+        """Make a record that a reader saw earlier current, unless the log has one that is as new.
+
+        Return whether it became current.
+        """
         if self.value is not None and self.value.sequence >= event.sequence:
             return False
         self.value, self.is_signed = event, event.sequence > 0
         return True
 
     def again(self, *, outdated: bool) -> T | None:
-        """Return the same choice as a new record, if the one that counts is not signed or will be
-        lost to compaction."""
+        """Return a copy of the current record with the next sequence, or None if none is needed.
+
+        A copy is needed if the current record is unsigned or compaction may remove it. `outdated`
+        means that it is not the newest record of its key.
+        """
         event = self.value
         if event is None or (self.is_signed and not outdated and not self._contested):
             return None
@@ -74,10 +85,14 @@ class Current(Generic[T]):
         return None
 
     def _follow(self, event: RolePointer, current: RolePointer) -> str | None:
-        """Of two unsigned pointers that replace the same one, the first in the log counts.
+        """Accept an unsigned pointer that names the current one as its predecessor.
 
-        Compaction keeps the newest even if it came too late, and a later copy of the current one
-        that replaces itself. So the first one read yields to any whose predecessor is not seen.
+        So of two pointers with the same predecessor, the first in the log wins.
+
+        After compaction, the first pointer that is read may be one that lost, and its rivals or
+        their predecessors may be gone. It is therefore unconfirmed: the next pointer replaces it
+        if it names any predecessor. A pointer that names itself is a copy of the current one, which
+        confirms it.
         """
         restates = event.replaces == event.id
         confirmed = event.replaces == current.id

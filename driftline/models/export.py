@@ -1,4 +1,4 @@
-"""Writes a verified package's model as plain files, for other programs."""
+"""Write the model of a verified package to plain files for other programs."""
 
 import io
 import pickle
@@ -15,9 +15,11 @@ Format = Literal["joblib", "onnx", "pickle"]
 def export_model(
     package: VerifiedPackage, folder: Path, formats: tuple[Format, ...] | None = None
 ) -> list[Path]:
-    """Write the model in these formats (all that it has, by default) and its manifest.
+    """Write the manifest, and the model in these formats, and return the paths.
 
-    Returns the paths. Raises PackageCheckFailed if it has no ONNX form and one was asked for.
+    By default the model is written in every format that it has. Raises PackageCheckFailed if
+    `formats` contains ONNX and the model has no ONNX form, and MissingExtra if a pickle needs
+    joblib and it is not installed.
     """
     manifest = package.manifest()
     stem = f"{manifest.stream}-{package.digest.removeprefix('sha256:')[:12]}"

@@ -1,9 +1,10 @@
-"""Ed25519 keys: who publishes signs; readers ask for a signature by a trusted key.
+"""Sign with Ed25519 keys, and verify that a trusted key has signed.
 
-A package is signed by the text of its digest, a record of the `models` topic by `models.signed`.
+The signature of a package covers the text of its digest. `models.signed` describes the signature of
+a record of the `models` topic.
 
-A key folder holds `signing.pem` (private, readable by its owner alone), `signing.pub` (to hand out)
-and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
+A key folder contains `signing.pem` (private, readable by its owner only), `signing.pub` (to give to
+others) and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
 """
 
 import hashlib
@@ -37,15 +38,16 @@ class Signature(msgspec.Struct, frozen=True):
 
 
 def key_id(public: Ed25519PublicKey) -> str:
-    """The first 16 hex digits of the SHA-256 of the raw public key."""
+    """Return the id of a key: the first 16 hex digits of the SHA-256 of the raw public key."""
     raw = public.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def new_key(folder: Path) -> str:
-    """Make a signing key in `folder`, trust it there, and return its id.
+    """Create a signing key in `folder`, trust it there, and return its id.
 
-    Raises SettingsError if the folder has one already: packages signed with it would be orphaned.
+    Raises SettingsError if the folder already has one. Packages that were signed with it still need
+    its public key.
     """
     path = folder / _PRIVATE
     if path.exists():
@@ -55,7 +57,7 @@ def new_key(folder: Path) -> str:
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     folder.mkdir(parents=True, exist_ok=True)
-    # Created with its final mode: a file that is narrowed later was readable for a moment.
+    # Set the mode at creation. If it were restricted later, others could read the file until then.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(pem)
     public = private.public_key()
@@ -64,7 +66,7 @@ def new_key(folder: Path) -> str:
 
 
 def trust(public_key: Path, folder: Path) -> str:
-    """Trust packages signed by the owner of this public key (PEM). Returns the key's id.
+    """Trust packages signed by the owner of this public key (PEM), and return the key's id.
 
     Raises SettingsError if the file is not an Ed25519 public key.
     """
@@ -72,22 +74,28 @@ def trust(public_key: Path, folder: Path) -> str:
 
 
 def ensure_key(folder: Path) -> str:
-    """The id of the folder's signing key, made if there is none. Raises SettingsError."""
+    """Return the id of the folder's signing key; create the key if there is none.
+
+    Raises SettingsError if the key cannot be read.
+    """
     return signing_key(folder) or new_key(folder)
 
 
 def signing_key(folder: Path) -> str | None:
-    """The id of the folder's signing key, None if there is none. Raises SettingsError."""
+    """Return the id of the folder's signing key, or None if there is none.
+
+    Raises SettingsError if the key cannot be read.
+    """
     return Signer(folder).key_id if (folder / _PRIVATE).exists() else None
 
 
 def is_open(folder: Path) -> bool:
-    """Whether users other than its owner and group may read or change the signing key."""
+    """Return whether users other than its owner and group have access to the signing key."""
     return bool((folder / _PRIVATE).stat().st_mode & 0o007)
 
 
 class Signer:
-    """Signs with the folder's private key. Raises SettingsError if there is none."""
+    """Sign with the private key of a folder. Raises SettingsError if it has no usable key."""
 
     def __init__(self, folder: Path) -> None:
         path = folder / _PRIVATE
@@ -105,23 +113,28 @@ class Signer:
         self.key_id = key_id(key.public_key())
 
     def sign(self, digest: str) -> Signature:
-        """Sign a package's digest (`sha256:…`)."""
+        """Sign the digest of a package (`sha256:…`)."""
         return self.sign_bytes(digest.encode())
 
     def sign_bytes(self, data: bytes) -> Signature:
-        """Sign other bytes; they must not begin like a digest."""
+        """Sign other bytes. They must not start like a digest."""
         return Signature(value=self._key.sign(data).hex(), key_id=self.key_id)
 
 
 class Trusted:
-    """The public keys that a folder trusts; read at each use, so that trust can be added live."""
+    """The public keys that a folder trusts.
+
+    The folder is read at each use, so a running service accepts a key as soon as it is added.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / _TRUSTED
 
     def ids(self) -> tuple[str, ...]:
-        """Return the ids of the trusted keys, sorted. Raises SettingsError if the folder cannot be
-        read; a folder that does not exist trusts nobody."""
+        """Return the sorted ids of the trusted keys, none if the folder does not exist.
+
+        Raises SettingsError if the folder cannot be read.
+        """
         try:
             names = [path.name for path in self._folder.iterdir()]
         except FileNotFoundError:
@@ -138,12 +151,15 @@ class Trusted:
         self.verify_bytes(digest, digest.encode(), signature)
 
     def verify_bytes(self, name: str, data: bytes, signature: Signature | None) -> None:
-        """Raise UntrustedPackage unless a trusted key signed these bytes; `name` says what they
-        are. A trusted key that cannot be read trusts nothing."""
+        """Raise UntrustedPackage unless a trusted key signed these bytes.
+
+        The error message starts with `name`. It is also raised if the trusted key cannot be read.
+        """
         if signature is None:
             raise UntrustedPackage(f"{name}: unsigned", hint="`driftline train` signs packages")
         try:
-            # The id comes from outside: it selects among what is there and never forms a path.
+            # The id is untrusted input. It must equal one of the listed names before it becomes
+            # part of a path.
             if signature.key_id not in self.ids():
                 raise UntrustedPackage(
                     f"{name}: signed by key {signature.key_id[:64]!r}, which is not trusted here",

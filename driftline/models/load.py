@@ -1,6 +1,6 @@
-"""Loading: a package is deserialized only after its digest and its signature hold.
+"""Load models. A package is deserialized only after its digest and its signature are verified.
 
-In: bytes from anywhere. Out: a `VerifiedPackage`, the only thing that a model is made from.
+Input: bytes from any source. Output: a `VerifiedPackage`, the only source of a model.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def verify(
     digest: str, data: bytes, signature: Signature | None, trusted: Trusted
 ) -> "VerifiedPackage":
-    """Check the bytes against the digest, then the signature; nothing is read before.
+    """Check the bytes against the digest, then the signature, before anything is deserialized.
 
     Raises DigestMismatch, UntrustedPackage.
     """
@@ -44,7 +44,10 @@ def verify(
 
 
 class VerifiedPackage:
-    """Bytes that may be deserialized. Made by `verify` alone."""
+    """The bytes of a package that may be deserialized. Only `verify` creates it.
+
+    All methods raise PackageCheckFailed if the content is not a valid package.
+    """
 
     def __init__(self, digest: str, data: bytes) -> None:
         self.digest = digest
@@ -52,33 +55,37 @@ class VerifiedPackage:
         self._manifest: Manifest | None = None
 
     def manifest(self) -> Manifest:
-        """What the package is. Raises PackageCheckFailed, as the others."""
+        """Return the description of the package."""
         if self._manifest is None:
             self._manifest = read_manifest(self._data)
         return self._manifest
 
     def reference(self) -> Reference:
-        """The data that it was trained on."""
+        """Return samples of the data that the model was trained on."""
         reference = load_reference(self.file(REFERENCE))
         return msgspec.structs.replace(reference, rows=self.manifest().rows)
 
     def scorer(self) -> Scorer:
-        """The model, scored as the manifest says; by scikit-learn where ONNX is not installed."""
+        """Return the model for scoring with the library that the manifest names.
+
+        If ONNX Runtime is not installed, scikit-learn scores.
+        """
         manifest = self.manifest()
         if manifest.scoring == "onnx":
             try:
                 return OnnxScorer(self.file(ONNX), manifest.task, manifest.classes)
             except MissingExtra as error:
-                # The same answers, slower: better than a service that ends at a swap.
+                # scikit-learn gives the same predictions, but more slowly. That is better than a
+                # service that stops when it swaps models.
                 log.warning("%s is scored by scikit-learn: %s", self.digest, error)
         return SklearnScorer.load(self.file(JOBLIB), manifest.task, manifest.classes)
 
     def has(self, name: str) -> bool:
-        """Whether it has this file."""
+        """Return whether the package has this file."""
         return read_file(self._data, name) is not None
 
     def file(self, name: str) -> bytes:
-        """One file of the package."""
+        """Return the content of a file. Raises PackageCheckFailed if there is no such file."""
         data = read_file(self._data, name)
         if data is None:
             raise PackageCheckFailed(f"{self.digest}: no {name} inside")
@@ -86,7 +93,7 @@ class VerifiedPackage:
 
 
 class Models:
-    """Loads a stream's models from one store, trusting the keys of one folder."""
+    """Load the models of one stream from a store. It trusts the keys of one folder."""
 
     def __init__(self, store: ModelStore, trusted: Trusted, stream: Stream) -> None:
         self.store = store
@@ -95,12 +102,14 @@ class Models:
 
     @classmethod
     def of(cls, settings: Settings, stream: Stream) -> "Models":
-        """With the store and the keys of this installation."""
+        """Return a loader with the store and the keys of this installation."""
         return cls(ModelStore(settings.model_store), Trusted(settings.keys), stream)
 
     def fetch(self, announced: ModelAnnounced | str) -> VerifiedPackage:
-        """Fetch and verify, by announcement or digest. The signature is the announced one, or
-        else the store's. Raises PackageError."""
+        """Fetch and verify a package. Raises PackageError.
+
+        An announcement contains the signature. For a digest it is read from the store.
+        """
         digest = announced if isinstance(announced, str) else announced.digest
         data = self.store.get(digest)
         if isinstance(announced, ModelAnnounced):
@@ -110,16 +119,16 @@ class Models:
         return verify(digest, data, signature, self.trusted)
 
     def load(self, announced: ModelAnnounced | str) -> Model:
-        """A model, not yet warm nor checked. Raises PackageError.
+        """Load a model, which is not yet warmed up or checked. Raises PackageError.
 
-        PackageCheckFailed if it is another stream's or of another task.
+        PackageCheckFailed is raised if it was made for another stream, task or target.
         """
         package = self.fetch(announced)
         try:
             return self._model(package)
         except PackageError:
             raise
-        except Exception as error:  # whatever a manifest or a model that do not fit may raise
+        except Exception as error:  # an incompatible manifest or model may raise anything
             raise PackageCheckFailed(f"{package.digest}: it cannot be loaded: {error}") from error
 
     def _model(self, package: VerifiedPackage) -> Model:
@@ -137,5 +146,5 @@ class Models:
         return Model(package.digest, manifest, package.scorer(), stream)
 
     def reference(self, digest: str) -> Reference:
-        """The reference of a model. Raises PackageError."""
+        """Return the reference of a model. Raises PackageError."""
         return self.fetch(digest).reference()

@@ -1,8 +1,8 @@
-"""A model's package: one zip with everything that scoring, watching and judging the model needs.
+"""Write and read model packages: one zip with everything needed to score and monitor a model.
 
-`manifest.json` says what it is, `model.joblib` and (where it converts) `model.onnx` are the model,
-`reference.npz` is the data that it was trained on. The same content gives the same bytes, and so
-the same digest: no clock time, no file time, no random name is inside.
+`manifest.json` describes the package. `model.joblib` and, if it converts, `model.onnx` are the
+model. `reference.npz` has samples of the data that it was trained on. The same content gives the
+same bytes, and so the same digest, because a package has no file times and no random names.
 """
 
 import io
@@ -23,10 +23,10 @@ MANIFEST: Final = "manifest.json"
 JOBLIB: Final = "model.joblib"
 ONNX: Final = "model.onnx"
 REFERENCE: Final = "reference.npz"
-# The earliest time that a zip can say; any fixed one would do.
+# The earliest time that a zip can store. Any fixed time would do.
 _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 
-# A forest of 100 trees on 100,000 records has some 200 MB, unpacked.
+# A forest of 100 trees on 100,000 records has about 200 MB unpacked.
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
 LIMITS: Final = Limits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
@@ -35,9 +35,10 @@ Scoring = Literal["onnx", "sklearn"]
 
 
 class CheckRecord(msgspec.Struct, frozen=True):
-    """A record and what the model must say about it; checked before the model answers.
+    """A record and the result that the model must give for it before it may serve.
 
-    `record` is the feature record's JSON text, `scores` the probabilities in the classes' order.
+    `record` is the JSON text of the feature record. `scores` are the probabilities, in the order of
+    the classes.
     """
 
     record: str
@@ -46,7 +47,7 @@ class CheckRecord(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the package is, how it was made and how it is to be used."""
+    """The description of a package: the model, how it was trained and how to score with it."""
 
     format: Literal[1] = FORMAT
     stream: str
@@ -58,11 +59,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     parameters: dict[str, str | int | float | bool | None]
     scoring: Scoring
     scoring_reason: str
-    libraries: dict[str, str]  # name → version, of those that trained it
+    libraries: dict[str, str]  # name → version at training
     metric: Metric
     value: float  # on the held-out outcomes
-    rows: int  # that it was fitted on in the end
-    held_out: int
+    rows: int  # in the final fit
+    held_out: int  # rows
     first_position: int
     last_position: int
     range: str
@@ -75,16 +76,16 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes in the order of the probabilities; empty for regression."""
+        """Return the classes in the order of the probabilities, empty for regression."""
         return self.schema.classes
 
 
 def write_package(
     manifest: Manifest, *, joblib: bytes, onnx: bytes | None, reference: Reference
 ) -> bytes:
-    """The package's bytes: the same content always gives the same.
+    """Return the bytes of a package. The same content always gives the same bytes.
 
-    Raises PackageCheckFailed if no reader would take it: it is too large.
+    Raises PackageCheckFailed if it is larger than readers accept.
     """
     files = {MANIFEST: msgspec.json.format(msgspec.json.encode(manifest), indent=1), JOBLIB: joblib}
     if onnx is not None:
@@ -100,22 +101,22 @@ def write_package(
         for name, data in files.items():
             entry = zipfile.ZipInfo(name, _ZIP_TIME)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.create_system = 3  # else the operating system's name is in the bytes
+            entry.create_system = 3  # otherwise the bytes depend on the operating system
             package.writestr(entry, data)
     return buffer.getvalue()
 
 
 def read_file(data: bytes, name: str) -> bytes | None:
-    """One file of a package, None if it has no such file. Call it on verified bytes only.
+    """Return one file of a package, or None if it has no such file. The bytes must be verified.
 
-    Raises PackageCheckFailed if the bytes are no package, or hold more than `LIMITS` allow.
+    Raises PackageCheckFailed if the bytes are not a package or exceed `LIMITS`.
     """
     with archive(data, LIMITS, "not a model package") as package:
         return package.read(name) if name in package.names else None
 
 
 def read_manifest(data: bytes) -> Manifest:
-    """The manifest of verified bytes. Raises PackageCheckFailed."""
+    """Return the manifest of a package. The bytes must be verified. Raises PackageCheckFailed."""
     raw = read_file(data, MANIFEST)
     if raw is None:
         raise PackageCheckFailed(f"not a model package: no {MANIFEST} inside")
@@ -123,7 +124,7 @@ def read_manifest(data: bytes) -> Manifest:
         raise PackageCheckFailed(f"the package's {MANIFEST} has {len(raw):,} bytes")
     try:
         return msgspec.json.decode(raw, type=Manifest)
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or no manifest
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or not a manifest
         raise PackageCheckFailed(
             f"the package's {MANIFEST} is not of format {FORMAT}: {error}",
             hint="the package was made by another version of Driftline; train a new one",

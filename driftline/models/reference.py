@@ -1,7 +1,7 @@
-"""The profile of the data that a model was trained on: what the monitor compares windows with.
+"""Save and load the reference of a model: samples of its training data.
 
-Kept in the package as `reference.npz`. Names are stored as codes and a table, never as pickles:
-reading it runs no code.
+The monitor compares windows with it. The package stores it as `reference.npz`. Class and category
+names are stored as codes and a table, never as pickles, so reading it runs no code.
 """
 
 import io
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from driftline.codec.columns import Columns
 from driftline.models.archive import Limits, archive
 
-# Enough for any test at the significance levels in use, and a few hundred kB in the package.
+# Enough rows for any test at the significance levels in use. They add a few hundred kB to the
+# package.
 MAX_REFERENCE_ROWS: Final = 10_000
 
-# A few arrays for each column, twice.
+# The file has a few arrays per column, for two samples.
 _LIMITS: Final = Limits(20_000, 256 << 20)
 
 NumberArray = NDArray[np.float64]
@@ -27,20 +28,21 @@ ObjectArray = NDArray[np.object_]
 
 
 class Reference(msgspec.Struct, frozen=True):
-    """Two samples of the training data.
+    """Two samples of the training data of a model.
 
-    The newest `n` rows that the model was trained on (at most 10,000, in time order):
-    `columns` of the watched and derived features, `positions` int64 (n,), and `predictions` of the
-    model about them: object (n,) of class names or float64 (n,).
+    The first sample is the newest `n` rows that the model was trained on, at most 10,000, in time
+    order: `columns` are the watched and derived features, `positions` are int64 (n,), and
+    `predictions` of the model are object (n,) of class names or float64 (n,).
 
-    The `m` rows that were held out while models were chosen, with `held_predictions` and
-    `held_scores` (m, k) of the winner as it was before it was fitted again on everything: in-sample
-    errors would be too small. `errors` float64 (m,) are 0 or 1, or absolute. `classes` are those of
-    the scores, in order. `held_columns` are the watched and derived features of the newest
-    `min(m, 10,000)` of these rows. Packages made before these two were kept have neither.
+    The second sample is the `m` rows that were held out while models were chosen. `held_labels`,
+    `held_predictions` and `held_scores` (m, k) belong to them. They come from the chosen model
+    before it was fitted again on all rows, because in-sample errors would be too small. `errors`
+    float64 (m,) are 0 or 1, or absolute errors in a regression. `classes` is the order of the
+    scores. `held_columns` are the watched and derived features of the newest `min(m, 10,000)` of
+    these rows. Old packages have neither `classes` nor `held_columns`.
 
-    `levels`: all values of each category in the training data; `ranges`: least and largest number.
-    `rows`: how many there were, which the package's manifest says.
+    `levels` are all values of each category in the training data, and `ranges` the smallest and
+    largest number of each column. `rows` is the number of training rows, from the manifest.
     """
 
     columns: Columns
@@ -63,11 +65,11 @@ class _Names(msgspec.Struct, frozen=True):
     levels: dict[str, tuple[str, ...]]
     ranges: dict[str, tuple[float, float]]
     classes: tuple[str, ...] = ()
-    held: bool = False  # whether the held-out columns are kept; they have the same names
+    held: bool = False  # whether `held_columns` is stored, which has the same column names
 
 
 def save_reference(reference: Reference) -> bytes:
-    """As the bytes of an npz file; the same reference gives the same bytes."""
+    """Return the bytes of an npz file. The same reference gives the same bytes."""
     arrays: dict[str, NDArray[Any]] = {"positions": reference.positions, "errors": reference.errors}
     columns = reference.columns
     names = _Names(
@@ -79,7 +81,8 @@ def save_reference(reference: Reference) -> bytes:
         held=reference.held_columns is not None,
     )
     arrays["names"] = np.frombuffer(msgspec.json.encode(names), dtype=np.uint8)
-    # Columns are stored by their place: a name may hold anything, a zip entry may not.
+    # Store columns by number, because a column name may contain characters that are not allowed
+    # in a zip entry.
     _pack_columns(arrays, "", columns, names)
     if reference.held_columns is not None:
         _pack_columns(arrays, "held_", reference.held_columns, names)
@@ -88,12 +91,12 @@ def save_reference(reference: Reference) -> bytes:
     if reference.held_scores is not None:
         arrays["held_scores"] = reference.held_scores
     file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes allow_pickle for one
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub confuses an array with a flag
     return file.getvalue()
 
 
 def load_reference(data: bytes) -> Reference:
-    """Undo `save_reference`. Raises PackageCheckFailed if these are other bytes."""
+    """Load the bytes from `save_reference`. Raises PackageCheckFailed if they are not valid."""
     with archive(data, _LIMITS, "the package's reference cannot be read") as package:
         arrays = {name.removesuffix(".npy"): _array(package.read(name)) for name in package.names}
         names = msgspec.json.decode(arrays["names"].tobytes(), type=_Names)
@@ -117,8 +120,10 @@ def load_reference(data: bytes) -> Reference:
 
 
 def _array(data: bytes) -> NDArray[Any]:
-    """An array in NumPy's format. Its header is checked against the bytes that are there: NumPy
-    would allocate what it states."""
+    """Read an array in NumPy's format. Raises ValueError if its header and size do not match.
+
+    NumPy would allocate as much memory as the header states.
+    """
     file = io.BytesIO(data)
     read = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -176,7 +181,10 @@ def _unpack_columns(
 
 
 def _pack(arrays: dict[str, NDArray[Any]], name: str, values: NDArray[Any]) -> None:
-    """A float array as it is; names as codes into a table of JSON, -1 for a missing one."""
+    """Add an array of numbers unchanged, or an array of names as codes and a JSON table.
+
+    The code of a missing name is -1.
+    """
     if values.dtype != object:
         arrays[name] = values
         return
@@ -191,7 +199,7 @@ def _unpack(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     if name in arrays:
         return arrays[name]
     table = msgspec.json.decode(arrays[f"{name}_table"].tobytes(), type=list[str])
-    # The place -1 is the last one: that of None.
+    # The code -1 selects the last element, which is None.
     lookup = np.empty(len(table) + 1, dtype=object)
     lookup[:-1] = table
     values: ObjectArray = lookup[arrays[f"{name}_codes"]]

@@ -1,6 +1,6 @@
-"""Scoring: a matrix in, predictions and probabilities out, by ONNX Runtime or scikit-learn.
+"""Score a matrix with ONNX Runtime or scikit-learn, to predictions and probabilities.
 
-Each library is imported when a model needs it: a model scored by ONNX brings in neither
+Each library is imported only when a model needs it. A model that ONNX Runtime scores loads neither
 scikit-learn nor pandas.
 """
 
@@ -19,44 +19,54 @@ from driftline.features import FeatureSchema, MatrixEncoder
 from driftline.models.package import Manifest, Scoring
 from driftline.stream import Stream, Task
 
-# Columns of a model's matrix: more than a thousand categories with all their levels.
+# The most columns of a model's matrix: enough for 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000
-# Probabilities of float32 models differ in the seventh digit by batch size; six are kept.
+# Probabilities of float32 models depend on the batch size from the seventh digit on.
 SCORE_DIGITS: Final = 6
-# How far a score may be from the one in the package: other versions of a library round otherwise.
+# The largest accepted distance of a score from the one in the package. Versions of a library may
+# round differently.
 SCORE_TOLERANCE: Final = 1e-3
 ONNX_INPUT: Final = "features"
 
 
-# Families of models that ONNX does not take, or scores far more slowly.
+# Model families that cannot be converted to ONNX, or that ONNX Runtime scores far more slowly.
 SCORED_BY_SKLEARN: Final = frozenset({"k_nearest_neighbours", "hist_gradient_boosting"})
 
 
 def import_sklearn() -> None:
-    """Import what models of those families need, before they are needed: importing it stops all
-    threads for some tenths of a second."""
+    """Import the libraries of `SCORED_BY_SKLEARN` in advance.
+
+    The import blocks all threads for a few tenths of a second.
+    """
     import joblib  # noqa: F401
     import sklearn.ensemble
     import sklearn.neighbors  # noqa: F401
 
 
 class Scores(msgspec.Struct, frozen=True):
-    """`predictions`: class names, or float64 (n,). `probabilities`: float64 (n, k) in the order of
-    the classes, rounded to six digits; None for regression or a model that gives none."""
+    """The result of scoring n records.
+
+    `predictions` are class names, or float64 (n,). `probabilities` are float64 (n, k) in the order
+    of the classes, rounded to six digits. They are None for regression and for models without
+    probabilities.
+    """
 
     predictions: list[str] | NDArray[np.float64]
     probabilities: NDArray[np.float64] | None
 
 
 class Scorer(Protocol):
-    """A model without its columns."""
+    """A model that takes an encoded matrix instead of columns."""
 
     def score(self, matrix: NDArray[np.float32]) -> Scores:
         """Score a float32 matrix (n, width), n ≥ 1."""
 
 
 class OnnxScorer:
-    """Scores with ONNX Runtime. Raises MissingExtra, PackageCheckFailed (not a model)."""
+    """Score with ONNX Runtime.
+
+    Raises MissingExtra if it is not installed, PackageCheckFailed if the bytes are not a model.
+    """
 
     def __init__(self, model: bytes, task: Task, classes: Sequence[str]) -> None:
         try:
@@ -71,7 +81,7 @@ class OnnxScorer:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # its exceptions have no common base class
+        except Exception as error:  # exceptions of ONNX Runtime have no common base class
             raise PackageCheckFailed(f"the ONNX model cannot be loaded: {error}") from error
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._task = task
@@ -86,7 +96,7 @@ class OnnxScorer:
 
 
 class SklearnScorer:
-    """Scores with a scikit-learn estimator whose labels are the places of the classes."""
+    """Score with a scikit-learn estimator whose labels are indices of `classes`."""
 
     def __init__(self, estimator: Any, task: Task, classes: Sequence[str]) -> None:
         self._estimator = estimator
@@ -95,12 +105,15 @@ class SklearnScorer:
 
     @classmethod
     def load(cls, joblib_bytes: bytes, task: Task, classes: Sequence[str]) -> "SklearnScorer":
-        """From verified bytes alone: unpickling runs code. Raises PackageCheckFailed."""
+        """Load an estimator. The bytes must be verified, because unpickling runs code.
+
+        Raises PackageCheckFailed.
+        """
         import joblib
 
         try:
             estimator = joblib.load(io.BytesIO(joblib_bytes))
-        except Exception as error:  # unpickling may raise whatever it likes
+        except Exception as error:  # unpickling may raise anything
             raise PackageCheckFailed(
                 f"the joblib model cannot be loaded: {error}",
                 hint="the manifest names the library versions that it was trained with",
@@ -117,15 +130,18 @@ class SklearnScorer:
 
 
 def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
-    """The most probable class of each row (the first of equals), and all probabilities."""
+    """Return the most probable class of each row, the first of equal ones, and the probabilities.
+
+    `probabilities` is (n, k), in the order of `classes`.
+    """
     rounded = np.asarray(probabilities, dtype=np.float64).round(SCORE_DIGITS)
     return Scores([classes[place] for place in rounded.argmax(axis=1)], rounded)
 
 
 class Model:
-    """A loaded model: columns in, scores out.
+    """A loaded model, which turns columns into scores.
 
-    It is made from a verified package (`load.Models`); `check` it before it answers.
+    `load.Models` creates it from a verified package. Call `check` before it serves.
     """
 
     def __init__(self, digest: str, manifest: Manifest, scorer: Scorer, stream: Stream) -> None:
@@ -139,16 +155,16 @@ class Model:
 
     @property
     def schema(self) -> FeatureSchema:
-        """Features and classes of the model."""
+        """Return the features and classes of the model."""
         return self.manifest.schema
 
     @property
     def scoring(self) -> Scoring:
-        """What scores it."""
+        """Return the library that the manifest names for scoring."""
         return self.manifest.scoring
 
     def predict(self, columns: Columns) -> Scores:
-        """Score decoded records. Raises PackageCheckFailed if a feature has no column."""
+        """Score n ≥ 0 decoded records. Raises PackageCheckFailed if a feature has no column."""
         if not len(columns):
             empty = np.zeros((0, len(self.schema.classes)))
             if self.manifest.task == "classification":
@@ -164,18 +180,21 @@ class Model:
         return self._scorer.score(matrix)
 
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-        """For each category column: which values (n,) were not in the training data."""
+        """Return for each category column a mask (n,) of values that training data did not have."""
         return self._encoder.unseen(columns)
 
     def warm_up(self) -> None:
-        """Score one row and a batch, so that the first real records need not wait for it."""
+        """Score one row and a batch of zeros, so that the first real records are not slow.
+
+        Raises PackageCheckFailed if the model cannot score.
+        """
         for rows in (1, 256):
             self._score_zeros(rows)
 
     def check(self) -> None:
-        """Score the records that the package carries, as serving does, and compare.
+        """Score the check records of the package and compare the results with the stored ones.
 
-        Raises PackageCheckFailed if the stream file no longer fits, or an answer differs.
+        Raises PackageCheckFailed if the stream file no longer fits, or a result differs.
         """
         if self.manifest.derived != self._stream.derived:
             raise PackageCheckFailed(
@@ -194,7 +213,7 @@ class Model:
             scores = self.predict(batch.columns)
         except PackageError:
             raise
-        except Exception as error:  # a library that does not fit may raise anything
+        except Exception as error:  # an incompatible library version may raise anything
             raise PackageCheckFailed(f"{self.digest}: it cannot score: {error}") from error
         for place, record in enumerate(expected):
             said = scores.predictions[place]
@@ -221,7 +240,7 @@ def _agrees(
     probabilities: NDArray[np.float64] | None,
 ) -> bool:
     if scores is not None and probabilities is not None:
-        # Where two classes are equally probable, rounding may choose either.
+        # Compare probabilities, because rounding may choose either of two equally probable classes.
         return bool(np.allclose(scores, probabilities, rtol=0, atol=SCORE_TOLERANCE))
     if isinstance(expected, str):
         return expected == said

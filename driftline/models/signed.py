@@ -1,8 +1,8 @@
-"""Signatures of the records of the `models` topic, in two headers beside the value.
+"""Sign and verify the records of the `models` topic. The signature is in two headers.
 
-What is signed: a fixed prefix, the topic, the key and the value's bytes, as they are in the log. So
-a record cannot be changed, nor used in another topic or under another key. Whether it is still
-current is for `catalog` to decide.
+It covers a fixed prefix, the topic, the key and the bytes of the value. So nobody can change a
+record, or copy it to another topic or key, without being noticed. `catalog` decides whether a
+record is still current.
 """
 
 from typing import Final
@@ -14,12 +14,12 @@ from driftline.models.keys import Signature, Signer, Trusted
 
 SIGNATURE: Final = "driftline_signature"  # hex, Ed25519
 KEY_ID: Final = "driftline_key"
-# No digest begins like this, so a package's signature is never one of a record.
+# No digest starts like this, so the signature of a package is never valid for a record.
 _PREFIX: Final = b"driftline-models-record-1"
 
 
 def sign(record: Outgoing, signer: Signer) -> Outgoing:
-    """Return the record with its signature."""
+    """Return the record with its signature, in place of any that it had."""
     signature = signer.sign_bytes(_signed(record.topic, record.key, record.value))
     headers = tuple(header for header in record.headers if header[0] not in (SIGNATURE, KEY_ID))
     return msgspec.structs.replace(
@@ -33,9 +33,9 @@ def sign(record: Outgoing, signer: Signer) -> Outgoing:
 
 
 def is_signed(message: Message, trusted: Trusted) -> bool:
-    """Return whether the record carries a signature; False means that it carries none.
+    """Return True if a trusted key signed the record, False if the record has no signature.
 
-    Raises UntrustedPackage if it carries one that does not hold.
+    Raises UntrustedPackage if its signature is invalid or by a key that is not trusted.
     """
     headers = {name: value for name, value in message.headers if name in (SIGNATURE, KEY_ID)}
     if not headers:
@@ -50,6 +50,6 @@ def is_signed(message: Message, trusted: Trusted) -> bool:
 
 
 def _signed(topic: str, key: bytes | None, value: bytes | None) -> bytes:
-    # Lengths instead of separators: no two records give the same bytes.
+    # Each part follows its length, so that different records never give the same bytes.
     parts = (_PREFIX, topic.encode(), key or b"", value or b"")
     return b"".join(len(part).to_bytes(4, "big") + part for part in parts)

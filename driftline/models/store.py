@@ -1,7 +1,7 @@
-"""The model store: packages by digest, in a folder or wherever fsspec reaches (s3://, gs://, …).
+"""Store packages by digest, in a folder or any other place that fsspec supports (s3://, gs://, …).
 
-In: a package's bytes and its signature. Out: the same bytes, unread: whether they may be trusted is
-decided in `load`. A package is never changed or overwritten with other bytes.
+Input: the bytes of a package and its signature. Output: the same bytes, unverified; `load` decides
+whether to trust them. A stored package is never changed or overwritten.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ import msgspec
 from driftline.errors import PackageError, PackageNotFound, StoreUnavailable
 from driftline.models.keys import Signature
 
-# Four times the largest forest that was measured; a reader holds it in memory.
+# Four times the size of the largest forest that was measured. Readers load the package into memory.
 MAX_PACKAGE_BYTES: Final = 256 << 20
 _MAX_SIGNATURE_BYTES: Final = 4096
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 def digest_of(data: bytes) -> str:
-    """The digest of a package's bytes.
+    """Return the digest of the bytes of a package.
 
     >>> digest_of(b"")[:20]
     'sha256:e3b0c44298fc1'
@@ -30,7 +30,10 @@ def digest_of(data: bytes) -> str:
 
 
 class ModelStore:
-    """Packages under one URL: `<hex digest>.zip` and, beside it, `<hex digest>.sig`."""
+    """Packages under one URL, each as `<hex digest>.zip` with its signature `<hex digest>.sig`.
+
+    Raises PackageError if fsspec cannot use the URL.
+    """
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -45,9 +48,9 @@ class ModelStore:
             ) from error
 
     def put(self, data: bytes, signature: Signature | None) -> str:
-        """Store a package, then its signature; returns its location. Doing it twice is harmless.
+        """Store a package, then its signature, and return its location. It may be repeated.
 
-        Raises StoreUnavailable if the store cannot be written.
+        Raises StoreUnavailable if writing to the store fails.
         """
         path = self._path(digest_of(data), "zip")
         try:
@@ -58,14 +61,15 @@ class ModelStore:
                 self._write(self._path(digest_of(data), "sig"), msgspec.json.encode(signature))
         except Exception as error:  # as in `get`
             raise self._unavailable("cannot store the package", error) from error
-        # As configured, not made absolute: the same run elsewhere then announces the same.
+        # Keep the URL as configured. With an absolute path, the same run would announce another
+        # location on another machine.
         return f"{self.url.rstrip('/')}/{path.rpartition('/')[2]}"
 
     def get(self, digest: str) -> bytes:
-        """Return a package's bytes, not checked.
+        """Return the bytes of a package, unverified.
 
-        Raises PackageNotFound, StoreUnavailable; PackageError if the digest is none, or the package
-        is larger than any may be.
+        Raises PackageNotFound, StoreUnavailable, or PackageError if the digest is malformed or the
+        package is unreadable or larger than `MAX_PACKAGE_BYTES`.
         """
         path = self._path(digest, "zip")
         try:
@@ -82,19 +86,19 @@ class ModelStore:
                 f"{self.url} does not hold {digest}",
                 hint="DRIFTLINE_MODEL_STORE must be the store that the trainer writes to",
             ) from error
-        except (PermissionError, IsADirectoryError) as error:  # others may be readable
+        except (PermissionError, IsADirectoryError) as error:  # other packages may be readable
             raise PackageError(
                 f"{self.url}: cannot read {digest}: {error}",
                 hint="let this user read the package, or copy it back",
             ) from error
-        except Exception as error:  # each fsspec driver has exceptions of its own
+        except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read {digest}", error) from error
         return data
 
     def signature(self, digest: str) -> Signature | None:
-        """Return the signature that was stored with a package, not checked.
+        """Return the signature that was stored with a package, unverified, or None.
 
-        Raises StoreUnavailable; PackageError if the file is not a signature.
+        Raises StoreUnavailable, or PackageError if the file is not a signature.
         """
         path = self._path(digest, "sig")
         try:
@@ -119,13 +123,13 @@ class ModelStore:
         )
 
     def _write(self, path: str, data: bytes) -> None:
-        # A reader must never meet half a file: write beside it, then rename.
+        # Write to a temporary file and rename it, so that readers never see a partial file.
         part = f"{path}.{os.getpid()}.part"
         try:
             self._files.pipe_file(part, data)
             self._files.mv(part, path)
         except OSError:
-            if self._files.exists(part):  # it would keep the space that a full disk lacks
+            if self._files.exists(part):  # if the disk is full, free its space
                 self._files.rm_file(part)
             raise
 
