@@ -1,1 +1,1 @@
-"""Measures Driftline beside its peers, from outside, on an Apache Kafka of its own."""
+"""Measure Driftline and comparable programs from outside, on a separate Apache Kafka."""

@@ -1,6 +1,7 @@
-"""`python -m benchmarks`: starts a Kafka, measures, prints tables, writes JSON and plots.
+"""`python -m benchmarks`: start a Kafka, measure, print tables, and write JSON and plots.
 
-Exit codes: 0 done, 1 a run failed (the others are reported), 2 nothing could be measured.
+Exit codes: 0 success, 1 a run failed (the results of the others are reported), 2 the benchmark
+stopped because of an error, 130 interrupted.
 """
 
 import argparse
@@ -38,7 +39,7 @@ WITH_PEERS: Final = ("throughput", "latency")
 
 
 class Options(argparse.Namespace):
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     parts: list[str]
     features: list[int] | None
@@ -57,7 +58,7 @@ class Options(argparse.Namespace):
 
 
 class Bench:
-    """One call of the command: its world, who takes part, and what was found so far."""
+    """One run of the command: its options, its Kafka, the programs to compare, and the report."""
 
     def __init__(self, options: Options, world: World, peers: Peers, report: Report) -> None:
         self.options = options
@@ -71,7 +72,7 @@ class Bench:
         return self.options.features or [4, 30]
 
     def throughput(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Records a second, CPU time and memory beside the peers."""
+        """Measure records per second, CPU time and memory of Driftline and its peers."""
         options = self.options
         runs = list(
             throughput.measure(
@@ -89,7 +90,7 @@ class Bench:
         return {"rows": rows, "runs": runs}, throughput_table(rows)
 
     def latency(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """From sending a record to having its prediction, beside the peers."""
+        """Measure the time from sending a record to its prediction, for Driftline and its peers."""
         options = self.options
         runs = list(
             latency.measure(
@@ -108,7 +109,7 @@ class Bench:
         return {"rows": rows, "runs": runs}, latency_table(rows)
 
     def services(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Throughput of outcomes and monitor."""
+        """Measure the throughput of outcomes and the monitor."""
         runs = list(
             services.measure(
                 self.world,
@@ -122,7 +123,7 @@ class Bench:
         return {"runs": runs}, services_table(runs)
 
     def memory(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """Memory of inference, outcomes and monitor over a long run."""
+        """Measure the memory of inference, outcomes and the monitor over a long run."""
         records = self.options.memory_records
         curves = services.memory(
             self.world, records=records, partitions=self.options.partitions, report=self.report
@@ -130,7 +131,7 @@ class Bench:
         return {"curves": curves}, memory_table(curves, records)
 
     def swap(self) -> tuple[dict[str, Any], list[list[str]]]:
-        """From a retrain request to the new model's first prediction."""
+        """Measure the time from a retrain request to the new model's first prediction."""
         runs = list(
             swap.measure(
                 self.world,
@@ -154,9 +155,9 @@ PARTS: Final = {
 
 
 def main() -> None:
-    """Measure what was asked for."""
+    """Run the benchmarks that the command line names."""
     report = Report()
-    # Ended from outside, it stops its Kafka and what it measures as after Ctrl-C.
+    # On SIGTERM, stop Kafka and the measured programs, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run(_options(), report)
@@ -170,7 +171,7 @@ def main() -> None:
 
 
 def run(options: Options, report: Report) -> None:
-    """Measure part after part; what was found is on disk after each."""
+    """Measure one part after the other, and write the results so far to disk after each."""
     parts = options.parts or list(PARTS)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     folder = options.folder / stamp
@@ -213,7 +214,7 @@ def _plot(folder: Path, peers: Peers, report: Report) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    """What the numbers hold for."""
+    """Describe the machine and the versions that the numbers depend on."""
     models = {
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()

@@ -1,7 +1,8 @@
-"""What arrived in a topic, seen from outside: by its end offsets, or by a reader of its own.
+"""Observe from outside what arrived in a topic, by its end offsets or with a consumer.
 
-End offsets are the measure of throughput: asking for them costs the broker nothing, where a reader
-would take a share of the machine that it measures. Uncommitted records do not count.
+Throughput is measured by end offsets, because a request for them costs the broker next to nothing,
+whereas a consumer would compete with the measured program for the machine. Only committed records
+count.
 """
 
 import time
@@ -20,8 +21,8 @@ _PATIENCE_S = 30.0
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """State at one moment: seconds on a monotonic clock, records that arrived, CPU time and
-    memory of the program."""
+    """One observation: time on a monotonic clock, records that have arrived, and the program's CPU
+    time and memory."""
 
     at_s: float
     records: int
@@ -30,8 +31,11 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 def patiently(ask: Callable[[], Any]) -> Any:
-    """Ask the broker, again while it refuses: on a busy machine a new topic may have no leader
-    yet where another request had found one. Raises BenchmarkError after half a minute."""
+    """Call `ask`, and repeat it while the broker returns an error.
+
+    On a busy machine, a request may find no leader for a new topic although an earlier request
+    found one. Raises BenchmarkError after 30 s.
+    """
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -50,7 +54,7 @@ class Ends:
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """How many records were committed; with transactions, markers count too."""
+        """Return the number of committed records; in transactions, their markers count too."""
         return sum(
             patiently(partial(self._consumer.get_watermark_offsets, partition, 10))[1]
             for partition in self._partitions
@@ -61,9 +65,9 @@ class Ends:
 
 
 class Committed:
-    """How far a consumer group has committed a topic, summed over its partitions.
+    """The committed offsets of a consumer group in a topic, summed over the topic's partitions.
 
-    Asks in the group's name without joining it.
+    The offsets are requested under the group's id, without joining the group.
     """
 
     def __init__(self, world: World, group: str, topic: str, partitions: int) -> None:
@@ -71,7 +75,7 @@ class Committed:
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """Records before the committed offsets; 0 where nothing was committed."""
+        """Return the sum of the committed offsets; a partition without one counts as 0."""
         found = patiently(lambda: self._consumer.committed(self._partitions, 10))
         return sum(max(0, partition.offset) for partition in found)
 
@@ -80,7 +84,7 @@ class Committed:
 
 
 def reader(world: World, group: str = "benchmark") -> Any:
-    """A consumer of committed records that never joins a group."""
+    """Return a consumer that reads only committed records and does not subscribe to a topic."""
     return ck.Consumer(
         {
             "bootstrap.servers": world.bootstrap,
@@ -101,9 +105,9 @@ def watch(
     settled_s: float = 1.0,
     stalled_s: float = 60.0,
 ) -> list[Sample]:
-    """Sample until `expected` records are there and nothing more came for `settled_s`.
+    """Sample until `expected` records have arrived and no more arrive for `settled_s`.
 
-    Raises BenchmarkError when the program ends, or nothing comes for `stalled_s`.
+    Raises BenchmarkError if the program ends, or if no record arrives for `stalled_s`.
     """
     samples = [_sample(progress, program)]
     moved_s = samples[0].at_s
@@ -128,7 +132,7 @@ def _sample(progress: Callable[[], int], program: Measured) -> Sample:
 
 
 def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:
-    """All committed records of a topic up to its present end."""
+    """Yield the values of all committed records of a topic, up to its current end."""
     consumer = reader(world)
     ends = {
         number: patiently(

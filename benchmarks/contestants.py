@@ -1,4 +1,4 @@
-"""Who takes part: how each is started, and whether it is installed here."""
+"""The programs to compare, how each is started, and whether its library is installed."""
 
 import hashlib
 import subprocess
@@ -17,13 +17,13 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One program to measure. `library`: what it needs beside Driftline's own dependencies."""
+    """One program to measure. `library`: its dependency that Driftline does not install."""
 
     name: str
     about: str
     library: str | None = None
-    client: str | None = None  # Driftline alone: its Kafka client
-    delivery: str | None = None  # Driftline alone
+    client: str | None = None  # only for Driftline: its Kafka client
+    delivery: str | None = None  # only for Driftline: its delivery guarantee
 
     @property
     def is_driftline(self) -> bool:
@@ -52,14 +52,14 @@ NAMES = tuple(contestant.name for contestant in CONTESTANTS)
 
 
 class Peers:
-    """The Python in which each peer runs; peers with libraries of their own share one beside."""
+    """The virtual environment that all peers with additional libraries share."""
 
     def __init__(self, home: Path, report: Report) -> None:
         self.python = home / "peers" / "bin" / "python"
         self._report = report
 
     def install(self) -> None:
-        """Make the environment, once for each state of the requirements; say if it cannot be."""
+        """Create the environment unless it matches the requirements file; report any failure."""
         wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
         stamp = self.python.parents[1] / "installed"
         if stamp.exists() and stamp.read_text("utf-8") == wanted:
@@ -77,14 +77,14 @@ class Peers:
         stamp.write_text(wanted, "utf-8")
 
     def has(self, library: str) -> bool:
-        """Whether the environment has this library."""
+        """Return whether the library is installed in the environment."""
         if not self.python.exists():
             return False
         code = f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({library!r}))"
         return subprocess.run([str(self.python), "-c", code], check=False).returncode == 0
 
     def version(self, library: str) -> str:
-        """The version of a library there."""
+        """Return the version of a library in the environment."""
         code = f"import importlib.metadata as m; print(m.version({library!r}))"
         done = subprocess.run(
             [str(self.python), "-c", code], capture_output=True, text=True, check=True
@@ -93,8 +93,9 @@ class Peers:
 
 
 def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], list[str]]:
-    """Those that take part, Driftline always and first, and the names of those that are absent.
+    """Return the programs to measure, and the names of those whose library is not installed.
 
+    names: the programs to choose, or None for all. Driftline is always included and comes first.
     Raises BenchmarkError for an unknown name.
     """
     if unknown := set(names or ()) - set(NAMES):
@@ -107,16 +108,16 @@ def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], lis
 
 
 class Course(msgspec.Struct, frozen=True):
-    """What all contestants are run on: a stream with a champion, and its ONNX model."""
+    """The input that all programs share: a stream with a champion, and its ONNX model."""
 
     plan: Plan
-    files: dict[str, Path]  # by delivery; both of the same stream
+    files: dict[str, Path]  # stream files of the same stream, by delivery guarantee
     model: Path
     digest: str
 
     @classmethod
     def prepare(cls, world: World, plan: Plan) -> "Course":
-        """Create the topics and train the one model that all use."""
+        """Create the topics and train the model that all programs use."""
         file = world.stream(plan)
         exactly_once = msgspec.structs.replace(plan, delivery="exactly_once")
         model, digest = world.onnx(file)
@@ -132,7 +133,7 @@ class Course(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A contestant at work: the topic that it writes, its consumer group."""
+    """A running program, with the topic that it writes and its consumer group."""
 
     program: Measured
     sink: str
@@ -140,7 +141,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> Run:
-    """Start one on the course, from the first record on, into an empty topic."""
+    """Start a program that reads the features from the first record and writes an empty topic."""
     topics = world.topics(course.file)
     if contestant.delivery is not None:
         group, sink = topics.group("inference"), topics.predictions

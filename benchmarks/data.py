@@ -1,7 +1,8 @@
-"""The stream that is measured: sensors of a machine, JSON records of four to thirty numbers.
+"""Generate the stream to measure: sensor values of machines as JSON records of numbers.
 
-In: how many features, how many records. Out: the stream file, a CSV to train on, and the same
-records and labels each time, as Driftline's producers stamp them.
+In: the number of features and the number of records. Out: the stream file, a CSV file for training,
+and the records and labels with `@row` and `@at`, as Driftline's producers write them. They are the
+same in every run.
 """
 
 import csv
@@ -13,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = ("failing", "sound")
-SENSORS = 1000  # keys
+SENSORS = 1000  # the number of distinct keys
 TRAINING_ROWS = 5000
 _NAMES = ("temperature", "pressure", "vibration", "current")
 _CHUNK = 10_000
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A feature record on its way, and its label, which follows at once."""
+    """An encoded feature record, and its label, which is known at once."""
 
     key: bytes
     value: bytes
@@ -28,10 +29,10 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """A stream to measure with.
+    """The definition of a stream to measure.
 
-    `rule`: which records fail; another number is another rule, so that a model of the one is wrong
-    about the other. `window`: records in a window of the monitor.
+    rule: the number of the rule that decides which records fail. A model that was trained on one
+    rule is wrong under another. window: records in a window of the monitor.
     """
 
     name: str
@@ -46,13 +47,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the features."""
+        """The names of the features."""
         return tuple(
             _NAMES[i] if i < len(_NAMES) else f"channel_{i:02d}" for i in range(self.features)
         )
 
     def toml(self) -> str:
-        """The stream file."""
+        """Return the text of the stream file."""
         features = "\n".join(f'{name} = "number"' for name in self.columns)
         return f"""\
 version = 1
@@ -87,7 +88,7 @@ inference_delivery = "{self.delivery}"
 """
 
     def records(self, count: int, start: int = 0) -> Iterator[Record]:
-        """`count` records from number `start` on, the same for the same numbers."""
+        """Yield `count` records from number `start` on. A number always gives the same record."""
         encode = msgspec.json.encode
         for first in range(start - start % _CHUNK, start + count, _CHUNK):
             values, states = self._chunk(first)
@@ -103,7 +104,7 @@ inference_delivery = "{self.delivery}"
                 )
 
     def write_training(self, path: Path, rule: int) -> None:
-        """A CSV of labelled rows, from before the stream begins."""
+        """Write a CSV file of labelled rows, which are not part of the stream."""
         with path.open("w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("id", "sensor", *self.columns, "state"))
@@ -118,7 +119,7 @@ inference_delivery = "{self.delivery}"
 def _draw(
     random: np.random.Generator, rows: int, features: int, rule: int
 ) -> tuple[NDArray[np.float64], list[str]]:
-    """Values (rows, features) with four digits, as sensors give them, and the states."""
+    """Draw values (rows, features), rounded to four decimals like sensor values, and states."""
     values = random.normal(size=(rows, features)) * 10 + 50
     weights = np.random.default_rng((3, rule)).normal(size=features)
     noise = random.normal(size=rows) * 0.3 * np.linalg.norm(weights)

@@ -1,8 +1,9 @@
-"""Latency of inference and its peers: from handing a record to Kafka to having its prediction.
+"""Measure the latency of inference and its peers, from sending a record to its prediction.
 
-A producer in a process of its own sends evenly (`linger.ms` 0) and notes when, by the monotonic
-clock that all processes share; a reader here notes when each prediction came. How long the broker
-took to acknowledge the records themselves is noted too: no result can be quicker.
+A producer in a separate process sends at an even rate (`linger.ms` 0) and stores the time of each
+send, by the monotonic clock that all processes share. A consumer in this process stores the time at
+which each prediction arrives. The time in which the broker acknowledges the feature records is
+measured too, for comparison.
 """
 
 import re
@@ -23,12 +24,13 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
 
-# A broker that has just started takes seconds over what it does in a millisecond later.
+# Right after its start, a broker takes seconds for a request that later takes a millisecond.
 BROKER_WARM_UP_S = 15
-# Records of the first seconds are not counted: connections and caches are being made.
+# Records of the first seconds are not counted, because connections and caches are still being set
+# up.
 WARM_UP_S = 3
 _READY_S = 60.0
-_LATE_S = 15.0  # nothing for so long: nothing more comes
+_LATE_S = 15.0  # after this long without a prediction, no more are expected
 _NUMBER = re.compile(rb'"r-(\d{9})"')
 
 
@@ -48,8 +50,12 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PacedTimes(msgspec.Struct, frozen=True):
-    """Of each paced record in the order of sending: ms from sending to acknowledgement, ms from
-    sending to its first result, float64 (n,); and the ns at which that came, int64 (n,)."""
+    """The times of all paced records, in the order of sending; arrays (n,).
+
+    acknowledged_ms: from sending to acknowledgement, float64.
+    latency_ms: from sending to the first result, float64.
+    came_ns: the time at which that result arrived, int64.
+    """
 
     acknowledged_ms: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
@@ -57,7 +63,7 @@ class PacedTimes(msgspec.Struct, frozen=True):
 
 
 class Paced:
-    """A paced producer at work, and a reader of what becomes of its records."""
+    """A running producer with an even rate, and a consumer of the results for its records."""
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class Paced:
         self._consumer.assign(
             [ck.TopicPartition(sink, n, ck.OFFSET_END) for n in range(plan.partitions)]
         )
-        self._consumer.poll(1.0)  # it is at the end before the first record is sent
+        self._consumer.poll(1.0)  # seek to the end before the first record is sent
         self._out = world.folder / "paced.npy"
         self._out.unlink(missing_ok=True)
         numbers = (plan.features, plan.rule, first, count, per_s)
@@ -84,7 +90,8 @@ class Paced:
         self.arrived: list[tuple[int, bytes]] = []
 
     def read(self) -> Iterator[tuple[int, bytes]]:
-        """Each prediction with the ns at which it came, until all are there or none comes."""
+        """Yield each prediction with its time of arrival in ns, until all have arrived or no more
+        arrive for a while."""
         until_s = time.monotonic() + _READY_S
         while len(self.arrived) < self._count and time.monotonic() < until_s:
             message = self._consumer.poll(0.05)
@@ -97,29 +104,29 @@ class Paced:
                     yield now_ns, value
 
     def stop(self) -> None:
-        """Send no more; what was sent is still read, by `read`."""
+        """Stop sending. `read` still yields the results for the records that were sent."""
         self._pacer.stop()
         self._count = np.load(self._out).shape[1]
 
     def times(self) -> PacedTimes:
-        """What came of it, once all was read. Raises BenchmarkError if a result never came."""
+        """Return the times after `read`. Raises BenchmarkError if a result is missing."""
         self.close()
         sent, acknowledged = np.load(self._out)
         came = np.zeros(len(sent), dtype=np.int64)
-        for at_ns, value in reversed(self.arrived):  # of several, the first counts
+        for at_ns, value in reversed(self.arrived):  # reversed, so that the first result counts
             came[(number_of(value) or 0) - self._first] = at_ns
         if missing := int((came == 0).sum()):
             raise BenchmarkError(f"{missing:,} of {len(sent):,} paced records have no result")
         return PacedTimes((acknowledged - sent) / 1e6, (came - sent) / 1e6, came)
 
     def close(self) -> None:
-        """End both. Safe to call twice."""
+        """Stop the producer and close the consumer. Safe to call twice."""
         self._pacer.wait(5.0)
         self._consumer.close()
 
 
 def number_of(value: bytes) -> int | None:
-    """The number in the id of a record, wherever it stands in the result.
+    """Return the number in a record's id, which may be anywhere in the result.
 
     >>> number_of(b'{"type":"prediction","record_id":"r-000000017"}')
     17
@@ -140,7 +147,7 @@ def measure(
     partitions: int,
     report: Report,
 ) -> Iterator[Latency]:
-    """All runs, A B C A B C …"""
+    """Measure all programs in turn (A B C A B C …) for each number of features."""
     for count in features:
         plan = Plan(name=f"paced-{count}", features=count, partitions=partitions)
         course = Course.prepare(world, plan)
@@ -178,7 +185,7 @@ def measure(
 
 
 def warm_up(world: World, plan: Plan, topic: str) -> None:
-    """Send to the topic for a while, so that the broker has compiled what it needs."""
+    """Send to the topic for a while, so that the broker's JVM compiles the code that it needs."""
     sink = f"{plan.name}.warm-up"
     world.create(sink, plan.partitions)
     paced = Paced(world, plan, topic, sink, first=0, count=1000 * BROKER_WARM_UP_S, per_s=1000)
@@ -206,7 +213,7 @@ def _one(world: World, course: Course, run: Run, *, per_s: int, seconds: int) ->
 
 
 def ready(world: World, plan: Plan, features: str, run: Run) -> None:
-    """Send single records until each partition's come back: the program is at work."""
+    """Wait until the program works: send single records until each partition has a result."""
     producer = world.producer({"linger.ms": 0})
     consumer = reader(world)
     consumer.assign([ck.TopicPartition(run.sink, n, 0) for n in range(plan.partitions)])
@@ -221,7 +228,7 @@ def ready(world: World, plan: Plan, features: str, run: Run) -> None:
             producer.produce(features, probe.value, probe.key, partition)
         producer.flush(10)
         message: Any = consumer.poll(0.5)
-        # Peers that choose the partition by the key answer in another one.
+        # Peers choose the output partition by the key, so their result is in another partition.
         if message is not None and message.error() is None:
             silent.discard(message.partition())
             if run.group == run.sink:

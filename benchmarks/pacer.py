@@ -1,8 +1,9 @@
-"""A paced producer in a process of its own: sends a plan's records evenly, and says when each left.
+"""Send a plan's records at an even rate from a separate process, and write the times to a file.
 
-`python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT`: writes OUT, a
-NumPy array of int64 (2, count): the monotonic clock in ns just before each record was handed over,
-and when the broker had acknowledged it. On SIGTERM it stops early and writes what it has.
+`python -m benchmarks.pacer BOOTSTRAP TOPIC FEATURES RULE FIRST COUNT PER_S OUT` writes a NumPy
+array of int64 (2, count) to OUT. Its first row has the monotonic time in ns just before each record
+was passed to the client, and its second row the time of the broker's acknowledgement. On SIGTERM,
+the process stops sending and writes the times so far.
 """
 
 import signal
@@ -19,7 +20,7 @@ from benchmarks.data import Plan
 
 
 def main() -> None:
-    """Send the records, then write when."""
+    """Send the records, then write the times."""
     bootstrap, topic, *numbers, out = sys.argv[1:]
     features, rule, first, count, per_s = (int(number) for number in numbers)
     records = list(Plan("paced", features, rule=rule).records(count, first))
@@ -27,7 +28,7 @@ def main() -> None:
     producer = ck.Producer(
         {"bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "linger.ms": 0}
     )
-    producer.list_topics(topic, timeout=10)  # connects before the clock starts
+    producer.list_topics(topic, timeout=10)  # connect before the clock starts
 
     def acknowledged(i: int, error: Any, _: Any) -> None:
         if error is not None:

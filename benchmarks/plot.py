@@ -1,6 +1,6 @@
-"""Draws what was measured: `python -m benchmarks.plot RESULTS.json FOLDER` writes PNG files there.
+"""Plot the results: `python -m benchmarks.plot RESULTS.json FOLDER` writes PNG files to FOLDER.
 
-It runs in the peers' environment, which has matplotlib, and reads nothing but the results.
+It runs in the peers' environment, which has matplotlib, and reads only the results.
 """
 
 import json
@@ -14,7 +14,7 @@ _OURS, _PEERS = "#1b6f5f", "#9aa5b1"
 
 
 def main() -> None:
-    """Draw each part that the results have."""
+    """Plot each part that is in the results."""
     results = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     folder = Path(sys.argv[2])
     for part, draw in (("throughput", _throughput), ("latency", _latency), ("memory", _memory)):
@@ -43,7 +43,7 @@ def _latency(part: dict[str, Any]) -> Any:
 
 
 def _pairs(rows: list[dict[str, Any]], left: tuple[str, str], right: tuple[str, str]) -> Any:
-    """Two bar charts side by side for each number of features."""
+    """Draw two bar charts side by side for each number of features."""
     counts = sorted({row["features"] for row in rows})
     names = list(dict.fromkeys(row["name"] for row in rows))
     figure, grid = plt.subplots(
@@ -78,7 +78,7 @@ def _memory(part: dict[str, Any]) -> Any:
 
 
 def _bars(axes: Any, rows: list[dict[str, Any]], field: str, title: str) -> None:
-    """One bar for each program at its median, with a whisker over the rounds."""
+    """Draw a bar for the median of each program, with an error bar from least to greatest."""
     medians = [row[field]["median"] for row in rows]
     axes.barh(
         [row["name"] for row in rows],

@@ -1,4 +1,4 @@
-"""A program under measurement: started, sampled and stopped from outside. Linux alone (/proc)."""
+"""Start, sample and stop a measured program from outside. Works only on Linux, because of /proc."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchmarkError(Exception):
-    """A measurement that cannot be made, and why."""
+    """The measurement failed for the reason in the message."""
 
 
 class Measured:
-    """One running program. Its output goes to a log file, whose end errors show."""
+    """One running program. Its output goes to a log file; error messages quote the last lines."""
 
     def __init__(
         self, name: str, command: Sequence[str], *, environment: Mapping[str, str], log: Path
@@ -35,36 +35,36 @@ class Measured:
         self._proc = Path("/proc") / str(self._process.pid)
 
     def check(self) -> None:
-        """Raise BenchmarkError if it has ended."""
+        """Raise BenchmarkError if the program has ended."""
         if (code := self._process.poll()) is not None:
             raise BenchmarkError(f"{self.name} ended with {code}:\n{self.log_end()}")
 
     def cpu_s(self) -> float:
-        """CPU time of all its threads so far, in user and kernel mode, in seconds (to 10 ms)."""
+        """Return the CPU time of all threads in seconds (user and kernel mode, to 10 ms)."""
         fields = (self._proc / "stat").read_bytes().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) * _TICK_S
 
     def memory_bytes(self) -> int:
-        """What it has in memory now."""
+        """Return the program's current resident memory."""
         return self._status(b"VmRSS:")
 
     def peak_bytes(self) -> int:
-        """The most that it ever had in memory."""
+        """Return the program's peak resident memory."""
         return self._status(b"VmHWM:")
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until it ends by itself; stop it after the timeout."""
+        """Wait until the program ends by itself; stop it after the timeout."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.stop()
 
     def log_end(self) -> str:
-        """The last lines that it wrote."""
+        """Return the last 15 lines of the log."""
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-15:])
 
     def stop(self) -> None:
-        """End it, kindly first, so that it leaves its consumer group."""
+        """Stop the program by SIGTERM, so that it leaves its consumer group; kill it after 20 s."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + _STOP_TIMEOUT_S

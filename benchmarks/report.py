@@ -1,19 +1,19 @@
-"""What is said while measuring, on standard error, and which runs failed."""
+"""Print progress to standard error and keep a list of failed runs."""
 
 import sys
 
 
 class Report:
-    """Tells what is going on; keeps what failed, so that one failure does not cost all others."""
+    """Print progress and collect failures, so that the other runs continue after one fails."""
 
     def __init__(self) -> None:
         self.failed: list[str] = []
 
     def say(self, text: str) -> None:
-        """Tell."""
+        """Print a line of progress."""
         print(text, file=sys.stderr, flush=True)
 
     def fail(self, problem: str) -> None:
-        """Tell of a run that failed, and keep it."""
+        """Print and record a failed run."""
         self.failed.append(problem)
         self.say(f"failed: {problem}")

@@ -1,8 +1,8 @@
-"""Throughput and memory of Driftline's own services over topics that were filled before.
+"""Measure the throughput and memory of Driftline's services over topics that were filled before.
 
-Inference and outcomes are measured by what arrived in their topics. The monitor publishes only when
-a window closes, so it is measured by the offsets of predictions that its group committed; these too
-move window by window, the first and the last of which end the measurement.
+For inference and outcomes, the records that arrive in their output topics are counted. The monitor
+publishes only when a window closes, so its progress is the offsets of predictions that its group
+has committed. These also advance one window at a time.
 """
 
 from collections.abc import Iterator
@@ -34,20 +34,20 @@ class ServiceRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """Memory of a service after so many records."""
+    """The memory of a service after a number of records."""
 
     records: int
     mb: float
 
 
 class Curve(msgspec.Struct, frozen=True):
-    """Memory of a service over a long run."""
+    """The memory of a service over a long run."""
 
     service: Service
     points: tuple[Point, ...]
 
     def at(self, records: int) -> float:
-        """Memory (MB) once so many records were done.
+        """Return the memory (MB) after this many records.
 
         >>> Curve("monitor", (Point(0, 80.0), Point(900, 90.0), Point(2000, 95.0))).at(1000)
         95.0
@@ -56,7 +56,7 @@ class Curve(msgspec.Struct, frozen=True):
 
 
 class Filled:
-    """A stream whose topics are filled step by step, each by the service before it."""
+    """A stream whose topics are filled in order: each service reads what the one before wrote."""
 
     def __init__(self, world: World, plan: Plan, records: int) -> None:
         self.world, self.plan, self.records = world, plan, records
@@ -64,7 +64,7 @@ class Filled:
         self.topics = world.topics(self.file)
 
     def run(self, service: Service, home: Path | None = None) -> tuple[list[Sample], int]:
-        """Run a service over what is there; what was sampled, and its peak memory in bytes."""
+        """Run a service over the filled topics; return the samples and the peak memory in bytes."""
         partitions = self.plan.partitions
         group = self.topics.group(service)
         self.world.forget(group)
@@ -87,21 +87,24 @@ class Filled:
             progress.close()
 
     def predict(self) -> None:
-        """Fill features, and predictions by inference; then drop the features."""
+        """Fill the features topic, let inference fill the predictions, then empty the features."""
         self.world.fill_features(self.plan, self.topics, self.records)
         self.run("inference")
         self.world.renew(self.file, self.topics.features)
 
 
 def _settled_s(service: Service) -> float:
-    # Windows of the monitor close some seconds apart while it tests them.
+    # The monitor tests a window for some seconds before the next one closes.
     return 5.0 if service == "monitor" else 1.0
 
 
 def measure(
     world: World, *, records: int, window: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[ServiceRun]:
-    """Outcomes at 4 features and the monitor at 20, in turns; its windows are `window` records."""
+    """Measure outcomes with 4 features and the monitor with 20 in turn.
+
+    The monitor's windows have `window` records.
+    """
     report.say(f"filling predictions and labels, {records:,} records each")
     joined = Filled(world, Plan("joined", 4, partitions), records)
     joined.predict()
@@ -145,7 +148,7 @@ def _one(filled: Filled, service: Service, number: int) -> ServiceRun:
 
 
 def memory(world: World, *, records: int, partitions: int, report: Report) -> list[Curve]:
-    """Memory of inference, outcomes and monitor over one long run each, one after the other."""
+    """Measure the memory of inference, outcomes and the monitor in one long run each."""
     filled = Filled(world, Plan("long", 4, partitions), records)
     report.say(f"memory: writing {records:,} records and labels")
     world.fill_features(filled.plan, filled.topics, records)
@@ -158,13 +161,13 @@ def memory(world: World, *, records: int, partitions: int, report: Report) -> li
             samples, _ = filled.run(service)
         except BenchmarkError as error:
             report.fail(f"memory of {service}: {error}")
-            break  # the next one reads what this one should have made
+            break  # the next service needs the output of this one
         curves.append(Curve(service, tuple(_thinned(samples))))
     return curves
 
 
 def _thinned(samples: list[Sample], points: int = 200) -> Iterator[Point]:
-    """Evenly by records, and the first and the last."""
+    """Yield about `points` samples at equal distances in records, with the first and the last."""
     step = max(1, samples[-1].records // points)
     due = 0
     for sample in samples:

@@ -1,7 +1,7 @@
-"""From runs to a table: medians, and ratios to Driftline with their spread.
+"""Summarise runs in tables: medians, and ratios to Driftline with their spread.
 
-Ratios are taken within a round, where both ran one after the other on the same machine in the same
-mood; the spread is the least and the greatest of the rounds.
+A ratio compares two programs in the same round, because they then ran shortly after each other
+under similar conditions. The spread is the least and the greatest value of the rounds.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ Run = TypeVar("Run", Throughput, Latency)
 
 
 class Spread(msgspec.Struct, frozen=True):
-    """Median, least and greatest of the rounds."""
+    """The median, least and greatest value of the rounds."""
 
     median: float
     least: float
@@ -28,7 +28,7 @@ class Spread(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of one or more values.
+        """Return the spread of one or more values.
 
         >>> Spread.of([3.0, 1.0, 2.0])
         Spread(median=2.0, least=1.0, greatest=3.0)
@@ -36,7 +36,7 @@ class Spread(msgspec.Struct, frozen=True):
         return cls(median(values), min(values), max(values))
 
     def text(self, form: str) -> str:
-        """For people: the median, and the spread if there were several rounds.
+        """Format the median, with the least and greatest value in brackets if they differ.
 
         >>> Spread(2.0, 1.0, 3.0).text(".1f"), Spread(2.0, 2.0, 2.0).text(".1f")
         ('2.0 (1.0–3.0)', '2.0')
@@ -47,8 +47,10 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class ThroughputRow(msgspec.Struct, frozen=True):
-    """One program at one number of features. `driftline_is`: times as many records a second, of
-    the same round, as this program."""
+    """The throughput of one program with one number of features.
+
+    driftline_is: Driftline's records per second divided by this program's in the same round.
+    """
 
     features: int
     name: str
@@ -59,7 +61,7 @@ class ThroughputRow(msgspec.Struct, frozen=True):
 
 
 class LatencyRow(msgspec.Struct, frozen=True):
-    """One program at one number of features, in milliseconds."""
+    """The latency of one program with one number of features."""
 
     features: int
     name: str
@@ -70,7 +72,7 @@ class LatencyRow(msgspec.Struct, frozen=True):
 
 
 def throughput_rows(runs: Sequence[Throughput]) -> list[ThroughputRow]:
-    """One row for each program and number of features, in the order in which they ran first."""
+    """Return a row for each program and number of features, in the order of their first runs."""
     ours = {(r.features, r.round): r.records_per_s for r in runs if r.name == DRIFTLINE}
     return [
         ThroughputRow(
@@ -88,7 +90,7 @@ def throughput_rows(runs: Sequence[Throughput]) -> list[ThroughputRow]:
 
 
 def latency_rows(runs: Sequence[Latency]) -> list[LatencyRow]:
-    """As `throughput_rows`."""
+    """Return a row for each program and number of features, in the order of their first runs."""
     return [
         LatencyRow(
             features,
@@ -103,7 +105,7 @@ def latency_rows(runs: Sequence[Latency]) -> list[LatencyRow]:
 
 
 def throughput_table(rows: Sequence[ThroughputRow]) -> list[list[str]]:
-    """For people, the head first."""
+    """Return the table as text cells; the first row is the header."""
     head = ["features", "program", "records/s", "Driftline is", "µs CPU a record", "peak MB"]
     return [head] + [
         [
@@ -119,7 +121,7 @@ def throughput_table(rows: Sequence[ThroughputRow]) -> list[list[str]]:
 
 
 def latency_table(rows: Sequence[LatencyRow]) -> list[list[str]]:
-    """For people, the head first."""
+    """Return the table as text cells; the first row is the header."""
     head = ["features", "program", "p50 ms", "p99 ms", "longest ms", "p99 of acknowledging"]
     return [head] + [
         [
@@ -135,7 +137,7 @@ def latency_table(rows: Sequence[LatencyRow]) -> list[list[str]]:
 
 
 def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
-    """For people, the head first; one row for each service."""
+    """Return the table as text cells: a header, then a row for each service."""
     head = ["features", "service", "records/s", "µs CPU a record", "peak MB"]
     groups: dict[tuple[int, str], list[ServiceRun]] = {}
     for run in runs:
@@ -153,7 +155,8 @@ def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
 
 
 def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
-    """For people, the head first: MB at a fiftieth, a fifth and all of the records."""
+    """Return the table as text cells: a header, then each service's memory after a fiftieth, a
+    fifth and all of the records."""
     marks = (records // 50, records // 5, records)
     head = ["service", *(f"MB at {mark:,}" for mark in marks)]
     return [head] + [
@@ -162,7 +165,7 @@ def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
 
 
 def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
-    """For people, the head first; one row for each kind of model."""
+    """Return the table as text cells: a header, then a row for each kind of model."""
     head = [
         "candidate",
         "rows",
@@ -194,7 +197,7 @@ def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """The table as Markdown, its columns aligned so that it can be read as it is.
+    """Format the table as Markdown with aligned columns, so that its source is readable too.
 
     >>> print(aligned([["program", "records/s"], ["by_hand", "200,000"]]))
     | program | records/s |

@@ -1,7 +1,8 @@
-"""From a retrain request to the first prediction by the new model, while a paced stream goes on.
+"""Measure the time from a retrain request to the first prediction of the new model.
 
-The first model was trained where another rule held, so that the new one wins. Inference, outcomes
-and trainer run as for any user; the request is written to its topic.
+Records arrive at an even rate all the while. The first model was trained on another rule than the
+stream's, so the new model is the better one. Inference, outcomes and the trainer are started
+by their commands, as by any user. The request is written to the retrain topic.
 """
 
 import re
@@ -24,19 +25,24 @@ from driftline.topics import Topics
 
 CANDIDATES = ("logistic_regression", "decision_tree", "k_nearest_neighbours")
 FEATURES = 4
-_USUAL_S = 23  # paced before the request; the first three seconds are not counted
+_USUAL_S = 23  # duration before the request, of which the first three seconds are not counted
 _WARM_UP_S = 3
 _AFTER_S = 5.0
-_AROUND_S = 0.5  # records sent so long before or after the swap are "at the swap"
+_AROUND_S = 0.5  # records sent at most this long before or after the swap are "at the swap"
 _TIMEOUT_S = 300
 _MODEL = re.compile(rb'"model":"(sha256:[0-9a-f]{64})"')
 
 
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
-    """One swap: seconds from the request, and latencies of the paced records (ms) before the
-    request, from there to the swap, and in the second around the swap. `usual_longest_ms` is the
-    longest of a second before the request, the median of these seconds: what a second has that
-    does nothing but score."""
+    """One change of model, with latencies of the paced records.
+
+    seconds: from the request to the new model's first prediction.
+    usual_…: latencies before the request. `usual_longest_ms` is the longest latency of each second
+    in this period, of which the median is taken. It is the expected maximum of one second without
+    training.
+    training_…: latencies from the request until just before the swap.
+    at_swap_max_ms: the longest latency in the second around the swap.
+    """
 
     candidate: str
     rows: int
@@ -55,7 +61,7 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
 def measure(
     world: World, *, rows: int, per_s: int, repeats: int, partitions: int, report: Report
 ) -> Iterator[Swap]:
-    """One swap for each kind of model and round, each on a stream of its own."""
+    """Measure one swap for each round and kind of model, each on a separate stream."""
     for number in range(1, repeats + 1):
         for candidate in CANDIDATES:
             plan = Plan(
@@ -137,9 +143,9 @@ def _one(world: World, plan: Plan, rows: int, per_s: int, number: int) -> Swap:
 def _until_swapped(
     world: World, paced: Paced, topics: Topics, plan: Plan, rows: int
 ) -> tuple[int, int]:
-    """Ask after a while, wait for the new model's first prediction, go on for a while, stop.
+    """Send the request after 23 s, wait for the new model's first prediction, and stop 5 s later.
 
-    Returns the ns of the request and of that prediction.
+    Returns the times in ns of the request and of that prediction.
     """
     began_ns = asked_ns = swapped_ns = 0
     old: bytes | None = None
@@ -179,7 +185,7 @@ def _ask(world: World, topics: Topics, position: int) -> None:
 
 
 def _longest(latency_ms: NDArray[np.float64], per_s: int) -> NDArray[np.float64]:
-    """Of each whole second."""
+    """Return the longest latency of each whole second."""
     seconds = len(latency_ms) // per_s
     found: NDArray[np.float64] = latency_ms[: seconds * per_s].reshape(seconds, per_s).max(axis=1)
     return found

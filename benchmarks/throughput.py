@@ -1,8 +1,8 @@
-"""Throughput of inference and its peers: the same records from the first to the last, in turns.
+"""Measure the throughput of inference and its peers, which process the same records in turn.
 
-Records a second are counted from the first look at which a tenth of them had arrived to the last
-arrival, so that starting a process and joining a group do not count; CPU time is taken between the
-same two looks. Afterwards a reader counts what is there.
+Records per second are measured from the first sample at which a tenth of the results have arrived
+to the first sample with all of them. So the start of the process and joining the group do not
+count. CPU time is measured between the same two samples. Afterwards a consumer counts the results.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def measure(
     partitions: int,
     report: Report,
 ) -> Iterator[Throughput]:
-    """All runs: for each number of features the topic is filled once, then A B C A B C …"""
+    """Fill the topic for each number of features, then run the programs in turn (A B C A B C …)."""
     for count in features:
         plan = Plan(name=f"machine-{count}", features=count, partitions=partitions)
         report.say(f"{count} features: training the model, writing {records:,} records")
@@ -68,7 +68,7 @@ def measure(
 def one(
     world: World, peers: Peers, course: Course, contestant: Contestant, *, records: int, number: int
 ) -> Throughput:
-    """Run one contestant once over the filled topic. Raises BenchmarkError if results lack."""
+    """Run one program once over the filled topic. Raises BenchmarkError if a result is missing."""
     run = start(world, course, contestant, peers)
     ends = Ends(world, run.sink, course.plan.partitions)
     try:
@@ -95,7 +95,7 @@ def one(
 
 
 def rates(samples: list[Sample]) -> tuple[float, float, float]:
-    """Records a second, µs of CPU a record, and the seconds that they were taken over.
+    """Return records per second, µs of CPU per record, and the measured period in seconds.
 
     >>> rates([Sample(0, 0, 0, 0), Sample(5, 10, 1, 0), Sample(7, 100, 10, 0),
     ...        Sample(9, 100, 11, 0)])

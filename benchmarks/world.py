@@ -1,6 +1,6 @@
-"""The place of a measurement: a folder, an Apache Kafka of its own, topics, Driftline's commands.
+"""The environment of a measurement: a folder, a separate Apache Kafka, topics and programs.
 
-All that Driftline is asked for goes through its command line, as for any user.
+Driftline is used only through its command line, as any user would.
 """
 
 import os
@@ -24,7 +24,8 @@ from driftline.stream import load
 from driftline.topics import Service, Topics
 
 _WAIT_S = 30.0
-# Members that have not left yet; a broker that has not made its own topic of offsets yet.
+# Errors that pass: members that have not left yet, or a broker that is still creating its internal
+# topic of offsets.
 _PASSING = frozenset(
     {
         ck.KafkaError.NON_EMPTY_GROUP,
@@ -36,9 +37,9 @@ _PASSING = frozenset(
 
 
 class World:
-    """An Apache Kafka on a free port of the loopback device, its data in `folder`.
+    """An Apache Kafka on a free port of the loopback interface, with its data in `folder`.
 
-    At the end it is stopped and its data are removed; logs of what ran stay.
+    On exit, Kafka is stopped and its data are deleted. The logs of all programs are kept.
     """
 
     def __init__(self, folder: Path, client: str = "librdkafka") -> None:
@@ -69,17 +70,18 @@ class World:
 
     @property
     def home(self) -> Path:
-        """Where Driftline keeps keys and models here."""
+        """The folder of Driftline's keys and models."""
         return self.folder / "home"
 
     def fresh_home(self) -> Path:
-        """Another home with the same keys: a service finds nothing there of a run before."""
+        """Create another home with the same keys but without the local state of earlier runs."""
         home = self.folder / f"home-{self._runs:03d}"
         shutil.copytree(self.home / "keys", home / "keys", dirs_exist_ok=True)
         return home
 
     def environment(self, client: str | None = None, home: Path | None = None) -> dict[str, str]:
-        """What all programs get: this broker, this home, and none of the user's own settings."""
+        """Return the environment of all programs: this broker and home, and none of the user's own
+        settings."""
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -94,7 +96,7 @@ class World:
         }
 
     def driftline(self, *words: str | Path) -> Any:
-        """Run a command to its end; what it printed with `--json`, if that is among the words."""
+        """Run a `driftline` command to its end; return its decoded output if `--json` is given."""
         done = subprocess.run(
             [sys.executable, "-m", "driftline.cli", *map(str, words)],
             env=self.environment(),
@@ -108,7 +110,7 @@ class World:
     def start(
         self, name: str, command: list[str], client: str | None = None, home: Path | None = None
     ) -> Measured:
-        """Start a program; it is stopped at the end at the latest."""
+        """Start a program; it is stopped on exit at the latest."""
         self._runs += 1
         log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
         program = Measured(name, command, environment=self.environment(client, home), log=log)
@@ -118,14 +120,14 @@ class World:
     def service(
         self, service: Service, file: Path, client: str | None = None, home: Path | None = None
     ) -> Measured:
-        """Start a service of Driftline by its command."""
+        """Start a Driftline service by its command."""
         command = [sys.executable, "-m", "driftline.cli", service, "--stream", str(file)]
         return self.start(service, command, client, home)
 
     # ---- streams and topics ---------------------------------------------------------------------
 
     def stream(self, plan: Plan, *, trained_on_rule: int | None = None) -> Path:
-        """Write the stream file, create its topics, train its first model. Returns the file."""
+        """Write the stream file, create its topics and train its first model; return the file."""
         file = self.write(plan)
         self.driftline("topics", "apply", "--stream", file)
         training = self.folder / f"{plan.name}.csv"
@@ -134,42 +136,42 @@ class World:
         return file
 
     def write(self, plan: Plan, name: str | None = None) -> Path:
-        """Write the stream file alone."""
+        """Write only the stream file."""
         file = self.folder / f"{name or plan.name}.toml"
         file.write_text(plan.toml(), encoding="utf-8")
         return file
 
     def onnx(self, file: Path) -> tuple[Path, str]:
-        """The champion's ONNX model as a file, and the digest of its package."""
+        """Export the champion's ONNX model; return its file and the digest of its package."""
         folder = self.folder / "exported" / file.stem
         self.driftline("models", "export", "champion", folder, "--format", "onnx", "--stream", file)
         shown = self.driftline("models", "show", "champion", "--stream", file, "--json")
         return next(folder.glob("*.onnx")), shown["announcement"]["digest"]
 
     def topics(self, file: Path) -> Topics:
-        """Names of a stream's topics and groups."""
+        """Return the names of a stream's topics and groups."""
         return Topics(load(file))
 
     def create(self, topic: str, partitions: int) -> None:
-        """Create a topic and wait until it can be used."""
+        """Create a topic, or replace it, and wait until all its partitions have leaders."""
         self.delete(topic)
         self.admin.create_topics([ck_admin.NewTopic(topic, partitions, 1)])[topic].result()
         _wait_until(lambda: self._has_leaders(topic, partitions), f"topic {topic} has no leaders")
 
     def renew(self, file: Path, *names: str) -> None:
-        """Delete these topics of a stream and create them again, empty."""
+        """Delete these topics of a stream and create them again without records."""
         self.delete(*names)
         self.driftline("topics", "apply", "--stream", file)
 
     def delete(self, *names: str) -> None:
-        """Delete topics that are there, and wait until they are gone."""
+        """Delete those of the topics that exist, and wait until they are gone."""
         present = [name for name in names if name in self._known()]
         for future in self.admin.delete_topics(present).values() if present else ():
             future.result()
         _wait_until(lambda: not set(present) & self._known(), f"{present} cannot be deleted")
 
     def forget(self, group: str) -> None:
-        """Delete a consumer group with its offsets, once its members have left."""
+        """Delete a consumer group with its offsets after its members have left."""
 
         def gone() -> bool:
             try:
@@ -185,7 +187,7 @@ class World:
         _wait_until(gone, f"group {group} still has members")
 
     def fill(self, topic: str, records: Iterable[tuple[bytes, bytes]]) -> int:
-        """Send keys and values as quickly as it goes; returns how many."""
+        """Send keys and values as fast as possible; return their number."""
         producer = self.producer({"linger.ms": 20, "batch.size": 1_000_000})
         count = 0
         for count, (key, value) in enumerate(records, 1):  # noqa: B007  # it is the result
@@ -209,7 +211,7 @@ class World:
         self.fill(topics.labels, ((r.key, r.label) for r in plan.records(count)))
 
     def producer(self, settings: dict[str, Any]) -> Any:
-        """A producer with the partitioner that Driftline and Java clients use."""
+        """Return a producer with the partitioner that Driftline and Java clients use."""
         own = {"bootstrap.servers": self.bootstrap, "partitioner": "murmur2_random"}
         return ck.Producer(own | settings)
 

@@ -1,4 +1,4 @@
-"""A loop by hand that sends the prediction alone: confluent-kafka, msgspec, ONNX in batches."""
+"""A hand-written loop that sends only the prediction: confluent-kafka, msgspec, ONNX in batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.peers.loops import Work, at_least_once
 
 
 def predictions(given: Arguments) -> Work:
-    """The work on one batch: id, class and its probability of each record."""
+    """Return the function that converts a batch of messages to ids, classes and probabilities."""
     scorer = Scorer(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""A loop by hand that sends what Driftline sends: the record itself, its source, the model."""
+"""A hand-written loop that sends the same as Driftline: prediction, record, source and model."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.peers.loops import Work, at_least_once
 
 
 class Source(msgspec.Struct):
-    """Where the scored record stands."""
+    """The position of the scored record in its topic."""
 
     topic: str
     partition: int
@@ -18,7 +18,7 @@ class Source(msgspec.Struct):
 
 
 class Prediction(msgspec.Struct, tag_field="type", tag="prediction"):
-    """What is sent; the record is spliced in as it came."""
+    """The value to send. The bytes of the record are copied into it unchanged."""
 
     record_id: str
     time: str | None
@@ -31,7 +31,7 @@ class Prediction(msgspec.Struct, tag_field="type", tag="prediction"):
 
 
 def predictions(given: Arguments) -> Work:
-    """The work on one batch."""
+    """Return the function that converts a batch of messages to the values to send."""
     scorer = Scorer(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode

@@ -1,4 +1,4 @@
-"""The loop by hand with the record spliced in, in transactions of 200 ms."""
+"""The hand-written loop that sends the same as Driftline, with transactions of 200 ms."""
 
 from benchmarks.peers.by_hand_spliced import predictions
 from benchmarks.peers.common import arguments

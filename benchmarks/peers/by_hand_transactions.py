@@ -1,4 +1,4 @@
-"""The loop by hand, prediction alone, in transactions of 200 ms."""
+"""The hand-written loop that sends only the prediction, with transactions of 200 ms."""
 
 from benchmarks.peers.by_hand import predictions
 from benchmarks.peers.common import arguments

@@ -1,4 +1,4 @@
-"""What the peers share: their arguments, the scoring, and librdkafka's settings."""
+"""Code that the peers share: their arguments, the scoring, and librdkafka's settings."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,18 +9,19 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# As Driftline: offsets are committed so often, what was done since then a crash repeats; and a
-# transaction holds so much.
+# The same as in Driftline: the time between two commits of offsets, and the length of a
+# transaction. A crash repeats the work since the last commit.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2
-# Records taken at once; more bring nothing, as scoring costs little beyond some hundreds.
+# Records per batch. Larger batches bring nothing: from some hundred records on, scoring adds little
+# to the cost of a record.
 MAX_BATCH = 5000
-# `consume(n, timeout)` waits so long for `n` records.
+# The longest time that `consume(n, timeout)` waits for `n` records.
 MAX_WAIT_S = 0.1
 
 
 class Arguments(argparse.Namespace):
-    """What each peer is told on its command line."""
+    """The command-line arguments of each peer."""
 
     bootstrap: str
     source: str
@@ -33,7 +34,7 @@ class Arguments(argparse.Namespace):
 
 
 def arguments() -> Arguments:
-    """Read the command line."""
+    """Parse the command line."""
 
     def names(text: str) -> tuple[str, ...]:
         return tuple(text.split(","))
@@ -48,11 +49,11 @@ def arguments() -> Arguments:
 
 
 class Scorer:
-    """The model: a float32 matrix (n, features) in, classes and probabilities out."""
+    """The ONNX model: it converts a float32 matrix (n, features) to probabilities of classes."""
 
     def __init__(self, given: Arguments) -> None:
         options = onnxruntime.SessionOptions()
-        # As in Driftline: for batches of this size a second thread costs more than it brings.
+        # As in Driftline: for batches of this size, a second thread costs more than it saves.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
@@ -64,12 +65,12 @@ class Scorer:
         self.features = given.features
 
     def score(self, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities (n, classes), float32."""
+        """Return the probabilities (n, classes), float32."""
         (found,) = self._session.run([self._output], {self._input: matrix})
         return np.asarray(found)
 
     def answers(self, records: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
-        """The most probable class of each decoded record, and all probabilities."""
+        """Return the most probable class of each decoded record, and all probabilities."""
         matrix = np.array(
             [[record[name] for name in self.features] for record in records], dtype=np.float32
         )
@@ -80,19 +81,19 @@ class Scorer:
 
 
 def consumer_settings(given: Arguments) -> dict[str, Any]:
-    """librdkafka's settings of a consumer that commits by itself and catches up quickly."""
+    """Return librdkafka's settings for a consumer with explicit commits and a fast catch-up."""
     return {
         "bootstrap.servers": given.bootstrap,
         "group.id": given.group,
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "isolation.level": "read_committed",
-        "fetch.queue.backoff.ms": 5,  # default 1000: catching up stops at a fourth of the speed
+        "fetch.queue.backoff.ms": 5,  # with the default of 1000, a catch-up is four times slower
     }
 
 
 def producer_settings(given: Arguments) -> dict[str, Any]:
-    """librdkafka's settings of a producer that loses nothing."""
+    """Return librdkafka's settings for a producer that loses no records."""
     return {
         "bootstrap.servers": given.bootstrap,
         "acks": "all",
@@ -100,7 +101,7 @@ def producer_settings(given: Arguments) -> dict[str, Any]:
         "partitioner": "murmur2_random",
         "delivery.report.only.error": True,
         "on_delivery": _stop_on_failure,
-        # Room for all that is sent between two commits, so that `produce` never finds it full.
+        # Room for all records between two commits, so that `produce` never finds the queue full.
         "queue.buffering.max.messages": 1_000_000,
     }
 

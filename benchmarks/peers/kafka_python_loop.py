@@ -1,4 +1,4 @@
-"""A loop by hand with kafka-python, the client in pure Python; it sends the prediction alone."""
+"""A hand-written loop with kafka-python, a client in pure Python; it sends only the prediction."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from benchmarks.peers.common import COMMIT_INTERVAL_S, MAX_BATCH, MAX_WAIT_S, Sc
 
 
 def main() -> None:
-    """Consume, score, send, and commit what was delivered every 200 ms, until killed."""
+    """Consume, score and send until killed; commit offsets of delivered results every second."""
     given = arguments()
     scorer = Scorer(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -26,7 +26,7 @@ def main() -> None:
     producer = KafkaProducer(
         bootstrap_servers=given.bootstrap,
         acks="all",
-        linger_ms=5,  # as librdkafka's default; its own default of 0 sends tiny batches
+        linger_ms=5,  # librdkafka's default; kafka-python's default of 0 sends tiny batches
     )
     send, sink = producer.send, given.sink
     futures: list[Any] = []
@@ -43,7 +43,7 @@ def main() -> None:
         if futures and time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
             producer.flush()
             for future in futures:
-                future.get(0)  # raises what kept it from being delivered
+                future.get(0)  # raises the error if the result was not delivered
             consumer.commit()
             futures.clear()
             committed_s = time.monotonic()

@@ -1,6 +1,7 @@
-"""The two loops by hand around confluent-kafka: offsets after delivery, or in transactions.
+"""Two hand-written loops with confluent-kafka: offsets after delivery, or in transactions.
 
-In: `work`, from the messages of one batch to the values to send, one each. The keys are kept.
+In: `work`, a function that converts a batch of messages to values to send, one for each message.
+The results have the keys of the messages.
 """
 
 import time
@@ -23,7 +24,7 @@ Work = Callable[[Sequence[Any]], Sequence[bytes]]
 
 
 def at_least_once(given: Arguments, work: Work) -> None:
-    """Send, and commit what was delivered every second, until killed."""
+    """Send the results until killed; commit the offsets of delivered results every second."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     producer = Producer(producer_settings(given))
@@ -45,12 +46,13 @@ def at_least_once(given: Arguments, work: Work) -> None:
 
 
 def transactions(given: Arguments, work: Work) -> None:
-    """Send and commit in transactions of 200 ms, until killed."""
+    """Send the results and commit offsets in transactions of 200 ms until killed."""
     consumer = Consumer(consumer_settings(given))
     consumer.subscribe([given.source])
     settings = {
         "transactional.id": given.group,
-        "retry.backoff.ms": 10,  # default 100: waited while the transaction before is being ended
+        # The wait before a retry while the last transaction is still ending; the default is 100.
+        "retry.backoff.ms": 10,
     }
     producer = Producer(producer_settings(given) | settings)
     producer.init_transactions()

@@ -1,4 +1,4 @@
-"""librdkafka passing bytes through: what the client allows in Python, without any work."""
+"""A loop that copies bytes with librdkafka: the upper limit of this client in Python."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from benchmarks.peers.loops import at_least_once
 
 
 def work(messages: Sequence[Any]) -> list[bytes]:
-    """The values as they came."""
+    """Return the values unchanged."""
     return [message.value() for message in messages]
 
 

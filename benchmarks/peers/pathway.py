@@ -1,4 +1,4 @@
-"""Pathway: records parsed by its engine, scored in batches; it sends the prediction alone."""
+"""Pathway: its engine parses records and scores them in batches; only the prediction is sent."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import pathway as pw  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.peers.common import MAX_BATCH, Scorer, arguments
 
-# How long input is gathered before the engine goes on; its default of 1500 would be the latency.
+# How long the engine collects input before it processes it. With the default of 1500, this would be
+# the latency.
 GATHERED_MS = 20
 
 

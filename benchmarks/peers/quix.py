@@ -1,4 +1,4 @@
-"""Quix Streams: a function of one record, as its data frames take it; prediction alone."""
+"""Quix Streams: its data frame calls a function for each record; only the prediction is sent."""
 
 from typing import Any
 
