@@ -1,1 +1,1 @@
-"""What all services share: stream file, events, topics, broker, loop, models."""
+"""The code that all services share: stream file, events, topics, broker, loop, models."""

@@ -1,7 +1,7 @@
-"""The least rights (ACLs) of each service, of its neighbours and of the operator's commands.
+"""List the minimal access rights (ACLs) of services, producers, consumers and operator commands.
 
-In: the plan of the topics, which says who writes and who reads each. Out: `Acl`s by principal, as
-data and as commands of `kafka-acls.sh`. It never talks to a broker.
+Input: the topic plan, which lists the writers and readers of each topic. Output: `Acl`s by
+principal, as data and as commands of `kafka-acls.sh`. It never connects to a broker.
 """
 
 import shlex
@@ -18,15 +18,16 @@ Resource = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
 Operation = Literal["Read", "Write", "Describe", "DescribeConfigs", "Create"]
 
-# Read and Write include Describe. A writer of Driftline looks up how large a record may be.
+# Read and Write include Describe. Writers look up the largest size of a record in the topic's
+# configuration.
 _READ: Final[tuple[Operation, ...]] = ("Read", "DescribeConfigs")
 _WRITE: Final[tuple[Operation, ...]] = ("Write", "DescribeConfigs")
 
 
 class Acl(msgspec.Struct, frozen=True):
-    """What one principal may do with one topic, group or transactional id."""
+    """The operations that one principal may do with one topic, group or transactional id."""
 
-    role: str  # a service, or who else writes or reads topics
+    role: str  # a service, or another writer or reader of topics
     principal: str
     resource: Resource
     name: str
@@ -35,7 +36,10 @@ class Acl(msgspec.Struct, frozen=True):
 
 
 def acls(stream: Stream, principals: Mapping[str, str] | None = None) -> tuple[Acl, ...]:
-    """All rights, role by role. `principals` names a role's principal where it is not User:ROLE."""
+    """Return all rights, role by role.
+
+    `principals` maps roles to principals. The default principal of a role is `User:ROLE`.
+    """
     topics = Topics(stream)
     named = principals or {}
     return tuple(
@@ -46,7 +50,7 @@ def acls(stream: Stream, principals: Mapping[str, str] | None = None) -> tuple[A
 
 
 def roles(topics: Topics) -> tuple[str, ...]:
-    """The services, then whoever else the plan names."""
+    """Return the services, then the other writers and readers in the plan."""
     others = dict.fromkeys(
         role for topic in topics.plan() for role in (*topic.writers, *topic.readers)
     )
@@ -54,7 +58,11 @@ def roles(topics: Topics) -> tuple[str, ...]:
 
 
 def commands(rights: tuple[Acl, ...], servers: str) -> Iterator[str]:
-    """The same as commands of Kafka's own tool, one for each kind of right."""
+    """Return the rights as commands of `kafka-acls.sh`.
+
+    Each command covers the resources of one role that have the same operations. A comment line
+    precedes the commands of each role.
+    """
     for role, of_role in groupby(rights, key=lambda acl: acl.role):
         yield f"# {role}"
         for (resource, pattern, operations), same in groupby(
@@ -88,7 +96,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
             if (reads or writes) and operations == wanted:
                 yield "topic", topic.name, "literal", operations
     if any(role in topic.readers for topic in plan) and role != "producers":
-        # Prefixed: librdkafka asks for the coordinator of a second group for what is followed.
+        # Use a prefix, because librdkafka also looks up the coordinator of a second group, which it
+        # needs to read broadcast topics.
         yield "group", topics.group(role), "prefixed", ("Read",)
     exactly_once = role != "inference" or stream.kafka.inference_delivery == "exactly_once"
     if role in SERVICES and exactly_once:
@@ -96,7 +105,8 @@ def _rights(role: str, stream: Stream, topics: Topics) -> Iterator[_Right]:
 
 
 def _operator(topics: Topics) -> Iterator[_Right]:
-    """Commands read every topic and every group's offsets, and create the topics."""
+    """Return the rights to read all topics and group offsets, to create topics, and to write to
+    the topics that commands write."""
     plan = topics.plan()
     for writes in (False, True):
         for topic in plan:

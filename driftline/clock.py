@@ -1,11 +1,11 @@
-"""The clock that services are given: real in production, set by hand in tests and in `run`."""
+"""Give services the time: from the system in production, from a manual clock in tests and `run`."""
 
 import time
 from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for stamping, monotonic time for measuring waits. Both in seconds."""
+    """Wall time for timestamps and monotonic time for measuring waits, both in seconds."""
 
     def time(self) -> float: ...
 
@@ -13,7 +13,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock."""
+    """The clock of the system."""
 
     def time(self) -> float:
         return time.time()
@@ -23,7 +23,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that stands still until it is moved.
+    """A clock that changes only when `advance` is called.
 
     >>> clock = ManualClock(start_s=100.0)
     >>> clock.advance(2.5)
@@ -41,7 +41,7 @@ class ManualClock:
         return self._now_s
 
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds`; never back."""
+        """Advance the clock by `seconds`. Raises ValueError if they are negative."""
         if seconds < 0:
             raise ValueError(f"a clock does not go back: {seconds}")
         self._now_s += seconds

@@ -1,7 +1,7 @@
-"""Dead letters: what there is and why, and sending them again once the reason is mended.
+"""List dead letters and their reasons, and send them again once the cause is fixed.
 
-In: the topic of dead letters. Out: groups by reason, single letters, and on `replay` the original
-bytes to the topic and partition that they came from. It deletes nothing.
+Input: the topic of dead letters. Output: groups by reason, and single letters. `replay` sends the
+original bytes to the topic and partition that they came from. Nothing is deleted.
 """
 
 from collections.abc import Iterator
@@ -16,31 +16,35 @@ from driftline.scan import Progress, ranges, scan
 from driftline.stream import Stream
 from driftline.topics import Topics
 
-# Header of a record that was sent again; its value names the dead letter, `PARTITION@OFFSET`.
+# Header of a record that was sent again. Its value is the place of the dead letter,
+# `PARTITION@OFFSET`.
 REPLAYED = "driftline_replayed"
-# Reasons can carry values of the data, so there may be any number of them.
+# Limit the number of groups, because reasons can contain values of records.
 MAX_GROUPS = 1000
 OTHER_REASONS = "(other reasons)"
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """One dead letter: where it stands, what it says about its origin, and the record."""
+    """One dead letter: its place and publish time, the origin of the record, and the record."""
 
     partition: int
     offset: int
     timestamp_ms: int
     origin: DeadLetterOrigin
-    id: str | None  # of the record, where it can be read
+    id: str | None  # of the record, if it is readable
     message: Message
 
     @property
     def place(self) -> str:
-        """`PARTITION@OFFSET` in the topic of dead letters."""
+        """Return `PARTITION@OFFSET` in the topic of dead letters."""
         return f"{self.partition}@{self.offset}"
 
 
 class Group(msgspec.Struct):
-    """The letters with one reason, of one service. The newest: publish time and place."""
+    """The dead letters with one service, source topic and reason.
+
+    `newest_ms` and `newest` are the publish time and the place of the newest one.
+    """
 
     service: str
     topic: str
@@ -51,17 +55,17 @@ class Group(msgspec.Struct):
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """What `replay` did."""
+    """The numbers of dead letters that `replay` sent or skipped."""
 
-    sent: int
-    again: int  # left out: sent by an earlier replay
-    other: int  # left out: not a record or a label, such as an unreadable event about models
+    sent: int  # with `dry_run`: would have been sent
+    again: int  # skipped: sent by an earlier replay
+    other: int  # skipped: not a record or a label, such as an unreadable event of `models`
 
 
 def letters(
     broker: Broker, stream: Stream, *, reason: str = "", progress: Progress | None = None
 ) -> Iterator[Letter]:
-    """All letters whose reason contains `reason`, partition by partition in order.
+    """Return all dead letters whose reason contains `reason`, in the order of each partition.
 
     Raises DataError for a message that Driftline did not write, BrokerError.
     """
@@ -87,7 +91,11 @@ def letters(
 
 
 def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[Group]:
-    """Letters by service, source topic and reason, most frequent first."""
+    """Count the dead letters by service, source topic and reason, most frequent first.
+
+    Reasons beyond the first `MAX_GROUPS` groups are counted as `(other reasons)`. Raises DataError,
+    BrokerError.
+    """
     found: dict[tuple[str, str, str], Group] = {}
     for letter in letters(broker, stream, reason=reason):
         origin = letter.origin
@@ -102,7 +110,10 @@ def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[Group]:
 
 
 def find(broker: Broker, stream: Stream, name: str) -> list[Letter]:
-    """The letters of a record id, or the one at `PARTITION@OFFSET`."""
+    """Return the dead letters with this record id, or the one at `PARTITION@OFFSET`.
+
+    Raises DataError, BrokerError.
+    """
     return [
         letter
         for letter in letters(broker, stream)
@@ -119,12 +130,13 @@ def replay(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Replay:
-    """Send the original bytes of all letters whose reason contains `reason` to where they came
-    from, with the producer's headers and one more, `driftline_replayed`.
+    """Send the original records of dead letters again, to their own topic and partition.
 
-    Letters that were sent before are left out unless `again`. The records become new ones at the
-    end of their partition; reconciliation counts them as replayed, not as duplicates. Raises
-    DataError, BrokerError (MessageTooLarge, DeliveryFailed).
+    All dead letters of records and labels are sent whose reason contains `reason`, except those
+    that were sent before, unless `again` is set. With `dry_run` they are only counted. A record
+    keeps the headers of its producer and gets the header `driftline_replayed`. It is appended to
+    its partition as a new record, which reconciliation counts as replayed, not as a duplicate.
+    Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
     """
     topics = Topics(stream)
     targets = (topics.features, topics.labels)
@@ -149,7 +161,7 @@ def replay(
 
 def _original(letter: Letter) -> Outgoing:
     message = letter.message
-    # What earlier failures said stays with their letters; the new header leads there.
+    # Drop the headers about failures. The dead letter keeps them, and the new header names it.
     kept = tuple(header for header in message.headers if not header[0].startswith("driftline_"))
     return Outgoing(
         topic=letter.origin.topic,
@@ -161,10 +173,10 @@ def _original(letter: Letter) -> Outgoing:
 
 
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
-    """Places of the letters that were sent again before.
+    """Return the places of the dead letters that were sent before.
 
-    A replayed record stands behind the record of its letter, so the topics are read only from the
-    earliest of those on.
+    A replayed record has a larger offset than its original. So each partition is read only from
+    the earliest original on.
     """
     first: dict[TopicPartition, int] = {}
     for letter in letters(broker, stream):

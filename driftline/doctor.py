@@ -1,7 +1,7 @@
-"""Checks an installation and a stream on a broker: what is right, what is not, what to do.
+"""Check an installation, and a stream on a broker: what is right, what is wrong, what to do.
 
-In: settings, and a stream if there is one. Out: `Check`s. It changes nothing but for one empty file
-that it writes to the model store and removes.
+Input: settings, and a stream if there is one. Output: `Check`s. It changes nothing, except that it
+writes an empty file to the model store and removes it.
 """
 
 import sys
@@ -25,7 +25,7 @@ from driftline.workers import Workers
 Result = Literal["ok", "warn", "fail"]
 
 _OLDEST_PYTHON = (3, 11)
-# Library → the extra that brings it, and what is missing without it.
+# Library → the extra that installs it, and what it is for.
 _EXTRAS = {
     "confluent-kafka": ("librdkafka", "the quicker Kafka client"),
     "onnxruntime": ("onnx", "scoring with ONNX"),
@@ -34,12 +34,12 @@ _EXTRAS = {
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000
-# Records of a partition that are enough to recognise its producer.
+# The number of newest records per partition whose keys show how producers choose partitions.
 _NEWEST = 50
 
 
 class Check(msgspec.Struct, frozen=True):
-    """One thing that was looked at. `todo` is empty where it is ok."""
+    """The result of one check. `todo` is empty if the result is ok."""
 
     name: str
     result: Result
@@ -48,7 +48,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 def check_installation() -> Iterator[Check]:
-    """Python, the libraries that are required, and those of the extras."""
+    """Check Python, the required libraries, and the libraries of the extras."""
     version = ".".join(str(part) for part in sys.version_info[:3])
     if sys.version_info[:2] >= _OLDEST_PYTHON:
         yield Check("Python", "ok", version)
@@ -69,7 +69,7 @@ def check_installation() -> Iterator[Check]:
 
 
 def check_models(settings: Settings) -> Iterator[Check]:
-    """Keys and the model store."""
+    """Check the keys and the model store."""
     trusted = Trusted(settings.keys).ids()
     try:
         signer = Signer(settings.keys).key_id
@@ -92,13 +92,14 @@ def check_models(settings: Settings) -> Iterator[Check]:
         _probe_store(settings.model_store)
         yield Check("model store", "ok", f"{settings.model_store} can be read and written")
     except (OSError, ImportError, ValueError) as error:
-        # No right, no such place; no fsspec driver for it; no such protocol.
+        # OSError: no permission or no such place. ImportError: no fsspec driver for it.
+        # ValueError: no such protocol.
         todo = "DRIFTLINE_MODEL_STORE says where packages are kept"
         yield Check("model store", "fail", f"{settings.model_store}: {error}", todo)
 
 
 def check_services(here: Workers) -> Iterator[Check]:
-    """The stream's services on this machine."""
+    """Check the stream's services on this machine."""
     if here.supervisor == "ended":
         yield Check("supervisor", "fail", "it has ended", "`driftline up` starts another one")
     missing = here.missing()
@@ -121,7 +122,7 @@ def check_services(here: Workers) -> Iterator[Check]:
 
 
 def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> Iterator[Check]:
-    """The broker, and the stream's topics and champion on it."""
+    """Check the broker, and the stream's topics and champion on it."""
     where = settings.bootstrap_servers
     try:
         admin = broker.admin()
@@ -164,7 +165,7 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
 
 
 def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
-    """Whether the topics that exist keep records as long as they are needed."""
+    """Check that existing topics keep records as long as they are needed."""
     topics = Topics(stream)
     hot = (topics.features, topics.labels, topics.predictions, topics.outcomes)
     infos = admin.describe(hot)
@@ -181,7 +182,7 @@ def _check_history(admin: Admin, stream: Stream) -> Iterator[Check]:
 
 
 def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
-    """Whether the newest labels are in the partitions of their records, as far as keys tell."""
+    """Check that the newest labels are in the partitions of their records, judging by keys."""
     topics = Topics(stream)
     if len(admin.describe([topics.features, topics.labels])) < 2:
         return
@@ -206,7 +207,7 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
     label = f"retention for {name}"
     kept = "for ever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
     if span is None or span.us is None:
-        # How long so many records take is not known here.
+        # The span is a number of records, whose duration is unknown here.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
     if shortest_ms is not None and shortest_ms < span.us // 1000:
         todo = "raise [kafka] retention in the stream file, and retention.ms of the topics"
@@ -266,7 +267,10 @@ def _probe_store(url: str) -> None:
 
 
 def _broker_version(settings: Settings) -> str:
-    """What the broker is, as kafka-python tells by the requests that it knows."""
+    """Return the kind and version of the broker.
+
+    kafka-python derives the version from the requests that the broker supports.
+    """
     import kafka
 
     from driftline.broker.properties import for_kafka_python
@@ -278,7 +282,7 @@ def _broker_version(settings: Settings) -> str:
     try:
         properties = for_kafka_python(settings.properties, (known, *others))
     except SettingsError:
-        return "Apache Kafka of unknown version"  # librdkafka has properties that are its own
+        return "Apache Kafka of unknown version"  # properties that only librdkafka has
     client = kafka.KafkaAdminClient(
         bootstrap_servers=settings.bootstrap_servers.split(","),
         **{name: value for name, value in properties.items() if name in known},
@@ -294,7 +298,7 @@ def _broker_version(settings: Settings) -> str:
 
 
 def _required() -> list[str]:
-    """Names of the libraries that driftline requires without extras."""
+    """Return the names of the libraries that Driftline requires without extras."""
     return [
         line.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0].strip()
         for line in metadata.requires("driftline") or ()

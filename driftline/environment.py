@@ -1,7 +1,7 @@
-"""Client properties and paths from environment variables, checked where they are read.
+"""Read and check client properties, broker addresses and paths from environment variables.
 
-In: the environment. Out: `Properties` for the Kafka client, servers, paths. Secrets may come from
-files (`KAFKA_SASL_PASSWORD_FILE`). No error quotes the value of a client property.
+Input: the environment. Output: `Properties` for the Kafka client, broker addresses, paths. Secrets
+can be read from files (`KAFKA_SASL_PASSWORD_FILE`). Errors never quote the value of a property.
 """
 
 import re
@@ -14,10 +14,11 @@ from driftline.broker.properties import Properties
 from driftline.errors import SettingsError
 
 _NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
-# Kubernetes sets these in every container for each service of the namespace whose name begins with
-# `kafka`. No client property has such a name.
+# Kubernetes sets these variables in every container for each service of the namespace. Those of a
+# service whose name starts with `kafka` are not client properties; no property has such a name.
 _KUBERNETES = ("*_SERVICE_HOST", "*_SERVICE_PORT*", "*_PORT", "*_PORT_*")
-# Properties of librdkafka that name a file themselves; all other `…_FILE` hold a property's value.
+# Properties of librdkafka whose value is itself a path. Any other variable `…_FILE` names a file
+# that contains the value of a property.
 _FILE_PROPERTIES = {
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_FILE",
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_JWT_TEMPLATE_FILE",
@@ -28,10 +29,11 @@ _SERVER = re.compile(r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+)(:(?P<p
 
 
 def client_properties(environment: Mapping[str, str]) -> Properties:
-    """The Kafka client's properties: `KAFKA_SASL_USERNAME` sets `sasl.username`.
+    """Return the properties of the Kafka client: `KAFKA_SASL_USERNAME` sets `sasl.username`.
 
-    `KAFKA_SASL_PASSWORD_FILE` names a file that holds the password. Names that Kubernetes injects
-    are ignored. Raises SettingsError for a file that cannot be read, or a property set twice.
+    `KAFKA_SASL_PASSWORD_FILE` names a file that contains the password. Variables that Kubernetes
+    sets are ignored. Raises SettingsError if a file is unreadable or empty, or if a property is
+    set twice.
 
     >>> dict(client_properties({"KAFKA_SASL_USERNAME": "ada", "KAFKA_PORT": "tcp://10.0.0.1"}))
     {'sasl.username': 'ada'}
@@ -48,13 +50,15 @@ def client_properties(environment: Mapping[str, str]) -> Properties:
                 raise SettingsError(f"{direct} and {name} are both set", hint="keep one of them")
             name, value = direct, _read_secret(name, value)
         elif environment.get(name + _FILE) is not None:
-            continue  # empty: the file has the value
+            continue  # the variable is empty, and the file has the value
         result[_property(name)] = value
     return Properties(result)
 
 
 def servers(text: str, where: str) -> str:
-    """Addresses of brokers as `HOST:PORT,HOST:PORT`, checked. `where` is what set them.
+    """Check addresses of brokers and return them as `HOST:PORT,HOST:PORT`.
+
+    `where` names the source of the addresses in errors. Raises SettingsError.
 
     >>> servers(" kafka-1:9092, [::1]:9093", "-b")
     'kafka-1:9092,[::1]:9093'
@@ -64,7 +68,7 @@ def servers(text: str, where: str) -> str:
         match = _SERVER.fullmatch(part)
         port = match and match["port"]
         if match is None or (port is not None and not 0 < int(port) < 65_536):
-            shown = part.rpartition("@")[2]  # not a password before it
+            shown = part.rpartition("@")[2]  # do not show a password
             raise SettingsError(
                 f"{where}: {shown!r} is not an address",
                 hint="expected HOST:PORT, or several separated by commas",
@@ -73,7 +77,10 @@ def servers(text: str, where: str) -> str:
 
 
 def folder(text: str, where: str) -> Path:
-    """A path that is a folder or does not exist yet. `where` is the variable that names it."""
+    """Return a path after checking that it is a folder or does not exist.
+
+    `where` is the variable that names it. Raises SettingsError.
+    """
     path = Path(_printable(text, where))
     try:
         usable = path.is_dir() or not path.exists()
@@ -85,9 +92,10 @@ def folder(text: str, where: str) -> Path:
 
 
 def store_url(text: str, where: str) -> str:
-    """A folder or URL of the model store. Announcements publish it, so it may hold no password.
+    """Check the folder or URL of the model store and return it unchanged.
 
-    `where` is the variable that names it.
+    It must not contain a password, because announcements of models publish it. `where` is the
+    variable that names it. Raises SettingsError.
     """
     _printable(text, where)
     try:
@@ -125,7 +133,7 @@ def _read_secret(name: str, path: str) -> str:
             hint="the file must exist, and this process's user must be allowed to read it",
         ) from error
     except UnicodeDecodeError as error:
-        # Not `from`: the error holds the bytes.
+        # Do not chain the original error, because it contains the bytes of the secret.
         raise SettingsError(
             f"{name} is {path!r}, which is not UTF-8 at byte {error.start}"
         ) from None

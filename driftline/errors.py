@@ -5,30 +5,33 @@ DriftlineError
 ├── SettingsError          a setting, flag or environment variable is wrong
 ├── MissingExtra           an optional library is not installed
 ├── DataError              a data file or record cannot be used
-├── BrokerError            something the broker said
+├── BrokerError            the broker reported an error, or cannot be used
 │   ├── BrokerUnavailable  it cannot be reached
 │   │   └── Stuck          the client returns no records although there are some
-│   ├── AccessDenied       it refuses this client, or what the client may not do
+│   ├── AccessDenied       it rejects this client, or an operation of the client
 │   ├── TopicMismatch      topics are missing, or differ from the plan
 │   ├── OffsetOutOfRange   a partition has no record at the position of its reader
-│   ├── MessageTooLarge    one message is over its topic's limit
+│   ├── MessageTooLarge    a message is larger than its topic allows
 │   ├── DeliveryFailed     a message was not acknowledged
-│   ├── InstanceFenced     another process has taken this one's place in its group
+│   ├── InstanceFenced     another process has replaced this one in its consumer group
 │   ├── TopicRecreated     an input topic was deleted and created again
-│   └── TransactionAborted the transaction is gone; state must be rebuilt from committed offsets
-│       └── StateLost      so must it, for a service cannot go on with the state that it has
+│   └── TransactionAborted state must be rebuilt from the committed offsets
+│       └── StateLost      the state of a service is unusable
 ├── PackageError           a model package cannot be used
-│   ├── PackageNotFound    the store does not hold it
+│   ├── PackageNotFound    the store does not have it
 │   ├── StoreUnavailable   the store cannot be read or written now
 │   ├── DigestMismatch     its bytes are not those that were announced
-│   ├── UntrustedPackage   it is unsigned, or signed by a key that is not trusted
-│   └── PackageCheckFailed it loads, but does not do what it says
-└── TrainingError          no model could be made from this data
+│   ├── UntrustedPackage   it is unsigned, or not signed by a trusted key
+│   └── PackageCheckFailed its content is invalid, or its model fails its check
+└── TrainingError          no model could be trained on this data
 """
 
 
 class DriftlineError(Exception):
-    """Base class. `message` says what happened and where, `hint` what to do about it."""
+    """Base class of all errors.
+
+    `message` describes what happened and where, and `hint` what to do about it.
+    """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -48,7 +51,7 @@ class SettingsError(DriftlineError):
 
 
 class MissingExtra(DriftlineError):
-    """An optional library is needed and not installed."""
+    """An optional library is needed but not installed."""
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed", hint=f"pip install 'driftline[{extra}]'")
@@ -59,7 +62,7 @@ class DataError(DriftlineError):
 
 
 class BrokerError(DriftlineError):
-    """Something the broker said."""
+    """The broker reported an error, or cannot be used."""
 
 
 class BrokerUnavailable(BrokerError):
@@ -71,7 +74,7 @@ class Stuck(BrokerUnavailable):
 
 
 class AccessDenied(BrokerError):
-    """The broker refuses this client (TLS, password), or what it may not do (ACLs)."""
+    """The broker rejects this client (TLS, password), or one of its operations (ACLs)."""
 
 
 class TopicMismatch(BrokerError):
@@ -88,7 +91,7 @@ class OffsetOutOfRange(BrokerError):
 
 
 class MessageTooLarge(BrokerError):
-    """One message is over its topic's limit."""
+    """A message is larger than its topic allows."""
 
 
 class DeliveryFailed(BrokerError):
@@ -96,7 +99,7 @@ class DeliveryFailed(BrokerError):
 
 
 class InstanceFenced(BrokerError):
-    """Another process has taken this one's place in its group."""
+    """Another process has replaced this one in its consumer group."""
 
 
 class TopicRecreated(BrokerError):
@@ -104,11 +107,11 @@ class TopicRecreated(BrokerError):
 
 
 class TransactionAborted(BrokerError):
-    """The transaction is gone; state must be rebuilt from the committed offsets."""
+    """The transaction was aborted. State must be rebuilt from the committed offsets."""
 
 
 class StateLost(TransactionAborted):
-    """A service cannot go on with its state: the transaction is given up, and it is rebuilt."""
+    """The state of a service is unusable. The transaction is aborted and the state is rebuilt."""
 
 
 class PackageError(DriftlineError):
@@ -116,11 +119,11 @@ class PackageError(DriftlineError):
 
 
 class PackageNotFound(PackageError):
-    """The model store does not hold the package."""
+    """The model store does not have the package."""
 
 
 class StoreUnavailable(PackageError):
-    """The model store cannot be read or written now; nothing is known about the package."""
+    """The model store cannot be read or written now. The package may be valid."""
 
 
 class DigestMismatch(PackageError):
@@ -128,12 +131,12 @@ class DigestMismatch(PackageError):
 
 
 class UntrustedPackage(PackageError):
-    """The package is unsigned, or signed by a key that is not trusted."""
+    """The package is unsigned, or not signed by a trusted key."""
 
 
 class PackageCheckFailed(PackageError):
-    """The package loads, but does not do what it says."""
+    """The content of the package is invalid, or its model fails its check."""
 
 
 class TrainingError(DriftlineError):
-    """No model could be made from this data."""
+    """No model could be trained on this data."""

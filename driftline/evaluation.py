@@ -1,6 +1,6 @@
-"""How good predictions are: the stream's metrics, in plain numpy so that any side may use them.
+"""Compute the metrics of predictions, in plain numpy so that every service can use them.
 
-In: labels and predictions in the same order. Out: one number, or one error per record.
+Input: labels and predictions in the same order. Output: one number, or one error per record.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Values = Sequence[Value] | NDArray[np.object_] | NDArray[np.float64]
 
 
 def higher_is_better(metric: Metric) -> bool:
-    """Whether more of this metric is better.
+    """Return whether a higher value of this metric is better.
 
     >>> higher_is_better("accuracy"), higher_is_better("mae")
     (True, False)
@@ -24,7 +24,7 @@ def higher_is_better(metric: Metric) -> bool:
 
 
 def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float64]:
-    """One error per record, float64 (n,): 0 or 1 for classification, absolute for regression.
+    """Return the error of each record, float64 (n,): 0 or 1, or the absolute error in a regression.
 
     >>> errors("classification", ["a", "b"], ["a", "a"])
     array([0., 1.])
@@ -37,11 +37,11 @@ def errors(task: Task, labels: Values, predictions: Values) -> NDArray[np.float6
 
 
 def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) -> float:
-    """The metric over at least one record.
+    """Compute a metric of at least one record.
 
-    `balanced_accuracy` is the mean recall over the classes among the labels; `f1_macro` the mean F1
-    over the classes among labels or predictions, as scikit-learn defines them. Raises ValueError
-    without records.
+    `balanced_accuracy` is the mean recall over the classes that occur as labels. `f1_macro` is the
+    mean F1 over the classes that occur as labels or predictions. Both are as scikit-learn defines
+    them. Raises ValueError if there are no records.
 
     >>> evaluate("balanced_accuracy", "classification", ["a", "a", "a", "b"], ["a", "a", "b", "b"])
     0.8333333333333333
@@ -66,7 +66,7 @@ def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) ->
 
 
 def better(metric: Metric, one: float, other: float) -> bool:
-    """Whether `one` is strictly better than `other`.
+    """Return whether `one` is strictly better than `other`.
 
     >>> better("mae", 1.0, 2.0), better("accuracy", 0.5, 0.5)
     (True, False)

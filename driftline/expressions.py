@@ -1,7 +1,7 @@
-"""Derived features: arithmetic over columns, checked at load and run by simpleeval.
+"""Compute derived features: arithmetic over columns, checked at load and evaluated by simpleeval.
 
-In: the text and the declared columns; then arrays. Out: one float64 array. It never calls `eval`,
-reads an attribute, or calls anything but the functions listed here.
+Input: the text and the declared columns, then arrays. Output: one float64 array. It never calls
+`eval`, reads an attribute, or calls a function that is not listed here.
 """
 
 import ast
@@ -19,11 +19,11 @@ from driftline.errors import DataError
 
 Floats = NDArray[np.float64]
 
-MAX_CHARACTERS: Final = 2000  # far beyond what a person writes; bounds the parser's work
+MAX_CHARACTERS: Final = 2000  # far longer than users write; limits the work of the parser
 
 
 def _as_float(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """1.0 and 0.0 for true and false, so that they can be added and subtracted."""
+    """Make a comparison return 1.0 or 0.0, so that results can be added and subtracted."""
     return lambda *operands: np.asarray(operation(*operands), dtype=np.float64)
 
 
@@ -51,7 +51,8 @@ _OPERATORS: Final[dict[type, Callable[..., Any]]] = {
     ast.Gt: _as_float(np.greater),
     ast.GtE: _as_float(np.greater_equal),
 }
-# The numbers of arguments are checked here: numpy would take one more as the array to write to.
+# Function → implementation and allowed numbers of arguments. They are checked here, because numpy
+# uses an additional argument as the output array.
 _FUNCTIONS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
     "abs": (np.abs, (1,)),
     "ceil": (np.ceil, (1,)),
@@ -74,15 +75,16 @@ _CALLABLES: Final = {name: function for name, (function, _) in _FUNCTIONS.items(
 class Expression:
     """An expression over named columns, compiled once.
 
-    Arithmetic, comparisons, `&`, `|`, `~`, and the functions of `FUNCTIONS`. A name that is no
-    identifier goes in back-ticks. A category can be compared with a string. The result is missing
-    (NaN) where one of its number columns is.
+    It may use arithmetic, comparisons, `&`, `|`, `~`, and the functions in `FUNCTIONS`. Write a
+    column name in backticks if it is not a Python identifier. A category can be compared with a
+    string by `==` or `!=`. The result is missing (NaN) for records with a missing number in one of
+    the columns.
 
     >>> double = Expression("2 * `petal width`", {"petal width": "number"})
     >>> double.evaluate({"petal width": np.array([0.5, 2.0])}, {})
     array([1., 4.])
 
-    Raises DataError, naming the expression and what is wrong with it.
+    Raises DataError with the expression and what is wrong with it.
     """
 
     def __init__(self, text: str, columns: Mapping[str, str]) -> None:
@@ -103,10 +105,11 @@ class Expression:
     def evaluate(
         self, numbers: Mapping[str, Floats], categories: Mapping[str, NDArray[np.object_]]
     ) -> Floats:
-        """The value for each record.
+        """Return the value for each record.
 
-        `numbers`: float64 arrays (n,), NaN for missing; `categories`: object arrays (n,). Returns
-        float64 (n,), NaN where a number that is used is missing; it may hold infinities.
+        `numbers` are float64 arrays (n,) with NaN for missing values, `categories` object arrays
+        (n,). The result is float64 (n,), NaN if a number that the expression uses is missing. It
+        may contain infinities.
         """
         known: dict[str, Any] = {**categories, **numbers}
         self._evaluator.names = {
@@ -125,17 +128,20 @@ class Expression:
         return DataError(f"the expression {shown!r} {problem}", hint=hint)
 
     def _check(self, body: ast.expr, columns: Mapping[str, str]) -> tuple[str, ...]:
-        """Allow only known columns, operators and functions; constants become floats."""
+        """Return the columns that are used, and convert constants to floats.
+
+        Raises DataError unless all columns, operators and functions are known.
+        """
         used: dict[str, None] = {}
         compared: set[ast.AST] = set()  # operands of == and !=, where text is allowed
-        callees: set[ast.AST] = set()  # names of functions, which are no columns
+        callees: set[ast.AST] = set()  # names of functions, which are not columns
         for node in ast.walk(body):
             match node:
                 case ast.Constant(value=bool()) | ast.Constant(value=None):
                     raise self._error(f"has {node.value!r} where a number was expected")
                 case ast.Constant(value=int() | float() as number):
-                    # As floats, or whole numbers would overflow or grow without bound.
-                    if abs(number) > 1e300:  # also infinity; a float could not hold a larger one
+                    # Use floats, because whole numbers would overflow or grow without limit.
+                    if abs(number) > 1e300:  # also infinity and integers too large for a float
                         raise self._error("has a number above 1e300")
                     node.value = float(number)
                 case ast.Constant(value=str()):
@@ -197,7 +203,7 @@ class Expression:
         for side in sides:
             if isinstance(side, ast.Name):
                 name = self._names.get(side.id, side.id)
-                if name not in columns:  # said before anything about kinds
+                if name not in columns:  # report unknown columns before wrong kinds
                     raise self._unknown(name, columns)
         texts = sum(
             isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides
@@ -221,7 +227,7 @@ class Expression:
         )
 
     def _try_out(self, columns: Mapping[str, str]) -> None:
-        """Find a wrong number of arguments and the like now, not with the first record."""
+        """Evaluate the expression once, so that errors are found at load and not at a record."""
         ones = {name: np.ones(2) for name in self.columns if columns[name] == "number"}
         texts = {
             name: np.array(["", None], dtype=object)
@@ -241,7 +247,10 @@ def _is_not(node: ast.AST) -> bool:
 
 
 def _quoted(text: str) -> tuple[dict[str, str], str]:
-    """Replace `` `any name` `` with an identifier; returns alias → name, and the new text."""
+    """Replace each `` `any name` `` with an identifier.
+
+    Return the mapping from identifier to name, and the new text.
+    """
     names: dict[str, str] = {}
 
     def alias(found: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""From columns to the matrix that a model reads: learnt once in training, the same in serving.
+"""Turn columns into the matrix that a model reads, in the same way in training and serving.
 
-In: `Columns` and, once, the training data. Out: a frozen `FeatureSchema` (kept in the model's
-package) and float32 matrices. It never looks at labels except to name the classes.
+Input: `Columns`. Output: from the training data a frozen `FeatureSchema`, which is stored in the
+package of the model, and then float32 matrices. Labels are only used to list the classes.
 """
 
 from collections import Counter
@@ -16,21 +16,22 @@ from driftline.codec.records import Columns, text
 from driftline.stream import Kind, Stream
 
 MISSING: Final = ""  # the level of a missing category
-# A column of its own costs memory and time in every model; beyond the hundred most frequent
-# values of a category there is little to learn from each.
+# Each level has a column, which costs memory and time in every model. Beyond the hundred most
+# frequent values of a category there is little to learn from each.
 MAX_LEVELS: Final = 100
-# Values that are remembered so as not to be called unseen. More are no category but free text.
+# Further values that are known, so that they do not count as unseen. A column with more values is
+# free text rather than a category.
 MAX_RARE: Final = 10_000
 
 _F32: Final = float(np.finfo(np.float32).max)
 
 
 class FeatureSpec(msgspec.Struct, frozen=True):
-    """One feature as the model takes it.
+    """The encoding of one feature.
 
-    `levels` (categories): values with a column of their own, sorted; `""` stands for missing.
-    `rare`: further values of the training data, known but without a column. `impute` (numbers):
-    the median, put where a value is missing.
+    The `levels` of a category are the values that have their own column, sorted; `""` is the level
+    for missing values. `rare` are further values of the training data, without a column. `impute`
+    is the median of a number, which replaces missing values.
     """
 
     name: str
@@ -42,7 +43,7 @@ class FeatureSpec(msgspec.Struct, frozen=True):
 
 
 class FeatureSchema(msgspec.Struct, frozen=True):
-    """All features, declared ones first, then derived; and the classes, sorted."""
+    """All features, declared ones before derived ones, and the sorted classes."""
 
     features: tuple[FeatureSpec, ...]
     classes: tuple[str, ...] = ()
@@ -78,8 +79,8 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
     features += [_number(name, columns.numbers[name], derived=True) for name in stream.derived]
     classes: tuple[str, ...] = ()
     if stream.task == "classification":
-        # Of a hundred thousand labels few are different; numbers and truths are equal, their texts
-        # are not.
+        # A set makes this fast, because few labels are different. It is only used for texts: True
+        # and 1 are equal, but their texts are not.
         known = set(labels) if set(map(type, labels)) == {str} else labels
         classes = tuple(sorted({text(label) for label in known}))
     return FeatureSchema(tuple(features), classes)
@@ -87,7 +88,7 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
 
 def _number(name: str, values: NDArray[np.float64], *, derived: bool = False) -> FeatureSpec:
     known = values[~np.isnan(values)]
-    # A column that is missing everywhere tells nothing: any constant will do.
+    # A column without any value carries no information, so any constant will do.
     median = float(np.median(known)) if len(known) else 0.0
     return FeatureSpec(name, "number", impute=median, derived=derived)
 
@@ -105,7 +106,7 @@ def _category(name: str, values: NDArray[np.object_]) -> FeatureSpec:
 
 
 def matrix_columns(schema: FeatureSchema) -> tuple[str, ...]:
-    """Names of the matrix's columns: `name` of a number, `name=level` of a category's levels."""
+    """Return the names of the matrix columns: `name` for a number, `name=level` for each level."""
     return tuple(
         column
         for spec in schema.features
@@ -118,7 +119,7 @@ def matrix_columns(schema: FeatureSchema) -> tuple[str, ...]:
 
 
 class MatrixEncoder:
-    """`encode_matrix` with its look-up tables built once: for serving, batch after batch."""
+    """Encode many batches with one schema. The look-up tables are built only once."""
 
     def __init__(self, schema: FeatureSchema) -> None:
         self.schema = schema
@@ -136,7 +137,7 @@ class MatrixEncoder:
                 self._known[spec.name] = frozenset((*spec.levels, *spec.rare, None))
 
     def encode(self, columns: Columns) -> NDArray[np.float32]:
-        """The matrix (n, width), float32."""
+        """Return the matrix (n, width), float32. Raises KeyError if a feature has no column."""
         matrix = np.zeros((len(columns), self.width), dtype=np.float32)
         at = 0
         for spec in self.schema.features:
@@ -145,7 +146,7 @@ class MatrixEncoder:
                 missing = np.isnan(values)
                 if missing.any():
                     values = np.where(missing, spec.impute or 0.0, values)
-                # What float32 cannot hold would become infinite, which models refuse.
+                # Values outside the range of float32 would become infinite, which models reject.
                 matrix[:, at] = np.clip(values, -_F32, _F32)
                 at += 1
             else:
@@ -159,7 +160,7 @@ class MatrixEncoder:
         return matrix
 
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-        """For each category column: which values (n,) were not in the training data."""
+        """Return for each category column a mask (n,) of values that training data did not have."""
         return {
             name: np.array([value not in known for value in columns.categories[name]], dtype=bool)
             for name, known in self._known.items()
@@ -167,16 +168,18 @@ class MatrixEncoder:
 
 
 def encode_matrix(schema: FeatureSchema, columns: Columns) -> NDArray[np.float32]:
-    """The matrix (n, width), float32, in the order of `matrix_columns`.
+    """Return the matrix (n, width), float32, with the columns of `matrix_columns`.
 
-    Numbers as they are, the median where missing. Categories one-hot over their levels: an unseen
-    or rare value is all zeros; a missing one has level `""` if training data had missing ones,
-    else zeros.
+    Numbers are unchanged, and the median replaces missing ones. Categories are one-hot encoded over
+    their levels. The columns of an unseen or rare value are all zero. A missing value has the level
+    `""` if the training data had missing values, and otherwise only zeros.
     """
     return MatrixEncoder(schema).encode(columns)
 
 
 def unseen_mask(schema: FeatureSchema, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-    """For each category column: which values (n,) were not in the training data. Missing is not
-    unseen."""
+    """Return for each category column a mask (n,) of values that training data did not have.
+
+    A missing value never counts as unseen.
+    """
     return MatrixEncoder(schema).unseen(columns)

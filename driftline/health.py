@@ -1,7 +1,7 @@
-"""Judges whether a service is well by what it wrote to its state file last.
+"""Judge whether a service is healthy from the last state that it wrote to its state file.
 
-In: a `ServiceState` and the present time. Out: a `Health`. It asks no broker, so that a broker in
-trouble does not make every service look ill at once.
+Input: a `ServiceState` and the current time. Output: a `Health`. It does not connect to the broker,
+so that a broker failure does not at once make every service unhealthy.
 """
 
 from collections.abc import Mapping
@@ -12,9 +12,11 @@ import msgspec
 from driftline.codec.records import parse_time
 from driftline.processes import ServiceState, TroubleKind
 
-# A service writes its state each second; a window with many columns may keep the monitor busy.
+# A service writes its state about once a second, but a window with many columns can keep the
+# monitor busy for longer.
 MAX_SILENCE_S = 30.0
-# How long a trouble may last. A broker may restart, partitions may move, and a batch may take long.
+# How long each kind of problem may last before the service is unhealthy. Brokers restart,
+# partitions move, and a batch may take long.
 PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
     "too few partitions": 60.0,
@@ -24,14 +26,14 @@ _WELL = ("running", "waiting for a model", "waiting for Kafka")
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Whether a service is well, and why (not) in words."""
+    """The health of a service, with the reason."""
 
     healthy: bool
     reason: str
 
 
 def judge(state: ServiceState | None, *, now: datetime) -> Health:
-    """Judge by what the service wrote last; `now` has a time zone."""
+    """Judge a service by its last state, or None if it wrote none. `now` has a time zone."""
     if state is None:
         return Health(False, "not started yet")
     if state.state not in _WELL:
@@ -49,5 +51,5 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
 
 
 def seconds_since(moment: str, now: datetime) -> float:
-    """How long ago a moment was that is written as RFC 3339."""
+    """Return the seconds from `moment`, an RFC 3339 time, to `now`."""
     return now.timestamp() - parse_time(moment) / 1e6

@@ -1,8 +1,7 @@
-"""The history of decisions: windows, drift events, retrain requests, decisions, models, pointers,
-and which of them led to which.
+"""Link windows, drift events, retrain requests, decisions, models and pointers by their causes.
 
-In: the four rare topics, read once. Out: `Node` trees with causes or effects. It never reads a hot
-topic.
+Input: the topics of these events, read once. Output: `Node` trees with causes and effects. It reads
+no records, predictions, labels or outcomes. Causes lead to effects in this order:
 
 windows → drift event → retrain request → decision → model → pointer
 """
@@ -43,7 +42,7 @@ Kind = Literal[
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One thing that happened. `text` is for people; `causes` made it, `effects` came of it."""
+    """One event, record or model, with a description, its causes and its effects."""
 
     kind: Kind
     id: str
@@ -53,11 +52,13 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Drift events, requests, decisions, models and pointers by id, and who names whom."""
+    """Drift events, requests, decisions, models and pointers by id, with their references."""
 
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
-        """Read the topics. Of the windows, which are many, those stay that drift events name,
-        and `also_window`."""
+        """Read the topics. Raises BrokerError.
+
+        Of the many windows, only `also_window` and those that drift events name are kept.
+        """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
         self._drift: dict[str, list[DriftEvent]] = defaultdict(list)
@@ -91,7 +92,7 @@ class History:
         try:
             event = decode(models_decoder, message)
         except DataError:
-            return  # inference has sent it to the dead letters
+            return  # unreadable; inference makes it a dead letter
         match event:
             case ModelAnnounced() as model:
                 self._models[model.digest] = model
@@ -99,7 +100,7 @@ class History:
                 self._pointers[pointer.id] = pointer
 
     def nodes(self, id: str) -> Iterator[Node]:
-        """All things of the history with this id, with their chains."""
+        """Return everything in the history with this id, with its causes and effects."""
         if id in self._drift:
             yield self.drift(id, causes=True, effects=True)
         if id in self._requests:
@@ -111,7 +112,8 @@ class History:
         if id in self._windows:
             yield self.window(id, effects=True)
         digest = id if id.startswith("sha256:") else f"sha256:{id}"
-        # As short as people write them, yet never a row number taken for a digest.
+        # Accept the start of a digest, but at least 8 characters, because a shorter one may be a
+        # row number.
         if id.startswith("sha256:") or len(id) >= 8:
             for known in sorted(self._models):
                 if known.startswith(digest):
@@ -197,8 +199,11 @@ class History:
         causes: bool = False,
         effects: bool = False,
     ) -> Node:
-        """A model, and what led to it: that request alone, or all that it was made or chosen for;
-        one that answered before may have been chosen again."""
+        """Return a model by its digest, with its causes and effects if asked for.
+
+        With `request`, its causes are the decisions on that request. Without it, they are all
+        decisions that chose the model, because an earlier model may be promoted again.
+        """
         known = self._models.get(digest)
         if known is None:
             return Node("model", digest, "not announced in the topic")
@@ -239,7 +244,7 @@ class History:
 
 
 class _Window(msgspec.Struct, frozen=True):
-    """What a data window, performance window and performance pane have in common."""
+    """The fields that data windows, performance windows and performance panes have in common."""
 
     type: str
     id: str
