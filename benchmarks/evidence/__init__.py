@@ -1,1 +1,1 @@
-"""Measurements behind what the documentation says; `python -m benchmarks.evidence NAME`."""
+"""The measurements that the documentation quotes; run `python -m benchmarks.evidence NAME`."""

@@ -1,5 +1,7 @@
-"""Runs one of the measurements in this folder, `python -m benchmarks.evidence NAME [OPTIONS]`, or
-`all` of them one after the other, which takes some hours."""
+"""Run one of the measurements in this folder: `python -m benchmarks.evidence NAME [OPTIONS]`.
+
+With `all` in place of a name, run all of them one after the other, which takes some hours.
+"""
 
 import importlib
 import pkgutil
@@ -8,7 +10,7 @@ from pathlib import Path
 
 
 def names() -> list[str]:
-    """The measurements: modules here that have a `main`."""
+    """Return the names of the measurements: the modules in this folder that have a `main`."""
     found = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
     return [
         name
@@ -19,7 +21,7 @@ def names() -> list[str]:
 
 
 def run(arguments: list[str]) -> int:
-    """Returns the exit code."""
+    """Run the measurements that the arguments name, and return the exit code."""
     known = names()
     if arguments == ["all"]:
         codes = []

@@ -1,8 +1,8 @@
-"""Which detector finds changes of the error, how late, and how often it is wrong.
+"""Compare detectors of error changes: what they find, how late, and how many alarms are false.
 
-In: generated streams (tuning seeds apart from those reported), and the files whose changes are
-known. Out: tables of precision, recall, F1, delay and false alarms, the recall by what the best
-possible test would need, and the delays on the files.
+In: generated streams (with other seeds than those used for tuning), and data sets with known
+changes. Out: tables of precision, recall, F1, delay and false alarms, of recall by the number of
+rows that the best possible test needs, and of the delays on the data sets.
 """
 
 import csv
@@ -35,19 +35,19 @@ from benchmarks.evidence.sets import SETS
 from driftline.stream import Drift, Stream
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # reported, of each family, abrupt and gradual each
-FIRST_SEED: Final = 1_000  # of those reported; tuning seeds begin at 0
-# A change counts as found so many rows after its end.
+SEEDS: Final = 30  # streams of each family, abrupt and gradual each
+FIRST_SEED: Final = 1_000  # for reported results; seeds for tuning begin at 0
+# An alarm up to this many rows after the end of a change counts as finding it.
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
-SEEN: Final = 500  # F1 is over changes that the best test sees within so many rows
-# 500 µs a value: on so many seeds only.
+SEEN: Final = 500  # F1 covers only changes that the best test finds within this many rows
+# KSWIN takes 500 µs per value, so it is measured on this many seeds only,
 SLOW: Final = {"kswin": 1}
-SLOW_ROWS: Final = 5_000  # and on files no longer than this
+SLOW_ROWS: Final = 5_000  # and only on files of at most this many rows
 
 
 class File(msgspec.Struct, frozen=True):
-    """A data set with known changes, of which the first rows train."""
+    """A data set with known changes. The model is trained on its first rows."""
 
     name: str
     training: int = 2_000
@@ -63,7 +63,7 @@ FILES: Final = (
 
 
 class Score(msgspec.Struct):
-    """Sums over streams."""
+    """The results of one detector, summed over streams."""
 
     rows: int = 0
     found: int = 0
@@ -76,7 +76,7 @@ class Score(msgspec.Struct):
     seconds: float = 0.0
 
     def add(self, stream: Drifting, result: Run) -> None:
-        """Count in the alarms on a stream."""
+        """Add the alarms on a stream."""
         self.rows += len(stream.y) - stream.training
         taken: set[int] = set()
         for i, (change, limit) in enumerate(zip(stream.changes, result.bounds, strict=True)):
@@ -84,7 +84,7 @@ class Score(msgspec.Struct):
             if i + 1 < len(stream.changes):
                 end = min(end, stream.changes[i + 1].row)
             if math.isinf(limit):
-                continue  # the error does not rise: nothing to be found
+                continue  # the error does not increase, so there is nothing to find
             within = [k for k, a in enumerate(result.alarms) if change.row < a.row <= end]
             taken.update(within)
             if not within and (k := _next(stream, result, i, end)) is not None:
@@ -106,7 +106,7 @@ class Score(msgspec.Struct):
         self.false += len(result.alarms) - len(taken)
 
     def row(self) -> dict[str, float]:
-        """The figures."""
+        """Return the figures of a table row."""
         precision = self.found / max(1, self.found + self.false)
         recall = self.found / max(1, self.found + self.missed)
         return {
@@ -124,7 +124,7 @@ class Score(msgspec.Struct):
 
 
 def _next(stream: Drifting, result: Run, change: int, end: int) -> int | None:
-    """The first alarm after a change that was missed, before the next one: too late, not false."""
+    """Return the first alarm between the limit `end` and the next change: it is late, not false."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)
 
@@ -137,7 +137,7 @@ Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
 
 
 def contestants(names: Sequence[str], events: bool) -> Contestants:
-    """By name: how to watch, with which detectors."""
+    """Return by name how to watch the stream, and with which detectors."""
     chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
     if events:
         default = Drift().detectors
@@ -149,7 +149,7 @@ def contestants(names: Sequence[str], events: bool) -> Contestants:
 def generated(
     chosen: Contestants, families: Sequence[Family], seeds: range
 ) -> dict[str, dict[str, Score]]:
-    """Scores by contestant and family."""
+    """Return the scores by contestant and family."""
     scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
     for family, gradual, seed in itertools.product(families, (False, True), seeds):
         stream = draw(family, seed, gradual=gradual)
@@ -166,7 +166,7 @@ def generated(
 
 
 def together(scores: dict[str, Score]) -> Score:
-    """All families as one."""
+    """Return the sum of the scores of all families."""
     whole = Score()
     for score in scores.values():
         whole.rows += score.rows
@@ -185,7 +185,7 @@ def together(scores: dict[str, Score]) -> Score:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
+    """Format a Markdown table."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -220,7 +220,7 @@ HEAD: Final = (
 
 
 def read(file: File, data: Path) -> Drifting:
-    """A data set as a stream."""
+    """Read a data set as a stream."""
     item = SETS[file.name]
     target, changes = item.target, item.changes
     with gzip.open(item.file(data), "rt", newline="") as text:
@@ -238,7 +238,7 @@ def read(file: File, data: Path) -> Drifting:
 
 
 def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
-    """Rows of: file, contestant, delay after each change, false alarms."""
+    """Return table rows: file, contestant, delay after each change, false alarms."""
     rows = []
     for file in FILES:
         stream = read(file, data)
@@ -258,7 +258,7 @@ def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print tables, and with `--json` write the numbers."""
+    """Measure, print the tables, and with `--json` write the numbers to a file."""
     parser = options("detectors", __doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="streams of each family")
     parser.add_argument("--tune", action="store_true", help="on the tuning seeds, not the others")

@@ -1,6 +1,7 @@
-"""Generated streams whose concept changes, and what the best test would need to see it.
+"""Generate streams whose concept changes, and compute how soon the best test could find this.
 
-In: a family and a seed. Out: rows, labels, and the places of the changes. Numpy alone.
+In: a family and a seed. Out: rows, labels, and the rows at which the concept changes. This module
+needs only NumPy.
 """
 
 import math
@@ -15,24 +16,24 @@ Floats = NDArray[np.float64]
 Rng = np.random.Generator
 
 TRAINING: Final = 2_000
-SPACING: Final = 4_000  # rows between changes, give or take JITTER
+SPACING: Final = 4_000  # rows between changes, plus or minus JITTER
 JITTER: Final = 500
 CHANGES: Final = 3
 ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
-WIDTH: Final = 1_000  # of a gradual change
-# The best test's false alarms: one in so many rows.
+WIDTH: Final = 1_000  # rows of a gradual change
+# The best test raises one false alarm in this many rows.
 BOUND_ROWS: Final = 10_000
 
 
 class Change(msgspec.Struct, frozen=True):
-    """The concept begins to change at `row`, and has changed `width` rows later."""
+    """A change of concept that begins at `row` and is complete `width` rows later."""
 
     row: int
     width: int
 
 
 class Family(msgspec.Struct, frozen=True):
-    """A kind of stream; `draw(rng)` makes a function of (rng, rows, concept number)."""
+    """A kind of stream; `draw(rng)` returns a function (rng, rows, concept number) → (x, y)."""
 
     name: str
     draw: Callable[[Rng], Callable[[Rng, int, int], tuple[Floats, Floats]]]
@@ -40,7 +41,7 @@ class Family(msgspec.Struct, frozen=True):
 
 
 class Drifting(msgspec.Struct, frozen=True):
-    """A stream: `x` (n, columns), `y` (n,); `fresh(concept)` draws further rows of a concept."""
+    """A stream: `x` (n, columns) and `y` (n,). `fresh(concept)` draws more rows of a concept."""
 
     x: Floats
     y: Floats
@@ -51,7 +52,7 @@ class Drifting(msgspec.Struct, frozen=True):
 
 
 def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
-    """A stream of a family; the same one for the same seed."""
+    """Draw a stream of a family. The same seed always gives the same stream."""
     rng = np.random.default_rng([seed, gradual, *family.name.encode()])
     sample = family.draw(rng)
     width = WIDTH if gradual else 0
@@ -67,15 +68,17 @@ def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
     parts = [sample(rng, ROWS, concept) for concept in range(CHANGES + 1)]
     x = np.stack([part[0] for part in parts])[concepts, rows]
     y = np.stack([part[1] for part in parts])[concepts, rows]
-    # Not of the same numbers: what is measured with them is not what was trained on.
+    # Use different random numbers, so that errors are not measured on the rows of the training.
     others = np.random.default_rng([seed, gradual, 1, *family.name.encode()])
     return Drifting(x, y, changes, family.regression, lambda c: sample(others, 4_000, c))
 
 
 def bound(before: float, after: float) -> float:
-    """Rows that the best test of a rise, told both error rates, needs at its false-alarm rate.
+    """Return how many rows the best test needs to find an increase of the error rate.
 
-    log(rows between false alarms) / KL(after‖before): G. Lorden, 1971. Infinite without a rise.
+    This test knows both error rates and raises a false alarm once in `BOUND_ROWS` rows. It needs
+    log(rows between false alarms) / KL(after‖before) rows (G. Lorden, 1971). Infinite if the error
+    does not increase.
     """
     if after <= before:
         return math.inf
@@ -87,7 +90,7 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """The same for absolute errors, (n,) each: of normal ones, with the variance before."""
+    """Return the same for absolute errors (n,), as if normal with the variance of `before`."""
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
         return math.inf
@@ -103,7 +106,7 @@ def _noisy(rng: Rng, y: Any, share: float) -> Floats:
 
 
 def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # W. N. Street and Y. Kim, 2001: their four thresholds, in any order.
+    # W. N. Street and Y. Kim, 2001: their four thresholds in random order.
     thresholds = rng.permutation([7.0, 8.0, 9.0, 9.5])
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -114,7 +117,8 @@ def _sea(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: below a sine or another one, and both reversed.
+    # J. Gama et al., 2004: the class is whether a point is below one of two sine curves, or the
+    # reverse.
     order = rng.permutation(4)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -127,7 +131,8 @@ def _sine(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: two of three conditions, then the reverse for a share of the area.
+    # J. Gama et al., 2004: two of three conditions must hold; in every other concept, the class is
+    # reversed in a share of the area.
     shares = rng.uniform(0.2, 1.0, CHANGES + 1)
 
     def sample(rng: Rng, rows: int, concept: int) -> tuple[Floats, Floats]:
@@ -141,7 +146,7 @@ def _mixed(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _stagger(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Schlimmer and R. Granger, 1986: three rules on size, colour and shape, and back.
+    # J. Schlimmer and R. Granger, 1986: three rules on size, colour and shape, which recur.
     order = [*rng.permutation(3), *rng.permutation(3)]
     order = [rule for i, rule in enumerate(order) if not i or rule != order[i - 1]]
     noise = rng.uniform(0.0, 0.2)
@@ -159,7 +164,7 @@ def _stagger(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # G. Hulten et al., 2001, with sudden turns by 10 to 90 degrees.
+    # G. Hulten et al., 2001, but the hyperplane turns suddenly, by 10 to 90 degrees.
     weights = [rng.normal(size=5)]
     for _ in range(CHANGES):
         last = weights[-1] / np.linalg.norm(weights[-1])
@@ -176,7 +181,8 @@ def _hyperplane(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Gama et al., 2004: inside a circle that moves and grows.
+    # J. Gama et al., 2004: the class is whether a point is inside a circle, whose centre and radius
+    # change.
     centres = rng.uniform(0.3, 0.7, (CHANGES + 1, 2))
     radii = rng.uniform(0.15, 0.35, CHANGES + 1)
 
@@ -189,7 +195,7 @@ def _circles(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
 
 
 def _friedman(rng: Rng) -> Callable[[Rng, int, int], tuple[Floats, Floats]]:
-    # J. Friedman, 1991, the columns changing their parts: E. Ikonomovska et al., 2011.
+    # J. Friedman, 1991. In each change, two columns swap their roles (E. Ikonomovska et al., 2011).
     orders = [np.arange(5)]
     for _ in range(CHANGES):
         order = orders[-1].copy()

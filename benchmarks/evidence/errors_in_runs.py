@@ -1,9 +1,10 @@
-"""False alarms of the default detector on errors that come in runs.
+"""Measure false alarms of the default detector on autocorrelated errors.
 
-In: the errors of a first model on real sets, cut into blocks that are shuffled, so that nothing
-changes for good but neighbours stay together. Out: alarms in 1,000 rows, of rises that would
-matter: as if errors were independent, with what the model's held-out errors say of them, and with
-what the errors themselves say, too.
+In: the errors of a first model on real data sets, in blocks that are shuffled. So the error never
+changes for good, but neighbouring errors stay together. Out: alarms per 1,000 rows, of increases
+that are large enough to matter. The detector is run in three ways: as if errors were independent,
+with the variance inflation of the model's held-out errors, and also with that of the errors
+themselves.
 """
 
 import sys
@@ -22,7 +23,8 @@ from monitor.decisions.detectors import ErrorDetector
 from monitor.decisions.runs import Runs
 from monitor.reference.dependence import inflation
 
-# Rows of a block: a week, or a month where rows are days; elsewhere a length that keeps runs whole.
+# Rows in a block: a week, or a month if rows are days. Without a calendar, a block has 200 rows, so
+# that it preserves the autocorrelation.
 BLOCKS: Final = {
     "elec2": 336,
     "bike_sharing": 168,
@@ -38,7 +40,7 @@ PANE: Final = 50
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One set; alarms are means over shuffles, in 1,000 rows."""
+    """The result of one data set: alarms per 1,000 rows, averaged over the shuffles."""
 
     set: str
     block: int
@@ -49,7 +51,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
+    """Measure and print a table."""
     parser = options("errors_in_runs", __doc__)
     parser.add_argument("--sets", nargs="+", choices=list(BLOCKS), default=list(BLOCKS))
     parser.add_argument("--shuffles", type=int, default=10)
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(name: str, data: Path, shuffles: int) -> Row:
-    """One set."""
+    """Measure one data set."""
     followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
     found = errors(task, followed.labels, followed.scores.predictions)
@@ -85,7 +87,7 @@ def measure(name: str, data: Path, shuffles: int) -> Row:
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
-        with patch.object(Runs, "add"):  # what is told is all that is known
+        with patch.object(Runs, "add"):  # use only the given inflation
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)
         counts[2] += _alarms(ErrorDetector("glr", task, more), shuffled)

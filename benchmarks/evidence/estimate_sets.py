@@ -1,7 +1,7 @@
 """Labelled data sets, each with the model that Driftline trains on its first fifth.
 
-In: a folder of data sets (`name/data.csv.gz`, rows in the order of the stream). Out: the model's
-reference, and what it says of all later records, with the truth.
+In: a folder of data sets (`name/data.csv.gz`, with rows in the order of the stream). Out: the
+model's reference, and its predictions for all later records, with their labels.
 """
 
 import tempfile
@@ -24,15 +24,15 @@ from driftline.stream import Metric, Stream, loads
 from producers.draft import window_records
 from trainer.first import train_first
 
-# As `driftline run` does unless told otherwise.
+# The default of `driftline run`.
 WARM_UP: Final = 0.2
 
 
 class LabelledSet(msgspec.Struct, frozen=True):
-    """A data set and the metric that is estimated; `also_drop` are columns without which it was
-    measured.
+    """A data set and the metric to estimate.
 
-    `tuned_on`: it was looked at while the estimator was chosen; the others were only measured.
+    also_drop: more columns to leave out. tuned_on: whether the set was used to choose the
+    estimator; the other sets were only measured.
     """
 
     data: DataSet
@@ -42,7 +42,7 @@ class LabelledSet(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The data set's."""
+        """The name of the data set."""
         return self.data.name
 
 
@@ -57,13 +57,13 @@ LABELLED: Final = (
     LabelledSet(SETS["airlines_delayed_labels"]),
     LabelledSet(SETS["california_housing_nml"]),
     LabelledSet(SETS["phishing_sites"]),
-    # The description says weather_main again, in finer words.
+    # The description repeats `weather_main` in more detail.
     LabelledSet(SETS["metro_traffic"], metric="mae", also_drop=("weather_description",)),
 )
 
 
 class Followed(msgspec.Struct, frozen=True):
-    """A model and the `n` records after those that it was trained on, in the stream's order."""
+    """A model and the records after its training data, in the stream's order."""
 
     stream: Stream
     reference: Reference
@@ -73,14 +73,14 @@ class Followed(msgspec.Struct, frozen=True):
     labels: NDArray[Any]
 
     def windows(self) -> list[slice]:
-        """The whole windows, one after the other."""
+        """Return the complete windows, one after the other."""
         return [
             slice(start, start + self.window)
             for start in range(0, len(self.labels) - self.window + 1, self.window)
         ]
 
     def realised(self, at: slice, metric: Metric) -> float:
-        """The metric over these records."""
+        """Return the metric over these records."""
         said = self.scores.predictions[at]
         return evaluate(metric, self.stream.task, self.labels[at], said)
 
@@ -88,7 +88,7 @@ class Followed(msgspec.Struct, frozen=True):
 def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:
     """Train on the first fifth of a set as Driftline does, and score the rest.
 
-    Rows without a label are left out. `metric` in place of the set's own.
+    Rows without a label are left out. metric: replaces the metric of the set.
     """
     import pandas as pd
 

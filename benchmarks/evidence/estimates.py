@@ -1,12 +1,16 @@
-"""Estimated against realised metric per window, beside other label-free estimators.
+"""Compare estimated with realised metrics of windows, for Driftline and other estimators.
 
 usage: python -m benchmarks.evidence estimates [--data FOLDER] [--nannyml PYTHON] [--json FILE] …
 
-Each labelled set: a model trained on the first fifth as Driftline does, windows over the rest. The
-others: the model's held-out metric taken as it is; average thresholded confidence (ATC, Garg et
-al., Leveraging unlabeled data to predict out-of-distribution performance, 2022); difference of
-confidences (DoC, Guillory et al., Predicting with confidence on unseen distributions, 2021); and,
-with a Python that has it, NannyML's CBPE and DLE with its defaults.
+For each labelled set, a model is trained on the first fifth as Driftline does, and the metric of
+each window of the rest is estimated without labels. The other estimators are:
+
+- the model's held-out metric, unchanged;
+- average thresholded confidence (ATC; Garg et al., Leveraging unlabeled data to predict
+  out-of-distribution performance, 2022);
+- difference of confidences (DoC; Guillory et al., Predicting with confidence on unseen
+  distributions, 2021);
+- NannyML's CBPE and DLE with their defaults, if `--nannyml` names a Python that has NannyML.
 """
 
 import json
@@ -31,11 +35,11 @@ from monitor.estimates.coverage import Compared, coverage
 from monitor.reference.references import estimator_for
 from monitor.sample import Sample
 
-Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN where there is none
+Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if missing
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One estimator on one set."""
+    """The result of one estimator on one data set."""
 
     name: str
     estimator: str
@@ -44,7 +48,7 @@ class Row(msgspec.Struct, frozen=True):
     windows: int
     window: int
     mean_absolute_error: float
-    covered: float | None  # None: it has no interval
+    covered: float | None  # None: the estimator gives no interval
     width: float | None  # mean width of its intervals
 
 
@@ -77,7 +81,7 @@ def main(argv: list[str]) -> int:
 def measure(
     chosen: LabelledSet, followed: Followed, metric: Metric, nannyml: Path | None
 ) -> list[Row]:
-    """All estimators on one set."""
+    """Run all estimators on one data set."""
     realised = [followed.realised(at, metric) for at in followed.windows()]
     found: dict[str, Estimates] = {"driftline": _own(followed)}
     reference = float(_own_reference(followed))
@@ -148,7 +152,7 @@ def _sample(followed: Followed, at: slice) -> Sample:
 
 
 def _confidences(followed: Followed) -> dict[str, Estimates]:
-    """ATC and DoC from the largest score of each record; of accuracy alone."""
+    """Estimate accuracy by ATC and DoC from the largest score of each record."""
     reference, probabilities = followed.reference, followed.scores.probabilities
     if reference.held_scores is None or probabilities is None:
         return {}

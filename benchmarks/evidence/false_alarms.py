@@ -1,9 +1,9 @@
-"""How often a window that did not drift opens an event, and how often one that did does.
+"""Measure how often windows without drift open an event, and how often real shifts are found.
 
-In: data sets, shuffled by rows or in whole blocks, so that nothing drifts in them. Out: events a
-window with an interval, beside Evidently's defaults on the same windows, and the share of shifts
-that are found. References are drawn anew many times; the interval takes windows of one reference
-for what they are, alike.
+In: data sets, shuffled by rows or in whole blocks, so that they do not drift. Out: events per
+window with a confidence interval, the windows that Evidently's defaults flag, and the share of
+injected shifts that each finds. Many references are drawn. The interval accounts for the
+correlation of windows that share a reference.
 """
 
 import sys
@@ -32,19 +32,20 @@ RATE: Final = 0.005
 EFFECT: Final = 0.1  # the default `effect_size`, and Evidently's threshold for both distances
 SIZES: Final = (100, 500, 5000)
 ORDERS: Final = ("rows", "blocks")
-# As in a package; of short sets no more than two fifths, so that windows are left.
+# Rows of a reference as in a model package, but at most this share of a data set, so that enough
+# rows remain for windows.
 REFERENCE: Final = 10_000
 SHARE: Final = 0.4
-MAX_WINDOWS: Final = 40  # of one reference
+MAX_WINDOWS: Final = 40  # windows for one reference
 RESOLVE_AFTER: Final = 2
-# What is put into the windows of the second part: one number moves by half a standard deviation.
+# The injected drift: one numeric column shifts by this many standard deviations.
 SHIFT: Final = 0.5
-WITHIN: Final = 3  # windows in which it should be found
+WITHIN: Final = 3  # windows within which the shift should be found
 
 Columns = list[NDArray[Any]]
 
 
-# They were looked at while the rule was made; the others were only measured.
+# These data sets were used to design the rule; the others were only measured.
 TUNED_ON: Final = ("sea_abrupt", "car_loan_nml", "elec2", "noaa_weather", "phishing_sites")
 OTHERS: Final = (
     "bike_sharing",
@@ -56,12 +57,12 @@ OTHERS: Final = (
 
 
 class Count(msgspec.Struct):
-    """What one reference and its windows gave."""
+    """The counts for one reference and its windows."""
 
     windows: int = 0
-    events: int = 0  # by the calibrated scores alone
-    large: int = 0  # of those with the effect that counts: what the monitor publishes
-    evidently: int = 0  # windows with any column flagged
+    events: int = 0  # events by the calibrated scores alone
+    large: int = 0  # events if only columns with a large enough effect count, as in the monitor
+    evidently: int = 0  # windows in which Evidently's tests flag any column
     uncalibrated: int = 0
     shifts: int = 0
     found: int = 0
@@ -69,7 +70,7 @@ class Count(msgspec.Struct):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A line of the table."""
+    """A row of the table."""
 
     order: str
     size: int
@@ -84,7 +85,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
+    """Measure and print the tables."""
     parser = options("false_alarms", __doc__)
     parser.add_argument("--sets", choices=("tuned", "others", "all"), default="all")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
@@ -119,7 +120,10 @@ def main(argv: list[str]) -> int:
 
 
 def columns_of(item: DataSet, data: Path) -> Columns:
-    """The columns that `driftline init` has watched, from the newest version of the data set."""
+    """Return the columns that a stream file drafted by `driftline init` watches.
+
+    Rows after a known drift of the data set are left out.
+    """
     import pandas as pd
 
     path = item.file(data)
@@ -141,14 +145,16 @@ def columns_of(item: DataSet, data: Path) -> Columns:
 def measure(
     columns: Columns, size: int, block: int, rng: np.random.Generator, classifier: bool = False
 ) -> Count:
-    """One reference and the windows after it, all from data in an order drawn anew."""
+    """Shuffle the data, then measure one reference and the windows after it."""
     total = len(columns[0])
     order = rng.permutation(total // block)[:, None] * block + np.arange(block)
     columns = [values[order.ravel()] for values in columns]
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    rate = RATE / 2 if classifier else RATE  # a half to each, as the monitor does
+    rate = (
+        RATE / 2 if classifier else RATE
+    )  # the tests and the classifier get half each, as in the monitor
     calibration = Calibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
@@ -185,7 +191,7 @@ def measure(
 
 
 def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
-    """How many events the scores (columns, windows) open, by the rule of `monitor.decide`."""
+    """Return how many events the scores (columns, windows) open by the monitor's rule."""
     highest = scores.max(axis=0)
     warned = highest >= thresholds.warning
     opened, is_open, quiet = 0, False, 0
@@ -200,14 +206,16 @@ def events(scores: NDArray[np.float64], thresholds: Thresholds) -> int:
 
 
 def _distances(known: Histograms, windows: Sequence[Columns]) -> NDArray[np.float64]:
-    """(columns and pairs, windows)."""
+    """Return the distances (columns and pairs, windows) from the reference."""
     counts = np.stack([known.count(window) for window in windows], axis=1)
     return known.distances(counts, known.total[:, None])
 
 
 def _effects(reference: Columns, window: Columns) -> list[float]:
-    """What Evidently's default tests give for a reference of more than 1,000 rows: Wasserstein's
-    distance of numbers, Jensen and Shannon's of categories."""
+    """Return the results of Evidently's default tests for references of more than 1,000 rows.
+
+    These are the Wasserstein distance for numbers and the Jensen-Shannon distance for categories.
+    """
     found = []
     for old, new in zip(reference, window, strict=True):
         if old.dtype.kind == "f":
@@ -220,7 +228,7 @@ def _effects(reference: Columns, window: Columns) -> list[float]:
 
 
 def pooled(order: str, size: int, counts: Sequence[Count]) -> Row:
-    """All references together. The error is that of a ratio of sums over them."""
+    """Pool the counts of all references. The error is that of a ratio of sums over references."""
     windows = np.array([count.windows for count in counts])
     opened = np.array([count.events for count in counts])
     rate = float(opened.sum() / windows.sum())

@@ -1,7 +1,8 @@
-"""A model over a drifting stream, retrained after each alarm, and the alarms it gave.
+"""Run a model over a drifting stream, retrain it after each alarm, and collect the alarms.
 
-In: a stream, and the detectors or the whole decider that watches the errors. Out: rows of alarms,
-and the error rates before and after each change. The data since the onset train the next model.
+In: a stream, and the detectors or the decider that watch the errors. Out: the rows of the alarms,
+and the rows that the best test would need to find each change. Each new model is trained on the
+rows since the onset of the drift.
 """
 
 import math
@@ -24,34 +25,34 @@ Floats = NDArray[np.float64]
 
 WINDOW: Final = 1_000
 PANES: Final = 20  # in a window
-# Rows since the onset that a new model is trained on: fewer make a poor one.
+# A new model is trained on this many rows or more since the onset; with fewer, it would be poor.
 RETRAIN_ROWS: Final = 1_000
-HELD_OUT: Final = 5  # every fifth row is held out to know the model's error
+HELD_OUT: Final = 5  # every fifth row is held out to measure the model's error
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """Told at `row`; thought to begin at `onset`."""
+    """An alarm at `row` about a change whose estimated beginning is `onset`."""
 
     row: int
     onset: int | None
 
 
 class Run(msgspec.Struct, frozen=True):
-    """Alarms, and for each change the rows that the best test would need."""
+    """The alarms, and for each change the number of rows that the best test would need."""
 
     alarms: tuple[Alarm, ...]
     bounds: tuple[float, ...]
 
 
 class Watch(Protocol):
-    """What is shown panes and windows, and says when it is alarmed."""
+    """A watcher that gets panes and windows and returns an alarm or None."""
 
     def pane(self, pane: PerformancePane) -> Alarm | None: ...
     def window(self, window: PerformanceWindow) -> Alarm | None: ...
 
 
 class DetectorWatch:
-    """The alarms of detectors alone."""
+    """Raise an alarm when a detector does."""
 
     def __init__(self, stream: Stream) -> None:
         self._errors = ErrorWatch(stream)
@@ -65,7 +66,7 @@ class DetectorWatch:
 
 
 class EventWatch:
-    """The drift events that users get."""
+    """Raise an alarm for each drift event that opens or is updated, as users see them."""
 
     def __init__(self, stream: Stream) -> None:
         self._decider = Decider(stream)
@@ -86,7 +87,7 @@ class EventWatch:
 def stream_with(
     detectors: Sequence[str], *, regression: bool = False, window: int = WINDOW
 ) -> Stream:
-    """A stream file with these detectors and defaults."""
+    """Return a stream with these detectors and otherwise default settings."""
     names = ", ".join(f'"{name}"' for name in detectors)
     task = "regression" if regression else "classification"
     return loads(
@@ -96,7 +97,7 @@ def stream_with(
 
 
 class _Model:
-    """A tree, its held-out errors, and its errors on the whole stream."""
+    """A decision tree, its held-out errors, and its errors on the whole stream."""
 
     def __init__(self, stream: Drifting, rows: slice, name: str) -> None:
         from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
@@ -121,7 +122,7 @@ class _Model:
 
 
 def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Run:
-    """Watch a stream; pane by pane, a new model from the pane on after it is trained."""
+    """Watch a stream pane by pane. A new model serves from the pane after its training."""
     watch = make(config)
     window = config.window_size
     size = window // PANES

@@ -1,10 +1,11 @@
-"""Runs NannyML's estimators in a Python of its own: CBPE for classes, DLE for numbers.
+"""Run NannyML's estimators in a separate Python: CBPE for classification, DLE for regression.
 
 usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
 
-In: `reference.csv` and `analysis.csv` in the folder, with `said`, `truth` (reference only), and a
-column `score:CLASS` per class or the inputs. Out: one line of JSON: [value, low, high] per chunk.
-Imports nothing of Driftline, which is not installed there.
+In: `reference.csv` and `analysis.csv` in the folder. Their columns are `said` (the prediction),
+`truth` (the label, only in the reference), and either `score:CLASS` for each class or the features.
+Out: one line of JSON with [value, low, high] for each chunk. This script imports nothing from
+Driftline, which is not installed in that Python.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 
 def estimate(folder: Path, chunk: int, metric: str) -> None:
-    """Estimate and print."""
+    """Estimate the metric of each chunk and print the estimates."""
     warnings.simplefilter("ignore")
     import nannyml  # type: ignore[import-not-found]
     import pandas as pd
@@ -26,7 +27,7 @@ def estimate(folder: Path, chunk: int, metric: str) -> None:
     estimator: Any
     if not scores:
         inputs = [name for name in analysis if name != "said"]
-        for name in inputs:  # texts are categories
+        for name in inputs:  # columns of text are categories
             if reference[name].dtype == object:
                 reference[name] = reference[name].astype("category")
                 analysis[name] = analysis[name].astype("category")

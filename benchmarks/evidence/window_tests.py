@@ -1,7 +1,8 @@
-"""How long the tests of one window take, beside Evidently's preset on the same rows.
+"""Measure how long the tests of one window take, compared with Evidently's preset.
 
-In: columns drawn at random, four fifths of them numbers. Out: seconds, medians of several rounds
-that take turns; and what is paid once for a model and a size of window.
+In: random columns, four fifths of them numbers. Out: the median time of several rounds, in which
+both run in turn on the same rows, and the time to compute thresholds, which is needed once for each
+model and size of window.
 """
 
 import os
@@ -27,7 +28,7 @@ ROWS = 10_000
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Seconds, medians."""
+    """The median times in seconds."""
 
     columns: int
     driftline: float
@@ -36,7 +37,7 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 def main(argv: list[str]) -> int:
-    """Measure and print."""
+    """Measure and print the table."""
     parser = options("window_tests", __doc__, data=False)
     parser.add_argument("--columns", type=int, nargs="+", default=(20, 100))
     parser.add_argument("--repeats", type=int, default=5)
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(count: int, repeats: int) -> Timing:
-    """One width of table."""
+    """Measure with this number of columns."""
     rng = np.random.default_rng(0)
     stream = stream_of(count)
     old, new = drawn(rng, stream), drawn(rng, stream)
@@ -75,7 +76,7 @@ def measure(count: int, repeats: int) -> Timing:
 
 
 def stream_of(count: int) -> Stream:
-    """So many features; every fifth is a category."""
+    """Return a stream with this many features, of which every fifth is a category."""
     features = "\n".join(
         f'c{place} = "{"category" if place % 5 == 4 else "number"}"' for place in range(count)
     )
@@ -84,7 +85,7 @@ def stream_of(count: int) -> Stream:
 
 
 def drawn(rng: np.random.Generator, stream: Stream) -> Columns:
-    """Rows that do not drift."""
+    """Draw rows that do not drift."""
     numbers: dict[str, NDArray[Any]] = {}
     categories: dict[str, NDArray[Any]] = {}
     for name, feature in stream.inputs.items():
@@ -96,7 +97,7 @@ def drawn(rng: np.random.Generator, stream: Stream) -> Columns:
 
 
 def reference_of(columns: Columns, said: NDArray[Any]) -> Reference:
-    """A model's reference that holds these rows."""
+    """Return a model's reference that contains these rows."""
     return Reference(
         columns=columns,
         positions=np.arange(ROWS),
@@ -111,7 +112,7 @@ def reference_of(columns: Columns, said: NDArray[Any]) -> Reference:
 
 
 def evidently_preset(old: Columns, new: Columns) -> Callable[[], object]:
-    """Its report of data drift, as its documentation has it."""
+    """Return a function that runs Evidently's report of data drift as its documentation does."""
     os.environ.setdefault("DO_NOT_TRACK", "1")
     import pandas as pd
     from evidently import Report
