@@ -1,7 +1,8 @@
-"""Logging of a process: level and format, who speaks, client libraries included, files bounded.
+"""Configure the log of a process, including the messages of client libraries.
 
-In: settings. Out: the root logger's one handler, to standard error or to a file that rotates. Times
-are UTC. Repeats are collapsed, so that a broker that is away cannot fill a disk.
+Input: settings. Output: one handler of the root logger, which writes to standard error or to a
+rotating file. Times are UTC. Repeated messages are counted instead of written, so that a broker
+that cannot be reached does not fill the disk.
 """
 
 import logging
@@ -20,22 +21,22 @@ import msgspec
 from driftline.plain import json_line, visible_lines
 from driftline.settings import LogFormat, LogLevel
 
-# The loggers of the Kafka clients. They log each connection attempt, and at a level of their own
-# choice: what they say matters to whoever looks for the cause of what Driftline says itself.
+# The loggers of the Kafka clients. They log each connection attempt, at levels that they choose.
+# Their messages help to find the cause of an error that Driftline reports itself.
 CLIENT_LOGGERS: Final = ("kafka", "librdkafka")
-# An equal message within this time is counted, not written.
+# Equal messages within this time are counted, not written.
 REPEAT_WITHIN_S: Final = 60.0
-# A log file and its predecessors: 8 MB at most for each service.
+# With these limits, the log files of a service have at most 8 MB.
 MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
-# Different messages that are remembered for being repeated; more means that they do not repeat.
+# The most messages that are remembered to detect repeats. If more are different, few are repeats.
 _MOST_REMEMBERED: Final = 200
 _ALIKE: Final = "driftline_alike"
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
 
 
 class Speaker(msgspec.Struct, frozen=True):
-    """Which process writes a log line."""
+    """The process that writes a log line."""
 
     stream: str
     service: str
@@ -46,7 +47,7 @@ class Speaker(msgspec.Struct, frozen=True):
 
 
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A line of a log in the format `json`."""
+    """A log line in the format `json`."""
 
     time: str  # RFC 3339 UTC, milliseconds
     level: str
@@ -59,15 +60,17 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def alike(about: str) -> Mapping[str, str]:
-    """Return the `extra` of messages that count as equal if they are about the same, whatever their
-    text; numbers in it are left out, so that the same fault of many records is written once."""
+    """Return the `extra` for messages that are equal if `about` is the same, whatever their values.
+
+    Numbers in `about` are ignored, so that the same error in many records is written once.
+    """
     return {_ALIKE: about}
 
 
 def log_service(
     speaker: Speaker, *, level: LogLevel, format: LogFormat, file: Path | None = None
 ) -> None:
-    """Log as a service: to `file`, which rotates, or else to standard error."""
+    """Log as a service, to `file`, which rotates, or by default to standard error."""
     handler: logging.Handler = _StandardError()
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +79,18 @@ def log_service(
         )
     handler.setFormatter(JsonFormatter(speaker) if format == "json" else TextFormatter(speaker))
     _install(handler, logging.getLevelNamesMapping()[level.upper()])
-    # Warnings of scikit-learn and others become log lines too.
+    # Also log Python warnings, such as those of scikit-learn.
     logging.captureWarnings(True)
-    # At "info" kafka-python tells of each connection and request.
+    # At "info" kafka-python logs each connection and request.
     _limit_clients(logging.NOTSET if level == "debug" else logging.WARNING)
 
 
 def log_command(*, verbose: bool) -> None:
-    """Log as a command that a person waits for: warnings alone, and nothing of the clients, which
-    repeat what the command's own error says. With `verbose`, everything."""
+    """Log as a command, to standard error: only warnings, or everything with `verbose`.
+
+    By default, messages of the Kafka clients are left out, because the error of the command already
+    has their content.
+    """
     handler = _StandardError()
     handler.setFormatter(
         TextFormatter() if verbose else _BriefFormatter("%(levelname)s: %(message)s")
@@ -94,7 +100,7 @@ def log_command(*, verbose: bool) -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """One line: time, level, speaker, message; more lines, as of a traceback, are indented."""
+    """Format a record as time, level, process and message. Further lines are indented."""
 
     def __init__(self, speaker: Speaker | None = None) -> None:
         super().__init__()
@@ -107,14 +113,14 @@ class TextFormatter(logging.Formatter):
 
 
 class _BriefFormatter(logging.Formatter):
-    """Level and message, for a person who waits for a command."""
+    """Format a record as level and message, for the user of a command."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible_lines(super().format(record))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, see `LogLine`."""
+    """Format a record as one line of JSON, see `LogLine`."""
 
     def __init__(self, speaker: Speaker | None = None) -> None:
         super().__init__()
@@ -136,12 +142,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class Collapsing(logging.Handler):
-    """Passes a message on once a minute, and after that minute how often it came again.
+    """Write a message once a minute, and after the minute how often it was repeated.
 
-    Equal are messages of one logger and level with the same text, or which their writer calls
-    `alike`; of the clients' loggers also those that differ in their numbers alone (ports,
-    milliseconds, addresses of objects). With `gather`, as for commands, those that are alike become
-    one line with their number, at the end of that minute or of the process.
+    Messages are equal if they have the same logger and level, and the same text or the same value
+    of `alike`. For the loggers of Kafka clients, numbers in the text are ignored (ports,
+    milliseconds, addresses of objects). With `gather`, which commands use, messages with `alike`
+    are not written at first: one line with their number follows at the end of the minute or of the
+    process.
     """
 
     def __init__(
@@ -155,11 +162,12 @@ class Collapsing(logging.Handler):
         self._inner = inner
         self._now_s = now_s
         self._gather = gather
-        # Message → when it was written, how often it came since, the record that came last.
+        # Message → when it was written, how often it was repeated since, the last repeated record.
+        # An entry is removed when its minute is over.
         self._seen: dict[tuple[str, int, str], tuple[float, int, logging.LogRecord]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass the record on, or count it."""
+        """Write the record, or count it."""
         now_s = self._now_s()
         self._tell_repeats(before_s=now_s - REPEAT_WITHIN_S)
         key = (record.name, record.levelno, _text(record))
@@ -175,7 +183,7 @@ class Collapsing(logging.Handler):
         self._inner.handle(record)
 
     def close(self) -> None:
-        """Write what was counted, and close."""
+        """Write the counts of repeated messages, and close."""
         with self.lock or nullcontext():
             self._tell_repeats(before_s=float("inf"))
         self._inner.close()
@@ -184,7 +192,7 @@ class Collapsing(logging.Handler):
     def _tell_repeats(self, *, before_s: float) -> None:
         for key, (written_s, count, last) in tuple(self._seen.items()):
             if written_s > before_s:
-                break  # they are in the order of writing
+                break  # entries are in the order of their times
             del self._seen[key]
             if count and self._gather and hasattr(last, _ALIKE):
                 self._inner.handle(last if count == 1 else _more(last, count - 1))
@@ -193,7 +201,7 @@ class Collapsing(logging.Handler):
 
 
 class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what standard error is at the moment, as tests and progress bars replace it."""
+    """Write to the current standard error, which tests and progress bars replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -204,7 +212,7 @@ class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> None:
-    """Make it the root logger's handler, in place of one that was installed here before."""
+    """Make this the handler of the root logger, in place of one that was installed before."""
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if old.name == __name__:
@@ -219,7 +227,8 @@ def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> N
 def _limit_clients(level: int) -> None:
     for name in CLIENT_LOGGERS:
         logging.getLogger(name).setLevel(level)
-    # At "debug" kafka-python prints its configuration and the bytes that it sends: the password.
+    # At "debug" kafka-python would log its configuration and the bytes that it sends, and so the
+    # password.
     logging.getLogger("kafka").setLevel(max(level, logging.INFO))
 
 

@@ -1,6 +1,6 @@
-"""How a stream on a broker is doing: lag of each service, champion, last drift, last decision.
+"""Report the status of a stream: lag of each service, champion, last drift event, last decision.
 
-In: broker, stream, its workers on this machine. Out: a `Status`. It changes nothing.
+Input: broker, stream, its workers on this machine. Output: a `Status`. It changes nothing.
 """
 
 from collections import deque
@@ -18,37 +18,39 @@ from driftline.stream import Stream
 from driftline.topics import SERVICES, Role, Service, Topics
 from driftline.workers import Worker, Workers
 
-# A transaction's marker takes an offset and holds nothing: look further back than asked for.
+# Markers of transactions take offsets but are not messages, so more offsets than messages are read.
 _LOOK_BACK = 100
 
 
 class ServiceStatus(msgspec.Struct, frozen=True):
-    """A service: its workers on this machine and, per input, how many offsets are before it.
+    """A service: its workers on this machine, and how many offsets of each input are unhandled.
 
-    An offset is a record or a transaction's marker, so a lag of 1 per partition may be none. The
-    monitor holds back the offsets of windows that are open: its lag counts their records too.
+    An offset belongs to a record or to the marker of a transaction, so a lag of 1 per partition may
+    mean that no record is left. Records that were handled do not count, even if their offsets are
+    not committed yet because a window is open.
     """
 
     service: Service
     workers: tuple[Worker, ...]
-    lag: dict[str, int]  # role of the topic → offsets
+    lag: dict[str, int]  # role of the topic → offsets, over all partitions
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A stream at one moment."""
+    """The status of a stream at one moment."""
 
     stream: str
     services: tuple[ServiceStatus, ...]
     problems: tuple[str, ...]  # of the services on this machine
-    answering: tuple[str, ...]  # digests of the models by which workers here answer
+    answering: tuple[str, ...]  # digests of the models that serve on this machine
     champion: str | None
     frozen: bool
     drift: DriftEvent | None
     decision: RetrainDecision | None
-    refused: dict[str, str] = {}  # key of a record of `models` that does not count → why
+    refused: dict[str, str] = {}  # key of a rejected record of `models` → why
 
 
-# Inputs that a service consumes as a group; `models` is followed without one.
+# The inputs that a service reads as a consumer group. `models` is a broadcast topic, read without
+# a group.
 INPUTS: Mapping[Service, tuple[Role, ...]] = {
     "inference": ("features",),
     "outcomes": ("predictions", "labels"),
@@ -58,7 +60,7 @@ INPUTS: Mapping[Service, tuple[Role, ...]] = {
 
 
 def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> Status:
-    """Look once. Raises BrokerError."""
+    """Return the current status of a stream. Raises BrokerError."""
     topics = Topics(stream)
     workers = here.workers
     answering = {w.said.model for w in workers if w.alive and w.said.model is not None}
@@ -86,7 +88,7 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
 def newest(
     broker: Broker, span: Mapping[TopicPartition, OffsetRange], count: int
 ) -> Iterator[Message]:
-    """The newest `count` messages in these ranges by publish time, oldest first."""
+    """Return the newest `count` messages in these ranges by publish time, the oldest first."""
     back = count + _LOOK_BACK
     while count:
         begun = {p: OffsetRange(max(r.start, r.end - back), r.end) for p, r in span.items()}

@@ -1,8 +1,8 @@
-"""How far one partition has come, as its own records agree: no single record moves this clock far.
+"""Track the max position of a partition, so that no single record can advance it far.
 
-In: the positions of a partition's records, in its order. Out: which of them lie implausibly far
-ahead. The answer is a function of the partition's records alone: neither batches nor restarts, nor
-other partitions, nor the wall clock play a part.
+Input: the positions of the records of a partition, in its order. Output: which of them are
+implausibly far ahead. The result depends only on the records of the partition, not on batches,
+restarts, other partitions or the wall clock.
 """
 
 from collections.abc import Sequence
@@ -15,33 +15,37 @@ from msgspec import Meta
 
 from driftline.commit_metadata import Position, Step
 
-# So many records in a row must be ahead until they are believed: a stream that was silent for a
-# month goes on after as many. A producer whose clock is ahead, and whose records are a third of a
-# partition's, gets as many in a row once in 60,000 records; nine in a row are harmless.
+# The number of consecutive records that must be ahead until the clock accepts them. So a stream
+# that was silent for a month continues after ten records. If the clock of one producer is wrong and
+# a third of the partition's records are its own, ten of these are consecutive once in 60,000
+# records. Nine consecutive ones have no effect.
 AGREEING: Final = 10
-# In a partition with few records, steps from one to the next are longer than any fixed limit. A
-# step is plausible up to this multiple of the longest of the last ones, which gaps between
-# independent records exceed once in 10^5.
+# In a partition with few records, a step from one to the next may be longer than any fixed limit.
+# So a step is also plausible up to `_LONGER` times the longest of the last `_STEPS` steps. Gaps
+# between independent records are longer once in 10^5.
 _LONGER: Final = 4
 _STEPS: Final = 8
-# The limits on the axis that windows are not on, by which cooldowns and budgets are measured: there
-# is no window there to measure by.
+# The limits for the axis that windows do not use. Cooldowns and budgets may be measured on it, and
+# there is no window whose length could be the limit.
 MAX_AHEAD_US: Final = 7 * 86_400_000_000
 MAX_AHEAD_ROWS: Final = 1_000_000
 
 
 class ClockState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a clock must remember from one record to the next; for the metadata of a commit."""
+    """The state of a clock between two records, stored in the metadata of a commit."""
 
-    reached: Position | None = None  # the largest position that is believed
-    steps: tuple[Step, ...] = ()  # the last ones forward, at most `_STEPS`
-    # Positions of the last records, if all are ahead.
+    reached: Position | None = None  # the largest accepted position
+    steps: tuple[Step, ...] = ()  # the last steps forward, at most `_STEPS`
+    # Positions of the consecutive records ahead, until they are accepted.
     ahead: Annotated[tuple[Position, ...], Meta(max_length=AGREEING)] = ()
 
 
 class PartitionClock:
-    """Follows one partition. A record is ahead if it lies more than `max_ahead` after the largest
-    position that is believed; it moves the clock only with `AGREEING` of them in a row.
+    """The clock of one partition.
+
+    A record is ahead if its position exceeds the largest accepted position by more than
+    `max_ahead`, or by more than four times the longest recent step if that is larger. Records
+    ahead advance the clock only when `AGREEING` of them are consecutive.
 
     >>> clock = PartitionClock(max_ahead=100)
     >>> clock.take([1, 2, 9_999, 3]), clock.reached
@@ -61,11 +65,11 @@ class PartitionClock:
 
     @property
     def state(self) -> ClockState:
-        """What a clock that goes on from here must know."""
+        """Return the state for a clock that continues from here."""
         return ClockState(self.reached, tuple(self._steps), tuple(self._ahead))
 
     def take(self, positions: Sequence[int]) -> list[int]:
-        """Follow the next records; returns the places of those that are ahead, in order."""
+        """Take the positions of the next records; return the indices of those that are ahead."""
         if not positions:
             return []
         if not self._ahead:
@@ -80,7 +84,7 @@ class PartitionClock:
         return [place for place, position in enumerate(positions) if not self.believes(position)]
 
     def believes(self, position: int) -> bool:
-        """Follow the next record; returns whether it is not ahead."""
+        """Take the position of the next record; return False if the record is ahead."""
         if self.reached is None:
             self.reached = position
             return True
@@ -100,9 +104,9 @@ class PartitionClock:
         return max(self._max_ahead, _LONGER * max(self._steps, default=0))
 
     def _agree(self) -> None:
-        """Go on where the records ahead are, as far as most of them are neighbours."""
+        """Advance to the records ahead, as far as the steps between them are plausible."""
         ordered = sorted(self._ahead)
-        # The smaller half of the gaps: some of these records may be wrong themselves.
+        # Use the smaller half of the gaps, because some of these positions may be wrong.
         gaps = sorted(b - a for a, b in pairwise(ordered))
         leap = ordered[0] - (self.reached or 0)
         self._steps = [gap for gap in gaps[: AGREEING // 2] if gap > 0]
@@ -112,6 +116,6 @@ class PartitionClock:
             if position > self.reached + limit:
                 break
             self.reached = position
-        # Where times are dates, the leap to the next day is a step like those to come.
+        # Remember the leap itself. If times are dates, the step to the next day is as long.
         self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.reached]

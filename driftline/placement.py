@@ -1,8 +1,8 @@
-"""Finds out whether records and labels are spread over partitions in the same way.
+"""Detect whether producers of records and labels choose partitions in different ways.
 
-In: keys of both, with the partitions that they came in. Out: what is wrong, in words. Records and
-labels are joined partition by partition, so a label in another partition than its record never
-finds it. It sees samples only; `driftline reconcile` looks at every label.
+Input: keys of records and labels, with their partitions. Output: a description of the problem.
+Records and labels are joined within a partition, so a label in another partition than its record
+is never joined. Only samples are checked here; `driftline reconcile` checks every label.
 """
 
 from collections import Counter
@@ -12,18 +12,19 @@ from typing import Final, Literal
 from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
 
 Side = Literal["records", "labels"]
-# Murmur2 takes 2 µs a key in Python: so few of a batch do not slow a join down.
+# Keys sampled from a batch. Murmur2 takes 2 µs per key in Python, so more would slow the join down.
 _KEYS_OF_A_BATCH: Final = 8
-# Fewer keys may be where a partitioner puts them by chance.
+# With fewer keys, all may match a partitioner by chance.
 _LEAST_KEYS: Final = 20
-# Newer keys weigh more, so that a producer that was put right is seen to be.
+# At this number of keys, older ones lose half their weight, so that a repaired producer is noticed.
 _REMEMBERED: Final = 2_000
-# A producer that was replaced leaves some keys behind in the sample.
+# The share of keys that must match a partitioner. It is below 1, because the sample still has keys
+# of a producer that was replaced.
 _MOST: Final = 0.95
 
 
 class Placement:
-    """What is known of the partitions of one stream's records and labels."""
+    """Sampled keys of one stream's records and labels, compared with the known partitioners."""
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
@@ -31,10 +32,10 @@ class Placement:
         self._matching: dict[Side, Counter[str]] = {"records": Counter(), "labels": Counter()}
 
     def see(self, side: Side, partition: int, keys: Sequence[bytes | None]) -> None:
-        """Look at some keys of a batch that came in a partition.
+        """Sample the keys of a batch from one partition.
 
-        Among records those without a key are passed over: watermarks have none, and no partitioner
-        chooses where they go.
+        Records without a key are skipped. Watermarks have none, and their partition is not chosen
+        by a partitioner.
         """
         if self._partitions == 1:
             return
@@ -54,12 +55,13 @@ class Placement:
 
     @property
     def problem(self) -> str | None:
-        """What separates labels from their records; None if nothing is known to."""
+        """Return why labels and records are in different partitions, or None if nothing is wrong
+        or too few keys were seen."""
         if min(self._seen["records"], self._seen["labels"]) < _LEAST_KEYS:
             return None
         records, labels = self._used("records"), self._used("labels")
         if records & labels or not records | labels:
-            return None  # both alike, or both chosen in some other way
+            return None  # both match the same partitioner, or neither matches any
         if not records:
             expected = MURMUR2 if MURMUR2 in labels else min(labels)
             wrong = self._seen["records"] - self._matching["records"][expected]

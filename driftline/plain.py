@@ -1,4 +1,4 @@
-"""Text from records, made safe to show: nothing in it acts on a terminal, a page or a log line."""
+"""Make text from records safe to show: it cannot control a terminal, a page or a log line."""
 
 import json
 import re
@@ -8,18 +8,19 @@ from typing import Final
 
 import msgspec
 
-# Kept as they are: they are in "Cf" with the marks that turn text around, but only join letters.
+# These are in category "Cf" like marks that change the direction of text, but only join letters.
 _JOINERS: Final = "\u200c\u200d"
-# Control characters, marks that turn text around, line separators, halves of surrogate pairs.
+# Control characters, marks that change the direction of text, line and paragraph separators, halves
+# of surrogate pairs.
 _ACTIVE: Final = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs"})
-# What begins a tag or an entity, in HTML and in the labels of Plotly, and what looks like it.
+# Characters that start a tag or an entity in HTML and in labels of Plotly → similar characters.
 _MARKUP: Final = str.maketrans({"<": "‹", ">": "›", "&": "＆"})
-# Longer ones make a page unreadable, and many of them too large to open.
+# Longer labels make a page unreadable, and many of them make it too large to open.
 MAX_LABEL: Final = 200
 
 
 def visible(text: str, *, keep: str = "") -> str:
-    r"""Return the text with each character that acts instead of showing written as an escape.
+    r"""Return the text with control characters, except those in `keep`, written as escapes.
 
     >>> visible("\x1b[31mred\u202e\n"), visible("two\nlines", keep="\n")
     ('\\x1b[31mred\\u202e\\n', 'two\nlines')
@@ -35,8 +36,9 @@ def visible(text: str, *, keep: str = "") -> str:
 
 
 def visible_lines(text: str) -> str:
-    r"""Return `visible` text in which each line after the first is indented, so that none of them
-    reads like a line that somebody else wrote.
+    r"""Return `visible` text with each line after the first indented by two spaces.
+
+    So no line of it can look like a log line of its own.
 
     >>> visible_lines("failed\x1b\n  frame\nERROR forged")
     'failed\\x1b\n  frame\n  ERROR forged'
@@ -45,7 +47,7 @@ def visible_lines(text: str) -> str:
 
 
 def json_line(value: object) -> str:
-    r"""Return the value as JSON that says the same, in one line with `visible` characters alone.
+    r"""Return the value as one line of JSON in which control characters are escaped.
 
     >>> json_line({"id": "a\x9b\u202e"})
     '{"id":"a\\u009b\\u202e"}'
@@ -54,7 +56,7 @@ def json_line(value: object) -> str:
 
 
 def visible_json(encoded: bytes) -> str:
-    r"""As `json_line`, of JSON. Raises DecodeError, UnicodeDecodeError.
+    r"""Return JSON as `json_line` does. Raises DecodeError, UnicodeDecodeError.
 
     >>> visible_json(b'{"a":\n 1.50}')
     '{"a":1.50}'
@@ -69,7 +71,7 @@ def visible_json(encoded: bytes) -> str:
 
 
 def labels(texts: Iterable[str]) -> dict[str, str]:
-    """Return for each text one that contains no markup and shows the same; all are different.
+    """Return a label without markup for each text. All labels are different.
 
     >>> labels(["<b>", "‹b›", "plain"])
     {'<b>': '‹b›', 'plain': 'plain', '‹b›': '‹b› (2)'}

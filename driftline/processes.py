@@ -1,8 +1,12 @@
-"""Services as processes of this machine: what each says about itself, and which were started here.
+"""Read and write the state files of the services on this machine, and start and stop processes.
 
-In: a folder per stream. Out: `<service>-<slot>.json`, which a service writes about once a second;
-`wanted.json`, in which `driftline up` asks for services; `processes.json` and `supervisor.json`,
-which the supervisor writes. A process is told from a later one with the same pid by its birth.
+The folder of a stream contains:
+
+- `<service>-<slot>.json`: the state of a service, which it writes about once a second
+- `wanted.json`: the services that `driftline up` asks for
+- `processes.json` and `supervisor.json`: the processes and the supervisor, which writes both
+
+The start time of a process distinguishes it from a later process with the same pid.
 """
 
 import hashlib
@@ -31,30 +35,30 @@ TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress"]
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
 
-# So many ends in a row, each soon after the start, make a crash loop.
+# The number of consecutive ends soon after the start that counts as a crash loop.
 CRASHES = 3
 
 _PROCESSES = "processes.json"
 _SUPERVISOR = "supervisor.json"
 _WANTED = "wanted.json"
-# How often a process that is awaited is looked at.
+# How often to check whether a process has ended.
 _LOOK_EVERY_S = 0.05
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A process, told from a later one with its pid by its birth."""
+    """A process, identified by its pid and its start time."""
 
     pid: int
     born: str
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Return whether the process still runs."""
         return born(self.pid) == self.born
 
 
 class Trouble(msgspec.Struct, frozen=True):
-    """What keeps a service from its work. `driftline health` allows each kind some time."""
+    """A problem that keeps a service from working. `driftline health` allows each some time."""
 
     kind: TroubleKind
     since: str  # RFC 3339 UTC
@@ -62,7 +66,7 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 class ServiceState(Running, frozen=True, kw_only=True):
-    """What a service process says about itself. Times are RFC 3339 UTC."""
+    """The state that a service process writes about itself. Times are RFC 3339 UTC."""
 
     service: Service
     slot: int
@@ -71,48 +75,48 @@ class ServiceState(Running, frozen=True, kw_only=True):
     updated: str
     partitions: int = 0  # assigned to it
     consumed: int = 0  # messages handled since it started
-    lag: int = 0  # messages of its partitions that it has still to read, as of a second ago
+    lag: int = 0  # unread messages of its partitions, about a second ago
     published: dict[str, int] = {}  # role of a topic → messages published there since it started
-    model: str | None = None  # inference: digest of the model that answers
+    model: str | None = None  # inference: digest of the model that serves
     gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
-    lost: int = 0  # offsets in those of which the ends are known
-    problem: str | None = None  # outcomes: what separates labels from their records
-    refused: dict[str, str] = {}  # inference: digest of a model that was not let in → why
+    lost: int = 0  # offsets in those gaps whose ends are known
+    problem: str | None = None  # outcomes: why labels and records are in different partitions
+    refused: dict[str, str] = {}  # inference: digest of a rejected model → why
     error: str | None = None
-    stream_digest: str | None = None  # of the stream file that it has read
+    stream_digest: str | None = None  # of the stream file that the service has loaded
     troubles: tuple[Trouble, ...] = ()
 
 
 class Process(Running, frozen=True, kw_only=True):
-    """A service as the supervisor keeps it: its present process, or else its last one."""
+    """A supervised service: its current process, or its last one."""
 
     service: Service
     slot: int
     log: str
     restarts: int = 0  # since `driftline up` asked for it
-    failures: int = 0  # ends in a row, none of them after it had run well for a while
-    error: str | None = None  # how it ended last
-    retry: str | None = None  # RFC 3339 UTC: it has ended and is started again then
+    failures: int = 0  # consecutive ends; reset to 0 when the service has run for a minute
+    error: str | None = None  # the reason for its last end
+    retry: str | None = None  # RFC 3339 UTC: when it is restarted, if it has ended
 
     @property
     def name(self) -> str:
-        """As its log and its state file are called."""
+        """Return the name of the service's log and state file, without suffix."""
         return f"{self.service}-{self.slot}"
 
     @property
     def crash_looping(self) -> bool:
-        """Whether it ended again and again soon after its start."""
+        """Return whether the service has ended `CRASHES` times in a row soon after its start."""
         return self.failures >= CRASHES
 
 
 class SupervisorState(Running, frozen=True, kw_only=True):
-    """What the supervisor says about itself."""
+    """The state that the supervisor writes about itself."""
 
-    request: int  # the last one that it has taken up
+    request: int  # the number of the last request that it has handled
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A service that is to run, and how."""
+    """A service that should run, with its command and log file."""
 
     service: Service
     slot: int
@@ -125,101 +129,101 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """Which services `driftline up` wants to run. Each one has a number of its own."""
+    """The services that `driftline up` asks for. Each request has its own number."""
 
     number: int = 0
     services: tuple[Wanted, ...] = ()
 
 
 def folder_of(settings: Settings, stream: Stream) -> Path:
-    """Where the services of a stream keep their states and logs."""
+    """Return the folder with the states and logs of the services of a stream."""
     return settings.services / f"{stream.kafka.topic_prefix}{stream.name}"
 
 
 def file_digest(file: Path) -> str:
-    """A digest of what a stream file says: comments, order and layout leave it as it is."""
+    """Return a digest of the values in a stream file, whatever its comments, order and layout."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
 
 
 def born(pid: int) -> str | None:
-    """Return when a process was started; None if it is gone or a zombie.
+    """Return the start time of a process, or None if it has ended or is a zombie.
 
-    Counted in hundredths of a second since the machine booted, so that a change of the wall clock
-    does not make a running process look like another one.
+    The time is in hundredths of a second since the machine booted, so that a change of the wall
+    clock does not change it.
     """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        # Both are times of the wall clock, and derived from the same reading of it.
+        # Both times depend on the wall clock in the same way, so their difference does not.
         return str(round((process.create_time() - psutil.boot_time()) * 100))
     except psutil.NoSuchProcess:
         return None
 
 
 def write_state(folder: Path, state: ServiceState) -> None:
-    """Replace the state file of a service; a reader never meets half of it."""
+    """Replace the state file of a service at once, so that readers never see a partial file."""
     _replace(folder / f"{state.service}-{state.slot}.json", msgspec.json.encode(state))
 
 
 def read_states(folder: Path) -> tuple[ServiceState, ...]:
-    """What the services said last, also those that ended. Raises SettingsError."""
+    """Return the last state of each service, also of those that ended. Raises SettingsError."""
     return tuple(
         _read(path, ServiceState)
-        for path in sorted(folder.glob("*-*.json"))  # not processes.json
+        for path in sorted(folder.glob("*-*.json"))  # the hyphen excludes processes.json
     )
 
 
 def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None:
-    """What one service said last; None if it never did. Raises SettingsError."""
+    """Return the last state of a service, or None if it wrote none. Raises SettingsError."""
     path = folder / f"{service}-{slot}.json"
     return _read(path, ServiceState) if path.exists() else None
 
 
 def forget_ended(folder: Path) -> None:
-    """Remove what processes said that are no more."""
+    """Remove the state files of processes that have ended. Raises SettingsError."""
     for state in read_states(folder):
         if not state.alive:
             (folder / f"{state.service}-{state.slot}.json").unlink(missing_ok=True)
 
 
 def write_processes(folder: Path, processes: Sequence[Process]) -> None:
-    """Note which services are kept running."""
+    """Replace the list of supervised services."""
     _replace(folder / _PROCESSES, msgspec.json.encode(processes))
 
 
 def read_processes(folder: Path) -> tuple[Process, ...]:
-    """The services that are kept running, also those that have just ended. Raises SettingsError."""
+    """Return the supervised services, also those that await a restart. Raises SettingsError."""
     path = folder / _PROCESSES
     return _read(path, tuple[Process, ...]) if path.exists() else ()
 
 
 def write_request(folder: Path, request: Request) -> None:
-    """Ask the supervisor for services."""
+    """Ask the supervisor to run services."""
     _replace(folder / _WANTED, msgspec.json.encode(request))
 
 
 def read_request(folder: Path) -> Request:
-    """What was asked for last. Raises SettingsError."""
+    """Return the last request. Raises SettingsError."""
     path = folder / _WANTED
     return _read(path, Request) if path.exists() else Request()
 
 
 def write_supervisor(folder: Path, state: SupervisorState) -> None:
-    """Replace the supervisor's state file."""
+    """Replace the state file of the supervisor."""
     _replace(folder / _SUPERVISOR, msgspec.json.encode(state))
 
 
 def read_supervisor(folder: Path) -> SupervisorState | None:
-    """The supervisor, if it runs. Raises SettingsError."""
+    """Return the state of the supervisor, or None if it does not run. Raises SettingsError."""
     path = folder / _SUPERVISOR
     state = _read(path, SupervisorState) if path.exists() else None
     return state if state is not None and state.alive else None
 
 
 def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
-    """Start a process of its own session whose output goes to the end of a file."""
+    """Start a process in its own session, and append its output to a file."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("ab") as file:
         return subprocess.Popen(
@@ -227,14 +231,15 @@ def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
+            start_new_session=True,  # Ctrl-C in the terminal must not stop it
         )
 
 
 def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
-    """Ask all to end and wait until they are gone; kill those that are not within `patience_s`.
+    """Send SIGTERM to all processes and wait until they have ended, at most `patience_s`.
 
-    Returns those that had to be killed. Committed offsets make that safe, only slower to resume.
+    The others are killed and returned. A kill loses no data, because services resume from committed
+    offsets; the restart only takes longer.
     """
     for process in processes:
         _send(process, signal.SIGTERM)
@@ -254,11 +259,11 @@ def _send(process: Running, sign: signal.Signals) -> None:
         try:
             os.kill(process.pid, sign)
         except ProcessLookupError:
-            return  # it ended in between
+            return  # it has ended since the check
 
 
 def _look_again() -> None:
-    time.sleep(_LOOK_EVERY_S)  # not always our children, so they cannot be waited for
+    time.sleep(_LOOK_EVERY_S)  # they may not be child processes, so `wait` would not work
 
 
 def _replace(path: Path, content: bytes) -> None:
