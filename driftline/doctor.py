@@ -59,7 +59,7 @@ def check_installation() -> Iterator[Check]:
         todo = "pip install --upgrade driftline"
         yield Check("libraries", "fail", f"missing: {', '.join(missing)}", todo)
     else:
-        yield Check("libraries", "ok", f"driftline {_version('driftline')} and what it requires")
+        yield Check("libraries", "ok", f"driftline {_version('driftline')} and its requirements")
     for name, (extra, purpose) in _EXTRAS.items():
         if (found := _version(name)) is None:
             todo = f"pip install 'driftline[{extra}]' for {purpose}"
@@ -75,18 +75,18 @@ def check_models(settings: Settings) -> Iterator[Check]:
         signer = Signer(settings.keys).key_id
         yield Check("signing key", "ok", f"{signer} in {settings.keys}")
         if is_open(settings.keys):
-            todo = f"`chmod 600 {settings.keys / 'signing.pem'}`"
-            yield Check("signing key's rights", "warn", "others may read or change it", todo)
+            todo = f"run `chmod 600 {settings.keys / 'signing.pem'}`"
+            yield Check("signing key's rights", "warn", "other users may read or change it", todo)
         if signer not in trusted:
-            todo = f"`driftline keys trust {settings.keys / 'signing.pub'}`"
+            todo = f"run `driftline keys trust {settings.keys / 'signing.pub'}`"
             yield Check("own key trusted", "fail", f"{signer} is not trusted here", todo)
     except SettingsError as error:
-        todo = "`driftline keys new`, where this installation trains; inference needs none"
+        todo = "run `driftline keys new` if this machine trains models; inference needs no key"
         yield Check("signing key", "warn", error.message, todo)
     if trusted:
         yield Check("trusted keys", "ok", ", ".join(trusted))
     else:
-        todo = "`driftline keys trust FILE`, or `driftline keys new`: else no model is let in"
+        todo = "no model can be loaded; run `driftline keys new`, or `driftline keys trust KEY`"
         yield Check("trusted keys", "fail", f"none in {settings.keys}", todo)
     try:
         _probe_store(settings.model_store)
@@ -94,7 +94,7 @@ def check_models(settings: Settings) -> Iterator[Check]:
     except (OSError, ImportError, ValueError) as error:
         # OSError: no permission or no such place. ImportError: no fsspec driver for it.
         # ValueError: no such protocol.
-        todo = "DRIFTLINE_MODEL_STORE says where packages are kept"
+        todo = "set DRIFTLINE_MODEL_STORE to a folder or URL that can be used"
         yield Check("model store", "fail", f"{settings.model_store}: {error}", todo)
 
 
@@ -105,16 +105,18 @@ def check_services(here: Workers) -> Iterator[Check]:
     missing = here.missing()
     if missing:
         found = (
-            "none runs here" if len(missing) == len(SERVICES) else f"not here: {', '.join(missing)}"
+            "none is running on this machine"
+            if len(missing) == len(SERVICES)
+            else f"not running on this machine: {', '.join(missing)}"
         )
-        yield Check("services", "warn", found, "`driftline up`, unless they run elsewhere")
+        yield Check("services", "warn", found, "run `driftline up`, unless they run elsewhere")
     for worker in here.workers:
         if worker.problem:
             todo = f"see {worker.name}.log and {worker.name}.err in {here.folder}"
             yield Check(worker.name, "fail", worker.problem, todo)
         elif worker.outdated:
-            found = "it runs another version of the stream file than the one on disk"
-            yield Check(worker.name, "warn", found, "`driftline down`, then `driftline up`")
+            found = "it started with an earlier version of the stream file"
+            yield Check(worker.name, "warn", found, "run `driftline down`, then `driftline up`")
         elif worker.alive:
             yield Check(
                 worker.name, "ok", f"{worker.said.state}, restarted {worker.restarts} times"
@@ -127,7 +129,7 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
     try:
         admin = broker.admin()
     except DriftlineError as error:
-        todo = error.hint or "`driftline broker up` starts a local one; -b names another"
+        todo = error.hint or "run `driftline broker up` for a local broker, or name another with -b"
         yield Check("broker", "fail", error.message, todo)
         return
     try:
@@ -148,19 +150,21 @@ def _check_topics(admin: Admin, stream: Stream) -> Iterator[Check]:
     topics = Topics(stream)
     wrong = differences(admin, topics)
     if not wrong:
-        yield Check("topics", "ok", f"all ten of {stream.name} are as planned")
+        yield Check("topics", "ok", f"all ten topics of {stream.name} are as planned")
     if missing := [d.topic for d in wrong if d.found is None]:
         found = f"{len(missing)} are missing: {', '.join(missing)}"
-        yield Check("topics", "fail", found, "`driftline topics apply`")
+        yield Check("topics", "fail", found, "run `driftline topics apply`")
     for difference in wrong:
         if difference.found is not None:
             found = f"{difference.topic}: {difference.what} is {difference.found}"
-            todo = f"planned {difference.planned}: change the stream file, or the topic by Kafka's"
+            todo = (
+                f"planned {difference.planned}: change the stream file, or the topic with Kafka's"
+            )
             result: Result = "warn" if difference.keeps_more else "fail"
             yield Check("topics", result, found, f"{todo} own tools")
     for name, limit in sorted(topics.limited_by_size(admin).items()):
-        found = f"{name}: retention.bytes is {limit}: records go before retention.ms says so"
-        todo = "set it to -1, or so large that it keeps what retention.ms does"
+        found = f"{name}: retention.bytes is {limit}: records may be deleted before retention.ms"
+        todo = "set it to -1, or large enough for all records within retention.ms"
         yield Check("topics", "warn", found, todo)
 
 
@@ -198,14 +202,14 @@ def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[C
                 placement.see(side, message.partition, [message.key])
     name = "partitions of labels"
     if (problem := placement.problem) is not None:
-        yield Check(name, "fail", problem, "`driftline reconcile` names the labels")
+        yield Check(name, "fail", problem, "`driftline reconcile` lists the labels")
     else:
-        yield Check(name, "ok", "nothing separates labels from their records")
+        yield Check(name, "ok", "labels are in the partitions of their records")
 
 
 def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:
     label = f"retention for {name}"
-    kept = "for ever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
+    kept = "forever" if shortest_ms is None else f"for {shortest_ms / _DAY_MS:g} days"
     if span is None or span.us is None:
         # The span is a number of records, whose duration is unknown here.
         return Check(label, "ok", f"{span}, topics keep records {kept}")
@@ -225,15 +229,15 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
         todo = f"find out who writes to {topics.models}; a trainer with a trusted key repairs it"
         yield Check("models topic", "warn", f"{key} is ignored: {why}", todo)
     if any(isinstance(event, RolePointer | Freeze) for event in catalog.restatements()):
-        todo = "a running trainer signs it again; so does `driftline models sign`"
-        yield Check("pointers", "warn", "the newest pointer or freeze is not a signed one", todo)
+        todo = "start the trainer, or run `driftline models sign`; either signs it again"
+        yield Check("pointers", "warn", "the newest pointer or freeze is unsigned", todo)
     lineage = catalog.lineage()
     if not lineage and CHAMPION_KEY in catalog.refused:
-        todo = "`driftline keys trust FILE`, if that key is the trainer's; then restart inference"
+        todo = "run `driftline keys trust KEY` if it is the trainer's key, then restart inference"
         yield Check("champion", "fail", f"none: {catalog.refused[CHAMPION_KEY]}", todo)
         return
     if not lineage:
-        todo = "`driftline train FILE --data DATA` publishes a first model; inference waits for it"
+        todo = "run `driftline train --data DATA` for the first model; inference waits for it"
         yield Check("champion", "warn", "none yet", todo)
         return
     models = Models.of(settings, stream)
@@ -245,7 +249,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
             failure = failure or error
             continue
         if failure is None:
-            yield Check("champion", "ok", f"{digest}: digest and signature hold")
+            yield Check("champion", "ok", f"{digest}: digest and signature are valid")
         else:
             found = f"{failure.message}; its ancestor {digest} is used after a restart"
             yield Check("champion", "fail", found, failure.hint or "train a new model")
@@ -291,7 +295,7 @@ def _broker_version(settings: Settings) -> str:
         node = client.describe_cluster()["controller_id"]
         version = client.get_broker_version_data(node).broker_version
     except kafka.errors.KafkaError:
-        return "Apache Kafka of unknown version"  # not allowed to describe the cluster
+        return "Apache Kafka of unknown version"  # this user may not describe the cluster
     finally:
         client.close()
     return "Apache Kafka " + ".".join(str(part) for part in version)

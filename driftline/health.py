@@ -42,7 +42,7 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
         return Health(False, "its process has ended")
     silent_s = seconds_since(state.updated, now)
     if silent_s > MAX_SILENCE_S:
-        return Health(False, f"it has said nothing for {silent_s:.0f} s")
+        return Health(False, f"it has not written its state for {silent_s:.0f} s")
     for trouble in state.troubles:
         lasts_s = seconds_since(trouble.since, now)
         if lasts_s > PATIENCE_S[trouble.kind]:

@@ -1,6 +1,6 @@
-"""The services of a stream on this machine: which run, which are well, what is wrong.
+"""Inspect the services of a stream on this machine: which run, which are healthy, what is wrong.
 
-In: the folder of their states, and the present time. Out: `Workers`. It asks no broker.
+In: the folder with their states, and the present time. Out: `Workers`. It connects to no broker.
 """
 
 from collections.abc import Iterator
@@ -20,22 +20,22 @@ from driftline.processes import (
 )
 from driftline.topics import SERVICES, Service
 
-# Importing scikit-learn, pandas and Evidently takes some 10 s on two slow cores.
+# Importing scikit-learn, pandas and Evidently takes about 10 s on two slow cores.
 START_PATIENCE_S = 90.0
 UNSUPERVISED = (
-    "the supervisor has ended: services go on, but none is started again; "
+    "the supervisor has ended: services keep running, but are not restarted; "
     "`driftline up` starts another one"
 )
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """A service's process: what it said last, and how it does."""
+    """A process of a service: its last state, and its health."""
 
     said: ServiceState
     alive: bool
-    problem: str | None = None  # why it is not well
+    problem: str | None = None  # why it is unhealthy
     restarts: int = 0
-    outdated: bool = False  # it runs another version of the stream file than the one on disk
+    outdated: bool = False  # it started with an earlier version of the stream file
 
     @property
     def name(self) -> str:
@@ -45,32 +45,32 @@ class Worker(msgspec.Struct, frozen=True):
 class Workers(msgspec.Struct, frozen=True):
     """All workers of a stream on this machine."""
 
-    folder: Path  # of their states and logs
+    folder: Path  # with their states and logs
     workers: tuple[Worker, ...]
     supervisor: Literal["running", "ended", "none"]
 
     def problems(self) -> Iterator[str]:
-        """What is wrong here; nothing if all four services run and are well."""
+        """Yield what is wrong: nothing if all four services run and are healthy."""
         if self.supervisor == "ended":
             yield UNSUPERVISED
         missing = self.missing()
         if len(missing) == len(SERVICES):
-            yield "no service runs here; `driftline up` starts them"
+            yield "no service is running; `driftline up` starts them"
             return
         for service in missing:
-            yield f"no worker of {service} runs here"
+            yield f"no worker of {service} is running"
         for worker in self.workers:
             if worker.problem:
                 yield f"{worker.name} {worker.problem}"
 
     def missing(self) -> tuple[Service, ...]:
-        """The services of which nothing runs here, and nothing is to run."""
+        """Return the services without a worker that runs or should run."""
         here = {worker.said.service for worker in self.workers if worker.alive or worker.problem}
         return tuple(service for service in SERVICES if service not in here)
 
 
 def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Workers:
-    """Look at the processes; `digest` is that of the stream file. Raises SettingsError."""
+    """Inspect all processes. `digest` is that of the stream file. Raises SettingsError."""
     processes = {process.name: process for process in read_processes(folder)}
     said = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
     workers = []
@@ -103,10 +103,10 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
 def _problem(
     process: Process | None, state: ServiceState, alive: bool, now: datetime
 ) -> str | None:
-    """Why it is not well; None if it is, or if nobody wants it to run."""
+    """Return why a worker is unhealthy; None if it is healthy, or was stopped on purpose."""
     if process is not None and process.crash_looping:
         again = f", next start at {process.retry}" if process.retry else ""
-        return f"ends again and again, {process.failures} times in a row{again}: {process.error}"
+        return f"keeps crashing, {process.failures} times in a row{again}: {process.error}"
     if not alive:
         if process is not None and process.retry:
             return f"has ended, next start at {process.retry}: {process.error}"
@@ -117,12 +117,12 @@ def _problem(
         return None
     found = judge(state, now=now)
     if not found.healthy:
-        return f"is not well: {found.reason}"
+        return f"is unhealthy: {found.reason}"
     return None if state.problem is None else f"reports: {state.problem}"
 
 
 def _speechless(process: Process, now: datetime) -> ServiceState:
-    """The state of a process that has not written any yet."""
+    """Return a state for a process that has not written one yet."""
     moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     return ServiceState(
         service=process.service,

@@ -70,7 +70,7 @@ def _head(profile: Profile, name: str) -> str:
     lines = [
         f"# Drafted from {Path(profile.source).name}, {profile.rows} rows. Every key and its "
         "meaning:",
-        f"# driftline config {name}.toml",
+        f"# driftline config --stream {name}.toml",
         "version = 1",
         f"name = {quoted(name)}",
         f"task = {quoted(profile.task)}",

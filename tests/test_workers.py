@@ -99,14 +99,14 @@ def test_services_that_nobody_supervises_are_well_too(machine: Machine) -> None:
 def test_where_nothing_runs_one_line_says_so(machine: Machine) -> None:
     machine.say("monitor", "stopped", alive=False)
 
-    assert machine.problems() == ["no service runs here; `driftline up` starts them"]
+    assert machine.problems() == ["no service is running; `driftline up` starts them"]
 
 
 def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
     for service in SERVICES[1:]:
         machine.say(service)
 
-    assert machine.problems() == ["no worker of inference runs here"]
+    assert machine.problems() == ["no worker of inference is running"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
         ),
         (
             lambda m: m.say("trainer", updated="2026-01-01T08:00:00Z"),
-            "trainer-0 is not well: it has said nothing for 40 s",
+            "trainer-0 is unhealthy: it has not written its state for 40 s",
         ),
         (
             lambda m: m.say(
@@ -127,7 +127,7 @@ def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
                 "waiting for Kafka",
                 troubles=(Trouble("waiting for Kafka", "2026-01-01T07:50:00Z", "refused"),),
             ),
-            "trainer-0 is not well: waiting for Kafka for 640 s: refused",
+            "trainer-0 is unhealthy: waiting for Kafka for 640 s: refused",
         ),
     ],
 )
@@ -168,7 +168,7 @@ def test_one_that_ends_again_and_again_is_named_also_between_two_ends(
     machine.keep("trainer", alive=alive, failures=3, error="exit code 1: no numpy")
 
     assert machine.problems() == [
-        "trainer-0 ends again and again, 3 times in a row: exit code 1: no numpy"
+        "trainer-0 keeps crashing, 3 times in a row: exit code 1: no numpy"
     ]
 
 
@@ -187,7 +187,7 @@ def test_starting_is_no_problem_for_a_while(machine: Machine) -> None:
     assert machine.problems() == []
     machine.say("trainer", "starting", updated=late.isoformat())
 
-    assert "trainer-0 is not well: starting" in machine.look(now=late).problems()
+    assert "trainer-0 is unhealthy: starting" in machine.look(now=late).problems()
 
 
 def test_a_supervisor_that_has_ended_is_a_problem_while_its_services_go_on(
@@ -229,4 +229,4 @@ def test_a_doctor_checks_each_service(machine: Machine) -> None:
 def test_a_doctor_warns_where_nothing_runs(machine: Machine) -> None:
     (check,) = check_services(machine.look())
 
-    assert (check.result, check.found) == ("warn", "none runs here")
+    assert (check.result, check.found) == ("warn", "none is running on this machine")

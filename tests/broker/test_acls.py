@@ -167,22 +167,22 @@ def test_each_service_does_its_work_as_itself(played: Site) -> None:
 @pytest.mark.parametrize(
     ("command", "exit_code"),
     [
-        ("topics plan FILE", 0),
-        ("topics apply FILE", 0),
-        ("status FILE --json", 1),  # no service runs here
-        ("doctor FILE --json", None),
-        ("reconcile FILE --json", None),
-        ("models list FILE", 0),
+        ("topics plan --stream FILE", 0),
+        ("topics apply --stream FILE", 0),
+        ("status --stream FILE --json", 1),  # no service runs here
+        ("doctor --stream FILE --json", None),
+        ("reconcile --stream FILE --json", None),
+        ("models list --stream FILE", 0),
         ("models show champion --stream FILE", 0),
         ("models export champion FOLDER --stream FILE", 0),
         ("tail predictions --stream FILE -n 3", 0),
         ("tail deadletters --stream FILE -n 3", 0),
         ("trace 700 --stream FILE", 0),
-        ("estimates FILE --json", None),
-        ("backtest FILE -b BROKER --policy never --json", 0),
-        ("deadletters list FILE", 0),
-        ("deadletters replay FILE", 0),
-        ("freeze FILE --reason test", 0),
+        ("estimates --stream FILE --json", None),
+        ("backtest --stream FILE -b BROKER --policy never --json", 0),
+        ("deadletters list --stream FILE", 0),
+        ("deadletters replay --stream FILE", 0),
+        ("freeze --stream FILE --reason test", 0),
         ("models rollback --stream FILE", 0),
     ],
 )

@@ -44,7 +44,7 @@ def test_a_service_whose_pid_was_reused_is_unhealthy() -> None:
 
 def test_a_service_that_hangs_is_unhealthy() -> None:
     later = NOW + timedelta(seconds=MAX_SILENCE_S)
-    assert judge(LIVING, now=later).reason == "it has said nothing for 31 s"
+    assert judge(LIVING, now=later).reason == "it has not written its state for 31 s"
 
 
 @pytest.mark.parametrize("kind", list(PATIENCE_S))

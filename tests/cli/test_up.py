@@ -115,7 +115,7 @@ def test_services_start_write_their_states_and_stop_cleanly(site: Site) -> None:
     status = site.driftline("status")
     assert status.returncode == 1
     assert json.loads(status.stdout)["problems"] == [
-        "no service runs here; `driftline up` starts them"
+        "no service is running; `driftline up` starts them"
     ]
     assert site.driftline("health", "outcomes").returncode == 1
 
@@ -190,5 +190,5 @@ def test_a_service_that_cannot_run_is_named_with_its_error(site: Site) -> None:
 
     assert status.returncode == 1
     (problem,) = json.loads(status.stdout)["problems"]
-    assert problem.startswith("trainer-0 ends again and again, ")
+    assert problem.startswith("trainer-0 keeps crashing, ")
     assert "ModuleNotFoundError: No module named 'no_such_module'" in problem
