@@ -204,7 +204,7 @@ def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[C
     if (problem := placement.problem) is not None:
         yield Check(name, "fail", problem, "`driftline reconcile` lists the labels")
     else:
-        yield Check(name, "ok", "labels are in the partitions of their records")
+        yield Check(name, "ok", "no misplaced labels were found")
 
 
 def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:
