@@ -1,4 +1,4 @@
-"""A real browser that opens files: what ran, what was asked for, what it complained about."""
+"""Open files in a real browser and record scripts that ran, requests and error messages."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Page
 
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
-# No display, no sandbox (there is none for root in a container), nothing of its own over the net.
+# No display, no sandbox (root in a container has none), and no network requests of its own.
 OPTIONS: Final = (
     "--no-sandbox",
     "--disable-gpu",
@@ -24,12 +24,12 @@ OPTIONS: Final = (
 
 
 class NoBrowser(Exception):
-    """Says what is missing."""
+    """The browser cannot be started; the message names what is missing."""
 
 
 @contextmanager
 def chromium() -> Iterator["Browser"]:
-    """A running browser. Raises NoBrowser."""
+    """Start a browser. Raises NoBrowser."""
     path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         raise NoBrowser(f"none of {', '.join(NAMES)} is installed")
@@ -44,11 +44,11 @@ def chromium() -> Iterator["Browser"]:
 
 
 class Opened:
-    """One file in the browser, with all that happened since it was opened."""
+    """One file in the browser, with all events since it was opened."""
 
     def __init__(self, page: "Page", file: Path) -> None:
         self.page = page
-        self.troubles: list[str] = []  # errors, refusals, requests, dialogs
+        self.troubles: list[str] = []  # errors, blocked content, requests, dialogs
         page.on("pageerror", lambda error: self.troubles.append(f"error: {error}"))
         page.on("console", lambda message: self._note(message.type, message.text))
         page.on("dialog", self._dismiss)
@@ -61,7 +61,7 @@ class Opened:
 
     @property
     def ran(self) -> int:
-        """How often something hostile ran."""
+        """The number of times that hostile content ran."""
         return int(self.page.evaluate("window.ran || 0"))
 
     @property
@@ -69,7 +69,7 @@ class Opened:
         return str(self.page.inner_text("body"))
 
     def attributes(self) -> list[str]:
-        """All that could run or lead elsewhere: event handlers, and links, as `name=value`."""
+        """Event handlers and links, which could run code or leave the page, as `name=value`."""
         found: list[str] = self.page.evaluate(
             """() => [...document.querySelectorAll('*')].flatMap(e => [...e.attributes]
                  .filter(a => /^on|href$|^src$|^srcdoc$|^action$/i.test(a.name))

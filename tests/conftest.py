@@ -1,8 +1,8 @@
-"""Kafka for the tests that are marked `kafka`, and Chromium for those that are marked `browser`.
+"""Provide Kafka for the tests marked `kafka`, and Chromium for the tests marked `browser`.
 
-Kafka is the first of KAFKA_BOOTSTRAP_SERVERS, Docker, the local Kafka. Without one, or without a
-browser, these tests skip, and one line at the end says so; with DRIFTLINE_REQUIRE_KAFKA=1 or
-DRIFTLINE_REQUIRE_BROWSER=1 they fail instead.
+Kafka is the first available of KAFKA_BOOTSTRAP_SERVERS, Docker and the local Kafka. Without Kafka
+or a browser, these tests are skipped, and a line at the end of the run reports this. With
+DRIFTLINE_REQUIRE_KAFKA=1 or DRIFTLINE_REQUIRE_BROWSER=1, they fail instead.
 """
 
 import os
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.secure_kafka import SecureKafka
 
-# No test asserts a time, and a busy machine is slow.
+# Tests do not assert durations, so examples may be slow on a busy machine.
 hypothesis.settings.register_profile(
     "driftline", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -40,7 +40,7 @@ _WITHOUT_BROWSER = pytest.StashKey[str]()
 def kafka_bootstrap(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """The address of an Apache Kafka."""
+    """Return the address of an Apache Kafka."""
     if servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
         yield servers
         return
@@ -60,7 +60,7 @@ def kafka_bootstrap(
 
 
 def without_kafka(config: pytest.Config, reason: str) -> None:
-    """Skip the test at hand, or fail it where a Kafka is required."""
+    """Skip the current test, or fail it if Kafka is required."""
     if os.environ.get("DRIFTLINE_REQUIRE_KAFKA") == "1":
         pytest.fail(f"DRIFTLINE_REQUIRE_KAFKA=1, but there is no Kafka: {reason}", pytrace=False)
     config.stash[_WITHOUT_KAFKA] = reason
@@ -69,13 +69,13 @@ def without_kafka(config: pytest.Config, reason: str) -> None:
 
 @contextmanager
 def _docker_kafka() -> Iterator[str | None]:
-    """Kafka in a container, or None where no Docker engine answers."""
+    """Start Kafka in a container; return None if no Docker engine responds."""
     try:
         import docker
         from testcontainers.kafka import KafkaContainer
 
         docker.from_env(timeout=5).ping()
-    except Exception:  # noqa: BLE001 - no library, no socket, no right to use it: all the same
+    except Exception:  # noqa: BLE001 - no library, no socket or no permission: no Docker in any case
         yield None
         return
     with KafkaContainer("apache/kafka:4.1.0").with_kraft() as container:
@@ -86,7 +86,7 @@ def _docker_kafka() -> Iterator[str | None]:
 def secure(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator["SecureKafka"]:
-    """A Kafka with TLS, passwords and ACLs. It is always a local one: nobody else's has these."""
+    """Start a local Kafka with TLS, passwords and ACLs, which other Kafkas may not have."""
     from tests.secure_kafka import secure_kafka
 
     with ExitStack() as stack:
@@ -105,7 +105,7 @@ def _kafka_where_marked(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session")
 def kafka_admin(kafka_bootstrap: str) -> Iterator[Admin]:
-    """For looking at the Kafka under test, and for cleaning up."""
+    """Return an admin client for inspecting and cleaning up the Kafka under test."""
     admin = KafkaPythonBroker(kafka_bootstrap).admin()
     yield admin
     admin.close()
@@ -113,7 +113,7 @@ def kafka_admin(kafka_bootstrap: str) -> Iterator[Admin]:
 
 @pytest.fixture
 def topic_name(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
-    """Gives unique names; on Kafka, topics that begin with one are deleted after the test."""
+    """Return a function for unique names. Kafka topics with these prefixes are deleted later."""
     names: list[str] = []
 
     def unique() -> str:
@@ -128,7 +128,7 @@ def topic_name(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
 
 @pytest.fixture(scope="session")
 def browser(request: pytest.FixtureRequest) -> Iterator["Browser"]:
-    """One Chromium for all tests that are marked `browser`."""
+    """Start one Chromium for all tests marked `browser`."""
     try:
         with chromium() as running:
             yield running
@@ -142,7 +142,7 @@ def browser(request: pytest.FixtureRequest) -> Iterator["Browser"]:
 
 @pytest.fixture
 def open_file(browser: "Browser") -> Iterator[Callable[[Path], Opened]]:
-    """Opens a file in a page of its own."""
+    """Return a function that opens a file in a new page."""
     with browser.new_context(viewport={"width": 1300, "height": 1000}) as context:
         yield lambda file: Opened(context.new_page(), file)
 

@@ -1,6 +1,6 @@
-"""Names and values that act instead of being shown, wherever they are not escaped.
+"""Names and values that run as code or markup wherever they are not escaped.
 
-Whatever of it runs in a browser counts itself in `window.ran`.
+Each one that runs in a browser increments `window.ran`.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Reads recorded predictions and outcomes again with a fresh monitor, in memory."""
+"""Replay recorded predictions and outcomes with a new monitor, in memory."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,20 +15,20 @@ from monitor.service import MonitorHandler
 
 
 class Written(NamedTuple):
-    """What a monitor wrote: windows and drift events as they lie in their topics, sorted."""
+    """The output of a monitor: the windows and drift events of its topics, sorted."""
 
     windows: list[bytes]
     drift: list[bytes]
 
 
 def written(broker: Broker, stream: Stream) -> Written:
-    """What the live monitor wrote."""
+    """Return the output of the live monitor."""
     topics = Topics(stream)
     return Written(_values(broker, topics.windows), _values(broker, topics.drift))
 
 
 def replayed(broker: Broker, stream: Stream, packages: Packages) -> Written:
-    """What a fresh monitor writes, given the same predictions and outcomes."""
+    """Return the output of a new monitor for the same predictions and outcomes."""
     topics, clock = Topics(stream), ManualClock()
     fresh = MemoryBroker(clock)
     apply(fresh.admin(), topics)
@@ -43,7 +43,7 @@ def replayed(broker: Broker, stream: Stream, packages: Packages) -> Written:
         delivery="exactly_once",
         clock=clock,
         commit_interval_s=0,
-        max_records=777,  # cut otherwise than the live monitor's batches were
+        max_records=777,  # other batch boundaries than those of the live monitor
     )
     while loop.step(0):
         pass

@@ -1,7 +1,7 @@
-"""An Apache Kafka with TLS, SASL and ACLs, and certificates that trustme makes.
+"""Start an Apache Kafka with TLS, SASL and ACLs, and create its certificates with trustme.
 
-Its plain listener is for the test itself: there everyone is a super user. On the others a client is
-who its certificate or its password says, and may do nothing without an ACL.
+The plain listener is for the tests themselves: each client is a super user there. On the other
+listeners, the certificate or password identifies the client, which may do nothing without an ACL.
 """
 
 import logging
@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 from driftline.broker.local import LocalKafka
 
 PASSWORD = "correct horse battery staple"
-# Listener → what its certificate or its protocol is about.
+# Listener → the certificate or protocol that it tests.
 _PROTOCOLS = {
     "TLS": "SSL",
     "MTLS": "SSL",
@@ -36,13 +36,13 @@ _JAAS = "org.apache.kafka.common.security.{}.{}LoginModule required"
 
 
 class SecureKafka:
-    """A running one. `at` gives a listener's address, `client` a client's properties."""
+    """A running Kafka. `at` returns a listener's address; `tls` and `sasl` return properties."""
 
     def __init__(self, folder: Path, plain: str, ports: Mapping[str, int]) -> None:
         self.folder = folder
         self.plain = plain
         self._ports = ports
-        # The client that tests the clients is not one of those under test.
+        # The admin client of the tests is not one of the clients under test.
         log = logging.getLogger("librdkafka")
         self.admin = ck_admin.AdminClient({"bootstrap.servers": plain}, logger=log)
 
@@ -51,16 +51,16 @@ class SecureKafka:
 
     @property
     def ca(self) -> str:
-        """The certificate authority that signed the broker's certificates."""
+        """The CA that signed the broker's certificates."""
         return str(self.folder / "ca.pem")
 
     @property
     def other_ca(self) -> str:
-        """One that signed none of them."""
+        """Another CA, which signed none of the broker's certificates."""
         return str(self.folder / "other-ca.pem")
 
     def tls(self, certificate: str | None = None) -> dict[str, str]:
-        """Properties for TLS, with a client certificate if one is named."""
+        """Return properties for TLS, with a client certificate if one is named."""
         found = {"security.protocol": "SSL", "ssl.ca.location": self.ca}
         if certificate is not None:
             found["ssl.certificate.location"] = str(self.folder / f"{certificate}.pem")
@@ -70,7 +70,7 @@ class SecureKafka:
     def sasl(
         self, user: str, password: str = PASSWORD, mechanism: str = "SCRAM-SHA-512"
     ) -> dict[str, str]:
-        """Properties for SASL over TLS."""
+        """Return properties for SASL over TLS."""
         return {
             "security.protocol": "SASL_SSL",
             "ssl.ca.location": self.ca,
@@ -80,7 +80,7 @@ class SecureKafka:
         }
 
     def add_user(self, *names: str) -> None:
-        """Users of SCRAM-SHA-512 with the password PASSWORD."""
+        """Create SCRAM users with the password PASSWORD."""
         kind = ck_admin.ScramCredentialInfo(ck_admin.ScramMechanism.SCRAM_SHA_512, 4096)
         changes = [
             ck_admin.UserScramCredentialUpsertion(name, kind, PASSWORD.encode()) for name in names
@@ -91,7 +91,7 @@ class SecureKafka:
     def allow(
         self, user: str, kind: str, name: str, *operations: str, prefixed: bool = False
     ) -> None:
-        """Let a user do this with a topic, group, transactional id or the cluster."""
+        """Allow a user these operations on a topic, group, transactional id or the cluster."""
         pattern = ck_admin.ResourcePatternType
         rules = [
             ck_admin.AclBinding(
@@ -109,8 +109,10 @@ class SecureKafka:
             answer.result(30)
 
     def rights_of(self, user: str) -> set[tuple[str, str, str, str]]:
-        """Resource, name, pattern and operation of each right of a user, as `topics acls --json`
-        names them."""
+        """Return a user's rights as resource, name, pattern and operation.
+
+        The names are those of `topics acls --json`.
+        """
         everything = ck_admin.AclBindingFilter(
             ck_admin.ResourceType.ANY,
             None,
@@ -133,7 +135,7 @@ class SecureKafka:
 
 @contextmanager
 def secure_kafka(folder: Path) -> Iterator[SecureKafka]:
-    """Start one in `folder`, and stop it. Raises DriftlineError where it cannot be started."""
+    """Start one in `folder`, and stop it at the end. Raises DriftlineError if it cannot start."""
     _certificates(folder)
     ports = dict(zip(_PROTOCOLS, _free_ports(len(_PROTOCOLS)), strict=True))
     local = LocalKafka(folder / "kafka", port=0, properties=_properties(folder, ports))
@@ -160,7 +162,7 @@ def _certificates(folder: Path) -> None:
     }
     for name, certificate in certificates.items():
         key = load_pem_private_key(certificate.private_key_pem.bytes(), password=None)
-        # Java reads private keys in this form only.
+        # Java reads private keys only in this format.
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
         (folder / f"{name}.pem").write_bytes(pem + chain)

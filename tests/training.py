@@ -1,4 +1,4 @@
-"""Outcomes and trained models for tests: small, quick, the same each time."""
+"""Outcomes and trained models for tests: small, fast and reproducible."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,18 +36,18 @@ CLOCK = ManualClock(1_700_000_000.0)
 
 
 def with_candidates(stream: Stream, *names: str, **changes: Any) -> Stream:
-    """The stream with other candidates, and other settings of [models]."""
+    """Return the stream with other candidates and other settings in [models]."""
     models = msgspec.structs.replace(stream.models, candidates=names, **changes)
     return msgspec.structs.replace(stream, models=models)
 
 
 def settings(folder: Path) -> Settings:
-    """Settings that keep everything below `folder`."""
+    """Return settings whose paths are all inside `folder`."""
     return load_settings({"DRIFTLINE_HOME": str(folder), "DRIFTLINE_CLIENT": "memory"})
 
 
 def record(i: int, *, seed: int = 0) -> bytes:
-    """Record number `i`."""
+    """Return record number `i`."""
     random = np.random.default_rng([seed, i])
     return msgspec.json.encode(
         {
@@ -61,7 +61,7 @@ def record(i: int, *, seed: int = 0) -> bytes:
 
 
 def label(stream: Stream, value: bytes, *, turned: bool = False) -> Value:
-    """The truth about a record: dear ones are sold; `turned`, cheap ones are."""
+    """Return a record's label: expensive items are sold, or cheap ones if `turned`."""
     fields = msgspec.json.decode(value)
     worth = fields["price"] + (1.0 if fields["colour"] == "red" else 0.0)
     if stream.task == "regression":
@@ -72,7 +72,7 @@ def label(stream: Stream, value: bytes, *, turned: bool = False) -> Value:
 def outcome(
     stream: Stream, i: int, *, turned: bool = False, revision: int = 0, truth: Value | None = None
 ) -> Outcome:
-    """The outcome of record `i`."""
+    """Return the outcome of record `i`."""
     value = record(i)
     known = label(stream, value, turned=turned) if truth is None else truth
     return Outcome(
@@ -92,7 +92,7 @@ def outcome(
 
 
 class Outcomes:
-    """A log of outcomes in a list."""
+    """A log of outcomes that is a list."""
 
     def __init__(self, outcomes: Sequence[Outcome] = ()) -> None:
         self.outcomes = list(outcomes)
@@ -105,7 +105,7 @@ class Outcomes:
 
 
 def first_model(stream: Stream, folder: Path, rows: int = 300, **options: Any) -> TrainedModel:
-    """A first model of records 0 to `rows`."""
+    """Train a first model on the records up to number `rows`."""
     records = [record(i) for i in range(rows)]
     return train_first(
         stream,
@@ -118,7 +118,7 @@ def first_model(stream: Stream, folder: Path, rows: int = 300, **options: Any) -
 
 
 def request(**changes: Any) -> RetrainRequest:
-    """A retrain request by hand, changed as asked."""
+    """Return a manual retrain request with these changes."""
     plain = RetrainRequest(
         id="retrain-1", cause="manual", caused_by=(), reason="by hand", position=None, since=None
     )

@@ -1,4 +1,4 @@
-"""Topics filled by hand: what the services would have written, record by record, and what not."""
+"""Topics that tests fill record by record, with what services would write or would never write."""
 
 import tempfile
 from collections import Counter
@@ -39,28 +39,28 @@ kafka = { partitions = 2 }
 """
 STREAM = loads(STREAM_FILE)
 MODEL = "sha256:" + "ab" * 32
-_home = tempfile.TemporaryDirectory()  # for as long as the tests run
+_home = tempfile.TemporaryDirectory()  # kept until the tests end
 KEYS = Path(_home.name)
 new_key(KEYS)
 SIGNER, TRUSTED = Signer(KEYS), Trusted(KEYS)
 
 
 def said(record: Outgoing, offset: int = 0) -> Message:
-    """What was sent, as a reader gets it."""
+    """Return the message that was sent, as a consumer gets it."""
     return Message(
         record.topic, record.partition or 0, offset, record.key, record.value, record.headers
     )
 
 
 def signed(topics: Topics, event: ModelsEvent, offset: int = 0) -> Message:
-    """A record of the `models` topic, signed by the tests' key."""
+    """Return a record of the `models` topic, signed with the tests' key."""
     return said(sign(record_of(topics, event), SIGNER), offset)
 
 
 def announced(
     digest: str = MODEL, *, parent: str | None = None, cause: str | None = None
 ) -> ModelAnnounced:
-    """A model's announcement; the tests' key has signed its digest."""
+    """Return a model's announcement; its digest is signed with the tests' key."""
     return ModelAnnounced(
         digest=digest,
         signature=SIGNER.sign(digest).value,
@@ -80,7 +80,7 @@ def announced(
 def pointer(
     name: str, replaces: str | None = None, digest: str = MODEL, *, sequence: int = 0
 ) -> RolePointer:
-    """A person's choice of a champion; with sequence 0, as it was before pointers were signed."""
+    """Return a manual choice of a champion. With sequence 0, it is like that of old versions."""
     return RolePointer(
         id=name,
         role="champion",
@@ -95,7 +95,7 @@ def pointer(
 
 
 class World:
-    """A broker with the topics of one stream. Methods write one message and return it."""
+    """A broker with the topics of one stream. Each method writes a message and returns it."""
 
     def __init__(self, stream: Stream = STREAM) -> None:
         self.stream = stream
@@ -118,7 +118,7 @@ class World:
     def feature(
         self, id: str | bytes, *, partition: int = 0, headers: Headers = (), row: int = 0
     ) -> Message:
-        """A feature record; bytes are taken as they are."""
+        """Write a feature record; bytes are written unchanged."""
         value = id if isinstance(id, bytes) else encode({"id": id, "@row": row, "x": 1})
         key = b"?" if isinstance(id, bytes) else id.encode()
         return self.send(Outgoing(self.topics.features, value, key, partition, headers))
@@ -157,7 +157,7 @@ class World:
         )
 
     def event(self, topic: str, event: Event, id: str) -> Message:
-        """One of the rare events: windows, drift, retrain, models. The last are signed."""
+        """Write an event of windows, drift, retrain or models. Events of `models` are signed."""
         if isinstance(event, ModelsEvent):
             return self.send(sign(record_of(self.topics, event), SIGNER))
         return self.send(rare(topic, event, id=id))
@@ -170,7 +170,7 @@ class World:
         consumer.commit({TopicPartition(topic, partition): Committed(offset, metadata)})
 
     def everything_handled(self) -> None:
-        """Commit the ends of all inputs of inference and outcomes, holding nothing back."""
+        """Commit the end offsets of all inputs of inference and outcomes."""
         admin = self.broker.admin()
         readers: tuple[tuple[Service, str], ...] = (
             ("inference", self.topics.features),

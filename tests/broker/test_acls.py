@@ -1,5 +1,7 @@
-"""Every service and every command works with the rights that `topics acls` prints, and no service
-can do what is another's. On a Kafka with ACLs, over TLS, each role as a user of its own."""
+"""Every service and command works with the rights that `topics acls` prints, and with no others.
+
+The tests use a Kafka with ACLs over TLS, on which each role is a separate user. A role cannot use
+what belongs to another role."""
 
 import json
 import os
@@ -44,7 +46,7 @@ kafka = {{ partitions = 2, topic_prefix = "team." }}
 """
 DATA = "river:SEA:variant=2,seed=1/SEA:variant=3,seed=1,at=1400,width=50,n=3000"
 WARM_UP = 600
-# Enough for the slowest machine; a stream is through in some seconds.
+# Enough even for a slow machine; the services normally process the stream in a few seconds.
 MOST_STEPS = 3000
 
 
@@ -73,7 +75,7 @@ class Site(NamedTuple):
         return connect(self.client, self.kafka.at("SASLTLS"), self.kafka.sasl(role))
 
     def run(self, role: str, *arguments: str, exit_code: int | None = 0) -> Result:
-        """`driftline ARGUMENTS` as this role. Errors are raised."""
+        """Run `driftline ARGUMENTS` as this role. Raises any error of the command."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in self.environment(role).items():
                 patch.setenv(name, value)
@@ -108,7 +110,7 @@ def site(
 
 @pytest.fixture(scope="module")
 def played(site: Site) -> Site:
-    """The site after its services, each as itself, have taken a stream through the whole loop."""
+    """Return the site after the services, each as its own user, have processed a stream."""
     stream = ("--stream", str(site.file))
     site.run("operator", "topics", "apply", *stream)
     site.run("operator", "train", *stream, "--data", DATA, "--limit", str(WARM_UP))
@@ -141,7 +143,7 @@ def played(site: Site) -> Site:
 
 
 def _published(site: Site) -> set[str]:
-    """Topics of the plan that have records."""
+    """Return the topics of the plan that have records."""
     admin = site.broker("operator").admin()
     try:
         return {
@@ -160,7 +162,7 @@ def _send_nonsense(site: Site) -> None:
     producer.close()
 
 
-def test_each_service_does_its_work_as_itself(played: Site) -> None:
+def test_each_service_works_with_only_the_rights_of_its_role(played: Site) -> None:
     assert _published(played) == {topic.name for topic in Topics(played.stream).plan()}
 
 
@@ -186,7 +188,7 @@ def test_each_service_does_its_work_as_itself(played: Site) -> None:
         ("models rollback --stream FILE", 0),
     ],
 )
-def test_each_command_works_as_the_operator(
+def test_each_command_works_with_only_the_rights_of_the_operator(
     played: Site, tmp_path: Path, command: str, exit_code: int | None
 ) -> None:
     words = {
@@ -199,14 +201,14 @@ def test_each_command_works_as_the_operator(
     assert result.exit_code in (0, 1)
 
 
-def test_no_other_check_of_the_doctor_fails(played: Site) -> None:
+def test_the_checks_of_the_doctor_on_kafka_succeed_for_the_operator(played: Site) -> None:
     lines = played.run("operator", "doctor", "--stream", str(played.file), "--json", exit_code=None)
     checks = [json.loads(line) for line in lines.stdout.splitlines()]
     found = {check["name"]: check["result"] for check in checks}
     assert {found[name] for name in ("broker", "topics", "champion")} == {"ok"}
 
 
-def test_the_printed_commands_give_what_the_data_say(secure: SecureKafka) -> None:
+def test_the_printed_commands_grant_the_rights_that_are_listed_as_data(secure: SecureKafka) -> None:
     stream = loads(FILE.format(name="by-commands"))
     tools = jgo.build(f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}").all_jars
     jars = os.pathsep.join(map(str, tools))
@@ -228,11 +230,11 @@ def test_the_printed_commands_give_what_the_data_say(secure: SecureKafka) -> Non
     }
 
 
-# ---- what is refused -----------------------------------------------------------------------------
+# ---- what is denied ------------------------------------------------------------------------------
 
 
 class Attempt(NamedTuple):
-    """Something that a role has no right to."""
+    """An operation for which a role has no right."""
 
     role: str
     what: str
@@ -243,7 +245,7 @@ class Attempt(NamedTuple):
 
 
 def attempts(stream: Stream) -> Iterator[Attempt]:
-    """One of each kind for each role: the first topic, group and id of the plan not its own."""
+    """Return an attempt of each kind for each role, on the first topic, group and id of others."""
     topics, rights = Topics(stream), acls(stream)
     for role in roles(topics):
         mine = [right for right in rights if right.role == role]
@@ -319,7 +321,9 @@ TRY: dict[str, Callable[[Site, Attempt], None]] = {
 
 
 @pytest.mark.parametrize("role", roles(Topics(loads(FILE.format(name="any")))))
-def test_what_is_not_its_own_is_refused_with_a_clear_message(played: Site, role: str) -> None:
+def test_access_to_resources_of_another_role_is_denied_with_a_clear_message(
+    played: Site, role: str
+) -> None:
     tried = [attempt for attempt in attempts(played.stream) if attempt.role == role]
     for attempt in tried:
         with pytest.raises(AccessDenied) as caught:

@@ -1,4 +1,4 @@
-"""What one Kafka client writes, the other one reads: a service may change its client."""
+"""Each Kafka client reads what the other one wrote, so a service may switch its client."""
 
 import re
 import uuid
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.kafka
 @pytest.mark.parametrize(
     ("writes", "reads"), [("kafka-python", "librdkafka"), ("librdkafka", "kafka-python")]
 )
-def test_commits_with_metadata_and_records(
+def test_both_clients_read_each_others_records_and_commits_with_metadata(
     writes: str, reads: str, kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     writing: Broker = connect(writes, kafka_bootstrap)  # type: ignore[arg-type]
@@ -48,14 +48,16 @@ def test_commits_with_metadata_and_records(
         client.close()
 
 
-def test_both_name_a_topic_by_the_same_id(
+def test_both_clients_report_the_same_topic_id(
     kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     admins = [
         connect("kafka-python", kafka_bootstrap).admin(),
         connect("librdkafka", kafka_bootstrap).admin(),
     ]
-    names = [topic_name() for _ in range(20)]  # of 20 ids most have a character that URLs lack
+    names = [
+        topic_name() for _ in range(20)
+    ]  # most of 20 ids contain a character that is not safe in URLs
     admins[0].create([NewTopic(name, 1) for name in names])
     first, second = (admin.topic_ids(names) for admin in admins)
     assert first == second

@@ -1,4 +1,4 @@
-"""Choosing a client, its properties, and what is said when there is nothing to connect to."""
+"""The choice of a client, its properties, and the error if no broker is listening."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ kafka_clients = pytest.mark.parametrize("client", ["kafka-python", "librdkafka"]
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address where nothing listens: bound, so that nobody else can take it."""
+    """Return an address on which nothing listens. It is bound, so that no program can use it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -41,7 +41,7 @@ def test_importing_the_package_imports_no_client() -> None:
     assert run(code).strip() == "set()"
 
 
-def test_without_confluent_kafka_the_extra_is_named() -> None:
+def test_an_error_names_the_extra_if_confluent_kafka_is_missing() -> None:
     said = run(
         "import sys; sys.modules['confluent_kafka'] = None\n"
         "from driftline.broker import connect\n"
@@ -53,19 +53,19 @@ def test_without_confluent_kafka_the_extra_is_named() -> None:
     assert "driftline[librdkafka]" in said
 
 
-def test_an_unknown_client_is_refused() -> None:
+def test_an_unknown_client_is_rejected() -> None:
     with pytest.raises(SettingsError, match="java"):
         connect("java")  # type: ignore[arg-type]
 
 
 @kafka_clients
-def test_a_property_that_driftline_sets_is_refused(client: Kafka) -> None:
+def test_a_property_that_driftline_sets_itself_is_rejected(client: Kafka) -> None:
     with pytest.raises(SettingsError, match=r"enable\.auto\.commit"):
         connect(client, "localhost:1", {"enable.auto.commit": "true"})
 
 
 @kafka_clients
-def test_an_unknown_property_is_named(client: Kafka) -> None:
+def test_an_error_names_an_unknown_property(client: Kafka) -> None:
     with pytest.raises(SettingsError, match=r"no\.such\.property"):
         connect(client, "localhost:1", {"no.such.property": "1"})
 
@@ -80,7 +80,9 @@ def test_an_unknown_property_is_named(client: Kafka) -> None:
         ("compression.typ", "KAFKA_COMPRESSION_TYPE"),
     ],
 )
-def test_the_nearest_known_name_is_suggested(client: Kafka, name: str, nearest: str) -> None:
+def test_an_error_suggests_the_most_similar_property(
+    client: Kafka, name: str, nearest: str
+) -> None:
     with pytest.raises(SettingsError, match=re.escape(name)) as caught:
         connect(client, "localhost:1", {name: "1"})
     assert nearest in caught.value.hint
@@ -88,7 +90,7 @@ def test_the_nearest_known_name_is_suggested(client: Kafka, name: str, nearest: 
 
 @kafka_clients
 @pytest.mark.parametrize("name", ["service", "ports", "bootstrap", "sasl.passwrd"])
-def test_an_unknown_name_of_the_environment_is_an_error_without_its_value(
+def test_an_error_names_an_unknown_environment_variable_but_not_its_value(
     client: Kafka, name: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -98,14 +100,16 @@ def test_an_unknown_name_of_the_environment_is_an_error_without_its_value(
 
 
 @kafka_clients
-def test_a_wrong_value_is_named(client: Kafka) -> None:
+def test_an_error_names_the_property_with_an_invalid_value(client: Kafka) -> None:
     with pytest.raises(SettingsError, match=r"linger\.ms"):
         connect(client, "localhost:1", {"linger.ms": "soon"})
 
 
 @kafka_clients
 @pytest.mark.parametrize("kind", ["consumer", "producer", "admin"])
-def test_nothing_listening_is_told_soon_and_named(client: Kafka, kind: str, nobody: str) -> None:
+def test_an_address_without_a_broker_is_reported_within_seconds(
+    client: Kafka, kind: str, nobody: str
+) -> None:
     make = KafkaPythonBroker if client == "kafka-python" else LibrdkafkaBroker
     broker = make(nobody, connect_timeout_s=1.0)
     started = time.monotonic()
@@ -115,7 +119,7 @@ def test_nothing_listening_is_told_soon_and_named(client: Kafka, kind: str, nobo
     assert "driftline broker up" in raised.value.hint
 
 
-def test_properties_get_kafka_pythons_names_and_types() -> None:
+def test_properties_are_converted_to_the_names_and_types_of_kafka_python() -> None:
     properties = {
         "security.protocol": "sasl_ssl",
         "sasl.mechanism": "SCRAM-SHA-512",
@@ -138,6 +142,6 @@ def test_properties_get_kafka_pythons_names_and_types() -> None:
     assert LibrdkafkaBroker("localhost:1", {**properties, "ssl.ca.location": "probe"})
 
 
-def test_what_is_no_text_is_no_property() -> None:
+def test_an_option_of_kafka_python_that_is_not_text_is_not_a_property() -> None:
     with pytest.raises(SettingsError, match="selector"):
         for_kafka_python({"selector": "x"}, [{"selector": object}])

@@ -1,4 +1,4 @@
-"""What every broker does: the same tests for the in-memory one and for both Kafka clients."""
+"""The contract of a broker, tested with the in-memory broker and with both Kafka clients."""
 
 import time
 import uuid
@@ -32,7 +32,7 @@ from driftline.errors import (
     TransactionAborted,
 )
 
-# A real broker on a busy machine may take seconds to rebalance; nothing here takes that long.
+# On a busy machine, a rebalance may take seconds. No test should ever wait this long.
 PATIENCE_S = 30.0
 
 MakeTopic = Callable[..., str]
@@ -48,14 +48,14 @@ MakeTopic = Callable[..., str]
 def broker(request: pytest.FixtureRequest) -> Broker:
     if request.param == "memory":
         return connect("memory")
-    # A tenth of the default: how soon members learn of a rebalance, so how long tests wait for it.
+    # A tenth of the default, so that members notice a rebalance sooner and tests wait less.
     properties = {"heartbeat.interval.ms": "100"}
     return connect(request.param, request.getfixturevalue("kafka_bootstrap"), properties)
 
 
 @pytest.fixture
 def make_topic(broker: Broker, topic_name: Callable[[], str]) -> MakeTopic:
-    """Creates a topic and gives its name."""
+    """Return a function that creates a topic and returns its name."""
 
     def make(partitions: int = 1, **config: str) -> str:
         name = topic_name()
@@ -69,7 +69,7 @@ def make_topic(broker: Broker, topic_name: Callable[[], str]) -> MakeTopic:
 
 
 class Clients:
-    """Makes clients that are closed at the end of a test."""
+    """Creates clients that are closed at the end of a test."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -97,7 +97,7 @@ class Clients:
 
 
 class Member:
-    """A consumer in a group that puts down what its callbacks were told."""
+    """A consumer in a group that records the calls of its callbacks."""
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
@@ -129,7 +129,7 @@ def clients(broker: Broker) -> Iterator[Clients]:
 
 
 def eventually(holds: Callable[[], bool], *consumers: Consumer) -> None:
-    """Poll the consumers, which must find nothing, until it holds."""
+    """Poll the consumers, which must return no records, until `holds` is true."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < deadline, "it took too long"
@@ -138,7 +138,7 @@ def eventually(holds: Callable[[], bool], *consumers: Consumer) -> None:
 
 
 def read(consumer: Consumer, count: int) -> list[Message]:
-    """Poll until `count` records have come; fail if they do not."""
+    """Poll until `count` records have arrived; fail if they do not arrive in time."""
     deadline = time.monotonic() + PATIENCE_S
     records: list[Message] = []
     while len(records) < count:
@@ -148,7 +148,7 @@ def read(consumer: Consumer, count: int) -> list[Message]:
 
 
 def polled(consumer: Consumer, count: int) -> Sequence[Message]:
-    """What one poll brings once `count` records are there for it."""
+    """Return `count` records from one poll, as soon as a poll returns all of them."""
     deadline = time.monotonic() + PATIENCE_S
     while len(records := consumer.poll(max_records=count, timeout_s=0.5)) < count:
         assert time.monotonic() < deadline, f"a poll brought {len(records)} of {count} records"
@@ -177,7 +177,9 @@ def unique_group() -> str:
 
 
 class TestRecords:
-    def test_come_back_as_they_were_sent(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_are_read_exactly_as_they_were_sent(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic(partitions=3)
         before_ms = time.time() * 1000
         producer = clients.producer()
@@ -191,7 +193,7 @@ class TestRecords:
         assert (record.key, record.value, record.headers) == (b"key", b"value", headers)
         assert before_ms - 1000 < record.timestamp_ms < time.time() * 1000 + 1000
 
-    def test_keep_null_apart_from_empty(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_distinguish_null_from_empty(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic()
         producer = clients.producer()
         producer.send(Outgoing(topic, None, b"a"))
@@ -217,14 +219,14 @@ class TestRecords:
             assert [record.offset for record in mine] == list(range(500))
             assert values(mine) == [b"%d" % number for number in range(partition, 1000, 2)]
 
-    def test_of_one_key_go_where_murmur2_says(
+    def test_with_a_key_go_to_the_partition_that_murmur2_gives(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic(partitions=7)
         producer = clients.producer()
         reader = clients.reader(topic, 7)
 
-        # One set of keys for all examples of a run would shrink badly; sending is fast enough.
+        # Each example sends its own keys, because a shared set of keys would not shrink well.
         @settings(max_examples=15, suppress_health_check=list(HealthCheck))
         @given(keys=st.lists(st.binary(max_size=40), min_size=1, max_size=30))
         def check(keys: list[bytes]) -> None:
@@ -237,7 +239,7 @@ class TestRecords:
 
         check()
 
-    def test_to_an_unknown_topic_are_refused(self, clients: Clients) -> None:
+    def test_to_an_unknown_topic_are_rejected(self, clients: Clients) -> None:
         with pytest.raises(BrokerError, match="no-such-topic"):
             clients.producer().send(Outgoing("no-such-topic", b""))
 
@@ -247,7 +249,7 @@ class TestRecords:
         with pytest.raises(DeliveryFailed, match=topic):
             producer.send(Outgoing(topic, b"", partition=2))
 
-    def test_of_a_batch_keep_their_order_among_others(
+    def test_in_a_batch_keep_their_order_relative_to_other_records(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic, producer = make_topic(2), clients.producer()
@@ -260,7 +262,7 @@ class TestRecords:
             (1, None, b"0"), (1, b"key", b"1"), (1, None, b"2"), (1, None, b"3")
         ]  # fmt: skip
 
-    def test_of_a_batch_are_refused_for_an_unknown_partition(
+    def test_in_a_batch_to_an_unknown_partition_are_rejected(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         producer = clients.producer()
@@ -269,7 +271,7 @@ class TestRecords:
 
 
 class TestSizes:
-    def test_one_too_large_in_a_batch_is_refused(
+    def test_a_batch_with_a_record_above_the_limit_is_rejected(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic, producer = make_topic(max_message_bytes="10000"), clients.producer()
@@ -278,7 +280,7 @@ class TestSizes:
         producer.flush()
         assert values(read(clients.reader(topic), 1)) == [b"fits"], "what stood before it is sent"
 
-    def test_a_record_of_the_largest_size_passes(
+    def test_a_record_of_the_largest_allowed_size_is_delivered(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -288,7 +290,7 @@ class TestSizes:
         producer.flush()
         assert values(read(clients.reader(topic), 1)) == [largest]
 
-    def test_a_larger_one_is_refused_before_it_is_sent(
+    def test_a_larger_record_is_rejected_before_it_is_sent(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -299,13 +301,15 @@ class TestSizes:
         producer.flush()
         assert values(read(clients.reader(topic), 1)) == [b"fits"]
 
-    def test_headers_count(self, broker: Broker, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_headers_count_towards_the_size_of_a_record(
+        self, broker: Broker, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic()
         headers = (("h", b"x" * broker.max_message_bytes),)
         with pytest.raises(MessageTooLarge):
             clients.producer().send(Outgoing(topic, b"", headers=headers))
 
-    def test_the_topic_sets_the_limit(
+    def test_the_limit_is_that_of_the_topic(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic(max_message_bytes="2000000")
@@ -313,7 +317,7 @@ class TestSizes:
         send_now(clients, topic, large)
         assert values(read(clients.reader(topic), 1)) == [large]
 
-    def test_one_that_does_not_fit_leaves_its_transaction_whole(
+    def test_a_record_that_is_too_large_does_not_break_its_transaction(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -328,7 +332,9 @@ class TestSizes:
 
 
 class TestPoll:
-    def test_takes_what_is_there(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_returns_the_records_that_are_available(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic()
         reader = clients.reader(topic)
         send_now(clients, topic, b"a")
@@ -344,12 +350,12 @@ class TestPoll:
         assert values(first) == [b"%d" % number for number in range(7)]
         assert len(reader.poll(max_records=5, timeout_s=PATIENCE_S)) <= 5
 
-    def test_returns_nothing_when_nothing_is_there(
+    def test_returns_nothing_if_no_record_is_available(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         assert not clients.reader(make_topic()).poll(max_records=10, timeout_s=0.05)
 
-    def test_gives_records_one_by_one_and_by_columns_alike(
+    def test_gives_the_same_records_one_by_one_and_as_columns(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -371,7 +377,7 @@ class TestPoll:
         assert list(found[1:]) == messages[1:]
         assert found[-1:].offsets == [2]
 
-    def test_starts_at_the_offsets_given(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_starts_at_the_given_offsets(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic()
         send_now(clients, topic, b"a", b"b", b"c")
         reader = clients.reader(topic)
@@ -381,7 +387,9 @@ class TestPoll:
         assert values(read(reader, 2)) == [b"b", b"c"]
         assert reader.position(TopicPartition(topic, 0)) == 3
 
-    def test_knows_where_partitions_end(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_gives_the_end_offsets_of_partitions(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic, producer = make_topic(2), clients.producer()
         producer.send_batch(OutgoingBatch(topic, 0, [None] * 5, [b"x"] * 5))
         producer.flush()
@@ -389,7 +397,9 @@ class TestPoll:
         ends = {TopicPartition(topic, 0): 5, TopicPartition(topic, 1): 0}
         assert reader.ends(ends) == ends
 
-    def test_seek_goes_back_and_forth(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_continues_at_the_offset_of_a_seek_in_either_direction(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic()
         partition = TopicPartition(topic, 0)
         send_now(clients, topic, b"a", b"b", b"c", b"d")
@@ -402,7 +412,7 @@ class TestPoll:
         reader.seek(partition, 3)
         assert values(read(reader, 1)) == [b"d"]
 
-    def test_leaves_paused_partitions_alone(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_does_not_read_paused_partitions(self, clients: Clients, make_topic: MakeTopic) -> None:
         topic = make_topic(partitions=2)
         paused = TopicPartition(topic, 0)
         reader = clients.reader(topic, 2)
@@ -414,7 +424,7 @@ class TestPoll:
         reader.resume([paused])
         assert values(read(reader, 1)) == [b"later"]
 
-    def test_of_what_was_fetched_before_the_pause_returns_nothing(
+    def test_does_not_return_records_that_were_fetched_before_a_pause(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -428,7 +438,7 @@ class TestPoll:
         reader.resume([partition])
         assert values(read(reader, 2)) == [b"b", b"c"]
 
-    def test_goes_on_where_it_paused_after_others_were_read(
+    def test_continues_after_a_pause_at_the_same_offset_though_others_were_read(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic(partitions=2)
@@ -469,7 +479,9 @@ class TestGroup:
         assert values(read(second.consumer, 2)) == [b"b", b"c"]
         assert second.found == {partition: Committed(1, '{"published": 2, "µ": "ß"}')}
 
-    def test_may_seek_when_it_is_assigned(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_may_seek_in_the_assignment_callback(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic(partitions=2)
         send_now(clients, topic, b"a", b"b", b"c", partition=0)
         send_now(clients, topic, b"x", partition=1)
@@ -507,7 +519,7 @@ class TestGroup:
         got = {b: read(member.consumer, 2) for b, member in enumerate((first, second))}
         assert sorted(filter(None, values(got[0] + got[1]))) == [b"0", b"1", b"2", b"3"]
 
-        # What the one that leaves has not committed is read again by the one that stays.
+        # The remaining member reads again what the leaving member had not committed.
         second.consumer.close()
         records = read(first.consumer, 4)
         assert len(first.assigned[-1]) == 8
@@ -532,11 +544,11 @@ class TestGroup:
         assert admin.group_offsets(group) == {partition: Committed(1, "on the way out")}
         admin.close()
 
-    def test_subscribing_to_an_unknown_topic_is_refused(self, clients: Clients) -> None:
+    def test_a_subscription_to_an_unknown_topic_is_rejected(self, clients: Clients) -> None:
         with pytest.raises(BrokerError, match="no-such-topic"):
             clients.member(unique_group()).subscribe("no-such-topic")
 
-    def test_an_error_in_a_callback_comes_out_of_poll(
+    def test_an_error_in_a_callback_is_raised_by_poll(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         def assigned(partitions: object) -> None:
@@ -549,7 +561,7 @@ class TestGroup:
 
 
 class TestTransactions:
-    def test_are_seen_when_they_are_committed_and_not_before(
+    def test_are_visible_only_after_their_commit(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -561,7 +573,7 @@ class TestTransactions:
         producer.commit()
         assert values(read(reader, 2)) == [b"a", b"b"]
 
-    def test_are_never_seen_when_they_are_aborted(
+    def test_are_never_visible_if_they_are_aborted(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -577,7 +589,7 @@ class TestTransactions:
         producer.abort()
         assert values(read(reader, 2)) == [b"a", b"c"]
 
-    def test_hold_back_later_records_of_others(
+    def test_delay_later_records_of_other_producers_until_their_end(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -590,7 +602,7 @@ class TestTransactions:
         producer.abort()
         assert values(read(reader, 1)) == [b"second"]
 
-    def test_carry_offsets_with_their_metadata(
+    def test_commit_offsets_with_metadata(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         source, target, group = make_topic(), make_topic(), unique_group()
@@ -613,7 +625,7 @@ class TestTransactions:
         assert admin.group_offsets(group) == {partition: Committed(1, "kept")}
         admin.close()
 
-    def test_refuse_offsets_of_an_unknown_topic(
+    def test_reject_offsets_of_an_unknown_topic(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         member = clients.member(unique_group()).subscribe(make_topic())
@@ -637,7 +649,7 @@ class TestTransactions:
         send(newer, topic, b"newer")
         newer.commit()
 
-        def too_late() -> None:  # some clients learn it when they send, some when they commit
+        def too_late() -> None:  # one client notices when it sends, another when it commits
             send(older, topic, b"too late")
             older.commit()
 
@@ -674,7 +686,9 @@ class TestTransactions:
         producer.abort()
         assert second.consumer.committed([partition]) == {}
 
-    def test_go_on_after_an_abort(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_can_be_started_again_after_an_abort(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic()
         producer = clients.producer(unique_group())
         for _ in range(3):
@@ -686,7 +700,7 @@ class TestTransactions:
         producer.commit()
         assert values(read(clients.reader(topic), 1)) == [b"yes"]
 
-    def test_left_open_are_aborted_by_close(
+    def test_are_aborted_by_close_if_they_are_still_open(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -699,7 +713,7 @@ class TestTransactions:
         send_now(clients, topic, b"next")
         assert values(read(clients.reader(topic), 1)) == [b"next"]
 
-    def test_are_behind_a_reader_who_has_come_to_the_end(
+    def test_leave_the_position_of_a_reader_at_the_end_behind_their_markers(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -711,10 +725,10 @@ class TestTransactions:
         reader, partition = clients.reader(topic), TopicPartition(topic, 0)
         read(reader, 2)
         end = reader.ends([partition])[partition]
-        assert end >= 4  # that of the abort may follow
+        assert end >= 4  # the marker of the abort may follow
         eventually(lambda: reader.position(partition) >= end, reader)
 
-    def test_spend_an_offset_on_their_end_which_readers_step_over(
+    def test_end_with_a_marker_that_has_an_offset_and_that_readers_skip(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -730,7 +744,9 @@ class TestTransactions:
         assert admin.offsets(topic)[partition].end == 4
         admin.close()
 
-    def test_need_begin(self, clients: Clients, make_topic: MakeTopic) -> None:
+    def test_must_begin_before_records_are_sent(
+        self, clients: Clients, make_topic: MakeTopic
+    ) -> None:
         topic = make_topic()
         with pytest.raises(BrokerError):
             clients.producer().begin()
@@ -748,7 +764,7 @@ class TestDeletedRecords:
         client.delete_records({kafka.TopicPartition(topic, 0): before})
         client.close()
 
-    def test_are_not_passed_over_in_silence_by_a_member(
+    def test_raise_an_error_for_a_group_member(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic, group = make_topic(), unique_group()
@@ -769,7 +785,7 @@ class TestDeletedRecords:
         second.seek(at, 5)
         assert values(read(second, 5)) == [b"5", b"6", b"7", b"8", b"9"]
 
-    def test_are_passed_over_by_who_reads_alone(
+    def test_are_skipped_by_a_consumer_without_a_group(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -778,7 +794,7 @@ class TestDeletedRecords:
         alone = clients.reader(topic)
         assert values(read(alone, 2)) == [b"8", b"9"]
 
-    def test_a_member_without_a_commit_starts_at_the_earliest_record_left(
+    def test_a_member_without_a_commit_starts_at_the_earliest_remaining_record(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()
@@ -803,7 +819,7 @@ class TestDeletedRecords:
 
 
 class TestAdmin:
-    def test_creates_describes_and_deletes(
+    def test_creates_describes_and_deletes_topics(
         self, broker: Broker, topic_name: Callable[[], str]
     ) -> None:
         admin, name = broker.admin(), topic_name()
@@ -821,13 +837,13 @@ class TestAdmin:
         admin.close()
         admin.close()
 
-    def test_refuses_what_is_no_topic_name(self, broker: Broker) -> None:
+    def test_rejects_an_invalid_topic_name(self, broker: Broker) -> None:
         admin = broker.admin()
         with pytest.raises(BrokerError, match="a/b"):
             admin.create([NewTopic("a/b", 1)])
         admin.close()
 
-    def test_knows_readable_offsets(
+    def test_gives_the_range_of_readable_offsets(
         self, broker: Broker, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic(partitions=2)
@@ -846,7 +862,7 @@ class TestAdmin:
             admin.offsets("no-such-topic")
         admin.close()
 
-    def test_knows_no_offsets_of_an_unknown_group(self, broker: Broker) -> None:
+    def test_gives_no_offsets_for_an_unknown_group(self, broker: Broker) -> None:
         admin = broker.admin()
         assert admin.group_offsets(unique_group()) == {}
         admin.close()

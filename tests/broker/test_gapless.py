@@ -1,4 +1,4 @@
-"""A gapless producer writes nothing behind a record that was not written."""
+"""A gapless producer writes no records after one that the broker did not accept."""
 
 import uuid
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.kafka
 
 
 @pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
-def test_nothing_is_written_after_a_record_that_was_refused(
+def test_no_record_is_written_after_a_rejected_one(
     client: Client, kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     broker, topic = connect(client, kafka_bootstrap), topic_name()

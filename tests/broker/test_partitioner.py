@@ -1,4 +1,4 @@
-"""murmur2 is Java's."""
+"""Our murmur2 partitioner gives the same partitions as that of Java clients."""
 
 import pytest
 from hypothesis import given
@@ -19,7 +19,7 @@ from driftline.broker.partitioner import murmur2, partition_for
         (b"abc", 479470107),
     ],
 )
-def test_murmur2_gives_what_java_gives(key: bytes, expected: int) -> None:
+def test_murmur2_gives_the_same_hashes_as_java(key: bytes, expected: int) -> None:
     assert murmur2(key) == expected
 
 
@@ -29,5 +29,5 @@ def test_murmur2_agrees_with_kafka_python_on_any_key(key: bytes) -> None:
 
 
 @given(st.binary(), st.integers(1, 1000))
-def test_a_partition_is_one_of_the_topic(key: bytes, partitions: int) -> None:
+def test_the_partition_of_any_key_exists(key: bytes, partitions: int) -> None:
     assert 0 <= partition_for(key, partitions) < partitions

@@ -1,4 +1,4 @@
-"""TLS, client certificates and passwords with both clients, on a Kafka that asks for them."""
+"""TLS, client certificates and passwords, with both clients on a Kafka that requires them."""
 
 import os
 import socket
@@ -24,7 +24,7 @@ both_clients = pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
 
 WRONG = "not-the-password-but-secret"
 
-# What is right: listener, properties by name.
+# Correct configurations: listener and properties, by name.
 RIGHT = {
     "TLS": lambda kafka: ("TLS", kafka.tls()),
     "TLS with a client certificate": lambda kafka: ("MTLS", kafka.tls("client")),
@@ -35,7 +35,7 @@ RIGHT = {
         {**kafka.sasl("ada"), "security.protocol": "SASL_PLAINTEXT"},
     ),
 }
-# What is wrong: listener, properties, and words of the message.
+# Wrong configurations: listener, properties, and texts in the error message, by name.
 WRONGS = {
     "wrong password (SCRAM)": (
         "SASLTLS",
@@ -142,7 +142,9 @@ def broker(
 
 
 @pytest.mark.parametrize("wrong", WRONGS)
-def test_the_probe_says_what_where_and_what_to_do(secure: SecureKafka, wrong: str) -> None:
+def test_the_probe_reports_the_problem_the_server_and_a_remedy(
+    secure: SecureKafka, wrong: str
+) -> None:
     listener, properties, words = WRONGS[wrong]
     servers = address(secure, listener)
     denied = refusal(servers, properties(secure))  # type: ignore[no-untyped-call]
@@ -155,16 +157,14 @@ def test_the_probe_says_what_where_and_what_to_do(secure: SecureKafka, wrong: st
 
 
 @pytest.mark.parametrize("right", RIGHT)
-def test_the_probe_finds_nothing_wrong_where_a_client_gets_in(
-    secure: SecureKafka, right: str
-) -> None:
+def test_the_probe_reports_nothing_if_a_client_can_connect(secure: SecureKafka, right: str) -> None:
     listener, properties = RIGHT[right](secure)  # type: ignore[no-untyped-call]
     assert refusal(secure.at(listener), properties) is None
 
 
 @both_clients
 @pytest.mark.parametrize("wrong", WRONGS)
-def test_a_client_that_is_refused_raises_what_the_probe_finds(
+def test_a_client_without_access_raises_the_error_of_the_probe(
     secure: SecureKafka, client: Client, wrong: str
 ) -> None:
     listener, properties, words = WRONGS[wrong]
@@ -176,12 +176,14 @@ def test_a_client_that_is_refused_raises_what_the_probe_finds(
 
 @both_clients
 @pytest.mark.parametrize("right", RIGHT)
-def test_records_go_through(secure: SecureKafka, client: Client, right: str) -> None:
+def test_records_are_sent_and_read_with_each_correct_configuration(
+    secure: SecureKafka, client: Client, right: str
+) -> None:
     topic = f"records-{client}-{right.replace(' ', '-')}"
     plain = broker(client, secure.plain, {}).admin()
     plain.create([NewTopic(topic, 1)])
     plain.close()
-    for user in ("ada", "ANONYMOUS"):  # who has no certificate and no password
+    for user in ("ada", "ANONYMOUS"):  # ANONYMOUS is a client without certificate and password
         secure.allow(user, "TOPIC", topic, "READ", "WRITE", "DESCRIBE_CONFIGS")
     listener, properties = RIGHT[right](secure)  # type: ignore[no-untyped-call]
     through = broker(client, secure.at(listener), properties)
@@ -214,7 +216,7 @@ def test_records_go_through(secure: SecureKafka, client: Client, right: str) -> 
         ),
     ],
 )
-def test_properties_that_cannot_work_are_named(
+def test_an_error_names_properties_that_cannot_work(
     secure: SecureKafka, client: Client, change: dict[str, str], words: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -224,7 +226,7 @@ def test_properties_that_cannot_work_are_named(
 
 
 @both_clients
-def test_one_of_several_servers_that_lets_the_client_in_is_enough(
+def test_the_client_connects_if_one_of_several_servers_accepts_it(
     secure: SecureKafka, client: Client
 ) -> None:
     servers = f"{secure.at('EXPIRED')},{secure.at('TLS')}"
@@ -233,7 +235,7 @@ def test_one_of_several_servers_that_lets_the_client_in_is_enough(
     admin.close()
 
 
-def test_the_probe_says_nothing_of_a_server_that_is_no_kafka() -> None:
+def test_the_probe_reports_nothing_about_a_server_that_is_not_kafka() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(5)
         servers = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -259,7 +261,7 @@ class TestSecrets:
         }
 
     @both_clients
-    def test_a_command_that_is_refused_ends_with_2_and_does_not_show_the_password(
+    def test_a_command_without_access_exits_with_2_and_does_not_show_the_password(
         self, environment: dict[str, str], tmp_path: Path, client: Client
     ) -> None:
         stream = Path(__file__).parents[2] / "examples" / "iris.toml"
@@ -284,7 +286,7 @@ class TestSecrets:
 
     @both_clients
     @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
-    def test_no_log_of_a_client_that_gets_in_shows_the_password(
+    def test_no_log_of_a_connected_client_shows_the_password(
         self,
         secure: SecureKafka,
         capfd: pytest.CaptureFixture[str],

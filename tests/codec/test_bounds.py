@@ -1,5 +1,6 @@
-"""Whatever decodes also encodes: any bytes are a value that is written and read back as it was, or
-are rejected with a reason. Nothing else is ever raised."""
+"""Decoders either reject bytes with a reason or return a value that can be written and read again.
+
+They never raise any other error, whatever the bytes are."""
 
 import json
 import re
@@ -28,7 +29,7 @@ from monitor.windows.labelled import read_outcomes
 from monitor.windows.scored import ScoredReader
 from tests.test_wire import DECODERS, EVENTS
 
-# JSON that is legal, or nearly, and that some reader may not bear.
+# Valid or almost valid JSON that may break a decoder.
 NASTY = (
     *(
         "null",
@@ -65,7 +66,7 @@ nasty = st.one_of(
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """(container, key) of everything inside a JSON value."""
+    """Return (container, key) of every value inside a JSON value."""
     found: list[tuple[Any, Any]] = []
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
@@ -77,7 +78,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 @st.composite
 def damaged(draw: st.DrawFn, examples: list[bytes]) -> bytes:
-    """An example with some of its values exchanged, cut, or with bytes changed; or any bytes."""
+    """Draw an example with values replaced, truncated or with bytes changed, or arbitrary bytes."""
     kind = draw(st.sampled_from(["values", "values", "values", "bytes", "cut", "any"]))
     example = draw(st.sampled_from(examples))
     if kind == "any":
@@ -106,7 +107,9 @@ def examples_of(topic: str) -> list[bytes]:
 @pytest.mark.parametrize("topic", sorted(DECODERS))
 @given(data=st.data())
 @settings(max_examples=200)
-def test_an_event_is_read_back_as_it_was_or_rejected(topic: str, data: st.DataObject) -> None:
+def test_a_damaged_event_is_read_back_unchanged_or_rejected(
+    topic: str, data: st.DataObject
+) -> None:
     value = data.draw(damaged(examples_of(topic)))
     reason = ""
     try:
@@ -146,7 +149,7 @@ RECORD = b'{"id":"r1","@row":1,"t":"2025-01-01T00:00:00Z","a":1.5,"b":2,"c":"x"}
 
 @given(stream=streams, values=st.lists(damaged([RECORD]), min_size=1, max_size=4))
 @settings(max_examples=500)
-def test_a_feature_record_that_is_kept_becomes_a_prediction_that_is_read_back(
+def test_an_accepted_feature_record_becomes_a_prediction_that_can_be_read(
     stream: Stream, values: list[bytes]
 ) -> None:
     batch = RecordCodec(stream).decode(values)
@@ -174,7 +177,7 @@ def test_a_feature_record_that_is_kept_becomes_a_prediction_that_is_read_back(
 
 @given(stream=streams, value=st.data())
 @settings(max_examples=500)
-def test_a_label_that_is_kept_is_read_back_as_it_was(stream: Stream, value: st.DataObject) -> None:
+def test_an_accepted_label_is_read_back_unchanged(stream: Stream, value: st.DataObject) -> None:
     codec = LabelCodec(stream)
     truth = '"yes"' if stream.task == "classification" else "1.5"
     at = 1 if stream.axis == "row" else '"2025-01-01T00:00:00Z"'
@@ -192,7 +195,7 @@ def test_a_label_that_is_kept_is_read_back_as_it_was(stream: Stream, value: st.D
 
 @given(value=damaged(examples_of("outcomes")), axis=st.sampled_from(["time", "row"]))
 @settings(max_examples=300)
-def test_the_monitor_reads_or_leaves_out_any_outcome(value: bytes, axis: str) -> None:
+def test_the_monitor_reads_or_skips_any_damaged_outcome(value: bytes, axis: str) -> None:
     read = read_outcomes(
         [Message("s.outcomes", 0, 0, None, value)],
         stream(axis=axis, task="classification", key="@id", missing="impute"),
@@ -214,7 +217,9 @@ def test_the_monitor_reads_or_leaves_out_any_outcome(value: bytes, axis: str) ->
         ("z", "[" * 3000 + "]" * 3000, "not JSON: nested too deeply"),
     ],
 )
-def test_what_is_out_of_bounds_says_so(field: str, value: str, reason: str) -> None:
+def test_a_record_with_a_value_out_of_bounds_is_rejected_with_the_reason(
+    field: str, value: str, reason: str
+) -> None:
     record = json.loads(RECORD) | {field: "@@"}
     batch = RecordCodec(
         stream(axis="row", task="classification", key="a", missing="impute")
@@ -224,7 +229,7 @@ def test_what_is_out_of_bounds_says_so(field: str, value: str, reason: str) -> N
 
 
 def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
-    """The type and all types inside it; structs are left to their own test."""
+    """Return a type and all types inside it, but not the types inside structs."""
     found = [annotation]
     for name in ("types", "item_types"):
         for inner in getattr(annotation, name, ()):
@@ -237,7 +242,7 @@ def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
 
 
 def _structs() -> list[type[msgspec.Struct]]:
-    """All structs of events, and those with which services read only a part of an event."""
+    """Return all structs of events, including those with which services read part of an event."""
     modules = [events, envelope, reconcile, trace, history, scored, labelled, outcomes]
     found = {
         kind
@@ -257,7 +262,7 @@ PARTS_OF_EVENTS = {
 
 
 @pytest.mark.parametrize("kind", _structs(), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_every_whole_number_of_an_event_fits_64_bits(kind: type[msgspec.Struct]) -> None:
+def test_every_integer_in_an_event_fits_into_64_bits(kind: type[msgspec.Struct]) -> None:
     info = msgspec.inspect.type_info(kind)
     assert isinstance(info, msgspec.inspect.StructType)
     for field in info.fields:
@@ -272,7 +277,7 @@ BAD_TIMES = ("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "yesterda
 
 
 @pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
-def test_an_event_with_an_impossible_time_is_refused(path: Path) -> None:
+def test_an_event_with_an_impossible_time_is_rejected(path: Path) -> None:
     topic = path.name.split(".")[0]
     example = json.loads(path.read_bytes())
     times = [(at, key) for at, key in places(example) if key in ("time", "label_time")]
@@ -293,7 +298,7 @@ STRUCTS = {
 
 
 @pytest.mark.parametrize("kind", STRUCTS.values(), ids=STRUCTS)
-def test_every_struct_of_an_event_with_a_time_checks_it(kind: type[msgspec.Struct]) -> None:
+def test_every_struct_with_a_time_validates_it(kind: type[msgspec.Struct]) -> None:
     times = {"time", "label_time"} & set(kind.__struct_fields__)
     assert bool(times) == hasattr(kind, "__post_init__"), kind
 
@@ -314,7 +319,9 @@ LONG = 200_000
     ],
 )
 @pytest.mark.parametrize("axis", ["time", "row"])
-def test_a_reason_is_short_whatever_the_record_holds(field: str, axis: str) -> None:
+def test_the_reason_of_a_rejection_is_short_however_long_the_record_is(
+    field: str, axis: str
+) -> None:
     of = stream(axis=axis, task="regression", key="@id", missing="dead_letter")
     value = ("{" + field % ("x" * LONG) + "}").encode()
     reasons = [item.reason for item in RecordCodec(of).decode([value]).rejected]

@@ -1,4 +1,4 @@
-"""Labels come back as they were sent; bad ones say why."""
+"""Labels are decoded exactly as they were encoded, or rejected with a reason."""
 
 import msgspec
 import pytest
@@ -32,13 +32,13 @@ def stream(
     at=st.one_of(st.none(), st.integers(0, 2**53 - 1)),
     key=st.one_of(words, st.integers()),
 )
-def test_any_names_and_values_come_back(
+def test_labels_with_any_names_and_values_are_decoded_unchanged(
     names: list[str], record_id: str, label: str | float, at: int | None, key: str | int
 ) -> None:
     id_column, key_column, target = names
     codec = LabelCodec(stream(id=id_column, key=key_column, target=target))
     if label in (float("inf"), float("-inf")):
-        return  # JSON has no infinities
+        return  # JSON has no infinity
     encoded = codec.encode(record_id, label, at=at, key=key)
     assert codec.decode(encoded) == Label(record_id, text(label), at, text(key))
 
@@ -56,7 +56,9 @@ odd = st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "k", "y", "@at"), 
     ),
     key=st.sampled_from(["k", "@id"]),
 )
-def test_many_at_once_are_decoded_as_one_by_one(labels: list[dict[str, object]], key: str) -> None:
+def test_labels_are_decoded_in_a_batch_as_one_by_one(
+    labels: list[dict[str, object]], key: str
+) -> None:
     codec = LabelCodec(stream(key=key))
     values = [msgspec.json.encode(label) for label in labels]
     kept: list[tuple[int, Label]] = []
@@ -71,7 +73,7 @@ def test_many_at_once_are_decoded_as_one_by_one(labels: list[dict[str, object]],
     assert [(item.index, item.reason) for item in found.rejected] == rejected
 
 
-def test_on_the_axis_of_time_the_moment_is_written_for_people() -> None:
+def test_on_the_time_axis_the_time_of_a_label_is_written_as_rfc_3339() -> None:
     codec = LabelCodec(stream(windows='span = "1h"', task="regression"))
     encoded = codec.encode("r", 1.5, at=90_000_000)
     assert encoded == b'{"id":"r","y":1.5,"@at":"1970-01-01T00:01:30Z"}'
@@ -90,13 +92,13 @@ def test_on_the_axis_of_time_the_moment_is_written_for_people() -> None:
         (b'{"id": "r", "y": 1, "@at": -1}', "expected a record number"),
     ],
 )
-def test_a_label_that_cannot_be_used_says_why(value: bytes | None, reason: str) -> None:
+def test_an_unusable_label_is_rejected_with_the_reason(value: bytes | None, reason: str) -> None:
     with pytest.raises(DataError) as caught:
         LabelCodec(stream(task="regression")).decode(value)
     assert reason in caught.value.message
 
 
-def test_a_moment_without_zone_is_refused() -> None:
+def test_a_label_time_without_a_zone_is_rejected() -> None:
     with pytest.raises(DataError, match="RFC 3339"):
         LabelCodec(stream(windows='span = "1h"')).decode(
             b'{"id": "r", "y": 1, "@at": "1970-01-01 00:00:00"}'

@@ -1,4 +1,4 @@
-"""Predictions written as a batch are what their events say, one by one."""
+"""Predictions encoded as a batch are the same as when encoded one by one."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ TEXT = st.text(max_size=6) | st.sampled_from(['","', "%b", "a,b", 'say "so"', "\
 
 
 @given(st.data())
-def test_what_is_encoded_as_a_batch_is_what_the_events_say(data: st.DataObject) -> None:
+def test_a_batch_is_encoded_like_its_events_one_by_one(data: st.DataObject) -> None:
     classes = data.draw(st.lists(TEXT, min_size=2, max_size=3, unique=True))
     size = data.draw(st.integers(1, 5))
 

@@ -1,4 +1,4 @@
-"""Feature records: arbitrary columns come back as they were, bad ones with a reason."""
+"""Feature records are decoded with any columns, or rejected with a reason."""
 
 import math
 from typing import Any
@@ -46,7 +46,7 @@ def stream(features: str, more: str = "", **record: str) -> Stream:
         )
     )
 )
-def test_any_column_names_and_values_come_back(
+def test_records_with_any_column_names_and_values_are_decoded_unchanged(
     case: tuple[list[str], list[tuple[Any, ...]]],
 ) -> None:
     columns, rows = case
@@ -77,7 +77,7 @@ def test_any_column_names_and_values_come_back(
 
 
 @given(st.lists(st.one_of(st.binary(max_size=30), st.none()), max_size=10))
-def test_any_bytes_end_as_record_or_as_rejection(values: list[bytes | None]) -> None:
+def test_any_bytes_are_decoded_or_rejected(values: list[bytes | None]) -> None:
     batch = RecordCodec(stream('a = "number"')).decode(values)
     rejected = [item.index for item in batch.rejected]
     assert sorted(batch.kept + rejected) == list(range(len(values)))
@@ -127,7 +127,9 @@ def test_any_bytes_end_as_record_or_as_rejection(values: list[bytes | None]) -> 
         (b'{"id": 1, "@row": 0, "a": 1, "c": "r", "z": 1}', "unknown column 'z'"),
     ],
 )
-def test_a_record_that_cannot_be_scored_says_why(value: bytes | None, reason: str) -> None:
+def test_a_record_that_cannot_be_scored_is_rejected_with_the_reason(
+    value: bytes | None, reason: str
+) -> None:
     codec = RecordCodec(
         stream(
             'a = "number"\nc = "category"',
@@ -142,12 +144,12 @@ def test_a_record_that_cannot_be_scored_says_why(value: bytes | None, reason: st
     assert batch.columns.numbers["inverse"].tolist() == [0.5, 0.5]
 
 
-def test_nesting_without_end_is_a_rejection() -> None:
+def test_a_record_that_is_nested_too_deeply_is_rejected() -> None:
     batch = RecordCodec(stream('a = "number"')).decode([b'{"x": ' + b"[" * 100_000])
     assert batch.rejected[0].reason == "not JSON: nested too deeply"
 
 
-def test_missing_values_are_kept_where_they_are_imputed() -> None:
+def test_a_record_with_missing_values_is_accepted_if_they_are_imputed() -> None:
     codec = RecordCodec(
         stream('a = "number"\nc = "category"', 'derived = { inverse = "1 / a" }', missing="impute")
     )
@@ -157,7 +159,7 @@ def test_missing_values_are_kept_where_they_are_imputed() -> None:
     assert batch.columns.categories["c"].tolist() == [None, ""]
 
 
-def test_one_column_may_be_id_key_time_and_feature() -> None:
+def test_one_column_may_be_id_key_time_and_feature_at_once() -> None:
     codec = RecordCodec(
         stream(
             'id = "number"',
@@ -194,7 +196,9 @@ def test_an_escaped_column_name_is_the_same_column() -> None:
         ('start = 1970-01-01T00:00:00Z\nstep = "1m"', '"not used"', 180_000_000),
     ],
 )
-def test_event_time_in_each_format(time: str, field: str, expected_us: int | None) -> None:
+def test_the_event_time_is_read_in_each_format(
+    time: str, field: str, expected_us: int | None
+) -> None:
     codec = RecordCodec(stream('a = "number"', f"[time]\n{time}"))
     batch = codec.decode([f'{{"id": 1, "@row": 3, "a": 1, "t": {field}}}'.encode()])
     assert batch.times_us == ([] if expected_us is None else [expected_us])
@@ -205,21 +209,21 @@ def test_event_time_in_each_format(time: str, field: str, expected_us: int | Non
 
 
 @given(st.datetimes())
-def test_the_quick_way_to_read_a_pattern_reads_what_strptime_reads(moment: Any) -> None:
+def test_the_fast_parser_of_a_pattern_gives_the_same_time_as_strptime(moment: Any) -> None:
     for pattern in ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M", "%Y-%m-%d"):
         written = moment.strftime(pattern)
         if moment.year < 1000:
-            continue  # strftime leaves out the zeros that strptime wants
+            continue  # strftime omits leading zeros of the year, which strptime requires
         read_back = pattern_reader(pattern)(written)
         assert read_back == pattern_reader(pattern + " ")(written + " ")
 
 
 @given(st.integers(-(10**16), 10**17))
-def test_times_come_back(us: int) -> None:
+def test_formatted_times_are_parsed_to_the_same_value(us: int) -> None:
     assert parse_time(format_time(us)) == us
 
 
-def test_many_batches_join_to_one_with_places_counted_through() -> None:
+def test_joined_batches_have_consecutive_indexes() -> None:
     codec = RecordCodec(stream('a = "number"'))
     values = [f'{{"id": {i}, "@row": {i}, "a": {i}}}'.encode() for i in range(10)]
     values[7] = b"?"

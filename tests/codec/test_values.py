@@ -1,4 +1,4 @@
-"""Times that anybody may have written are shown, whatever their number."""
+"""Any number that may occur as a time is displayed without an error."""
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from driftline.codec.values import moment_of, publish_time, shown_time
 from driftline.trace import trace
 from tests.world import World
 
-POSITIONS = st.integers(-(2**60), 2**60)  # what `events.Position` lets through
-TIMESTAMPS = st.integers(-(2**63), 2**63 - 1)  # a Kafka record may have any
+POSITIONS = st.integers(-(2**60), 2**60)  # the range that `events.Position` accepts
+TIMESTAMPS = st.integers(-(2**63), 2**63 - 1)  # a Kafka record may have any timestamp
 
 
 @given(POSITIONS | TIMESTAMPS)
@@ -26,7 +26,7 @@ def test_any_timestamp_of_a_message_is_shown(timestamp_ms: int) -> None:
 
 
 @pytest.mark.parametrize("timestamp_ms", [-1, -(2**63), 2**63 - 1, 253_402_300_800_000])
-def test_a_timestamp_that_is_no_time_is_shown_as_its_number(timestamp_ms: int) -> None:
+def test_a_timestamp_that_is_not_a_valid_time_is_shown_as_a_number(timestamp_ms: int) -> None:
     assert moment(timestamp_ms) == publish_time(timestamp_ms) == f"{timestamp_ms} ms"
 
 
