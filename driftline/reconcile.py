@@ -1,12 +1,11 @@
-"""Counts from the topics what became of every feature record and every label, and names what is
-missing.
+"""Account for every feature record and every label from the topics, and list what is missing.
 
-In: a broker and a stream. Out: a `Reconciliation`. It trusts no service's counters. Whatever is
-counted lies in a temporary SQLite file, so memory does not grow with the topics.
+Input: a broker and a stream. Output: a `Reconciliation`. It uses no counters of services. The data
+is in a temporary SQLite file, so that memory does not grow with the topics.
 
-A record is judged by its source offset: each one below the inference group's committed offset must
-be the source of a prediction or of a dead letter. A label must have become an outcome or a dead
-letter, unless it says what was known, or still waits for its prediction within the horizon.
+Each record that inference has handled must be the source of a prediction or of a dead letter. Each
+label that the join has handled must be in an outcome or a dead letter. Exceptions are labels that
+repeat a known one, were replaced before the prediction came, or wait for their prediction.
 """
 
 import sqlite3
@@ -39,12 +38,12 @@ from driftline.scan import Progress, handled, ranges, scan, size
 from driftline.stream import Stream
 from driftline.topics import Topics
 
-# SQLite's page cache; the rest stays on disk.
+# The size of SQLite's page cache. All other pages are on disk.
 _CACHE_KIB = 64 * 1024
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """A record or label of which nothing came. `id` is None where it cannot be read."""
+    """A record or label without a result. `id` is None if it is unreadable."""
 
     partition: int
     offset: int
@@ -52,20 +51,20 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """The labels; total is the sum of the others."""
+    """The number of labels by result. `total` is the sum of the others."""
 
     total: int
-    joined: int
-    repeated: int  # the same label again
-    replaced: int  # changed before the prediction came: the outcome has the later one
-    dead_letters: int  # unreadable, or no such prediction within the horizon
-    waiting: int  # not read yet, or for their prediction
-    expired: int  # as for records
+    joined: int  # in an outcome
+    repeated: int  # the same label as before
+    replaced: int  # changed before the prediction came, so that only a later label was joined
+    dead_letters: int  # unreadable, or without a prediction in the join window
+    waiting: int  # not read yet, or waiting for their prediction
+    expired: int  # retention may have deleted their results
     missing: int
 
 
 class Reconciliation(msgspec.Struct, frozen=True):
-    """What became of everything, up to the ends of the topics when counting began.
+    """The results of all records and labels, up to the ends of the topics when counting started.
 
     records = predictions + dead_letters + waiting + expired + missing
     predictions = outcomes + unlabelled
@@ -73,30 +72,30 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     stream: str
     records: int
-    predictions: int  # records that were predicted, each counted once
-    dead_letters: int  # records that were refused, and not predicted
-    waiting: int  # inference has not come to them yet
-    expired: int  # so old that retention may have deleted what came of them
+    predictions: int  # records with a prediction, each counted once
+    dead_letters: int  # rejected records without a prediction
+    waiting: int  # not read by inference yet
+    expired: int  # retention may have deleted their results
     missing: int
-    outcomes: int  # predicted records whose label came
+    outcomes: int  # records with a prediction and a label
     unlabelled: int
     revised: int  # changes of labels, each published as a further outcome
-    duplicate_ids: int  # records whose id stood in an earlier one, replays left out
+    duplicate_ids: int  # records with the id of an earlier one, except replayed records
     replayed: int  # records sent again from a dead letter
-    redelivered: int  # further predictions of the same source offset: readers drop them
-    doubled_outcomes: int  # outcomes that stand twice, which exactly-once rules out
+    redelivered: int  # further predictions of the same record, which readers drop
+    doubled_outcomes: int  # copies of an outcome, which exactly-once delivery rules out
     labels: Labels
-    misplaced_labels: int  # in another partition than the record with their id: they cannot join
+    misplaced_labels: int  # in another partition than their record, so that they are never joined
     foreign_letters: int  # in the dead letters, but not written by Driftline
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
     foreign_records: int = 0  # in predictions and outcomes, but not written by Driftline
-    lost: tuple[Lost, ...] = ()  # not among `records`: they are no longer in the log
+    lost: tuple[Lost, ...] = ()  # deleted before they were read, so not counted in `records`
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is missing, lost unread or misplaced, and no outcome doubled."""
+        """Return whether nothing is missing, lost or misplaced, and no outcome is doubled."""
         return not (
             self.missing
             or self.labels.missing
@@ -114,13 +113,14 @@ def reconcile(
     progress: Progress | None = None,
     total: Progress | None = None,
 ) -> Reconciliation:
-    """Read all topics of the stream once and account for every record and label.
+    """Read the topics of the stream once and account for every record and label.
 
-    At most `limit` missing ones are named (None: all). `total` is told once how many offsets there
-    are to read, `progress` how many more were read. Services may run meanwhile. Raises BrokerError.
+    At most `limit` missing records and labels are listed, or all if it is None. `total` is called
+    once with the number of offsets to read, and `progress` with the number read since its last
+    call. Services may run at the same time. Raises BrokerError.
     """
     topics = Topics(stream)
-    # Commits are read before the ends: whatever was committed is visible below them.
+    # Read the commits before the ends of the logs, so that every committed result is below an end.
     committed, ids = _committed(broker, topics)
     inference, outcomes, _ = committed
     names = (
@@ -165,7 +165,7 @@ def reconcile(
 def _committed(
     broker: Broker, topics: Topics
 ) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
-    """What inference, outcomes and monitor have committed, and the ids of the topics they read."""
+    """Return the commits of inference, outcomes and monitor, and the ids of their input topics."""
     admin = broker.admin()
     try:
         found: list[Mapping[TopicPartition, Committed]] = [
@@ -179,11 +179,11 @@ def _committed(
 
 
 _Row = tuple[str | int | float | bytes | None, ...]
-_RowOf = Callable[[Message], _Row | None]  # None for a message that is not counted
+_RowOf = Callable[[Message], _Row | None]  # returns None for a message that is not counted
 
 
 class _PredictionHead(msgspec.Struct, frozen=True, gc=False):
-    """The fields of a prediction that are counted by; a watermark has none of them."""
+    """The fields of a prediction or a watermark that counting needs."""
 
     type: str
     record_id: str = ""
@@ -206,7 +206,7 @@ _outcomes = msgspec.json.Decoder(_OutcomeHead)
 
 
 class _Loader:
-    """Fills the tables from the topics."""
+    """Fill the tables from the topics."""
 
     def __init__(
         self,
@@ -226,8 +226,8 @@ class _Loader:
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
-        self.lost: list[Lost] = []  # of other topics, as outcomes and monitor have met it
-        # Output partition → publish time of its oldest record, where older ones were deleted.
+        self.lost: list[Lost] = []  # in the topics that outcomes and monitor read
+        # Partition of an output → publish time of its oldest record, if older ones were deleted.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
     def load(self, committed: Mapping[TopicPartition, Committed]) -> None:

@@ -1,6 +1,6 @@
-"""What `driftline.reconcile` names besides missing records: misplaced labels, lost records.
+"""Find misplaced labels and lost records for `driftline.reconcile`.
 
-In: its tables. Out: `Misplaced` and `Lost`, with the cause.
+Input: its tables, and the commits of a group. Output: `Misplaced`, with the cause, and `Lost`.
 """
 
 import sqlite3
@@ -17,7 +17,7 @@ from driftline.stream import Stream
 
 
 class Misplaced(msgspec.Struct, frozen=True):
-    """A label in another partition than the record with its id, and what put it there."""
+    """A label in another partition than the record with its id, and the cause."""
 
     partition: int
     offset: int
@@ -27,9 +27,9 @@ class Misplaced(msgspec.Struct, frozen=True):
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """Records that a reader did not read before the log lost them: `[start, end)` of a partition.
+    """Records `[start, end)` of a partition that were deleted before they were read.
 
-    `end` is None where the topic was recreated: how many records the former one had is unknown.
+    `end` is None if the topic was created again: the number of lost records is unknown.
     """
 
     topic: str
@@ -41,7 +41,7 @@ class Lost(msgspec.Struct, frozen=True):
 def misplaced_labels(
     database: sqlite3.Connection, stream: Stream, limit: int | None
 ) -> Iterator[Misplaced]:
-    """The first labels (None: all) that are not in the partition of their record."""
+    """Return the first `limit` labels that are not in the partition of their record, or all."""
     rows = database.execute(NAMED_MISPLACED_LABELS + " LIMIT ?", (-1 if limit is None else limit,))
     for partition, offset, id, key, of_record, record_key in rows:
         cause = _cause(key, partition, record_key, of_record, stream.kafka.partitions)
@@ -51,7 +51,7 @@ def misplaced_labels(
 def _cause(
     key: bytes | None, partition: int, record_key: bytes | None, of_record: int, partitions: int
 ) -> str:
-    """What put a label and its record in different partitions."""
+    """Explain why a label and its record are in different partitions."""
     if key is None:
         return "it has no key; send it with the key of its record"
     if key != record_key:
@@ -67,7 +67,7 @@ def _cause(
 
 
 def _partitioner(key: bytes, partition: int, partitions: int) -> str | None:
-    """The likeliest that puts the key there: the first of those that do."""
+    """Return the first known partitioner that chooses this partition for the key, or None."""
     found = partitioners_for(key, partition, partitions)
     return next((name for name in PARTITIONERS if name in found), None)
 
@@ -81,8 +81,10 @@ def lost_records(
     ids: Mapping[str, str],
     spans: Mapping[TopicPartition, OffsetRange],
 ) -> Iterator[Lost]:
-    """What a group has not read, as far as it has committed, and never can: deleted by retention,
-    or cut off by a topic that was created again."""
+    """Return the records that a group had not read, by its commits, and that no longer exist.
+
+    Retention has deleted them, or their topic was created again.
+    """
     for partition, at in committed.items():
         span = spans.get(partition)
         topic_id, _ = without_topic_id(at)

@@ -1,7 +1,7 @@
-"""Follows the watermark records of predictions: which log each prediction is of, and gaps.
+"""Detect from watermarks which log each prediction belongs to, and which records were lost.
 
-In: watermark records and predictions, each partition in its order. Out: whether a prediction is of
-the present topic of feature records, and the ranges that were deleted before they were read.
+Input: the watermarks and predictions of each partition, in order. Output: whether a prediction is
+of the current topic of feature records, and the ranges that were deleted before they were read.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from driftline.reconcile_findings import Lost
 
 
 class ReadLogs:
-    """The logs of one topic of feature records, the present one and those before it."""
+    """The current and earlier logs of a topic of feature records, which may be created again."""
 
     def __init__(self, topic: str, topic_id: str) -> None:
         self._topic = topic
         self._topic_id = topic_id
-        self._of: dict[int, str] = {}  # partition → id of the log whose predictions come now
+        self._of: dict[int, str] = {}  # partition → id of the log whose predictions follow
         self._next: dict[int, int] = {}  # partition → offset after the newest prediction's source
         self._lost: dict[tuple[int, int], Lost] = {}
 
     def mark(self, partition: int, log: Log | None, gaps: Sequence[Gap]) -> None:
-        """Take in a watermark record that names a log or gaps."""
+        """Apply a watermark with a log or gaps."""
         for gap in gaps:
             self._lose(partition, gap.start, gap.end)
         if log is None:
@@ -33,13 +33,19 @@ class ReadLogs:
             self._next[partition] = log.offset
 
     def is_present(self, partition: int, offset: int) -> bool:
-        """Whether a prediction with this source is of the present topic, as far as is known."""
+        """Return whether a prediction with this source is of the current topic.
+
+        True if no watermark has named the log yet. Call it for each prediction in order.
+        """
         self._next[partition] = max(self._next.get(partition, 0), offset + 1)
         return self._of.get(partition, self._topic_id) == self._topic_id
 
     @property
     def lost(self) -> Sequence[Lost]:
-        """Ranges that were deleted unread; also of a former topic if none was read after it."""
+        """Return the ranges that were deleted before they were read.
+
+        If the last log of a partition is an earlier one, its unread rest is included.
+        """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:
                 self._lose(partition, self._next.get(partition, 0), None)

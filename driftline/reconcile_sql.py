@@ -1,4 +1,4 @@
-"""The SQL of `driftline.reconcile`: tables filled from the topics, and the fate of each row."""
+"""Define the SQL of `driftline.reconcile`: tables filled from the topics, and each row's result."""
 
 from typing import Final
 
@@ -16,7 +16,7 @@ CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
 CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 """
 
-# Indexes come after the rows: sorted once, they cost a fraction of being kept up to date.
+# Create indexes after inserting the rows, at a fraction of the cost of updating them with each row.
 ANALYSIS: Final = """
 CREATE TABLE predicted AS
     SELECT partition, source, id, min(offset) AS offset, min(key) AS key, count(*) AS times
@@ -113,7 +113,7 @@ SELECT count(*) - (
 ) FROM outcomes
 """
 
-# Each label with the prediction of its record, of which there is none in its own partition.
+# Labels that have a prediction with their id, but none in their own partition.
 _MISPLACED: Final = """
 FROM labels AS l JOIN predicted AS p ON p.id = l.id
 WHERE NOT EXISTS (
@@ -128,6 +128,3 @@ NAMED_MISPLACED_LABELS: Final = f"""
 SELECT l.partition, l.offset, l.id, l.key, min(p.partition), min(p.key) {_MISPLACED}
 ORDER BY l.partition, l.offset
 """
-
-# Partitions of which records were deleted before their reader came to them, or that ended before
-# the offset that their reader had committed.

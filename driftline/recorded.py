@@ -1,8 +1,9 @@
-"""Reads a stream's features and labels topics once and writes them as a data file to play again.
+"""Export the topics `features` and `labels` of a stream to a data file that can be played again.
 
-In: a broker and a stream. Out: JSON lines, one record each with its label, its number in `@row` and
-in `@at` when the label was known; and `Recorded`, which counts what was left out. Labels are joined
-as the outcomes service joins them, partition by partition. All records are in memory meanwhile.
+Input: a broker and a stream. Output: JSON lines, and `Recorded`, which counts records and labels.
+Each line is a record with its label, and `@at` is the position at which the label became known.
+Labels are joined within a partition, as the outcomes service does. All records are in memory while
+the file is written.
 """
 
 import heapq
@@ -26,20 +27,19 @@ from driftline.topics import Topics
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """What the topics held. Without the unreadable ones, which dead letters tell of, all records
-    are in the file."""
+    """The content of the topics. The file has all records except unreadable ones."""
 
     records: int
     labelled: int  # records with a label
     unreadable_records: int
     unreadable_labels: int
-    repeated_labels: int  # said what was known
-    revised_labels: int  # changed: the last one counts, from when it was known
-    labels_without_record: int  # in their partition: it is unreadable, deleted, or has another key
+    repeated_labels: int  # the same label as before
+    revised_labels: int  # changed labels; the file has the last one, with its own `@at`
+    labels_without_record: int  # no record in their partition is readable and has their id
 
 
 def as_recorded(stream: Stream) -> Stream:
-    """The stream, with its data played as they were recorded: numbers, and delays of labels."""
+    """Return the stream with its simulation set to play labels at the recorded positions."""
     return msgspec.structs.replace(stream, simulate=Simulate(label_delay=AT))
 
 
@@ -51,11 +51,12 @@ def write_recorded(
     progress: Progress | None = None,
     total: Progress | None = None,
 ) -> Recorded:
-    """Read both topics up to their present ends and write `file`.
+    """Read both topics up to their current ends and write `file`.
 
-    Records stand in the order of their partitions, and partitions are merged by position, as far
-    as each has come. `total` is told once how many offsets there are to read, `progress` how many
-    more were read. Raises DataError (no record, no label), BrokerError (no such topic).
+    Records keep the order of their partition. Partitions are merged by the max position up to each
+    record. `total` is called once with the number of offsets to read, and `progress` with the
+    number read since its last call. Raises DataError (no record, no label), BrokerError (no such
+    topic).
     """
     topics = Topics(stream)
     span = ranges(broker, [topics.features, topics.labels])
@@ -86,9 +87,9 @@ def write_recorded(
 
 
 class _Record(NamedTuple):
-    """What is known of a record before it is written; compared by the first three."""
+    """A decoded record. Records are merged by the first three fields."""
 
-    reached: int  # the largest position in its partition up to it that is believed
+    reached: int  # the largest accepted position of its partition up to this record
     partition: int
     offset: int
     position: int
@@ -102,7 +103,10 @@ class _Known(NamedTuple):
 
 
 class _Reader:
-    """Takes in messages of both topics in any order between them, each in its partition's order."""
+    """Collect the messages of both topics.
+
+    Each partition must be read in order. The two topics may be interleaved in any way.
+    """
 
     def __init__(self, stream: Stream) -> None:
         self.counts: Counter[str] = Counter()
@@ -147,7 +151,10 @@ class _Reader:
         self._known[place] = _Known(label.label, label.at)
 
     def lines(self) -> Iterator[bytes]:
-        """Each record as a line of JSON, with its label, which is given out once."""
+        """Yield each record as a line of JSON.
+
+        If several records have the same id, only the first one gets the label.
+        """
         decode = msgspec.json.Decoder(dict[str, Any]).decode
         for record in heapq.merge(*self.partitions.values()):
             known = self._known.pop((record.partition, record.id), None)

@@ -1,7 +1,7 @@
-"""Reads topics once, from their beginning to the end that they had when the reading began.
+"""Read topics once, from the start to the end that they had when reading started.
 
-In: a broker and topic names. Out: batches of messages, one at a time in memory. It joins no group
-and commits nothing, so it disturbs no service.
+Input: a broker and ranges of partitions. Output: batches of messages, of which one at a time is in
+memory. It joins no consumer group and commits nothing, so it does not affect services.
 """
 
 import time
@@ -13,17 +13,20 @@ from driftline.broker.port import Broker, Committed, Message, OffsetRange, Topic
 from driftline.commit_metadata import Offset, metadata_of
 from driftline.errors import BrokerUnavailable
 
-# Large batches save calls; 5,000 records of 1 kB are 5 MB.
+# Large batches need fewer calls. A batch of records of 1 kB has 5 MB.
 _BATCH_RECORDS = 5000
 _POLL_S = 0.2
-# A broker that gives nothing for so long, though records are there, is not going to.
+# Reading fails if no record arrives for this long although there are some.
 _PATIENCE_S = 30.0
 
 Progress = Callable[[int], None]
 
 
 def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, OffsetRange]:
-    """What can be read of these topics now. Raises BrokerError, also for an unknown topic."""
+    """Return the offsets that can be read from each partition of these topics now.
+
+    Raises BrokerError, also for an unknown topic.
+    """
     admin = broker.admin()
     try:
         return {
@@ -36,7 +39,7 @@ def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, Offset
 
 
 def size(span: Mapping[TopicPartition, OffsetRange]) -> int:
-    """How many offsets these ranges hold: records and transaction markers."""
+    """Return the number of offsets in these ranges, of records and transaction markers."""
     return sum(offsets.end - offsets.start for offsets in span.values())
 
 
@@ -46,10 +49,10 @@ def scan(
     *,
     progress: Progress | None = None,
 ) -> Iterator[list[Message]]:
-    """All messages within these ranges, partition order kept.
+    """Yield all messages in these ranges, in the order of each partition.
 
-    `progress` is told how many offsets were passed since it was last called. Raises
-    BrokerUnavailable when the broker falls silent, BrokerError.
+    `progress` is called with the number of offsets read since its last call. Raises
+    BrokerUnavailable if no record arrives for 30 s, BrokerError.
 
     >>> from driftline.broker.memory import MemoryBroker
     >>> from driftline.broker.port import NewTopic, Outgoing
@@ -108,15 +111,15 @@ class _Metadata(msgspec.Struct, frozen=True):
 
 
 def handled(committed: Committed | None) -> int:
-    """The next offset that a group has not handled yet.
+    """Return the first offset that a group has not handled yet.
 
-    A committed offset may be held back to rebuild state from; its metadata then tells how far the
-    results were published.
+    The committed offset may be smaller, because the group rebuilds its state from there. Its
+    metadata then contains the offset up to which results were published.
 
     >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
     (25, 10, 0)
     """
     if committed is None:
         return 0
-    found = metadata_of(committed, _Metadata)  # of another program's commit the offset alone counts
+    found = metadata_of(committed, _Metadata)  # None if another program has committed
     return committed.offset if found is None else max(committed.offset, found.published)

@@ -1,6 +1,7 @@
-"""Where this installation keeps things and which broker it talks to: environment, then defaults.
+"""Read the settings of this process: which broker it uses and where it stores files.
 
-The stream file says what a stream is, for everybody; settings say where this process runs.
+Input: environment variables. Output: `Settings`, with defaults. A stream file is the same wherever
+a stream runs; settings depend on the machine.
 """
 
 import os
@@ -19,43 +20,44 @@ LogFormat = Literal["text", "json"]
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Settings of one process. Environment variables are named beside each."""
+    """The settings of one process. The comments name their environment variables."""
 
     home: Path  # DRIFTLINE_HOME: runs, models, keys, local broker; default .driftline
     bootstrap_servers: str  # KAFKA_BOOTSTRAP_SERVERS
-    client: (
-        Client  # DRIFTLINE_CLIENT: kafka-python or librdkafka; default the quicker one installed
-    )
-    # KAFKA_<PROPERTY>, or KAFKA_<PROPERTY>_FILE for a file with its value: client properties such
-    # as KAFKA_SASL_USERNAME. As text it shows their names only.
+    client: Client  # DRIFTLINE_CLIENT: kafka-python or librdkafka; default: librdkafka if installed
+    # KAFKA_<PROPERTY>, or KAFKA_<PROPERTY>_FILE for a file with the value: properties of the Kafka
+    # client, such as KAFKA_SASL_USERNAME. `str` shows only their names.
     properties: Mapping[str, str]
     model_store: str  # DRIFTLINE_MODEL_STORE: folder or fsspec URL
-    log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL: of the services
+    log_level: LogLevel = "info"  # DRIFTLINE_LOG_LEVEL, for services
     log_format: LogFormat = "text"  # DRIFTLINE_LOG_FORMAT
 
     @property
     def keys(self) -> Path:
-        """Folder of the signing key and of the trusted public keys."""
+        """Return the folder of the signing key and of the trusted public keys."""
         return self.home / "keys"
 
     @property
     def runs(self) -> Path:
-        """Folder of the runs' topics and reports."""
+        """Return the folder of the topics and reports of runs."""
         return self.home / "runs"
 
     @property
     def broker(self) -> Path:
-        """Folder of the local Apache Kafka."""
+        """Return the folder of the local Apache Kafka."""
         return self.home / "kafka"
 
     @property
     def services(self) -> Path:
-        """Folder of the states and logs of services started with `up`."""
+        """Return the folder of the states and logs of services."""
         return self.home / "services"
 
     @property
     def local_broker(self) -> str:
-        """Address of the Kafka of `driftline broker up`: its port is the one it last ran on."""
+        """Return the address of the Kafka that `driftline broker up` starts.
+
+        Its port is the one that it used last, by default 9092. Raises SettingsError.
+        """
         port = self.broker / "port"
         try:
             number = int(port.read_text(encoding="utf-8")) if port.exists() else 9092
@@ -67,9 +69,9 @@ class Settings(msgspec.Struct, frozen=True):
 def load_settings(
     environment: Mapping[str, str] | None = None, *, bootstrap_servers: str | None = None
 ) -> Settings:
-    """Read the environment; `bootstrap_servers` (the flag `-b`) wins over it.
+    """Read the settings from the environment. Raises SettingsError.
 
-    Raises SettingsError.
+    `bootstrap_servers`, the option `-b`, takes precedence over the environment.
 
     >>> load_settings({"KAFKA_SASL_USERNAME": "ada"}).properties
     Properties(sasl.username)
