@@ -1,7 +1,7 @@
-"""The stream file: one TOML that says what a stream is, read, checked and given its defaults here.
+"""Load a stream file, the TOML file that describes a stream: read it, check it, set its defaults.
 
-In: a path. Out: a frozen `Stream`, every key of which carries its meaning (`driftline config`
-prints them). It never talks to a broker and never looks at data.
+Input: a path. Output: a frozen `Stream`. Each of its keys has a description, which `driftline
+config` prints. It never connects to a broker and never reads data.
 """
 
 import re
@@ -19,8 +19,8 @@ from driftline.stream_keys import explain, quoted, quoted_key
 from driftline.stream_numbers import unusable_number, unusable_span
 
 ROW: Final = "@row"  # the field in which producers number the records
-AT: Final = "@at"  # the field that says when a label was known
-ID: Final = "@id"  # as a key: the record's id, whatever its column is called
+AT: Final = "@at"  # the field with the position at which a label became known
+ID: Final = "@id"  # as a key: the id of the record, whatever the name of its column
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
@@ -32,14 +32,14 @@ Policy = Literal["harm", "drift", "schedule", "always", "never"]
 
 DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 
-# What Kafka takes in the name of a topic, and what is a plain name of a folder. Kafka hides topics
-# that begin with two underscores.
+# The characters that Kafka allows in topic names and that are safe in folder names. Kafka hides
+# topics that start with two underscores.
 _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
-# Kafka takes 249 characters. The folder of a run adds `-999.log`, and file names end at 255.
+# Kafka allows 249 characters. Files of a run add `-999.log`, and file names have at most 255.
 _LONGEST_TOPIC: Final = 247
-# A thousand years: positions in microseconds have 64 bits, and some spans are multiples of others.
+# A thousand years. Positions in microseconds have 64 bits, and some spans are multiples of others.
 _LONGEST_US: Final = 1000 * 366 * 86_400_000_000
-# Into which a window of twenty panes can be cut.
+# The numbers of slides that a window may have: the divisors of its twenty panes.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
     "ms": 1_000,
@@ -52,7 +52,7 @@ _UNITS_US = {
 
 
 class Span:
-    """A stretch of the stream: a duration in event time, or a number of records.
+    """A part of the stream: a duration in event time, or a number of records.
 
     >>> Span.parse("30m").us, Span.parse(500).records
     (1800000000, 500)
@@ -68,7 +68,7 @@ class Span:
 
     @classmethod
     def parse(cls, value: object) -> "Span":
-        """From `"90s"`, `"30m"`, `"7d"` … or a whole number of records. Raises ValueError."""
+        """Parse `"90s"`, `"30m"`, `"7d"` … or a whole number of records. Raises ValueError."""
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return cls(records=value)
         if isinstance(value, str) and (
@@ -101,7 +101,7 @@ class Span:
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a feature record is identified and what of it is let in."""
+    """The id and the key of feature records, and which records are accepted."""
 
     id: Annotated[
         str, Meta(description='column with the id of the record; "@row" is the row number')
@@ -131,7 +131,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the event time is found. Without it, records are ordered by their number alone."""
+    """The source of the event time. Without it, records are ordered only by their number."""
 
     column: Annotated[str | None, Meta(description="column with the event time")] = None
     format: Annotated[
@@ -163,7 +163,7 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long truth may take."""
+    """The longest wait for labels."""
 
     horizon: Annotated[
         Span | None,
@@ -172,7 +172,7 @@ class Labels(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The windows over which drift is tested; a twentieth of one is a pane."""
+    """The windows that are tested for drift. A pane is a twentieth of a window."""
 
     records: Annotated[
         Annotated[int, Meta(ge=20)] | None, Meta(description="length of a window in record numbers")
@@ -212,7 +212,7 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When a difference is a drift event."""
+    """The rules by which drift events are opened and resolved."""
 
     false_alarm_rate: Annotated[
         Annotated[float, Meta(gt=0, lt=1)],
@@ -271,14 +271,14 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """At most so many requests in any stretch of the stream."""
+    """The largest number of retrain requests in any period of the stream."""
 
     requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="largest number of requests")]
     per: Annotated[Span, Meta(description="length of the stretch")]
 
 
 class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """When to ask for a new model, and on what to train it."""
+    """The rules for requesting a new model, and the outcomes to train it on."""
 
     policy: Annotated[
         Policy,
@@ -332,7 +332,7 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which models are tried, and how they are compared."""
+    """The candidate models, and how they are compared."""
 
     candidates: Annotated[
         tuple[str, ...],
@@ -355,7 +355,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tune: Annotated[
         bool, Meta(description="whether to try several parameters of each candidate")
     ] = True
-    # NumPy's seeds have 32 bits, and tuning takes the next one.
+    # NumPy's seeds have 32 bits, and tuning uses the next seed.
     seed: Annotated[
         Annotated[int, Meta(ge=0, le=2**32 - 2)], Meta(description="seed of all random numbers")
     ] = 0
@@ -405,7 +405,7 @@ class Kafka(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A random delay: mean of an exponential, or bounds of a uniform distribution."""
+    """A random delay: an exponential distribution by its mean, or a uniform one by its bounds."""
 
     distribution: Annotated[Literal["exponential", "uniform"], Meta(description="its family")]
     mean: Annotated[Span | None, Meta(description="exponential: the mean")] = None
@@ -414,7 +414,7 @@ class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a finished data set is played as a stream; read by `run` and `produce` alone."""
+    """The way to play a finished data set as a stream. Only `run` and `produce` use it."""
 
     label_delay: Annotated[
         str | int | LabelDelay,
@@ -430,7 +430,11 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def delay(self) -> Span | LabelDelay | None:
-        """The label's delay; None when later rows bring the labels, zero where `@at` says it."""
+        """Return the delay of labels.
+
+        It is None if later rows have the labels, and zero if the column `@at` has their times.
+        Raises ValueError if `label_delay` is not valid.
+        """
         if isinstance(self.label_delay, LabelDelay):
             return self.label_delay
         if self.label_delay == AT:
@@ -475,12 +479,12 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kafka: Annotated[Kafka, Meta(description="topics and delivery")] = Kafka()
     simulate: Annotated[Simulate, Meta(description="playing a data set")] = Simulate()
 
-    # After `load`, none of the optional spans, the metric and the candidates are None or empty,
-    # and every feature is a `Feature`; these properties say so to the type checker.
+    # `load` fills in the defaults that depend on other keys, such as the metric and most spans.
+    # These properties return them with types that exclude None.
 
     @property
     def inputs(self) -> dict[str, Feature]:
-        """The declared features by column name, in file order."""
+        """Return the declared features by column name, in the order of the file."""
         return {
             name: spec if isinstance(spec, Feature) else Feature(kind=spec)
             for name, spec in self.features.items()
@@ -488,22 +492,22 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def judged_by(self) -> Metric:
-        """The metric by which models are compared."""
+        """Return the metric by which models are compared."""
         return self.metric or ("accuracy" if self.task == "classification" else "mae")
 
     @property
     def has_time(self) -> bool:
-        """Whether records have an event time (else only numbers)."""
+        """Return whether records have an event time. Otherwise they have only numbers."""
         return self.time.sequence is None
 
     @property
     def axis(self) -> Literal["time", "row"]:
-        """What windows are spans of: event time, or record numbers."""
+        """Return the axis of the windows: event time, or record numbers."""
         return "row" if self.windows.records is not None else "time"
 
     @property
     def needs_row(self) -> bool:
-        """Whether producers must number the records (field `@row`)."""
+        """Return whether producers must number the records (field `@row`)."""
         retrain = self.retrain
         spans = (
             self.labels.horizon,
@@ -522,22 +526,28 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def window_size(self) -> int:
-        """Length of a window on its axis: microseconds, or records."""
+        """Return the length of a window on its axis, in microseconds or records."""
         return _amount(self.windows.records or self.windows.span)
 
     @property
     def overlap(self) -> int:
-        """How many windows each record is in: 1, 2, 4, 5, 10 or 20."""
+        """Return how many windows each record is in: 1, 2, 4, 5, 10 or 20."""
         return self.window_size // (_amount(self.windows.slide) or self.window_size)
 
     @property
     def horizon(self) -> int:
-        """How long a prediction and its label wait for each other, on the windows' axis."""
+        """Return the join window, how long a prediction and its label wait for each other.
+
+        It is on the axis of the windows, in microseconds or records.
+        """
         return self._on_axis(self.labels.horizon)
 
     @property
     def block(self) -> int | None:
-        """How far apart records are independent, on the windows' axis; None: to be estimated."""
+        """Return the distance at which records are independent, or None if it is estimated.
+
+        It is on the axis of the windows, in microseconds or records.
+        """
         return None if self.drift.block is None else self._on_axis(self.drift.block)
 
     def _on_axis(self, span: Span | None) -> int:
@@ -548,17 +558,20 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def pane_size(self) -> int:
-        """Length of a pane, a twentieth of a window, on the same axis; at least 1."""
+        """Return the length of a pane, a twentieth of a window on the same axis, at least 1."""
         return max(1, self.window_size // 20)
 
     @property
     def lateness(self) -> int:
-        """Allowed disorder within a partition, on the windows' axis."""
+        """Return how far out of order records of a partition may be, on the axis of the windows."""
         return _amount(self.windows.lateness or 0)
 
     @property
     def max_ahead(self) -> int:
-        """How far ahead of its partition one record may move time, on the windows' axis."""
+        """Return how far one record may advance the time of its partition.
+
+        It is on the axis of the windows, in microseconds or records.
+        """
         return _amount(self.windows.max_ahead) or self.window_size
 
 
@@ -571,7 +584,7 @@ def _amount(value: "Span | int | None") -> int:
 def load(path: Path) -> Stream:
     """Read a stream file, check it and fill in its defaults.
 
-    Raises StreamFileError naming the file, the key and what was expected.
+    Raises StreamFileError with the file, the key and what was expected.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -586,12 +599,15 @@ def load(path: Path) -> Stream:
 
 
 def loads(text: str, *, name: str = "stream file") -> Stream:
-    """As `load`, from text; `name` is what errors call it."""
+    """Load a stream from the text of a stream file. Errors start with `name`.
+
+    Raises StreamFileError.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StreamFileError(f"{name}: not TOML: {error}") from error
-    except ValueError as error:  # a number of thousands of digits
+    except ValueError as error:  # a number has thousands of digits
         raise StreamFileError(f"{name}: a number is too long: {error}") from error
     except RecursionError as error:
         raise StreamFileError(f"{name}: arrays or tables are nested too deeply") from error
@@ -639,7 +655,7 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
     if clash := set(stream.derived) & {*stream.features, stream.target}:
         raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is a column already")
     if stream.derived:
-        # Imported here: only streams with derived features need it.
+        # Import it here, because only streams with derived features need it.
         from driftline.expressions import Expression
 
         kinds = {column: spec.kind for column, spec in stream.inputs.items()}
@@ -767,7 +783,7 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
 
 
 def to_time_us(value: datetime) -> int:
-    """Microseconds since 1970 UTC.
+    """Convert a time with a zone to microseconds since 1970 UTC.
 
     >>> to_time_us(datetime(1970, 1, 2, tzinfo=UTC))
     86400000000

@@ -1,7 +1,7 @@
-"""The keys of a stream file in words: what each means, and what is wrong with one.
+"""Describe the keys of a stream file, and explain errors in them.
 
-In: the structs of `driftline.stream`, whose annotations carry the meanings, and the raw TOML.
-Out: rows for `driftline config`, and messages for StreamFileError.
+Input: the structs of `driftline.stream`, whose annotations contain the descriptions, and the parsed
+TOML. Output: rows for `driftline config`, and messages for StreamFileError.
 """
 
 import re
@@ -19,8 +19,11 @@ _SPAN: Final = 'a duration such as "90s", "30m", "7d" or a number of records'
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """One key of a stream file. `value` is written as in TOML, "" where nothing is set; `given`
-    says whether the file has the key, as against a default."""
+    """One key of a stream file.
+
+    `value` is written as in TOML, and "" if nothing is set. `given` is true if the file has the
+    key, and false if the value is a default.
+    """
 
     key: str
     value: str
@@ -29,10 +32,10 @@ class KeyRow(msgspec.Struct, frozen=True):
 
 
 def describe(stream: msgspec.Struct, raw: Mapping[str, Any] | None = None) -> tuple[KeyRow, ...]:
-    """Every key with its value and meaning, in the order of the format.
+    """Return every key with its value and meaning, in the order of the format.
 
-    raw: the parsed TOML, to tell defaults from what was written; without it, `given` means that
-    the value is not the format's own default.
+    `raw` is the parsed TOML, which shows what the file contains. Without it, `given` means that the
+    value differs from the default of the format.
     """
     return tuple(_rows(stream, raw, ""))
 
@@ -51,7 +54,7 @@ def _rows(struct: msgspec.Struct, raw: Mapping[str, Any] | None, prefix: str) ->
                 yield KeyRow(key, "{}", given, meaning)
             for name, item in value.items():
                 yield KeyRow(f"{key}.{quoted_key(name)}", _compact(item), True, meaning)
-                meaning = ""  # said once, with the first of them
+                meaning = ""  # only the first entry shows it
             yield from _parts(hints[field.name], key)
         else:
             yield KeyRow(key, toml(value), given, meaning)
@@ -64,7 +67,7 @@ def _given(field: FieldInfo, value: object, raw: Mapping[str, Any] | None) -> bo
 
 
 def _parts(hint: Any, key: str) -> Iterator[KeyRow]:
-    """What each entry of a table such as [features] may say, once for all of them."""
+    """Yield the keys that each entry of a table such as [features] may have."""
     for part in _alternatives(get_args(_plain(hint))[1]):
         if isinstance(part, type) and issubclass(part, msgspec.Struct):
             hints = get_type_hints(part, include_extras=True)
@@ -74,7 +77,7 @@ def _parts(hint: Any, key: str) -> Iterator[KeyRow]:
 
 
 def meaning_of(hint: Any) -> str:
-    """The description in a field's annotation; "" if it has none."""
+    """Return the description in the annotation of a field, or "" if it has none."""
     if get_origin(hint) is Annotated:
         for extra in hint.__metadata__:
             if isinstance(extra, Meta) and extra.description:
@@ -86,7 +89,7 @@ def meaning_of(hint: Any) -> str:
 
 
 def toml(value: Any) -> str:
-    """A value as TOML writes it; "" for None.
+    """Format a value as TOML, or as "" for None.
 
     >>> toml(("data", True, 0.5))
     '["data", true, 0.5]'
@@ -114,13 +117,13 @@ def toml(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """A basic TOML string."""
+    """Format a text as a basic TOML string."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda c: f"\\u{ord(c[0]):04x}", escaped) + '"'
 
 
 def quoted_key(name: str) -> str:
-    """A TOML key: bare where it may be.
+    """Format a TOML key, without quotes if possible.
 
     >>> quoted_key("vicprice"), quoted_key("petal width")
     ('vicprice', '"petal width"')
@@ -129,8 +132,10 @@ def quoted_key(name: str) -> str:
 
 
 def _compact(value: Any) -> str:
-    """A struct as an inline table of what is not default, or as its first value where that is all
-    it says: `number` instead of `{ kind = "number" }`."""
+    """Format a struct as an inline table of the values that are not defaults.
+
+    A single value is written alone: `number` instead of `{ kind = "number" }`.
+    """
     if not isinstance(value, msgspec.Struct):
         return toml(value)
     said = {
@@ -150,10 +155,10 @@ def explain(
     root: type,
     fits: Callable[[Any, Any], bool],
 ) -> str:
-    """msgspec's message on a stream file, in words: key first, what was expected, what is there.
+    """Explain an error of msgspec in a stream file: the key, what was expected, what it has.
 
-    error: `str` of msgspec's ValidationError. raw: the parsed TOML. fits(type, value): whether the
-    value can be converted to the type.
+    `error` is the text of msgspec's ValidationError, and `raw` the parsed TOML. `fits(type, value)`
+    returns whether the value can be converted to the type.
     """
     message, _, path = error.partition(" - at `$")
     parts = re.findall(r"\.([A-Za-z_]\w*)|\[(\d+|\.\.\.)\]", path)
@@ -178,13 +183,13 @@ def explain(
 def _step(
     hint: Any, value: Any, name: str, index: str, fits: Callable[[Any, Any], bool]
 ) -> tuple[Any, Any, str]:
-    """One part of msgspec's path: the type, the value and the key there."""
+    """Follow one step of msgspec's path, and return the type, the value and the key there."""
     if name:
         struct = _struct(hint, name)
         inner = get_type_hints(struct, include_extras=True)[name] if struct else object
         return inner, value.get(name) if isinstance(value, Mapping) else None, name
     arguments = get_args(_plain(hint))
-    if index == "...":  # a table with free keys: msgspec does not say which of them it is
+    if index == "...":  # a table with free keys, of which msgspec does not name the wrong one
         inner = arguments[1]
         for entry, item in value.items():
             if not fits(inner, item):
@@ -194,8 +199,8 @@ def _step(
 
 
 def _unknown(key: str, name: str, hint: Any, value: Any) -> str:
-    # A bare table such as `{ mn = 3 }` may stand for one of several structs: the one that shares
-    # most of its keys is meant.
+    # A table such as `{ mn = 3 }` may be one of several structs. Choose the one that shares most
+    # of its keys.
     structs = [part for part in _alternatives(hint) if _is_struct(part)]
     given = set(value) if isinstance(value, Mapping) else set()
     struct = max(structs, key=lambda part: len(given & set(part.__struct_fields__)))
@@ -213,7 +218,7 @@ def _meaning(hint: Any) -> str:
 
 
 def words(hint: Any) -> str:
-    """What a type takes, in words.
+    """Describe the values that a type accepts.
 
     >>> words(Literal["auto", "manual"]), words(tuple[str, ...])
     ('"auto" or "manual"', 'a list, each text')
@@ -267,7 +272,7 @@ def _limits(extra: Any) -> str:
 
 
 def _alternatives(hint: Any) -> list[Any]:
-    """The parts of a union, however it is wrapped."""
+    """Return the parts of a union, also of nested and annotated ones."""
     plain = _plain(hint)
     if get_origin(plain) in (Union, UnionType):
         return [part for item in get_args(plain) for part in _alternatives(item)]
@@ -284,7 +289,7 @@ def _is_struct(hint: Any) -> bool:
 
 
 def _struct(hint: Any, field: str | None = None) -> Any:
-    """The struct that a type stands for: the one with this field, where there are several."""
+    """Return the struct in a type, with this field if it is given, or None if there is none."""
     for part in _alternatives(hint):
         if _is_struct(part) and (field is None or field in part.__struct_fields__):
             return part

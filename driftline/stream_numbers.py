@@ -1,6 +1,6 @@
-"""Checks the numbers of a stream file that are of the right type and cannot be used all the same.
+"""Find numbers in a stream file that have the right type but are not usable.
 
-In: the parsed TOML, or the `Stream` made of it. Out: the key that is wrong, and why, or None.
+Input: the parsed TOML, or the `Stream` made from it. Output: the wrong key and the reason, or None.
 """
 
 import math
@@ -12,14 +12,15 @@ from driftline.stream_keys import quoted_key, toml
 if TYPE_CHECKING:
     from driftline.stream import Stream
 
-# Larger numbers lose digits in JSON, and no stream is that long. Sums of them fit into 64 bits.
+# Larger numbers lose digits in JSON, and no stream is that long. Sums of such numbers fit into 64
+# bits.
 _MOST: Final = 2**53
 
 
 def unusable_number(raw: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the key of the first number that is not finite or too large, and what is wrong.
+    """Return the key of the first number that is too large or not finite, and the reason, or None.
 
-    Bounds of a feature may be infinite.
+    Only the bounds of a feature may be infinite.
 
     >>> unusable_number({"retrain": {"renew": float("nan")}})
     ('retrain.renew', 'Expected a number, got nan')
@@ -34,8 +35,10 @@ def unusable_number(raw: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def unusable_span(stream: "Stream") -> tuple[str, str] | None:
-    """Return the key of the first span that must be longer than nothing and is not, and what is
-    wrong."""
+    """Return the key of the first span that must be positive and is zero, and the reason, or None.
+
+    `windows.idle` must also be a duration.
+    """
     budget = stream.retrain.budget
     for key, span in (
         ("time.step", stream.time.step),
@@ -57,7 +60,7 @@ def unusable_span(stream: "Stream") -> tuple[str, str] | None:
 
 
 def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
-    """All numbers in a parsed TOML with their keys."""
+    """Yield all numbers in a parsed TOML with their keys."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _numbers(item, f"{key}.{quoted_key(name)}" if key else quoted_key(name))

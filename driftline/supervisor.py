@@ -1,8 +1,8 @@
-"""Keeps the services of a stream running: starts them, and starts again what ends.
+"""Keep the services of a stream running: start them, and restart those that end.
 
-In: the folder in which `driftline up` asks for services. Out: the processes, `processes.json`
-beside their states, a log. `up` runs it as `python -m driftline.supervisor FOLDER`. It needs no
-broker.
+Input: the folder in which `driftline up` asks for services. Output: the processes, and
+`processes.json` and a log in the same folder. `up` runs it as `python -m driftline.supervisor
+FOLDER`. It does not connect to the broker.
 """
 
 import fcntl
@@ -41,33 +41,36 @@ from driftline.settings import load_settings
 
 log = logging.getLogger(__name__)
 
-# The pause before a restart: doubled at each end, until the service has run well for a while.
+# The pause before a restart. It doubles at each end, up to the longest one, and is reset when the
+# service has run for `RAN_WELL_S`.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 RAN_WELL_S: Final = 60.0
-# A clean end commits and leaves the group: under a second, unless the broker is gone.
+# A service that stops commits and leaves its group. This takes less than a second, unless the
+# broker cannot be reached.
 STOP_PATIENCE_S: Final = 30.0
-# What a service prints outside its log: a crash of the interpreter, a native library.
+# The size limit for output outside the log, such as a crash of the interpreter or of a native
+# library.
 MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
-# How the command line begins an error.
+# The start of an error message of the command line.
 _ERROR: Final = "error: "
 
 
 class Child(Protocol):
-    """A process that was started here, as `subprocess.Popen`."""
+    """A child process, such as `subprocess.Popen`."""
 
     pid: int
 
     def poll(self) -> int | None:
-        """Its exit code, negative after a signal; None while it runs."""
+        """Return the exit code, negative after a signal, or None while the process runs."""
 
 
 class Supervisor:
-    """Keeps services running. Not thread-safe.
+    """Keep services running. Not thread-safe.
 
-    Services that a killed predecessor left running are adopted: they go on undisturbed, and are
-    started again when they end.
+    If an earlier supervisor was killed, its services still run. They are adopted: they continue
+    without interruption, and are restarted when they end.
     """
 
     def __init__(
@@ -85,9 +88,9 @@ class Supervisor:
         self._written: tuple[tuple[Process, ...], SupervisorState] | None = None
 
     def step(self) -> None:
-        """Take up a new request, notice what has ended, start what is due.
+        """Handle a new request, detect services that have ended, and start those that are due.
 
-        Raises OSError, SettingsError; the next step then goes on where this one ended.
+        Raises OSError, SettingsError. The next call then continues from there.
         """
         request = read_request(self._folder)
         if request.number != self._request.number:
@@ -101,7 +104,7 @@ class Supervisor:
         self._write()
 
     def stop(self) -> None:
-        """Stop all services, and wait until they are gone."""
+        """Stop all services, and wait until they have ended."""
         log.info("stopping all services")
         for process in stop(self._processes(), patience_s=STOP_PATIENCE_S):
             log.warning("%s did not end within %g s and was killed", process.name, STOP_PATIENCE_S)
@@ -109,7 +112,7 @@ class Supervisor:
 
     def _processes(self) -> tuple[Process, ...]:
         kept = [kept.process for kept in self._kept.values() if kept.process is not None]
-        # Nobody asks for these any more; they are noted so that `driftline down` finds them.
+        # The request does not include these, but `driftline down` must find and stop them.
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
@@ -128,7 +131,7 @@ class Supervisor:
                 if known.is_running:
                     log.info("%s runs already: adopted", wanted.name)
             known.wanted = wanted
-            # Whoever asks again has mended something: a new count, and no pause.
+            # A new request means that the user may have fixed the cause, so start at once.
             known.change(failures=0)
             known.due_s = self._clock.monotonic()
         self._request = request
@@ -165,7 +168,10 @@ class Supervisor:
         log.info("%s started, pid %d", kept.wanted.name, child.pid)
 
     def _how_it_ended(self, kept: "_Kept") -> str:
-        """In words: what it wrote to its state file, else to its standard error; and its code."""
+        """Describe how a service ended: its exit code, and its last error.
+
+        The error comes from its state file, or else from its standard error.
+        """
         assert kept.process is not None
         code = kept.child.poll() if kept.child is not None else None
         if code is None:
@@ -182,12 +188,12 @@ class Supervisor:
 
 
 class _Kept:
-    """A service that is kept running: its process, and when it is started next."""
+    """A supervised service: its process, and when to start it next."""
 
     def __init__(self, wanted: Wanted, left: Process | None, now_s: float) -> None:
         self.wanted = wanted
         self.process = left
-        self.child: Child | None = None  # None: adopted
+        self.child: Child | None = None  # None if it is not started yet or was adopted
         self.is_running = left is not None
         self.started_s = now_s
         self.due_s = now_s
@@ -213,7 +219,7 @@ class _Kept:
         self.started_s = now_s
         self.process = Process(
             pid=child.pid,
-            # One that has ended at once has no birth; it is found out by its exit code.
+            # A process that has ended at once has no start time. Its exit code shows that it ended.
             born=born(child.pid) or "ended at once",
             service=wanted.service,
             slot=wanted.slot,
@@ -225,7 +231,7 @@ class _Kept:
 
 
 def output_of(wanted: Wanted) -> Path:
-    """The file of what a service prints outside its log."""
+    """Return the file for the output of a service outside its log."""
     return Path(wanted.log).with_suffix(".err")
 
 
@@ -237,17 +243,17 @@ def _start(wanted: Wanted) -> Child:
 
 
 def _limit_output(wanted: Wanted) -> None:
-    """Empty the file when it has grown too large; what writes to it goes on at its beginning."""
+    """Empty the output file if it is too large. The service then continues at its start."""
     output = output_of(wanted)
     if output.exists() and output.stat().st_size > MAX_OUTPUT_BYTES:
         os.truncate(output, 0)
 
 
 def _last_words(output: Path, code: int | None) -> str:
-    """The error that a process printed; `code` is None where it is not known.
+    """Return the error that a process printed, or "". `code` is None if it is unknown.
 
-    The command line prints `error: …`, perhaps a hint, and ends with 2. Other errors are of the
-    interpreter, which names them in the last line.
+    The command line prints `error: …`, maybe a hint, and exits with 2. Any other error comes from
+    the interpreter, which prints it in the last line.
     """
     if not output.exists() or (code is not None and code <= 0):
         return ""
@@ -272,7 +278,7 @@ def _time(seconds: float) -> str:
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the supervisor of this folder as a process of its own; it ends if there is one."""
+    """Start the supervisor of this folder as a process. It ends at once if another one runs."""
     command = (sys.executable, "-m", "driftline.supervisor", str(folder.absolute()))
     return spawn(command, folder / "supervisor.err")
 

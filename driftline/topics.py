@@ -1,8 +1,9 @@
-"""The topics of a stream: names, keys, partitions, retention, who writes and who reads each.
+"""Plan the topics of a stream: names, keys, partitions, retention, writers and readers.
 
-In: a `Stream`. Out: the plan of its ten topics, and the difference between plan and broker.
-`driftline topics apply` creates what is missing; what differs is reported, never changed. A topic
-that only keeps or takes more than planned is a warning; any other difference is an error.
+Input: a `Stream`. Output: the plan of its ten topics, and the differences between plan and broker.
+`driftline topics apply` creates missing topics. Other differences are reported but never changed:
+it is a warning if a topic only keeps records longer or accepts larger ones than planned, otherwise
+an error.
 """
 
 from collections.abc import Mapping
@@ -28,19 +29,19 @@ Role = Literal[
 ]
 Service = Literal["inference", "outcomes", "monitor", "trainer"]
 SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
-# Who runs commands such as `train`, `models promote` and `deadletters replay`.
+# The role that runs commands such as `train`, `models promote` and `deadletters replay`.
 OPERATOR: Final = "operator"
 
-# Kafka's own default; records are checked against it before they are sent.
+# Kafka's default. The size of a record is checked before it is sent.
 MAX_RECORD_BYTES = 1_048_588
-# Without what Kafka adds around one record in a batch of its own, generously.
+# Leaves more than enough room for what Kafka adds to one record in its own batch.
 MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
-# A dead letter holds a whole record and its reason, so its topic takes more than any source topic.
+# A dead letter contains a whole record and the reason, so its topic accepts larger records.
 MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """One topic of the plan. `key` says what its keys are, for people."""
+    """One topic of the plan. `key` describes its keys for users."""
 
     role: Role
     name: str
@@ -85,12 +86,14 @@ class Topics:
         return f"{self._base}.{role}"
 
     def group(self, reader: str) -> str:
-        """The consumer group of a service, or of another reader that the plan names; for services
-        also the stem of their transactional ids."""
+        """Return the consumer group of a service or another reader.
+
+        The transactional ids of a service start with it, too.
+        """
         return f"{self._base}.{reader}"
 
     def plan(self) -> tuple[Topic, ...]:
-        """All ten topics, as they should be on the broker."""
+        """Return all ten topics as they should be on the broker."""
         kafka = self._stream.kafka
         retention_ms = (kafka.retention.us or 0) // 1000 if kafka.retention else -1
         kept = {
@@ -98,7 +101,7 @@ class Topics:
             "cleanup.policy": "delete",
             "max.message.bytes": str(MAX_RECORD_BYTES),
         }
-        # The history of decisions is small, and `trace` follows it however old it is.
+        # The history of decisions is small, and `trace` needs all of it.
         forever = kept | {"retention.ms": "-1"}
         compacted = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
         large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
@@ -128,7 +131,7 @@ class Topics:
                 many,
                 f"[record] key = {self._stream.record.key}",
                 "producers operator",
-                # A producer that numbers records looks for the last number.
+                # A producer that numbers records reads the last number.
                 "inference producers" if self._stream.needs_row else "inference",
                 kept,
             ),
@@ -174,9 +177,11 @@ class Topics:
         )
 
     def limited_by_size(self, admin: Admin) -> dict[str, int]:
-        """Return `retention.bytes` of each topic that deletes records once it is that large, though
-        the plan keeps them for a time. A topic without the setting has the broker's. Raises
-        BrokerError."""
+        """Return `retention.bytes` of each topic that also deletes records by size.
+
+        The plan deletes records only by age. A topic without the setting has the broker's value,
+        which counts too. Raises BrokerError.
+        """
         names = [t.name for t in self.plan() if t.config["cleanup.policy"] == "delete"]
         found = {
             name: info.config.get("retention.bytes", "-1")
@@ -185,7 +190,7 @@ class Topics:
         return {name: int(limit) for name, limit in found.items() if limit.isdigit()}
 
     def creation(self) -> tuple[NewTopic, ...]:
-        """The plan as the broker takes it."""
+        """Return the plan as new topics for the broker."""
         return tuple(
             NewTopic(
                 name=topic.name,
@@ -198,13 +203,13 @@ class Topics:
 
 
 class TopicDifference(msgspec.Struct, frozen=True):
-    """What the broker has otherwise than planned; `found` is None where the topic is missing."""
+    """A difference between the broker and the plan. `found` is None if the topic is missing."""
 
     topic: str
     what: str
     planned: str
     found: str | None
-    keeps_more: bool = False  # it loses and refuses nothing that the plan keeps: a warning
+    keeps_more: bool = False  # the topic keeps and accepts all that the plan does: only a warning
 
     def __str__(self) -> str:
         if self.found is None:
@@ -215,7 +220,7 @@ class TopicDifference(msgspec.Struct, frozen=True):
 def differences(
     admin: Admin, topics: Topics, role: str | None = None
 ) -> tuple[TopicDifference, ...]:
-    """Compare the plan with the broker: all topics, or those that `role` writes or reads.
+    """Compare the plan with the broker, for all topics or those that `role` writes or reads.
 
     Raises BrokerError.
     """
@@ -245,20 +250,20 @@ def differences(
 
 
 def _keeps_more(key: str, planned: str, found: str) -> bool:
-    """Whether a topic with `found` keeps and takes all that one with `planned` does."""
+    """Return whether a topic with `found` keeps and accepts all that one with `planned` does."""
     if key not in ("retention.ms", "max.message.bytes"):
         return False
     try:
         planned_number, found_number = int(planned), int(found)
     except ValueError:
-        return False  # unset, or hidden from this principal
+        return False  # the value is unset, or this principal may not see it
     if key == "retention.ms" and found_number == -1:
         return True
     return found_number > planned_number != -1
 
 
 def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
-    """Create the topics that are missing; returns their names. Raises BrokerError."""
+    """Create the missing topics and return their names. Raises BrokerError."""
     found = admin.describe([topic.name for topic in topics.plan()])
     missing = [topic for topic in topics.creation() if topic.name not in found]
     if missing:
@@ -269,10 +274,11 @@ def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
 def require(
     admin: Admin, topics: Topics, *, role: str | None = None
 ) -> tuple[TopicDifference, ...]:
-    """Check that the broker has the topics as planned: all of them, or those that `role` writes or
-    reads, because it may look at no others. Returns the differences that only keep more.
+    """Check that the broker has the topics as planned.
 
-    Raises TopicMismatch for all others, BrokerError.
+    With `role`, only the topics that it writes or reads are checked, because it may lack the rights
+    to describe others. Returns the differences by which a topic only keeps or accepts more. Raises
+    TopicMismatch for all other differences, BrokerError.
     """
     found = differences(admin, topics, role)
     if wrong := [difference for difference in found if not difference.keeps_more]:

@@ -1,8 +1,8 @@
-"""Follows one event's chain of causes, both ways, through the topics.
+"""Find the causes and the effects of an event, a model or a record in the topics.
 
-In: an id: of a drift event, window, retrain request or decision, a model's digest (or its
-beginning), or a record's id. Out: a `Node` per thing with that id, with what caused it and what it
-led to. Memory holds the history of decisions, which is small; hot topics are only passed through.
+Input: the id of a drift event, window, retrain request or decision, the digest of a model or its
+start, or the id of a record. Output: a `Node` for each match, with its causes and effects. Only the
+history of decisions, which is small, is in memory. Other topics are read in batches.
 """
 
 from collections import defaultdict
@@ -28,14 +28,18 @@ __all__ = ["Node", "trace"]
 def trace(
     broker: Broker, stream: Stream, id: str, *, progress: Progress | None = None
 ) -> tuple[Node, ...]:
-    """Everything with this id and its chains. Empty if there is nothing. Raises BrokerError."""
+    """Return everything with this id, with causes and effects. Raises BrokerError.
+
+    The result is empty if nothing has this id. Records are only searched if no event or model has
+    it.
+    """
     history = History(broker, stream, also_window=id)
     found = tuple(history.nodes(id))
     return found or tuple(_Records(broker, stream, history, id).nodes(progress))
 
 
 class _Scored(msgspec.Struct, frozen=True):
-    """A prediction or an outcome; a watermark has no record id."""
+    """The fields of a prediction or an outcome. A watermark has no record id."""
 
     type: str
     record_id: str = ""
@@ -50,7 +54,7 @@ _scored = msgspec.json.Decoder(_Scored)
 
 
 class _Records:
-    """What the hot topics have about one record id."""
+    """A search for one record id in features, predictions, outcomes, labels and dead letters."""
 
     def __init__(self, broker: Broker, stream: Stream, history: History, id: str) -> None:
         self._broker = broker
@@ -63,7 +67,7 @@ class _Records:
         self._labels = LabelCodec(stream)
 
     def nodes(self, progress: Progress | None) -> Iterator[Node]:
-        """The feature records with this id; then what has the id without such a record."""
+        """Yield the feature records with this id, then labels, then results without a record."""
         topics = self._topics
         sources: dict[str, Message] = {}
         by_source: dict[str, list[Node]] = defaultdict(list)
@@ -102,9 +106,9 @@ class _Records:
             yield Node("record", place, "no longer in the topic", effects=tuple(nodes))
 
     def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
-        """Messages that hold the id's text: a quick look, before any JSON is decoded."""
+        """Yield the messages that may contain the id, found by its bytes before decoding JSON."""
         needle = self._needle
-        # Only plain text stands in JSON as it is.
+        # If JSON may escape a character of the id, all messages must be decoded.
         plain = self._id.isascii() and not set(self._id) & set('"\\/') and self._id.isprintable()
         for messages in scan(self._broker, ranges(self._broker, [topic]), progress=progress):
             for message in messages:
