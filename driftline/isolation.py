@@ -49,45 +49,40 @@ class Isolation:
         self._has_succeeded = False
 
     def chunks(self, messages: Messages) -> Iterator[Messages]:
-        """Cut a batch so that suspect records are handled at most `limit` at a time."""
-        if not self._suspect:
+        """Cut a batch so that suspect records are handled at most `limit` at a time, and culprits
+        are alone."""
+        if not self._suspect and not self._culprits:
             yield messages
             return
         found = list(messages)
         start = 0
         while start < len(found):
             suspect, end = self._is_suspect(found[start]), start + 1
-            while end < len(found) and self._is_suspect(found[end]) == suspect:
-                if suspect and end - start == self._limit:
+            alone = _place(found[start]) in self._culprits
+            while not alone and end < len(found) and self._is_suspect(found[end]) == suspect:
+                if (suspect and end - start == self._limit) or _place(found[end]) in self._culprits:
                     break
                 end += 1
             yield Messages(found[start:end])
             start = end
 
-    def without_culprits(self, messages: Messages) -> Messages:
-        """Return the records to handle; the culprits among them wait for `take_proven`.
+    def sets_aside(self, messages: Messages) -> bool:
+        """Return whether a chunk is a culprit, which then waits for `take_proven`.
 
         Raises DriftlineError when so many culprits are in a row that the data is not to blame.
         """
-        if not self._culprits:
-            return messages
-        kept: list[Message] = []
-        in_a_row = self._in_a_row + len(self._unproven)
-        for message in messages:
-            if _place(message) not in self._culprits:
-                kept.append(message)
-                in_a_row = 0
-                continue
-            self._unproven.append(message)
-            in_a_row += 1
-            if in_a_row > MAX_CULPRITS_IN_A_ROW:
-                raise DriftlineError(
-                    f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
-                    f"{message.place}: {self._culprits[_place(message)]}",
-                    hint="the records are not to blame, so none of them was skipped; see the log "
-                    "for the first error",
-                )
-        return Messages(kept)
+        if not self._culprits or _place(messages[0]) not in self._culprits:
+            return False
+        message = messages[0]
+        self._unproven.append(message)
+        if self._in_a_row + len(self._unproven) > MAX_CULPRITS_IN_A_ROW:
+            raise DriftlineError(
+                f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
+                f"{message.place}: {self._culprits[_place(message)]}",
+                hint="the records are not to blame, so none of them was skipped; see the log "
+                "for the first error",
+            )
+        return True
 
     def failed(self, messages: Messages, error: Exception) -> bool:
         """Note that handling these records failed; they must be read again. Returns whether it was

@@ -8,6 +8,7 @@ record is lost and no result is published twice (exactly-once), or none is lost 
 import logging
 import threading
 from collections.abc import Callable
+from typing import Literal
 
 from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
@@ -56,8 +57,8 @@ class Loop:
        for them while this worker may still commit.
     5. Let the handler handle the batch, and tick; about once a second, and when partitions were
        assigned, show it its group's progress.
-    6. Send what it returned. With exactly-once, the first record opens a transaction. Only now do
-       the positions move behind the batch.
+    6. Send what it returned, in the order of the inputs, dead letters included. With exactly-once,
+       the first record opens a transaction. Only now do the positions move behind the batch.
     7. When `commit_interval_s` has passed since the last commit: with exactly-once, put the offsets
        to commit into the transaction and commit it; with at-least-once, wait until all records are
        acknowledged, then commit the offsets.
@@ -194,11 +195,11 @@ class Loop:
             if not self._process(session, chunk, is_last=not left):
                 return True
         if not messages:
+            if not self._settle_culprits(session, is_idle=True):
+                return True
             self._look(session)
             output = self._handler.tick()
             session.send(output)
-            if not self._send_dead_letters(session, is_idle=True):
-                return True
             busy = busy or bool(output)
         if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
             self._commit(session)
@@ -206,36 +207,49 @@ class Loop:
 
     def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
         """Handle records and send the results. Returns False where they must be read again."""
-        rest = self._isolation.without_culprits(messages)
-        if not rest:
+        if self._isolation.sets_aside(messages):
             return True
         try:
-            output = list(self._handler.handle(rest))
+            output = list(self._handler.handle(messages))
             if is_last:
                 self._look(session)
             output.extend(self._handler.tick())
+        except Exception as error:  # noqa: BLE001 - raised again unless the data may be its cause
+            return self._search(session, messages, error)
+        # Only now may results be seen: readers take those that come out of order for repeats.
+        if not self._settle_culprits(session, is_idle=False):
+            return False
+        try:
             session.send(output)
-        except Exception as error:
-            if not is_caused_by_data(error):
-                raise
-            if self._isolation.failed(rest, error):
-                log.exception("%s cannot be handled; it becomes a dead letter", rest[0].place)
-            else:
-                log.warning(
-                    "handling %d records failed, trying smaller parts: %r", len(rest), error
-                )
-            session.rewind()
-            return False
-        self._isolation.succeeded(rest)
-        if not self._send_dead_letters(session, is_idle=False):
-            return False
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._search(session, messages, error)
+        self._isolation.succeeded(messages)
         session.handled(messages)
         if self._isolation.is_searching:
             self._commit(session)  # else the next failure would undo and repeat this
         return True
 
-    def _send_dead_letters(self, session: Session, *, is_idle: bool) -> bool:
-        """Send those of proven culprits. Returns False where records must be read again first."""
+    def _search(self, session: Session, messages: Messages, error: Exception) -> Literal[False]:
+        """Have records read again in smaller parts. Raises the error if the data is not to blame
+        for it."""
+        if not is_caused_by_data(error):
+            raise error
+        if self._isolation.failed(messages, error):
+            log.error(
+                "%s cannot be handled; it becomes a dead letter",
+                messages[0].place,
+                exc_info=error,
+            )
+        else:
+            log.warning(
+                "handling %d records failed, trying smaller parts: %r", len(messages), error
+            )
+        session.rewind()
+        return False
+
+    def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
+        """Send the dead letters of culprits. Returns False where records must be read again first:
+        what made a record fail once may be over."""
         if self._isolation.try_again(is_idle=is_idle):
             session.rewind()
             return False

@@ -1,6 +1,7 @@
 """Records that make a handler raise become dead letters; the stream and its other records go on."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
@@ -178,6 +179,30 @@ def test_poison_records_become_dead_letters_and_no_other_does(
     assert world.out == sorted(set(range(3000)) - poison)
     if delivery == "exactly_once":
         assert len(world.read(OUT)) == 3000 - len(poison)
+
+
+@pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
+@pytest.mark.parametrize("failures", range(1, 16))  # a single record is reached after ten
+@pytest.mark.parametrize("poison", [{1500}, {0}, {1500, 1501}, {10, 1500, 2999}])
+def test_a_reader_that_drops_repeats_misses_nothing(
+    delivery: Delivery, failures: int, poison: set[int]
+) -> None:
+    """Results come in the order of their sources, except for those that are sent again."""
+    failed = Counter[int]()
+
+    def fails(number: int) -> Exception | None:
+        if number not in poison or failed[number] == failures:
+            return None
+        failed[number] += 1
+        return KeyError(number)
+
+    world = World(3000, fails, delivery=delivery, partitions=1)
+    world.run()
+    seen: list[int] = []
+    for number in map(int, world.read(OUT)):
+        if not seen or number > seen[-1]:
+            seen.append(number)
+    assert sorted({*seen, *world.dead}) == list(range(3000))
 
 
 def test_a_dead_letter_names_the_error() -> None:

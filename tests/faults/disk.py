@@ -23,7 +23,7 @@ _FULL_PATIENCE_S: Final = 30.0
 # A start, or a training, on busy cores.
 _MET_PATIENCE_S: Final = 120.0
 _MAX_REQUESTS: Final = 4
-_STORE_FAILED: Final = "cannot store the package"  # in the reason of a decision
+_STORE_FAILED: Final = "waits for the model store"  # in the log of the trainer
 _NO_SPACE: Final = "No space left"  # in the log of the outcomes service
 
 
@@ -86,21 +86,33 @@ def models_full(cell: Cell) -> None:
     cell.wait_for(
         lambda: cell.load.idle and cell.lag() == 0, _MET_PATIENCE_S, "the concept is not reached"
     )
-    reasons = []
+    log = cell.workers.logs / f"{Slot('trainer', 0)}.log"
     with _full(cell, "models"):
         for number in range(_MAX_REQUESTS):
             request = f"retrain-full-{seed}-{number}"
             cell.ask(request, since=None if number else begun)
             cell.wait_for(
-                lambda request=request: cell.decision(request) is not None,  # type: ignore[misc]
+                lambda request=request: _met(cell, request, log) is not None,  # type: ignore[misc]
                 _MET_PATIENCE_S,
-                f"the disk was full, but {request} was not decided on",
+                f"the disk was full, but {request} neither waited nor was decided on",
             )
-            decision = cell.decision(request)
-            reasons.append(decision.reason if decision else "")
-            if _STORE_FAILED in reasons[-1]:
-                return
-    raise RuntimeError(f"the disk was full, but no package had to be written: {reasons}")
+            if _met(cell, request, log) == _STORE_FAILED:
+                break
+        else:
+            raise RuntimeError("the disk was full, but no package had to be written")
+    cell.wait_for(
+        lambda: cell.decision(request) is not None,
+        _MET_PATIENCE_S,
+        f"there is space again, but {request} is not decided on",
+    )
+
+
+def _met(cell: Cell, request: str, log: Path) -> str | None:
+    """What became of a request: it waits, it was decided on, or neither yet."""
+    if _STORE_FAILED in log.read_text(encoding="utf-8", errors="replace"):
+        return _STORE_FAILED
+    decision = cell.decision(request)
+    return decision.reason if decision else None
 
 
 @contextmanager
