@@ -132,11 +132,12 @@ def replay(
 ) -> Replay:
     """Send the original records of dead letters again, to their own topic and partition.
 
-    All dead letters of records and labels are sent whose reason contains `reason`, except those
-    that were sent before, unless `again` is set. With `dry_run` they are only counted. A record
-    keeps the headers of its producer and gets the header `driftline_replayed`. It is appended to
-    its partition as a new record, which reconciliation counts as replayed, not as a duplicate.
-    Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
+    Only dead letters of records and labels whose reason contains `reason` are sent. Those that were
+    sent before are skipped, unless `again` is set. With `dry_run` nothing is sent, only counted.
+
+    A record keeps the headers of its producer and gets the header `driftline_replayed`. It is
+    appended to its partition as a new record, which reconciliation counts as replayed, not as a
+    duplicate. Raises DataError, BrokerError (MessageTooLarge, DeliveryFailed).
     """
     topics = Topics(stream)
     targets = (topics.features, topics.labels)

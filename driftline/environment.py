@@ -14,8 +14,9 @@ from driftline.broker.properties import Properties
 from driftline.errors import SettingsError
 
 _NOT_PROPERTIES = {"KAFKA_BOOTSTRAP_SERVERS", "KAFKA_HOME", "KAFKA_HEAP_OPTS", "KAFKA_OPTS"}
-# Kubernetes sets these variables in every container for each service of the namespace. Those of a
-# service whose name starts with `kafka` are not client properties; no property has such a name.
+# Kubernetes sets such variables in every container, for each service of the namespace. Those of a
+# service whose name starts with `kafka` would look like client properties. No property has such a
+# name.
 _KUBERNETES = ("*_SERVICE_HOST", "*_SERVICE_PORT*", "*_PORT", "*_PORT_*")
 # Properties of librdkafka whose value is itself a path. Any other variable `…_FILE` names a file
 # that contains the value of a property.

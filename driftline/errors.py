@@ -123,7 +123,7 @@ class PackageNotFound(PackageError):
 
 
 class StoreUnavailable(PackageError):
-    """The model store cannot be read or written now. The package may be valid."""
+    """The model store cannot be read or written now, so the package could not be checked."""
 
 
 class DigestMismatch(PackageError):

@@ -1,7 +1,7 @@
 """Turn columns into the matrix that a model reads, in the same way in training and serving.
 
-Input: `Columns`. Output: from the training data a frozen `FeatureSchema`, which is stored in the
-package of the model, and then float32 matrices. Labels are only used to list the classes.
+Input: `Columns`. Output: float32 matrices, and a frozen `FeatureSchema` that is learned from the
+training data and stored in the package of the model. Labels are only used to list the classes.
 """
 
 from collections import Counter

@@ -1,7 +1,7 @@
 """Judge whether a service is healthy from the last state that it wrote to its state file.
 
 Input: a `ServiceState` and the current time. Output: a `Health`. It does not connect to the broker,
-so that a broker failure does not at once make every service unhealthy.
+so that a broker failure does not make every service unhealthy at once.
 """
 
 from collections.abc import Mapping

@@ -57,7 +57,7 @@ class History:
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
 
-        Of the many windows, only `also_window` and those that drift events name are kept.
+        There are many windows, so only those that drift events name and `also_window` are kept.
         """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
@@ -120,6 +120,7 @@ class History:
                     yield self.model(known, causes=True, effects=True)
 
     def window(self, id: str, *, effects: bool = False) -> Node:
+        """Return a window by its id, with its effects if asked for."""
         known = self._windows.get(id)
         if known is None:
             return Node("window", id, "no longer in the topic")
@@ -143,6 +144,7 @@ class History:
         )
 
     def drift(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
+        """Return a drift event by its id, with its causes and effects if asked for."""
         events = self._drift.get(id)
         if not events:
             return Node("drift", id, "not in the topic")
@@ -162,6 +164,7 @@ class History:
         )
 
     def request(self, id: str, *, causes: bool = False, effects: bool = False) -> Node:
+        """Return a retrain request by its id, with its causes and effects if asked for."""
         known = self._requests.get(id)
         if known is None:
             return Node("request", id, "not in the topic")
@@ -178,6 +181,7 @@ class History:
     def decision(
         self, decision: RetrainDecision, *, causes: bool = False, effects: bool = False
     ) -> Node:
+        """Return the node of a decision, with its causes and effects if asked for."""
         said = (
             "promoted" if decision.promoted else "published" if decision.published else "no model"
         )
@@ -227,6 +231,7 @@ class History:
         )
 
     def pointer(self, pointer: RolePointer, *, causes: bool = False) -> Node:
+        """Return the node of a pointer, with its causes if asked for."""
         return Node(
             "pointer",
             pointer.id,

@@ -29,7 +29,7 @@ REPEAT_WITHIN_S: Final = 60.0
 # With these limits, the log files of a service have at most 8 MB.
 MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
-# The most messages that are remembered to detect repeats. If more are different, few are repeats.
+# The most messages that are remembered to detect repeats. With more messages, repeats are rare.
 _MOST_REMEMBERED: Final = 200
 _ALIKE: Final = "driftline_alike"
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
@@ -60,7 +60,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def alike(about: str) -> Mapping[str, str]:
-    """Return the `extra` for messages that are equal if `about` is the same, whatever their values.
+    """Return the `extra` of a log call whose message repeats an earlier one with the same `about`.
 
     Numbers in `about` are ignored, so that the same error in many records is written once.
     """

@@ -16,9 +16,9 @@ from msgspec import Meta
 from driftline.commit_metadata import Position, Step
 
 # The number of consecutive records that must be ahead until the clock accepts them. So a stream
-# that was silent for a month continues after ten records. If the clock of one producer is wrong and
-# a third of the partition's records are its own, ten of these are consecutive once in 60,000
-# records. Nine consecutive ones have no effect.
+# that was silent for a month continues after ten records. If a producer with a wrong clock sends a
+# third of the partition's records, ten of them are consecutive once in 60,000 records. Nine
+# consecutive ones have no effect.
 AGREEING: Final = 10
 # In a partition with few records, a step from one to the next may be longer than any fixed limit.
 # So a step is also plausible up to `_LONGER` times the longest of the last `_STEPS` steps. Gaps

@@ -141,7 +141,7 @@ def folder_of(settings: Settings, stream: Stream) -> Path:
 
 
 def file_digest(file: Path) -> str:
-    """Return a digest of the values in a stream file, whatever its comments, order and layout."""
+    """Return a digest of a stream file that does not depend on comments, order or layout."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
 

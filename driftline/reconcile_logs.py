@@ -11,7 +11,8 @@ from driftline.reconcile_findings import Lost
 
 
 class ReadLogs:
-    """The current and earlier logs of a topic of feature records, which may be created again."""
+    """The logs that predictions were made from: the current topic of feature records, and earlier
+    topics with its name."""
 
     def __init__(self, topic: str, topic_id: str) -> None:
         self._topic = topic
@@ -44,7 +45,8 @@ class ReadLogs:
     def lost(self) -> Sequence[Lost]:
         """Return the ranges that were deleted before they were read.
 
-        If the last log of a partition is an earlier one, its unread rest is included.
+        If the newest log of a partition is of an earlier topic, all that follows its last
+        prediction is lost, too.
         """
         for partition, topic_id in self._of.items():
             if topic_id != self._topic_id:

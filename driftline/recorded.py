@@ -35,7 +35,7 @@ class Recorded(msgspec.Struct, frozen=True):
     unreadable_labels: int
     repeated_labels: int  # the same label as before
     revised_labels: int  # changed labels; the file has the last one, with its own `@at`
-    labels_without_record: int  # no record in their partition is readable and has their id
+    labels_without_record: int  # without a readable record with their id in their partition
 
 
 def as_recorded(stream: Stream) -> Stream:

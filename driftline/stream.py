@@ -35,7 +35,8 @@ DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 # The characters that Kafka allows in topic names and that are safe in folder names. Kafka hides
 # topics that start with two underscores.
 _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
-# Kafka allows 249 characters. Files of a run add `-999.log`, and file names have at most 255.
+# Kafka allows 249 characters. A run names files after topics and adds `-999.log`, and file names
+# have at most 255.
 _LONGEST_TOPIC: Final = 247
 # A thousand years. Positions in microseconds have 64 bits, and some spans are multiples of others.
 _LONGEST_US: Final = 1000 * 366 * 86_400_000_000
@@ -52,7 +53,7 @@ _UNITS_US = {
 
 
 class Span:
-    """A part of the stream: a duration in event time, or a number of records.
+    """A length of the stream: a duration in event time, or a number of records.
 
     >>> Span.parse("30m").us, Span.parse(500).records
     (1800000000, 500)

@@ -189,7 +189,7 @@ def _step(
         inner = get_type_hints(struct, include_extras=True)[name] if struct else object
         return inner, value.get(name) if isinstance(value, Mapping) else None, name
     arguments = get_args(_plain(hint))
-    if index == "...":  # a table with free keys, of which msgspec does not name the wrong one
+    if index == "...":  # a table with free keys; msgspec does not name the wrong key
         inner = arguments[1]
         for entry, item in value.items():
             if not fits(inner, item):

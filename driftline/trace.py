@@ -106,9 +106,9 @@ class _Records:
             yield Node("record", place, "no longer in the topic", effects=tuple(nodes))
 
     def _mentions(self, topic: str, progress: Progress | None) -> Iterator[Message]:
-        """Yield the messages that may contain the id, found by its bytes before decoding JSON."""
+        """Yield the messages whose bytes contain the id, so that only these are decoded."""
         needle = self._needle
-        # If JSON may escape a character of the id, all messages must be decoded.
+        # JSON may escape a character of the id. Its bytes are then unknown, so yield all messages.
         plain = self._id.isascii() and not set(self._id) & set('"\\/') and self._id.isprintable()
         for messages in scan(self._broker, ranges(self._broker, [topic]), progress=progress):
             for message in messages:

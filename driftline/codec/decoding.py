@@ -1,4 +1,4 @@
-"""Decode many JSON values at once: good ones to structs, bad ones to a reason each.
+"""Decode many JSON values at once. Each value becomes a struct, or a reason if it is bad.
 
 `map` over `decode` takes 0.35 µs for a record of four numbers. Joining the batch for msgspec's
 `decode_lines` takes longer, and a single bad record would fail the whole batch.

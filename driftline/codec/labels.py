@@ -30,7 +30,7 @@ class Label(msgspec.Struct, frozen=True, gc=False):
 
 
 class LabelCodec:
-    """Encodes and decodes the labels of one stream.
+    """Encode and decode the labels of one stream.
 
     >>> from driftline.stream import loads
     >>> stream = loads('''

@@ -25,8 +25,7 @@ log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
-# The most quarantined models that a pointer lists, twice as many as the earlier models that the
-# trainer compares.
+# The most quarantined models that a pointer lists. The trainer compares fewer earlier models.
 MAX_SET_ASIDE = 20
 # The most models, champion and ancestors, that inference tries while packages are unusable.
 MAX_LINEAGE: Final = 100
@@ -167,10 +166,10 @@ class Catalog:
         return None
 
     def remember(self, sequence: int, digest: str) -> None:
-        """Record that a reader has seen the champion's pointer with this sequence before.
+        """Apply what a reader saw earlier: a pointer to `digest` with this sequence.
 
-        If the topic has no pointer that is as new, the newest was deleted, or an old one was
-        published after it and compaction removed it. `digest` then stays champion until a newer
+        If the topic has no pointer that is as new, the newest one was deleted, or compaction
+        removed it after an old one was published again. `digest` then stays champion until a newer
         pointer arrives.
         """
         seen = RolePointer(
@@ -191,7 +190,7 @@ class Catalog:
             self._refuse(CHAMPION_KEY, why, None)
 
     def restatements(self) -> tuple[ModelsEvent, ...]:
-        """Return the events to sign and publish so that compaction keeps a signed current state."""
+        """Return the events to sign and publish, so that compaction keeps the current state."""
         found: list[ModelsEvent] = [
             announced
             for digest, announced in self.announcements.items()
@@ -203,7 +202,7 @@ class Catalog:
         return tuple(found)
 
     def _keep(self, key: str) -> None:
-        """Record that the newest record of this key is not the current one."""
+        """Mark a key as one whose newest record is not the current one."""
         known = key in (CHAMPION_KEY, FREEZE_KEY)
         if known or key.removeprefix("model/") in self.announcements:
             self._outdated.add(key)
@@ -312,8 +311,8 @@ class Catalog:
     def _rolled_back(self, to: str) -> str | None:
         """Return the champion's digest if a manual promotion of `to` rolls it back, or None.
 
-        It does if the champion replaced `to` or was announced after it. Promoting a newer model
-        does not quarantine the champion.
+        It does if `to` is the previous model, or was announced before the champion. Promoting a
+        newer model does not quarantine the champion.
         """
         if to == self.previous():
             return self.champion_digest

@@ -89,10 +89,9 @@ class Current(Generic[T]):
 
         So of two pointers with the same predecessor, the first in the log wins.
 
-        After compaction, the first pointer that is read may be one that lost, and its rivals or
-        their predecessors may be gone. It is therefore unconfirmed: the next pointer replaces it
-        if it names any predecessor. A pointer that names itself is a copy of the current one, which
-        confirms it.
+        Compaction keeps only the newest record of a key, which may be a pointer that lost. So the
+        first pointer that is read is unconfirmed: the next one replaces it if it names any
+        predecessor. A pointer that names itself is a copy of the current one, and confirms it.
         """
         restates = event.replaces == event.id
         confirmed = event.replaces == current.id

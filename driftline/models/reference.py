@@ -34,12 +34,12 @@ class Reference(msgspec.Struct, frozen=True):
     order: `columns` are the watched and derived features, `positions` are int64 (n,), and
     `predictions` of the model are object (n,) of class names or float64 (n,).
 
-    The second sample is the `m` rows that were held out while models were chosen. `held_labels`,
-    `held_predictions` and `held_scores` (m, k) belong to them. They come from the chosen model
-    before it was fitted again on all rows, because in-sample errors would be too small. `errors`
-    float64 (m,) are 0 or 1, or absolute errors in a regression. `classes` is the order of the
-    scores. `held_columns` are the watched and derived features of the newest `min(m, 10,000)` of
-    these rows. Old packages have neither `classes` nor `held_columns`.
+    The second sample is the `m` rows that were held out while models were chosen. `held_labels` are
+    their labels. `held_predictions` and `held_scores` (m, k) are those of the chosen model before
+    it was fitted again on all rows, because in-sample errors would be too small. `errors` float64
+    (m,) are 0 or 1, or absolute errors in a regression. `classes` is the order of the scores.
+    `held_columns` are the watched and derived features of the newest `min(m, 10,000)` of these
+    rows. Old packages have neither `classes` nor `held_columns`.
 
     `levels` are all values of each category in the training data, and `ranges` the smallest and
     largest number of each column. `rows` is the number of training rows, from the manifest.

@@ -74,7 +74,7 @@ class OnnxScorer:
         except ImportError as error:
             raise MissingExtra("onnxruntime", "onnx") from error
         options = onnxruntime.SessionOptions()
-        # Batches are small: a second thread costs more in handing over than it saves.
+        # Batches are small, so the overhead of a second thread is more than it saves.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         try:
