@@ -48,7 +48,7 @@ UNREAD = 40  # sent after the services have stopped
 TURN = 100
 LABEL_DELAY = 60  # records
 DRIFT_AT = 500
-# Fewer than the horizon holds, so that the join writes its cache.
+# Fewer than the records of a join window, so that the join writes to its cache.
 MEMORY_RECORDS = 200
 
 STREAM_FILES = {
@@ -135,13 +135,13 @@ class Expected(msgspec.Struct, frozen=True):
 
     champion: str  # digest
     frozen: bool
-    clock_s: float  # where the services' clock stood
-    played: int  # feature records that the services have read, the unreadable ones included
+    clock_s: float  # the time of the services' clock at the end
+    played: int  # feature records that the services have read, including unreadable ones
     unread: int  # feature records that were sent after the services had stopped
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A record with its truth."""
+    """A record with its label."""
 
     id: str
     key: bytes
@@ -179,19 +179,19 @@ def main(folder: Path) -> None:
     """Record every stream into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     folder = folder.resolve()
-    snapshot.EVERY = 10  # a snapshot even of a short stream
+    snapshot.EVERY = 10  # so that even a short stream gets a snapshot
     for name, text in STREAM_FILES.items():
         with tempfile.TemporaryDirectory() as temporary:
             work = Path(temporary, name)
             work.mkdir()
-            with contextlib.chdir(work):  # announcements then name a relative location
+            with contextlib.chdir(work):  # so that announcements contain a relative location
                 record(Path(), text)
             shutil.rmtree(work / "private")
             _pack(work, folder / f"{name}.tar.xz")
 
 
 def record(work: Path, text: str) -> None:
-    """Play one stream and leave everything that it wrote in `work`."""
+    """Play one stream, and write all its files to `work`."""
     stream = loads(text)
     topics = Topics(stream)
     (work / "stream.toml").write_text(text, encoding="utf-8")
@@ -243,7 +243,7 @@ def record(work: Path, text: str) -> None:
             )
             producer.send(catalogs.rare(topics.retrain, asked, id=asked.id))  # type: ignore[attr-defined]
             producer.send(Outgoing(topics.retrain, b"{}", b"?", 0))
-    clock.advance(15)  # a silent partition gets watermarks
+    clock.advance(15)  # long enough for watermarks on idle partitions
     settle(loops)
     signer = Signer(settings.keys)
     now = format_time(round(clock.time() * 1e6))
@@ -268,7 +268,7 @@ def record(work: Path, text: str) -> None:
 def _with_state(
     stream: Stream, settings: Settings, clock: ManualClock, service: Service
 ) -> Callable[[Handler], Handler]:
-    """Replace the join and the monitor of `build_loop` by ones that keep their state on disk."""
+    """Replace the join and the monitor of `build_loop` with ones that keep their state on disk."""
     state = settings.home / "state" / stream.name / service
 
     def wrap(handler: Handler) -> Handler:
@@ -286,7 +286,7 @@ def _with_state(
 def start(
     stream: Stream, settings: Settings, broker: MemoryBroker, clock: ManualClock
 ) -> dict[Service, Loop]:
-    """Start all services in this thread; they keep their state below the home folder."""
+    """Start all services in this thread, with their state inside the home folder."""
     return {
         service: build_loop(
             service,
@@ -304,7 +304,7 @@ def start(
 
 
 def settle(loops: dict[Service, Loop]) -> None:
-    """Step all services until none has anything left to do."""
+    """Step all services until none of them has work left."""
     busy = True
     while busy:
         busy = False
@@ -316,7 +316,9 @@ def settle(loops: dict[Service, Loop]) -> None:
 def _pack(work: Path, file: Path) -> None:
     with tarfile.open(file, "w:xz", preset=9) as archive:
         for path in sorted(work.rglob("*")):
-            if path.is_file() and path.name != "LOG":  # RocksDB's log names this machine
+            if (
+                path.is_file() and path.name != "LOG"
+            ):  # RocksDB's log contains the name of this machine
                 info = archive.gettarinfo(path, str(path.relative_to(work)))
                 info.mtime, info.mode, info.uid, info.gid = 0, 0o644, 0, 0
                 info.uname = info.gname = ""

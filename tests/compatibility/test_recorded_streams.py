@@ -1,5 +1,6 @@
-"""Streams recorded by earlier commits are read, their models score the same, and services that
-start on top of them go on. `README.md` beside this file says what a recording holds."""
+"""Streams that earlier commits recorded can be read and continued, and their models score the same.
+
+`README.md` in this folder describes the content of a recording."""
 
 import tarfile
 from collections import Counter
@@ -28,7 +29,7 @@ from driftline.topics import Topics
 from tests.compatibility import record
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*/*.tar.xz"))
-UNREADABLE = b"not an event"  # the record of `models` that nobody can read
+UNREADABLE = b"not an event"  # the unreadable record of the `models` topic
 
 
 class Recording:
@@ -66,7 +67,7 @@ class Recording:
         return [event for event in found if isinstance(event, Outcome)]
 
     def identities(self, topic: str) -> list[object]:
-        """What must not be there twice in a topic of decisions, or of dead letters."""
+        """Return values that must not occur twice in a topic of decisions or dead letters."""
         found: list[object] = []
         for message in self.messages(topic):
             if topic == self.topics.deadletters:
@@ -77,8 +78,8 @@ class Recording:
         return found
 
     def go_on(self) -> None:
-        """Start all services on top of the recording, and let them finish."""
-        new_key(self.settings.keys)  # the recording's private key was thrown away
+        """Start all services on the recording, and let them process everything."""
+        new_key(self.settings.keys)  # the private key is not part of the recording
         loops = record.start(self.stream, self.settings, self.broker, self.clock)
         record.settle(loops)
         self.clock.advance(15)
@@ -120,7 +121,7 @@ def test_every_record_is_decoded(recording: Recording) -> None:
     assert len(features) == recording.expected.played + recording.expected.unread
 
 
-def test_every_package_is_verified_and_scores_as_it_did(recording: Recording) -> None:
+def test_every_package_is_verified_and_gives_the_recorded_predictions(recording: Recording) -> None:
     models = Models.of(recording.settings, recording.stream)
     catalog = recording.catalog()
     predictions = recording.predictions()
@@ -139,13 +140,13 @@ def test_every_package_is_verified_and_scores_as_it_did(recording: Recording) ->
             assert scores.predictions[place] == pytest.approx(prediction.prediction)
 
 
-def test_the_pointers_and_the_freeze_are_honoured(recording: Recording) -> None:
+def test_the_recorded_champion_and_freeze_are_in_effect(recording: Recording) -> None:
     catalog = recording.catalog()
     assert catalog.champion_digest == recording.expected.champion
     assert catalog.frozen == recording.expected.frozen
 
 
-def test_services_go_on_without_losing_or_repeating_anything(recording: Recording) -> None:
+def test_services_continue_without_losing_or_repeating_results(recording: Recording) -> None:
     topics, expected = recording.topics, recording.expected
     decided = (topics.windows, topics.drift, topics.retrain)
     before = {topic: recording.identities(topic) for topic in (*decided, topics.deadletters)}
@@ -166,7 +167,7 @@ def test_services_go_on_without_losing_or_repeating_anything(recording: Recordin
         for letter, count in Counter(recording.identities(topics.deadletters)).items()
         if count > Counter(before[topics.deadletters])[letter] > 0
     ]
-    # Until then, every start told of what is unreadable in `models` again.
+    # At that commit, each start of inference reported the unreadable records of `models` again.
     assert all(topic == topics.models for _, topic, *_ in repeated)  # type: ignore[has-type, misc]
     found = reconcile(recording.broker, recording.stream)  # type: ignore[assignment]
     assert (found.missing, found.labels.missing) == (0, 0)  # type: ignore[attr-defined]
@@ -185,9 +186,9 @@ def test_new_records_are_scored_by_the_recorded_champion(recording: Recording) -
     assert {prediction.model for prediction in fresh} == {recording.expected.champion}
 
 
-def test_the_present_code_can_be_recorded(tmp_path: Path) -> None:
+def test_a_recording_by_the_current_code_passes_these_tests(tmp_path: Path) -> None:
     record.main(tmp_path / "recorded")
     for archive in sorted((tmp_path / "recorded").iterdir()):
         fresh = Recording(archive, tmp_path / archive.stem)
         test_every_record_is_decoded(fresh)
-        test_services_go_on_without_losing_or_repeating_anything(fresh)
+        test_services_continue_without_losing_or_repeating_results(fresh)

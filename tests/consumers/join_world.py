@@ -1,4 +1,4 @@
-"""A partition of predictions and labels, a join that reads it in any order, and what is right."""
+"""Predictions and labels of one partition, a join that reads them, and the expected results."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -29,13 +29,13 @@ STREAM = loads(
 )
 PREDICTIONS = TopicPartition("s.predictions", 0)
 LABELS = TopicPartition("s.labels", 0)
-END = 1_000  # a position that leaves everything else behind
+END = 1_000  # a position so large that everything before it leaves the join window
 
 Found = tuple[int, str, int]  # source offset of the prediction, label, revision
 
 
 class Label(msgspec.Struct, frozen=True):
-    """A label as it is published: of which row, and what it says of when it was known."""
+    """A published label: its row, its value, and its `@at`."""
 
     row: int
     value: str
@@ -44,7 +44,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True):
-    """What the two partitions hold: rows in their order, some delivered twice; labels."""
+    """The content of the two partitions: rows in order, some delivered twice, and labels."""
 
     rows: tuple[int, ...]
     labels: tuple[Label, ...]
@@ -62,7 +62,7 @@ class Log(msgspec.Struct, frozen=True):
         }
 
     def outcomes(self) -> list[Found]:
-        """What is right: each record with the labels within its horizon, repetitions left out."""
+        """Return the expected outcomes: records with the labels in their join window, not repeated."""
         found: list[Found] = []
         for row in sorted(set(self.rows)):
             values: list[str] = []
@@ -74,7 +74,7 @@ class Log(msgspec.Struct, frozen=True):
         return sorted(found)
 
     def refused(self) -> list[int]:
-        """Offsets of the labels that belong to no record."""
+        """Return the offsets of labels that do not belong to any record."""
         return [
             offset
             for offset, label in enumerate(self.labels)
@@ -85,8 +85,11 @@ class Log(msgspec.Struct, frozen=True):
 
 @st.composite
 def logs(draw: st.DrawFn, *, most: int = 25) -> Log:
-    """Rows with gaps, redeliveries as a killed inference makes them, and labels: early, late, of
-    unknown records, repeated, changed, with and without `@at`, in the order of their publishing."""
+    """Draw rows with gaps, redeliveries as after a kill of inference, and labels.
+
+    Labels may be early, late, of unknown records, repeated or changed, with or without `@at`. They
+    are in the order in which they were published.
+    """
     gaps = draw(st.lists(st.sampled_from([1, 1, 1, 2, 7, 15]), min_size=1, max_size=most))
     rows = [sum(gaps[: place + 1]) for place in range(len(gaps))]
     delivered = list(rows)
@@ -106,7 +109,7 @@ def logs(draw: st.DrawFn, *, most: int = 25) -> Log:
             max_size=most,
         )
     ):
-        # Without `@at` it is taken for known at its record: it cannot be there before.
+        # A label without `@at` counts as known at its record, so it cannot be published earlier.
         says = kind or not 0 <= delay <= HORIZON
         labels.append(Label(row, value, row + delay if says else None, row + delay))
     labels.sort(key=lambda label: label.place)
@@ -115,9 +118,9 @@ def logs(draw: st.DrawFn, *, most: int = 25) -> Log:
 
 
 class Join:
-    """Reads a log as the loop would: transactions, aborts, kills; the cache may be damaged.
+    """Reads a log as the loop would, with transactions, aborts and kills. The cache may be damaged.
 
-    At the end both topics go on, far away, so that everything is left behind.
+    At the end, both topics get records far ahead, so that all earlier ones leave the join window.
     """
 
     def __init__(self, log: Log, state: Path | None = None, memory_records: int = 3) -> None:
@@ -149,11 +152,11 @@ class Join:
         self._pending = []
 
     def left(self) -> list[TopicPartition]:
-        """Partitions with records still to read."""
+        """Return the partitions with unread records."""
         return [p for p, log in self.log.items() if self._positions[p] < len(log)]
 
     def read(self, partition: TopicPartition, count: int) -> None:
-        """A step of the loop, which redoes all since the last commit when the state is lost."""
+        """Do a step of the loop; after a loss of state, abort, to repeat uncommitted work."""
         position = self._positions[partition]
         messages = self.log[partition][position : position + count]
         try:
@@ -168,7 +171,7 @@ class Join:
             self.abort()
 
     def tick(self) -> None:
-        """A step of the loop without records."""
+        """Do a step of the loop without records."""
         try:
             self._pending.extend(self.handler.tick())
         except StateLost:
@@ -185,19 +188,19 @@ class Join:
         self._pending = []
 
     def abort(self) -> None:
-        """The transaction fails, whether before or after the handler was asked what it holds."""
+        """Abort the transaction after the handler has returned its offsets to commit."""
         self.handler.holds()
         self.handler.revoked(list(self.log))
         self._assign()
 
     def stop(self) -> None:
-        """A clean end, and a new start."""
+        """Stop the worker cleanly and start it again."""
         self.commit()
         self.handler.close()
         self._begin()
 
     def kill(self) -> None:
-        """The process ends with nothing written any more, and is started again."""
+        """Kill the process, so that it writes nothing more, and start it again."""
         for join in self.handler._joins.values():
             if join._spill._cache is not None:
                 join._spill._cache.close()
@@ -209,7 +212,7 @@ class Join:
         return self._state / "0"
 
     def kill_and_lose(self, how: str) -> None:
-        """Killed, and the cache is gone or of no use."""
+        """Kill the process, delete or damage its cache, and start it again."""
         for join in self.handler._joins.values():
             if join._spill._cache is not None:
                 join._spill._cache.close()
@@ -220,7 +223,7 @@ class Join:
         self._begin()
 
     def kill_and_restore(self, copy: Path) -> None:
-        """Killed, and the cache is an older one (or kept as one, if there is none yet)."""
+        """Kill the process and restore an older copy of its cache; if there is none, make one."""
         for join in self.handler._joins.values():
             if join._spill._cache is not None:
                 join._spill._cache.close()
@@ -232,8 +235,10 @@ class Join:
         self._begin()
 
     def finish(self) -> None:
-        """Read to the end, and let time pass twice; again from where the state was lost: a label
-        without a position counts from what had been read by then."""
+        """Read to the end and let time pass twice, without a loss of state in between.
+
+        After a loss of state, a label without a position starts to wait again.
+        """
         place, passed = 0, 0
         while passed < 2:
             place, losses = place + END, self.losses
@@ -254,7 +259,7 @@ class Join:
         self.handler.close()
 
     def outcomes(self) -> list[Found]:
-        """What was published, by source offset, label and revision."""
+        """Return the published outcomes as source offset, label and revision."""
         events = [
             outcomes_decoder.decode(value)
             for item in self.published
@@ -268,7 +273,7 @@ class Join:
         )
 
     def refused(self) -> list[int]:
-        """Offsets of the labels that became dead letters."""
+        """Return the offsets of the labels that became dead letters."""
         letters = [item for item in self.published if isinstance(item, Outgoing)]
         return sorted(
             dead_letter_origin(Message(o.topic, 0, 0, o.key, o.value, o.headers)).offset
@@ -284,8 +289,10 @@ def drive(
     copy: Path | None = None,
     readable: Callable[[Join], list[TopicPartition]] = Join.left,
 ) -> None:
-    """Do some of these things, in any order, while there is something `readable`; then the rest.
-    `copy` is where an older cache is kept."""
+    """Do some of these actions in any order while there is something `readable`, then finish.
+
+    copy: the folder for an older copy of the cache.
+    """
     for _ in range(60):
         if not (partitions := readable(join)):
             break
@@ -311,7 +318,7 @@ def drive(
 
 
 def single(output: Output) -> list[Outgoing]:
-    """Batches as the records that they are."""
+    """Return the output with batches split into records."""
     return [
         record
         for item in output

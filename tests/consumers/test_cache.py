@@ -1,4 +1,4 @@
-"""A cache that fails is a cache that was lost: the join goes on, and publishes the same."""
+"""If its cache fails, the join continues without it and publishes the same results."""
 
 import errno
 import logging
@@ -30,7 +30,7 @@ from tests.consumers.join_world import (
 
 
 class _FailingDisk:
-    """Databases whose calls fail for want of space, from one of them on."""
+    """Opens databases whose calls fail with a full disk after a number of calls."""
 
     def __init__(self, calls: int) -> None:
         self.left = calls
@@ -54,7 +54,7 @@ class _FailingDatabase:
         method = getattr(self._database, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
-            if name == "close":  # whoever else is to open it must be able to
+            if name == "close":  # so that another process can open the database
                 method()
             self._disk.spend()
             return None if name == "close" else method(*arguments, **options)
@@ -66,7 +66,7 @@ _open = cache._open
 
 
 @given(st.data(), logs(), st.integers(0, 150))
-def test_a_disk_that_fails_at_any_call_changes_nothing_that_is_published(
+def test_a_disk_failure_at_any_call_does_not_change_the_published_results(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, log: Log, calls: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -78,7 +78,7 @@ def test_a_disk_that_fails_at_any_call_changes_nothing_that_is_published(
 
 
 def _many(count: int = 400) -> Log:
-    """More than is kept in memory."""
+    """Return a log with more records than the join buffers in memory."""
     rows = tuple(range(1, count))
     return Log(rows, tuple(Label(row, "a", row + 5, row + 5) for row in rows))
 
@@ -107,7 +107,7 @@ def _a_file_in_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("obstacle", [_a_file, _a_file_in_it])
-def test_where_no_cache_can_be_opened_the_join_works_in_memory_and_says_so_once(
+def test_a_join_that_cannot_open_its_cache_works_in_memory_and_logs_this_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, obstacle: Callable[[Path], None]
 ) -> None:
     state = tmp_path / "state" / "outcomes"
@@ -121,7 +121,7 @@ def test_where_no_cache_can_be_opened_the_join_works_in_memory_and_says_so_once(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk that has room for a cache, but not for what is put into it."""
+    """Mount a disk that has room for an empty cache, but not for its records."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -136,7 +136,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_disk_that_fills_up_is_told_once_and_the_next_start_uses_it_again(
+def test_a_full_disk_is_logged_once_and_used_again_after_the_next_start(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(cache, "_WRITE_BUFFER_BYTES", 64 << 10)
@@ -144,7 +144,7 @@ def test_a_disk_that_fills_up_is_told_once_and_the_next_start_uses_it_again(
     log = _many(900)
     join = Join(log, small_disk / "state")
     with pytest.raises(OSError, match="No space left"):
-        rest.write_bytes(b"x" * (2 << 20))  # takes all that is left
+        rest.write_bytes(b"x" * (2 << 20))  # fills the rest of the disk
     _read_all(join)
     assert join.outcomes() == log.outcomes()
     (told,) = _told(caplog)
@@ -157,7 +157,7 @@ def test_a_disk_that_fills_up_is_told_once_and_the_next_start_uses_it_again(
     assert _told(caplog) == []
 
 
-def test_a_cache_whose_folder_is_deleted_under_it_is_done_without(
+def test_the_join_continues_without_a_cache_whose_folder_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_WRITE_BUFFER_BYTES", 64 << 10)
@@ -170,7 +170,7 @@ def test_a_cache_whose_folder_is_deleted_under_it_is_done_without(
     assert join.outcomes() == _many().outcomes()
 
 
-def test_without_its_cache_the_join_reads_no_more_than_fits_and_says_so_once(
+def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "state").write_text("in the way")
@@ -186,7 +186,7 @@ def test_without_its_cache_the_join_reads_no_more_than_fits_and_says_so_once(
     assert [told for told in _told(caplog) if "reads no more" in told] == _told(caplog)[1:]
 
 
-def test_a_damaged_value_is_a_lost_state(tmp_path: Path) -> None:
+def test_a_damaged_value_raises_state_lost_and_deletes_the_cache(tmp_path: Path) -> None:
     opened = cache.Cache(tmp_path / "0")
     with pytest.raises(StateLost):
         opened.decode(lambda value: [][0], b"junk")

@@ -1,4 +1,4 @@
-"""A champion that is loaded beside the scoring: the old one answers until the new one is ready."""
+"""A champion is loaded in the background; the old one serves until the new one is ready."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ PATIENCE_S = 60.0
 
 
 class HeldModels(Models):
-    """Each load waits until it is let go."""
+    """Each load waits until the test releases it."""
 
     let_go: threading.Semaphore
 
@@ -54,7 +54,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 @pytest.fixture
 def three(tmp_path: Path, catalog: Catalog) -> list[TrainedModel]:
-    """Models that each replaced the one before as champion."""
+    """Return three models, each of which replaced the one before as champion."""
     new_key(tmp_path / "keys")
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     found = []
@@ -93,7 +93,7 @@ def until(champion: Champion, holds: Callable[[], bool]) -> None:
         champion.swap()
 
 
-def test_the_old_model_answers_until_the_new_one_is_loaded(
+def test_the_old_model_serves_until_the_new_one_is_loaded(
     two: list[TrainedModel], models: HeldModels
 ) -> None:
     first, second = (model.announcement.digest for model in two)
@@ -114,7 +114,7 @@ def test_the_old_model_answers_until_the_new_one_is_loaded(
     champion.close()
 
 
-def test_a_rollback_while_a_model_is_loaded_wins(
+def test_a_rollback_while_a_model_is_loading_takes_effect(
     two: list[TrainedModel], models: HeldModels, tmp_path: Path
 ) -> None:
     catalog = Catalog(models.trusted)
@@ -128,7 +128,7 @@ def test_a_rollback_while_a_model_is_loaded_wins(
     until(champion, lambda: champion.digest == first)
     for message in messages(two[1]):
         champion.apply(message)
-    champion.swap()  # it is being loaded now
+    champion.swap()  # the second model is loading now
     back = pointer_record(
         Topics(STREAM),
         catalog.pointer(first, by="person", reason="worse", at="2026-01-01T00:00:00Z"),
@@ -145,7 +145,7 @@ def test_a_rollback_while_a_model_is_loaded_wins(
 
 
 class Restarted:
-    """A champion that has just read the topic, on a clock that is moved by hand."""
+    """A champion that has just read the topic, with a manual clock."""
 
     def __init__(self, folder: Path, trained: list[TrainedModel]) -> None:
         self.clock = ManualClock()
@@ -181,7 +181,7 @@ class Restarted:
         return self.champion.digest
 
 
-def test_the_newest_ancestor_whose_package_is_there_serves_until_a_newer_one_is(
+def test_the_newest_ancestor_with_a_package_serves_until_a_newer_package_exists(
     three: list[TrainedModel], tmp_path: Path
 ) -> None:
     first, second, third = three
@@ -200,7 +200,7 @@ def test_the_newest_ancestor_whose_package_is_there_serves_until_a_newer_one_is(
     assert service.after(LONGEST_RETRY_S) == third.digest, "what is loaded serves on"
 
 
-def test_a_damaged_package_is_tried_again_when_it_was_repaired(
+def test_a_damaged_package_is_loaded_after_its_repair(
     three: list[TrainedModel], tmp_path: Path
 ) -> None:
     service = Restarted(tmp_path, three)
@@ -212,7 +212,7 @@ def test_a_damaged_package_is_tried_again_when_it_was_repaired(
     assert service.after(FIRST_RETRY_S) == three[2].digest
 
 
-def test_a_missing_package_is_tried_again_ever_more_rarely(
+def test_a_missing_package_is_retried_at_growing_intervals(
     three: list[TrainedModel], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = Restarted(tmp_path, three[:1])
@@ -225,10 +225,10 @@ def test_a_missing_package_is_tried_again_ever_more_rarely(
     assert service.after(LONGEST_RETRY_S) == three[0].digest
 
 
-def test_a_store_that_cannot_be_reached_is_waited_for(
+def test_inference_waits_for_an_unreachable_store(
     three: list[TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its ancestors are not tried: when it can be reached again, the champion serves."""
+    """Its ancestors are not loaded. The champion serves as soon as the store is reachable again."""
     service = Restarted(tmp_path, three)
     monkeypatch.setattr(ModelStore, "get", unreachable)
     assert service.after(0) is None
@@ -239,7 +239,7 @@ def test_a_store_that_cannot_be_reached_is_waited_for(
     assert service.after(2 * FIRST_RETRY_S) == three[2].digest
 
 
-def test_the_present_model_serves_on_while_the_store_cannot_be_reached(
+def test_the_current_model_continues_to_serve_while_the_store_is_unreachable(
     three: list[TrainedModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Restarted(tmp_path, three[:1])
@@ -252,7 +252,7 @@ def test_the_present_model_serves_on_while_the_store_cannot_be_reached(
     assert service.after(FIRST_RETRY_S) == three[1].digest
 
 
-def test_without_announcements_the_signed_pointer_is_enough(
+def test_a_signed_pointer_is_enough_without_an_announcement(
     three: list[TrainedModel], tmp_path: Path
 ) -> None:
     service = Restarted(tmp_path, [])

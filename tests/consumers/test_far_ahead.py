@@ -1,5 +1,6 @@
-"""Records and labels from the far future harm nobody but themselves, and after a silence all labels
-find their records."""
+"""Records and labels with a time in the far future do not affect others.
+
+After a long pause of the stream, all labels are still matched with their records."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -45,7 +46,7 @@ FAR = 10**12
 
 
 def predictions(rows: Sequence[int]) -> list[Message]:
-    """Predictions as inference writes them."""
+    """Return predictions as inference writes them."""
     ahead = set(PartitionClock(STREAM.max_ahead).take(rows))
     found = [prediction(offset, row) for offset, row in enumerate(rows)]
     return [
@@ -62,7 +63,7 @@ def handler(resume: Mapping[TopicPartition, Committed] = FROM_START) -> Outcomes
 
 @given(seed=st.integers(0, 2**32))
 @settings(max_examples=60)
-def test_one_bad_record_and_one_bad_label_harm_nobody_else(seed: int) -> None:
+def test_a_record_and_a_label_from_the_far_future_do_not_affect_others(seed: int) -> None:
     random = Random(seed)
     rows = [*range(60)]
     rows.insert(random.randint(1, 60), FAR)
@@ -104,7 +105,7 @@ def test_one_bad_record_and_one_bad_label_harm_nobody_else(seed: int) -> None:
     assert len(reasons(output)) <= 1
 
 
-def test_the_label_of_a_record_from_the_future_finds_it_and_the_outcome_says_so() -> None:
+def test_a_record_from_the_future_is_matched_and_its_outcome_is_marked_ahead() -> None:
     join = handler()
     output = join.handle([*predictions([0, 1, FAR, 2]), label(0, FAR, "b", at=3)])
     assert outcomes(output) == [(str(FAR), "b", 0)]
@@ -115,7 +116,7 @@ def test_the_label_of_a_record_from_the_future_finds_it_and_the_outcome_says_so(
     assert encode(outcomes_decoder.decode(encode(event))) == encode(event)
 
 
-def test_a_record_from_the_future_is_forgotten_with_its_neighbours() -> None:
+def test_a_record_from_the_future_is_evicted_with_its_neighbours() -> None:
     join = handler()
     join.handle([*predictions([0, FAR, *range(1, 100)])])
     join.handle([label(n, n, "b", at=n) for n in range(100)])
@@ -125,7 +126,7 @@ def test_a_record_from_the_future_is_forgotten_with_its_neighbours() -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 5, HORIZON])
-def test_after_a_silence_every_label_finds_its_record(delay: int) -> None:
+def test_after_a_pause_of_the_stream_every_label_is_matched(delay: int) -> None:
     rows = [*range(30), *range(10_000, 10_060)]
     found = predictions(rows)
     events = [(row, 0, offset) for offset, row in enumerate(rows)]
@@ -148,7 +149,7 @@ def test_after_a_silence_every_label_finds_its_record(delay: int) -> None:
     assert ahead == AGREEING - 1
 
 
-def test_a_prediction_says_that_its_record_is_ahead_and_is_else_as_before() -> None:
+def test_marking_a_prediction_as_ahead_changes_no_other_field() -> None:
     (message,) = predictions([3])
     value = message.value or b""
     plain, marked = (

@@ -1,4 +1,4 @@
-"""Silent partitions: when they are moved on, how far, and that they hold nobody back for ever."""
+"""Idle partitions: when their watermark advances, how far, and that they never block others."""
 
 from collections.abc import Mapping
 
@@ -59,13 +59,13 @@ def view(lags: Mapping[int, int], *others: IdlePartitions) -> GroupView:
 def moved(
     idle: IdlePartitions, lags: Mapping[int, int] | None = None, *others: IdlePartitions
 ) -> list[tuple[int, int]]:
-    """What two steps of the loop publish, between which the worker looks around."""
+    """Return the watermarks of two steps of the loop with a progress callback in between."""
     found = idle.watermarks()
     idle.look(view({0: 0, 1: 0} if lags is None else lags, *others))
     return found + idle.watermarks()
 
 
-def test_a_silent_partition_follows_to_where_the_others_were_that_long_ago() -> None:
+def test_an_idle_partition_advances_to_the_position_of_the_others_some_seconds_ago() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(9)
@@ -80,7 +80,7 @@ def test_a_silent_partition_follows_to_where_the_others_were_that_long_ago() -> 
     assert moved(idle) == []
 
 
-def test_after_a_pause_the_partition_that_is_read_first_makes_no_other_late() -> None:
+def test_after_a_pause_the_first_partition_read_does_not_make_others_late() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 990)
     read(idle, 1, 991)
@@ -97,7 +97,7 @@ def test_after_a_pause_the_partition_that_is_read_first_makes_no_other_late() ->
     assert moved(idle) == [(1, 6976)]
 
 
-def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused() -> None:
+def test_a_partition_whose_records_are_all_rejected_is_not_idle() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(9)
@@ -106,11 +106,11 @@ def test_a_partition_that_is_read_is_not_silent_though_its_records_are_refused()
     assert moved(idle) == []
 
 
-def test_a_partition_that_brings_only_dead_letters_is_moved_on_like_a_silent_one() -> None:
+def test_a_partition_with_only_dead_letters_advances_like_an_idle_one() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     found = []
-    for second in range(1, 13):  # it is read all the time, and never up to its very end
+    for second in range(1, 13):  # it is read continuously, but never to its end
         clock.advance(1)
         idle.read(1, 10 * second)
         idle.refused(1, None)
@@ -124,7 +124,7 @@ def test_a_partition_that_brings_only_dead_letters_is_moved_on_like_a_silent_one
     assert moved(idle, {0: 0, 1: 0}) == []
 
 
-def test_dead_letters_with_a_position_move_the_windows_but_not_the_join() -> None:
+def test_dead_letters_with_a_position_advance_the_watermark_of_their_partition() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     idle.read(1, 8)
@@ -133,7 +133,7 @@ def test_dead_letters_with_a_position_move_the_windows_but_not_the_join() -> Non
     assert moved(idle) == [(0, 51), (1, 51)]
 
 
-def test_a_partition_with_records_to_be_read_is_not_silent() -> None:
+def test_a_partition_with_unread_records_is_not_idle() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(100)
@@ -141,7 +141,7 @@ def test_a_partition_with_records_to_be_read_is_not_silent() -> None:
     assert moved(idle, {0: 0, 1: 0}) == [(1, 42)]
 
 
-def test_a_worker_that_was_held_up_takes_no_partition_for_silent_before_it_has_asked() -> None:
+def test_a_delayed_worker_checks_the_log_ends_before_it_treats_a_partition_as_idle() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(100)
@@ -149,7 +149,7 @@ def test_a_worker_that_was_held_up_takes_no_partition_for_silent_before_it_has_a
     assert moved(idle) == [(1, 42)]
 
 
-def test_no_partition_is_silent_while_none_is_read() -> None:
+def test_no_partition_is_idle_while_the_worker_reads_none() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     clock.advance(20)
@@ -157,7 +157,7 @@ def test_no_partition_is_silent_while_none_is_read() -> None:
     assert moved(idle) == []
 
 
-def test_a_worker_learns_from_the_groups_commits_how_far_the_others_are() -> None:
+def test_a_worker_gets_the_positions_of_others_from_the_commits_of_the_group() -> None:
     clock = ManualClock()
     busy, silent = worker(clock, 0), worker(clock, 1)
     read(busy, 0, 41)
@@ -167,7 +167,7 @@ def test_a_worker_learns_from_the_groups_commits_how_far_the_others_are() -> Non
     assert moved(silent) == [(1, 42)]
 
 
-def test_a_restart_knows_how_far_its_partitions_were() -> None:
+def test_a_restart_restores_the_positions_of_its_partitions() -> None:
     clock = ManualClock()
     before = worker(clock, 0)
     read(before, 0, 41, offset=20)
@@ -181,7 +181,7 @@ def test_a_restart_knows_how_far_its_partitions_were() -> None:
     assert moved(idle) == [(1, 51)]
 
 
-def test_a_partition_that_is_given_away_is_left_alone() -> None:
+def test_a_revoked_partition_gets_no_watermark() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     idle.revoked([TopicPartition(TOPIC, 1)])
@@ -190,7 +190,7 @@ def test_a_partition_that_is_given_away_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("age_s", [3, 3_000])
-def test_a_stream_that_is_silent_as_a_whole_goes_on_with_the_clock_only_if_it_is_live(
+def test_a_wholly_idle_stream_advances_with_the_clock_only_if_its_times_are_recent(
     age_s: int,
 ) -> None:
     clock = ManualClock()

@@ -1,4 +1,4 @@
-"""Inference: what is scored, what is refused, and which model answers."""
+"""Inference: which records are scored, which are rejected, and which model serves."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def trained(home: Path, *, flip: bool = False, catalog: Catalog | None = None) -
 
 
 class Service:
-    """An inference handler, its `models` topic and its features, as messages."""
+    """An inference handler, with methods that send messages of its `models` and features topics."""
 
     def __init__(self, home: Path, stream: Stream = STREAM) -> None:
         self.clock = ManualClock()
@@ -99,7 +99,7 @@ class Service:
 
 
 def successor(home: Path, first: TrainedModel) -> TrainedModel:
-    """Another model, which replaces the first one as champion."""
+    """Return another model, which replaces the first one as champion."""
     catalog = Catalog(Trusted(home / "keys"))
     for sent in first.records:
         catalog.apply(said(sent))
@@ -107,7 +107,7 @@ def successor(home: Path, first: TrainedModel) -> TrainedModel:
 
 
 def changed(record: Outgoing, announcement: ModelAnnounced, home: Path, **changes: str) -> Outgoing:
-    """An announcement with other fields, signed all the same."""
+    """Return a signed announcement with other fields."""
     value = encode(msgspec.structs.replace(announcement, **changes))
     return sign(msgspec.structs.replace(record, value=value), Signer(home / "keys"))
 
@@ -129,7 +129,7 @@ def refused(output: list[Outgoing]) -> list[str]:
     ]
 
 
-def test_a_prediction_names_its_model_its_source_and_carries_the_record(
+def test_a_prediction_contains_its_model_its_source_and_the_record(
     home: Path, first: TrainedModel
 ) -> None:
     service = Service(home)
@@ -158,7 +158,7 @@ def test_a_prediction_names_its_model_its_source_and_carries_the_record(
         (b"[]", "not a JSON object"),
     ],
 )
-def test_what_cannot_be_scored_is_a_dead_letter_with_the_reason(
+def test_a_record_that_cannot_be_scored_becomes_a_dead_letter_with_the_reason(
     home: Path, first: TrainedModel, value: bytes, reason: str
 ) -> None:
     service = Service(home)
@@ -172,7 +172,7 @@ def test_what_cannot_be_scored_is_a_dead_letter_with_the_reason(
 
 
 def accounted(output: list[Outgoing]) -> list[tuple[int, str | RefusedRecord | None]]:
-    """(source offset, what became of it) of all records in the predictions topic."""
+    """Return (source offset, id or dead letter) of all records in the predictions topic."""
     found: list[tuple[int, str | RefusedRecord | None]] = []
     for sent in output:
         if sent.topic == TOPICS.predictions:
@@ -216,7 +216,7 @@ def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
         (5, RefusedRecord(before + 5, 9)),
         (6, "14"),
     ]
-    # The watermark beside each is that of the partition there.
+    # Each dead letter comes with the watermark of its partition at that point.
     marks = [
         predictions_decoder.decode(sent.value or b"")
         for sent in output
@@ -226,7 +226,7 @@ def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
     assert len(refused(output)) == 4
 
 
-def test_a_partition_of_which_nothing_could_be_read_has_no_watermark(
+def test_a_partition_without_readable_records_has_no_watermark(
     home: Path, first: TrainedModel
 ) -> None:
     service = Service(home)
@@ -239,7 +239,7 @@ def test_a_partition_of_which_nothing_could_be_read_has_no_watermark(
     ]
 
 
-def test_a_prediction_that_would_be_too_large_is_a_dead_letter(
+def test_a_record_whose_prediction_is_too_large_becomes_a_dead_letter(
     home: Path, first: TrainedModel
 ) -> None:
     service = Service(home)
@@ -249,7 +249,9 @@ def test_a_prediction_that_would_be_too_large_is_a_dead_letter(
 
 
 @pytest.mark.parametrize("policy", ["score", "dead_letter"])
-def test_unseen_categories_follow_the_policy(home: Path, first: TrainedModel, policy: str) -> None:
+def test_unseen_categories_are_handled_by_the_policy(
+    home: Path, first: TrainedModel, policy: str
+) -> None:
     rules = msgspec.convert({"unseen": policy}, Record)
     service = Service(home, msgspec.structs.replace(STREAM, record=rules))
     service.publish(first)
@@ -259,7 +261,7 @@ def test_unseen_categories_follow_the_policy(home: Path, first: TrainedModel, po
     assert refused(output) == expected
 
 
-def test_without_a_model_all_partitions_are_held_back(home: Path, first: TrainedModel) -> None:
+def test_without_a_model_all_partitions_are_paused(home: Path, first: TrainedModel) -> None:
     service = Service(home)
     assigned = frozenset({TopicPartition("s.features", 0)})
     assert service.handler.held_back(assigned) == assigned
@@ -267,7 +269,7 @@ def test_without_a_model_all_partitions_are_held_back(home: Path, first: Trained
     assert not service.handler.held_back(assigned)
 
 
-def test_a_new_champion_answers_from_the_next_batch(home: Path, first: TrainedModel) -> None:
+def test_a_new_champion_serves_from_the_next_batch(home: Path, first: TrainedModel) -> None:
     service = Service(home)
     service.publish(first)
     before = predicted(service.send(record(1)))
@@ -279,7 +281,7 @@ def test_a_new_champion_answers_from_the_next_batch(home: Path, first: TrainedMo
 
 
 @pytest.mark.parametrize("fault", ["tampered", "unsigned", "gone", "wrong key"])
-def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
+def test_an_invalid_champion_is_rejected_and_the_old_one_continues_to_serve(
     home: Path, first: TrainedModel, fault: str, tmp_path: Path
 ) -> None:
     service = Service(home)
@@ -310,7 +312,7 @@ def test_a_bad_champion_is_refused_and_the_old_one_serves_on(
         path.write_bytes(kept)
 
 
-def test_after_a_restart_a_bad_champion_makes_way_for_its_parent(
+def test_after_a_restart_the_parent_of_an_invalid_champion_serves(
     home: Path, first: TrainedModel
 ) -> None:
     bad = successor(home, first)
@@ -326,10 +328,10 @@ def test_after_a_restart_a_bad_champion_makes_way_for_its_parent(
         path.write_bytes(kept)
 
 
-def test_a_forged_announcement_does_not_keep_its_model_from_answering(
+def test_a_forged_announcement_does_not_prevent_its_model_from_serving(
     home: Path, first: TrainedModel
 ) -> None:
-    """The signed pointer names the digest, and the store has the package and its signature."""
+    """The signed pointer has the digest, and the store has the package with its signature."""
     good = successor(home, first)
     forged = changed(good.records[0], good.announcement, home, signature="00")
     for records in ((forged, good.records[1]), (good.records[1], forged), (good.records[1],)):

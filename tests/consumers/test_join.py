@@ -1,5 +1,7 @@
-"""The join as a whole: in whatever order two topics are read, in whatever batches, with whatever
-kills, the outcomes and refused labels are those that a few lines say are right."""
+"""The complete join gives the expected outcomes and rejected labels in all circumstances.
+
+The order in which the two topics are read, the batches, aborts and kills make no difference.
+"""
 
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from tests.consumers.join_world import LABELS, PREDICTIONS, Join, Label, Log, dr
 
 @given(log=logs(), data=st.data())
 @settings(max_examples=150)
-def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
+def test_order_batches_and_crashes_do_not_change_the_results_in_memory(
     log: Log, data: st.DataObject
 ) -> None:
     join = Join(log)
@@ -24,7 +26,7 @@ def test_any_order_any_batches_and_any_crash_give_the_same_in_memory(
 
 @given(log=logs(), data=st.data())
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_order_any_batches_and_any_crash_give_the_same_with_a_cache(
+def test_order_batches_and_crashes_do_not_change_the_results_with_a_cache(
     log: Log, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
@@ -39,7 +41,7 @@ ROWS = tuple(range(200))
 LONG = Log(ROWS, tuple(Label(row, "a", row + 9, row) for row in ROWS))
 
 
-def test_with_its_cache_a_restart_reads_again_only_what_the_cache_lacks(tmp_path: Path) -> None:
+def test_with_a_cache_a_restart_rereads_only_records_that_the_cache_lacks(tmp_path: Path) -> None:
     cached, bare = Join(LONG, tmp_path, memory_records=4), Join(LONG)
     for join in (cached, bare):
         for partition, count in ((PREDICTIONS, 20), (LABELS, 2)):
@@ -50,10 +52,12 @@ def test_with_its_cache_a_restart_reads_again_only_what_the_cache_lacks(tmp_path
         join.finish()
         assert join.outcomes() == LONG.outcomes()
     assert bare.reread > 90
-    assert cached.reread <= 4 + 4 + 5 + 5 + 2  # what was in memory, and the last commits
+    assert (
+        cached.reread <= 4 + 4 + 5 + 5 + 2
+    )  # the records in memory, and those since the last commits
 
 
-def test_a_stopped_worker_reads_next_to_nothing_again(tmp_path: Path) -> None:
+def test_a_worker_that_was_stopped_cleanly_rereads_almost_no_records(tmp_path: Path) -> None:
     join = Join(LONG, tmp_path, memory_records=1_000)
     for partition in (PREDICTIONS, LABELS):
         for _ in range(20):
@@ -66,7 +70,7 @@ def test_a_stopped_worker_reads_next_to_nothing_again(tmp_path: Path) -> None:
     assert join.outcomes() == LONG.outcomes()
 
 
-def test_a_redelivery_is_told_after_a_restart_that_read_nothing_again(tmp_path: Path) -> None:
+def test_a_redelivery_is_recognised_after_a_restart_without_rereading(tmp_path: Path) -> None:
     log = Log((*range(20), *range(15, 25)), tuple(Label(row, "a", row, row) for row in range(25)))
     join = Join(log, tmp_path)
     join.read(PREDICTIONS, 20)
@@ -79,7 +83,7 @@ def test_a_redelivery_is_told_after_a_restart_that_read_nothing_again(tmp_path: 
     assert join.outcomes() == log.outcomes()
 
 
-def test_what_was_forgotten_and_not_committed_is_still_in_the_cache(tmp_path: Path) -> None:
+def test_records_evicted_without_a_commit_are_still_in_the_cache(tmp_path: Path) -> None:
     nobody = tuple(Label(1_000 + row, "a", row, row) for row in range(58))
     log = Log(tuple(range(100)), (*nobody, Label(60, "a", 60, 60)))
     join = Join(log, tmp_path, memory_records=0)
@@ -88,14 +92,14 @@ def test_what_was_forgotten_and_not_committed_is_still_in_the_cache(tmp_path: Pa
     join.read(PREDICTIONS, 100)
     join.read(LABELS, 1)
     for _ in range(3):
-        join.read(LABELS, 0)  # the letters are in a transaction that never ends
+        join.read(LABELS, 0)  # the dead letters are in a transaction that never ends
     join.kill()
     join.finish()
     assert join.refused() == log.refused()
 
 
 @pytest.mark.parametrize("memory_records", [1, 2, 100])
-def test_what_was_forgotten_in_memory_and_aborted_is_read_again(
+def test_records_evicted_from_memory_are_read_again_after_an_abort(
     tmp_path: Path, memory_records: int
 ) -> None:
     log = Log((1, 16, 17), (Label(1, "a", 1, 1), Label(16, "b", 16, 16)))
@@ -103,13 +107,13 @@ def test_what_was_forgotten_in_memory_and_aborted_is_read_again(
     join.read(LABELS, 2)
     join.commit()
     join.read(PREDICTIONS, 1)
-    join.read(PREDICTIONS, 1)  # the first label is left behind by the horizon
+    join.read(PREDICTIONS, 1)  # the first label leaves the join window
     join.abort()
     join.finish()
     assert join.outcomes() == log.outcomes()
 
 
-def test_what_was_forgotten_and_aborted_is_not_read_again_beside_the_cache(tmp_path: Path) -> None:
+def test_records_in_the_cache_are_not_added_again_after_an_abort(tmp_path: Path) -> None:
     nobody = Label(3, "a", 12, 12)
     log = Log(
         (1, 16, 17, 18, 33, 34, 35),
@@ -124,7 +128,7 @@ def test_what_was_forgotten_and_aborted_is_not_read_again_beside_the_cache(tmp_p
     join.read(PREDICTIONS, 2)
     join.read(LABELS, 6)
     join.stop()
-    join.read(LABELS, 3)  # again, and into the cache
+    join.read(LABELS, 3)  # read again and written to the cache
     join.stop()
     join.read(PREDICTIONS, 7)
     join.read(LABELS, 5)
@@ -134,18 +138,18 @@ def test_what_was_forgotten_and_aborted_is_not_read_again_beside_the_cache(tmp_p
     assert join.outcomes() == log.outcomes()
 
 
-def test_without_labels_memory_is_bounded(tmp_path: Path) -> None:
+def test_memory_is_bounded_if_no_labels_arrive(tmp_path: Path) -> None:
     join = Join(Log(tuple(range(2_000)), ()), tmp_path, memory_records=50)
     most = 0
     for _ in range(200):
         join.read(PREDICTIONS, 10)
         join.commit()
         most = max(most, join.handler._joins[0].kept_predictions.in_memory)
-    assert most <= 50 + 10 + 2  # a batch, and the block that is still open
+    assert most <= 50 + 10 + 2  # plus a batch and the open block
     join.finish()
 
 
-def test_labels_read_long_before_their_predictions_are_bounded_too(tmp_path: Path) -> None:
+def test_memory_is_bounded_if_labels_are_read_long_before_their_predictions(tmp_path: Path) -> None:
     join = Join(LONG, tmp_path, memory_records=20)
     most = 0
     for _ in range(20):
@@ -157,8 +161,8 @@ def test_labels_read_long_before_their_predictions_are_bounded_too(tmp_path: Pat
     assert join.outcomes() == LONG.outcomes()
 
 
-def test_a_cache_of_other_commits_is_not_used(tmp_path: Path) -> None:
-    """Topics made anew begin at offset 0, and the group's commits go with them."""
+def test_a_cache_that_does_not_match_the_commits_is_not_used(tmp_path: Path) -> None:
+    """Recreated topics begin at offset 0, and the commits of the group are gone."""
     first = Join(LONG, tmp_path, memory_records=0)
     for partition in (PREDICTIONS, LABELS):
         first.read(partition, 100)
@@ -170,7 +174,7 @@ def test_a_cache_of_other_commits_is_not_used(tmp_path: Path) -> None:
     assert second.outcomes() == log.outcomes()
 
 
-def test_a_cache_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
+def test_a_cache_in_use_by_another_process_is_not_touched(tmp_path: Path) -> None:
     first = Join(LONG, tmp_path, memory_records=0)
     first.read(PREDICTIONS, 100)
     first.commit()
@@ -182,7 +186,7 @@ def test_a_cache_that_another_process_holds_is_left_alone(tmp_path: Path) -> Non
     assert first.outcomes() == LONG.outcomes()
 
 
-def test_a_restart_says_how_far_it_goes_back_and_how_long_it_took(
+def test_a_restart_logs_how_many_records_it_rereads_and_how_long_that_took(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     join = Join(LONG)

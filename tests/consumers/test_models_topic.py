@@ -1,4 +1,4 @@
-"""Inference and the records of `models` that nobody can read: each becomes one dead letter."""
+"""Each unreadable record of the `models` topic becomes exactly one dead letter of inference."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ kafka = {{ partitions = 2, inference_delivery = "{}" }}
 
 
 class Site:
-    """A broker with a first model, and inference on it."""
+    """A broker with a first model, and workers of inference."""
 
     def __init__(self, folder: Path, delivery: str) -> None:
         self.stream: Stream = loads(STREAM_FILE.format(delivery))
@@ -66,7 +66,7 @@ class Site:
         )
 
     def run(self, *slots: int) -> None:
-        """Start workers, let them finish, and stop them."""
+        """Start workers, let them read everything, and stop them."""
         loops = [self.worker(slot) for slot in slots]
         for _ in range(20):
             for loop in loops:
@@ -86,7 +86,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     return Site(tmp_path, request.param)
 
 
-def test_each_unreadable_record_becomes_one_dead_letter_whatever_restarts(site: Site) -> None:
+def test_each_unreadable_record_becomes_one_dead_letter_despite_restarts(site: Site) -> None:
     site.write(b"{")
     for _ in range(3):
         site.run(0)
@@ -99,7 +99,7 @@ def test_each_unreadable_record_becomes_one_dead_letter_whatever_restarts(site: 
     running = site.worker()
     for _ in range(5):
         running.step(0)
-    site.write(b"no JSON")  # while one runs
+    site.write(b"no JSON")  # while a worker runs
     for _ in range(5):
         running.step(0)
     running.close()
@@ -107,7 +107,7 @@ def test_each_unreadable_record_becomes_one_dead_letter_whatever_restarts(site: 
     assert [letter.offset for letter in site.letters()] == [2, 3, 4]
 
 
-def test_several_workers_publish_it_once(site: Site) -> None:
+def test_several_workers_publish_one_dead_letter_together(site: Site) -> None:
     site.write(b"{")
     site.run(0, 1)
     site.run(1, 0)
@@ -115,7 +115,7 @@ def test_several_workers_publish_it_once(site: Site) -> None:
     assert [letter.offset for letter in site.letters()] == [2]
 
 
-def test_a_worker_that_takes_the_partition_over_goes_on_where_it_was_committed(site: Site) -> None:
+def test_a_worker_that_takes_over_the_partition_continues_at_the_commit(site: Site) -> None:
     first, second = site.worker(0), site.worker(1)
     for number in range(10):
         if number == 4:
@@ -130,7 +130,7 @@ def test_a_worker_that_takes_the_partition_over_goes_on_where_it_was_committed(s
     assert [letter.offset for letter in site.letters()] == [2, 3]
 
 
-def test_what_a_kill_has_left_unpublished_is_published_by_the_next_worker(site: Site) -> None:
+def test_a_dead_letter_missing_after_a_kill_is_published_by_the_next_worker(site: Site) -> None:
     site.write(b"{")
     group = site.broker.consumer(site.topics.group("inference"))
     at = TopicPartition(site.topics.features, 0)
@@ -139,7 +139,7 @@ def test_what_a_kill_has_left_unpublished_is_published_by_the_next_worker(site: 
     assert [letter.offset for letter in site.letters()] == [2]
 
 
-def test_a_topic_that_was_created_anew_is_examined_from_its_beginning(site: Site) -> None:
+def test_a_recreated_topic_is_read_from_its_beginning(site: Site) -> None:
     site.write(b"{")
     group = site.broker.consumer(site.topics.group("inference"))
     at = TopicPartition(site.topics.features, 0)
@@ -148,16 +148,16 @@ def test_a_topic_that_was_created_anew_is_examined_from_its_beginning(site: Site
     assert [letter.offset for letter in site.letters()] == [2]
 
 
-def test_the_champion_that_was_seen_serves_although_an_old_pointer_took_its_place(
+def test_the_newest_champion_seen_serves_even_if_an_old_pointer_replaced_it(
     site: Site,
 ) -> None:
-    """What a compacted topic looks like after somebody wrote an old pointer over the newest."""
+    """A compacted topic is in this state after someone has replayed an old pointer."""
     site.run(0)
     replayed = Site(site.settings.home / "again", site.stream.kafka.inference_delivery)
     group = replayed.broker.consumer(replayed.topics.group("inference"))
     seen = encode({"sequence": 5, "champion": site.model.digest}).decode()
     group.commit({TopicPartition(replayed.topics.features, 1): Committed(0, seen)})
-    replayed.settings = site.settings  # its store holds the model that was seen
+    replayed.settings = site.settings  # its store has the model that was seen
     replayed.producer.send(Outgoing(replayed.topics.features, b'{"@row": 1, "x": 3}', b"1", 0))
     worker = replayed.worker()
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""The join: every label that can come, and the same outcomes however the two topics interleave."""
+"""The join: every kind of label, and the same outcomes for any interleaving of the two topics."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -62,7 +62,7 @@ def joined(
 
 
 def single(output: Iterable[Outgoing | OutgoingBatch]) -> Iterator[Outgoing]:
-    """Batches as the records that they are."""
+    """Yield the output with batches split into records."""
     for item in output:
         if isinstance(item, Outgoing):
             yield item
@@ -74,7 +74,7 @@ def single(output: Iterable[Outgoing | OutgoingBatch]) -> Iterator[Outgoing]:
 def view(
     handler: OutcomesHandler, *, predictions: int = 0, labels: int = 0, markers: int = 0
 ) -> GroupView:
-    """All that was handled was read, and markers behind it; so many are still to be read."""
+    """Return a view after all handled records and markers; the other numbers are unread."""
     held = handler.holds()
     positions = {
         at: msgspec.json.decode(committed.metadata, type=Resume).published
@@ -128,7 +128,7 @@ def test_a_changed_label_is_a_new_revision() -> None:
     assert outcomes(output) == [("7", "b", 0), ("7", "c", 1)]
 
 
-def test_a_label_without_prediction_is_a_dead_letter_after_the_horizon() -> None:
+def test_a_label_without_prediction_becomes_a_dead_letter_after_the_join_window() -> None:
     handler = joined()
     handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 10)])
     handler.handle([label(1, 10, "b", at=10)])
@@ -163,31 +163,31 @@ def test_predictions_read_long_before_their_labels_wait_for_them() -> None:
     assert not reasons(output)
 
 
-def test_a_label_known_later_than_the_horizon_is_a_dead_letter() -> None:
+def test_a_label_outside_the_join_window_becomes_a_dead_letter() -> None:
     handler = joined()
     output = handler.handle([prediction(0, 0), label(0, 0, "b", at=11)])
     assert not outcomes(output)
     assert reasons(output) == ["known later than the horizon after its record"]
 
 
-def test_a_change_later_than_the_horizon_is_a_dead_letter_too() -> None:
+def test_a_changed_label_outside_the_join_window_becomes_a_dead_letter() -> None:
     handler = joined()
     output = handler.handle([prediction(0, 0), label(0, 0, "b", at=1), label(1, 0, "c", at=11)])
     assert outcomes(output) == [("0", "b", 0)]
     assert len(reasons(output)) == 1
 
 
-def test_labels_that_stay_away_hold_nobody_back() -> None:
+def test_predictions_without_labels_are_evicted_once_all_labels_are_read() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
     handler.tick()
-    assert handler.counts["unlabelled"] == 0  # they may be there, and not read yet
+    assert handler.counts["unlabelled"] == 0  # labels may exist that are not read yet
     handler.look(view(handler, labels=0))
     handler.tick()
-    assert handler.counts["unlabelled"] == 88  # all but the last horizon of ten, and a block of two
+    assert handler.counts["unlabelled"] == 88  # all but a join window of 10 and a block of 2
 
 
-def test_labels_that_are_there_and_not_read_yet_hold_predictions_back() -> None:
+def test_predictions_stay_buffered_while_published_labels_are_unread() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
     handler.look(view(handler, labels=1))
@@ -197,7 +197,7 @@ def test_labels_that_are_there_and_not_read_yet_hold_predictions_back() -> None:
     assert handler.counts["unlabelled"] == 87
 
 
-def test_markers_of_transactions_among_the_labels_hold_nobody_back() -> None:
+def test_transaction_markers_in_the_labels_topic_do_not_block_eviction() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
     handler.look(view(handler, labels=2))
@@ -208,7 +208,7 @@ def test_markers_of_transactions_among_the_labels_hold_nobody_back() -> None:
     assert handler.counts["unlabelled"] == 88
 
 
-def test_a_label_without_position_waits_until_predictions_were_read_and_passed_on() -> None:
+def test_an_unpositioned_label_waits_until_predictions_have_been_read_and_advanced() -> None:
     handler = joined()
     handler.handle([label(0, "nobody", "b"), prediction(0, 50)])
     handler.look(view(handler, predictions=1))
@@ -223,7 +223,7 @@ def test_a_label_without_position_waits_until_predictions_were_read_and_passed_o
     assert reasons(handler.tick()) == ["no prediction with this id within the horizon"]
 
 
-def test_a_label_from_the_far_future_harms_nobody_but_itself() -> None:
+def test_a_label_from_the_far_future_does_not_affect_others() -> None:
     handler = joined()
     handler.handle([label(0, "nobody", "b", at=10**9), prediction(0, 0), prediction(1, 50)])
     assert outcomes(handler.handle([label(1, 50, "b", at=51)])) == [("50", "b", 0)]
@@ -234,7 +234,7 @@ def test_a_label_from_the_far_future_harms_nobody_but_itself() -> None:
     assert handler.holds()[LABELS].offset > 0
 
 
-def test_a_label_that_was_joined_before_a_restart_is_no_orphan_after_it() -> None:
+def test_a_label_joined_before_a_restart_is_not_rejected_after_it() -> None:
     clock = ManualClock()
     messages = [prediction(0, 0), prediction(1, 9), label(0, 0, "b", at=9), prediction(2, 12)]
     first = joined(clock=clock)
@@ -250,13 +250,13 @@ def test_a_label_that_was_joined_before_a_restart_is_no_orphan_after_it() -> Non
     assert not outcomes(output)
 
 
-def test_a_label_that_cannot_be_read_is_a_dead_letter_at_once() -> None:
+def test_an_unreadable_label_becomes_a_dead_letter_at_once() -> None:
     (letter,) = single(joined().handle([Message(*LABELS, 0, None, b"{")]))
     assert reasons([letter])
     assert letter.value == b"{"
 
 
-def test_a_redelivered_prediction_is_told_by_its_source() -> None:
+def test_a_redelivered_prediction_is_recognised_by_its_source() -> None:
     handler = joined()
     output = handler.handle(
         [prediction(0, 7, source=5), prediction(1, 7, source=5), label(0, 7, "b")]
@@ -281,21 +281,21 @@ def test_a_label_belongs_to_the_first_record_with_its_id(order: str) -> None:
     assert not reasons(output)
 
 
-def test_a_label_that_is_too_late_for_the_first_record_with_its_id_is_of_the_next() -> None:
+def test_a_label_too_late_for_the_first_record_with_its_id_belongs_to_the_next() -> None:
     handler = joined()
     records = [prediction(0, 0, record_id="7"), prediction(1, 9, record_id="7")]
     assert outcomes(handler.handle([*records, label(0, 7, "b", at=15)])) == [("7", "b", 0)]
 
 
-def test_an_id_on_all_records_gives_no_more_outcomes_than_labels() -> None:
+def test_records_with_one_id_give_no_more_outcomes_than_labels() -> None:
     records = [prediction(offset, offset, record_id="7") for offset in range(40)]
     labels = [label(offset, 7, "bc"[offset % 2], at=offset) for offset in range(40)]
     output = joined().handle([m for pair in zip(records, labels, strict=True) for m in pair])
     assert len(outcomes(output)) + len(reasons(output)) <= len(labels)
 
 
-def test_a_watermark_makes_no_label_late_whose_prediction_is_in_its_batch() -> None:
-    """After an outage a batch spans the horizon, and the labels were read long before."""
+def test_a_watermark_does_not_make_labels_of_its_own_batch_late() -> None:
+    """After an outage, a batch may be longer than the join window, with its labels read before."""
     handler = joined()
     handler.handle([label(row, row, "a", at=row) for row in range(30)])
     watermark = Message(*PREDICTIONS, 30, None, encode(Watermark(position=30)))
@@ -303,7 +303,7 @@ def test_a_watermark_makes_no_label_late_whose_prediction_is_in_its_batch() -> N
     assert [record.topic for record in single(output)] == ["s.outcomes"] * 30
 
 
-def test_a_watermark_follows_the_outcomes_of_the_labels_that_were_there() -> None:
+def test_a_watermark_is_published_after_the_outcomes_of_published_labels() -> None:
     handler = joined()
     message = Message(*PREDICTIONS, 1, None, encode(Watermark(position=9)))
     assert not handler.handle([prediction(0, 7), message])
@@ -316,7 +316,7 @@ def test_a_watermark_follows_the_outcomes_of_the_labels_that_were_there() -> Non
     assert {(o.topic, o.partition) for o in output} == {("s.outcomes", 0)}
 
 
-def test_a_watermark_is_passed_on_once_whatever_was_committed() -> None:
+def test_a_watermark_is_published_once_despite_restarts() -> None:
     first = joined()
     first.handle([Message(*PREDICTIONS, 0, None, encode(Watermark(position=9)))])
     second = joined(resume=first.holds())
@@ -327,7 +327,7 @@ def test_a_watermark_is_passed_on_once_whatever_was_committed() -> None:
     assert not third.tick()
 
 
-def test_what_was_refused_before_a_restart_is_not_refused_again() -> None:
+def test_records_rejected_before_a_restart_are_not_rejected_again() -> None:
     garbage = [Message(*LABELS, 1, None, b"{"), Message(*PREDICTIONS, 1, None, b"{")]
     messages = [prediction(0, 0), label(0, 0, "b", at=1), *garbage]
     first = joined()
@@ -342,7 +342,7 @@ def test_what_was_refused_before_a_restart_is_not_refused_again() -> None:
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[list[Message], list[Message]]:
-    """A predictions and a labels partition: some labels first, late, twice, changed or never."""
+    """Draw predictions and labels; some labels are missing, repeated, changed or unknown."""
     rows = draw(st.integers(1, 12))
     predictions: list[Message] = []
     labels: list[Message] = []
@@ -357,11 +357,13 @@ def logs(draw: st.DrawFn) -> tuple[list[Message], list[Message]]:
 
 @given(logs(), st.data())
 @settings(max_examples=150)
-def test_a_crash_at_any_moment_loses_and_doubles_no_outcome(
+def test_a_crash_at_any_moment_neither_loses_nor_repeats_an_outcome(
     topics: tuple[list[Message], list[Message]], data: st.DataObject
 ) -> None:
-    """Whatever is committed, and however the topics interleave, each prediction ends with exactly
-    one outcome of revision 0 or, if its label had changed before it came, of the newest label."""
+    """The last outcome of each labelled prediction has its newest label.
+
+    This holds for all commits and interleavings of the topics.
+    """
     logs_by_partition = {PREDICTIONS: topics[0], LABELS: topics[1]}
     wide = msgspec.structs.replace(STREAM, labels=Labels(horizon=Span(records=1000)))
     crashes_left = 3
@@ -411,18 +413,18 @@ def _newest_labels(labels: list[Message]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_memory_is_bounded_by_the_horizon(count: int) -> None:
+def test_memory_is_bounded_by_the_join_window(count: int) -> None:
     handler = joined()
     for row in range(count * 20):
         handler.handle([prediction(row, row), label(row, row, "b", at=row)])
         handler.tick()
     join = handler._joins[0]
     for kept in (join.kept_predictions, join.kept_labels):
-        assert kept.in_memory <= 13  # the horizon, and a block of two
+        assert kept.in_memory <= 13  # the join window and a block of 2
         assert len(kept.blocks) <= 7
 
 
-def test_an_outcome_is_the_predictions_own_bytes_and_the_label() -> None:
+def test_an_outcome_contains_the_bytes_of_its_prediction_and_the_label() -> None:
     message = prediction(0, 7)
     (outcome,) = single(joined().handle([message, label(0, 7, "b")]))
     assert message.value is not None
@@ -440,7 +442,7 @@ def test_an_outcome_is_the_predictions_own_bytes_and_the_label() -> None:
         ),
     ],
 )
-def test_a_prediction_written_in_another_way_makes_an_outcome_too(
+def test_a_prediction_in_another_json_format_gives_the_same_outcome(
     rewrite: Callable[[bytes], bytes],
 ) -> None:
     message = prediction(0, 7)
@@ -463,7 +465,7 @@ def test_a_prediction_written_in_another_way_makes_an_outcome_too(
         (b'"prediction","record_id"', b'"outcome","record_id"'),
     ],
 )
-def test_what_is_no_prediction_is_a_dead_letter_and_never_passed_on(old: bytes, new: bytes) -> None:
+def test_an_invalid_prediction_becomes_a_dead_letter_and_no_outcome(old: bytes, new: bytes) -> None:
     message = prediction(0, 7)
     assert message.value is not None
     assert old in message.value
@@ -475,7 +477,7 @@ def test_what_is_no_prediction_is_a_dead_letter_and_never_passed_on(old: bytes, 
     assert not outcomes(handler.handle([label(1, 7, "b")]))
 
 
-def test_an_outcome_over_the_limit_is_a_dead_letter_of_the_label() -> None:
+def test_a_label_whose_outcome_is_too_large_becomes_a_dead_letter() -> None:
     message = prediction(0, 7)
     long = msgspec.structs.replace(
         message,
@@ -487,7 +489,7 @@ def test_an_outcome_over_the_limit_is_a_dead_letter_of_the_label() -> None:
     assert letter.value == ours.value
 
 
-def test_labels_that_another_partitioner_spreads_are_reported_once(
+def test_labels_from_a_producer_with_another_partitioner_are_reported_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     murmur2, crc32, *_ = PARTITIONERS.values()

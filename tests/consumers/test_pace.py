@@ -1,4 +1,4 @@
-"""The two topics are read in step, and whatever they hold, one of them can always be read on."""
+"""The join reads its two topics in step, and never pauses both for ever."""
 
 from collections.abc import Iterable
 
@@ -30,8 +30,8 @@ STREAM = loads(
 BATCH = 50
 MEMORY_RECORDS = 1200
 SLACK = MEMORY_RECORDS // 6
-# The broker gives as many records of each topic. Where one row of four has a label, labels are read
-# four times as far.
+# The broker returns equal numbers of records from both topics. If only one row in four has a label,
+# labels would therefore be read four times as far.
 RARE = 4
 
 
@@ -73,12 +73,12 @@ class World:
         return handler, loop
 
     def run(self, loop: Loop) -> None:
-        """Until there is nothing to read; looks are due now and then."""
+        """Step the loop until nothing is left to read; time passes for progress callbacks."""
         while loop.step(0):
             self.clock.advance(0.1)
 
     def outcomes(self) -> list[int]:
-        """Rows that have an outcome, in order."""
+        """Return the rows that have an outcome, in order."""
         consumer = self.broker.consumer()
         consumer.assign({TopicPartition("s.outcomes", p): 0 for p in range(self.partitions)})
         found = consumer.poll(max_records=1_000_000, timeout_s=0)
@@ -88,7 +88,7 @@ class World:
 
 
 def apart(handler: OutcomesHandler, partition: int = 0) -> int:
-    """How many records one topic is ahead of the other, where records stand at their offset."""
+    """Return by how many offsets one topic is ahead of the other."""
     progress = handler._joins[partition].progress
     return abs(progress.labels.next_offset - progress.predictions.next_offset)
 
@@ -112,7 +112,7 @@ def test_a_backlog_of_both_topics_is_read_in_step() -> None:
 
 @pytest.mark.parametrize("at", [None, 0, 500])
 @pytest.mark.parametrize("first", ["labels", "predictions"])
-def test_a_topic_that_is_alone_is_read_to_its_end(first: str, at: int | None) -> None:
+def test_a_topic_is_read_to_its_end_if_the_other_is_empty(first: str, at: int | None) -> None:
     world = World()
     if first == "labels":
         world.labels(range(2000), at=at)
@@ -129,9 +129,9 @@ def test_a_topic_that_is_alone_is_read_to_its_end(first: str, at: int | None) ->
     assert world.outcomes() == list(range(2000))
 
 
-def test_partitions_wait_each_for_itself() -> None:
+def test_each_partition_waits_only_for_its_own_counterpart() -> None:
     world = World(partitions=3)
-    world.labels(range(1000), 0)  # their predictions do not come yet
+    world.labels(range(1000), 0)  # their predictions arrive later
     world.labels(range(1000, 2000), 1)
     world.predictions(range(1000, 2000), 1)
     world.predictions(range(2000, 3000), 2)
@@ -145,7 +145,7 @@ def test_partitions_wait_each_for_itself() -> None:
     assert world.outcomes() == list(range(3000))
 
 
-def test_another_worker_goes_on_with_what_is_held_back() -> None:
+def test_another_worker_continues_with_a_paused_partition() -> None:
     world = World(partitions=2)
     for partition in range(2):
         rows = range(2000 * partition, 2000 * (partition + 1))
@@ -162,7 +162,7 @@ def test_another_worker_goes_on_with_what_is_held_back() -> None:
     assert world.outcomes() == list(range(0, 4000, RARE))
 
 
-def test_a_restart_keeps_little_of_what_is_new_until_its_state_is_rebuilt() -> None:
+def test_a_restart_buffers_few_new_records_until_its_state_is_rebuilt() -> None:
     world = World()
     world.labels(range(0, 1012, RARE))
     world.predictions(range(1012))
@@ -182,9 +182,7 @@ def test_a_restart_keeps_little_of_what_is_new_until_its_state_is_rebuilt() -> N
 
 @given(log=logs(), data=st.data())
 @settings(max_examples=150)
-def test_what_is_held_back_waits_for_something_that_can_be_read(
-    log: Log, data: st.DataObject
-) -> None:
+def test_a_topic_is_paused_only_while_the_other_can_be_read(log: Log, data: st.DataObject) -> None:
     join = Join(log, memory_records=data.draw(st.sampled_from([0, 6, 18])))
     assigned = frozenset((PREDICTIONS, LABELS))
     actions = ["read"] * 6 + ["look", "look", "commit", "abort", "kill"]

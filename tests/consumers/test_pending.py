@@ -1,4 +1,4 @@
-"""What the join remembers: found by id in either tier, forgotten from the oldest on."""
+"""The buffer of the join: records are found by id in memory or cache, and evicted oldest first."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def offsets(kept: Pending[Record], record_id: str) -> list[int]:
     return [record.offset for record in kept.get(record_id)]
 
 
-def test_records_of_one_id_are_found_by_offset_wherever_they_are(tmp_path: Path) -> None:
+def test_records_of_one_id_are_found_in_memory_and_cache_by_offset(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "0")
     kept = pending(cache)
     for offset in range(4):
@@ -46,21 +46,21 @@ def test_records_of_one_id_are_found_by_offset_wherever_they_are(tmp_path: Path)
     cache.close()
 
 
-def test_to_forget_a_block_leaves_later_records_of_its_ids(tmp_path: Path) -> None:
+def test_evicting_a_block_keeps_later_records_of_its_ids(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "0")
     kept = pending(cache)
     for offset in range(3):
         kept.add("a", Record(offset), 10 * offset)
         write(kept, cache)
     kept.drop()
-    assert offsets(kept, "a") == [1, 2]  # also before the cache has heard of it
+    assert offsets(kept, "a") == [1, 2]  # even before the deletion is written to the cache
     write(kept, cache, deletions=kept.dropped())
     assert offsets(kept, "a") == [1, 2]
     assert kept.held == 1
     cache.close()
 
 
-def test_an_id_that_comes_again_while_its_old_block_waits_for_deletion_is_kept(
+def test_a_new_record_of_an_id_survives_the_pending_deletion_of_an_old_block(
     tmp_path: Path,
 ) -> None:
     cache = Cache(tmp_path / "0")
@@ -75,7 +75,7 @@ def test_an_id_that_comes_again_while_its_old_block_waits_for_deletion_is_kept(
     cache.close()
 
 
-def test_records_that_are_not_committed_stay_in_memory(tmp_path: Path) -> None:
+def test_records_stay_in_memory_until_they_are_committed(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "0")
     kept = pending(cache)
     for offset in range(4):
@@ -86,7 +86,7 @@ def test_records_that_are_not_committed_stay_in_memory(tmp_path: Path) -> None:
     cache.close()
 
 
-def test_what_a_cache_has_is_found_after_a_restart_from_the_committed_offset_on(
+def test_after_a_restart_cached_records_are_found_from_the_committed_offset_on(
     tmp_path: Path,
 ) -> None:
     cache = Cache(tmp_path / "0")
@@ -105,7 +105,7 @@ def test_what_a_cache_has_is_found_after_a_restart_from_the_committed_offset_on(
     cache.close()
 
 
-def test_the_oldest_block_is_handed_out_whole_and_by_offset(tmp_path: Path) -> None:
+def test_the_oldest_block_is_returned_whole_and_in_the_order_of_offsets(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "0")
     for kept in (pending(), pending(cache)):
         for offset, record_id in enumerate(["b", "a", "b"]):
@@ -116,7 +116,7 @@ def test_the_oldest_block_is_handed_out_whole_and_by_offset(tmp_path: Path) -> N
     cache.close()
 
 
-def test_without_a_cache_everything_stays_in_memory() -> None:
+def test_without_a_cache_all_records_stay_in_memory() -> None:
     kept = pending()
     for offset in range(10):
         kept.add("a", Record(offset), offset)
