@@ -62,7 +62,7 @@ class Log(msgspec.Struct, frozen=True):
         }
 
     def outcomes(self) -> list[Found]:
-        """Return the expected outcomes: records with the labels in their join window, not repeated."""
+        """Return the expected outcomes: records with the labels in their join window."""
         found: list[Found] = []
         for row in sorted(set(self.rows)):
             values: list[str] = []
