@@ -8,7 +8,7 @@ from rich.markup import escape
 from driftline.cli.estimates import error_sentence
 from driftline.cli.lines import short_digest
 from driftline.cli.observer import Happening
-from driftline.cli.report import write_report
+from driftline.cli.report import plural, write_report
 from driftline.cli.report_values import Happened, MetricOverTime, RunEvent, RunReport, Totals
 from driftline.cli.simulation import FirstModel, RunResult, Simulation
 from driftline.evaluation import higher_is_better
@@ -58,13 +58,15 @@ class Narrator:
         """Print totals, the metric and its baselines, and the path of the report."""
         metric = result.metric
         lost = f"[red]{result.lost} lost[/]" if result.lost else "0 lost"
-        repeated = f"{result.duplicate_ids:,} repeated ids, " if result.duplicate_ids else ""
+        repeated = (
+            f"{plural(result.duplicate_ids, 'repeated id')}, " if result.duplicate_ids else ""
+        )
         self._say(
-            f"\n{result.records:,} records → {result.predictions:,} predictions, "
-            f"{result.outcomes:,} outcomes, {result.dead_letters:,} dead letters, "
-            f"{repeated}{lost}; "
-            f"{len(result.alerts)} drift events, {len(result.retrains)} retrainings, "
-            f"{len(result.models)} models, {result.seconds:.1f} s"
+            f"\n{plural(result.records, 'record')} → {plural(result.predictions, 'prediction')}, "
+            f"{plural(result.outcomes, 'outcome')}, {plural(result.dead_letters, 'dead letter')}, "
+            f"{repeated}{lost}; {plural(len(result.alerts), 'drift event')}, "
+            f"{plural(len(result.retrains), 'retraining')}, "
+            f"{plural(len(result.models), 'model')}, {result.seconds:.1f} s"
         )
         error = f" ± {metric.gain_error:.3f}" if metric.gain_error is not None else ""
         gain = f"; gain {metric.gain:+.3f}{error}" if metric.gain is not None else ""

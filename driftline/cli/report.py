@@ -96,7 +96,7 @@ def _incident(incident: Incident, report: RunReport, is_one_of_many: bool) -> ET
     steps.append(("Drift found", after(incident.detected), "; ".join(incident.findings)))
     if incident.swaps:
         more = len(incident.swaps) - 1
-        again = f", and {_plural(more, 'further one')} before it ended" if more else ""
+        again = f", and {plural(more, 'further one')} before it ended" if more else ""
         steps.append(
             ("New model in service", after(incident.swaps[0]), f"retrained on new outcomes{again}")
         )
@@ -259,5 +259,10 @@ def _count(report: RunReport, what: Happened) -> int:
     return sum(event.what == what for event in report.events)
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> plural(1, "model"), plural(4800, "record")
+    ('1 model', '4,800 records')
+    """
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -43,4 +43,4 @@ def test_a_future_time_and_a_repeated_id_lose_no_window_and_no_label(
     assert result.duplicate_ids == 1
     assert result.outcomes == result.records - 1
     assert result.windows >= 2 * (result.records // 60 - 1)  # of predictions, and of outcomes
-    assert "1 repeated ids" in done.stderr
+    assert "1 repeated id, " in done.stderr
