@@ -23,7 +23,7 @@ MAX_CHARACTERS: Final = 2000  # far longer than users write; limits the work of 
 
 
 def _as_float(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a comparison return 1.0 or 0.0, so that results can be added and subtracted."""
+    """Make an operation return 1.0 or 0.0 for true or false, so that results can be added."""
     return lambda *operands: np.asarray(operation(*operands), dtype=np.float64)
 
 

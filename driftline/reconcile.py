@@ -5,7 +5,8 @@ is in a temporary SQLite file, so that memory does not grow with the topics.
 
 Each record that inference has handled must be the source of a prediction or of a dead letter. Each
 label that the join has handled must be in an outcome or a dead letter. Exceptions are labels that
-repeat a known one, were replaced before the prediction came, or wait for their prediction.
+repeat a known one, were replaced before the prediction came, or wait for their prediction. Records
+and labels whose results retention may have deleted count as expired, not as missing.
 """
 
 import sqlite3

@@ -1,8 +1,9 @@
 """Read the `models` topic into its current state: the announced packages, champion and freeze.
 
 Input: the records of the topic in order. Output: the state that inference, trainer and commands
-share. A record that is stale, or has no valid signature by a trusted key, is rejected: it changes
-nothing and is listed in `refused`.
+share. A record is rejected if it is stale, if its signature is not by a trusted key, or if it is
+unsigned although an earlier record is signed. A rejected record changes nothing and is listed in
+`refused`.
 """
 
 import logging
