@@ -1,4 +1,4 @@
-"""Archives that a trusted but faulty signer might leave: each is refused, in bounded memory."""
+"""Faulty archives, even from a trusted signer, are rejected in bounded memory."""
 
 import contextlib
 import io
@@ -38,7 +38,7 @@ def info(name: str, *, mode: int = 0o600) -> zipfile.ZipInfo:
 
 
 def changed(data: bytes, at_signature: bytes, offset: int, value: bytes) -> bytes:
-    """The bytes with others at this offset of each header that begins with the signature."""
+    """Return the bytes, replaced at this offset of each header that begins with the signature."""
     found, start = bytearray(data), 0
     while (start := data.find(at_signature, start)) >= 0:
         found[start + offset : start + offset + len(value)] = value
@@ -94,22 +94,22 @@ def read_all(data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_archive_is_refused(kind: str) -> None:
+def test_a_faulty_archive_is_rejected(kind: str) -> None:
     with pytest.raises(PackageCheckFailed):
         read_all(BAD[kind])
 
 
-def test_a_file_that_is_there_twice_is_refused() -> None:
+def test_an_archive_that_contains_a_file_twice_is_rejected() -> None:
     with pytest.raises(PackageCheckFailed, match="twice"):
         read_all(twice())
 
 
-def test_a_good_archive_is_read() -> None:
+def test_a_valid_archive_is_read() -> None:
     assert read_all(GOOD) == [b"x" * 100, b"y"]
 
 
 @pytest.mark.parametrize("at", range(0, len(GOOD), 3))
-def test_damage_anywhere_is_refused_or_harmless(at: int) -> None:
+def test_an_archive_with_a_changed_byte_is_rejected_or_reads_the_same(at: int) -> None:
     damaged = bytearray(GOOD)
     damaged[at] ^= 0xFF
     with contextlib.suppress(PackageCheckFailed):
@@ -117,7 +117,7 @@ def test_damage_anywhere_is_refused_or_harmless(at: int) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"format": 2}', b"null"])
-def test_a_manifest_that_is_none_is_refused(value: bytes) -> None:
+def test_an_invalid_manifest_is_rejected(value: bytes) -> None:
     with pytest.raises(PackageCheckFailed):
         read_manifest(zipped((MANIFEST, value)))
 
@@ -129,7 +129,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def header(shape: str, dtype: str = "<f8") -> bytes:
-    """The header of an array whose data are missing."""
+    """Return the header of an array without its data."""
     text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
 
@@ -151,7 +151,7 @@ def header(shape: str, dtype: str = "<f8") -> bytes:
         npy(np.zeros(3))[:-1],
     ],
 )
-def test_an_array_that_states_more_than_it_has_is_refused(array: bytes) -> None:
+def test_an_array_whose_header_does_not_match_its_data_is_rejected(array: bytes) -> None:
     with pytest.raises(PackageCheckFailed, match="reference cannot be read"):
         load_reference(zipped(("names.npy", npy(np.zeros(1, np.uint8))), ("errors.npy", array)))
 
@@ -179,8 +179,8 @@ def _directory(entries: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_a_bomb_does_not_fill_the_memory(kind: str, tmp_path: Path) -> None:
-    """In a process that may use little more than the bytes themselves."""
+def test_an_archive_bomb_is_rejected_without_using_much_memory(kind: str, tmp_path: Path) -> None:
+    """The archive is read in a process whose memory limit is 64 MiB above its current use."""
     (tmp_path / "bomb.zip").write_bytes(BOMBS[kind]())
     code = """
         import resource, sys
@@ -205,5 +205,5 @@ def test_a_bomb_does_not_fill_the_memory(kind: str, tmp_path: Path) -> None:
     assert "MemoryError" not in done.stdout
 
 
-def test_a_file_that_a_package_lacks_is_none() -> None:
+def test_a_missing_file_of_a_package_is_read_as_none() -> None:
     assert read_file(zipped((MANIFEST, b"{}")), JOBLIB) is None

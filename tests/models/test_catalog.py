@@ -1,5 +1,6 @@
-"""The catalog: all readers of the `models` topic agree on the champion, compacted or not, and
-whoever has no trusted key changes nothing."""
+"""All readers of the `models` topic agree on the champion, even after compaction.
+
+Records without a trusted signature change nothing."""
 
 from pathlib import Path
 from typing import Literal
@@ -43,7 +44,7 @@ def read(*messages: Message) -> Catalog:
 
 
 def plain(event: ModelsEvent) -> Message:
-    """A record without a signature, as da34ce9 wrote it."""
+    """Return a record without a signature, as commit da34ce9 wrote it."""
     return said(record_of(TOPICS, event))
 
 
@@ -60,7 +61,7 @@ def names(catalog: Catalog, count: int = 9) -> str:
     return "".join(model.digest[-1] for model in catalog.earlier(count))
 
 
-def test_models_that_may_answer_again_are_those_that_no_person_has_rolled_back() -> None:
+def test_models_that_were_rolled_back_manually_may_not_serve_again() -> None:
     catalog = Catalog(TRUSTED)
     for name in "abcd":
         announce(catalog, name)
@@ -78,7 +79,7 @@ def test_models_that_may_answer_again_are_those_that_no_person_has_rolled_back()
     assert names(catalog) == "cba", "who promotes a newer one has nothing against the one before"
 
 
-def test_what_was_rolled_back_is_known_when_all_but_the_newest_pointer_is_compacted_away() -> None:
+def test_quarantined_models_are_known_after_compaction_of_older_pointers() -> None:
     catalog, compacted = Catalog(TRUSTED), Catalog(TRUSTED)
     for name in "abc":
         for each in (catalog, compacted):
@@ -92,7 +93,7 @@ def test_what_was_rolled_back_is_known_when_all_but_the_newest_pointer_is_compac
     assert compacted.previous() == catalog.previous() == "sha256:a"
 
 
-def test_a_pointer_remembers_the_newest_models_that_were_rolled_back() -> None:
+def test_a_pointer_lists_the_newest_quarantined_models() -> None:
     catalog = Catalog(TRUSTED)
     for number in range(30):
         announce(catalog, str(number))
@@ -103,7 +104,7 @@ def test_a_pointer_remembers_the_newest_models_that_were_rolled_back() -> None:
     assert catalog.champion.set_aside == tuple(f"sha256:{n}" for n in range(10, 30))
 
 
-def test_a_rollback_goes_to_the_model_that_an_earlier_one_has_taken_over_from() -> None:
+def test_a_rollback_selects_the_model_that_an_earlier_model_replaced() -> None:
     catalog = Catalog(TRUSTED)
     announce(catalog, "a")
     announce(catalog, "b", parent="a")
@@ -122,7 +123,7 @@ def test_the_previous_champion_is_the_parent() -> None:
     assert catalog.previous() == "sha256:a"
 
 
-def test_the_lineage_has_the_ancestors_but_none_that_a_person_rolled_back() -> None:
+def test_the_lineage_contains_all_ancestors_except_quarantined_ones() -> None:
     catalog = Catalog(TRUSTED)
     for name, parent in (("a", None), ("b", "a"), ("c", "b"), ("d", "c")):
         announce(catalog, name, parent)
@@ -138,7 +139,7 @@ def test_the_lineage_has_the_ancestors_but_none_that_a_person_rolled_back() -> N
     assert len(catalog.lineage()) == len(set(catalog.lineage())), "a circle ends"
 
 
-def test_freezing_is_undone_by_a_later_event() -> None:
+def test_a_later_event_ends_a_freeze() -> None:
     catalog = Catalog(TRUSTED)
     assert not catalog.frozen
     for frozen in (True, False):
@@ -146,7 +147,7 @@ def test_freezing_is_undone_by_a_later_event() -> None:
         assert catalog.frozen is frozen
 
 
-def test_a_model_is_found_by_the_beginning_of_its_digest() -> None:
+def test_a_model_is_found_by_a_prefix_of_its_digest() -> None:
     catalog = Catalog(TRUSTED)
     for digest in ("ab1", "ab2", "cd"):
         announce(catalog, digest)
@@ -155,7 +156,7 @@ def test_a_model_is_found_by_the_beginning_of_its_digest() -> None:
     assert catalog.find("f") == ()
 
 
-def test_records_of_the_topic_are_read_back_and_bytes_that_are_none_are_refused() -> None:
+def test_records_of_the_topic_are_decoded_and_other_bytes_are_rejected() -> None:
     freeze = Freeze(id="f", frozen=True, reason="", at=AT, sequence=1)
     events = (announced("sha256:a"), pointer("p1", sequence=1), freeze)
     records = (
@@ -174,7 +175,7 @@ def test_records_of_the_topic_are_read_back_and_bytes_that_are_none_are_refused(
 
 
 @pytest.mark.parametrize("field", ["digest", "location", "parent", "key_id", "trained_at"])
-def test_an_announcement_with_an_endless_field_is_unreadable(field: str) -> None:
+def test_an_announcement_with_a_field_that_is_too_long_is_unreadable(field: str) -> None:
     long = msgspec.structs.replace(announced("sha256:a"), **{field: "x" * 5_000})
     with pytest.raises(DataError, match="length"):
         read(signed(TOPICS, long))
@@ -183,7 +184,7 @@ def test_an_announcement_with_an_endless_field_is_unreadable(field: str) -> None
 # ---- signed --------------------------------------------------------------------------------------
 
 
-def test_of_two_pointers_that_replace_the_same_one_the_first_wins() -> None:
+def test_the_first_of_two_signed_pointers_with_the_same_predecessor_counts() -> None:
     catalog = read(
         signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1)),
         signed(TOPICS, pointer("p2", "p1", "sha256:b", sequence=2)),
@@ -193,8 +194,8 @@ def test_of_two_pointers_that_replace_the_same_one_the_first_wins() -> None:
     assert catalog.refused[CHAMPION_KEY] == "stale: its sequence is 2, the current one's 2"
 
 
-def test_a_pointer_that_came_second_never_counts_once_the_first_is_restated() -> None:
-    """Not even where compaction takes the first, and somebody has written it again meanwhile."""
+def test_a_later_conflicting_pointer_never_counts_after_a_restatement_of_the_first() -> None:
+    """It does not count even if compaction removes the first one and someone has replayed it."""
     first = signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1))
     second = signed(TOPICS, pointer("p2", None, "sha256:b", sequence=1))
     catalog = read(first, second, first)
@@ -202,7 +203,7 @@ def test_a_pointer_that_came_second_never_counts_once_the_first_is_restated() ->
     assert read(second, first, signed(TOPICS, restated)).champion_digest == "sha256:a"
 
 
-def test_a_pointer_names_the_one_that_it_replaces() -> None:
+def test_a_pointer_contains_the_id_of_the_pointer_that_it_replaces() -> None:
     catalog = read(signed(TOPICS, pointer("p1", sequence=1)))
     made = catalog.pointer("sha256:z", by="person", reason="better", at=AT)
     assert (made.replaces, made.digest, made.sequence) == ("p1", "sha256:z", 2)
@@ -218,7 +219,7 @@ NEWER = pointer("p9", "p1", "sha256:evil", sequence=9)
 
 
 def forgeries(keys: Path) -> dict[str, Message]:
-    """What somebody without a trusted key can write over the champion's pointer."""
+    """Return forged records that someone without a trusted key can write over the pointer."""
     stranger = Signer(keys)
     genuine = signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1))
     value = encode(NEWER)
@@ -316,7 +317,7 @@ def test_a_deleted_pointer_is_published_again() -> None:
 
 @pytest.mark.parametrize("forged_first", [False, True])
 @pytest.mark.parametrize("change", ["signature", "parent", "unsigned", "deleted", "no JSON"])
-def test_a_forged_announcement_never_takes_the_place_of_a_good_one(
+def test_a_forged_announcement_never_replaces_a_valid_one(
     stranger: Path, change: str, forged_first: bool
 ) -> None:
     good = announced("sha256:b", parent="sha256:a")
@@ -338,7 +339,7 @@ def test_a_forged_announcement_never_takes_the_place_of_a_good_one(
     assert catalog.restatements() == (() if forged_first else (good,))
 
 
-def test_what_is_refused_is_kept_within_bounds() -> None:
+def test_the_list_of_rejected_records_is_bounded() -> None:
     catalog = Catalog(TRUSTED)
     for number in range(3 * MAX_REFUSED):
         catalog.apply(plain(pointer(f"p{number}", sequence=9)))
@@ -348,8 +349,8 @@ def test_what_is_refused_is_kept_within_bounds() -> None:
     assert catalog.announcements == {}
 
 
-def test_what_was_seen_before_counts_when_the_topic_has_only_something_older() -> None:
-    """Compaction took the newest pointer, after somebody had written an old one again."""
+def test_a_pointer_seen_earlier_counts_if_the_topic_has_only_an_older_one() -> None:
+    """Compaction has removed the newest pointer, after someone had replayed an old one."""
     catalog = read(signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1)))
     catalog.remember(1, "sha256:a")
     assert not catalog.refused
@@ -361,7 +362,7 @@ def test_what_was_seen_before_counts_when_the_topic_has_only_something_older() -
     assert (restated.digest, restated.sequence) == ("sha256:c", 4)
 
 
-def test_readers_learn_from_inferences_commits_what_was_seen_before() -> None:
+def test_readers_get_the_pointer_seen_earlier_from_the_commits_of_inference() -> None:
     broker = MemoryBroker()
     apply(broker.admin(), TOPICS)
     for metadata in ('{"watermark":7}', "moved by hand", '{"sequence":2,"champion":"sha256:b"}'):
@@ -373,7 +374,7 @@ def test_readers_learn_from_inferences_commits_what_was_seen_before() -> None:
 
 
 class Writers:
-    """Writers who each saw some state of the log, somebody without a key, and a trainer."""
+    """Writers that each saw a state of the log, an attacker without a key, and a trainer."""
 
     def __init__(self) -> None:
         self.log: list[Message] = []
@@ -391,8 +392,10 @@ class Writers:
 
 @st.composite
 def histories(draw: st.DrawFn) -> Writers:
-    """Pointers of writers who looked at the log up to some point before they wrote, and records
-    that somebody without a key writes again, or over them."""
+    """Draw pointers of writers that had read the log up to some point before they wrote.
+
+    In between, an attacker without a key replays, forges or deletes records.
+    """
     writers = Writers()
     for number in range(draw(st.integers(1, 8))):
         seen = draw(st.integers(max(0, len(writers.log) - 3), len(writers.log)))
@@ -415,7 +418,7 @@ def histories(draw: st.DrawFn) -> Writers:
 
 
 @given(histories())
-def test_restating_changes_nobody_and_ends(writers: Writers) -> None:
+def test_restatements_do_not_change_the_champion_and_come_to_an_end(writers: Writers) -> None:
     assert writers.catalog.restatements() == ()
     assert read(*writers.log).champion_digest == writers.catalog.champion_digest
 
@@ -424,13 +427,13 @@ def test_restating_changes_nobody_and_ends(writers: Writers) -> None:
 def test_compaction_anywhere_leaves_the_same_champion(
     writers: Writers, data: st.DataObject
 ) -> None:
-    """Compaction keeps the newest pointer of the part that it cleaned, and all of the rest."""
+    """Compaction keeps the newest pointer of the part that it cleans, and all later records."""
     cleaned = data.draw(st.integers(1, len(writers.log)))
     compacted = read(*writers.log[cleaned - 1 :])
     assert compacted.champion_digest == writers.catalog.champion_digest
 
 
-# ---- unsigned, as da34ce9 wrote them -------------------------------------------------------------
+# ---- unsigned, as commit da34ce9 wrote them ------------------------------------------------------
 
 
 def test_unsigned_records_count_until_the_first_signed_one() -> None:
@@ -454,21 +457,21 @@ def test_unsigned_records_count_until_the_first_signed_one() -> None:
         assert list(after.announcements) == ["sha256:a"]
 
 
-def test_an_unsigned_announcement_of_an_unsigned_package_is_refused() -> None:
+def test_an_unsigned_announcement_of_an_unsigned_package_is_rejected() -> None:
     bad = msgspec.structs.replace(announced("sha256:a"), signature="00" * 64)
     assert read(plain(bad)).announcements == {}
     with pytest.raises(UntrustedPackage):
         Catalog(TRUSTED).add(bad, signed=False)
 
 
-def test_of_two_unsigned_pointers_that_replace_the_same_one_the_first_wins() -> None:
+def test_the_first_of_two_unsigned_pointers_with_the_same_predecessor_counts() -> None:
     chain = [pointer("p1", None, "sha256:a"), pointer("p2", "p1", "sha256:b")]
     catalog = read(*map(plain, (*chain, pointer("p3", "p1", "sha256:c"))))
     assert catalog.champion == chain[1]
     assert catalog.refused[CHAMPION_KEY] == "it replaces p1, which is not the current pointer"
 
 
-def test_an_unsigned_pointer_whose_predecessor_was_compacted_away_counts() -> None:
+def test_an_unsigned_pointer_counts_if_compaction_removed_its_predecessor() -> None:
     restated = pointer("p2", "p2", "sha256:b")
     assert read(plain(pointer("p3", "p1", "sha256:c"))).champion_digest == "sha256:c"
     compacted = read(plain(pointer("p3", "p1", "sha256:c")), plain(restated))
@@ -484,6 +487,6 @@ def test_a_signed_pointer_replaces_an_unsigned_one() -> None:
     assert catalog.champion.replaces == "p1"
 
 
-def test_signing_twice_leaves_one_signature() -> None:
+def test_a_record_that_is_signed_twice_has_one_signature() -> None:
     once: Outgoing = sign(record_of(TOPICS, announced("sha256:a")), SIGNER)
     assert sign(once, SIGNER) == once

@@ -1,4 +1,4 @@
-"""Keys: who may sign, who is trusted, and what is refused."""
+"""Signing keys and trusted keys, and the signatures that are rejected."""
 
 import stat
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_new_key_signs_and_is_trusted(tmp_path: Path) -> None:
     assert signing_key(tmp_path) == name == ensure_key(tmp_path)
 
 
-def test_the_private_key_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_private_key(tmp_path: Path) -> None:
     new_key(tmp_path)
     assert stat.S_IMODE((tmp_path / "signing.pem").stat().st_mode) == 0o600
 
@@ -47,7 +47,9 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
         new_key(tmp_path)
 
 
-def test_another_ones_key_must_be_trusted_first(tmp_path: Path) -> None:
+def test_a_signature_by_another_key_is_accepted_only_once_that_key_is_trusted(
+    tmp_path: Path,
+) -> None:
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     new_key(theirs)
     new_key(ours)
@@ -58,20 +60,20 @@ def test_another_ones_key_must_be_trusted_first(tmp_path: Path) -> None:
     Trusted(ours).verify(DIGEST, signature)
 
 
-def test_an_unsigned_package_is_refused(tmp_path: Path) -> None:
+def test_an_unsigned_package_is_rejected(tmp_path: Path) -> None:
     new_key(tmp_path)
     with pytest.raises(UntrustedPackage, match="unsigned"):
         Trusted(tmp_path).verify(DIGEST, None)
 
 
-def test_a_signature_of_another_digest_is_refused(tmp_path: Path) -> None:
+def test_a_signature_of_another_digest_is_rejected(tmp_path: Path) -> None:
     new_key(tmp_path)
     signature = Signer(tmp_path).sign("sha256:" + "cd" * 32)
     with pytest.raises(UntrustedPackage, match="does not hold"):
         Trusted(tmp_path).verify(DIGEST, signature)
 
 
-def test_a_key_stored_under_a_trusted_ones_name_is_refused(tmp_path: Path) -> None:
+def test_a_key_stored_under_the_name_of_a_trusted_key_is_rejected(tmp_path: Path) -> None:
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     new_key(theirs)
     name = new_key(ours)
@@ -81,7 +83,7 @@ def test_a_key_stored_under_a_trusted_ones_name_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"no key at all"])
-def test_what_is_no_key_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+def test_an_error_reports_a_file_that_is_not_a_key(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key.pub").write_bytes(content)
     with pytest.raises(SettingsError, match="not a public key"):
         trust(tmp_path / "key.pub", tmp_path)
@@ -90,13 +92,15 @@ def test_what_is_no_key_is_said_to_be_none(tmp_path: Path, content: bytes) -> No
         Signer(tmp_path)
 
 
-def test_without_a_key_nothing_is_signed(tmp_path: Path) -> None:
+def test_signing_without_a_key_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no signing key"):
         Signer(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no key at all", b"\xff" * 50])
-def test_a_damaged_trusted_key_trusts_nothing_and_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_error_names_a_damaged_trusted_key_and_no_signature_is_accepted(
+    tmp_path: Path, content: bytes
+) -> None:
     name = new_key(tmp_path)
     signature = Signer(tmp_path).sign(DIGEST)
     (tmp_path / "trusted" / f"{name}.pem").write_bytes(content)
@@ -104,7 +108,7 @@ def test_a_damaged_trusted_key_trusts_nothing_and_is_named(tmp_path: Path, conte
         Trusted(tmp_path).verify(DIGEST, signature)
 
 
-def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_key_of_another_kind_is_rejected(tmp_path: Path) -> None:
     private = ec.generate_private_key(ec.SECP256R1())
     (tmp_path / "signing.pem").write_bytes(
         private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -118,7 +122,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
         trust(tmp_path / "other.pub", tmp_path)
 
 
-def test_a_private_key_with_a_password_is_refused(tmp_path: Path) -> None:
+def test_a_private_key_with_a_password_is_rejected(tmp_path: Path) -> None:
     private = Ed25519PrivateKey.generate()
     (tmp_path / "signing.pem").write_bytes(
         private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
@@ -127,7 +131,7 @@ def test_a_private_key_with_a_password_is_refused(tmp_path: Path) -> None:
         Signer(tmp_path)
 
 
-def test_key_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_an_error_names_key_folders_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "trusted").write_bytes(b"a file where the folder should be")
     (tmp_path / "signing.pem").mkdir()
     with pytest.raises(SettingsError, match="cannot list the trusted keys"):
@@ -139,7 +143,7 @@ def test_key_folders_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o602])
-def test_a_signing_key_that_others_may_use_is_noticed(tmp_path: Path, mode: int) -> None:
+def test_a_signing_key_that_others_can_read_is_detected(tmp_path: Path, mode: int) -> None:
     new_key(tmp_path)
     assert not is_open(tmp_path)
     (tmp_path / "signing.pem").chmod(mode)

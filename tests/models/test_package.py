@@ -1,4 +1,4 @@
-"""Packages: the same bytes each time, and refused unless digest and signature hold."""
+"""Packages are reproducible, and rejected unless digest and signature are valid."""
 
 import io
 import os
@@ -54,7 +54,7 @@ def models(home: Path) -> Models:
 
 
 def stored(folder: Path, home: Path, data: bytes, signature: Signature | None) -> Models:
-    """Another store that holds these bytes, with the trusted keys of `home`."""
+    """Return another store that contains these bytes, with the trusted keys of `home`."""
     ModelStore(str(folder)).put(data, signature)
     changed = msgspec.structs.replace(settings(home), model_store=str(folder))
     return Models.of(changed, TREE)
@@ -62,7 +62,7 @@ def stored(folder: Path, home: Path, data: bytes, signature: Signature | None) -
 
 @pytest.fixture
 def no_deserializing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading anything of a package fails the test."""
+    """Fail the test if any content of a package is read."""
 
     def fail(*_: object) -> None:
         pytest.fail("bytes were read before they were verified")
@@ -77,12 +77,12 @@ def no_deserializing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblib.load", fail)
 
 
-# ---- refused before a byte is read ---------------------------------------------------------------
+# ---- rejected before a byte is read --------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("no_deserializing")
 @pytest.mark.parametrize("at", [0, 1000, -1])
-def test_a_tampered_package_is_refused_unread(
+def test_a_changed_package_is_rejected_unread(
     tmp_path: Path, home: Path, trained: TrainedModel, data: bytes, at: int
 ) -> None:
     tampered = bytearray(data)
@@ -95,13 +95,13 @@ def test_a_tampered_package_is_refused_unread(
 
 
 @pytest.mark.usefixtures("no_deserializing")
-def test_an_unsigned_package_is_refused_unread(tmp_path: Path, home: Path, data: bytes) -> None:
+def test_an_unsigned_package_is_rejected_unread(tmp_path: Path, home: Path, data: bytes) -> None:
     with pytest.raises(UntrustedPackage, match="unsigned"):
         stored(tmp_path, home, data, None).load(digest_of(data))
 
 
 @pytest.mark.usefixtures("no_deserializing")
-def test_a_package_signed_by_a_stranger_is_refused_unread(
+def test_a_package_signed_with_an_untrusted_key_is_rejected_unread(
     tmp_path: Path, home: Path, data: bytes
 ) -> None:
     new_key(tmp_path / "stranger")
@@ -111,7 +111,7 @@ def test_a_package_signed_by_a_stranger_is_refused_unread(
 
 
 @pytest.mark.usefixtures("no_deserializing")
-def test_an_announcement_with_a_wrong_signature_is_refused_unread(
+def test_a_package_whose_announcement_has_a_wrong_signature_is_rejected_unread(
     home: Path, trained: TrainedModel
 ) -> None:
     forged = msgspec.structs.replace(trained.announcement, signature="00" * 64)
@@ -119,16 +119,18 @@ def test_an_announcement_with_a_wrong_signature_is_refused_unread(
         models(home).load(forged)
 
 
-def test_signed_bytes_that_are_no_package_are_refused(tmp_path: Path, home: Path) -> None:
+def test_signed_bytes_that_are_not_a_package_are_rejected(tmp_path: Path, home: Path) -> None:
     signature = Signer(settings(home).keys).sign(digest_of(b"no zip"))
     with pytest.raises(PackageCheckFailed, match="not a model package"):
         stored(tmp_path, home, b"no zip", signature).load(digest_of(b"no zip"))
 
 
-# ---- what a good one does ------------------------------------------------------------------------
+# ---- valid packages ------------------------------------------------------------------------------
 
 
-def test_a_good_package_says_what_it_said_in_training(home: Path, trained: TrainedModel) -> None:
+def test_a_valid_package_gives_the_predictions_of_the_training(
+    home: Path, trained: TrainedModel
+) -> None:
     model = models(home).load(trained.announcement)
     model.warm_up()
     model.check()
@@ -142,7 +144,7 @@ def test_a_good_package_says_what_it_said_in_training(home: Path, trained: Train
     assert np.allclose(scores.probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def test_without_onnx_runtime_scikit_learn_gives_the_same_answers(
+def test_scikit_learn_gives_the_same_predictions_if_onnx_runtime_is_missing(
     home: Path, trained: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert trained.manifest.scoring == "onnx"
@@ -150,12 +152,12 @@ def test_without_onnx_runtime_scikit_learn_gives_the_same_answers(
     models(home).load(trained.announcement).check()
 
 
-def test_no_records_are_scored_as_none(home: Path, trained: TrainedModel) -> None:
+def test_an_empty_batch_has_no_predictions(home: Path, trained: TrainedModel) -> None:
     model = models(home).load(trained.announcement)
     assert len(model.predict(RecordCodec(TREE).decode([]).columns).predictions) == 0
 
 
-def test_a_model_that_says_something_else_fails_its_check(
+def test_a_model_with_other_predictions_than_in_training_fails_its_check(
     home: Path, trained: TrainedModel
 ) -> None:
     model = models(home).load(trained.announcement)
@@ -166,9 +168,7 @@ def test_a_model_that_says_something_else_fails_its_check(
         model.check()
 
 
-def test_a_model_does_not_answer_for_a_changed_stream_file(
-    home: Path, trained: TrainedModel
-) -> None:
+def test_a_model_of_another_stream_file_is_rejected(home: Path, trained: TrainedModel) -> None:
     derived = msgspec.structs.replace(TREE, derived={"per_size": "size / price"})
     with pytest.raises(PackageCheckFailed, match="derived features differ"):
         Models.of(settings(home), derived).load(trained.announcement).check()
@@ -181,7 +181,7 @@ def test_a_model_does_not_answer_for_a_changed_stream_file(
         Models.of(settings(home), renamed).load(trained.announcement)
 
 
-def test_the_reference_comes_back_as_it_was(data: bytes) -> None:
+def test_the_reference_is_read_back_unchanged(data: bytes) -> None:
     raw = read_file(data, REFERENCE)
     assert raw is not None
     reference = load_reference(raw)
@@ -205,7 +205,7 @@ def test_the_reference_comes_back_as_it_was(data: bytes) -> None:
     )
 
 
-def test_a_reference_from_before_held_out_columns_were_kept_is_read(data: bytes) -> None:
+def test_a_reference_of_an_old_version_without_held_out_columns_is_read(data: bytes) -> None:
     raw = read_file(data, REFERENCE)
     assert raw is not None
     with np.load(io.BytesIO(raw)) as arrays:
@@ -222,7 +222,7 @@ def test_a_reference_from_before_held_out_columns_were_kept_is_read(data: bytes)
     assert (kept.classes, kept.held_columns) == ((), None)
 
 
-def test_a_reference_never_unpickles(data: bytes) -> None:
+def test_reading_a_reference_never_unpickles_an_object(data: bytes) -> None:
     file = io.BytesIO()
     np.savez(file, names=np.array([object()], dtype=object))
     with pytest.raises(PackageCheckFailed, match="reference cannot be read"):
@@ -239,7 +239,7 @@ def test_a_missing_category_stays_missing_in_the_reference(data: bytes) -> None:
     assert (back.columns.categories["colour"] == reference.columns.categories["colour"]).all()
 
 
-def test_the_manifest_tells_the_models_history(data: bytes) -> None:
+def test_the_manifest_contains_the_history_of_the_model(data: bytes) -> None:
     manifest = read_manifest(data)
     assert (manifest.candidate, manifest.rows, manifest.held_out) == ("decision_tree", 300, 60)
     assert (manifest.first_position, manifest.last_position) == (0, 299)
@@ -248,7 +248,7 @@ def test_the_manifest_tells_the_models_history(data: bytes) -> None:
     assert manifest.derived == {"per_size": "price / size"}
 
 
-def test_no_file_in_the_package_has_a_time(data: bytes) -> None:
+def test_the_files_in_a_package_have_no_timestamps(data: bytes) -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as package:
         assert {entry.date_time for entry in package.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         assert package.namelist()[0] == MANIFEST
@@ -268,7 +268,7 @@ def test_a_model_is_exported_as_joblib_onnx_and_pickle(
     assert (pickle.loads(paths[3].read_bytes()).predict(matrix) == said).all()
 
 
-def test_a_model_without_onnx_is_not_exported_as_such(tmp_path: Path) -> None:
+def test_a_model_without_onnx_cannot_be_exported_as_onnx(tmp_path: Path) -> None:
     stream = with_candidates(REGRESSION, "hist_gradient_boosting", tune=False)
     trained = first_model(stream, tmp_path, 120)
     package = Models.of(settings(tmp_path), stream).fetch(trained.announcement)
@@ -277,10 +277,12 @@ def test_a_model_without_onnx_is_not_exported_as_such(tmp_path: Path) -> None:
         export_model(package, tmp_path / "out", ("onnx",))
 
 
-# ---- the same each time --------------------------------------------------------------------------
+# ---- reproducible packages -----------------------------------------------------------------------
 
 
-def test_training_twice_gives_the_same_digest(home: Path, trained: TrainedModel) -> None:
+def test_training_twice_on_the_same_data_gives_the_same_digest(
+    home: Path, trained: TrainedModel
+) -> None:
     assert first_model(TREE, home).digest == trained.digest
 
 
@@ -303,9 +305,9 @@ for name in sys.argv[2:]:
 """
 
 
-def test_another_process_makes_the_same_packages(tmp_path: Path) -> None:
+def test_another_process_creates_the_same_packages(tmp_path: Path) -> None:
     streams = {name: with_candidates(CLASSIFICATION, name, tune=False) for name in _CANDIDATES}
-    for stream in streams.values():  # nor on what the process has made before
+    for stream in streams.values():  # earlier trainings in the process must make no difference
         first_model(stream, tmp_path, 120)
     here = [f"{name} {first_model(s, tmp_path, 120).digest}" for name, s in streams.items()]
     result = subprocess.run(
@@ -313,7 +315,7 @@ def test_another_process_makes_the_same_packages(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        # Another seed of hashing: nothing may hang on the order of a set.
+        # With another hash seed, because nothing may depend on the order of a set.
         env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[2])},
     )
     assert result.stdout.splitlines() == here
@@ -333,7 +335,7 @@ print(model.scoring, *sorted({"sklearn", "pandas", "joblib", "scipy"} & set(sys.
 """
 
 
-def test_scoring_with_onnx_brings_in_no_training_library(home: Path, trained: TrainedModel) -> None:
+def test_scoring_with_onnx_imports_no_training_library(home: Path, trained: TrainedModel) -> None:
     stream_file = """
 version = 1
 name = "paint"

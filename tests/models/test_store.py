@@ -1,4 +1,4 @@
-"""The store: bytes by digest, never other bytes, in any place that fsspec reaches."""
+"""The model store returns the bytes of a digest and never other bytes, on any fsspec storage."""
 
 import errno
 from pathlib import Path
@@ -13,7 +13,7 @@ SIGNATURE = Signature("ab", "key")
 
 
 @pytest.mark.parametrize("place", ["folder", "file://{}/folder", "memory://models-{}"])
-def test_what_is_put_can_be_got(tmp_path: Path, place: str) -> None:
+def test_a_stored_package_can_be_read(tmp_path: Path, place: str) -> None:
     url = place.format(tmp_path) if "{}" in place else str(tmp_path / place)
     store = ModelStore(url)
     location = store.put(b"package", SIGNATURE)
@@ -23,25 +23,25 @@ def test_what_is_put_can_be_got(tmp_path: Path, place: str) -> None:
     assert store.put(b"package", SIGNATURE) == location
 
 
-def test_a_package_may_be_there_without_a_signature(tmp_path: Path) -> None:
+def test_a_package_may_be_stored_without_a_signature(tmp_path: Path) -> None:
     store = ModelStore(str(tmp_path))
     store.put(b"package", None)
     assert store.get(digest_of(b"package")) == b"package"
     assert store.signature(digest_of(b"package")) is None
 
 
-def test_a_package_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_package_that_is_not_in_the_store(tmp_path: Path) -> None:
     with pytest.raises(PackageNotFound, match=digest_of(b"other")):
         ModelStore(str(tmp_path)).get(digest_of(b"other"))
 
 
 @pytest.mark.parametrize("digest", ["sha256:../../etc/passwd", "", "sha256:" + "A" * 64])
-def test_what_is_no_digest_never_becomes_a_path(tmp_path: Path, digest: str) -> None:
+def test_a_text_that_is_not_a_digest_is_never_used_as_a_path(tmp_path: Path, digest: str) -> None:
     with pytest.raises(PackageError, match="not a digest"):
         ModelStore(str(tmp_path)).get(digest)
 
 
-def test_a_broken_signature_file_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_an_error_reports_an_invalid_signature_file(tmp_path: Path) -> None:
     store = ModelStore(str(tmp_path))
     store.put(b"package", SIGNATURE)
     next(tmp_path.glob("*.sig")).write_bytes(b"{")
@@ -49,7 +49,7 @@ def test_a_broken_signature_file_is_an_error_that_says_so(tmp_path: Path) -> Non
         store.signature(digest_of(b"package"))
 
 
-def test_a_store_that_cannot_be_written_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_an_error_reports_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file where the folder should be")
     with pytest.raises(PackageError, match="cannot store"):
         ModelStore(str(tmp_path / "models")).put(b"package", None)
@@ -68,7 +68,7 @@ def test_a_package_that_is_too_large_is_not_read(
 @pytest.mark.parametrize(
     "error", [OSError(5, "Input/output error"), RuntimeError("403"), EOFError()]
 )
-def test_a_store_that_cannot_be_reached_is_not_one_without_the_package(
+def test_an_unreachable_store_is_distinguished_from_a_missing_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     store = ModelStore(str(tmp_path))
@@ -83,10 +83,10 @@ def test_a_store_that_cannot_be_reached_is_not_one_without_the_package(
             call(digest_of(b"package"))
 
 
-def test_one_package_that_cannot_be_read_is_not_a_store_that_cannot_be_reached(
+def test_an_unreadable_package_is_distinguished_from_an_unreachable_store(
     tmp_path: Path,
 ) -> None:
-    """So that an older model may answer."""
+    """Only then may an older model serve instead."""
     store = ModelStore(str(tmp_path))
     (tmp_path / f"{digest_of(b'package').removeprefix('sha256:')}.zip").mkdir()
     with pytest.raises(PackageError, match="cannot read") as caught:
@@ -95,13 +95,13 @@ def test_one_package_that_cannot_be_read_is_not_a_store_that_cannot_be_reached(
 
 
 @pytest.mark.parametrize("url", ["nothing://models", "no-such-protocol+x://a"])
-def test_a_store_of_an_unknown_kind_is_an_error_that_names_the_variable(url: str) -> None:
+def test_an_error_names_the_variable_with_an_unknown_kind_of_store(url: str) -> None:
     with pytest.raises(PackageError, match="Protocol not known") as caught:
         ModelStore(url)
     assert "DRIFTLINE_MODEL_STORE" in caught.value.hint
 
 
-def test_a_disk_that_is_full_keeps_no_part_of_a_package(
+def test_no_part_of_a_package_remains_if_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(self: object, path: str, value: bytes, **_: object) -> None:

@@ -1,4 +1,4 @@
-"""The application client refuses what inference would refuse, and goes on numbering."""
+"""The client for applications rejects what inference would reject, and continues the numbers."""
 
 import json
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ def messages(broker: MemoryBroker, topic: str) -> list[Message]:
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
 
-def test_records_are_numbered_checked_and_spread_by_key() -> None:
+def test_records_are_numbered_validated_and_partitioned_by_key() -> None:
     told = stream()
     broker = broker_of(told)
     with FeatureProducer(broker, told) as producer:
@@ -67,7 +67,7 @@ def test_records_are_numbered_checked_and_spread_by_key() -> None:
     }
 
 
-def test_a_second_producer_goes_on_where_the_topic_ends() -> None:
+def test_a_second_producer_continues_the_numbers_of_the_topic() -> None:
     told = stream(id="@row")
     broker = broker_of(told)
     with FeatureProducer(broker, told) as producer:
@@ -84,7 +84,9 @@ def test_a_second_producer_goes_on_where_the_topic_ends() -> None:
 @pytest.mark.parametrize("foreign", [2**70, 10**400, -1, MAX_ROW + 1, MAX_ROW, 10**9, 1.5, "7"])
 @pytest.mark.parametrize("windows", ["records = 100", 'span = "1h"'])
 @pytest.mark.parametrize("after", [0, 1, 5])
-def test_a_foreign_number_is_not_continued(foreign: object, windows: str, after: int) -> None:
+def test_an_implausible_number_of_another_program_is_not_continued(
+    foreign: object, windows: str, after: int
+) -> None:
     told = stream(id="@row", windows=windows)
     broker = broker_of(told)
     sent = 0
@@ -102,7 +104,7 @@ def test_a_foreign_number_is_not_continued(foreign: object, windows: str, after:
     assert next_row(broker, told) == sent
 
 
-def test_a_leap_in_the_numbers_is_continued_once_ten_records_agree() -> None:
+def test_a_jump_in_the_numbers_is_continued_after_ten_records() -> None:
     told = stream(id="@row")
     broker = broker_of(told)
     raw = broker.producer()
@@ -115,7 +117,7 @@ def test_a_leap_in_the_numbers_is_continued_once_ten_records_agree() -> None:
     assert found == [1, *[2] * 10, 10**6 + 10]
 
 
-def test_where_no_number_is_left_nothing_is_sent() -> None:
+def test_no_record_is_sent_if_the_numbers_are_used_up() -> None:
     told = stream(id="@row")
     broker = broker_of(told)
     raw = broker.producer()
@@ -130,7 +132,7 @@ def test_where_no_number_is_left_nothing_is_sent() -> None:
         FeatureProducer(broker, told)
 
 
-def test_a_topic_without_numbers_cannot_be_continued() -> None:
+def test_a_topic_with_unnumbered_records_cannot_be_continued() -> None:
     told = stream()
     broker = broker_of(told)
     raw = broker.producer()
@@ -151,7 +153,7 @@ def test_a_topic_without_numbers_cannot_be_continued() -> None:
         ({"order": "\ud800", "price": 1, "at": NOW}, "cannot be written as JSON"),
     ],
 )
-def test_a_bad_record_is_refused_and_takes_no_number(
+def test_an_invalid_record_is_rejected_and_uses_no_number(
     record: dict[str, object], problem: str
 ) -> None:
     told = stream()
@@ -177,7 +179,7 @@ def test_a_label_goes_to_the_partition_of_its_record() -> None:
     assert LabelCodec(told).decode(label.value).key == "Malmö"
 
 
-def test_the_moment_of_a_label_is_on_the_axis_of_the_windows() -> None:
+def test_the_time_of_a_label_must_be_on_the_axis_of_the_windows() -> None:
     by_row, by_time = stream(), stream(windows='span = "1h"')
     rows = FeatureProducer(broker_of(by_row), by_row)
     with pytest.raises(DataError, match="record number"):
@@ -190,7 +192,7 @@ def test_the_moment_of_a_label_is_on_the_axis_of_the_windows() -> None:
             producer.label("1", "no", at=5)
 
 
-def test_delivery_counts_what_is_confirmed_and_names_what_is_too_large() -> None:
+def test_delivery_counts_confirmed_messages_and_lists_those_that_are_too_large() -> None:
     told = stream()
     broker = broker_of(told)
     delivery = Delivery(broker.producer(), Topics(told), confirm_every=2)

@@ -1,4 +1,4 @@
-"""Playback gives one order of records and labels, and a label never comes late or twice."""
+"""Playback gives a fixed order of records and labels, with each label in time and only once."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from producers.rows import Row
 
 
 class Rows:
-    """A source of given rows."""
+    """A source that returns the given rows."""
 
     name = "rows"
     textual = False
@@ -56,7 +56,7 @@ def order(plays: Sequence[Play]) -> list[str]:
     return [f"{play.kind[0]}{(play.record_id or '?')[1:]}" for play in plays]
 
 
-def test_a_delay_in_records_and_one_in_time_have_the_same_shape() -> None:
+def test_delays_in_records_and_in_time_give_the_same_order() -> None:
     data = rows([0, 60, 120, 180])
     for delay in ("label_delay = 2", 'label_delay = "2m"'):
         plays = list(Playback(stream(delay), Rows(data)).play())
@@ -66,7 +66,7 @@ def test_a_delay_in_records_and_one_in_time_have_the_same_shape() -> None:
         assert [play.row for play in plays if play.kind == "label"] == [2, 3, 3, 3]
 
 
-def test_without_delay_a_label_follows_its_record() -> None:
+def test_a_label_without_delay_follows_its_record() -> None:
     plays = list(Playback(stream("label_delay = 0"), Rows(rows([5, 3, 9]))).play())
     assert order(plays) == ["r0", "l0", "r1", "l1", "r2", "l2"]
     assert [play.position for play in plays] == [0, 0, 1, 1, 2, 2]
@@ -90,19 +90,19 @@ spans = st.sampled_from(
     missing=st.sampled_from([0.0, 0.3]),
     seed=st.integers(0, 5),
 )
-def test_the_laws_of_playback(
+def test_playback_keeps_its_guarantees_for_any_delays(
     times: list[int], delay: str, windows: str, missing: float, seed: int
 ) -> None:
     told = stream(f"{delay}\nlabel_missing = {missing}", windows=windows)
     playback = Playback(told, Rows(rows(times)), seed=seed)
     plays = list(playback.play())
-    # every record once, in the data's order, numbered
+    # each record is played once, in the order of the data, with its number
     records = [play for play in plays if play.kind == "record"]
     assert [play.record_id for play in records] == [f"r{i}" for i in range(len(times))]
     if told.needs_row:
         numbers = RecordCodec(told).decode([play.value for play in records]).rows
         assert numbers == list(range(len(times)))
-    # at most one label each, never before its record
+    # each record has at most one label, which never comes before it
     labelled = [play.record_id for play in plays if play.kind == "label"]
     assert len(set(labelled)) == len(labelled)
     assert len(labelled) + playback.counts.labels_withheld == len(times)
@@ -116,8 +116,8 @@ def test_the_laws_of_playback(
         else:
             assert play.record_id in seen
             assert codec.decode(play.value).at == play.position
-    # a label of position p precedes every later record whose position is p or more; where it waits
-    # for a number of records but is stamped with a time, the record that it waited for may share it
+    # A label at position p precedes every later record at position p or more. If the delay is a
+    # number of records but the position is a time, the last of these records may have time p too.
     other_axis = told.axis == "time" and delay.endswith(("3", "9 }"))
     for place, label in enumerate(plays):
         if label.kind == "label":
@@ -125,17 +125,17 @@ def test_the_laws_of_playback(
             between = [play for play in plays[own + 1 : place] if play.kind == "record"]
             at = label.position or 0
             assert all((play.position or 0) < at + other_axis for play in between)
-    # the same seed, the same playback
+    # the same seed gives the same playback
     assert plays == list(Playback(told, Rows(rows(times)), seed=seed).play())
 
 
-def test_on_the_axis_of_rows_a_duration_ends_with_the_record_that_reaches_it() -> None:
+def test_on_the_row_axis_a_duration_ends_at_the_first_record_after_it() -> None:
     plays = list(Playback(stream('label_delay = "90s"'), Rows(rows([0, 60, 120, 180]))).play())
     assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "r3", "l2", "l3"]
     assert [play.position for play in plays if play.kind == "label"] == [2, 3, 4, 4]
 
 
-def test_on_the_axis_of_time_a_number_of_records_ends_at_their_time() -> None:
+def test_on_the_time_axis_a_number_of_records_ends_at_the_time_of_the_last() -> None:
     told = stream("label_delay = 2", windows='span = "1h"')
     plays = list(Playback(told, Rows(rows([0, 60, 120]))).play())
     assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "l2"]
@@ -144,7 +144,7 @@ def test_on_the_axis_of_time_a_number_of_records_ends_at_their_time() -> None:
     assert msgspec.json.decode(plays[2].value)["@at"] == format_time(120_000_000)
 
 
-def test_a_row_that_cannot_be_read_is_sent_as_it_is() -> None:
+def test_an_unreadable_row_is_sent_unchanged() -> None:
     data: list[Row] = [*rows([0, "noon"]), b"1,2,3", {"a": 1, "y": "x"}]
     playback = Playback(stream('label_delay = "1s"'), Rows(data))
     plays = list(playback.play())
@@ -160,22 +160,22 @@ OWN: list[Row] = [
     {"id": "a", "t": 0, "a": 1, "y": None},
     {"id": "b", "t": 1, "a": 2, "y": None},
     {"id": "a", "t": 2, "a": 1, "y": "A"},
-    {"id": "c", "t": 3, "a": 3, "y": "C"},  # known at once
+    {"id": "c", "t": 3, "a": 3, "y": "C"},  # its label is known at once
     {"id": "d", "t": 4, "a": 4, "y": None},
     {"id": "b", "t": 5, "a": 2, "y": "B"},
     {"id": "d", "t": 6, "a": 4, "y": "D"},
-    {"id": "d", "t": 7, "a": 4, "y": "E"},  # changed later
+    {"id": "d", "t": 7, "a": 4, "y": "E"},  # its label changes later
 ]
 
 
-def test_the_data_bring_their_own_labels() -> None:
+def test_later_rows_of_the_data_contain_the_labels() -> None:
     plays = list(Playback(stream('label_delay = "data"'), Rows(OWN)).play())
     said = [(play.kind[0], play.record_id, play.row, play.position) for play in plays]
     assert said == [
         ("r", "a", 0, 0),
         ("r", "b", 1, 1),
         ("l", "a", 2, 2),  # known before record number 2
-        ("r", "c", 3, 2),  # @row counts feature records
+        ("r", "c", 3, 2),  # @row counts only feature records
         ("l", "c", 3, 2),
         ("r", "d", 4, 3),
         ("l", "b", 5, 4),
@@ -193,7 +193,7 @@ def test_the_data_bring_their_own_labels() -> None:
     ]
 
 
-def test_labels_of_warm_up_records_that_come_later_are_counted_not_sent() -> None:
+def test_later_labels_of_warm_up_records_are_counted_but_not_sent() -> None:
     playback = Playback(stream('label_delay = "data"'), Rows(OWN))
     first = playback.warm_up(0.5)
     assert first.labels == ("A", "C")
@@ -206,7 +206,7 @@ def test_labels_of_warm_up_records_that_come_later_are_counted_not_sent() -> Non
 
 
 @given(st.floats(0.05, 0.95), st.integers(2, 60))
-def test_warm_up_and_play_share_the_rows_and_go_on_counting(share: float, count: int) -> None:
+def test_play_continues_the_rows_and_numbers_after_the_warm_up(share: float, count: int) -> None:
     told = stream("label_delay = 1", id="@row")
     playback = Playback(told, Rows(rows(range(count))))
     first = playback.warm_up(share)
@@ -218,7 +218,7 @@ def test_warm_up_and_play_share_the_rows_and_go_on_counting(share: float, count:
     assert first.labels == tuple(f"label of {i}" for i in range(first.rows))
 
 
-def test_skip_numbers_what_it_leaves_out_and_a_topic_may_be_ahead() -> None:
+def test_skipped_rows_are_numbered_and_numbers_may_start_higher() -> None:
     playback = Playback(stream("label_delay = 0"), Rows(rows(range(5))))
     playback.skip(2)
     assert playback.next_row == 2
@@ -227,12 +227,12 @@ def test_skip_numbers_what_it_leaves_out_and_a_topic_may_be_ahead() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0])
-def test_a_warm_up_is_a_share(share: float) -> None:
+def test_a_warm_up_must_be_a_share_between_0_and_1(share: float) -> None:
     with pytest.raises(DataError, match="share between 0 and 1"):
         Playback(stream("label_delay = 0"), Rows(rows([1]))).warm_up(share)
 
 
-def test_a_share_of_unknown_length_cannot_be_taken() -> None:
+def test_a_warm_up_needs_a_source_of_known_length() -> None:
     with pytest.raises(DataError, match="its length is not known"):
         Playback(stream("label_delay = 0"), Rows(rows([1]), count=False)).warm_up(0.5)
 
@@ -250,12 +250,14 @@ def test_a_share_of_unknown_length_cannot_be_taken() -> None:
         ),
     ],
 )
-def test_a_delay_that_cannot_be_played_says_why(simulate: str, time: bool, problem: str) -> None:
+def test_an_unusable_delay_is_rejected_with_the_reason(
+    simulate: str, time: bool, problem: str
+) -> None:
     with pytest.raises(DataError, match=problem):
         Playback(stream(simulate, time=time), Rows([]))
 
 
-def test_pacing_holds_the_rate_by_the_clock_that_it_is_given() -> None:
+def test_pacing_keeps_the_rate_by_the_given_clock() -> None:
     clock = ManualClock()
     slept: list[float] = []
 

@@ -1,4 +1,4 @@
-"""What `init` sees in data, and that the file it drafts works."""
+"""The profile that `init` makes of data, and the stream file that it drafts."""
 
 import gzip
 import os
@@ -34,7 +34,7 @@ def loaded(profile: Profile, name: str = "s") -> Stream:
     return loads(draft(profile, name))
 
 
-def test_kinds_constants_near_unique_and_clocks(tmp_path: Path) -> None:
+def test_kinds_of_columns_are_recognised_and_useless_columns_left_out(tmp_path: Path) -> None:
     source = csv(
         tmp_path,
         "size,flag,colour,zip,constant,comment,counter,weekday,empty,y",
@@ -79,7 +79,7 @@ def test_kinds_constants_near_unique_and_clocks(tmp_path: Path) -> None:
         ("60", "30", None),
     ],
 )
-def test_the_format_of_a_clock_that_runs_backwards(
+def test_the_format_of_a_time_column_is_detected_and_times_out_of_order_counted(
     tmp_path: Path, first: str, second: str, format_: str | None
 ) -> None:
     lines = [f"{first},1,a", f"{second},2,b"] * 20
@@ -96,13 +96,13 @@ def test_the_format_of_a_clock_that_runs_backwards(
     assert batch.rejected == []
 
 
-def test_a_clock_that_is_not_recognised_is_said(tmp_path: Path) -> None:
+def test_an_unknown_time_format_is_reported(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "when,x,y", "noon,1,a", "dusk,2,b"), "y", time="when")
     assert any("format is not recognised, such as 'noon'" in note for note in seen.notes)
     assert "not recognised: a strptime pattern" in draft(seen, "s")
 
 
-def test_ids_that_come_twice_bring_the_labels(tmp_path: Path) -> None:
+def test_a_later_row_with_the_same_id_can_contain_the_label(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "id,x,y", "1,1,", "2,2,", "1,1,a", "2,2,b", "2,2,c"), "y", id="id")
     assert seen.own_labels
     assert seen.records == 2
@@ -110,13 +110,13 @@ def test_ids_that_come_twice_bring_the_labels(tmp_path: Path) -> None:
     assert loaded(seen).simulate.label_delay == "data"
 
 
-def test_ids_that_come_twice_otherwise_are_duplicates(tmp_path: Path) -> None:
+def test_repeated_ids_with_labels_are_reported_as_duplicates(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "id,x,y", "1,1,a", "2,2,b", "1,1,a"), "y", id="id")
     assert (seen.own_labels, seen.records) == (False, 3)
     assert any("1 rows repeat an id" in note for note in seen.notes)
 
 
-def test_missing_values_are_imputed_and_missing_targets_said(tmp_path: Path) -> None:
+def test_missing_values_are_imputed_and_missing_targets_reported(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "x,c,y", "1,r,a", ",b,b", "NA,,"), "y")
     assert loaded(seen).record.missing == "impute"
     assert any("target is missing in 1 of 3 rows" in note for note in seen.notes)
@@ -132,19 +132,19 @@ def test_missing_values_are_imputed_and_missing_targets_said(tmp_path: Path) -> 
         (["1.0", "2.0"], "classification"),
     ],
 )
-def test_the_task_follows_from_the_target(tmp_path: Path, values: list[str], task: str) -> None:
+def test_the_task_is_derived_from_the_target(tmp_path: Path, values: list[str], task: str) -> None:
     lines = [f"{i % 3},{value}" for i, value in enumerate(values * 3)]
     seen = look(csv(tmp_path, "x,y", *lines), "y")
     assert seen.task == task
     assert loaded(seen).task == task
 
 
-def test_names_that_toml_must_quote(tmp_path: Path) -> None:
+def test_a_draft_quotes_names_that_need_it(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, '"a ""b"" \\c",7,y', "1,2,a", "2,3,b"), "y")
     assert list(loaded(seen).features) == ['a "b" \\c', "7"]
 
 
-def test_a_column_that_is_not_there(tmp_path: Path) -> None:
+def test_an_error_names_a_column_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'z'"):
         look(csv(tmp_path, "x,y", "1,a"), "y", time="z")
     with pytest.raises(DataError, match="no rows"):
@@ -187,7 +187,7 @@ BIKES = ("casual", "registered", "yr", "high_demand", "instant")
         ("thu_sine_0123_abrupto", "class", "classification", "prior", {}),
     ],
 )
-def test_drafts_work_on_real_data(
+def test_drafts_for_real_data_load_and_decode_their_records(
     monkeypatch: pytest.MonkeyPatch,
     folder: str,
     target: str,

@@ -1,4 +1,4 @@
-"""Sources give every row in order, whatever they read from."""
+"""Each kind of source returns every row in order."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ from producers.shaping import Shaper
 from producers.sources import CsvSource, JsonLinesSource, TableSource, open_source
 
 
-def test_csv_keeps_text_and_names_of_any_kind(tmp_path: Path) -> None:
+def test_csv_values_stay_text_under_any_column_names(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('1,"col, 2",é\n007,"a\nb",\n1.50,,NA\n', encoding="utf-8")
     source = open_source(path)
@@ -29,13 +29,13 @@ def test_csv_keeps_text_and_names_of_any_kind(tmp_path: Path) -> None:
     ]
 
 
-def test_csv_gzipped_with_byte_order_mark_and_semicolons(tmp_path: Path) -> None:
+def test_gzipped_csv_with_byte_order_mark_and_semicolons_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress("\ufeffa;b\n1;2\n".encode()))
     assert list(open_source(path).rows()) == [{"a": "1", "b": "2"}]
 
 
-def test_uneven_csv_lines_are_handed_on(tmp_path: Path) -> None:
+def test_csv_lines_with_too_many_cells_are_passed_on_as_bytes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b\n1\n1,2,3\n\n4,5\n")
     assert list(CsvSource(path).rows()) == [{"a": "1"}, b"1,2,3", {"a": "4", "b": "5"}]
@@ -50,7 +50,7 @@ def test_uneven_csv_lines_are_handed_on(tmp_path: Path) -> None:
         (b"a,b\n1,\xff\n", "not UTF-8 after line"),
     ],
 )
-def test_a_csv_file_that_cannot_be_read_says_why(
+def test_an_error_reports_why_a_csv_file_cannot_be_read(
     tmp_path: Path, content: bytes, problem: str
 ) -> None:
     path = tmp_path / "a.csv"
@@ -59,14 +59,14 @@ def test_a_csv_file_that_cannot_be_read_says_why(
         list(CsvSource(path).rows())
 
 
-def test_a_damaged_gzip_file_says_so(tmp_path: Path) -> None:
+def test_an_error_reports_a_damaged_gzip_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-20])
     with pytest.raises(DataError, match="cannot be read"):
         list(CsvSource(path).rows())
 
 
-def test_json_lines_that_are_none_are_handed_on() -> None:
+def test_lines_that_are_not_json_objects_are_passed_on_as_bytes() -> None:
     source = JsonLinesSource("x", io.BytesIO(b'{"a": 1}\n\nnope\n[1]\n{"a": 2}'))
     assert source.count() is None
     assert list(source.rows()) == [{"a": 1}, b"nope", b"[1]", {"a": 2}]
@@ -86,13 +86,13 @@ def test_parquet_arrow_and_pandas_give_the_same_rows(
         assert list(source.rows()) == expected
 
 
-def test_a_folder_stands_for_its_data_file(tmp_path: Path) -> None:
+def test_a_folder_is_read_as_its_only_data_file(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("x\n1\n")
     (tmp_path / "data.csv").write_text("a\n1\n")
     assert list(open_source(tmp_path).rows()) == [{"a": "1"}]
 
 
-def test_iris_is_real_and_the_drifting_one_is_drawn_from_it() -> None:
+def test_the_drifting_iris_stream_is_drawn_from_the_real_flowers() -> None:
     real = {tuple(list(row.values())[2:]) for row in Iris().rows() if isinstance(row, dict)}
     drifting = IrisDrift(records=400)
     rows = [row for row in drifting.rows() if isinstance(row, dict)]
@@ -104,7 +104,7 @@ def test_iris_is_real_and_the_drifting_one_is_drawn_from_it() -> None:
     assert max(row["petal_length"] for row in after) == pytest.approx(6.9 * 0.6)
 
 
-def test_river_sets_and_generators_by_name() -> None:
+def test_river_sets_and_generators_are_opened_by_name() -> None:
     assert open_source("river:Phishing").count() == 1250
     assert len(list(open_source("river:Phishing").rows())) == 1250
     text = "river:SEA:variant=0,seed=3/SEA:variant=3,seed=4,at=50,n=120"
@@ -127,12 +127,12 @@ def test_river_sets_and_generators_by_name() -> None:
         ("nowhere.csv", "no such file"),
     ],
 )
-def test_a_wrong_name_says_what_there_is(name: str, problem: str) -> None:
+def test_an_error_for_an_unknown_name_lists_the_known_ones(name: str, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         open_source(name)
 
 
-def test_values_of_tables_become_json(iris_like: str) -> None:
+def test_values_of_tables_are_converted_to_json(iris_like: str) -> None:
     from driftline.stream import loads
 
     stream = loads(iris_like)

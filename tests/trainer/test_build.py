@@ -1,4 +1,4 @@
-"""The trainer as it runs: in the loop, on a broker, with real training."""
+"""The trainer in its loop, on a broker and with real training."""
 
 import pickle
 import time
@@ -26,7 +26,7 @@ from trainer.build import TrainAlone, build_trainer
 
 
 def fill(broker: Broker, stream: Stream, folder: Path) -> str:
-    """Topics with a first model, outcomes of another concept, a request; the model's digest."""
+    """Write a first model, outcomes of a new concept and a request; return the model's digest."""
     topics = Topics(stream)
     apply(broker.admin(), topics)
     first = first_model(stream, folder)
@@ -60,10 +60,10 @@ def decisions(broker: Broker, stream: Stream) -> list[RetrainDecision]:
     return [event for event in events if isinstance(event, RetrainDecision)]
 
 
-def test_a_request_becomes_a_champion_and_is_answered_once(tmp_path: Path) -> None:
+def test_a_request_gives_one_decision_and_a_new_champion(tmp_path: Path) -> None:
     broker = MemoryBroker(CLOCK)
     first = fill(broker, CLASSIFICATION, tmp_path)
-    for _ in range(2):  # the second time as after a restart
+    for _ in range(2):  # the second iteration is like a restart
         running = loop(broker, CLASSIFICATION, settings(tmp_path), in_process=True)
         for _ in range(10):
             running.step(0)
@@ -75,14 +75,14 @@ def test_a_request_becomes_a_champion_and_is_answered_once(tmp_path: Path) -> No
     assert catalog.previous() == first
 
 
-def test_a_process_of_its_own_is_told_everything(tmp_path: Path) -> None:
+def test_the_training_job_can_be_sent_to_another_process(tmp_path: Path) -> None:
     alone = TrainAlone(CLASSIFICATION, settings(tmp_path))
     assert pickle.loads(pickle.dumps(alone)) == alone
 
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
-def test_on_kafka_it_trains_in_a_process_while_the_loop_goes_on(
+def test_on_kafka_the_loop_continues_while_a_process_trains(
     tmp_path: Path, kafka_bootstrap: str, topic_name: Callable[[], str], client: Client
 ) -> None:
     kafka = msgspec.structs.replace(CLASSIFICATION.kafka, topic_prefix=f"{topic_name()}.")

@@ -1,4 +1,4 @@
-"""Candidates: by name or class path, for their task alone; the best by the stream's metric wins."""
+"""Candidates by name or class path; the best one by the stream's metric is chosen."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ EVERYTHING, HELD = Range("all", np.arange(240)), np.arange(240, 300)
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_candidate_learns_its_task(name: str, task: str) -> None:
+def test_every_candidate_can_be_trained_for_its_task(name: str, task: str) -> None:
     stream = CLASSIFICATION if task == "classification" else REGRESSION
     if {name, task} in (
         {"linear_regression", "classification"},
@@ -51,12 +51,12 @@ def test_every_candidate_learns_its_task(name: str, task: str) -> None:
         ("sklearn.multioutput.MultiOutputClassifier", "without arguments"),
     ],
 )
-def test_a_wrong_class_path_is_explained(path: str, what: str) -> None:
+def test_an_error_explains_a_wrong_class_path(path: str, what: str) -> None:
     with pytest.raises(TrainingError, match=what):
         candidate(path, "classification")
 
 
-def test_a_class_path_brings_in_any_estimator() -> None:
+def test_any_estimator_can_be_used_by_its_class_path() -> None:
     found, _ = search(
         with_candidates(CLASSIFICATION, "sklearn.naive_bayes.GaussianNB"),
         rows(CLASSIFICATION),
@@ -67,7 +67,7 @@ def test_a_class_path_brings_in_any_estimator() -> None:
     assert found.fitted.parameters == {}
 
 
-def test_the_best_by_the_metric_wins_and_all_trials_are_told() -> None:
+def test_the_candidate_with_the_best_metric_is_chosen_and_all_trials_are_listed() -> None:
     steps: list[str] = []
     found, trials = search(
         with_candidates(REGRESSION, "decision_tree", "linear_regression"),
@@ -88,24 +88,24 @@ def test_the_best_by_the_metric_wins_and_all_trials_are_told() -> None:
     assert steps[-1] == "4/4 training"
 
 
-def test_a_candidate_that_fails_leaves_the_others() -> None:
+def test_a_candidate_that_fails_does_not_affect_the_others() -> None:
     stream = with_candidates(
         CLASSIFICATION, "sklearn.naive_bayes.MultinomialNB", "decision_tree"
-    )  # the first refuses negative numbers
+    )  # the first does not accept negative numbers
     given = rows(stream)
     given.columns.numbers["price"][:] -= 100
     _, trials = search(stream, given, [EVERYTHING], HELD)
     assert [trial.candidate for trial in trials] == ["decision_tree"]
 
 
-def test_one_class_trains_nothing_and_says_so() -> None:
+def test_labels_of_a_single_class_are_an_error() -> None:
     given = rows(CLASSIFICATION)
     given.labels[:] = "yes"
     with pytest.raises(TrainingError, match="only one class"):
         search(CLASSIFICATION, given, [EVERYTHING], HELD)
 
 
-def test_a_class_that_was_never_trained_is_just_an_error() -> None:
+def test_a_held_out_class_that_was_not_in_training_counts_as_an_error() -> None:
     given = rows(CLASSIFICATION)
     given.labels[HELD[:10]] = "perhaps"
     found, _ = search(CLASSIFICATION, given, [EVERYTHING], HELD)
@@ -113,13 +113,13 @@ def test_a_class_that_was_never_trained_is_just_an_error() -> None:
     assert found.metric <= 50 / 60
 
 
-def test_tuning_takes_the_best_of_the_grid_and_can_be_turned_off() -> None:
+def test_tuning_chooses_from_the_grid_and_can_be_turned_off() -> None:
     kind = candidate("decision_tree", "regression")
     assert tune(REGRESSION, kind, rows(REGRESSION)) in kind.grid
     assert tune(with_candidates(REGRESSION, tune=False), kind, rows(REGRESSION)) == kind.grid[0]
 
 
-def test_neighbours_keep_the_newest_rows_alone() -> None:
+def test_nearest_neighbours_are_trained_only_on_the_newest_rows() -> None:
     kind = candidate("k_nearest_neighbours", "classification")
     assert kind.max_rows == 20_000
     many = rows(CLASSIFICATION, 60)

@@ -1,4 +1,4 @@
-"""ONNX says what scikit-learn says, or it is not used."""
+"""ONNX is used only if it gives the same predictions as scikit-learn."""
 
 from collections.abc import Callable, Iterator
 
@@ -28,7 +28,7 @@ def fitted(stream: Stream, name: str) -> Fitted:
 
 
 def ticking(*durations_s: float) -> Callable[[], float]:
-    """A timer by which the calls that are timed last so long, over and over."""
+    """Return a timer by which the measured calls take these durations, repeated in turn."""
 
     def ticks() -> Iterator[float]:
         now_s = 0.0
@@ -56,7 +56,7 @@ def ticking(*durations_s: float) -> Callable[[], float]:
     ],
     ids=lambda value: value if isinstance(value, str) else value.task,
 )
-def test_the_onnx_form_is_equal_on_records_that_it_never_saw(stream: Stream, name: str) -> None:
+def test_onnx_gives_the_same_predictions_for_unseen_records(stream: Stream, name: str) -> None:
     model = fitted(stream, name)
     matrix = encode_matrix(model.schema, rows(stream, 5000, 300).columns)
     conversion = convert(model, stream, matrix[:50])
@@ -66,7 +66,7 @@ def test_the_onnx_form_is_equal_on_records_that_it_never_saw(stream: Stream, nam
     assert equal(onnx, sklearn)
 
 
-def test_neighbours_are_scored_by_scikit_learn_without_measuring() -> None:
+def test_nearest_neighbours_are_scored_by_scikit_learn_without_measuring() -> None:
     model = fitted(CLASSIFICATION, "k_nearest_neighbours")
     matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
 
@@ -92,7 +92,7 @@ def test_onnx_is_used_unless_it_is_clearly_slower(
     assert conversion.onnx is not None
 
 
-def test_what_does_not_convert_is_scored_by_scikit_learn() -> None:
+def test_a_model_that_cannot_be_converted_is_scored_by_scikit_learn() -> None:
     model = fitted(CLASSIFICATION, "sklearn.ensemble.HistGradientBoostingClassifier")
     matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
     conversion = convert(model, CLASSIFICATION, matrix)
@@ -100,7 +100,7 @@ def test_what_does_not_convert_is_scored_by_scikit_learn() -> None:
     assert "does not convert" in conversion.reason
 
 
-def test_an_onnx_form_that_says_other_things_is_not_packed(
+def test_an_onnx_form_with_other_predictions_is_not_in_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, other = (fitted(CLASSIFICATION, n) for n in ("decision_tree", "logistic_regression"))
@@ -112,7 +112,7 @@ def test_an_onnx_form_that_says_other_things_is_not_packed(
     assert "other things" in conversion.reason
 
 
-def test_without_the_onnx_extra_scikit_learn_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scikit_learn_scores_if_the_onnx_extra_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "skl2onnx", None)
     model = fitted(CLASSIFICATION, "decision_tree")
     matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
@@ -120,7 +120,7 @@ def test_without_the_onnx_extra_scikit_learn_scores(monkeypatch: pytest.MonkeyPa
     assert (conversion.scoring, conversion.reason) == ("sklearn", "skl2onnx is not installed")
 
 
-def test_a_tie_may_be_rounded_either_way_and_nothing_else() -> None:
+def test_predictions_may_differ_only_where_scores_are_tied() -> None:
     tie = np.array([[0.50001, 0.49999], [0.9, 0.1]])
     one = Scores(["a", "a"], tie)
     assert equal(one, Scores(["b", "a"], tie - 1e-5))

@@ -1,4 +1,4 @@
-"""Collecting, cleaning and splitting: what a model learns from, and what is taken out."""
+"""Collecting, cleaning and splitting the outcomes from which a model is trained."""
 
 import random as python_random
 from typing import Any
@@ -27,7 +27,7 @@ def outcomes(count: int, stream: Stream = CLASSIFICATION) -> list[Outcome]:
 
 
 def replaced(i: int, **fields: Any) -> Outcome:
-    """Outcome `i` of a record with other fields."""
+    """Return outcome `i` with other fields in its record."""
     changed = msgspec.json.encode(msgspec.json.decode(record(i)) | fields)
     return msgspec.structs.replace(outcome(CLASSIFICATION, i), record=msgspec.Raw(changed))
 
@@ -62,18 +62,18 @@ retrain = { train_on = "2d" }
     assert sorted(found.rows.rows.tolist()) == list(range(152, 200))
 
 
-def test_records_that_the_stream_file_refuses_are_counted_with_the_reason() -> None:
+def test_records_that_do_not_match_the_stream_file_are_counted_with_the_reason() -> None:
     found = collect([outcome(CLASSIFICATION, 0), replaced(1, price="dear")], CLASSIFICATION)
     assert ids(found.rows) == ["r0"]
     reason = "error: column 'price': expected a number or null, got str"
     assert found.removed == (Removed(reason, 1),)
 
 
-def test_nothing_may_be_collected() -> None:
+def test_no_outcomes_give_no_rows() -> None:
     assert len(collect([], CLASSIFICATION).rows) == 0
 
 
-def test_many_chunks_are_collected_like_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_chunks_give_the_same_rows_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = collect(outcomes(400), CLASSIFICATION)
     monkeypatch.setattr("trainer.collect._CHUNK", 7)
     parts = collect(outcomes(400), CLASSIFICATION)
@@ -81,19 +81,19 @@ def test_many_chunks_are_collected_like_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert parts.rows.newest == whole.rows.newest
 
 
-def test_more_than_can_be_held_leaves_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_newest_rows_are_kept_above_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.collect.MAX_OUTCOMES", 100)
     found = collect(outcomes(250), CLASSIFICATION)
     assert sorted(found.rows.rows.tolist()) == list(range(150, 250))
     assert found.removed == (Removed("older than the newest 100", 150),)
 
 
-def test_a_file_is_taken_whole() -> None:
+def test_a_file_is_used_completely() -> None:
     records = [record(i) for i in range(1500)]
     assert len(from_records(CLASSIFICATION, records, ["yes"] * 1500).rows) == 1500
 
 
-def test_the_topic_is_read_to_the_end_that_it_had_and_watermarks_are_passed_by() -> None:
+def test_the_topic_is_read_to_its_end_at_the_start_and_watermarks_are_skipped() -> None:
     broker = MemoryBroker()
     topics = Topics(CLASSIFICATION)
     apply(broker.admin(), topics)
@@ -114,7 +114,7 @@ def test_the_topic_is_read_to_the_end_that_it_had_and_watermarks_are_passed_by()
 # ---- clean ---------------------------------------------------------------------------------------
 
 
-def test_of_a_record_the_highest_revision_stays() -> None:
+def test_the_highest_revision_of_a_record_is_kept() -> None:
     log = [
         outcome(CLASSIFICATION, 0, truth="no", revision=1),
         outcome(CLASSIFICATION, 0, truth="yes", revision=0),
@@ -126,14 +126,14 @@ def test_of_a_record_the_highest_revision_stays() -> None:
     assert removed == (Removed("duplicate: the same record id, again or revised later", 2),)
 
 
-def test_equal_records_with_other_ids_are_no_duplicates() -> None:
+def test_equal_records_with_different_ids_are_not_duplicates() -> None:
     same = {"price": 1.0, "size": 2.0, "colour": "red"}
     log = [replaced(i, **same) for i in range(20)]
     rows, removed = clean(collect(log, CLASSIFICATION).rows, CLASSIFICATION)
     assert (len(rows), removed) == (20, ())
 
 
-def test_labels_of_another_type_are_errors() -> None:
+def test_labels_of_the_wrong_type_are_removed_as_errors() -> None:
     log = [outcome(REGRESSION, 0), outcome(REGRESSION, 1, truth="dear")]
     rows, removed = clean(collect(log, REGRESSION).rows, REGRESSION)
     assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is no finite number", 1),))
@@ -142,13 +142,13 @@ def test_labels_of_another_type_are_errors() -> None:
     assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is no class name", 1),))
 
 
-def test_a_rare_value_out_of_its_declared_range_is_noise() -> None:
+def test_a_rare_value_outside_its_declared_range_is_removed_as_noise() -> None:
     log = [*outcomes(199), replaced(199, size=-4)]
     rows, removed = clean(collect(log, CLASSIFICATION).rows, CLASSIFICATION)
     assert (len(rows), removed) == (199, (Removed("noise: 'size' outside [0, …]", 1),))
 
 
-def test_a_shift_out_of_the_declared_range_is_drift_and_stays() -> None:
+def test_frequent_values_outside_the_declared_range_are_drift_and_are_kept() -> None:
     log = [*outcomes(100), *(replaced(i, size=-4) for i in range(100, 200))]
     rows, removed = clean(collect(log, CLASSIFICATION).rows, CLASSIFICATION)
     assert (len(rows), removed) == (200, ())
@@ -171,7 +171,7 @@ labels = st.lists(st.sampled_from(["a", "b", "c"]), min_size=2, max_size=60)
 
 
 @given(labels, st.floats(0.05, 0.95), st.sampled_from(["time", "stratified"]), st.integers(0, 9))
-def test_every_row_is_on_one_side_and_none_is_empty(
+def test_a_split_puts_each_row_on_one_side_and_leaves_no_side_empty(
     given_labels: list[str], share: float, how: Any, seed: int
 ) -> None:
     array = np.array(given_labels, dtype=object)
@@ -182,13 +182,13 @@ def test_every_row_is_on_one_side_and_none_is_empty(
     assert list(train) == sorted(train)
 
 
-def test_in_time_order_the_newest_are_held_out() -> None:
+def test_a_split_by_time_holds_out_the_newest_rows() -> None:
     array = np.arange(100, dtype=np.float64)
     train, held = split(array, share=0.2, how="time", task="regression", seed=0)
     assert (train.max(), held.min(), len(held)) == (79, 80, 20)
 
 
-def test_stratified_holds_out_the_same_share_of_each_class() -> None:
+def test_a_stratified_split_holds_out_the_same_share_of_each_class() -> None:
     array = np.array(["a"] * 90 + ["b"] * 10, dtype=object)
     _, held = split(array, share=0.2, how="stratified", task="classification", seed=0)
     assert list(array[held]).count("b") == 2

@@ -1,4 +1,4 @@
-"""Estimators as bytes: equal content, equal bytes."""
+"""Estimators with equal content are written as equal bytes."""
 
 import io
 
@@ -22,14 +22,14 @@ def test_padding_is_written_as_zeros() -> None:
     assert (clean == array).all()
 
 
-def test_it_does_not_matter_which_equal_strings_are_one_object() -> None:
+def test_equal_strings_give_the_same_bytes_whether_or_not_they_are_one_object() -> None:
     one = "".join(["a", "b"])
     other = "".join(["a", "b"])
     assert one is not other
     assert dump([one, other]) == dump([one, one])
 
 
-def test_it_does_not_matter_which_equal_types_are_one_object() -> None:
+def test_equal_types_give_the_same_bytes_whether_or_not_they_are_one_object() -> None:
     loaded = joblib.load(io.BytesIO(dump(np.dtype("f8"))))
     array = np.zeros(3)
     assert dump([array, np.zeros(3, dtype=loaded)]) == dump([array, np.zeros(3)])

@@ -1,4 +1,4 @@
-"""The gate: only a gain beyond chance, on outcomes that the champion never saw, passes."""
+"""The gate accepts only a significant gain, on outcomes that the champion was not trained on."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ LABELS = ["a", "b"] * 50
 
 
 def with_errors(count: int) -> list[str]:
-    """Answers of which every so many are wrong, spread evenly."""
+    """Return predictions with this many errors, spread evenly."""
     wrong = set(np.linspace(0, 99, count).astype(int)) if count else set()
     return [("a" if y == "b" else "b") if i in wrong else y for i, y in enumerate(LABELS)]
 
 
-def test_a_clear_gain_wins() -> None:
+def test_a_significant_gain_replaces_the_champion() -> None:
     verdict = judge(CLASSIFICATION, LABELS, with_errors(5), with_errors(30))
     assert verdict.won
     assert (verdict.challenger, verdict.champion) == (0.95, 0.7)
@@ -47,18 +47,18 @@ def test_without_a_champion_the_challenger_wins() -> None:
     assert "there is no champion" in verdict.reason
 
 
-def test_of_an_error_less_is_better() -> None:
+def test_a_smaller_error_is_better() -> None:
     labels = list(np.linspace(0, 1, 100))
     close, far = [y + 0.1 for y in labels], [y + 0.5 for y in labels]
     assert judge(REGRESSION, labels, close, far).won
     assert not judge(REGRESSION, labels, far, close).won
 
 
-def test_rows_that_the_champion_was_trained_on_do_not_count() -> None:
+def test_the_champion_is_not_judged_on_its_training_rows() -> None:
     positions = np.arange(100)
     assert list(judged_places(positions, 29)) == list(range(30, 100))
 
 
 @pytest.mark.parametrize("last", [None, 70, 1000])
-def test_with_too_few_new_rows_all_count(last: int | None) -> None:
+def test_all_rows_count_if_too_few_are_new(last: int | None) -> None:
     assert len(judged_places(np.arange(100), last)) == 100

@@ -1,4 +1,4 @@
-"""One retraining: ranges by the cause, the champion judged on the same rows, errors as reasons."""
+"""One retraining: its cause decides the ranges, and errors are returned as reasons."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +53,7 @@ def concept(first: int, last: int, *, turned: bool = False) -> list[Outcome]:
     return [outcome(CLASSIFICATION, i, turned=turned) for i in range(first, last)]
 
 
-def test_the_same_concept_leaves_the_champion(home: Path, champion: TrainedModel) -> None:
+def test_an_unchanged_concept_keeps_the_champion(home: Path, champion: TrainedModel) -> None:
     result = run(home, champion.announcement, Outcomes(concept(300, 700)))
     assert result.announcement is None
     assert "the champion stays" in result.reason
@@ -61,7 +61,7 @@ def test_the_same_concept_leaves_the_champion(home: Path, champion: TrainedModel
     assert {trial.candidate for trial in result.trials} == {"logistic_regression", "decision_tree"}
 
 
-def test_a_new_concept_gives_a_new_model_that_says_where_it_came_from(
+def test_a_new_concept_gives_a_new_model_with_its_origin(
     home: Path, champion: TrainedModel
 ) -> None:
     log = Outcomes(concept(300, 900, turned=True))
@@ -80,7 +80,7 @@ def test_a_new_concept_gives_a_new_model_that_says_where_it_came_from(
     assert run(home, champion.announcement, log).announcement == announced
 
 
-def test_an_earlier_model_answers_again_when_its_concept_has_come_back(
+def test_an_earlier_model_is_chosen_again_when_its_concept_returns(
     home: Path, champion: TrainedModel
 ) -> None:
     turned = run(home, champion.announcement, Outcomes(concept(300, 900, turned=True)))
@@ -98,7 +98,7 @@ def test_an_earlier_model_answers_again_when_its_concept_has_come_back(
     assert alone.announcement.parent == turned.announcement.digest
 
 
-def test_an_earlier_model_that_has_learnt_from_the_rows_or_no_longer_fits_is_left_out(
+def test_an_earlier_model_is_not_tried_if_it_knows_the_rows_or_does_not_fit(
     home: Path, champion: TrainedModel
 ) -> None:
     log = Outcomes(concept(300, 900, turned=True))
@@ -112,7 +112,7 @@ def test_an_earlier_model_that_has_learnt_from_the_rows_or_no_longer_fits_is_lef
     assert result.announcement.cause == "retrain-2"
 
 
-def test_since_a_change_all_ranges_are_tried_and_judged_on_what_came_after_it(
+def test_after_a_change_all_ranges_are_tried_and_judged_on_rows_after_it(
     home: Path, champion: TrainedModel
 ) -> None:
     log = Outcomes([*concept(300, 1000), *concept(1000, 1200, turned=True)])
@@ -129,7 +129,7 @@ def test_since_a_change_all_ranges_are_tried_and_judged_on_what_came_after_it(
     assert (manifest.range, manifest.rows, manifest.held_out) == ("since 1000", 200, 40)
 
 
-def test_of_a_change_that_nobody_named_the_newest_rows_say_how_far_back_to_learn(
+def test_without_a_known_change_the_newest_rows_decide_the_range(
     home: Path, champion: TrainedModel
 ) -> None:
     log = Outcomes([*concept(300, 900), *concept(900, 1300, turned=True)])
@@ -140,7 +140,9 @@ def test_of_a_change_that_nobody_named_the_newest_rows_say_how_far_back_to_learn
     assert (manifest.first_position, manifest.last_position) == (900, 1299)
 
 
-def test_too_few_since_the_change_waits_for_more(home: Path, champion: TrainedModel) -> None:
+def test_too_few_outcomes_since_a_change_delay_the_training(
+    home: Path, champion: TrainedModel
+) -> None:
     log = Outcomes([*concept(300, 1000), *concept(1000, 1030, turned=True)])
     result = run(home, champion.announcement, log, request(cause="drift", since=1000))
     assert result.wait_for == 70
@@ -148,7 +150,7 @@ def test_too_few_since_the_change_waits_for_more(home: Path, champion: TrainedMo
 
 
 @pytest.mark.parametrize("count", [0, 99])
-def test_too_few_outcomes_train_nothing(home: Path, champion: TrainedModel, count: int) -> None:
+def test_too_few_outcomes_give_no_training(home: Path, champion: TrainedModel, count: int) -> None:
     result = run(home, champion.announcement, Outcomes(concept(0, count)))
     assert result.reason == f"{count} outcomes in the last 1000 records, 100 are needed"
     assert (result.announcement, result.wait_for, result.trials) == (None, 0, ())
@@ -163,7 +165,7 @@ def test_without_a_champion_the_best_candidate_is_published(
     assert result.champion is None
 
 
-def test_a_champion_that_cannot_be_loaded_is_replaced_and_the_reason_says_so(
+def test_a_champion_that_cannot_be_loaded_is_replaced_with_a_reason(
     home: Path, champion: TrainedModel
 ) -> None:
     lost = msgspec.structs.replace(champion.announcement, digest="sha256:" + "0" * 64)
@@ -173,13 +175,13 @@ def test_a_champion_that_cannot_be_loaded_is_replaced_and_the_reason_says_so(
     assert "does not hold sha256:000" in result.reason
 
 
-def test_what_was_removed_is_told(home: Path, champion: TrainedModel) -> None:
+def test_the_result_lists_removed_rows(home: Path, champion: TrainedModel) -> None:
     log = Outcomes([*concept(300, 700), *concept(300, 305)])
     result = run(home, champion.announcement, log)
     assert [(item.count, item.reason[:9]) for item in result.removed] == [(5, "duplicate")]
 
 
-def test_labels_of_one_class_fail_with_a_reason(home: Path, champion: TrainedModel) -> None:
+def test_labels_of_a_single_class_fail_with_a_reason(home: Path, champion: TrainedModel) -> None:
     log = Outcomes([outcome(CLASSIFICATION, i, truth="yes") for i in range(200)])
     result = run(home, champion.announcement, log)
     assert result.announcement is None
@@ -187,7 +189,7 @@ def test_labels_of_one_class_fail_with_a_reason(home: Path, champion: TrainedMod
 
 
 @pytest.mark.parametrize("error", [PackageError("the disk is full"), ZeroDivisionError("oh")])
-def test_an_unexpected_error_is_a_reason_too(
+def test_an_unexpected_error_is_returned_as_a_reason(
     home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object) -> None:
@@ -199,7 +201,7 @@ def test_an_unexpected_error_is_a_reason_too(
     assert str(error) in result.reason
 
 
-def test_trouble_with_the_broker_is_no_result(home: Path) -> None:
+def test_an_unreachable_broker_is_raised_and_not_returned_as_a_result(home: Path) -> None:
     class Broken(Outcomes):
         def read(self) -> Iterator[Outcome]:
             raise BrokerUnavailable("gone")
@@ -214,7 +216,9 @@ def test_the_champion_is_judged_on_rows_that_it_was_not_trained_on(
     log = Outcomes(concept(100, 700))
     result = run(home, champion.announcement, log)
     assert "newest 120 held-out" in result.reason
-    log = Outcomes(concept(0, 400))  # held out: 320 to 399; the champion knows those below 300
+    log = Outcomes(
+        concept(0, 400)
+    )  # held out: rows 320 to 399; the champion was trained on rows below 300
     assert "newest 80 held-out" in run(home, champion.announcement, log).reason
     stratified = msgspec.structs.replace(
         CLASSIFICATION, models=msgspec.structs.replace(CLASSIFICATION.models, split="stratified")
@@ -226,7 +230,7 @@ def test_the_champion_is_judged_on_rows_that_it_was_not_trained_on(
 
 
 @pytest.mark.parametrize("method", ["get", "put"])
-def test_a_store_that_cannot_be_reached_is_no_result(
+def test_a_result_for_an_unreachable_store_asks_for_a_retry(
     home: Path, champion: TrainedModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(*_: object) -> None:

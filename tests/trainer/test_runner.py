@@ -1,4 +1,4 @@
-"""Runners: the same result in this thread and in a process, and no result from a dead one."""
+"""Runners return the same result from this thread and from a process, even if it dies."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def hang(_job: TrainingJob, progress: Progress) -> TrainingResult:
 
 
 def result_of(runner: ProcessRunner) -> TrainingResult:
-    """Poll as a loop does, waiting for the pipe in between."""
+    """Poll like a loop, and wait for the pipe in between."""
     until_s = time.monotonic() + 60
     while (result := runner.poll()) is None:
         assert time.monotonic() < until_s, "no result within a minute"
@@ -49,7 +49,7 @@ def result_of(runner: ProcessRunner) -> TrainingResult:
     return result
 
 
-def test_in_this_thread_the_result_comes_once() -> None:
+def test_a_synchronous_runner_returns_its_result_once() -> None:
     steps: list[str] = []
     runner = InlineRunner(train, lambda step, done, total: steps.append(f"{step} {done}/{total}"))
     assert runner.poll() is None
@@ -62,7 +62,7 @@ def test_in_this_thread_the_result_comes_once() -> None:
     assert runner.poll() is None
 
 
-def test_in_a_process_the_result_and_the_progress_are_the_same() -> None:
+def test_a_process_returns_its_result_once_and_reports_progress() -> None:
     steps: list[str] = []
     runner = ProcessRunner(train, lambda step, done, total: steps.append(f"{step} {done}/{total}"))
     runner.start(JOB)
@@ -71,14 +71,14 @@ def test_in_a_process_the_result_and_the_progress_are_the_same() -> None:
     assert steps == ["training 1/2"]
 
 
-def test_trouble_with_the_broker_is_raised_to_the_loop() -> None:
+def test_a_broker_error_in_the_process_is_raised_in_the_loop() -> None:
     runner = ProcessRunner(unreachable)
     runner.start(JOB)
     with pytest.raises(BrokerError, match="nobody answers"):
         result_of(runner)
 
 
-def test_a_process_that_dies_is_a_result_that_says_so() -> None:
+def test_the_death_of_the_process_is_returned_as_a_result() -> None:
     runner = ProcessRunner(die)
     runner.start(JOB)
     assert result_of(runner).reason == "training failed: its process ended with code -9"
@@ -116,7 +116,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_training_whose_service_was_killed_ends_too() -> None:
+def test_a_training_process_ends_if_its_service_is_killed() -> None:
     killed = subprocess.run(
         [sys.executable, "-c", _START_AND_BE_KILLED],
         capture_output=True,
@@ -132,7 +132,7 @@ def test_a_training_whose_service_was_killed_ends_too() -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process exists and has not ended, though nobody may have asked how."""
+    """Return whether a process is running; a zombie does not count."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The trainer's handler with plain lists: one decision for each request, whatever happens."""
+"""The trainer's handler publishes one decision for each request, whatever happens."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ UNREACHABLE = TrainingResult(reason="no route to the store", passes=True)
 
 
 class ByHand:
-    """A runner whose result the test gives."""
+    """A runner whose result the test sets."""
 
     def __init__(self) -> None:
         self.jobs: list[TrainingJob] = []
@@ -69,7 +69,7 @@ class ByHand:
 
 
 class Bench:
-    """A handler, the topics that it reads, and what it wrote to them."""
+    """A handler, the topics that it reads, and the records that it wrote."""
 
     def __init__(self, stream: Stream = CLASSIFICATION, resume: Committed | None = None) -> None:
         self.runner = ByHand()
@@ -91,7 +91,7 @@ class Bench:
         self.catalog = Catalog(TRUSTED)
 
     def follow(self, *events: ModelsEvent) -> None:
-        """Others write to the models topic."""
+        """Write to the models topic as another program."""
         messages = [signed(TOPICS, event, len(self.models) + i) for i, event in enumerate(events)]
         self.models += messages
         for message in messages:
@@ -99,7 +99,7 @@ class Bench:
         self._take(self.handler.follow(messages))
 
     def champion(self, digest: str) -> RolePointer:
-        """A person makes this model champion."""
+        """Make this model champion manually."""
         pointer = self.catalog.pointer(digest, by="person", reason="", at=AT)
         self.follow(announcement(digest), pointer)
         return pointer
@@ -131,7 +131,7 @@ class Bench:
                 self.published.append(models_decoder.decode(record.value or b""))
 
     def read_back(self) -> None:
-        """What the handler published comes back on the models topic."""
+        """Let the handler read from the models topic what it published."""
         published, self.published = self.published, []
         self.follow(*published)
 
@@ -143,7 +143,7 @@ def bench() -> Bench:
     return made
 
 
-def test_a_winner_is_announced_promoted_and_decided(bench: Bench) -> None:
+def test_a_better_model_is_announced_promoted_and_decided(bench: Bench) -> None:
     before = bench.catalog.champion
     assert before is not None
     bench.ask("r1")
@@ -165,7 +165,7 @@ def test_a_winner_is_announced_promoted_and_decided(bench: Bench) -> None:
     assert bench.catalog.champion_digest == NEW
 
 
-def test_an_earlier_model_is_promoted_again_without_being_announced_again(bench: Bench) -> None:
+def test_an_earlier_model_is_promoted_without_a_second_announcement(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WON)
     bench.read_back()
@@ -183,7 +183,7 @@ def test_an_earlier_model_is_promoted_again_without_being_announced_again(bench:
     assert bench.catalog.champion_digest == OLD
 
 
-def test_a_loser_is_decided_and_nothing_else(bench: Bench) -> None:
+def test_a_model_that_is_not_better_gives_only_a_decision(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(LOST)
     assert bench.published == []
@@ -192,7 +192,7 @@ def test_a_loser_is_decided_and_nothing_else(bench: Bench) -> None:
     assert decision.reason == "the champion stays"
 
 
-def test_a_rollback_during_training_wins(bench: Bench) -> None:
+def test_a_rollback_during_training_takes_effect(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
     bench.champion("sha256:older")
@@ -203,7 +203,7 @@ def test_a_rollback_during_training_wins(bench: Bench) -> None:
     assert "a person changed the champion while it was trained" in decision.reason
 
 
-def test_a_frozen_stream_publishes_and_does_not_promote(bench: Bench) -> None:
+def test_on_a_frozen_stream_a_model_is_published_but_not_promoted(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
     bench.follow(Freeze(id="f", frozen=True, reason="audit until Friday", at=AT, sequence=1))
@@ -212,7 +212,7 @@ def test_a_frozen_stream_publishes_and_does_not_promote(bench: Bench) -> None:
     assert bench.decisions[0].reason.endswith("promotion is frozen: audit until Friday")
 
 
-def test_manual_promotion_publishes_and_does_not_promote() -> None:
+def test_with_manual_promotion_a_model_is_published_but_not_promoted() -> None:
     manual = msgspec.structs.replace(CLASSIFICATION.retrain, promote="manual")
     bench = Bench(msgspec.structs.replace(CLASSIFICATION, retrain=manual))
     bench.ask("r1")
@@ -221,7 +221,7 @@ def test_manual_promotion_publishes_and_does_not_promote() -> None:
     assert "manual" in bench.decisions[0].reason
 
 
-def test_requests_that_come_while_it_trains_collapse_into_the_newest(bench: Bench) -> None:
+def test_only_the_newest_request_that_arrives_during_a_training_is_processed(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
     bench.ask("r2", "r3")
@@ -241,7 +241,7 @@ def test_requests_that_come_while_it_trains_collapse_into_the_newest(bench: Benc
     assert len(bench.runner.jobs) == 2
 
 
-def test_the_next_training_waits_until_the_own_pointer_is_read_back(bench: Bench) -> None:
+def test_the_next_training_waits_until_the_trainer_has_read_its_own_pointer(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WON)
     bench.ask("r2")
@@ -253,7 +253,7 @@ def test_the_next_training_waits_until_the_own_pointer_is_read_back(bench: Bench
     assert bench.runner.jobs[-1].champion == announcement(NEW, OLD)
 
 
-def test_the_request_in_work_holds_its_offset(bench: Bench) -> None:
+def test_the_offset_to_commit_is_that_of_the_request_in_progress(bench: Bench) -> None:
     assert bench.handler.holds() == {}
     bench.ask("r1")
     assert bench.handler.holds() == {RETRAIN: Committed(0)}
@@ -266,7 +266,7 @@ def test_the_request_in_work_holds_its_offset(bench: Bench) -> None:
     assert bench.handler.holds() == {}
 
 
-def test_after_a_crash_the_request_in_work_is_trained_again(bench: Bench) -> None:
+def test_the_request_in_progress_is_trained_again_after_a_crash(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
     held = bench.handler.holds()[RETRAIN]
@@ -280,7 +280,7 @@ def test_after_a_crash_the_request_in_work_is_trained_again(bench: Bench) -> Non
     assert [decision.request for decision in successor.decisions] == ["r1"]
 
 
-def test_an_aborted_transaction_forgets_and_trains_again(bench: Bench) -> None:
+def test_the_request_is_trained_again_after_an_aborted_transaction(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WON)
     bench.decisions, bench.published = [], []
@@ -294,7 +294,7 @@ def test_an_aborted_transaction_forgets_and_trains_again(bench: Bench) -> None:
     assert len(bench.published) == 2
 
 
-def test_a_request_that_was_decided_is_not_worked_again(bench: Bench) -> None:
+def test_a_request_with_a_decision_is_not_processed_again(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(LOST)
     successor = Bench()
@@ -305,7 +305,7 @@ def test_a_request_that_was_decided_is_not_worked_again(bench: Bench) -> None:
     assert successor.handler.holds() == {}
 
 
-def test_a_request_that_takes_the_trainer_down_again_and_again_is_given_up() -> None:
+def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench = Bench(resume=Committed(0, f'{{"attempt":{MAX_ATTEMPTS}}}'))
     bench.ask("r1")
     bench.tick()
@@ -314,14 +314,14 @@ def test_a_request_that_takes_the_trainer_down_again_and_again_is_given_up() -> 
 
 
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])
-def test_another_ones_metadata_is_no_attempt(resume: Committed) -> None:
+def test_metadata_of_another_program_does_not_count_as_an_attempt(resume: Committed) -> None:
     bench = Bench(resume=resume)
     bench.ask("r1")
     bench.tick()
     assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
 
 
-def test_too_few_outcomes_since_a_change_are_waited_for(bench: Bench) -> None:
+def test_a_request_waits_for_enough_outcomes_since_a_change(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WAIT)
     assert bench.decisions == []
@@ -337,7 +337,7 @@ def test_too_few_outcomes_since_a_change_are_waited_for(bench: Bench) -> None:
     assert [decision.request for decision in bench.decisions] == ["r1"]
 
 
-def test_a_newer_request_takes_the_place_of_one_that_waits(bench: Bench) -> None:
+def test_a_newer_request_replaces_a_waiting_one(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WAIT)
     bench.ask("r2")
@@ -346,17 +346,17 @@ def test_a_newer_request_takes_the_place_of_one_that_waits(bench: Bench) -> None
     assert bench.decisions[0].reason == "a newer request, r2, is worked instead"
 
 
-def test_bytes_that_are_no_request_become_a_dead_letter(bench: Bench) -> None:
+def test_bytes_that_are_not_a_request_become_a_dead_letter(bench: Bench) -> None:
     (letter,) = bench.handler.handle([Message(TOPICS.retrain, 0, 0, b"k", b"{")])
     assert letter.topic == TOPICS.deadletters
     assert dict(letter.headers)["driftline_service"] == b"trainer"
 
 
-def test_a_record_of_models_that_nobody_can_read_is_left_to_inference(bench: Bench) -> None:
+def test_the_trainer_publishes_no_dead_letter_for_an_unreadable_models_record(bench: Bench) -> None:
     assert not bench.handler.follow([Message(TOPICS.models, 0, 9, b"k", b"{")])
 
 
-def test_a_pointer_that_came_too_late_makes_it_restate_the_champion_once(bench: Bench) -> None:
+def test_the_trainer_restates_the_champion_once_after_an_outdated_pointer(bench: Bench) -> None:
     champion = bench.catalog.champion
     assert champion is not None
     late = pointer("late", champion.id, NEW, sequence=2)
@@ -376,14 +376,14 @@ def test_a_pointer_that_came_too_late_makes_it_restate_the_champion_once(bench: 
     assert bench.published == []
 
 
-def test_closing_ends_the_training(bench: Bench) -> None:
+def test_closing_the_handler_cancels_the_training(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
     bench.handler.close()
     assert bench.runner.cancelled == 1
 
 
-def test_a_request_waits_for_a_store_that_cannot_be_reached(
+def test_a_request_waits_for_an_unreachable_model_store(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
