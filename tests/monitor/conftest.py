@@ -1,4 +1,4 @@
-"""What several of the monitor's tests share."""
+"""A fixture that several tests of the monitor share."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from monitor.reference import thresholds
 
 @pytest.fixture(scope="module")
 def few_resamples() -> Iterator[None]:
-    """For tests that make many models' thresholds and in which nothing hangs on their exactness."""
+    """Reduce the resamples, for tests that compute many thresholds and need no exact ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(thresholds, "RESAMPLES", 100)
         yield

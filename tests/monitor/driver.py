@@ -1,4 +1,4 @@
-"""Plays a written log to monitors as the loop would: batches, commits, kills, rebalances."""
+"""Play a log to monitors as the loop would, with batches, commits, kills and rebalances."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from monitor.service import MonitorHandler
 
 
 class Worker:
-    """One monitor, what it reads, and what it has not committed yet."""
+    """One monitor, its partitions, and its uncommitted output."""
 
     def __init__(
         self, stream: Stream, packages: Packages, reports: Path | None, state: Path | None
@@ -26,7 +26,7 @@ class Worker:
 
 
 class Driver:
-    """Workers on one log, one after another or several; only what was committed is seen."""
+    """One or more workers on a log. Only committed output is visible."""
 
     def __init__(
         self,
@@ -66,23 +66,23 @@ class Driver:
 
     @property
     def partitions(self) -> list[TopicPartition]:
-        """All that is read, in a fixed order."""
+        """All partitions that are read, in a fixed order."""
         return sorted(self._log)
 
     @property
     def monitor(self) -> MonitorHandler:
-        """The only one."""
+        """The monitor, if there is only one worker."""
         (worker,) = self.workers
         return worker.monitor
 
-    # ---- what the loop does ---------------------------------------------------------------------
+    # ---- actions of the loop --------------------------------------------------------------------
 
     def deliver(self, partition: TopicPartition, count: int) -> bool:
-        """Hand over the next records of a partition; whether there were any."""
+        """Deliver the next records of a partition; return whether there were any."""
         return self.deliver_together([(partition, count)])
 
     def deliver_together(self, counts: Iterable[tuple[TopicPartition, int]]) -> bool:
-        """One batch of several partitions to each of their owners; whether there was any."""
+        """Deliver one batch of several partitions to each owner; return whether there was any."""
         batches: dict[int, list[Message]] = {}
         for partition, count in counts:
             owner = self._owner[partition]
@@ -98,14 +98,13 @@ class Driver:
         return bool(batches)
 
     def turn(self, number: int = 0) -> bool:
-        """Let a worker go on without records; whether that gave anything."""
+        """Call a worker's periodic callback; return whether it had any output."""
         output = self.workers[number].monitor.tick()
         self.workers[number].pending.extend(output)
         return bool(output)
 
     def commit(self, number: int = 0) -> bool:
-        """Make visible what a worker handed back, with the offsets to hold; whether there was
-        anything to see."""
+        """Commit the output and offsets of a worker; return whether there was any output."""
         worker = self.workers[number]
         holds = worker.monitor.holds()
         assert holds.keys() <= worker.position.keys()
@@ -127,7 +126,7 @@ class Driver:
         self._resume(number, [p for p, owner in self._owner.items() if owner == number])
 
     def restart(self, stream: Stream) -> None:
-        """Start all workers again, with another stream file."""
+        """Restart all workers with another stream file."""
         self._stream = stream
         for number in range(len(self.workers)):
             self.kill(number)
@@ -137,15 +136,14 @@ class Driver:
         self.rebalance([p for p, owner in self._owner.items() if owner == number])
 
     def rebalance(self, partitions: list[TopicPartition]) -> None:
-        """Take partitions away from their owners, and with them what was not committed, and give
-        them back."""
+        """Revoke partitions, which loses their uncommitted output, and assign them again."""
         for number in {self._owner[partition] for partition in partitions}:
             own = [partition for partition in partitions if self._owner[partition] == number]
             self.workers[number].monitor.revoked(own)
             self._resume(number, own)
 
     def assign(self, owners: Mapping[TopicPartition, int]) -> None:
-        """Share out all partitions anew; what was not committed is lost."""
+        """Assign all partitions anew; uncommitted output is lost."""
         for worker in self.workers:
             worker.monitor.revoked(sorted(worker.position))
             worker.position.clear()
@@ -154,7 +152,7 @@ class Driver:
             self._resume(number, [p for p in self.partitions if owners[p] == number])
 
     def drain(self) -> None:
-        """Everything that is left, with commits between."""
+        """Deliver all remaining records, with commits in between."""
         busy = True
         while busy:
             busy = False
@@ -171,19 +169,19 @@ class Driver:
         worker.position |= {p: starts.get(p, at.offset) for p, at in resume.items()}
         worker.pending = []
 
-    # ---- what was published ---------------------------------------------------------------------
+    # ---- published events -----------------------------------------------------------------------
 
     def windows(self) -> list[WindowsEvent]:
-        """What was published to `windows`."""
+        """Return the events in `windows`."""
         own = self.published[self.topics.windows]
         return [windows_decoder.decode(record.value or b"") for record in own]
 
     def drift(self) -> list[DriftEvent]:
-        """What was published to `drift`."""
+        """Return the events in `drift`."""
         return [drift_decoder.decode(r.value or b"") for r in self.published[self.topics.drift]]
 
     def requests(self) -> list[RetrainRequest]:
-        """What was published to `retrain`."""
+        """Return the requests in `retrain`."""
         found = [
             retrain_decoder.decode(r.value or b"") for r in self.published[self.topics.retrain]
         ]
@@ -193,7 +191,7 @@ class Driver:
 def play(
     stream: Stream, packages: Packages, log: Mapping[tuple[str, int], list[Message]]
 ) -> Driver:
-    """A monitor that reads everything in one go."""
+    """Let one monitor read everything without interruption."""
     driver = Driver(stream, packages, log)
     driver.drain()
     return driver

@@ -1,4 +1,4 @@
-"""Builders for the monitor's tests: a small stream, its messages, and references by model."""
+"""Builders for tests of the monitor: a small stream, its messages, and references of models."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,10 @@ from driftline.topics import Topics
 
 
 def small_stream(**sections: str) -> Stream:
-    """One number, one category, windows of 40 rows in 2 partitions; sections are TOML bodies."""
+    """Return a stream with one number, one category, windows of 40 rows and 2 partitions.
+
+    Each argument is the TOML text of a section.
+    """
     defaults = {
         "features": 'x = "number"\ncolour = "category"',
         "windows": "records = 40\nmin_records = 10",
@@ -80,7 +83,7 @@ class Log:
         self.topics = Topics(stream)
         self._by_time = stream.axis == "time"
         self.messages: dict[tuple[str, int], list[Message]] = {}
-        self._sources: dict[int, int] = {}  # the last one by partition
+        self._sources: dict[int, int] = {}  # the last source offset by partition
 
     def prediction(
         self,
@@ -115,7 +118,7 @@ class Log:
     def dead_letter(
         self, row: int | None, *, partition: int = 0, watermark: int | None = None
     ) -> None:
-        """The record that inference writes for a dead letter; `row`: where it is readable."""
+        """Write the record that inference publishes for a dead letter; `row` may be unreadable."""
         unit = 1000 if self._by_time else 1
         source = self._sources[partition] = self._sources.get(partition, -1) + 1
         refused = RefusedRecord(source, None if row is None else row * unit)
@@ -123,24 +126,24 @@ class Log:
         self._append(self.topics.predictions, partition, Watermark(reached, dead_letter=refused))
 
     def gap(self, *, start: int, end: int, watermark: int, partition: int = 0) -> None:
-        """The record that inference writes where offsets were deleted unread."""
+        """Write the record that inference publishes for offsets that were deleted unread."""
         self._sources[partition] = end - 1
         mark = Watermark(watermark, gaps=(Gap(partition, start, end),))
         self._append(self.topics.predictions, partition, mark)
 
     def lost(self, topic: str, *, start: int, end: int, partition: int = 0) -> None:
-        """The record that outcomes or monitor writes where offsets of a topic were deleted."""
+        """Write the record that outcomes or the monitor publishes for deleted offsets."""
         mark = Watermark(None, gaps=(Gap(partition, start, end, topic),))
         self._append(self.topics.outcomes, partition, mark)
 
     def new_topic(self, topic_id: str, *, partition: int, unread: int) -> None:
-        """The record that inference writes where the topic of features was created again."""
+        """Write the record that inference publishes after the features topic was recreated."""
         self._sources[partition] = -1
         mark = Watermark(None, log=EventLog(topic_id, 0), gaps=(Gap(partition, unread),))
         self._append(self.topics.predictions, partition, mark)
 
     def redeliver(self, partition: int, first: int) -> None:
-        """Write the predictions from an offset on again, as a killed worker's successor does."""
+        """Write the predictions from an offset on again, like the successor of a killed worker."""
         own = self.messages[self.topics.predictions, partition]
         for message in list(own[first:]):
             own.append(msgspec.structs.replace(message, offset=len(own)))

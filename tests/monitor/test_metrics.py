@@ -1,4 +1,4 @@
-"""Metrics from merged sums equal scikit-learn's on all outcomes at once."""
+"""Metrics from merged sums equal scikit-learn's metrics of all outcomes."""
 
 import math
 import random
@@ -34,7 +34,9 @@ number = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(outcomes=pairs, cut=st.integers(0, 20))
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro"])
-def test_class_metrics(metric: Metric, outcomes: list[tuple[str, str]], cut: int) -> None:
+def test_classification_metrics_equal_those_of_scikit_learn(
+    metric: Metric, outcomes: list[tuple[str, str]], cut: int
+) -> None:
     whole, other = ClassTally(), ClassTally()
     labels, said_ = zip(*outcomes, strict=True)
     errors = whole.add(labels[:cut], said_[:cut]), other.add(labels[cut:], said_[cut:])
@@ -46,7 +48,7 @@ def test_class_metrics(metric: Metric, outcomes: list[tuple[str, str]], cut: int
 
 @given(outcomes=st.lists(st.tuples(number, number), min_size=1), seed=st.integers(0, 9))
 @pytest.mark.parametrize("metric", ["mae", "rmse"])
-def test_number_metrics_do_not_depend_on_the_order(
+def test_regression_metrics_do_not_depend_on_the_order(
     metric: Metric, outcomes: list[tuple[float, float]], seed: int
 ) -> None:
     tally, shuffled = NumberTally(), NumberTally()
@@ -59,7 +61,7 @@ def test_number_metrics_do_not_depend_on_the_order(
 
 
 @given(outcomes=st.lists(st.tuples(st.floats(0, 1e300), st.just(0.0)), min_size=1))
-def test_sums_of_any_size_come_over_the_wire_as_they_were(
+def test_sums_of_any_size_are_encoded_and_decoded_unchanged(
     outcomes: list[tuple[float, float]],
 ) -> None:
     labels, said = zip(*outcomes, strict=True)
@@ -78,12 +80,12 @@ def tally(wrong: int, right: int) -> Tally:
     return result
 
 
-def test_a_rise_is_significant_and_large_enough() -> None:
+def test_a_degradation_must_be_significant_and_large_enough() -> None:
     trained = np.array([1.0] * 100 + [0.0] * 900)
     found = rise(tally(40, 160), trained, level=0.005, min_loss=0.1)
     assert found is not None
     assert (found.reference_error, found.worse) == (0.1, True)
-    for wrong, right in ((21, 179), (5, 195)):  # by chance; better
+    for wrong, right in ((21, 179), (5, 195)):  # an increase within chance; a smaller error
         found = rise(tally(wrong, right), trained, level=0.005, min_loss=0.1)
         assert found is not None
         assert not found.worse
@@ -91,10 +93,10 @@ def test_a_rise_is_significant_and_large_enough() -> None:
     found = rise(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
     assert found is not None
     assert found.p_value < 1e-4
-    assert not found.worse  # six in a hundred of it: certain, and of no matter
+    assert not found.worse  # an increase of 6%: significant, but too small to matter
 
 
-def test_a_rise_of_errors_that_come_in_runs_says_less() -> None:
+def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
     trained = np.array([1.0] * 100 + [0.0] * 900)
     wrong = tally(35, 165)
     numbers, errors = NumberTally(), np.repeat([0.0, 1.0], [165, 35])
@@ -109,11 +111,11 @@ def test_a_rise_of_errors_that_come_in_runs_says_less() -> None:
         assert not in_runs.worse
 
 
-def test_without_held_out_errors_nothing_is_said() -> None:
+def test_without_held_out_errors_there_is_no_result() -> None:
     assert rise(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
 
 
-def test_a_rise_of_absolute_errors() -> None:
+def test_a_degradation_of_absolute_errors_is_found() -> None:
     rng = np.random.default_rng(0)
     trained = np.abs(rng.normal(size=2000))
     same, worse = NumberTally(), NumberTally()
@@ -124,7 +126,7 @@ def test_a_rise_of_absolute_errors() -> None:
     assert [verdict is not None and verdict.worse for verdict in verdicts] == [False, True]
 
 
-def test_constant_errors_divide_by_nothing() -> None:
+def test_constant_errors_cause_no_division_by_zero() -> None:
     same = NumberTally()
     same.add([1.0], [0.0])
     assert same.p_value(np.ones(10)) == 1.0
@@ -136,7 +138,7 @@ def test_constant_errors_divide_by_nothing() -> None:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"])
-def test_the_standard_error_is_how_far_the_metric_is_off_by_chance(metric: Metric) -> None:
+def test_the_standard_error_is_the_deviation_of_the_metric_by_chance(metric: Metric) -> None:
     rng = np.random.default_rng(5)
     values, said_to_be = [], []
     for _ in range(400):
@@ -157,20 +159,20 @@ def test_the_standard_error_is_how_far_the_metric_is_off_by_chance(metric: Metri
 
 
 @given(outcomes=st.lists(st.tuples(number, number), min_size=2, max_size=20))
-def test_standard_errors_of_numbers_are_those_of_numpy(
+def test_standard_errors_of_absolute_errors_equal_those_of_numpy(
     outcomes: list[tuple[float, float]],
 ) -> None:
     tally = NumberTally()
     labels, said_ = zip(*outcomes, strict=True)
     errors = tally.add(labels, said_)
     expected = np.std(errors) / math.sqrt(len(errors))
-    # A square is rounded at its sixteenth digit, so a deviation at the eighth of the largest error.
+    # Squares are rounded at the 16th digit, so deviations at the 8th digit of the largest error.
     allowed = 1e-7 * float(np.max(errors)) + 1e-9
     assert tally.standard_error("mae") == pytest.approx(expected, rel=1e-6, abs=allowed)
     assert math.isfinite(tally.standard_error("rmse"))
 
 
-def test_nothing_varies_where_all_are_right() -> None:
+def test_the_standard_error_is_0_if_all_errors_are_equal() -> None:
     assert tally(0, 50).standard_error("accuracy") == 0.0
     same = NumberTally()
     same.add([1e140, 1e140], [0.0, 0.0])
@@ -180,7 +182,7 @@ def test_nothing_varies_where_all_are_right() -> None:
     assert none.standard_error("rmse") == 0.0
 
 
-def test_parts_from_before_fourth_powers_were_sent_have_no_rmse_error_below_zero() -> None:
+def test_old_partial_aggregates_without_fourth_powers_have_an_rmse_error_of_0() -> None:
     part = ModelPart(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
     came = NumberTally()
     came.merge_part(part)

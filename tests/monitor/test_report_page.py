@@ -1,4 +1,4 @@
-"""Whatever Evidently writes into its page is inert text in ours."""
+"""Any text in Evidently's page is only data in our page and cannot run."""
 
 import json
 import re
@@ -14,7 +14,7 @@ ID = "metric_0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def evidently(tmp_path: Path) -> Path:
-    """A package whose script is short."""
+    """Return a fake Evidently package with a short script."""
     static = tmp_path / "nbextension" / "static"
     static.mkdir(parents=True)
     (static / "index.js").write_text("window.drawDashboard = (a, b, c) => 0\r\n", newline="")
@@ -30,7 +30,9 @@ def theirs(dashboard: str, graphs: str = "{}") -> str:
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, f";\n var additional_graphs_{ID} = {{}};\n</script>"])
-def test_a_value_stays_what_it_was_and_ends_no_element(evidently: Path, text: str) -> None:
+def test_a_hostile_value_is_unchanged_and_does_not_end_its_element(
+    evidently: Path, text: str
+) -> None:
     data = {text: [text, {"x": 0.5}]}
     page = safe_page(theirs(json.dumps(data), json.dumps({"graph": text})), evidently)
     found = re.findall(r'<script type="application/json" id="data">([^<>&]*)</script>', page)
@@ -49,7 +51,7 @@ def test_only_the_scripts_of_the_page_may_run(evidently: Path) -> None:
     assert "\r" not in page
 
 
-def test_what_is_no_number_is_missing(evidently: Path) -> None:
+def test_nan_and_infinity_become_missing_values(evidently: Path) -> None:
     page = safe_page(theirs('{"a": NaN, "b": [-Infinity, Infinity]}'), evidently)
     assert '{"a":null,"b":[null,null]}' in page
 
@@ -63,6 +65,6 @@ def test_what_is_no_number_is_missing(evidently: Path) -> None:
         theirs("{broken"),
     ],
 )
-def test_a_page_of_another_kind_is_refused(evidently: Path, page: str) -> None:
+def test_a_page_of_another_format_is_rejected(evidently: Path, page: str) -> None:
     with pytest.raises(ValueError):
         safe_page(page, evidently)

@@ -1,4 +1,4 @@
-"""Reports are drawn for any columns, by the way or at once, and never stop the monitor."""
+"""Reports are drawn for any columns, in the background or not, and never stop the monitor."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def parts() -> tuple[Sample, Reference]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_columns_of_any_name_and_content_are_drawn(tmp_path: Path) -> None:
+def test_a_report_is_drawn_for_columns_of_any_name_and_content(tmp_path: Path) -> None:
     reports = Reports(ODD, tmp_path / "reports", in_process=True)
     reports.draw("window-1.html", *parts())
     text = (tmp_path / "reports" / "window-1.html").read_text(encoding="utf-8")
@@ -55,7 +55,7 @@ def test_columns_of_any_name_and_content_are_drawn(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "reports").iterdir()] == ["window-1.html"]
 
 
-def test_a_service_has_them_drawn_by_another_process_and_leaves_out_what_is_too_many(
+def test_a_background_process_draws_reports_and_skips_those_above_the_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reports = Reports(ODD, tmp_path, in_process=False)
@@ -69,7 +69,7 @@ def test_a_service_has_them_drawn_by_another_process_and_leaves_out_what_is_too_
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_window_that_opened_an_event_is_drawn_once(tmp_path: Path) -> None:
+def test_a_report_is_drawn_once_for_the_window_that_opened_an_event(tmp_path: Path) -> None:
     stream = small_stream()
     rng = np.random.default_rng(0)
     old = reference(columns(rng.normal(size=300).tolist(), ["red"] * 300), ["yes", "no"] * 150)
@@ -87,7 +87,7 @@ def test_the_window_that_opened_an_event_is_drawn_once(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("what", ["relation", "ids"])
-def test_a_window_that_no_column_shows_as_drifted_is_drawn_too(
+def test_a_report_is_drawn_for_an_event_without_a_drifted_column(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     stream = small_stream(windows="records = 200\nmin_records = 10")
@@ -99,7 +99,7 @@ def test_a_window_that_no_column_shows_as_drifted_is_drawn_too(
     turned = -1 if what == "relation" else 1
     for row, value in enumerate(rng.normal(size=900).tolist()):
         colour = "red" if turned * value > 0 else "blue"
-        own = row - 2 if what == "ids" and row % 10 == 2 else row  # every tenth comes twice
+        own = row - 2 if what == "ids" and row % 10 == 2 else row  # every tenth id occurs twice
         said = "yes" if row % 4 < 2 else "no"
         log.prediction(own, partition=row % 2, said=said, x=value, colour=colour)
     driver = Driver(stream, Packages({"a": old}), log.messages, reports=tmp_path)

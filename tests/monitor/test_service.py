@@ -1,5 +1,6 @@
-"""What the monitor publishes follows from its topics' contents: not from batches, the order in
-which partitions are read, restarts or kills."""
+"""The output of the monitor depends only on the contents of its topics.
+
+Batches, the order in which partitions are read, restarts and kills make no difference."""
 
 import random
 import tempfile
@@ -38,12 +39,12 @@ def stream(slide: int) -> Stream:
 STREAM = stream(40)
 
 
-# Every restart draws them anew.
+# Every restart computes the thresholds again.
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def history(seed: int, rows: int = 260) -> tuple[Packages, Log]:
-    """Rows somewhat out of order, late ones, repeats, labels with delays, a swap, two drifts."""
+    """Return rows out of order, late or repeated, delayed labels, a change of model, two drifts."""
     rng = random.Random(seed)
     numbers = np.random.default_rng(seed)
     old = reference(
@@ -95,7 +96,7 @@ def hash_partition(row: int) -> int:
 
 
 def facts(driver: Driver) -> tuple[object, ...]:
-    """What must not depend on how it was read. Data and performance windows may interleave."""
+    """Return the output that must always be the same, by kind, as kinds may interleave."""
     windows = driver.published[driver.topics.windows]
     decoded = driver.windows()
     data = [r for r, e in zip(windows, decoded, strict=True) if isinstance(e, DataWindow)]
@@ -111,7 +112,7 @@ def facts(driver: Driver) -> tuple[object, ...]:
 def decided_again(
     driver: Driver, stream: Stream = STREAM
 ) -> tuple[list[DriftEvent], list[RetrainRequest]]:
-    """What follows from the recorded windows: neither more nor less may have been published."""
+    """Return the decisions that follow from the windows: exactly these must be published."""
     decider = Decider(stream)
     events = [event for window in driver.windows() for event in decider.read(window)]
     return (
@@ -127,7 +128,7 @@ def decided_again(
     largest_batch=st.sampled_from([3, 20, 100]),
     slide=st.sampled_from([40, 40, 20, 4]),
 )
-def test_batches_interleaving_and_kills_change_nothing(
+def test_batches_interleaving_and_kills_do_not_change_the_output(
     seed: int, schedule: int, largest_batch: int, slide: int
 ) -> None:
     packages, log = history(seed)
@@ -154,7 +155,7 @@ def test_batches_interleaving_and_kills_change_nothing(
     slide=st.sampled_from([40, 40, 20, 4]),
     kept=st.booleans(),
 )
-def test_several_workers_say_what_one_says_whatever_happens_to_them(
+def test_several_workers_publish_the_same_as_one_despite_failures(
     seed: int, schedule: int, workers: int, largest_batch: int, slide: int, kept: bool
 ) -> None:
     packages, log = history(seed)
@@ -175,7 +176,7 @@ def test_several_workers_say_what_one_says_whatever_happens_to_them(
 
 
 def suffer(driver: Driver, rng: random.Random, workers: int, largest_batch: int) -> None:
-    """Batches, commits, kills, aborts and rebalances, as they come."""
+    """Do random batches, commits, kills, aborts and rebalances."""
     for _ in range(2000 // largest_batch):
         counts = [(rng.choice(driver.partitions), rng.randint(1, largest_batch)) for _ in "ab"]
         driver.deliver_together(dict(counts).items())
@@ -186,11 +187,11 @@ def suffer(driver: Driver, rng: random.Random, workers: int, largest_batch: int)
             driver.kill(number)
         if rng.random() < 0.05:
             driver.abort(number)
-        if rng.random() < 0.05:  # of parts and of windows too
+        if rng.random() < 0.05:  # including the partitions of `parts` and `windows`
             driver.assign({p: rng.randrange(workers) for p in driver.partitions})
 
 
-def test_a_history_has_something_to_get_wrong() -> None:
+def test_a_history_contains_all_kinds_of_events() -> None:
     packages, log = history(0)
     driver = play(STREAM, packages, log.messages)
     windows = driver.windows()
@@ -203,7 +204,7 @@ def test_a_history_has_something_to_get_wrong() -> None:
     assert driver.requests()
 
 
-def test_one_batch_of_all_partitions_gives_the_same_as_one_after_another() -> None:
+def test_batches_of_all_partitions_give_the_same_as_single_partitions() -> None:
     packages, log = history(1)
     expected = play(STREAM, packages, log.messages)
     driver = Driver(STREAM, packages, log.messages)
@@ -212,7 +213,7 @@ def test_one_batch_of_all_partitions_gives_the_same_as_one_after_another() -> No
     assert facts(driver) == facts(expected)
 
 
-def test_an_aborted_transaction_is_rebuilt_by_the_same_monitor() -> None:
+def test_the_same_monitor_repeats_an_aborted_transaction() -> None:
     packages, log = history(2)
     expected = play(STREAM, packages, log.messages)
     driver = Driver(STREAM, packages, log.messages)
@@ -226,7 +227,7 @@ def test_an_aborted_transaction_is_rebuilt_by_the_same_monitor() -> None:
     assert facts(driver) == facts(expected)
 
 
-def test_much_that_is_complete_at_once_is_tested_over_several_turns(
+def test_many_complete_windows_are_tested_over_several_iterations(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     packages, log = history(0)
@@ -239,7 +240,7 @@ def test_much_that_is_complete_at_once_is_tested_over_several_turns(
     parts = TopicPartition(driver.topics.parts, 0)
     assert driver.deliver(parts, 1000)
     assigned = frozenset(driver.partitions)
-    assert driver.monitor.held_back(assigned) == assigned  # no more is taken in meanwhile
+    assert driver.monitor.held_back(assigned) == assigned  # no records are read meanwhile
     turns = 1
     while driver.monitor.held_back(assigned):
         driver.commit()
@@ -248,12 +249,12 @@ def test_much_that_is_complete_at_once_is_tested_over_several_turns(
             driver.kill()
             driver.deliver(parts, 1000)
         assert driver.turn()
-    assert turns > 6  # as many as there are data windows
+    assert turns > 6  # the number of data windows
     driver.drain()
     assert facts(driver) == facts(expected)
 
 
-def test_a_window_waits_for_all_partitions_and_a_watermark_stands_in_for_a_silent_one() -> None:
+def test_a_window_waits_for_records_or_a_watermark_of_each_partition() -> None:
     log = Log(STREAM)
     for row in range(100):
         log.prediction(row, partition=0)
@@ -264,7 +265,7 @@ def test_a_window_waits_for_all_partitions_and_a_watermark_stands_in_for_a_silen
     assert [(event.start, event.end) for event in driver.windows()] == [(0, 40)]
 
 
-def test_windows_without_records_are_not_published_and_hold_nothing_back() -> None:
+def test_windows_without_records_are_not_published_and_block_no_others() -> None:
     log = Log(STREAM)
     for row in (*range(30), *range(200, 230)):
         log.prediction(row, partition=row % 2)
@@ -277,7 +278,7 @@ def test_windows_without_records_are_not_published_and_hold_nothing_back() -> No
 @pytest.mark.parametrize(
     ("before", "after", "slide"), [(40, 120, 120), (120, 40, 40), (40, 40, 20), (40, 80, 20)]
 )
-def test_other_windows_in_the_stream_file_begin_where_the_old_ones_had_got_to(
+def test_windows_of_another_size_begin_where_the_old_ones_ended(
     before: int, after: int, slide: int
 ) -> None:
     log = Log(STREAM)
@@ -311,9 +312,9 @@ def test_other_windows_in_the_stream_file_begin_where_the_old_ones_had_got_to(
     assert len({event.id for event in driver.windows()}) == len(driver.windows())
 
 
-def test_a_late_record_is_counted_where_its_partition_had_got_to() -> None:
+def test_a_late_record_is_counted_in_the_current_window_of_its_partition() -> None:
     log = Log(STREAM)
-    for row in (0, 1, 50, 2, 3):  # with a lateness of 3, row 50 passes all panes up to 48
+    for row in (0, 1, 50, 2, 3):  # with a lateness of 3, row 50 closes all panes up to 48
         log.prediction(row, partition=0)
     log.prediction(51, partition=1)
     for partition in range(2):
@@ -323,11 +324,11 @@ def test_a_late_record_is_counted_where_its_partition_had_got_to() -> None:
     assert counted == [(0, 2, 0), (40, 2, 2)]
 
 
-def test_a_prediction_that_was_published_twice_counts_once() -> None:
+def test_a_redelivered_prediction_counts_once() -> None:
     log = Log(STREAM)
     for row in range(20):
         log.prediction(row, partition=0)
-    for row in range(10, 30):  # inference was restarted, and went on
+    for row in range(10, 30):  # inference was restarted and continued
         log.prediction(row, partition=0, source=row)
     for partition in range(2):
         log.watermark(log.topics.predictions, 40, partition=partition)
@@ -361,7 +362,7 @@ def test_outcomes_count_at_the_position_of_their_label() -> None:
     assert (panes[0].first_position, panes[-1].last_position) == (0, 9)
 
 
-def test_a_broken_record_is_passed_over() -> None:
+def test_an_unreadable_record_is_skipped() -> None:
     log = Log(STREAM)
     log.prediction(0)
     broken = log.messages[log.topics.predictions, 0]
@@ -374,7 +375,7 @@ def test_a_broken_record_is_passed_over() -> None:
     assert window.records == 1
 
 
-def test_metadata_stays_small_and_nothing_is_held_when_no_window_is_open() -> None:
+def test_metadata_is_small_and_offsets_are_at_the_end_without_open_windows() -> None:
     packages, log = history(3)
     driver = play(STREAM, packages, log.messages)
     holds = driver.monitor.holds()
@@ -384,7 +385,7 @@ def test_metadata_stays_small_and_nothing_is_held_when_no_window_is_open() -> No
     assert holds[TopicPartition(driver.topics.windows, 0)].offset == 0
 
 
-def test_partitions_that_go_away_take_their_records_with_them() -> None:
+def test_a_rebalance_drops_the_state_of_revoked_partitions() -> None:
     packages, log = history(4)
     expected = play(STREAM, packages, log.messages)
     driver = Driver(STREAM, packages, log.messages)
@@ -405,7 +406,7 @@ def test_partitions_that_go_away_take_their_records_with_them() -> None:
         ('detectors = ["adwind"]', r"drift.detectors\] no such detector: 'adwind'"),
     ],
 )
-def test_an_unknown_test_or_detector_is_refused_at_the_start(section: str, message: str) -> None:
+def test_an_unknown_test_or_detector_is_rejected_at_the_start(section: str, message: str) -> None:
     with pytest.raises(StreamFileError, match=message):
         MonitorHandler(small_stream(drift=section), Packages({}))
 

@@ -1,4 +1,4 @@
-"""Drift events: opened once, told again when worse, resolved when quiet; retraining asked for."""
+"""Drift events open once, are updated, and resolve; they lead to retrain requests."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -80,7 +80,7 @@ def pane(
         first_position=start - delay,
         last_position=start + 49 - delay,
         row=start + 49 - delay,
-        time=format_time((start + 50 - delay) * 3_600_000),  # an hour is a thousand rows
+        time=format_time((start + 50 - delay) * 3_600_000),  # 1,000 rows are an hour
     )
 
 
@@ -111,7 +111,7 @@ BAD = [0.0, 1.0] * 25
 def drift(
     decider: Decider, *events: DataWindow | PerformancePane | PerformanceWindow
 ) -> list[tuple[str, str, int]]:
-    """(kind, action, position) of the drift events that follow."""
+    """Return (kind, action, position) of the drift events that these events cause."""
     return [
         (event.kind, event.action, event.position)
         for read in events
@@ -130,7 +130,7 @@ def requests(decider: Decider, *events: DataWindow | PerformancePane) -> list[Re
 
 
 def stretch(index: int) -> list[DataWindow | PerformancePane]:
-    """A window of shifted data and its outcomes, as they come: the last pane after the window."""
+    """Return a window of shifted data and its outcomes; the last pane comes after the window."""
     panes = [pane(index * 20 + i, GOOD) for i in range(20)]
     return [*panes[:-1], window(index, group(effect=0.3)), panes[-1]]
 
@@ -145,7 +145,7 @@ def test_an_event_opens_once_and_resolves_after_quiet_windows() -> None:
     assert found == [("data", "opened", 2000), ("data", "resolved", 7000)]
 
 
-def test_an_event_keeps_its_id_and_says_where_it_began() -> None:
+def test_an_event_keeps_its_id_and_its_onset() -> None:
     decider = Decider(STREAM)
     events = [
         event
@@ -168,14 +168,16 @@ def test_untested_windows_are_neither_quiet_nor_drifted() -> None:
     assert found == [("data", "opened", 1000)]
 
 
-def test_a_model_that_knows_the_new_data_resolves_at_once() -> None:
+def test_an_event_resolves_at_once_with_a_model_that_was_trained_on_the_new_data() -> None:
     decider = Decider(STREAM)
     found = drift(decider, window(0, group(effect=0.3)), window(1, group("b")))
     assert found == [("data", "opened", 1000), ("data", "resolved", 2000)]
 
 
 @pytest.mark.parametrize("shifted", [{"effect": 0.3}, {"missing": 150}])
-def test_no_event_opens_for_what_a_newer_model_has_learned(shifted: dict[str, Any]) -> None:
+def test_no_event_opens_if_a_newer_model_was_trained_on_the_drifted_data(
+    shifted: dict[str, Any],
+) -> None:
     assert drift(Decider(STREAM), window(0, group(**shifted), group("b"))) == []
 
 
@@ -184,7 +186,7 @@ def test_an_event_opens_if_the_newer_model_has_too_few_records_to_judge() -> Non
     assert found == [("data", "opened", 1000)]
 
 
-def test_an_event_of_the_new_model_is_not_resolved_by_the_old_ones_records() -> None:
+def test_records_of_the_old_model_do_not_resolve_an_event_of_the_new_one() -> None:
     decider = Decider(STREAM)
     found = drift(
         decider,
@@ -194,7 +196,7 @@ def test_an_event_of_the_new_model_is_not_resolved_by_the_old_ones_records() -> 
     assert found == [("data", "opened", 1000)]
 
 
-def test_quality_is_a_kind_of_its_own() -> None:
+def test_missing_and_unseen_values_are_a_quality_event() -> None:
     decider = Decider(STREAM)
     (event,) = decider.read(window(0, group(missing=150, unseen=20)))
     assert isinstance(event, DriftEvent)
@@ -202,21 +204,21 @@ def test_quality_is_a_kind_of_its_own() -> None:
     assert event.message == "x missing 15.0%, x unseen 2.0%"
 
 
-def test_quality_is_a_share_of_what_was_sampled() -> None:
+def test_quality_is_measured_as_a_share_of_the_sample() -> None:
     (event,) = Decider(STREAM).read(window(0, group(records=50_000, missing=150)))
     assert isinstance(event, DriftEvent)
     assert (event.severity, event.message) == (0.15, "x missing 15.0%")
 
 
 def limited(index: int, score: float, *, size: int = 1000, slide: int = 1000) -> DataWindow:
-    """A window with limits of 1 for a warning and 2 for an alarm."""
+    """Return a window with a limit of 1 for a warning and 2 for an alarm."""
     found = msgspec.structs.replace(group(effect=score / 10), limits=Limits(1.0, 2.0))
     return msgspec.structs.replace(
         window(index, found), start=index * slide, end=index * slide + size
     )
 
 
-def test_a_warning_opens_nothing_until_one_of_the_next_two_windows_confirms_it() -> None:
+def test_a_warning_opens_an_event_only_if_one_of_the_next_two_windows_confirms_it() -> None:
     alone = [1.5, 0.0, 0.0, 1.5, 0.0, 0.0]
     assert drift(Decider(STREAM), *(limited(i, score) for i, score in enumerate(alone))) == []
     again = [1.5, 0.0, 1.5]
@@ -224,22 +226,22 @@ def test_a_warning_opens_nothing_until_one_of_the_next_two_windows_confirms_it()
     assert found == [("data", "opened", 3000)]
 
 
-def test_an_alarm_opens_at_once() -> None:
+def test_an_alarm_opens_an_event_at_once() -> None:
     assert drift(Decider(STREAM), limited(0, 2.0)) == [("data", "opened", 1000)]
 
 
-def test_windows_that_overlap_neither_confirm_a_warning_nor_resolve_an_event_sooner() -> None:
+def test_overlapping_windows_do_not_confirm_a_warning_or_resolve_an_event() -> None:
     sliding = small_stream(windows="records = 1000\nslide = 250")
-    # The first warning is of 0 to 1,000; the first window without any of those begins at 1,000.
+    # The first warning covers 0 to 1,000; the first window without these records begins at 1,000.
     scores = [1.5, 1.5, 1.5, 1.5, 1.5, *[0.0] * 8]
     found = drift(
         Decider(sliding), *(limited(i, score, slide=250) for i, score in enumerate(scores))
     )
-    # Two whole windows without drift, the last warning's being 1,000 to 2,000.
+    # Two whole windows without drift after the last warning, which covers 1,000 to 2,000.
     assert found == [("data", "opened", 2000), ("data", "resolved", 4000)]
 
 
-def test_data_are_new_since_the_first_window_that_warned() -> None:
+def test_the_onset_is_the_start_of_the_first_window_with_a_warning() -> None:
     def onset(stream: Stream, windows: Sequence[DataWindow]) -> int | None:
         decider = Decider(stream)
         events = [event for window in windows for event in decider.read(window)]
@@ -251,7 +253,7 @@ def test_data_are_new_since_the_first_window_that_warned() -> None:
     idle = [limited(i, score) for i, score in ((1, 1.5), (7, 1.5), (8, 1.5))]
     assert onset(STREAM, idle) == 7000, "what was long ago has nothing to do with it"
     sliding = small_stream(windows="records = 1000\nslide = 250")
-    scores = [0.0, 0.0, 2.5]  # the first two go to 1,000 and to 1,250
+    scores = [0.0, 0.0, 2.5]  # the first two end at 1,000 and at 1,250
     windows = [limited(i, score, slide=250) for i, score in enumerate(scores)]
     assert onset(sliding, windows) == 1250
 
@@ -259,7 +261,7 @@ def test_data_are_new_since_the_first_window_that_warned() -> None:
 # ---- performance --------------------------------------------------------------------------------
 
 
-def test_a_rise_of_the_error_is_found_within_the_window_and_dated() -> None:
+def test_an_increase_of_the_error_is_found_within_the_window_with_its_onset() -> None:
     decider = Decider(STREAM)
     events = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
     found = [event for read in events for event in decider.read(read)]
@@ -271,7 +273,7 @@ def test_a_rise_of_the_error_is_found_within_the_window_and_dated() -> None:
     assert abs(event.onset - 1500) <= 5
 
 
-def test_the_onset_is_where_the_records_were_not_where_their_labels_came() -> None:
+def test_the_onset_is_a_position_of_records_and_not_of_their_labels() -> None:
     decider = Decider(STREAM)
     events = [pane(i, BAD if i >= 30 else GOOD, delay=400) for i in range(40)]
     found = [event for read in events for event in decider.read(read)]
@@ -280,7 +282,7 @@ def test_the_onset_is_where_the_records_were_not_where_their_labels_came() -> No
     assert abs(found[0].onset - 1100) <= 5
 
 
-def test_a_new_model_starts_with_a_clean_slate() -> None:
+def test_the_detector_starts_again_for_a_new_model() -> None:
     decider = Decider(STREAM)
     assert drift(decider, *(pane(i, GOOD) for i in range(30))) == []
     assert drift(decider, *(pane(i, BAD, model="b") for i in range(30, 60))) == []
@@ -296,14 +298,14 @@ def test_late_labels_of_the_old_model_do_not_disturb_the_new_one() -> None:
     assert drift(decider, *(pane(i, BAD, model="b") for i in range(30, 40))) != []
 
 
-def test_an_error_no_worse_than_in_training_is_no_drift() -> None:
+def test_an_error_no_higher_than_in_training_is_not_drift() -> None:
     decider = Decider(STREAM)
     assert (
         drift(decider, *(pane(i, BAD if i >= 30 else GOOD, trained=0.5) for i in range(60))) == []
     )
 
 
-def test_a_window_clearly_worse_than_in_training_opens_without_a_detector() -> None:
+def test_a_degraded_window_opens_an_event_without_a_detector() -> None:
     decider = Decider(STREAM)
     found = drift(
         decider,
@@ -315,7 +317,7 @@ def test_a_window_clearly_worse_than_in_training_opens_without_a_detector() -> N
     assert found == [("performance", "opened", 2000), ("performance", "resolved", 4000)]
 
 
-def test_a_window_in_which_a_detector_fired_is_not_quiet() -> None:
+def test_a_window_with_an_alarm_of_a_detector_does_not_count_as_quiet() -> None:
     decider = Decider(STREAM)
     found = drift(decider, *(pane(i, BAD if i >= 30 else GOOD) for i in range(40)))
     assert [action for _, action, _ in found] == ["opened"]
@@ -324,7 +326,7 @@ def test_a_window_in_which_a_detector_fired_is_not_quiet() -> None:
     assert drift(decider, performance(3, ("a", 0.1, False))) == [("performance", "resolved", 4000)]
 
 
-def test_the_old_models_outcomes_do_not_resolve_the_new_ones_event() -> None:
+def test_outcomes_of_the_old_model_do_not_resolve_an_event_of_the_new_one() -> None:
     decider = Decider(STREAM)
     drift(decider, performance(0, ("b", 0.2, True)))
     mixed = performance(1, ("a", 0.1, False), ("b", 0.1, False))
@@ -350,14 +352,14 @@ def test_a_request_waits_for_labelled_records_from_after_the_onset() -> None:
     assert request.reason == "data drift: 1 of 1 shifted: x (0.30)"
 
 
-def test_it_waits_until_outcomes_have_come_as_far_as_the_event() -> None:
+def test_a_request_waits_until_outcomes_reach_the_position_of_the_event() -> None:
     decider = Decider(STREAM)
     assert requests(decider, window(1, group(effect=0.3))) == []
     assert requests(decider, *(pane(i, GOOD) for i in range(20, 39))) == []
     assert [request.position for request in requests(decider, pane(39, GOOD))] == [2000]
 
 
-def test_it_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
+def test_a_request_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
     decider = Decider(STREAM)
     events: list[DataWindow | PerformancePane] = []
     for index in range(8):
@@ -365,27 +367,29 @@ def test_it_is_repeated_after_the_cooldown_while_the_event_is_open() -> None:
     assert [request.position for request in requests(decider, *events)] == [1000, 3000, 5000, 7000]
 
 
-def test_a_request_with_little_new_data_is_made_again_when_there_is_more_of_it() -> None:
+def test_a_request_with_few_new_outcomes_is_repeated_when_there_are_more() -> None:
     stream = small_stream(windows="records = 1000", retrain="min_outcomes = 100\ncooldown = 500")
     decider = Decider(stream)
     early = [pane(i, BAD if i >= 30 else GOOD) for i in range(40)]
     (first,) = requests(decider, *early)
     assert first.position == 1650
     late = [pane(i, GOOD, model="b") for i in range(40, 80)]
-    decider.read(performance(1, ("b", 0.1, False)))  # resolves: the new model is quiet
+    decider.read(
+        performance(1, ("b", 0.1, False))
+    )  # the event resolves, because the new model is quiet
     again = requests(decider, *late)
     assert [request.position for request in again] == [2150, 2750, 3950], "by doubling"
     assert {request.caused_by for request in again} == {first.caused_by}
     assert len({request.id for request in (first, *again)}) == 4
 
 
-def test_kinds_that_are_not_asked_for_ask_for_nothing() -> None:
+def test_kinds_of_drift_that_the_policy_does_not_name_cause_no_request() -> None:
     decider = Decider(STREAM)  # on = ["data"]
     assert requests(decider, *(pane(i, BAD if i >= 30 else GOOD) for i in range(60))) == []
 
 
 @pytest.mark.parametrize(("cooldown", "expected"), [('"2h"', [1000, 3000]), ("3000", [1000, 4000])])
-def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[int]) -> None:
+def test_a_cooldown_may_be_in_records_or_in_time(cooldown: str, expected: list[int]) -> None:
     stream: Stream = small_stream(
         windows="records = 1000",
         time='column = "at"',
@@ -399,7 +403,7 @@ def test_a_cooldown_is_measured_on_its_own_axis(cooldown: str, expected: list[in
 
 
 @pytest.mark.parametrize(("repeated", "opened"), [(4, 0), (5, 1)])
-def test_ids_that_repeat_are_a_quality_event(repeated: int, opened: int) -> None:
+def test_repeated_ids_are_a_quality_event(repeated: int, opened: int) -> None:
     found = msgspec.structs.replace(group(), repeated=repeated)
     events = Decider(STREAM).read(window(0, found))
     assert len(events) == opened
@@ -412,7 +416,7 @@ def test_ids_that_repeat_are_a_quality_event(repeated: int, opened: int) -> None
 
 
 def broken(index: int, share: float, *groups: DataGroup) -> DataWindow:
-    """A window of which this share became dead letters."""
+    """Return a window in which this share of the records became dead letters."""
     letters = round(1000 * share)
     return msgspec.structs.replace(
         window(index, *groups),
@@ -422,7 +426,7 @@ def broken(index: int, share: float, *groups: DataGroup) -> DataWindow:
     )
 
 
-def test_many_dead_letters_are_a_quality_event_until_they_are_few_again() -> None:
+def test_many_dead_letters_are_a_quality_event_that_resolves_when_they_are_few() -> None:
     decider = Decider(STREAM)
     quiet = [window(index, group()) for index in range(3, 7)]
     found = drift(decider, window(0, group()), broken(1, 0.1, group()), broken(2, 0.1, group()))
@@ -432,7 +436,7 @@ def test_many_dead_letters_are_a_quality_event_until_they_are_few_again() -> Non
     ]
 
 
-def test_an_event_needs_no_model_that_scored_anything() -> None:
+def test_a_window_in_which_nothing_was_scored_opens_an_event() -> None:
     decider = Decider(STREAM)
     found = [event for n in range(1, 4) for event in decider.read(broken(n, 1.0))]
     (event,) = found
@@ -440,7 +444,7 @@ def test_an_event_needs_no_model_that_scored_anything() -> None:
     assert (event.kind, event.action, event.severity) == ("quality", "opened", 1.0)
     assert (event.model, event.onset, event.report) == (None, 1000, None)
     assert event.message == "100.0% of the records became dead letters"
-    # One good window resolves nothing, whichever model scored it.
+    # A single good window does not resolve the event, whichever model scored it.
     assert drift(decider, window(4, group())) == []
     assert drift(decider, *(window(n, group()) for n in range(5, 9)))[0][:2] == (
         "quality",
@@ -448,13 +452,13 @@ def test_an_event_needs_no_model_that_scored_anything() -> None:
     )
 
 
-def test_an_event_is_published_again_when_many_more_records_break() -> None:
+def test_an_event_is_updated_when_many_more_records_become_dead_letters() -> None:
     decider = Decider(STREAM)
     found = drift(decider, broken(1, 0.1, group()), broken(2, 0.12, group()), broken(3, 1.0))
     assert found == [("quality", "opened", 2000), ("quality", "updated", 4000)]
 
 
-def test_dead_letters_and_a_columns_quality_are_one_event() -> None:
+def test_dead_letters_and_poor_quality_of_a_column_are_one_event() -> None:
     decider = Decider(STREAM)
     (event,) = decider.read(broken(1, 0.1, group(missing=300)))
     assert isinstance(event, DriftEvent)

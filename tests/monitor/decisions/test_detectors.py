@@ -1,4 +1,4 @@
-"""Every detector keeps one contract: rises only, dated, the same however errors are cut."""
+"""The contract of detectors: they find only increases, with an onset, for any batch sizes."""
 
 import itertools
 import pickle
@@ -25,13 +25,13 @@ from monitor.reference.dependence import inflation
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
 tasks = pytest.mark.parametrize("task", TASKS)
-# KSWIN takes half a millisecond a value.
+# Without KSWIN, which takes half a millisecond per value.
 OWN = ["glr", "cusum", "stepd", "seed"]
 FAST = [name for name in DETECTORS if name != "kswin"]
 
 
 def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
-    """0 and 1, or absolute errors in some unit; `level` is their mean share."""
+    """Return errors: 0 or 1 with mean `level`, or absolute errors with mean 1,000 × `level`."""
     rng = random.Random(seed)
     if task == "classification":
         return [float(rng.random() < level) for _ in range(count)]
@@ -39,7 +39,7 @@ def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
 
 
 def feed(detector: ErrorDetector, values: list[float], pane: int = 50) -> list[tuple[int, Rise]]:
-    """(values read, rise) of each find."""
+    """Return (values read, increase) of each finding."""
     found = []
     for start in range(0, len(values), pane):
         detector.update(values[start : start + pane])
@@ -48,13 +48,13 @@ def feed(detector: ErrorDetector, values: list[float], pane: int = 50) -> list[t
 
 
 def dated(found: list[tuple[int, Rise]]) -> list[tuple[int, float, float]]:
-    """(place, mean before, mean after) of each find."""
+    """Return (onset, mean before, mean after) of each finding."""
     return [(read - rise.ago, rise.before, rise.after) for read, rise in found]
 
 
 @tasks
 @every
-def test_a_rise_is_found_and_dated(name: str, task: Task) -> None:
+def test_an_increase_is_found_with_its_onset(name: str, task: Task) -> None:
     values = errors(task, 0.1, 1000, 1) + errors(task, 0.6, 1000, 2)
     found = feed(ErrorDetector(name, task), values)
     assert found
@@ -66,14 +66,14 @@ def test_a_rise_is_found_and_dated(name: str, task: Task) -> None:
 
 @tasks
 @every
-def test_a_fall_is_no_drift(name: str, task: Task) -> None:
+def test_a_decrease_is_not_drift(name: str, task: Task) -> None:
     values = errors(task, 0.6, 500, 3) + errors(task, 0.1, 300 if name == "kswin" else 1500, 4)
     found = feed(ErrorDetector(name, task), values)
     assert [read for read, _ in found if read > 500] == []
 
 
 @pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin", "page_hinkley"])
-def test_a_rise_is_found_after_a_fall_has_been_long_enough(name: str) -> None:
+def test_an_increase_is_found_after_a_long_enough_decrease(name: str) -> None:
     levels = ((0.5, 1000), (0.1, 4000), (0.4, 600))
     values = [x for i, (level, n) in enumerate(levels) for x in errors(TASKS[0], level, n, i)]
     places = [place for place, _, _ in dated(feed(ErrorDetector(name, "classification"), values))]
@@ -83,7 +83,7 @@ def test_a_rise_is_found_after_a_fall_has_been_long_enough(name: str) -> None:
 
 @tasks
 @every
-def test_errors_of_one_level_raise_next_to_no_alarm(name: str, task: Task) -> None:
+def test_errors_of_a_constant_level_raise_almost_no_alarm(name: str, task: Task) -> None:
     seeds, count = (1, 600) if name == "kswin" else (4, 1500)
     alarms = [
         rise
@@ -104,7 +104,7 @@ def test_the_likelihood_ratio_keeps_its_rate_of_false_alarms(task: Task, level: 
 
 
 def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
-    """Errors of which neighbours are mostly alike: one in five is drawn anew."""
+    """Return autocorrelated errors: most equal their neighbour, and one in five is drawn anew."""
     rng = random.Random(seed)
     values = errors(task, level, count, seed)
     for row in range(1, count):
@@ -115,7 +115,7 @@ def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
 
 @pytest.mark.parametrize("name", ["glr", "cusum"])
 @tasks
-def test_errors_that_come_in_runs_raise_no_more_alarms_than_others(
+def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
     name: str, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def alarms(inflation: float) -> int:
@@ -131,7 +131,7 @@ def test_errors_that_come_in_runs_raise_no_more_alarms_than_others(
     assert alarms(1.0) > max(10, 4 * from_themselves)
 
 
-def test_after_a_fall_that_runs_explain_as_much_is_usual_as_before(
+def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
@@ -155,7 +155,7 @@ def test_after_a_fall_that_runs_explain_as_much_is_usual_as_before(
     ],
 )
 @tasks
-def test_a_change_that_is_over_does_not_hide_the_next_one(
+def test_an_earlier_change_does_not_hide_the_next_one(
     task: Task, levels: tuple[tuple[float, int], ...]
 ) -> None:
     for seed in range(3):
@@ -169,7 +169,7 @@ def test_a_change_that_is_over_does_not_hide_the_next_one(
 
 
 @tasks
-def test_a_rise_is_found_among_runs_too(task: Task) -> None:
+def test_an_increase_of_autocorrelated_errors_is_found(task: Task) -> None:
     held_out = inflation(np.array(in_runs(task, 0.1, 2_000, 99)))
     for seed in range(3):
         values = in_runs(task, 0.1, 3_000, seed) + in_runs(task, 0.5, 1_500, seed + 10)
@@ -181,7 +181,7 @@ def test_a_rise_is_found_among_runs_too(task: Task) -> None:
 @every
 @settings(max_examples=4)
 @given(cuts=st.lists(st.integers(0, 1200), max_size=12))
-def test_errors_may_be_cut_anywhere(name: str, task: Task, cuts: list[int]) -> None:
+def test_the_findings_do_not_depend_on_the_batches(name: str, task: Task, cuts: list[int]) -> None:
     values = errors(task, 0.1, 500, 5) + errors(task, 0.7, 300, 6) + errors(task, 0.95, 400, 6)
     if name == "kswin":
         values, cuts = values[:700], [min(cut, 700) for cut in cuts]
@@ -196,7 +196,7 @@ def test_errors_may_be_cut_anywhere(name: str, task: Task, cuts: list[int]) -> N
 
 @tasks
 @pytest.mark.parametrize("name", OWN)
-def test_a_detector_with_the_state_of_another_goes_on_where_that_was(name: str, task: Task) -> None:
+def test_a_detector_continues_from_the_restored_state_of_another(name: str, task: Task) -> None:
     for count in (SCALE_VALUES // 2, 700):
         detector = ErrorDetector(name, task, 1.5)
         feed(detector, errors(task, 0.1, count, 7))
@@ -210,13 +210,13 @@ def test_a_detector_with_the_state_of_another_goes_on_where_that_was(name: str, 
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_memory_does_not_grow_with_what_was_read(name: str) -> None:
+def test_memory_does_not_grow_with_the_number_of_values(name: str) -> None:
     detector = ErrorDetector(name, "classification")
     sizes = []
     for i in range(10):
         feed(detector, errors("classification", 0.05 + 0.03 * (i % 3), 10_000, i), 10_000)
         sizes.append(len(pickle.dumps(detector)))
-    # Nine bytes a remembered value, and what grows with the logarithm.
+    # Nine bytes for each stored value, and parts that grow with the logarithm.
     assert max(sizes) < 9 * (REMEMBERED + HISTORY) + 12_000
     assert sizes[-1] < 1.3 * sizes[1] + 2_000
 
@@ -231,7 +231,7 @@ def test_memory_is_bounded_for_an_error_that_never_stops_growing(name: str) -> N
 
 @tasks
 @every
-def test_after_a_reset_it_is_as_new(name: str, task: Task) -> None:
+def test_a_detector_after_a_reset_behaves_like_a_new_one(name: str, task: Task) -> None:
     used = ErrorDetector(name, task)
     feed(used, errors(task, 0.1, 500, 11))
     used.reset()
@@ -241,7 +241,7 @@ def test_after_a_reset_it_is_as_new(name: str, task: Task) -> None:
 
 
 @every
-def test_after_a_reset_another_level_is_no_rise(name: str) -> None:
+def test_a_higher_level_after_a_reset_is_not_an_increase(name: str) -> None:
     detector = ErrorDetector(name, "classification")
     feed(detector, errors("classification", 0.1, 1000, 11))
     detector.reset()
@@ -250,7 +250,7 @@ def test_after_a_reset_another_level_is_no_rise(name: str) -> None:
 
 @pytest.mark.parametrize("unit", [2.0**-60, 2.0**30, 2.0**400])
 @every
-def test_a_regression_error_has_any_unit(name: str, unit: float) -> None:
+def test_the_unit_of_regression_errors_does_not_matter(name: str, unit: float) -> None:
     values = errors("regression", 0.1, 600, 13) + errors("regression", 0.5, 300, 14)
     found = feed(ErrorDetector(name, "regression"), values)
     scaled = feed(ErrorDetector(name, "regression"), [value * unit for value in values])
@@ -260,16 +260,16 @@ def test_a_regression_error_has_any_unit(name: str, unit: float) -> None:
 
 @pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin"])
 @tasks
-def test_a_model_without_errors_that_begins_to_err_has_drifted(name: str, task: Task) -> None:
+def test_the_first_errors_of_a_model_without_errors_are_drift(name: str, task: Task) -> None:
     values = [0.0] * 1500 + errors(task, 0.3, 500, 15)
     found = dated(feed(ErrorDetector(name, task), values))
-    # Of absolute errors after none at all the usual size is not known before there were some.
+    # The usual size of absolute errors is unknown until some have occurred.
     assert task == "regression" or abs(found[0][0] - 1500) <= 100
     assert [rise for rise in found if rise[0] < 1400] == []
 
 
 @every
-def test_one_wild_error_is_no_drift(name: str) -> None:
+def test_a_single_extreme_error_is_not_drift(name: str) -> None:
     values = errors("regression", 0.1, 800, 16)
     values[600] = 1e12
     assert feed(ErrorDetector(name, "regression"), values) == []
@@ -288,7 +288,7 @@ def test_ddm_warns_before_it_alarms() -> None:
 
 
 @pytest.mark.parametrize("name", ["glr", "cusum", "stepd"])
-def test_our_own_warn_before_they_alarm(name: str) -> None:
+def test_our_own_detectors_warn_before_they_alarm(name: str) -> None:
     detector = ErrorDetector(name, "classification")
     values = errors("classification", 0.1, 1000, 1) + errors("classification", 0.25, 600, 2)
     warned = []
@@ -299,4 +299,4 @@ def test_our_own_warn_before_they_alarm(name: str) -> None:
         warned.append(detector.warning)
     assert detector.drift
     assert any(warned[1000:])
-    assert not detector.warning  # it began anew
+    assert not detector.warning  # it has started again

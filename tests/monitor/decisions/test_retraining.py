@@ -1,4 +1,4 @@
-"""Policies of retraining, as functions of what is open and how far the outcomes have come."""
+"""Retrain policies: which requests follow from open events and from the outcomes so far."""
 
 import msgspec
 import pytest
@@ -47,8 +47,11 @@ def requests(
     trained_on: int | None = None,
     resolved: int | None = None,
 ) -> list[RetrainRequest]:
-    """What is asked for while these events are open, up to the pane `resolved`, and panes of
-    outcomes come of a model that has learnt from `trained_on` records."""
+    """Return the requests for these panes of outcomes while the events are open.
+
+    resolved: the index of the pane at which the events resolve. trained_on: the number of records
+    on which the model was trained.
+    """
     rule = RetrainRule(stream)
     found = []
     for index in panes:
@@ -67,7 +70,7 @@ def positions(found: list[RetrainRequest]) -> list[int | None]:
 # ---- harm ---------------------------------------------------------------------------------------
 
 
-def test_harm_asks_while_the_error_is_worse() -> None:
+def test_harm_requests_retraining_while_the_error_is_increased() -> None:
     first, *again = requests(stream_with("harm"), event("performance"))
     assert (first.cause, first.caused_by, first.since) == ("drift", ("drift-performance",), 400)
     assert first.reason == "performance drift: is other"
@@ -86,13 +89,13 @@ def test_harm_asks_while_the_error_is_worse() -> None:
         ("cooldown = 0", [500, 600, 800, 1200, 2000, 3000, 4000, 5000]),
     ],
 )
-def test_while_it_lasts_it_is_asked_again_within_the_cooldown(
+def test_requests_are_repeated_within_the_limits_while_the_event_is_open(
     limits: str, expected: list[int]
 ) -> None:
     assert positions(requests(stream_with("harm", limits), event("performance"))) == expected
 
 
-def test_another_cause_need_not_wait_for_a_window() -> None:
+def test_a_request_with_a_new_cause_does_not_wait_for_a_window() -> None:
     rule = RetrainRule(stream_with("harm"))
     found = []
     for index in range(30):
@@ -106,18 +109,18 @@ def test_another_cause_need_not_wait_for_a_window() -> None:
 
 @pytest.mark.parametrize("kind", ["data", "prediction", "quality"])
 @pytest.mark.parametrize(("harm", "expected"), [(None, False), (0.05, False), (0.1, True)])
-def test_harm_asks_for_other_drift_if_it_is_thought_to_cost_enough(
+def test_harm_requests_retraining_for_other_drift_if_its_estimated_harm_is_large(
     kind: DriftKind, harm: float | None, expected: bool
 ) -> None:
     assert bool(requests(stream_with("harm"), event(kind, harm=harm))) == expected
 
 
-def test_harm_names_only_what_does_harm() -> None:
+def test_harm_lists_only_harmful_events_as_causes() -> None:
     first, *_ = requests(stream_with("harm"), event("data"), event("prediction", harm=2.0))
     assert first.caused_by == ("drift-prediction",)
 
 
-def test_the_least_harm_is_the_streams() -> None:
+def test_the_smallest_harm_is_set_by_the_stream_file() -> None:
     stream = stream_with("harm")
     strict = msgspec.structs.replace(
         stream, drift=msgspec.structs.replace(stream.drift, min_metric_loss=0.5)
@@ -129,7 +132,7 @@ def test_the_least_harm_is_the_streams() -> None:
 # ---- drift, schedule, always, never --------------------------------------------------------------
 
 
-def test_drift_asks_for_the_kinds_that_are_named() -> None:
+def test_drift_requests_retraining_for_the_kinds_in_the_stream_file() -> None:
     everything = [event("data"), event("quality"), event("performance")]
     by_default, *_ = requests(stream_with("drift"), *everything)
     assert by_default.caused_by == ("drift-data", "drift-performance")
@@ -137,12 +140,12 @@ def test_drift_asks_for_the_kinds_that_are_named() -> None:
     assert named.caused_by == ("drift-quality",)
 
 
-def test_an_event_beyond_the_outcomes_is_not_yet_a_cause() -> None:
+def test_an_event_is_a_cause_only_once_outcomes_have_reached_it() -> None:
     found = requests(stream_with("drift"), event("data", position=2000))
     assert positions(found)[0] == 2000
 
 
-def test_a_schedule_asks_by_its_period_whatever_happens() -> None:
+def test_a_schedule_requests_retraining_periodically_with_or_without_drift() -> None:
     stream = stream_with("schedule", "every = 1500")
     found = requests(stream)
     assert positions(found) == [1500, 3000, 4500]
@@ -151,7 +154,7 @@ def test_a_schedule_asks_by_its_period_whatever_happens() -> None:
     assert len({request.id for request in found}) == 3
 
 
-def test_a_schedule_by_rows_counts_from_the_first_record_also_where_windows_are_of_time() -> None:
+def test_a_schedule_in_records_works_with_windows_in_time() -> None:
     stream = small_stream(
         windows='span = "10h"',
         time='column = "at"',
@@ -193,7 +196,7 @@ def test_a_schedule_waits_for_new_outcomes() -> None:
     assert gaps == [500] * len(gaps), "100 new outcomes are 10 panes of 50 rows"
 
 
-def test_outcomes_that_come_slowly_are_enough_in_the_end() -> None:
+def test_slow_outcomes_eventually_lead_to_a_request() -> None:
     stream = small_stream(
         windows=f"records = {WINDOW}",
         retrain='min_outcomes = 5000\npolicy = "schedule"\nevery = 100\ncooldown = 0',
@@ -202,24 +205,24 @@ def test_outcomes_that_come_slowly_are_enough_in_the_end() -> None:
     assert positions(found) == [2_500 * PANE, 5_000 * PANE]
 
 
-def test_always_asks_after_each_window_of_outcomes() -> None:
+def test_always_requests_retraining_after_each_window_of_outcomes() -> None:
     assert positions(requests(stream_with("always"))) == [1000, 2000, 3000, 4000, 5000]
 
 
-def test_always_from_the_middle_of_a_window_asks_at_its_end() -> None:
+def test_always_started_within_a_window_makes_its_first_request_at_its_end() -> None:
     found = requests(stream_with("always", "cooldown = 0"), panes=range(10, 50))
     assert positions(found) == [1000, 2000]
 
 
-def test_never_asks_for_nothing() -> None:
+def test_never_makes_no_requests() -> None:
     assert requests(stream_with("never"), event("performance"), event("data", harm=9.0)) == []
 
 
-# ---- more to learn from --------------------------------------------------------------------------
+# ---- more outcomes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", ["harm", "drift"])
-def test_it_is_asked_again_each_time_there_is_twice_as_much_to_learn_from(policy: str) -> None:
+def test_a_renewal_is_requested_each_time_the_number_of_outcomes_doubles(policy: str) -> None:
     found = requests(stream_with(policy), trained_on=1000)
     assert positions(found) == [1000, 2000, 4000]
     assert {(request.cause, request.caused_by, request.since) for request in found} == {
@@ -230,7 +233,7 @@ def test_it_is_asked_again_each_time_there_is_twice_as_much_to_learn_from(policy
     assert positions(half) == [500, 750, 1150, 1750, 2650, 4000], "by the half, at a pane's end"
 
 
-def test_who_wants_no_renewal_gets_none() -> None:
+def test_no_renewal_is_requested_if_it_is_turned_off() -> None:
     assert requests(stream_with("harm", "renew = 0"), trained_on=1000) == []
     assert requests(stream_with("never"), trained_on=1000) == []
     assert positions(requests(stream_with("schedule", "every = 2000"), trained_on=100)) == [
@@ -238,19 +241,17 @@ def test_who_wants_no_renewal_gets_none() -> None:
     ]  # fmt: skip
 
 
-def test_of_a_model_without_reference_it_is_not_known_how_much_it_has_learnt_from() -> None:
+def test_no_renewal_is_requested_for_a_model_without_a_reference() -> None:
     assert requests(stream_with("harm"), trained_on=None) == []
 
 
-def test_no_more_is_learnt_from_than_train_on() -> None:
+def test_renewals_end_at_the_number_of_records_in_train_on() -> None:
     assert positions(requests(stream_with("harm", "train_on = 2500"), trained_on=1000)) == [
         1000, 2000
     ]  # fmt: skip
 
 
-def test_after_drift_it_is_asked_again_with_the_same_cause_when_there_is_more_since_the_onset() -> (
-    None
-):
+def test_a_renewal_after_drift_has_the_same_cause_and_onset() -> None:
     first, *again = requests(stream_with("harm"), event("performance"), resolved=11)
     assert (first.position, first.since) == (500, 400)
     assert positions(again) == [750, 1100, 1800, 3200], "after the cooldown, then by doubling"
@@ -265,7 +266,7 @@ def test_drift_does_not_wait_for_the_cooldown_of_a_renewal() -> None:
     assert [request.cause for request in found[:2]] == ["schedule", "drift"]
 
 
-def test_a_budget_bounds_renewals_too() -> None:
+def test_a_budget_also_limits_renewals() -> None:
     stream = stream_with("harm", "budget = { requests = 1, per = 3500 }")
     assert positions(requests(stream, trained_on=1000)) == [1000, 4500]
 
@@ -273,19 +274,19 @@ def test_a_budget_bounds_renewals_too() -> None:
 # ---- limits -------------------------------------------------------------------------------------
 
 
-def test_a_budget_bounds_the_requests_in_any_stretch() -> None:
+def test_a_budget_limits_the_requests_in_any_period() -> None:
     stream = stream_with("harm", "cooldown = 500\nbudget = { requests = 2, per = 2000 }")
     found = positions(requests(stream, event("performance")))
     assert found == [500, 1000, 2500, 3500, 4500]
 
 
-def test_a_budget_may_be_of_time() -> None:
+def test_a_budget_may_be_in_time() -> None:
     stream = small_stream(
         windows=f"records = {WINDOW}",
         time='column = "at"',
         retrain='cooldown = 0\nmin_outcomes = 10\nbudget = { requests = 1, per = "2h" }',
     )
-    found = positions(requests(stream, event("performance")))  # a thousand rows are an hour
+    found = positions(requests(stream, event("performance")))  # 1,000 rows are an hour
     assert found == [500, 2500, 4500]
 
 

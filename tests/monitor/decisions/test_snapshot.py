@@ -1,4 +1,4 @@
-"""A snapshot saves reading, and is used only where it is what reading would give."""
+"""A snapshot saves rereading, and is used only if rereading would give the same state."""
 
 import hashlib
 import pickle
@@ -25,7 +25,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def windows(count: int) -> list[WindowsEvent]:
-    """Errors that become many: drift opens at some time."""
+    """Return panes whose errors increase, so that a drift event opens."""
     return [
         PerformancePane(
             id=f"p{index}",
@@ -50,7 +50,7 @@ def read(decider: Decider, events: list[WindowsEvent]) -> list[object]:
 
 
 def committed(folder: Path, count: int, stream: Stream = STREAM) -> Decided:
-    """After so many windows."""
+    """Return the checkpoint after this many windows."""
     snapshots = Snapshots(stream, folder)
     _, decider = snapshots.resume(Decided())
     read(decider, windows(50)[:count])
@@ -61,7 +61,7 @@ def committed(folder: Path, count: int, stream: Stream = STREAM) -> Decided:
 
 @pytest.mark.parametrize("detector", ["glr", "cusum", "stepd", "seed"])
 @pytest.mark.parametrize("count", [10, 24, 27, 33])
-def test_who_goes_on_decides_as_if_all_had_been_read(
+def test_decisions_from_a_snapshot_are_the_same_as_after_rereading(
     tmp_path: Path, count: int, detector: str
 ) -> None:
     stream = small_stream(drift=f"detectors = ['{detector}']")
@@ -73,7 +73,7 @@ def test_who_goes_on_decides_as_if_all_had_been_read(
     assert everything
 
 
-def test_it_is_taken_now_and_then_and_written_when_the_commit_has_succeeded(tmp_path: Path) -> None:
+def test_a_snapshot_is_written_after_a_number_of_windows_and_a_commit(tmp_path: Path) -> None:
     assert committed(tmp_path, 9).published == 9
     assert not list(tmp_path.iterdir())
     snapshots = Snapshots(STREAM, tmp_path)
@@ -84,7 +84,7 @@ def test_it_is_taken_now_and_then_and_written_when_the_commit_has_succeeded(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["decisions"]
 
 
-def test_one_that_is_ahead_of_the_commits_or_of_others_is_not_used(tmp_path: Path) -> None:
+def test_a_snapshot_ahead_of_the_commit_or_of_another_stream_is_not_used(tmp_path: Path) -> None:
     at = committed(tmp_path, 20)
     behind = msgspec.structs.replace(at, published=19)
     recreated = Decided(published=30, token="another")
@@ -96,7 +96,7 @@ def test_one_that_is_ahead_of_the_commits_or_of_others_is_not_used(tmp_path: Pat
     assert Snapshots(STREAM, tmp_path).resume(at)[0] == 20
 
 
-def test_one_of_another_version_is_left_out_and_said(
+def test_a_snapshot_of_another_version_is_not_used_and_this_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     at = committed(tmp_path, 20)
@@ -106,20 +106,20 @@ def test_one_of_another_version_is_left_out_and_said(
 
 
 def test_the_version_is_raised_when_the_format_changes() -> None:
-    """When this fails, raise `VERSION` in snapshot.py, then put the new digest here."""
+    """If this fails, raise `VERSION` in snapshot.py, then enter the new digest here."""
     schema = msgspec.json.encode(_bare(msgspec.json.schema(DeciderState)), order="sorted")
     assert (snapshot.VERSION, hashlib.sha256(schema).hexdigest()[:16]) == (3, "72ae4250245c6fdf")
 
 
 def _bare(schema: object) -> object:
-    """Without words for people."""
+    """Remove descriptions from a schema."""
     if isinstance(schema, dict):
         return {key: _bare(value) for key, value in schema.items() if key != "description"}
     return [_bare(value) for value in schema] if isinstance(schema, list | tuple) else schema
 
 
 class _Trap:
-    """Leaves a mark where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -128,7 +128,9 @@ class _Trap:
         return Path.touch, (self._mark,)
 
 
-def test_nothing_in_a_file_is_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_a_snapshot_runs_no_code_in_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     at = committed(tmp_path, 20)
     path, mark = tmp_path / "decisions", tmp_path / "mark"
     pickled = pickle.dumps(_Trap(mark))
@@ -142,7 +144,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 @given(st.data())
 @settings(max_examples=50)
-def test_no_damage_stops_the_monitor(
+def test_a_damaged_snapshot_does_not_stop_the_monitor(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.mktemp("state")
@@ -163,7 +165,7 @@ def test_no_damage_stops_the_monitor(
     read(decider, windows(3))
 
 
-def test_one_of_other_detectors_is_left_out_and_said(
+def test_a_snapshot_of_other_detectors_is_not_used_and_this_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     at, path = committed(tmp_path, 20), tmp_path / "decisions"
@@ -206,7 +208,7 @@ def test_one_of_other_detectors_is_left_out_and_said(
         assert "cannot be read" in caplog.text
 
 
-def test_a_detector_of_rivers_has_windows_read_again_instead(
+def test_windows_are_reread_if_a_detector_of_river_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -220,14 +222,14 @@ def test_a_detector_of_rivers_has_windows_read_again_instead(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_folder_what_is_committed_follows_from_the_topics_alone() -> None:
+def test_without_a_folder_the_checkpoint_contains_no_snapshot() -> None:
     snapshots = Snapshots(STREAM, None)
     _, decider = snapshots.resume(Decided())
     assert snapshots.hold(20, 20, decider) == Decided(20)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk"])
-def test_a_damaged_one_is_left_out_and_said(
+def test_an_unreadable_snapshot_is_not_used_and_this_is_logged(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     at = committed(tmp_path, 20)
@@ -236,7 +238,7 @@ def test_a_damaged_one_is_left_out_and_said(
     assert "decisions cannot be read" in caplog.text
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_stops_nothing(
+def test_a_folder_that_cannot_be_written_is_logged_and_the_monitor_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")

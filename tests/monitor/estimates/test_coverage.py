@@ -1,4 +1,4 @@
-"""Estimates are held against the outcomes of the same records, wherever their labels came in."""
+"""Estimates are compared with outcomes of the same records, whenever their labels arrived."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def group(model: str, value: float | None) -> DataGroup:
     return DataGroup(model, 40, 40, tested=True, estimate=estimate)
 
 
-def test_an_outcome_counts_where_its_record_stands_and_with_its_first_label() -> None:
+def test_an_outcome_counts_in_the_window_of_its_record_with_its_first_label() -> None:
     log = Log(STREAM)
     for row in range(40):
         log.outcome(row, label="yes" if row % 4 else "no", at=row + 1000)
@@ -39,7 +39,7 @@ def test_an_outcome_counts_where_its_record_stands_and_with_its_first_label() ->
     windows = [window(0, group("a", 0.75)), window(1, group("a", 0.9), group("b", 0.5)),
                window(2, group("b", 0.5)), window(3, group("b", None))]  # fmt: skip
     truth = Truth(STREAM)
-    for start in range(0, len(outcomes), 7):  # as they come
+    for start in range(0, len(outcomes), 7):  # in the order of arrival
         truth.add(outcomes[start : start + 7])
     pairs = truth.compare(windows)
     assert [(p.estimate.value, p.realised, p.outcomes) for p in pairs] == [
@@ -52,7 +52,7 @@ def test_an_outcome_counts_where_its_record_stands_and_with_its_first_label() ->
     assert coverage([]) is None
 
 
-def test_an_outcome_counts_in_each_window_that_has_its_record() -> None:
+def test_an_outcome_counts_in_each_window_that_contains_its_record() -> None:
     sliding = small_stream(windows="records = 40\nslide = 20")
     log = Log(sliding)
     log.outcome(45, label="no")

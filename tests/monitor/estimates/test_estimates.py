@@ -1,5 +1,6 @@
-"""Metrics estimated without labels: what they should be where the truth is drawn from the scores,
-and nothing where there is nothing to go by."""
+"""Metrics estimated without labels are correct if labels are drawn from the scores.
+
+There is no estimate if the necessary data are missing."""
 
 from typing import Any
 
@@ -33,7 +34,7 @@ def stream(metric: Metric) -> Stream:
 
 
 class World:
-    """Records whose truth is drawn; `shift` moves the inputs to where the model is less sure."""
+    """Records with random labels; `shift` moves the inputs to where the model is less certain."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -41,7 +42,7 @@ class World:
     def classified(
         self, count: int, shift: float = 0.0
     ) -> tuple[Columns, NDArray[np.float64], NDArray[np.object_], NDArray[np.object_]]:
-        """Columns, scores, predictions, labels. Scores are overconfident: their square is given."""
+        """Return columns, scores, predictions and labels. The scores are overconfident."""
         x = self.rng.normal(size=count) * (1.0 - shift)
         odds = np.exp(np.column_stack([2.0 * x, -2.0 * x, np.full(count, -0.5)]))
         true = odds / odds.sum(axis=1, keepdims=True)
@@ -53,7 +54,7 @@ class World:
     def measured(
         self, count: int, shift: float = 0.0
     ) -> tuple[Columns, NDArray[np.float64], NDArray[np.float64]]:
-        """Columns, predictions, labels; errors are larger where x is."""
+        """Return columns, predictions and labels; errors are larger where x is larger."""
         x = self.rng.uniform(shift, 1.0, size=count)
         said = 10.0 * x
         return self.columns(x), said, said + (0.5 + x) * self.rng.normal(size=count)
@@ -87,7 +88,7 @@ class World:
         )
 
     def window(self, metric: Metric, count: int, shift: float = 0.0) -> tuple[Sample, float]:
-        """A window, and its realised metric."""
+        """Return a window and its realised metric."""
         if metric in ("mae", "rmse"):
             columns, said, truth = self.measured(count, shift)
             return Sample(columns, said), evaluate(metric, "regression", truth, said)
@@ -108,7 +109,7 @@ by_metric = pytest.mark.parametrize("metric", METRICS)
 
 
 @by_metric
-def test_the_estimate_is_the_realised_metric_on_average(metric: Metric) -> None:
+def test_the_estimate_equals_the_realised_metric_on_average(metric: Metric) -> None:
     world = World(1)
     estimator = made(metric, world.reference(metric, 4000))
     differences = []
@@ -118,12 +119,12 @@ def test_the_estimate_is_the_realised_metric_on_average(metric: Metric) -> None:
         assert estimate is not None
         assert estimate.low <= estimate.value <= estimate.high
         differences.append((estimate.value - realised) / estimate.reference)
-    # 10,000 records against 4,000: a standard error of 0.02 of their metric at most.
+    # With 10,000 and 4,000 records, the standard error is at most 0.02 of the metric.
     assert abs(float(np.mean(differences))) < 0.06
 
 
 @by_metric
-def test_inputs_on_which_the_model_is_unsure_move_it_as_they_move_the_truth(
+def test_less_certain_inputs_change_the_estimate_like_the_realised_metric(
     metric: Metric,
 ) -> None:
     world = World(2)
@@ -139,7 +140,7 @@ def test_inputs_on_which_the_model_is_unsure_move_it_as_they_move_the_truth(
 @pytest.mark.parametrize(
     ("metric", "shift"), [("accuracy", 0.0), ("accuracy", 0.5), ("f1_macro", 0.0), ("mae", 0.0)]
 )
-def test_the_interval_has_the_realised_metric_in_about_95_of_100_windows(
+def test_the_interval_contains_the_realised_metric_in_about_95_of_100_windows(
     metric: Metric, shift: float
 ) -> None:
     inside = []
@@ -151,11 +152,11 @@ def test_the_interval_has_the_realised_metric_in_about_95_of_100_windows(
             estimate = estimator.estimate(sample, records)
             assert estimate is not None
             inside.append(estimate.low <= realised <= estimate.high)
-    # At least 30 windows, six to a reference: a standard error of 4%.
+    # With at least 30 windows, six for each reference, the standard error is 4%.
     assert float(np.mean(inside)) >= 0.85
 
 
-def test_a_sample_of_the_window_makes_the_interval_wider_than_all_of_it() -> None:
+def test_the_interval_from_a_sample_is_wider_than_from_the_whole_window() -> None:
     world = World(3)
     estimator = made("accuracy", world.reference("accuracy"))
     sample, _ = world.window("accuracy", 200)
@@ -163,15 +164,15 @@ def test_a_sample_of_the_window_makes_the_interval_wider_than_all_of_it() -> Non
     assert part is not None
     assert whole is not None
     assert part.value == whole.value
-    # Of many records the labels are certain on average; which were drawn is not.
+    # The average of many labels is almost certain, but the sampled records vary.
     assert part.high - part.low > 0
 
 
-def test_a_stream_whose_error_goes_up_and_down_has_wide_intervals() -> None:
+def test_a_stream_with_autocorrelated_errors_has_wide_intervals() -> None:
     world = World(4)
     calm = world.reference("accuracy")
     labels = calm.held_labels.copy()
-    labels[300:500] = "c"  # a stretch in which the model is mostly wrong
+    labels[300:500] = "c"  # a period in which the model is mostly wrong
     rough = msgspec.structs.replace(calm, held_labels=labels)
     sample, _ = world.window("accuracy", 500)
     widths = []
@@ -182,10 +183,10 @@ def test_a_stream_whose_error_goes_up_and_down_has_wide_intervals() -> None:
     assert widths[1] > 3 * widths[0]
 
 
-# ---- nothing to go by ----------------------------------------------------------------------------
+# ---- missing data --------------------------------------------------------------------------------
 
 
-def test_without_scores_in_the_window_nothing_is_estimated() -> None:
+def test_there_is_no_estimate_for_a_window_without_scores() -> None:
     world = World(5)
     estimator = made("accuracy", world.reference("accuracy"))
     sample, _ = world.window("accuracy", 100)
@@ -200,7 +201,7 @@ def test_without_scores_in_the_window_nothing_is_estimated() -> None:
     assert estimator.estimate(msgspec.structs.replace(sample, predictions=new), 100) is None
 
 
-def test_a_window_without_a_column_of_the_reference_is_not_estimated() -> None:
+def test_there_is_no_estimate_for_a_window_that_lacks_a_column_of_the_reference() -> None:
     world = World(6)
     estimator = made("mae", world.reference("mae"))
     sample, _ = world.window("mae", 100)
@@ -216,7 +217,7 @@ def test_a_window_without_a_column_of_the_reference_is_not_estimated() -> None:
         ("mae", {"held_columns": None}),
     ],
 )
-def test_a_package_made_before_these_were_kept_gives_none(
+def test_there_is_no_estimate_for_a_package_of_an_old_version(
     metric: Metric, changes: dict[str, None]
 ) -> None:
     reference = msgspec.structs.replace(World(7).reference(metric), **changes)
@@ -224,7 +225,7 @@ def test_a_package_made_before_these_were_kept_gives_none(
 
 
 @by_metric
-def test_few_held_out_records_give_none(metric: Metric) -> None:
+def test_there_is_no_estimate_with_few_held_out_records(metric: Metric) -> None:
     assert estimator_for(stream(metric), World(8).reference(metric, 49)) is None
     assert estimator_for(stream(metric), World(8).reference(metric, 50)) is not None
 
@@ -252,7 +253,7 @@ def test_the_same_reference_gives_the_same_estimate(metric: Metric) -> None:
     pairs=st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1),
     asked=st.lists(st.floats(0, 1), min_size=1),
 )
-def test_a_calibration_map_never_falls_and_stays_between_0_and_1(
+def test_a_calibration_map_never_decreases_and_stays_between_0_and_1(
     pairs: list[tuple[float, bool]], asked: list[float]
 ) -> None:
     scores, hits = zip(*pairs, strict=True)
@@ -265,7 +266,7 @@ def test_a_calibration_map_never_falls_and_stays_between_0_and_1(
     )
 
 
-def test_calibrated_scores_of_a_record_sum_to_one() -> None:
+def test_the_calibrated_scores_of_a_record_sum_to_one() -> None:
     never = isotonic(np.array([0.0, 1.0]), np.array([False, False]))
     rising = isotonic(np.array([0.0, 1.0]), np.array([False, True]))
     scores = np.array([[0.25, 0.75], [0.0, 0.0]])
@@ -275,7 +276,7 @@ def test_calibrated_scores_of_a_record_sum_to_one() -> None:
 # ---- scores of a sample --------------------------------------------------------------------------
 
 
-def test_scores_merge_by_class_whatever_classes_records_have() -> None:
+def test_scores_are_merged_by_class_for_any_classes_of_the_records() -> None:
     parts = [ClassScores.of([{"a": 0.25, "b": 0.75}, None]), ClassScores.of([{"b": 2.0}]),
              ClassScores.none(1)]  # fmt: skip
     for order in ([0, 1, 2], [2, 1, 0]):

@@ -1,4 +1,4 @@
-"""Harm is a share of the error and only what the interval shows; severity adds it to the shift."""
+"""Harm is the increase of the error that the interval shows; it is part of the severity."""
 
 import pytest
 
@@ -13,22 +13,22 @@ from tests.monitor.streams import small_stream
     ("metric", "value", "low", "high", "reference", "harm"),
     [
         ("accuracy", 0.8, 0.75, 0.85, 0.9, 1.0),
-        ("accuracy", 0.8, 0.7, 0.9, 0.9, 0.0),  # it may be chance
-        ("accuracy", 0.95, 0.93, 0.97, 0.9, 0.0),  # better than it was
+        ("accuracy", 0.8, 0.7, 0.9, 0.9, 0.0),  # the increase may be chance
+        ("accuracy", 0.95, 0.93, 0.97, 0.9, 0.0),  # the error decreased
         ("f1_macro", 0.5, 0.4, 0.6, 1.0, MAX_HARM),  # there were no errors
         ("mae", 3.0, 2.5, 3.5, 2.0, 0.5),
         ("rmse", 3.0, 1.5, 4.5, 2.0, 0.0),
         ("mae", 1.0, 0.5, 1.5, 0.0, MAX_HARM),
     ],
 )
-def test_harm(
+def test_harm_is_the_increase_of_the_error_that_the_interval_shows(
     metric: Metric, value: float, low: float, high: float, reference: float, harm: float
 ) -> None:
     assert harm_of(MetricEstimate(metric, value, low, high, reference)) == pytest.approx(harm)
 
 
 def drift(estimate: MetricEstimate | None) -> dict[str, DriftEvent]:
-    """The events of a window in which column, prediction and quality drifted, by kind."""
+    """Return by kind the events of a window in which column, prediction and quality drifted."""
     x = ColumnResult("x", "number", "ks", 0.0, 0.25, drifted=True, missing=5, quality=("missing",))
     said = ColumnResult("good", "category", "chisquare", 0.0, 0.5, drifted=True)
     group = DataGroup("a", 100, 100, tested=True, columns=(x,), prediction=said, estimate=estimate)
@@ -39,7 +39,7 @@ def drift(estimate: MetricEstimate | None) -> dict[str, DriftEvent]:
     return {event.kind: event for event in events if isinstance(event, DriftEvent)}
 
 
-def test_events_of_a_data_window_say_the_harm_and_severity_has_it() -> None:
+def test_events_of_a_data_window_contain_the_harm_and_add_it_to_the_severity() -> None:
     events = drift(MetricEstimate("accuracy", 0.8, 0.75, 0.85, 0.9))
     assert {kind: event.harm for kind, event in events.items()} == {
         "data": 1.0, "prediction": 1.0, "quality": 1.0
@@ -53,7 +53,7 @@ def test_events_of_a_data_window_say_the_harm_and_severity_has_it() -> None:
 @pytest.mark.parametrize(
     ("estimate", "harm"), [(MetricEstimate("accuracy", 0.9, 0.85, 0.95, 0.9), 0.0), (None, None)]
 )
-def test_a_shift_without_harm_is_as_severe_as_it_is_large(
+def test_the_severity_of_a_shift_without_harm_is_its_size(
     estimate: MetricEstimate | None, harm: float | None
 ) -> None:
     events = drift(estimate)

@@ -1,4 +1,4 @@
-"""Evidently's numbers, on data of every sort."""
+"""The tests of columns give the same numbers as Evidently, on all kinds of data."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def sample(kind: Kind, size: int, shift: bool) -> NDArray[np.float64] | NDArray[
 
 
 @pytest.mark.parametrize(("kind", "test"), ALL)
-def test_each_test_tells_a_shift_from_none(kind: Kind, test: str) -> None:
+def test_each_test_distinguishes_a_shift_from_no_shift(kind: Kind, test: str) -> None:
     reference = sample(kind, 3000, False)
     same = compare(kind, test, reference, sample(kind, 1000, False))
     shifted = compare(kind, test, reference, sample(kind, 1000, True))
@@ -53,7 +53,7 @@ classes = st.lists(st.sampled_from(["", "a", "β", "0"]), max_size=30).map(
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data(), which=st.sampled_from(ALL))
-def test_no_data_makes_a_test_fail(data: st.DataObject, which: tuple[Kind, str]) -> None:
+def test_no_data_cause_an_error_in_a_test(data: st.DataObject, which: tuple[Kind, str]) -> None:
     kind, test = which
     values = numbers if kind == "number" else classes
     found = compare(kind, test, data.draw(values), data.draw(values))
@@ -82,21 +82,21 @@ def test_the_unit_of_a_column_does_not_matter() -> None:
     assert gigametres.effect == pytest.approx(metres.effect)
 
 
-def test_an_unseen_category_is_a_shift_beyond_doubt() -> None:
+def test_an_unseen_category_is_a_certain_shift() -> None:
     old = np.array(["a"] * 500, dtype=object)
     found = compare("category", "chisquare", old, np.array(["b"] * 100, dtype=object))
     assert found is not None
     assert found.p_value == 0.0
 
 
-def test_z_is_for_two_values_and_leaves_more_to_chisquare() -> None:
+def test_the_z_test_falls_back_to_chi_square_for_more_than_two_values() -> None:
     two = np.array(["a", "b"] * 50, dtype=object)
     three = np.array(["a", "b", "c", "c"] * 25, dtype=object)
     names = [compare("category", "z", two, other) for other in (two, three)]
     assert [found and found.test for found in names] == ["z", "chisquare"]
 
 
-def test_each_test_of_evidently_is_there_or_left_out_for_a_reason() -> None:
+def test_each_test_of_evidently_is_available_or_excluded_with_a_reason() -> None:
     from evidently.legacy.calculations.stattests import registry
 
     offered = {name for _, name in ALL}
@@ -108,7 +108,7 @@ def test_each_test_of_evidently_is_there_or_left_out_for_a_reason() -> None:
             check(stream)
 
 
-def test_another_process_gets_the_same_digits() -> None:
+def test_another_process_gets_exactly_the_same_results() -> None:
     script = (
         "import numpy as np; from monitor.reference.column_tests import compare;"
         "rng = np.random.default_rng(0); names = [f'category {i}' for i in range(40)];"

@@ -1,4 +1,4 @@
-"""The default tests give Evidently's own numbers, on data of every sort."""
+"""The default tests give the same numbers as Evidently, on all kinds of data."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def drawn(
 ) -> tuple[NDArray[np.float64] | NDArray[np.int64], NDArray[np.float64] | NDArray[np.int64]]:
     random = np.random.default_rng(sizes)
     if kind == "number":
-        # With one digit many are equal.
+        # Rounded to one digit, many values are equal.
         old, new = random.normal(0, 3, sizes[0]), random.normal(shift, 3, sizes[1])
         return old.round(1), new.round(1)
     return random.integers(0, 5, sizes[0]), random.binomial(4, 0.5 + shift / 10, sizes[1])
@@ -39,19 +39,19 @@ def drawn(
     ("kind", "test"),
     [*(("number", test) for test in OF_NUMBERS), *(("category", test) for test in OF_CATEGORIES)],
 )
-def test_on_samples_of_all_sizes(
+def test_results_equal_evidentlys_on_samples_of_all_sizes(
     kind: Kind, test: str, sizes: tuple[int, int], shift: float
 ) -> None:
     old, new = drawn(kind, sizes, shift)
     own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES)[test]
     expected = evidently(kind, test)(old, new)
-    for _ in range(2):  # the second time it may be remembered
+    for _ in range(2):  # the second result may come from the cache
         with np.errstate(all="ignore"):
             assert own(old, new) == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("size", range(1, 60))
-def test_on_samples_that_hardly_differ(size: int) -> None:
+def test_results_equal_evidentlys_on_samples_that_hardly_differ(size: int) -> None:
     old, new = np.zeros(size), np.zeros(size)
     for ones in range(3):
         new[:ones] = 1.0
@@ -61,14 +61,18 @@ def test_on_samples_that_hardly_differ(size: int) -> None:
 
 @slow
 @given(old=NUMBERS, new=NUMBERS, test=st.sampled_from(sorted(OF_NUMBERS)))
-def test_on_any_numbers(old: NDArray[np.float64], new: NDArray[np.float64], test: str) -> None:
+def test_results_equal_evidentlys_on_any_numbers(
+    old: NDArray[np.float64], new: NDArray[np.float64], test: str
+) -> None:
     expected = evidently("number", test)(old, new)
     assert OF_NUMBERS[test](old, new) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @slow
 @given(old=CODES, new=CODES, test=st.sampled_from(sorted(OF_CATEGORIES)))
-def test_on_any_categories(old: NDArray[np.int64], new: NDArray[np.int64], test: str) -> None:
+def test_results_equal_evidentlys_on_any_categories(
+    old: NDArray[np.int64], new: NDArray[np.int64], test: str
+) -> None:
     with np.errstate(all="ignore"):
         expected = evidently("category", test)(old, new)
         found = OF_CATEGORIES[test](old, new)
@@ -77,7 +81,7 @@ def test_on_any_categories(old: NDArray[np.int64], new: NDArray[np.int64], test:
 
 @slow
 @given(old=NUMBERS, new=NUMBERS, other=NUMBERS)
-def test_a_p_value_that_is_remembered_is_that_of_the_same_sizes_and_statistic(
+def test_a_cached_p_value_is_used_only_for_the_same_sizes_and_statistic(
     old: NDArray[np.float64], new: NDArray[np.float64], other: NDArray[np.float64]
 ) -> None:
     assume(len(other) == len(new))

@@ -1,6 +1,6 @@
-"""Trees that tell a window from the reference: by which columns, and never where nothing is known.
+"""The domain classifier tells windows from the reference and names the columns that differ.
 
-What a `Judge` makes of it is tested there.
+How a `Judge` uses it is tested in `test_judge.py`.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ RATE = 0.01
 
 @pytest.fixture(autouse=True)
 def few_nulls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some of 60 are enough for much of a change."""
+    """Reduce the null samples; fewer than 60 are enough to find a large change."""
     monkeypatch.setattr(domain_classifier, "NULLS", 12)
 
 
@@ -30,14 +30,14 @@ def made(columns: list[NDArray[np.float64]], block: int = 1) -> DomainClassifier
     return DomainClassifier(Histograms(columns), columns=3, rate=RATE, block=block)
 
 
-def test_it_names_first_what_it_goes_by() -> None:
+def test_it_lists_the_most_important_column_first() -> None:
     told = made(drawn(2_000, 0)).tell(drawn(400, 1, shift=1.0))
     assert told is not None
     assert told.excess > 1.0
     assert told.places[0] == 1
 
 
-def test_of_what_is_as_before_it_names_a_column_but_does_not_tell_it() -> None:
+def test_it_lists_a_column_but_raises_no_alarm_without_a_change() -> None:
     classifier = made(drawn(2_000, 0))
     for seed in range(1, 6):
         told = classifier.tell(drawn(400, seed))
@@ -46,7 +46,7 @@ def test_of_what_is_as_before_it_names_a_column_but_does_not_tell_it() -> None:
         assert len(told.places) >= 1
 
 
-def test_more_rows_than_it_needs_take_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_uses_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(domain_classifier, "MAX_ROWS", 300)
     sizes = set()
     told_apart = domain_classifier._told_apart
@@ -70,7 +70,7 @@ def test_windows_of_nearly_the_same_size_share_a_limit() -> None:
     assert one.excess / one.effect == pytest.approx(other.excess / other.effect)
 
 
-def test_columns_that_never_change_leave_a_limit_above_nothing() -> None:
+def test_the_limit_is_above_0_for_constant_columns() -> None:
     constant = [np.zeros(2_000)] * 3
     told = made(constant).tell([np.zeros(400)] * 3)
     assert told is not None
@@ -80,6 +80,6 @@ def test_columns_that_never_change_leave_a_limit_above_nothing() -> None:
     assert other.excess > 1.0
 
 
-def test_it_says_nothing_of_few_records_or_of_a_reference_too_short_for_its_blocks() -> None:
+def test_it_gives_no_result_for_few_records_or_a_too_short_reference() -> None:
     assert made(drawn(2_000, 0)).tell(drawn(99, 1)) is None
     assert made(drawn(2_000, 0), block=200).tell(drawn(500, 1)) is None

@@ -1,4 +1,4 @@
-"""Counts by bin, and their distances: as those of the values themselves, for many at once."""
+"""Distances of binned counts equal those of the values themselves, for many samples at once."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def distance(old: NDArray[np.object_], new: NDArray[np.object_]) -> float:
     old=st.lists(st.integers(-9, 9), min_size=1, max_size=60),
     new=st.lists(st.integers(-12, 12), min_size=1, max_size=60),
 )
-def test_few_values_have_the_distance_of_kolmogorov_and_smirnov(
+def test_numbers_with_few_values_have_the_kolmogorov_smirnov_distance(
     old: list[int], new: list[int]
 ) -> None:
     known = Histograms([np.array(old, dtype=np.float64)])
@@ -35,7 +35,7 @@ def test_few_values_have_the_distance_of_kolmogorov_and_smirnov(
     assert found == pytest.approx(true, abs=1e-6)
 
 
-def test_many_values_have_it_but_for_a_bin() -> None:
+def test_numbers_with_many_values_have_that_distance_up_to_one_bin() -> None:
     rng = np.random.default_rng(0)
     old, new = rng.normal(size=5000), rng.normal(0.3, 1.5, size=3000)
     known = Histograms([old])
@@ -43,9 +43,9 @@ def test_many_values_have_it_but_for_a_bin() -> None:
     assert found == pytest.approx(ks_2samp(old, new).statistic, abs=1 / (MAX_BINS - 2))
 
 
-def test_categories_have_the_distance_of_jensen_and_shannon() -> None:
+def test_categories_have_the_jensen_shannon_distance() -> None:
     old, new = texts([*"aaabbc", None]), texts(list("abbbbd"))
-    # c, d: in the bin of all others if they are rare; here c has its own.
+    # Rare categories share a bin; here c has its own bin, and d is in the shared one.
     assert distance(old, new) == pytest.approx(
         jensenshannon([3 / 6, 2 / 6, 1 / 6, 0], [1 / 6, 4 / 6, 0, 1 / 6]), abs=1e-6
     )
@@ -68,7 +68,7 @@ def test_a_column_without_values_has_no_distance() -> None:
     cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1, max_size=10),
 )
 @settings(max_examples=50)
-def test_counts_of_stretches_are_those_of_their_rows(
+def test_counts_of_blocks_equal_those_of_their_rows(
     numbers: list[float | None], cuts: list[tuple[int, int]]
 ) -> None:
     values = np.array([np.nan if number is None else number for number in numbers])

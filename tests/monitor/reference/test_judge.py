@@ -1,4 +1,4 @@
-"""A window's verdict: tested against the reference, corrected together, quality beside it."""
+"""The verdict on a window: tests against the reference with a common correction, and quality."""
 
 import numpy as np
 import pytest
@@ -36,11 +36,11 @@ def verdict(current: Columns, said: str = "yes no") -> DataGroup:
     return Judge(STREAM).test("a", len(current), Sample(current, predictions), OLD)
 
 
-def test_declared_and_derived_columns_are_watched_unless_they_are_not() -> None:
+def test_declared_and_derived_columns_are_watched_unless_watch_is_false() -> None:
     assert [column.name for column in watched(STREAM)] == ["x", "colour", "double"]
 
 
-def test_data_like_the_references_are_quiet() -> None:
+def test_data_like_those_of_the_reference_are_not_drift() -> None:
     group = verdict(data(500))
     assert group.tested
     assert group.prediction is not None
@@ -48,13 +48,13 @@ def test_data_like_the_references_are_quiet() -> None:
     assert not group.prediction.drifted
 
 
-def test_a_shift_is_found_where_it_is() -> None:
+def test_a_shift_is_found_in_the_right_column() -> None:
     group = verdict(data(500, shift=1.0))
     drifted = {column.column: column.effect for column in group.columns if column.drifted}
     assert drifted == {"x": pytest.approx(1.0, abs=0.15), "double": pytest.approx(1.0, abs=0.15)}
 
 
-def test_a_shift_below_the_effect_size_is_no_drift_however_certain() -> None:
+def test_a_shift_below_the_effect_size_is_not_drift_even_if_significant() -> None:
     group = verdict(data(20_000, shift=0.08))
     assert group.columns[0].p_value is not None
     assert group.columns[0].p_value < 0.001
@@ -62,7 +62,7 @@ def test_a_shift_below_the_effect_size_is_no_drift_however_certain() -> None:
     assert not group.columns[0].drifted
 
 
-def test_predictions_have_a_drift_of_their_own() -> None:
+def test_drift_of_predictions_is_a_separate_result() -> None:
     group = verdict(data(500), said="yes yes yes yes no")
     assert group.prediction is not None
     assert group.prediction.column == "good"
@@ -70,7 +70,7 @@ def test_predictions_have_a_drift_of_their_own() -> None:
     assert not any(column.drifted for column in group.columns)
 
 
-def test_missing_unseen_and_out_of_range_are_counted_and_judged() -> None:
+def test_missing_unseen_and_out_of_range_values_are_counted_and_judged() -> None:
     current = data(500, colours="rbbbbbbbbg", missing=0.1)
     current.numbers["x"][400:420] = -100.0
     by_name = {column.column: column for column in verdict(current).columns}
@@ -80,7 +80,7 @@ def test_missing_unseen_and_out_of_range_are_counted_and_judged() -> None:
     assert by_name["colour"].quality == ("unseen",)
 
 
-def test_quality_is_a_matter_of_the_sample_however_large_the_window() -> None:
+def test_quality_is_judged_on_the_sample_however_large_the_window_is() -> None:
     predictions = np.resize(np.array(["yes", "no"], dtype=object), 500)
     sample = Sample(data(500, missing=0.1), predictions)
     group = Judge(STREAM).test("a", 1_000_000, sample, OLD)
@@ -88,14 +88,14 @@ def test_quality_is_a_matter_of_the_sample_however_large_the_window() -> None:
     assert group.columns[0].quality == ("missing",)
 
 
-def test_a_column_that_is_missing_whole_is_a_matter_of_quality_only() -> None:
+def test_a_completely_missing_column_is_only_a_quality_problem() -> None:
     current = data(500, missing=1.0)
     column = verdict(current).columns[0]
     assert (column.p_value, column.effect, column.drifted) == (None, 0.0, False)
     assert column.quality == ("missing",)
 
 
-def test_a_column_that_the_reference_has_not_is_not_tested() -> None:
+def test_a_column_that_the_reference_lacks_is_not_tested() -> None:
     bare = Profile(STREAM, reference(Columns({}, {}, 100), ["yes", "no"] * 50))
     current = data(100)
     sample = Sample(current, np.array(["yes", "no"] * 50, dtype=object))
@@ -103,7 +103,7 @@ def test_a_column_that_the_reference_has_not_is_not_tested() -> None:
     assert not any(column.drifted or column.quality for column in group.columns)
 
 
-def test_distances_are_held_against_the_effect_size_alone() -> None:
+def test_tests_by_distance_use_only_the_effect_size() -> None:
     stream = small_stream(drift='number_test = "psi"\neffect_size = 0.2')
     profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
     results = []
@@ -116,7 +116,7 @@ def test_distances_are_held_against_the_effect_size_alone() -> None:
     assert [result.p_value for result in results] == [None, None]
 
 
-def test_counts() -> None:
+def test_missing_and_out_of_range_values_are_counted() -> None:
     numbers = np.array([np.nan, -51.0, 0.0])
     assert count_numbers(numbers, STREAM.inputs["x"]) == (1, 0, 1)
     assert count_numbers(numbers, None) == (1, 0, 0)
@@ -124,14 +124,14 @@ def test_counts() -> None:
     assert count_categories(categories, {"r"}) == (1, 1, 0)
 
 
-def test_a_share_must_rise_enough_and_for_certain() -> None:
+def test_a_share_must_increase_significantly_and_by_enough() -> None:
     assert rising((20, 0, 0), 1000, (0, 0, 0), 10_000, level=1e-3) == ("missing",)
-    assert rising((40, 0, 0), 10_000, (0, 0, 0), 10_000, level=1e-3) == ()  # of no matter
+    assert rising((40, 0, 0), 10_000, (0, 0, 0), 10_000, level=1e-3) == ()  # too small to matter
     assert rising((1, 0, 0), 20, (0, 0, 0), 10_000, level=1e-3) == ()  # may be chance
     assert rising((100, 0, 0), 1000, (1000, 0, 0), 10_000, level=1e-3) == ()  # as before
 
 
-def test_columns_that_go_together_otherwise_are_found_though_neither_shifted() -> None:
+def test_dependence_drift_of_a_pair_is_found_though_neither_column_shifted() -> None:
     stream = small_stream(features='x = "number"\ny = "number"\nz = "number"')
 
     def rows(size: int, correlation: float) -> Columns:
@@ -152,10 +152,12 @@ def test_columns_that_go_together_otherwise_are_found_though_neither_shifted() -
     assert turned.relations[0].effect > 0.1
 
 
-def test_a_classifier_sees_what_no_pair_of_columns_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_classifier_finds_a_change_that_no_pair_of_columns_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(
         domain_classifier, "NULLS", 12
-    )  # some of 60 are enough for much of a change
+    )  # fewer than 60 are enough to find a large change
     features = 'x = "number"\ny = "number"\nz = "number"\nw = "number"'
     stream = small_stream(features=features, drift="classifier = true")
     without = small_stream(features=features)
@@ -184,29 +186,29 @@ def test_a_classifier_sees_what_no_pair_of_columns_shows(monkeypatch: pytest.Mon
     assert Judge(without).test("a", 1000, other, Profile(without, known)).relations == ()
 
 
-def test_a_shift_of_a_column_is_told_as_that_and_not_as_its_relations() -> None:
+def test_a_shift_of_a_column_is_not_also_reported_as_dependence_drift() -> None:
     group = verdict(data(500, shift=1.0))
     assert [column.column for column in group.columns if column.drifted] == ["x", "double"]
     assert group.relations == ()
 
 
-def test_a_sensor_that_stands_still_is_a_matter_of_quality() -> None:
+def test_a_stuck_sensor_is_a_quality_problem() -> None:
     current = data(500)
     current.numbers["x"][200:240] = 0.25
     column = verdict(current).columns[0]
     assert (column.stuck, column.quality) == (40, ("stuck",))
 
 
-def test_a_column_that_turns_constant_is_stuck() -> None:
+def test_a_column_that_becomes_constant_is_stuck() -> None:
     current = data(500, colours="r")
     colour = verdict(current).columns[1]
     assert (colour.column, colour.stuck, colour.quality) == ("colour", 500, ("stuck",))
 
 
-def test_what_stood_still_in_training_may_do_so() -> None:
+def test_a_column_that_was_constant_in_training_is_not_stuck() -> None:
     assert longest_run(np.array([None, "a", "a", None, "a"], dtype=object)) == 2
     assert longest_run(np.array([np.nan, np.nan])) == 0
     assert is_stuck(60, 1000, 20)
     assert not is_stuck(60, 1000, 21)
-    assert not is_stuck(49, 1000, 1)  # a twentieth of the window is 50
+    assert not is_stuck(49, 1000, 1)  # 50 is a twentieth of the window
     assert not is_stuck(19, 100, 1)

@@ -1,4 +1,4 @@
-"""References of models: not tested without one, and no verdict while the store is away."""
+"""Windows are not tested without a reference, and not judged while the store is unreachable."""
 
 import pytest
 
@@ -17,7 +17,7 @@ class _AwayAtFirst(Packages):
         return super().reference(digest)
 
 
-def test_a_store_that_is_away_is_no_missing_reference() -> None:
+def test_an_unreachable_store_is_not_treated_as_a_missing_reference() -> None:
     packages = _AwayAtFirst({})
     references = References(packages)
     with pytest.raises(StoreUnavailable):

@@ -1,4 +1,4 @@
-"""Pairs of columns: their table says how they go together, and nothing of each by itself."""
+"""The table of a column pair shows only their dependence, not the distribution of each column."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def pair_distance(old: list[NDArray[np.float64]], new: list[NDArray[np.float64]]
     return float(known.distances(known.count(new), known.total)[2])
 
 
-def test_a_correlation_that_turns_is_a_distance() -> None:
+def test_a_reversed_correlation_gives_a_distance() -> None:
     same = pair_distance(correlated(20_000, 0.5), correlated(20_000, 0.5))
     gone = pair_distance(correlated(20_000, 0.5), correlated(20_000, 0.0))
     turned = pair_distance(correlated(20_000, 0.5), correlated(20_000, -0.5))
@@ -29,24 +29,24 @@ def test_a_correlation_that_turns_is_a_distance() -> None:
     assert turned > 1.4 * gone
 
 
-def test_columns_that_move_each_by_itself_are_none() -> None:
+def test_shifts_of_single_columns_give_no_distance() -> None:
     old, new = correlated(20_000, 0.0), correlated(20_000, 0.0)
     assert pair_distance(old, [new[0] + 1.0, new[1] * 2.0]) < 0.02
 
 
-def test_of_an_independent_table_nothing_is_left() -> None:
+def test_a_table_of_independent_columns_is_zero() -> None:
     table = np.outer([0.2, 0.3, 0.5], [0.1, 0.1, 0.8]).ravel()
     assert dependence(table) == pytest.approx(np.zeros(9), abs=1e-12)
 
 
-def test_missing_values_are_in_no_cell() -> None:
+def test_missing_values_are_not_counted_in_the_table() -> None:
     x, y = correlated(1000, 0.5)
     x[:300], y[200:400] = np.nan, np.nan
     known = Histograms([x, y], paired=2)
     assert known.total[-9:].sum() == 600
 
 
-def test_of_many_pairs_the_most_dependent_are_watched() -> None:
+def test_the_most_dependent_pairs_are_watched() -> None:
     columns = [*correlated(500, 0.9), *RNG.normal(size=(28, 500))]
     pairs = Histograms(columns, paired=30).pairs
     assert len(pairs) == MAX_PAIRS

@@ -1,4 +1,4 @@
-"""Thresholds hold what they promise: few false events, whatever columns and their dependence."""
+"""Thresholds keep the promised rate of false events for any columns and autocorrelation."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import IN_A_ROW, MIN_BLOCKS, Calibration
 
-RATE = 0.05  # high, so that few windows show whether it holds
+RATE = 0.05  # high, so that few windows are enough to check it
 SIZE = 200
 WINDOWS = 40
 REFERENCES = 15
@@ -18,7 +18,7 @@ Columns = list[NDArray[np.float64]]
 
 
 def independent(rng: np.random.Generator, rows: int) -> Columns:
-    """Unlike each other: one of them is a flag, two say the same, one hardly ever changes."""
+    """Return different columns: one is a flag, two are equal, and one hardly ever changes."""
     normal = rng.normal(size=rows)
     return [
         normal,
@@ -30,7 +30,7 @@ def independent(rng: np.random.Generator, rows: int) -> Columns:
 
 
 def dependent(rng: np.random.Generator, rows: int) -> Columns:
-    """Autoregressive; what happens lasts for some ten rows."""
+    """Return autoregressive columns, in which a deviation lasts for about ten rows."""
     steps = rng.normal(size=(2, rows + 200))
     for row in range(1, rows + 200):
         steps[:, row] += 0.8 * steps[:, row - 1]
@@ -38,7 +38,7 @@ def dependent(rng: np.random.Generator, rows: int) -> Columns:
 
 
 def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> float:
-    """How often a window is one of an event, over many references and the windows after each."""
+    """Return the share of windows with an event, over many references and windows after each."""
     found = 0
     for seed in range(REFERENCES):
         data = draw(np.random.default_rng(seed), 3000 + WINDOWS * SIZE)
@@ -56,14 +56,14 @@ def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> floa
 
 
 @pytest.mark.parametrize("draw", [independent, dependent])
-def test_of_windows_in_which_nothing_happens_no_more_are_events_than_was_asked_for(
+def test_windows_without_drift_open_no_more_events_than_the_set_rate(
     draw: Callable[[np.random.Generator, int], Columns],
 ) -> None:
-    # 600 windows, those of one reference alike: the share is known to ±0.02.
+    # 600 windows, of which those of one reference are correlated: the share is known to ±0.02.
     assert 0.005 < events_a_window(draw) < RATE + 0.02
 
 
-def test_dependence_widens_the_thresholds() -> None:
+def test_autocorrelation_increases_the_thresholds() -> None:
     rng = np.random.default_rng(0)
     series = dependent(rng, 4000)
     shuffled = [rng.permutation(values) for values in series]
@@ -80,7 +80,7 @@ def test_the_same_reference_gives_the_same_thresholds() -> None:
     assert (one.warning, one.alarm) == (other.warning, other.alarm)
 
 
-def test_a_smaller_budget_and_a_smaller_window_ask_for_more() -> None:
+def test_a_lower_rate_and_smaller_windows_give_higher_thresholds() -> None:
     known = Histograms(independent(np.random.default_rng(0), 2000))
     usual, strict = (Calibration(known, rate=rate).of(SIZE) for rate in (0.01, 0.0001))
     assert usual.alarm is not None
@@ -90,7 +90,7 @@ def test_a_smaller_budget_and_a_smaller_window_ask_for_more() -> None:
     assert (Calibration(known, rate=0.01).of(50).scale > usual.scale).all()
 
 
-def test_a_reference_shorter_than_its_blocks_is_not_calibrated_and_asks_for_two_windows() -> None:
+def test_a_reference_too_short_for_its_blocks_gives_no_alarm_threshold() -> None:
     season = np.sin(np.arange(2000) / 50)  # a period of 314
     known = Histograms([season])
     calibration = Calibration(known, rate=RATE)
@@ -102,7 +102,7 @@ def test_a_reference_shorter_than_its_blocks_is_not_calibrated_and_asks_for_two_
     assert scores.max() < thresholds.warning
 
 
-def test_a_block_that_is_stated_is_taken() -> None:
+def test_a_given_block_length_is_used() -> None:
     known = Histograms([np.sin(np.arange(10_000) / 50)])
     assert Calibration(known, rate=RATE, block=314).of(100).calibrated
 
@@ -113,7 +113,7 @@ def test_windows_larger_than_the_reference_have_thresholds_too() -> None:
     assert Calibration(Histograms([np.arange(10.0)]), rate=RATE).of(100).warning > 0
 
 
-def test_a_column_that_never_changed_alarms_when_it_does() -> None:
+def test_a_change_of_a_constant_column_is_an_alarm() -> None:
     rng = np.random.default_rng(0)
     known = Histograms([np.zeros(1000), rng.normal(size=1000)])
     thresholds = Calibration(known, rate=0.005).of(500)
@@ -124,7 +124,7 @@ def test_a_column_that_never_changed_alarms_when_it_does() -> None:
     assert scores[1] < thresholds.alarm
 
 
-def test_where_nothing_ever_changed_no_change_is_no_drift() -> None:
+def test_constant_columns_without_a_change_are_not_drift() -> None:
     known = Histograms([np.zeros(1000)])
     for block in (1, 500):
         thresholds = Calibration(known, rate=0.005, block=block).of(100)

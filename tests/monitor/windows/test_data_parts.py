@@ -1,4 +1,4 @@
-"""What goes into the sample of a window is the same however partitions are read and by whom."""
+"""The sample of a window does not depend on which workers read the partitions in what order."""
 
 import random
 from collections import defaultdict
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def stream_of(limit: int) -> Stream:
-    """Windows of 100 rows in 3 partitions, of which fewer records are kept than a file may ask."""
+    """Return a stream with windows of 100 rows, 3 partitions and an especially small sample."""
     stream = small_stream(windows="records = 100\nlateness = 2000", kafka="partitions = 3")
     windows = msgspec.structs.replace(stream.windows, max_sample=limit, min_records=1)
     return msgspec.structs.replace(stream, windows=windows)
@@ -44,7 +44,7 @@ Events = dict[int, list[Message]]
 
 
 def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tuple[int, bool]]]]:
-    """Messages of each partition; by window and model the rows, and whether they can be read."""
+    """Return the messages of each partition, and (row, readable) by window and model."""
     log = Log(STREAM)
     expected: dict[tuple[int, str], list[tuple[int, bool]]] = defaultdict(list)
     for row in rng.sample(range(300), 300):
@@ -59,7 +59,7 @@ def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tupl
 
 
 def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) -> list[DataParts]:
-    """What workers publish that read in random batches, and lose partitions to one another."""
+    """Return the output of workers that read random batches and pass partitions to each other."""
     owner = {partition: rng.randrange(workers) for partition in events}
     all_workers = [DataGathering(STREAM) for _ in range(workers)]
     committed = dict.fromkeys(events, Committed(0))
@@ -79,7 +79,7 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
             committed[partition] = worker.holds()[partition]
         if not calm and rng.random() < 0.2:
             lost = rng.choice(list(events))
-            if rng.random() < 0.7:  # else it is handed over anew without having been taken away
+            if rng.random() < 0.7:  # otherwise it is assigned again without a revocation
                 all_workers[owner[lost]].drop(lost)
                 owner[lost] = rng.randrange(workers)
             all_workers[owner[lost]].resume(lost, committed[lost])
@@ -89,7 +89,7 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
 
 
 def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
-    """The verdicts on all windows."""
+    """Return the verdicts on all windows."""
     profiles = Profiles(STREAM, References(Packages({"a": REFERENCE, "b": REFERENCE})))
     windows = DataWindows(STREAM, profiles)
     for offset, event in enumerate(parts):
@@ -104,7 +104,7 @@ def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
 
 
 def samples(parts: list[DataParts], model: str, window: int) -> list[float]:
-    """The sample of a window, merged by hand."""
+    """Return the sample of a window, merged in the test."""
     rows = [
         value
         for event in parts
@@ -133,13 +133,13 @@ def test_a_sample_is_the_readable_records_with_the_smallest_hashes(seed: int, wo
         readable = [row for row, can_be_read in rows if can_be_read]
         smallest = sorted(sorted(readable, key=hash_of)[:LIMIT])
         assert (group.records, group.sampled) == (len(rows), len(smallest))
-        assert group.estimate is not None  # and again below, whoever read what
+        assert group.estimate is not None  # compared below with the result of a single worker
         assert samples(parts, model, window) == [float(row) for row in smallest]
     again = gathered(events, rng, workers=1, calm=True)
     assert sampled(again) == groups
 
 
-def test_partitions_of_one_worker_send_little_more_than_one_sample_together() -> None:
+def test_partitions_of_one_worker_publish_little_more_than_one_sample() -> None:
     rng = random.Random(0)
     events, expected = history(rng)
     parts = gathered(events, rng, workers=1, calm=True)
@@ -151,7 +151,7 @@ def test_partitions_of_one_worker_send_little_more_than_one_sample_together() ->
     assert len(expected) * LIMIT <= sent < 2 * len(expected) * LIMIT
 
 
-def test_records_that_nobody_can_read_are_counted_and_not_tested() -> None:
+def test_unreadable_records_are_counted_and_not_tested() -> None:
     log = Log(STREAM)
     for row in range(50):
         log.prediction(row, partition=0, x="wide")

@@ -1,4 +1,4 @@
-"""Dead letters in data windows: counted once, where they belong, whoever reads them."""
+"""Dead letters are counted once, in the right data window, whichever worker reads them."""
 
 from collections import Counter
 from typing import Literal, get_args
@@ -30,7 +30,7 @@ def stream(axis: Axis = "row") -> Stream:
 
 
 def windows_of(driver: Driver) -> dict[int, tuple[int, int, bool]]:
-    """Records, dead letters and the verdict of each data window, by index."""
+    """Return records, dead letters and verdict of each data window, by index."""
     return {
         event.index: (event.records, event.dead_letters, bool(event.quality))
         for event in driver.windows()
@@ -44,7 +44,7 @@ def played(log: Log, axis: Axis = "row", workers: int = 1) -> dict[int, tuple[in
     return windows_of(driver)
 
 
-# A record, a dead letter with a readable position, one without.
+# A record, a dead letter with a readable position, and one without.
 BROUGHT = st.lists(
     st.tuples(st.sampled_from(["record", "letter", "unreadable"]), st.integers(0, 150)),
     max_size=60,
@@ -52,7 +52,7 @@ BROUGHT = st.lists(
 
 
 class Theory:
-    """What one partition puts into windows, by definition, record by record."""
+    """The expected counts of one partition in windows, computed record by record."""
 
     def __init__(self, log: Log, partition: int, brought: list[tuple[str, int]], ahead: int):
         self.records: Counter[int] = Counter()
@@ -82,7 +82,7 @@ class Theory:
     again=st.integers(0, 60),
     data=st.data(),
 )
-def test_windows_hold_each_dead_letter_once(
+def test_windows_count_each_dead_letter_once(
     brought: list[list[tuple[str, int]]], axis: Axis, again: int, data: st.DataObject
 ) -> None:
     log = Log(stream(axis))
@@ -101,7 +101,7 @@ def test_windows_hold_each_dead_letter_once(
     letters = sum((theory.letters for theory in theories), Counter[int]())
     reached = min(-1 if theory.watermark is None else theory.watermark for theory in theories)
     found = {index: counts[:2] for index, counts in windows_of(driver).items()}
-    # A window of late records alone is published too, and counts nothing.
+    # A window with only late records is published too, with counts of 0.
     assert {index: counts for index, counts in found.items() if any(counts)} == {
         index: (records[index], letters[index])
         for index in range(reached // SIZE)
@@ -109,7 +109,7 @@ def test_windows_hold_each_dead_letter_once(
     }
 
 
-def test_windows_close_and_are_judged_although_nothing_can_be_scored() -> None:
+def test_windows_close_and_are_judged_even_if_no_record_can_be_scored() -> None:
     log = Log(stream())
     for row in range(200):
         if row < 80:
@@ -124,7 +124,7 @@ def test_windows_close_and_are_judged_although_nothing_can_be_scored() -> None:
     }
 
 
-def test_a_dead_letter_among_many_records_is_no_finding() -> None:
+def test_a_single_dead_letter_among_many_records_is_no_finding() -> None:
     log = Log(stream())
     for row in range(200):
         if row % 100 == 50:
@@ -139,11 +139,11 @@ def test_a_dead_letter_among_many_records_is_no_finding() -> None:
     }
 
 
-def test_records_without_a_readable_position_count_where_their_partition_is() -> None:
+def test_dead_letters_without_a_position_count_at_the_watermark_of_their_partition() -> None:
     log = Log(stream())
     for row in range(200):
         log.prediction(row, partition=0)
-        if row % 10 == 0:  # inference moves the partition on
+        if row % 10 == 0:  # inference advances the watermark of the partition
             log.watermark(log.topics.predictions, row, partition=1)
             log.dead_letter(None, partition=1, watermark=row)
     assert played(log) == dict.fromkeys(range(4), (40, 4, True))
@@ -158,12 +158,12 @@ def test_the_largest_position_of_a_window_may_be_that_of_a_dead_letter() -> None
     assert [event.row for event in driver.windows()] == [39, 79]
 
 
-def test_lost_records_count_once_where_their_partition_is() -> None:
+def test_lost_records_count_once_at_the_watermark_of_their_partition() -> None:
     log = Log(stream())
     for row in range(130):
         if row == 50:
             log.gap(start=25, end=1825, watermark=50)
-            log.gap(start=25, end=1825, watermark=50)  # told again after a kill
+            log.gap(start=25, end=1825, watermark=50)  # reported again after a kill
         log.prediction(row, partition=row % 2)
     driver = Driver(stream(), Packages({}), log.messages)
     driver.drain()
@@ -175,7 +175,7 @@ def test_lost_records_count_once_where_their_partition_is() -> None:
     ]
 
 
-def test_records_of_a_topic_created_again_count_though_their_offsets_came_before() -> None:
+def test_records_of_a_recreated_topic_count_although_their_offsets_repeat() -> None:
     log = Log(stream())
     for row in range(200):
         if row == 100:
@@ -201,7 +201,7 @@ def test_records_of_a_topic_created_again_count_though_their_offsets_came_before
         ]
 
 
-def test_lost_labels_count_in_the_window_of_outcomes_that_their_partition_had_reached() -> None:
+def test_lost_labels_count_in_the_current_performance_window_of_their_partition() -> None:
     log = Log(stream())
     for row in range(130):
         if row == 50:
@@ -221,7 +221,7 @@ def test_lost_labels_count_in_the_window_of_outcomes_that_their_partition_had_re
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
-def test_what_was_lost_before_the_first_outcome_counts_in_its_window(batch: int) -> None:
+def test_losses_before_the_first_outcome_count_in_the_window_of_that_outcome(batch: int) -> None:
     log = Log(stream())
     log.lost(log.topics.labels, start=0, end=7)
     log.lost(log.topics.predictions, start=5, end=10)
@@ -237,7 +237,7 @@ def test_what_was_lost_before_the_first_outcome_counts_in_its_window(batch: int)
     assert lost_in_windows(driver) == [(40, 12), (40, 0)]
 
 
-def test_the_monitor_publishes_what_was_deleted_before_it_read_it() -> None:
+def test_the_monitor_publishes_gaps_of_records_deleted_before_it_read_them() -> None:
     monitor = MonitorHandler(stream(), Packages({}))
     topics = Topics(stream())
     found = [

@@ -1,4 +1,4 @@
-"""What of `parts` is held, and how far all partitions have come together."""
+"""The offsets to commit in `parts`, and how far all partitions are complete."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ from driftline.broker.port import Committed
 from monitor.windows.merging import MergedSoFar, Merging
 
 
-def test_a_cell_is_complete_when_all_partitions_have_passed_it() -> None:
+def test_a_slide_is_complete_once_all_partitions_have_closed_it() -> None:
     of = Merging(2, Committed(0), "40/20")
     of.advance(0, "data", 0, 7)
     assert of.complete("data") is None
@@ -16,7 +16,7 @@ def test_a_cell_is_complete_when_all_partitions_have_passed_it() -> None:
     assert of.complete("performance") is None
 
 
-def test_what_was_passed_before_the_held_record_is_known_after_a_restart() -> None:
+def test_closed_slides_before_the_committed_offset_are_known_after_a_restart() -> None:
     of = Merging(3, Committed(0), "40/20")
     for offset, (partition, passed) in enumerate([(0, 105), (1, 103), (2, 104), (1, 106)]):
         of.read(offset)
@@ -33,13 +33,13 @@ def test_what_was_passed_before_the_held_record_is_known_after_a_restart() -> No
 
 
 @pytest.mark.parametrize("partitions", [12, 1000])
-def test_metadata_fits_beside_an_offset_with_many_partitions(partitions: int) -> None:
+def test_the_commit_metadata_is_small_enough_with_many_partitions(partitions: int) -> None:
     of = Merging(partitions, Committed(0), "40/20")
     for turn in range(1, 4):
         for partition in range(partitions):
             offset = turn * partitions + partition
             of.read(offset)
-            # Far apart: with a thousand partitions more than fits.
+            # The positions are so far apart that those of 1,000 partitions do not fit.
             of.advance(offset, "data", partition, 10_000 * turn + 7 * partition)
         of.close("data", 10_000 * turn)
         held = of.hold(None)

@@ -1,4 +1,4 @@
-"""Watermarks, lateness, holds: what a partition's own log says, and nothing else."""
+"""Watermarks, late records and checkpoints depend only on the log of their partition."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -29,7 +29,7 @@ def track(
 
 
 def read(of: Track[list[int]], *positions: int, sources: Sequence[int] | None = None) -> list[int]:
-    """Positions, one offset after the other; returns those that count in their cell."""
+    """Read positions at consecutive offsets; return those that are not late."""
     offsets = of.next_offset + np.arange(len(positions))
     arrivals = Arrivals(
         offsets,
@@ -44,7 +44,7 @@ def read(of: Track[list[int]], *positions: int, sources: Sequence[int] | None = 
 
 
 def mark(of: Track[list[int]], position: int) -> None:
-    """A watermark record."""
+    """Read a watermark record."""
     of.admit(Arrivals(np.array([of.next_offset]), np.array([position]), np.array([True])))
     of.next_offset += 1
 
@@ -55,7 +55,7 @@ def mark(of: Track[list[int]], position: int) -> None:
     pane=st.integers(1, 250),
     overlap=st.sampled_from([1, 2, 5, 20]),
 )
-def test_a_pane_lies_in_its_slice_and_holds_its_position(
+def test_a_pane_is_inside_its_slide_and_contains_its_position(
     size: int, position: int, pane: int, overlap: int
 ) -> None:
     grid = Grid(size=size, pane=min(pane, size // 20), overlap=overlap)
@@ -72,11 +72,11 @@ def test_a_record_within_the_lateness_is_not_late() -> None:
     of = track()
     read(of, 39)  # the watermark is 39 + 1 - 3
     assert of.watermark == 37
-    assert read(of, 37, 35) == [37]  # the pane from 34 to 36 has been passed
+    assert read(of, 37, 35) == [37]  # the pane from 34 to 36 is closed
     assert of.slots[0].late == 1
 
 
-def test_a_window_closes_when_its_partition_has_passed_it() -> None:
+def test_a_slide_closes_once_the_watermark_of_its_partition_has_reached_its_end() -> None:
     of = track()
     read(of, 20, 41, 50)
     closed = of.close()
@@ -98,14 +98,14 @@ def test_a_pane_closes_before_its_window() -> None:
     assert (closed[0], [slot.part for _, slot in closed[1]]) == (2, [[0, 1], [2, 3]])
 
 
-def test_a_watermark_never_goes_back() -> None:
+def test_a_watermark_never_decreases() -> None:
     of = track()
     mark(of, 50)
     mark(of, 40)
     assert of.watermark == 50
 
 
-def test_what_a_partition_brings_twice_counts_once() -> None:
+def test_a_redelivered_record_counts_once() -> None:
     of = track()
     assert read(of, 10, 11, 10, 12, sources=[5, 6, 5, 7]) == [10, 11, 12]
     assert read(of, 11, 13, sources=[6, 8]) == [13]
@@ -117,7 +117,7 @@ def test_what_a_partition_brings_twice_counts_once() -> None:
     marks=st.sets(st.integers(0, 59)),
     cuts=st.lists(st.integers(1, 20), min_size=1),
 )
-def test_a_batch_is_admitted_as_its_records_one_by_one(
+def test_a_batch_gives_the_same_result_as_its_records_one_by_one(
     positions: list[int], marks: set[int], cuts: list[int]
 ) -> None:
     together, alone = track(), track()
@@ -147,7 +147,7 @@ def test_a_batch_is_admitted_as_its_records_one_by_one(
         start += step
 
 
-def test_held_is_the_first_record_of_the_oldest_open_window_and_the_state_before_it() -> None:
+def test_the_checkpoint_is_at_the_first_record_of_the_oldest_open_slide() -> None:
     of = track(at=7)
     read(of, 38, 45, 39, 90, sources=[7, 8, 9, 10])
     assert of.hold().offset == 7
@@ -158,23 +158,23 @@ def test_held_is_the_first_record_of_the_oldest_open_window_and_the_state_before
     assert resume == Resume(watermark=43, source=9, closed=2, published=11, grid=GRID)
 
 
-def test_after_a_restart_late_records_are_late_and_published_windows_stay_so() -> None:
+def test_after_a_restart_late_records_stay_late_and_published_windows_closed() -> None:
     of = track(at=8, metadata='{"watermark":46,"source":3,"closed":1,"grid":"40/20"}')
     assert of.source == 3
-    assert read(of, 42) == []  # its pane was passed before the restart
+    assert read(of, 42) == []  # its pane was closed before the restart
     assert of.slots[1].late == 1
     other = track(at=8, metadata='{"watermark":30,"closed":1,"grid":"40/20"}')
     assert read(other, 38) == []  # its window was published
     assert not other.slots
 
 
-def test_a_partition_without_records_holds_its_position() -> None:
+def test_the_checkpoint_of_a_partition_without_records_is_unchanged() -> None:
     assert track(at=12, metadata=f'{{"watermark":7,"grid":"{GRID}"}}').hold() == Committed(
         12, f'{{"watermark":7,"grid":"{GRID}"}}'
     )
 
 
-def test_with_other_windows_the_first_that_is_read_whole_is_the_next() -> None:
+def test_after_a_change_of_windows_the_first_complete_slide_is_the_next() -> None:
     metadata = '{"watermark":46,"source":3,"closed":9,"grid":"5/20"}'
     of = track(at=8, metadata=metadata)
     assert read(of, 50, 79, 80) == [80]
@@ -185,7 +185,7 @@ def test_with_other_windows_the_first_that_is_read_whole_is_the_next() -> None:
 
 
 @pytest.mark.parametrize("axis", ["row", "time"])
-def test_on_the_time_axis_an_instant_may_come_again(axis: str) -> None:
+def test_only_on_the_time_axis_may_a_position_occur_again(axis: str) -> None:
     by_time = small_stream(
         windows='span = "40ms"',
         time='column = "at"\nformat = "unix_ms"',
@@ -195,7 +195,7 @@ def test_on_the_time_axis_an_instant_may_come_again(axis: str) -> None:
     assert of.watermark == (48 if axis == "row" else 50)
 
 
-def test_a_record_far_ahead_moves_nothing_and_is_counted_as_late_where_the_partition_is() -> None:
+def test_a_record_far_ahead_counts_as_late_and_does_not_advance_the_watermark() -> None:
     of = track()
     positions = np.array([10, 10**12, 11])
     cells, counting = of.admit(
@@ -208,7 +208,7 @@ def test_a_record_far_ahead_moves_nothing_and_is_counted_as_late_where_the_parti
     assert of.close() is None or of.slots
 
 
-def test_a_record_far_ahead_that_comes_first_is_in_no_window() -> None:
+def test_a_first_record_that_is_far_ahead_is_in_no_window() -> None:
     of = track()
     _, counting = of.admit(Arrivals(np.arange(1), np.array([10**12]), ahead=np.array([True])))
     assert not counting.any()

@@ -1,4 +1,4 @@
-"""Samples are the same whatever way their records were gathered."""
+"""A bottom-k sample does not depend on how its records were collected."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from monitor.windows.parts import pack_errors, pack_records, records, unpack_err
 
 
 def rows_of(partition: int, records: list[tuple[int, int]]) -> Rows:
-    """Records as (offset, position); the id is the position, the value too."""
+    """Return records as (offset, position); the position is also their id and their value."""
     positions = np.array([position for _, position in records], dtype=np.int64)
     return Rows(
         hashes_of([str(position) for position in positions]),
@@ -52,7 +52,7 @@ def test_batches_and_partitions_do_not_change_the_sample(
     assert whole.rows().ordered().values[0].tolist() == expected
 
 
-def test_the_hash_is_the_same_for_ever() -> None:
+def test_the_hash_of_an_id_never_changes() -> None:
     assert hashes_of(["flower-000017", "17", "Malmö"]).tolist() == [
         2_001_907_529,
         1_024_455_050,
@@ -60,9 +60,9 @@ def test_the_hash_is_the_same_for_ever() -> None:
     ]
 
 
-def test_ids_in_a_row_spread_over_all_hashes() -> None:
+def test_the_hashes_of_consecutive_ids_are_spread_evenly() -> None:
     counted, _ = np.histogram(hashes_of([f"r{n}" for n in range(16_000)]), 16, (0, 2**32))
-    assert counted.min() > 900  # 1000 each, and a standard deviation of 31
+    assert counted.min() > 900  # 1,000 in each range, with a standard deviation of 31
     assert counted.max() < 1100
 
 
@@ -76,7 +76,7 @@ def test_ids_in_a_row_spread_over_all_hashes() -> None:
         min_size=1,
     )
 )
-def test_a_sample_comes_over_the_wire_as_it_was(
+def test_a_sample_is_encoded_and_decoded_unchanged(
     values: list[tuple[float, str | None, int]],
 ) -> None:
     positions = np.array([position for _, _, position in values])
@@ -106,7 +106,7 @@ def test_a_sample_comes_over_the_wire_as_it_was(
 
 
 @pytest.mark.parametrize("kind", ["numbers", "texts"])
-def test_a_sample_over_the_limit_of_a_record_goes_in_several_that_add_up(kind: str) -> None:
+def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None:
     count = 30_000
     numbers = np.random.default_rng(0).normal(size=count)
     texts = np.array([f"a category of its own, number {n}" for n in range(count)], dtype=object)

@@ -1,4 +1,4 @@
-"""Predictions read as arrays are what their events and records say, one by one."""
+"""Predictions are read as arrays with the same content as their events one by one."""
 
 import logging
 from typing import Any
@@ -62,11 +62,11 @@ def messages(events: list[Any]) -> list[Message]:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.one_of(EVENT, st.just(b"{"), st.none()), max_size=12))
-def test_a_batch_says_what_its_events_say_one_by_one(events: list[Any]) -> None:
+def test_a_batch_is_read_like_its_events_one_by_one(events: list[Any]) -> None:
     assert check(events, stream(), whole=False) == check(events, stream(), whole=True)
 
 
-def test_names_that_the_decoder_cannot_take_are_read_too() -> None:
+def test_column_names_that_the_decoder_does_not_support_are_read_too() -> None:
     name = 'a "quoted" name'
     events = [
         Watermark(position=3), prediction(1, 2.0, 7, "m", name), b"{", None,
@@ -76,7 +76,7 @@ def test_names_that_the_decoder_cannot_take_are_read_too() -> None:
 
 
 def check(events: list[Any], of: Stream, *, whole: bool) -> list[int | None]:
-    """Returns the rows of those whose columns could be read."""
+    """Check a batch against its events; return the rows whose columns are readable."""
     reader = ScoredReader(of)
     found = reader.read(messages(events), whole=whole)
     placed = [
@@ -127,7 +127,7 @@ def check(events: list[Any], of: Stream, *, whole: bool) -> list[int | None]:
         (msgspec.json.encode(prediction(2**63)), "column 'row': expected"),
     ],
 )
-def test_what_cannot_be_placed_is_left_out_with_a_reason(
+def test_a_prediction_without_a_usable_position_is_skipped_with_a_reason(
     value: bytes, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -137,7 +137,7 @@ def test_what_cannot_be_placed_is_left_out_with_a_reason(
     assert said.startswith(f"s.predictions[0]@7 cannot be read, left out: {reason}")
 
 
-def test_a_record_without_readable_columns_has_a_place_and_no_details(
+def test_a_record_with_unreadable_columns_has_a_position_but_no_values(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reader = ScoredReader(stream())
@@ -150,7 +150,7 @@ def test_a_record_without_readable_columns_has_a_place_and_no_details(
     assert said.startswith("s.predictions[0]@7 is counted, but not sampled: column 'a': expected")
 
 
-def test_scores_are_those_of_the_records_that_have_them() -> None:
+def test_scores_belong_to_the_records_that_have_them() -> None:
     events = [prediction(1), msgspec.structs.replace(prediction(2), scores=None), prediction(3)]
     odd = msgspec.json.encode(prediction(4)).replace(b'{"no":1.0}', b'"high"')
     reader = ScoredReader(stream())
@@ -161,7 +161,7 @@ def test_scores_are_those_of_the_records_that_have_them() -> None:
         assert details.scores.own("no").tolist() == [65534, 65535, 65534, 65535]
 
 
-def test_times_are_those_that_inference_read() -> None:
+def test_times_are_taken_from_the_predictions_of_inference() -> None:
     of = stream(time='column = "at"', windows='span = "1h"')
     times = ["1970-01-01T00:00:01Z", "1970-01-01T00:00:00.500000Z", None]
     events: list[Any] = [prediction(row, time=time) for row, time in enumerate(times)]

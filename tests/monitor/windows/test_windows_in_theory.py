@@ -1,4 +1,4 @@
-"""Out-of-order and late input, idle partitions: the windows that a few lines of theory give."""
+"""With late records and idle partitions, windows are those of a short reference implementation."""
 
 from collections import Counter
 from itertools import pairwise
@@ -34,20 +34,20 @@ def stream(overlap: int = 1, axis: Axis = "row") -> Stream:
     )
 
 
-# What one partition brings, in its order: rows, and the watermark records of its silence.
+# The records of one partition in order: rows, and watermark records while it is idle.
 BROUGHT = st.lists(
     st.tuples(st.sampled_from(["row"] * 9 + ["watermark"]), st.integers(0, 200)), max_size=40
 )
 
 
 class Theory:
-    """What a partition puts into windows, by the definition of late, record by record."""
+    """The expected records of one partition in windows, by the definition of late."""
 
     def __init__(self, brought: list[tuple[str, int]], slide: int, axis: Axis) -> None:
         self.counted: Counter[int] = Counter()  # by row
-        self.late: Counter[int] = Counter()  # by slice
+        self.late: Counter[int] = Counter()  # by slide
         self.watermark = -1
-        # Row 4 read says that 5 is next; an instant may come again.
+        # After row 4, the next row is 5; a time may occur again.
         ahead = 1 if axis == "row" else 0
         for what, position in brought:
             if what == "watermark":
@@ -66,7 +66,7 @@ class Theory:
     overlap=st.sampled_from(OVERLAPS),
     axis=st.sampled_from(get_args(Axis)),
 )
-def test_windows_hold_what_their_partitions_had_not_passed(
+def test_windows_contain_the_records_that_are_not_late(
     brought: list[list[tuple[str, int]]], overlap: int, axis: Axis
 ) -> None:
     slide, unit = SIZE // overlap, 1000 if axis == "time" else 1  # microseconds
@@ -84,7 +84,7 @@ def test_windows_hold_what_their_partitions_had_not_passed(
     windows = driver.windows()
 
     theories = [Theory(own, slide, axis) for own in brought]
-    # A partition that has brought nothing, or only what is late from the start, holds all back.
+    # A partition without records, or with only late ones, keeps all windows open.
     reached = min(theory.watermark for theory in theories)
     counted, late = sum((t.counted for t in theories), Counter()), Counter[int]()
     for theory in theories:
@@ -114,7 +114,7 @@ def test_windows_hold_what_their_partitions_had_not_passed(
     assert all(one.index < other.index for one, other in pairwise(panes))
 
 
-def test_an_idle_partition_holds_windows_back_until_its_watermark_comes() -> None:
+def test_an_idle_partition_keeps_windows_open_until_its_watermark_arrives() -> None:
     log = Log(stream())
     for row in range(100):
         log.prediction(row, partition=row % 2)
