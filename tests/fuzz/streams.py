@@ -148,7 +148,7 @@ every = "1d"
 cooldown = "1h"
 train_on = "7d"
 min_outcomes = 200
-budget = { count = 3, per = "1d" }
+budget = { requests = 3, per = "1d" }
 
 [models]
 candidates = ["logistic_regression", "decision_tree"]

@@ -20,7 +20,9 @@ def test_changed_bytes_are_refused_or_can_be_written_again(target: Target) -> No
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_valid_bytes_are_taken(target: Target) -> None:
-    assert [run(target, seed) for seed in target.seeds()] == [None] * len(target.seeds())
+    assert target.seeds()
+    for seed in target.seeds():
+        target.check(seed)  # raises nothing, also no DriftlineError
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if corpus(name)])
