@@ -1,4 +1,4 @@
-"""The rights that are printed follow from the plan of the topics."""
+"""The printed ACLs are derived from the plan of the topics."""
 
 import json
 from pathlib import Path
@@ -26,11 +26,11 @@ def topics_with(role: str, operation: str, stream: Stream = STREAM) -> set[str]:
     return {acl.name for acl in of(role, "topic", stream) if operation in acl.operations}
 
 
-def test_whoever_writes_or_reads_a_topic_by_the_plan_may_do_so_and_no_one_else() -> None:
+def test_only_roles_that_write_or_read_a_topic_by_the_plan_have_the_right() -> None:
     for topic in Topics(STREAM).plan():
         for role in roles(Topics(STREAM)):
             if role == "operator":
-                continue  # its commands read all topics
+                continue  # the operator's commands read all topics
             assert (topic.name in topics_with(role, "Write")) == (role in topic.writers)
             assert (topic.name in topics_with(role, "Read")) == (role in topic.readers)
 
@@ -47,12 +47,12 @@ def test_the_operator_reads_and_creates_all_topics_and_writes_those_of_the_plan(
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_the_group_of_its_name(service: str) -> None:
+def test_a_service_may_use_only_the_group_of_its_name(service: str) -> None:
     (group,) = of(service, "group")
     assert (group.name, group.operations) == (f"s.{service}", ("Read",))
 
 
-def test_inference_needs_a_transactional_id_for_exactly_once_alone() -> None:
+def test_inference_needs_a_transactional_id_only_for_exactly_once() -> None:
     assert {s: len(of(s, "transactional-id")) for s in SERVICES} == {
         "inference": 0,
         "outcomes": 1,
@@ -64,11 +64,11 @@ def test_inference_needs_a_transactional_id_for_exactly_once_alone() -> None:
     assert (right.name, right.pattern, right.operations) == ("s.inference-", "prefixed", ("Write",))
 
 
-def test_all_names_begin_with_the_streams_prefix() -> None:
+def test_all_names_begin_with_the_prefix_of_the_stream() -> None:
     assert all(acl.name.startswith("team.s.") for acl in acls(with_kafka('topic_prefix = "team."')))
 
 
-def test_commands_name_the_principal_that_was_given_and_quote_it() -> None:
+def test_commands_contain_the_given_principal_in_quotes() -> None:
     rights = acls(STREAM, {"monitor": "User:CN=a b,O=c"})
     lines = list(commands(rights, "kafka:9092"))
     assert any("--allow-principal 'User:CN=a b,O=c'" in line for line in lines)
@@ -93,6 +93,6 @@ class TestCommand:
         assert {json.loads(line)["role"] for line in lines} == set(roles(Topics(STREAM)))
 
     @pytest.mark.parametrize("wrong", ["trainer", "trainer=fit", "painter=User:x"])
-    def test_a_role_or_principal_that_is_none_is_refused(self, file: str, wrong: str) -> None:
+    def test_an_unknown_role_or_invalid_principal_is_rejected(self, file: str, wrong: str) -> None:
         result = CliRunner().invoke(command_line(), ["topics", "acls", "-s", file, "-p", wrong])
         assert isinstance(result.exception, SettingsError)

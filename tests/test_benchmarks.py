@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: same records each time, honest rates, no hidden peers."""
+"""The benchmarks use the same records each time, measure fair rates and report missing peers."""
 
 import doctest
 import subprocess
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("features", [4, 20, 30])
-def test_records_and_labels_are_what_the_stream_file_says(features: int) -> None:
+def test_records_and_labels_match_the_stream_file(features: int) -> None:
     plan = Plan("machine", features)
     stream = loads(plan.toml())
     records = list(plan.records(50, 9_990))  # across two chunks
@@ -38,22 +38,22 @@ def test_records_and_labels_are_what_the_stream_file_says(features: int) -> None
     assert {label.label for label in labels} == {"failing", "sound"}
 
 
-def test_the_same_numbers_give_the_same_records_wherever_one_starts() -> None:
+def test_a_record_depends_only_on_its_number() -> None:
     plan = Plan("machine", 4)
     assert list(plan.records(30, 9_990))[15:] == list(plan.records(15, 10_005))
 
 
-def test_the_clock_starts_when_a_tenth_has_arrived_and_stops_at_the_last() -> None:
+def test_the_rate_is_measured_from_a_tenth_of_the_records_to_the_last() -> None:
     samples = [
         Sample(0.0, 0, 2.0, 0),
-        Sample(5.0, 200, 3.0, 0),  # a fifth at once, after a slow start
+        Sample(5.0, 200, 3.0, 0),  # a fifth of the records arrives at once, after a slow start
         Sample(7.0, 1000, 3.8, 0),
         Sample(9.0, 1000, 3.9, 0),
     ]
     assert rates(samples) == pytest.approx((400.0, 1000.0, 2.0))
 
 
-def test_a_run_too_short_to_measure_is_refused() -> None:
+def test_a_run_too_short_to_measure_is_an_error() -> None:
     with pytest.raises(BenchmarkError, match="take more records"):
         rates([Sample(0.0, 0, 0.0, 0), Sample(1.0, 100, 0.1, 0)])
 
@@ -71,7 +71,7 @@ def run_of(name: str, round_: int, records_per_s: float) -> Throughput:
     )
 
 
-def test_ratios_are_taken_within_a_round() -> None:
+def test_ratios_compare_programs_within_a_round() -> None:
     runs = [
         run_of(DRIFTLINE, 1, 200.0),
         run_of("by_hand", 1, 100.0),
@@ -84,7 +84,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert [line[3] for line in throughput_table([ours, peer])[1:]] == ["× 1.00", "× 2.00"]
 
 
-def test_each_peer_is_a_program_of_its_own_that_knows_nothing_of_driftline() -> None:
+def test_each_peer_is_a_separate_program_that_does_not_import_driftline() -> None:
     for contestant in CONTESTANTS:
         if not contestant.is_driftline:
             assert (ROOT / "benchmarks" / "peers" / f"{contestant.name}.py").is_file()
@@ -94,17 +94,19 @@ def test_each_peer_is_a_program_of_its_own_that_knows_nothing_of_driftline() -> 
         assert "import driftline" not in text
 
 
-def test_a_peer_that_is_not_installed_is_absent_and_the_others_take_part(tmp_path: Path) -> None:
+def test_a_peer_that_is_not_installed_is_reported_and_the_others_are_measured(
+    tmp_path: Path,
+) -> None:
     class Nothing(Peers):
         def install(self) -> None:
-            """As where the registry cannot be reached."""
+            """Do nothing, as if the registry could not be reached."""
 
     taking_part, absent = choose(["by_hand", "quix", "pathway"], Nothing(tmp_path, Report()))
     assert [contestant.name for contestant in taking_part] == [DRIFTLINE, "by_hand"]
     assert absent == ["quix", "pathway"]
 
 
-def test_an_unknown_peer_is_named(tmp_path: Path) -> None:
+def test_an_error_names_an_unknown_peer(tmp_path: Path) -> None:
     with pytest.raises(BenchmarkError, match="no peer 'byhand'"):
         choose(["byhand"], Peers(tmp_path, Report()))
 
@@ -117,7 +119,7 @@ def test_no_peer_is_a_dependency_of_driftline() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="measured by way of /proc")
-def test_a_program_that_ends_by_itself_is_an_error_that_shows_what_it_said(tmp_path: Path) -> None:
+def test_the_error_for_a_program_that_ended_contains_its_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such topic')"]
     program = Measured("peer", command, environment={}, log=tmp_path / "log")
     program.wait(30)
@@ -126,19 +128,19 @@ def test_a_program_that_ends_by_itself_is_an_error_that_shows_what_it_said(tmp_p
 
 
 @pytest.mark.parametrize("name", ["latency", "services", "summary", "throughput"])
-def test_examples_in_docstrings_hold(name: str) -> None:
+def test_examples_in_docstrings_are_correct(name: str) -> None:
     found = doctest.testmod(import_module(f"benchmarks.{name}"))
     assert found.attempted
     assert not found.failed
 
 
-def test_the_command_explains_itself() -> None:
+def test_the_help_lists_the_options() -> None:
     command = [sys.executable, "-m", "benchmarks", "--help"]
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     for option in ("--features", "--records", "--repeats", "--peers", "--json"):
         assert option in said
 
 
-def test_plots_need_nothing_of_driftline() -> None:
+def test_plots_import_nothing_from_the_benchmarks() -> None:
     text = (ROOT / "benchmarks" / "plot.py").read_text(encoding="utf-8")
     assert "from benchmarks" not in text

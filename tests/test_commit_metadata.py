@@ -1,4 +1,4 @@
-"""Whatever a tool has written beside a group's offsets, its services start and go on."""
+"""Services start and continue with any commit metadata that another tool has written."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ TOPICS: Final = Topics(STREAM)
 RECORDS: Final = 5
 HUGE: Final = 10**30
 
-# Not one of them is what any service writes.
+# No service writes any of these.
 UNUSABLE: Final = {
     "text": "moved by Anna",
     "half": '{"published":',
@@ -53,7 +53,7 @@ UNUSABLE: Final = {
     "past-64-bits": json.dumps(dict.fromkeys(("published", "models", "attempt"), 2**63)),
     "infinite": '{"published":1e999,"watermark":-1e999,"attempt":1e999}',
 }
-# Wrong in one service's own fields.
+# Valid JSON with a wrong value in a field of one service.
 FIELDS: Final[dict[Service, tuple[str, ...]]] = {
     "inference": (
         f'{{"watermark":{HUGE}}}',
@@ -79,14 +79,14 @@ CASES = [
 
 
 def inputs(service: Service) -> dict[str, int]:
-    """The input topics of a service with their numbers of partitions."""
+    """Return the input topics of a service with their numbers of partitions."""
     return {
         topic.name: topic.partitions for topic in TOPICS.plan() if topic.role in INPUTS[service]
     }
 
 
 def commit(broker: MemoryBroker, service: Service, metadata: str, *, with_id: bool = False) -> None:
-    """Write this beside all of a group's offsets, as a tool does while the group is stopped."""
+    """Commit this metadata with all offsets of a group, as a tool does for a stopped group."""
     ids = broker.admin().topic_ids(list(inputs(service))) if with_id else {}
     consumer = broker.consumer(TOPICS.group(service), client_id="tool")
     consumer.commit(
@@ -121,7 +121,7 @@ def broker_with_records() -> tuple[MemoryBroker, ManualClock]:
 
 @pytest.mark.parametrize("with_id", [False, True], ids=["bare", "after the topic's id"])
 @pytest.mark.parametrize(("service", "metadata"), CASES)
-def test_a_service_goes_on_whatever_stands_beside_its_offsets(
+def test_a_service_continues_despite_unusable_commit_metadata(
     service: Service,
     metadata: str,
     with_id: bool,
@@ -140,7 +140,7 @@ def test_a_service_goes_on_whatever_stands_beside_its_offsets(
             loop.step(0)
             clock.advance(1.0)
         loop.close()
-    if service != "trainer":  # which needs no metadata, and says nothing
+    if service != "trainer":  # the trainer needs no metadata and logs nothing
         topic = next(iter(inputs(service)))
         said = [line for line in caplog.messages if f"{topic}[0]: the metadata" in line]
         assert len(said) == 1
@@ -149,7 +149,7 @@ def test_a_service_goes_on_whatever_stands_beside_its_offsets(
 
 
 @pytest.mark.parametrize("metadata", UNUSABLE.values(), ids=UNUSABLE)
-def test_who_reads_another_groups_commits_takes_the_offset_alone(metadata: str) -> None:
+def test_readers_of_another_groups_commits_ignore_unusable_metadata(metadata: str) -> None:
     broker, _ = broker_with_records()
     commit(broker, "inference", metadata)
     assert handled(Committed(1, metadata)) == 1

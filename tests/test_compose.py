@@ -1,7 +1,7 @@
-"""docker-compose.yml and Dockerfile name only what the code has, and the same commands work.
+"""The commands, settings and paths in docker-compose.yml and Dockerfile exist in the code.
 
-There may be no Docker here: commands, settings and paths are checked against the code, and the
-commands run as processes on the Kafka under test.
+These tests need no Docker: they compare the files with the code, and run the commands as processes
+on the Kafka under test.
 """
 
 import json
@@ -38,7 +38,7 @@ by_container = pytest.mark.parametrize("name", OURS)
 
 
 def commands_of(name: str) -> list[list[str]]:
-    """Arguments of `driftline` that the container runs: its command, and its health check."""
+    """Return the arguments of `driftline` in a container's command and health check."""
     found = [OURS[name]["command"]]
     if check := OURS[name].get("healthcheck"):
         kind, program, *arguments = check["test"]
@@ -48,7 +48,7 @@ def commands_of(name: str) -> list[list[str]]:
 
 
 def copied() -> dict[str, str]:
-    """What the Dockerfile copies: path in the image → path in the project."""
+    """Return what the Dockerfile copies: path in the image → path in the project."""
     found = {}
     for line in re.findall(r"^COPY (.+)$", DOCKERFILE, flags=re.M):
         *sources, target = line.split()
@@ -58,15 +58,15 @@ def copied() -> dict[str, str]:
     return found
 
 
-# ---- against the code ----------------------------------------------------------------------------
+# ---- compared with code --------------------------------------------------------------------------
 
 
-def test_there_are_all_services_and_what_they_need() -> None:
+def test_there_is_a_container_for_each_service_and_its_setup() -> None:
     assert set(CONTAINERS) == {"kafka", *SERVICES, *ONE_SHOT}
 
 
 @by_container
-def test_a_container_runs_a_command_that_exists_with_options_that_it_has(name: str) -> None:
+def test_the_command_of_a_container_exists_with_its_options(name: str) -> None:
     for arguments in commands_of(name):
         command: Any = typer.main.get_command(command_line())
         rest = list(arguments)
@@ -74,18 +74,18 @@ def test_a_container_runs_a_command_that_exists_with_options_that_it_has(name: s
             word = rest.pop(0)
             assert word in command.commands, f"no command {word!r}"
             command = command.commands[word]
-        command.make_context(name, rest)  # parses, and raises on what is not known
+        command.make_context(name, rest)  # parses the arguments, and raises on unknown ones
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_is_the_container_of_its_name_and_tells_its_health(service: str) -> None:
+def test_the_container_of_a_service_has_its_name_and_a_health_check(service: str) -> None:
     assert OURS[service]["command"][0] == service
     assert "healthcheck" in OURS[service]
     assert OURS[service]["restart"] == "unless-stopped"
 
 
 @by_container
-def test_settings_are_read_by_the_code(name: str) -> None:
+def test_the_settings_of_a_container_are_known_to_the_code(name: str) -> None:
     environment = OURS[name]["environment"]
     documented = (ROOT / "driftline" / "settings.py").read_text(encoding="utf-8")
     for variable in environment:
@@ -114,14 +114,14 @@ def test_volumes_are_declared() -> None:
     assert used == set(COMPOSE["volumes"])
 
 
-def test_ports_are_on_loopback_alone() -> None:
+def test_ports_are_published_only_on_the_loopback_interface() -> None:
     ports = [port for spec in CONTAINERS.values() for port in spec.get("ports", ())]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_what_a_container_waits_for_can_come_true(name: str) -> None:
+def test_the_conditions_that_a_container_waits_for_are_possible(name: str) -> None:
     for other, wait in CONTAINERS[name].get("depends_on", {}).items():
         match wait["condition"]:
             case "service_healthy":
@@ -132,7 +132,7 @@ def test_what_a_container_waits_for_can_come_true(name: str) -> None:
                 pytest.fail(f"{name} waits for {other}: {condition}")
 
 
-def test_kafka_is_the_one_that_is_tested_and_listens_where_it_is_looked_for() -> None:
+def test_kafka_has_the_tested_version_and_the_address_that_services_use() -> None:
     kafka = CONTAINERS["kafka"]
     assert kafka["image"] == f"apache/kafka:{KAFKA_VERSION}"
     listeners = kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
@@ -140,7 +140,7 @@ def test_kafka_is_the_one_that_is_tested_and_listens_where_it_is_looked_for() ->
     assert {f"INSIDE://{server}" for server in servers} <= set(listeners)
 
 
-def test_the_image_holds_what_the_project_installs() -> None:
+def test_the_image_contains_what_the_project_installs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     sources = set(copied().values())
     assert set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= sources
@@ -155,7 +155,7 @@ def test_the_image_holds_what_the_project_installs() -> None:
 
 
 class Here:
-    """Runs containers' commands as processes: their paths and settings, moved to this machine."""
+    """Runs the commands of containers as processes, with paths and settings for this machine."""
 
     def __init__(self, folder: Path, stream: Path, bootstrap_servers: str) -> None:
         self._folder = folder
@@ -180,7 +180,7 @@ class Here:
         )
 
     def ask(self, name: str, arguments: list[str]) -> tuple[int, str]:
-        """Exit code and output of a command."""
+        """Return the exit code and the output of a command."""
         with (self._folder / "output.txt").open("w+", encoding="utf-8") as output:
             code = self.start(name, arguments, output).wait(timeout=180)
             output.seek(0)
@@ -192,7 +192,7 @@ class Here:
 
     @contextmanager
     def service(self, name: str) -> Iterator[None]:
-        """The service, until the block ends; a stop by SIGTERM must be clean."""
+        """Run the service until the block ends; it must stop cleanly on SIGTERM."""
         with (self._folder / f"{name}.log").open("w+", encoding="utf-8") as output:
             process = self.start(name, OURS[name]["command"], output)
             try:
@@ -206,7 +206,7 @@ class Here:
                 process.wait()
 
     def until_well(self, name: str, arguments: list[str]) -> str:
-        """Run a command again and again until it exits 0; its output."""
+        """Repeat a command until it exits with 0; return its output."""
         deadline_s = time.monotonic() + 90
         while True:
             code, output = self.ask(name, arguments)
@@ -216,7 +216,7 @@ class Here:
 
 
 @pytest.mark.kafka
-def test_the_commands_work_on_kafka(
+def test_the_commands_of_the_containers_work_on_kafka(
     tmp_path: Path, kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     text = (ROOT / "examples" / "iris.toml").read_text(encoding="utf-8")
@@ -232,7 +232,7 @@ def test_the_commands_work_on_kafka(
         for service in SERVICES:
             here.until_well(service, commands_of(service)[1])
         here.run("producer", [*OURS["producer"]["command"], "--limit", "1500"])
-        # Strict: what inference has not read yet is missing, too.
+        # With --strict, records that inference has not read yet count as missing too.
         reconcile = ["reconcile", "--stream", "/app/examples/iris.toml", "--strict", "--json"]
         found = json.loads(here.until_well("producer", reconcile))
     assert found["records"] == 300

@@ -1,4 +1,4 @@
-"""Dead letters: grouped by reason, found by id or place, sent again once."""
+"""Dead letters are grouped by reason, found by id or position, and sent again only once."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.world import World
 
 @pytest.fixture
 def world() -> World:
-    """Two refused records, of one of which the key is set, and a label without a prediction."""
+    """Return a world with two rejected records, one with a key, and a label without prediction."""
     world = World()
     world.letter(
         world.feature("a", partition=1, headers=(("trace", b"7"),)), "missing value: column 'x'"
@@ -27,7 +27,7 @@ def messages(world: World, topic: str) -> Iterator[Message]:
         yield from batch
 
 
-def test_letters_are_grouped_by_reason_the_most_frequent_first(world: World) -> None:
+def test_dead_letters_are_grouped_by_reason_with_the_most_frequent_first(world: World) -> None:
     world.letter(world.feature(b"nor this"), "not JSON")
 
     found = groups(world.broker, world.stream)
@@ -40,7 +40,7 @@ def test_letters_are_grouped_by_reason_the_most_frequent_first(world: World) -> 
     assert found[0].newest == "0@2"
 
 
-def test_reasons_that_are_too_many_are_counted_together() -> None:
+def test_reasons_above_the_limit_are_counted_together() -> None:
     world = World()
     record = world.feature("a")
     for number in range(MAX_GROUPS + 5):
@@ -52,7 +52,7 @@ def test_reasons_that_are_too_many_are_counted_together() -> None:
     assert (found[0].reason, found[0].count) == (OTHER_REASONS, 5)
 
 
-def test_a_letter_is_found_by_the_id_of_its_record_and_by_its_place(world: World) -> None:
+def test_a_dead_letter_is_found_by_the_id_of_its_record_and_by_its_position(world: World) -> None:
     (by_id,) = find(world.broker, world.stream, "a")
     (by_place,) = find(world.broker, world.stream, "0@0")
 
@@ -61,7 +61,7 @@ def test_a_letter_is_found_by_the_id_of_its_record_and_by_its_place(world: World
     assert find(world.broker, world.stream, "c") == []
 
 
-def test_replay_sends_the_same_bytes_to_where_they_came_from(world: World) -> None:
+def test_replay_sends_the_same_bytes_to_their_original_partition(world: World) -> None:
     done = replay(world.broker, world.stream)
 
     assert (done.sent, done.again, done.other) == (3, 0, 0)
@@ -71,7 +71,7 @@ def test_replay_sends_the_same_bytes_to_where_they_came_from(world: World) -> No
     assert len(list(messages(world, world.topics.labels))) == 2
 
 
-def test_replay_sends_a_letter_once_unless_asked_again(world: World) -> None:
+def test_replay_sends_a_dead_letter_only_once_unless_again_is_given(world: World) -> None:
     replay(world.broker, world.stream, reason="not JSON")
 
     assert replay(world.broker, world.stream).sent == 2
@@ -84,7 +84,7 @@ def test_a_dry_run_sends_nothing(world: World) -> None:
     assert len(list(messages(world, world.topics.features))) == 2
 
 
-def test_an_event_about_models_is_never_sent_again() -> None:
+def test_a_dead_letter_of_the_models_topic_is_never_sent_again() -> None:
     world = World()
     garbage = Message(world.topics.models, 0, 0, b"role/champion", b"garbage")
     world.letter(garbage, "not JSON")

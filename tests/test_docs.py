@@ -1,4 +1,4 @@
-"""What the documents say is so: commands run, paths exist, fields and commands are the code's."""
+"""The documents are correct: commands exist and run, links and paths exist."""
 
 import os
 import re
@@ -30,12 +30,12 @@ BY_PATH = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relat
 
 
 def prose(page: Path) -> str:
-    """The page without its code blocks."""
+    """Return the page without its code blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
 @BY_PATH
-def test_links_lead_somewhere(page: Path) -> None:
+def test_the_targets_of_links_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", prose(page)):
         if not target.startswith("https://"):
             assert (page.parent / target).exists(), target
@@ -59,7 +59,7 @@ def test_commands_exist(page: Path) -> None:
 
 
 def assert_is_command(line: str) -> None:
-    """The words of a command line up to its arguments name a command, and its options are its."""
+    """Assert that a command line names a command and only options of that command."""
     command: object = typer.main.get_command(command_line())
     words = line.split()
     while words and hasattr(command, "commands"):
@@ -67,7 +67,7 @@ def assert_is_command(line: str) -> None:
         if word.startswith("-"):
             return
         commands = typing.cast(dict[str, object], command.commands)
-        # "up|down" names several commands at once.
+        # "up|down" stands for several commands.
         for name in word.rstrip(":,").split("|"):
             assert name in commands, f"driftline {line}: no command {name!r}"
         command = commands[word.rstrip(":,").split("|")[0]]
@@ -83,7 +83,7 @@ def assert_is_command(line: str) -> None:
 
 
 def blocks(name: str) -> list[str]:
-    """The commands of all blocks of the README that are marked `<!-- runs: name -->`."""
+    """Return the commands of all blocks in the README that are marked `<!-- runs: name -->`."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.findall(rf"<!-- runs: {name} -->\n```console\n(.*?)^```", text, flags=re.M | re.S)
     commands: list[str] = []
@@ -112,7 +112,7 @@ def run(commands: list[str], folder: Path, **environment: str) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with the examples in it, as a fresh clone has."""
+    """Return a folder that contains the examples, like a new clone."""
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     return tmp_path
 
@@ -127,7 +127,7 @@ def test_the_commands_on_kafka_run(
 ) -> None:
     with (folder / "examples" / "iris.toml").open("a", encoding="utf-8") as stream:
         stream.write(f'\n[kafka]\ntopic_prefix = "{topic_name()}."\n')
-    # The broker under test is up already.
+    # The broker under test is already running.
     commands = [line for line in blocks("kafka") if not line.startswith("driftline broker ")]
     down = next(line for line in commands if line.startswith("driftline down "))
     try:
@@ -149,7 +149,7 @@ def test_decisions_are_numbered_and_have_three_parts() -> None:
             assert f"\n**{part}.** " in text, page.name
 
 
-def test_the_example_is_the_stream_of_the_demo() -> None:
+def test_the_example_is_the_stream_file_of_the_demo() -> None:
     from producers.iris import STREAM_FILE
 
     example = ROOT / "examples" / "iris.toml"
@@ -158,7 +158,7 @@ def test_the_example_is_the_stream_of_the_demo() -> None:
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
-def test_requirements_are_pinned_with_hashes_and_name_no_server(name: str) -> None:
+def test_requirements_are_pinned_with_hashes_and_without_a_server(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     assert "://" not in text
     assert not re.search(r"^\s*-[^-]|^--", text, flags=re.M)
@@ -171,7 +171,9 @@ def test_requirements_are_pinned_with_hashes_and_name_no_server(name: str) -> No
     ("name", "extras"),
     [("requirements.txt", ("all",)), ("requirements-dev.txt", ("all", "dev"))],
 )
-def test_requirements_hold_what_the_project_asks_for(name: str, extras: tuple[str, ...]) -> None:
+def test_requirements_contain_the_dependencies_of_the_project(
+    name: str, extras: tuple[str, ...]
+) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     pinned = {
         canonicalize_name(found[1]): found[2]

@@ -1,4 +1,4 @@
-"""Doctor: what is right is ok, what is not says what to do."""
+"""The doctor's checks: correct things are ok, and others come with a remedy."""
 
 from pathlib import Path
 
@@ -37,17 +37,17 @@ def result(checks: list[Check], name: str) -> Check:
     return found
 
 
-def test_this_installation_can_run() -> None:
+def test_the_checks_of_this_installation_do_not_fail() -> None:
     assert all(check.result != "fail" for check in check_installation())
 
 
-def test_whatever_is_not_ok_says_what_to_do(settings: Settings) -> None:
+def test_every_check_that_is_not_ok_has_a_remedy(settings: Settings) -> None:
     checks = [*check_installation(), *check_models(settings), *on_broker(settings, World().broker)]
 
     assert all(check.todo for check in checks if check.result != "ok")
 
 
-def test_keys_are_there_or_missing(settings: Settings) -> None:
+def test_missing_keys_are_reported(settings: Settings) -> None:
     before = list(check_models(settings))
     new_key(settings.keys)
     after = list(check_models(settings))
@@ -57,14 +57,14 @@ def test_keys_are_there_or_missing(settings: Settings) -> None:
     assert {check.result for check in after} == {"ok"}
 
 
-def test_an_own_key_that_is_not_trusted_fails(settings: Settings) -> None:
+def test_a_signing_key_that_is_not_trusted_fails(settings: Settings) -> None:
     key = new_key(settings.keys)
     (settings.keys / "trusted" / f"{key}.pem").unlink()
 
     assert result(list(check_models(settings)), "own key trusted").result == "fail"
 
 
-def test_the_store_is_left_as_it_was(settings: Settings) -> None:
+def test_the_check_of_the_store_leaves_no_files(settings: Settings) -> None:
     assert result(list(check_models(settings)), "model store").result == "ok"
     assert list(Path(settings.model_store).iterdir()) == []
 
@@ -86,7 +86,7 @@ def test_a_broker_that_does_not_answer_fails(settings: Settings) -> None:
     assert (check.result, check.found) == ("fail", "nobody answers")
 
 
-def test_topics_as_planned_are_ok_and_missing_ones_are_named(settings: Settings) -> None:
+def test_planned_topics_are_ok_and_missing_ones_are_listed(settings: Settings) -> None:
     world = World()
     assert result(on_broker(settings, world.broker), "topics").result == "ok"
 
@@ -100,7 +100,7 @@ def test_topics_as_planned_are_ok_and_missing_ones_are_named(settings: Settings)
 @pytest.mark.parametrize(
     ("retention", "expected"), [("-1", "warn"), ("2592000001", "warn"), ("1000", "fail")]
 )
-def test_a_topic_that_keeps_more_than_planned_is_a_warning(
+def test_a_longer_retention_than_planned_is_a_warning_and_a_shorter_one_fails(
     settings: Settings, retention: str, expected: str
 ) -> None:
     world = World()
@@ -115,7 +115,7 @@ def test_a_topic_that_keeps_more_than_planned_is_a_warning(
 
 
 @pytest.mark.parametrize("role", ["features", "windows", "deadletters"])
-def test_a_topic_that_forgets_by_size_is_a_warning(settings: Settings, role: str) -> None:
+def test_a_topic_with_a_size_limit_is_a_warning(settings: Settings, role: str) -> None:
     world = World()
     admin = world.broker.admin()
     name = f"s.{role}"
@@ -129,7 +129,7 @@ def test_a_topic_that_forgets_by_size_is_a_warning(settings: Settings, role: str
     assert found.found.startswith(f"{name}: retention.bytes is 1048576")
 
 
-def test_topics_that_forget_too_early_fail(settings: Settings) -> None:
+def test_a_retention_shorter_than_the_join_window_fails(settings: Settings) -> None:
     labels = msgspec.structs.replace(STREAM.labels, horizon=Span.parse("60d"))
     checks = on_broker(settings, World().broker, msgspec.structs.replace(STREAM, labels=labels))
 
@@ -137,7 +137,7 @@ def test_topics_that_forget_too_early_fail(settings: Settings) -> None:
     assert (found.result, found.found) == ("fail", "60d, but topics keep records for 30 days")
 
 
-def test_without_a_champion_there_is_a_warning(settings: Settings) -> None:
+def test_a_missing_champion_is_a_warning(settings: Settings) -> None:
     assert result(on_broker(settings, World().broker), "champion").result == "warn"
 
 
@@ -158,7 +158,7 @@ def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
     assert f"its ancestor {parent} is used after a restart" in found.found
 
 
-def test_records_of_the_models_topic_that_nobody_trusted_has_signed_are_named(
+def test_records_of_the_models_topic_without_a_trusted_signature_are_listed(
     settings: Settings,
 ) -> None:
     world = World()
@@ -173,7 +173,9 @@ def test_records_of_the_models_topic_that_nobody_trusted_has_signed_are_named(
     assert [found.split("/")[0] for found in ignored] == ["model", "role"]
 
 
-def test_producers_that_separate_labels_from_records_fail(settings: Settings) -> None:
+def test_a_producer_that_sends_labels_to_other_partitions_than_records_fails(
+    settings: Settings,
+) -> None:
     world = World()
     murmur2, crc32, *_ = PARTITIONERS.values()
     for number in range(40):

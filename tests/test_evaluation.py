@@ -1,4 +1,4 @@
-"""Metrics: equal to scikit-learn's, in plain numpy."""
+"""Our metrics, which use only NumPy, equal those of scikit-learn."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ number_pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=40)
 
 @given(pairs)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_classes_are_judged_as_scikit_learn_judges_them(said: list[tuple[str, str]]) -> None:
+def test_classification_metrics_equal_those_of_scikit_learn(said: list[tuple[str, str]]) -> None:
     labels, predictions = (list(column) for column in zip(*said, strict=True))
     expected = {
         "accuracy": metrics.accuracy_score(labels, predictions),
@@ -30,7 +30,7 @@ def test_classes_are_judged_as_scikit_learn_judges_them(said: list[tuple[str, st
 
 
 @given(number_pairs)
-def test_numbers_are_judged_as_scikit_learn_judges_them(said: list[tuple[float, float]]) -> None:
+def test_regression_metrics_equal_those_of_scikit_learn(said: list[tuple[float, float]]) -> None:
     labels, predictions = (list(column) for column in zip(*said, strict=True))
     mae = metrics.mean_absolute_error(labels, predictions)
     rmse = metrics.root_mean_squared_error(labels, predictions)
@@ -39,7 +39,7 @@ def test_numbers_are_judged_as_scikit_learn_judges_them(said: list[tuple[float, 
 
 
 @given(pairs)
-def test_accuracy_and_errors_are_two_sides_of_one(said: list[tuple[str, str]]) -> None:
+def test_accuracy_is_one_minus_the_mean_error(said: list[tuple[str, str]]) -> None:
     labels, predictions = zip(*said, strict=True)
     error = errors("classification", labels, predictions)
     assert set(error) <= {0.0, 1.0}
@@ -48,7 +48,7 @@ def test_accuracy_and_errors_are_two_sides_of_one(said: list[tuple[str, str]]) -
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"])
-def test_the_right_answers_are_the_best(metric: Metric) -> None:
+def test_correct_predictions_have_the_best_metrics(metric: Metric) -> None:
     task: Task = "classification" if higher_is_better(metric) else "regression"
     right: list[str | float] = ["a", "b", "a"] if task == "classification" else [1.0, 2.0, 1.0]
     wrong: list[str | float] = ["b", "b", "a"] if task == "classification" else [2.0, 2.0, 1.0]
@@ -58,12 +58,12 @@ def test_the_right_answers_are_the_best(metric: Metric) -> None:
     assert not better(metric, best, best)
 
 
-def test_arrays_and_lists_are_the_same() -> None:
+def test_arrays_and_lists_give_the_same_metrics() -> None:
     labels = np.array(["a", "b"], dtype=object)
     assert evaluate("accuracy", "classification", labels, ["a", "a"]) == 0.5
     assert evaluate("mae", "regression", np.array([1.0]), [3.0]) == 2.0
 
 
-def test_a_metric_of_nothing_is_refused() -> None:
+def test_a_metric_of_no_records_is_an_error() -> None:
     with pytest.raises(ValueError, match="accuracy of no records"):
         evaluate("accuracy", "classification", [], [])

@@ -1,4 +1,4 @@
-"""The measurements behind the documentation: what they say of data sets, and what they generate."""
+"""The measurements for the documentation: their data sets and their generated data."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ HERE = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
 
 @HERE
 @pytest.mark.parametrize("name", SETS)
-def test_a_set_has_the_columns_that_are_named(name: str) -> None:
+def test_a_data_set_has_the_named_columns(name: str) -> None:
     item = SETS[name]
     with gzip.open(item.file(), "rt", newline="") as text:
         columns = next(csv.reader(text))
@@ -26,7 +26,7 @@ def test_a_set_has_the_columns_that_are_named(name: str) -> None:
     assert len(columns) > len(item.no_features) + 1
 
 
-def test_measurements_take_each_set_once_and_know_it() -> None:
+def test_measurements_use_only_known_data_sets_and_each_only_once() -> None:
     for names in (
         [*false_alarms.TUNED_ON, *false_alarms.OTHERS],
         [*retraining.NAMES],
@@ -38,7 +38,7 @@ def test_measurements_take_each_set_once_and_know_it() -> None:
 
 
 @pytest.mark.parametrize("name", evidence.names())
-def test_each_measurement_explains_itself_and_writes_its_numbers(
+def test_each_measurement_has_a_help_text_and_a_json_option(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
@@ -47,7 +47,7 @@ def test_each_measurement_explains_itself_and_writes_its_numbers(
     assert "--json" in capsys.readouterr().out
 
 
-def test_no_generated_column_drifts_by_itself() -> None:
+def test_no_single_generated_column_drifts() -> None:
     source = generated_source(0)
     for number, draw in enumerate(source.changes.values()):
         for old, new in zip(
@@ -63,7 +63,7 @@ def test_no_generated_column_drifts_by_itself() -> None:
                 )
 
 
-def test_generated_columns_go_together_as_their_names_say() -> None:
+def test_generated_columns_have_the_stated_correlations() -> None:
     def correlation(columns: list[np.ndarray], one: int, other: int) -> float:
         return float(np.corrcoef(columns[one], columns[other])[0, 1])
 
@@ -82,7 +82,7 @@ def test_generated_columns_go_together_as_their_names_say() -> None:
     assert correlation(changed, 5, 7) == pytest.approx(0.0, abs=0.03)
 
 
-def test_pairs_see_a_correlation_that_columns_do_not() -> None:
+def test_column_pairs_find_a_correlation_that_single_columns_do_not() -> None:
     rng = np.random.default_rng(0)
     windows = generated(rng, 2_000), generated(rng, 1_000), generated(rng, 1_000, pair=0.5)
     reference, quiet, changed = [[columns[at] for at in (0, 1, 16)] for columns in windows]

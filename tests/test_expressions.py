@@ -1,4 +1,4 @@
-"""Derived features: what may be written, what may not, and one value wherever it is computed."""
+"""Expressions of derived features: what is allowed, and the same value wherever it is computed."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ CATEGORIES = {"colour": np.array(["red", None, "blue"], dtype=object)}
         ("minimum(a, maximum(b, 2))", [1.0, 2.0, np.nan]),
     ],
 )
-def test_arithmetic_over_columns(text: str, values: list[float]) -> None:
+def test_expressions_compute_the_expected_values(text: str, values: list[float]) -> None:
     result = Expression(text, KINDS).evaluate(NUMBERS, CATEGORIES)
     np.testing.assert_array_equal(result, np.array(values))
 
@@ -68,19 +68,19 @@ def test_arithmetic_over_columns(text: str, values: list[float]) -> None:
         ("c", "'c', which is no declared feature"),
     ],
 )
-def test_everything_else_is_refused_with_its_reason(text: str, problem: str) -> None:
+def test_other_expressions_are_rejected_with_a_reason(text: str, problem: str) -> None:
     with pytest.raises(DataError) as caught:
         Expression(text, KINDS)
     assert problem in caught.value.message
 
 
-def test_a_misspelt_column_gets_the_nearest_name() -> None:
+def test_an_error_for_a_misspelt_column_suggests_the_most_similar_name() -> None:
     with pytest.raises(DataError) as caught:
         Expression("coluor == 'red'", KINDS)
     assert "did you mean 'colour'?" in str(caught.value)
 
 
-def test_columns_are_never_written_to() -> None:
+def test_evaluating_an_expression_never_changes_the_columns() -> None:
     before = {name: values.copy() for name, values in NUMBERS.items()}
     for text in ("a", "-a", "a * 1", "where(b > 0, a, b)"):
         result = Expression(text, KINDS).evaluate(NUMBERS, CATEGORIES)

@@ -1,4 +1,4 @@
-"""The harness of `scripts/faults`: its proxy, its results, its table."""
+"""The harness of `scripts/faults`: its proxy, its results and its table."""
 
 import socket
 import threading
@@ -39,7 +39,7 @@ RESULT = Result(
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """The port of a server that answers with what it gets."""
+    """Return the port of a server that sends back what it receives."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def answer(connection: socket.socket) -> None:
@@ -88,7 +88,7 @@ def test_the_proxy_forwards_both_ways(proxy: Proxy) -> None:
         assert said_back(connection, b"one") == b"one"
 
 
-def test_a_dropped_network_ends_open_connections_and_refuses_new_ones(proxy: Proxy) -> None:
+def test_a_dropped_network_closes_open_connections_and_rejects_new_ones(proxy: Proxy) -> None:
     with connected(proxy) as old:
         assert said_back(old, b"one") == b"one"
         proxy.set("refuse")
@@ -100,7 +100,7 @@ def test_a_dropped_network_ends_open_connections_and_refuses_new_ones(proxy: Pro
             assert said_back(later, b"two") == b"two"
 
 
-def test_what_is_sent_while_the_network_is_silent_comes_later(proxy: Proxy) -> None:
+def test_bytes_sent_while_the_network_is_silent_arrive_later(proxy: Proxy) -> None:
     with connected(proxy) as connection:
         assert said_back(connection, b"one") == b"one"
         proxy.set("silent")
@@ -109,7 +109,7 @@ def test_what_is_sent_while_the_network_is_silent_comes_later(proxy: Proxy) -> N
         assert connection.recv(1000) == b"two"
 
 
-def test_a_half_open_connection_ends_when_the_fault_does(proxy: Proxy) -> None:
+def test_a_half_open_connection_is_closed_at_the_end_of_the_fault(proxy: Proxy) -> None:
     with connected(proxy) as old:
         assert said_back(old, b"one") == b"one"
         proxy.set("half")
@@ -119,7 +119,7 @@ def test_a_half_open_connection_ends_when_the_fault_does(proxy: Proxy) -> None:
         assert is_ended(old)
 
 
-def test_results_are_added_to_a_file_and_known_again(tmp_path: Path) -> None:
+def test_results_are_appended_to_a_file_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     other = msgspec.structs.replace(RESULT, seed=1, deviations=("lag is not 0",), recovery_s=None)
     for result in (RESULT, other):

@@ -1,4 +1,4 @@
-"""The matrix that a model reads is the same in training and in serving."""
+"""The matrix that a model gets is the same in training and in serving."""
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def columns(prices: list[float], colours: list[str | None]) -> Columns:
     )
 
 
-def test_numbers_are_imputed_by_the_median_and_categories_are_one_hot() -> None:
+def test_missing_numbers_become_the_median_and_categories_are_one_hot() -> None:
     train = columns([1.0, np.nan, 3.0], ["red", None, "blue"])
     schema = fit_schema(STREAM, train, ["yes", "no", "yes"])
     assert schema.classes == ("no", "yes")
@@ -46,13 +46,13 @@ def test_numbers_are_imputed_by_the_median_and_categories_are_one_hot() -> None:
     ]
 
 
-def test_a_missing_category_that_training_never_saw_is_all_zeros() -> None:
+def test_a_missing_category_is_all_zeros_if_none_was_missing_in_training() -> None:
     schema = fit_schema(STREAM, columns([1.0, 2.0], ["red", "blue"]), ["a", "b"])
     assert encode_matrix(schema, columns([1.0], [None])).tolist() == [[1.0, 0.0, 0.0, 2.0]]
     assert unseen_mask(schema, columns([1.0], [None]))["colour"].tolist() == [False]
 
 
-def test_only_frequent_levels_get_columns_but_rare_ones_are_not_unseen() -> None:
+def test_only_frequent_categories_get_columns_but_rare_ones_are_not_unseen() -> None:
     colours = [f"c{i:03d}" for i in range(150)] + [f"c{i:03d}" for i in range(50, 150)]
     schema = fit_schema(STREAM, columns([1.0] * 250, list(colours)), ["a", "b"] * 125)
     colour = schema.features[1]

@@ -1,4 +1,4 @@
-"""Records that a log lost before they were read: noticed at a start and while reading."""
+"""Records deleted before they were read are detected at the start and while reading."""
 
 from collections.abc import Mapping, Sequence
 from typing import get_args
@@ -19,7 +19,7 @@ by_delivery = pytest.mark.parametrize("delivery", get_args(Delivery))
 
 
 class Copier:
-    """Publishes what it reads, and the changes of logs that it is told of, in their order."""
+    """Publishes the records that it reads and the changes of logs, in their order."""
 
     inputs = (IN,)
     follows: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Copier:
 
 
 class Setting:
-    """A broker, and loops that follow each other."""
+    """A broker, and loops that run on it one after the other."""
 
     def __init__(self, delivery: Delivery) -> None:
         self.clock = ManualClock()
@@ -90,7 +90,7 @@ class Setting:
             producer.send(Outgoing(IN, b"%d" % value, partition=0))
 
     def run(self) -> list[LogChange]:
-        """Let a new worker read everything."""
+        """Let a new worker read everything; return the changes that it saw."""
         loop, handler = self.loop()
         drain(loop)
         loop.close()
@@ -113,7 +113,7 @@ def drain(loop: Loop) -> None:
 
 
 @by_delivery
-def test_a_first_start_names_the_log_and_later_ones_do_not(delivery: Delivery) -> None:
+def test_only_the_first_start_reports_the_log_as_new(delivery: Delivery) -> None:
     setting = Setting(delivery)
     setting.put(1, 2)
     assert setting.run() == [LogChange(AT, "memory-1", 0, is_new_topic=True)]
@@ -123,7 +123,7 @@ def test_a_first_start_names_the_log_and_later_ones_do_not(delivery: Delivery) -
 
 
 @by_delivery
-def test_records_deleted_while_no_worker_ran_are_a_gap_told_once(delivery: Delivery) -> None:
+def test_records_deleted_while_no_worker_ran_are_reported_once_as_a_gap(delivery: Delivery) -> None:
     setting = Setting(delivery)
     setting.put(0, 1)
     setting.run()
@@ -135,7 +135,7 @@ def test_records_deleted_while_no_worker_ran_are_a_gap_told_once(delivery: Deliv
 
 
 @by_delivery
-def test_records_deleted_after_they_were_read_are_no_gap(delivery: Delivery) -> None:
+def test_records_deleted_after_they_were_read_are_not_a_gap(delivery: Delivery) -> None:
     setting = Setting(delivery)
     setting.put(0, 1)
     setting.run()
@@ -146,7 +146,7 @@ def test_records_deleted_after_they_were_read_are_no_gap(delivery: Delivery) -> 
 
 
 @by_delivery
-def test_records_deleted_before_a_running_worker_are_a_gap(delivery: Delivery) -> None:
+def test_records_deleted_ahead_of_a_running_worker_are_a_gap(delivery: Delivery) -> None:
     setting = Setting(delivery)
     loop, handler = setting.loop()
     setting.put(0, 1)
@@ -160,14 +160,14 @@ def test_records_deleted_before_a_running_worker_are_a_gap(delivery: Delivery) -
 
 
 @by_delivery
-def test_a_topic_that_was_created_again_is_read_from_its_beginning(delivery: Delivery) -> None:
+def test_a_recreated_topic_is_read_from_its_beginning(delivery: Delivery) -> None:
     setting = Setting(delivery)
     loop, handler = setting.loop()
     setting.put(0, 1, 2)
     drain(loop)
     setting.create_again()
     setting.put(10, 11)
-    drain(loop)  # the position is above the end
+    drain(loop)  # the position is now beyond the end
     assert handler.changes[1:] == [LogChange(AT, "memory-3", 0, unread=3, is_new_topic=True)]
     assert setting.got() == ["0", "1", "2", "gap", "10", "11"]
     loop.close()
@@ -175,7 +175,7 @@ def test_a_topic_that_was_created_again_is_read_from_its_beginning(delivery: Del
 
 
 @by_delivery
-def test_a_topic_created_again_is_noticed_though_the_position_is_in_its_log(
+def test_a_recreated_topic_is_detected_even_if_the_position_exists_in_it(
     delivery: Delivery,
 ) -> None:
     setting = Setting(delivery)
@@ -193,7 +193,7 @@ def test_a_topic_created_again_is_noticed_though_the_position_is_in_its_log(
 
 
 @by_delivery
-def test_a_commit_in_another_topic_of_the_name_is_recognised_after_a_restart(
+def test_a_commit_for_a_deleted_topic_of_the_same_name_is_recognised(
     delivery: Delivery,
 ) -> None:
     setting = Setting(delivery)
@@ -203,13 +203,13 @@ def test_a_commit_in_another_topic_of_the_name_is_recognised_after_a_restart(
     setting.create_again()
     setting.put(10, 11, 12)
     consumer = setting.broker.consumer(GROUP)
-    consumer.commit(before)  # a broker that keeps the commits of deleted topics
+    consumer.commit(before)  # as on a broker that keeps the commits of deleted topics
     assert setting.run() == [LogChange(AT, "memory-3", 0, unread=2, is_new_topic=True)]
     assert setting.got() == ["0", "1", "gap", "10", "11", "12"]
 
 
 @by_delivery
-def test_commits_from_before_ids_were_kept_go_on(delivery: Delivery) -> None:
+def test_a_commit_of_an_old_version_without_a_topic_id_is_used(delivery: Delivery) -> None:
     setting = Setting(delivery)
     setting.put(0, 1, 2)
     setting.broker.consumer(GROUP).commit({AT: Committed(2, '{"watermark":7}')})
@@ -219,7 +219,7 @@ def test_commits_from_before_ids_were_kept_go_on(delivery: Delivery) -> None:
 
 @by_delivery
 @pytest.mark.parametrize("topic_id", ["", '"topic_id":"memory-1",'])
-def test_results_that_cannot_be_published_yet_are_not_believed(
+def test_metadata_that_claims_results_beyond_the_end_of_the_log_is_ignored(
     delivery: Delivery, topic_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     setting = Setting(delivery)
@@ -234,7 +234,7 @@ def test_results_that_cannot_be_published_yet_are_not_believed(
     assert setting.got() == ["1", "2"]
 
 
-def test_results_published_up_to_the_end_of_the_log_are_believed() -> None:
+def test_metadata_that_claims_results_up_to_the_end_of_the_log_is_used() -> None:
     setting = Setting("exactly_once")
     setting.put(0, 1, 2)
     found = {AT: Committed(1, '{"topic_id":"memory-1","published":3}')}

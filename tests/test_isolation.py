@@ -1,4 +1,4 @@
-"""Records that make a handler raise become dead letters; the stream and its other records go on."""
+"""Records on which a handler raises become dead letters, and all others are processed."""
 
 import threading
 from collections import Counter
@@ -21,7 +21,7 @@ IN, OUT, DEAD = "in", "out", "dead"
 
 
 class Copies:
-    """Publishes each number; `fails` tells of which it raises an error instead."""
+    """Publishes each number, or raises the error that `fails` returns for it."""
 
     inputs = (IN,)
     follows: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Copies:
 
 
 class World:
-    """A topic of numbers from 0 on, and a worker on it."""
+    """A topic of numbers from 0 on, and a worker that reads it."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class World:
 
 
 class _Rebuilding(Copies):
-    """Needs every record again after a restart, and publishes no result a second time."""
+    """Needs every record again after a restart, but publishes each result only once."""
 
     def __init__(self, fails: Callable[[int], Exception | None]) -> None:
         super().__init__(fails)
@@ -154,7 +154,7 @@ class _Rebuilding(Copies):
         return {at: Committed(0, f'{{"published":{n}}}') for at, n in self._read.items()}
 
 
-def test_a_record_that_fails_again_after_a_restart_has_one_dead_letter() -> None:
+def test_a_record_that_fails_again_after_a_restart_has_only_one_dead_letter() -> None:
     def fails(number: int) -> Exception | None:
         return KeyError(number) if number == 30 else None
 
@@ -170,9 +170,7 @@ def test_a_record_that_fails_again_after_a_restart_has_one_dead_letter() -> None
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
 @pytest.mark.parametrize("poison", [{0}, {1500}, {2999}, {0, 1, 2}, set(range(7, 3000, 300))])
-def test_poison_records_become_dead_letters_and_no_other_does(
-    delivery: Delivery, poison: set[int]
-) -> None:
+def test_only_poison_records_become_dead_letters(delivery: Delivery, poison: set[int]) -> None:
     world = World(3000, lambda n: KeyError(n) if n in poison else None, delivery=delivery)
     world.run()
     assert world.dead == sorted(poison)
@@ -182,12 +180,12 @@ def test_poison_records_become_dead_letters_and_no_other_does(
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-@pytest.mark.parametrize("failures", range(1, 16))  # a single record is reached after ten
+@pytest.mark.parametrize("failures", range(1, 16))  # after ten, a batch is a single record
 @pytest.mark.parametrize("poison", [{1500}, {0}, {1500, 1501}, {10, 1500, 2999}])
-def test_a_reader_that_drops_repeats_misses_nothing(
+def test_a_reader_that_ignores_repeats_gets_all_results(
     delivery: Delivery, failures: int, poison: set[int]
 ) -> None:
-    """Results come in the order of their sources, except for those that are sent again."""
+    """Results are in the order of their sources, except for those that are sent again."""
     failed = Counter[int]()
 
     def fails(number: int) -> Exception | None:
@@ -205,20 +203,20 @@ def test_a_reader_that_drops_repeats_misses_nothing(
     assert sorted({*seen, *world.dead}) == list(range(3000))
 
 
-def test_a_dead_letter_names_the_error() -> None:
+def test_a_dead_letter_contains_the_error() -> None:
     world = World(10, lambda n: ValueError("seven") if n == 7 else None)
     world.run()
     assert world.read(DEAD) == [b"7: cannot be processed: ValueError: seven"]
 
 
-def test_records_are_handled_in_large_batches_again_behind_a_poison_record() -> None:
+def test_batches_grow_again_after_a_poison_record() -> None:
     world = World(9000, lambda n: KeyError(n) if n == 50 else None, partitions=1)
     world.run()
     assert world.handler.largest_batch == 1000
 
 
 @pytest.mark.parametrize("failures", [1, 3, 10])
-def test_what_fails_for_a_while_makes_no_dead_letter(failures: int) -> None:
+def test_a_temporary_failure_causes_no_dead_letter(failures: int) -> None:
     left = [KeyError("for a while")] * failures
     world = World(3000, lambda n: left.pop() if left else None)
     world.run()
@@ -226,7 +224,7 @@ def test_what_fails_for_a_while_makes_no_dead_letter(failures: int) -> None:
     assert world.out == list(range(3000))
 
 
-def test_a_service_whose_every_record_fails_ends_and_skips_none() -> None:
+def test_a_service_on_which_every_record_fails_stops_without_skipping_any() -> None:
     world = World(1000, KeyError)
     with pytest.raises(DriftlineError, match=f"{MAX_CULPRITS_IN_A_ROW} records in a row"):
         world.run()
@@ -234,7 +232,7 @@ def test_a_service_whose_every_record_fails_ends_and_skips_none() -> None:
     assert world.broker.admin().group_offsets("copies") == {}
 
 
-def test_a_record_that_is_alone_is_not_blamed_before_another_was_handled() -> None:
+def test_a_single_record_is_not_blamed_before_another_was_handled() -> None:
     world = World(1, lambda n: KeyError(n) if n == 0 else None, partitions=1)
     world.run()
     assert world.dead == []
@@ -250,7 +248,7 @@ def test_the_last_record_is_blamed_when_those_before_it_were_handled() -> None:
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), MemoryError(), DriftlineError("a model")])
-def test_trouble_that_would_meet_any_record_is_blamed_on_none(error: Exception) -> None:
+def test_an_error_that_would_affect_any_record_is_not_blamed_on_one(error: Exception) -> None:
     world = World(10, lambda n: error if n == 5 else None)
     with pytest.raises(type(error)):
         world.run()
@@ -258,7 +256,7 @@ def test_trouble_that_would_meet_any_record_is_blamed_on_none(error: Exception) 
 
 
 class Stop(threading.Event):
-    """Is set after some waits, which pass at once."""
+    """An event that is set after some waits, each of which returns at once."""
 
     def __init__(self, clock: ManualClock, waits: int) -> None:
         super().__init__()
@@ -274,7 +272,7 @@ class Stop(threading.Event):
         return self.is_set()
 
 
-def test_kafka_is_asked_again_after_growing_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kafka_is_retried_at_growing_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(10, lambda n: None)
 
     def away(*args: object, **options: object) -> None:
@@ -288,7 +286,7 @@ def test_kafka_is_asked_again_after_growing_pauses(monkeypatch: pytest.MonkeyPat
     assert world.read(OUT) == []
 
 
-def test_a_place_in_the_group_is_taken_back_once_and_left_to_a_rival(
+def test_a_fenced_worker_retries_once_and_then_gives_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(10, lambda n: None)
@@ -304,14 +302,14 @@ def test_a_place_in_the_group_is_taken_back_once_and_left_to_a_rival(
     assert len(stop.waited_s) == 1
 
 
-def test_culprits_among_good_records_are_not_in_a_row() -> None:
+def test_poison_records_among_good_ones_do_not_stop_the_service() -> None:
     poison = set(range(3, 1500, 30))
     world = World(1500, lambda n: KeyError(n) if n in poison else None, partitions=1)
     world.run()
     assert world.dead == sorted(poison)
 
 
-def test_a_client_that_returns_nothing_although_there_are_records_is_replaced_once(
+def test_a_client_that_returns_no_records_although_some_exist_is_replaced_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(10, lambda n: None)

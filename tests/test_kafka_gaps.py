@@ -1,4 +1,4 @@
-"""Labels and predictions that a real Kafka no longer has: published, and named by reconcile."""
+"""Deleted labels and predictions on a real Kafka are published as gaps and listed by reconcile."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ kafka = {{ partitions = 1 }}
 
 
 class Setting:
-    """A stream on Kafka, and its join."""
+    """A stream on Kafka with its join."""
 
     def __init__(self, client: Client, servers: str, name: str) -> None:
         self.broker: Broker = connect(client, servers)
@@ -64,7 +64,7 @@ class Setting:
         )
 
     def put(self, topic: str, count: int) -> None:
-        """Records without a partner: a watermark, or a label."""
+        """Send records that are never joined: watermarks or labels."""
         codec = LabelCodec(self.stream)
         producer = self.broker.producer()
         for number in range(count):
@@ -76,7 +76,7 @@ class Setting:
         producer.close()
 
     def read(self, loop: Loop, topic: str, offset: int) -> None:
-        """Let it run until it has committed this offset."""
+        """Run the loop until it has committed this offset."""
         at = TopicPartition(topic, 0)
         deadline = time.monotonic() + DEADLINE_S
         group = self.topics.group("outcomes")
@@ -130,7 +130,7 @@ class Setting:
         ("kafka-python", "recreated while running"),
     ],
 )
-def test_what_the_join_could_not_read_is_published_and_lost(
+def test_records_deleted_before_the_join_read_them_are_a_gap_and_lost(
     client: Client, name: str, what: str, kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     setting = Setting(client, kafka_bootstrap, topic_name())
@@ -154,7 +154,7 @@ def test_what_the_join_could_not_read_is_published_and_lost(
     end = 7 if what == "deleted" else 2
     lost = Lost(topic, 0, 3, 5 if what == "deleted" else None)
     while time.monotonic() < deadline:
-        with suppress(BrokerError):  # the next step makes new clients, as `Loop.run` does
+        with suppress(BrokerError):  # the next step creates new clients, as in `Loop.run`
             loop.step(0.1)
         held = setting.admin.group_offsets(setting.topics.group("outcomes")).get(
             TopicPartition(topic, 0)

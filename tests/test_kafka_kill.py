@@ -1,6 +1,6 @@
-"""Services are killed at seeded moments of a run on a real Kafka, and nothing is lost or doubled.
+"""Kills of services at random times of a run on a real Kafka neither lose nor repeat results.
 
-More moments: DRIFTLINE_FAULT_SEEDS="1 2 3", or the long runs of `scripts/faults kill`.
+For more times, set DRIFTLINE_FAULT_SEEDS="1 2 3", or use the long runs of `scripts/faults kill`.
 """
 
 import os
@@ -23,7 +23,7 @@ SEEDS = [int(seed) for seed in os.environ.get("DRIFTLINE_FAULT_SEEDS", "1").spli
 @pytest.mark.kafka
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(("client", "overlap"), [("librdkafka", 4), ("kafka-python", 1)])
-def test_a_kill_of_each_service_loses_and_doubles_nothing(
+def test_kills_of_all_services_neither_lose_nor_repeat_results(
     client: Client,
     overlap: int,
     seed: int,
@@ -50,7 +50,7 @@ def test_a_kill_of_each_service_loses_and_doubles_nothing(
     assert verdict.drift > 0
 
 
-def test_the_moments_of_a_kill_are_drawn_from_the_seed_and_spread_over_the_run() -> None:
+def test_the_times_of_kills_depend_on_the_seed_and_are_spread_over_the_run() -> None:
     data = Data("", "s", (), 0, 1000)
     one = Scenario(data=data, client="librdkafka", seed=1, kills=dict.fromkeys(SERVICES, 25))
     other = Scenario(data=data, client="librdkafka", seed=2, kills=dict.fromkeys(SERVICES, 25))

@@ -1,4 +1,4 @@
-"""The whole loop on a real Kafka, as processes, with each client; stopped in the middle."""
+"""All services as processes on a real Kafka, with each client, and with a restart in between."""
 
 import json
 import time
@@ -32,7 +32,7 @@ DEADLINE_S = 120.0
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("client", ["librdkafka", "kafka-python"])
-def test_the_loop_on_kafka_says_what_the_loop_in_memory_says(
+def test_services_on_kafka_give_the_same_results_as_in_memory(
     client: Client, kafka_bootstrap: str, topic_name: Callable[[], str], tmp_path: Path
 ) -> None:
     file, home = tmp_path / "stream.toml", tmp_path / "home"
@@ -50,7 +50,7 @@ def test_the_loop_on_kafka_says_what_the_loop_in_memory_says(
     driftline("up", *stream)
     try:
         driftline("produce", DATA, *stream, "--skip", str(WARM_UP), "--limit", "7000")
-        driftline("down", *stream)  # in the middle of whatever it is doing
+        driftline("down", *stream)  # stop the services while they work
         driftline("up", *stream)
         driftline("produce", DATA, *stream, "--skip", "7000")
         _wait_until_all_windows_are_closed(file, home, environment)
@@ -76,7 +76,7 @@ def test_the_loop_on_kafka_says_what_the_loop_in_memory_says(
 
 
 def _wait_until_all_windows_are_closed(file: Path, home: Path, environment: dict[str, str]) -> None:
-    """Until the window that ends with the last record is there, for both kinds of window."""
+    """Wait until the last window of both kinds is published."""
     deadline_s = time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline_s:
         tailed = invoke(

@@ -1,4 +1,4 @@
-"""A broker that stands still: what is sent meanwhile waits, in bounded memory, and none is lost."""
+"""While a broker is stopped, records wait in bounded memory, and none is lost."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ from driftline.errors import DriftlineError
 from tests.conftest import without_kafka
 
 RECORD_BYTES = 500_000
-RECORDS = 240  # 120 MB: nearly twice what either client may keep
+RECORDS = 240  # 120 MB, which is nearly twice the memory limit of both clients
 QUEUED_BYTES = 64 * 1024 * 1024
-STILL_S = 1.5  # no record was taken for so long: the sender waits
-PATIENCE_S = 40.0  # below the 60 s after which a record that is not acknowledged fails
+STILL_S = 1.5  # the sender is blocked if no record was accepted for this long
+PATIENCE_S = 40.0  # less than the 60 s after which an unacknowledged record fails
 
 
 @pytest.fixture
 def kafka(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalKafkaStatus]:
-    """A Kafka of its own: it will be stopped in its tracks."""
+    """Start a separate Kafka, whose process will be suspended."""
     local = LocalKafka(tmp_path / "kafka", port=0)
     try:
         running = local.up()
@@ -35,7 +35,7 @@ def kafka(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LocalKafka
 
 
 def wait_until_it_waits(taken: Callable[[], int]) -> int:
-    """How many records were taken when no more are."""
+    """Return how many records were accepted, once no more are accepted."""
     deadline = time.monotonic() + PATIENCE_S
     known, since = taken(), time.monotonic()
     while time.monotonic() - since < STILL_S:
@@ -47,7 +47,9 @@ def wait_until_it_waits(taken: Callable[[], int]) -> int:
 
 
 @pytest.mark.parametrize("client", ["librdkafka", "kafka-python"])
-def test_makes_the_sender_wait_and_loses_nothing(kafka: LocalKafkaStatus, client: Client) -> None:
+def test_a_stopped_broker_blocks_the_sender_and_no_record_is_lost(
+    kafka: LocalKafkaStatus, client: Client
+) -> None:
     broker = connect(client, kafka.bootstrap_servers)
     admin, producer, consumer = broker.admin(), broker.producer(), broker.consumer()
     admin.create([NewTopic("t", 1)])

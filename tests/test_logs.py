@@ -1,4 +1,4 @@
-"""Log lines: who speaks, in UTC, as text or JSON; repeats collapsed; files bounded."""
+"""Log lines as text or JSON, with repeats collapsed and bounded files."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ SPEAKER = Speaker("elec2", "inference", 1)
 
 @pytest.fixture(autouse=True)
 def root() -> Iterator[None]:
-    """Puts the root logger back as it was."""
+    """Restore the root logger after the test."""
     loggers = [logging.getLogger(name) for name in (None, "kafka", "librdkafka", "py.warnings")]
     levels = [logger.level for logger in loggers]
     handlers = list(loggers[0].handlers)
@@ -51,7 +51,7 @@ def record(
 
 
 class Kept(logging.Handler):
-    """Keeps what it is given."""
+    """A handler that stores its records."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Kept(logging.Handler):
 
 
 class Collapsed:
-    """A collapsing handler at a time that is set by hand."""
+    """A collapsing handler with a manual clock."""
 
     def __init__(self) -> None:
         self.kept = Kept()
@@ -74,13 +74,13 @@ class Collapsed:
         self.handler.handle(record(message, name=name))
 
 
-def test_a_text_line_names_the_time_in_utc_the_level_and_the_speaker() -> None:
+def test_a_text_line_contains_time_in_utc_level_stream_and_service() -> None:
     line = TextFormatter(SPEAKER).format(record("joined", created=1_767_225_600.25))
 
     assert line == "2026-01-01T00:00:00.250Z WARNING [elec2 inference-1] joined"
 
 
-def test_a_json_line_has_the_same_in_fields() -> None:
+def test_a_json_line_contains_the_same_as_fields() -> None:
     line = JsonFormatter(SPEAKER).format(record('a "quoted"\nline', created=1_767_225_600.25))
 
     assert json.loads(line) == {
@@ -108,7 +108,7 @@ def test_an_exception_is_part_of_the_line(formatter: logging.Formatter) -> None:
 
 @pytest.mark.parametrize("value", [*HOSTILE, "x\n2026-01-01T00:00:00.000Z ERROR forged\r"])
 @pytest.mark.parametrize("formatter", [TextFormatter(SPEAKER), JsonFormatter(SPEAKER)])
-def test_a_value_from_a_record_acts_on_no_terminal_and_forges_no_line(
+def test_a_value_cannot_control_the_terminal_or_forge_a_line(
     formatter: logging.Formatter, value: str
 ) -> None:
     made = record(f"ignoring {value}")
@@ -123,7 +123,7 @@ def test_a_value_from_a_record_acts_on_no_terminal_and_forges_no_line(
 
 
 @pytest.mark.parametrize("verbose", [True, False])
-def test_a_command_says_nothing_that_acts(
+def test_the_messages_of_a_command_contain_no_control_characters(
     verbose: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_command(verbose=verbose)
@@ -132,7 +132,7 @@ def test_a_command_says_nothing_that_acts(
     assert "ignoring \\x1b[2J\n  ERROR: forged\n" in capsys.readouterr().err
 
 
-def test_equal_messages_within_a_minute_become_one_line_with_their_number() -> None:
+def test_equal_messages_within_a_minute_are_collapsed_with_their_count() -> None:
     collapsed = Collapsed()
     for second in range(50):
         collapsed.say("no Kafka answers", at_s=second)
@@ -145,7 +145,7 @@ def test_equal_messages_within_a_minute_become_one_line_with_their_number() -> N
     ]
 
 
-def test_what_goes_on_repeating_is_written_once_a_minute() -> None:
+def test_a_message_that_keeps_repeating_is_written_once_a_minute() -> None:
     collapsed = Collapsed()
     for second in range(0, 3600, 10):
         collapsed.say("no Kafka answers", at_s=second)
@@ -153,7 +153,7 @@ def test_what_goes_on_repeating_is_written_once_a_minute() -> None:
     assert len(collapsed.kept.messages) <= 2 * 60
 
 
-def test_a_message_of_a_client_that_differs_in_its_numbers_is_a_repeat() -> None:
+def test_client_messages_that_differ_only_in_numbers_are_repeats() -> None:
     collapsed = Collapsed()
     for name in ("librdkafka", "kafka.conn", "driftline.loop"):
         for milliseconds in range(3):
@@ -164,7 +164,7 @@ def test_a_message_of_a_client_that_differs_in_its_numbers_is_a_repeat() -> None
     assert said == {"failed after 0 ms": 3, "failed after 1 ms": 1, "failed after 2 ms": 1}
 
 
-def test_what_was_counted_is_written_at_the_end() -> None:
+def test_the_count_of_repeats_is_written_at_the_end() -> None:
     collapsed = Collapsed()
     for _ in range(2):
         collapsed.say("no Kafka answers")
@@ -173,7 +173,7 @@ def test_what_was_counted_is_written_at_the_end() -> None:
     assert collapsed.kept.messages == ["no Kafka answers", "no Kafka answers … repeated once more"]
 
 
-def test_messages_about_alike_things_are_written_once_with_their_number() -> None:
+def test_messages_marked_as_alike_are_collapsed_for_each_topic() -> None:
     collapsed = Collapsed()
     for offset in range(50):
         for topic in ("s.outcomes", "s.windows"):
@@ -190,11 +190,11 @@ def test_messages_about_alike_things_are_written_once_with_their_number() -> Non
     ]
 
 
-def test_a_command_writes_one_line_for_each_topic_with_records_of_others(
+def test_a_command_logs_one_line_for_each_topic_with_unreadable_records(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log_command(verbose=False)
-    capsys.readouterr()  # what the handlers of earlier tests had still to write
+    capsys.readouterr()  # discard the output of handlers of earlier tests
     for offset in range(98):
         for topic in ("s.outcomes", "s.windows"):
             value = b'{"type":"%s"}' % (b"x" * (1 + 1000 * offset))
@@ -210,7 +210,7 @@ def test_a_command_writes_one_line_for_each_topic_with_records_of_others(
     assert max(map(len, lines)) < 500
 
 
-def test_messages_that_all_differ_are_all_written() -> None:
+def test_different_messages_are_all_written() -> None:
     collapsed = Collapsed()
     messages = [f"record {number} refused" for number in range(1000)]
     for message in messages:
@@ -219,7 +219,7 @@ def test_messages_that_all_differ_are_all_written() -> None:
     assert collapsed.kept.messages == messages
 
 
-def test_a_service_writes_a_file_that_rotates_and_stays_below_ten_megabytes(tmp_path: Path) -> None:
+def test_the_log_file_of_a_service_rotates_and_stays_below_ten_megabytes(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "inference-1.log"
     log_service(SPEAKER, level="info", format="text", file=file)
     line = "x" * 50_000
@@ -233,7 +233,7 @@ def test_a_service_writes_a_file_that_rotates_and_stays_below_ten_megabytes(tmp_
     assert "299 xxx" in file.read_text("utf-8")
 
 
-def test_a_service_logs_its_clients_warnings_and_not_what_they_tell_besides(
+def test_a_service_logs_only_warnings_of_its_clients(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log_service(SPEAKER, level="info", format="text")
@@ -246,7 +246,7 @@ def test_a_service_logs_its_clients_warnings_and_not_what_they_tell_besides(
     assert [line.partition("] ")[2] for line in lines] == ["refused", "joined"]
 
 
-def test_a_command_prints_nothing_of_its_clients_unless_it_is_verbose(
+def test_a_command_prints_messages_of_its_clients_only_if_verbose(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     log_command(verbose=False)

@@ -1,7 +1,7 @@
-"""The loop's promises about delivery, with a small stateful handler: sums of pairs of numbers.
+"""The delivery guarantees of the loop, tested with a small stateful handler that sums pairs.
 
-The handler holds the first of a pair until the second comes, so that its committed offset lags
-behind what it has read: after a restart it must rebuild that state and publish nothing twice.
+The handler buffers the first number of a pair until the second arrives. So its committed offset is
+behind its position: after a restart, it must rebuild that state and publish no result twice.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +30,7 @@ IN, OUT, FOLLOWED, DEAD = "in", "out", "followed", "dead"
 
 
 class PairSums:
-    """Publishes the sum of each two numbers of a partition."""
+    """Publishes the sum of each pair of consecutive numbers in a partition."""
 
     inputs = (IN,)
     follows: tuple[str, ...] = ()
@@ -143,14 +143,14 @@ def run(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_records_go_through(broker: MemoryBroker, delivery: Delivery) -> None:
+def test_the_results_of_records_are_published(broker: MemoryBroker, delivery: Delivery) -> None:
     put(broker, 1, 2, 3, 4)
     run(new_loop(broker, delivery=delivery))
     assert got(broker) == [3, 7]
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_a_restart_goes_on_from_the_oldest_record_still_needed(
+def test_a_restart_continues_from_the_oldest_record_that_is_still_needed(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
     put(broker, 1, 2, 3)
@@ -164,7 +164,9 @@ def test_a_restart_goes_on_from_the_oldest_record_still_needed(
     assert handler.assignments == [{TopicPartition(IN, 0): Committed(2, "first of a pair")}]
 
 
-def test_nothing_of_an_uncommitted_transaction_is_seen(broker: MemoryBroker) -> None:
+def test_results_are_visible_only_after_the_commit_of_their_transaction(
+    broker: MemoryBroker,
+) -> None:
     put(broker, 1, 2)
     loop = new_loop(broker, clock=(clock := ManualClock()), interval_s=10)
     loop.step(0)
@@ -174,7 +176,7 @@ def test_nothing_of_an_uncommitted_transaction_is_seen(broker: MemoryBroker) -> 
     assert got(broker) == [3]
 
 
-def test_an_aborted_transaction_is_redone_from_the_committed_offsets(
+def test_an_aborted_transaction_is_repeated_from_the_committed_offsets(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(broker, 1, 2, 3, 4)
@@ -192,7 +194,7 @@ def test_an_aborted_transaction_is_redone_from_the_committed_offsets(
     assert got(broker) == [3, 7]
 
 
-def test_aborts_without_end_are_an_error(
+def test_too_many_aborts_in_a_row_are_an_error(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def abort(producer: object) -> None:
@@ -207,7 +209,7 @@ def test_aborts_without_end_are_an_error(
         loop.step(0)
 
 
-def test_followed_topics_are_read_to_their_end_before_the_first_input(
+def test_broadcast_topics_are_read_to_their_end_before_the_first_input(
     broker: MemoryBroker,
 ) -> None:
     seen: list[list[bytes]] = []
@@ -229,7 +231,7 @@ def test_followed_topics_are_read_to_their_end_before_the_first_input(
     assert handler.followed[-1] == b"300"
 
 
-def test_a_partition_waits_while_the_handler_holds_it_back() -> None:
+def test_a_partition_is_not_read_while_the_handler_pauses_it() -> None:
     broker = new_broker(partitions=2)
     put(broker, 1, 2)
     producer = broker.producer()
@@ -250,7 +252,7 @@ def test_a_partition_waits_while_the_handler_holds_it_back() -> None:
     assert got(broker, partitions=2) == [3, 30, 70]
 
 
-def test_what_a_poll_returned_of_a_partition_that_it_also_assigned_is_put_back(
+def test_records_of_a_partition_paused_during_a_poll_are_read_again_later(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(broker, 1, 2, 3)
@@ -274,7 +276,7 @@ def test_what_a_poll_returned_of_a_partition_that_it_also_assigned_is_put_back(
     assert got(broker) == [3, 7]
 
 
-def test_an_abort_while_a_partition_is_held_back_loses_nothing(
+def test_an_abort_while_a_partition_is_paused_loses_no_records(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(broker, 1, 2, 3, 4)
@@ -301,7 +303,7 @@ def test_an_abort_while_a_partition_is_held_back_loses_nothing(
     assert got(broker) == [3, 7]
 
 
-def test_a_batch_is_sent_in_its_place_among_the_other_records(broker: MemoryBroker) -> None:
+def test_a_batch_is_sent_in_order_with_the_other_records(broker: MemoryBroker) -> None:
     class Handler(PairSums):
         def handle(self, messages: Sequence[Message]) -> list[Outgoing | OutgoingBatch]:  # type: ignore[override]
             first, last = Outgoing(OUT, b"1", partition=0), Outgoing(OUT, b"4", partition=0)
@@ -312,7 +314,7 @@ def test_a_batch_is_sent_in_its_place_among_the_other_records(broker: MemoryBrok
     assert got(broker) == [1, 2, 3, 4]
 
 
-def test_a_handler_may_start_where_it_knows_better_than_the_commit(broker: MemoryBroker) -> None:
+def test_a_handler_may_choose_another_start_than_the_committed_offset(broker: MemoryBroker) -> None:
     put(broker, 1, 2, 3, 4, 5, 6)
     handler = PairSums()
     handler.starts = {TopicPartition(IN, 0): 2}
@@ -320,7 +322,7 @@ def test_a_handler_may_start_where_it_knows_better_than_the_commit(broker: Memor
     assert got(broker) == [7, 11]
 
 
-def test_a_handler_is_told_where_its_group_stands() -> None:
+def test_a_handler_gets_the_positions_and_commits_of_its_group() -> None:
     broker, clock = new_broker(partitions=2), ManualClock()
     put(broker, 1, 2, 3, 4, 5)
     loop = new_loop(broker, handler := PairSums(), clock=clock, max_records=1)
@@ -338,7 +340,7 @@ def test_a_handler_is_told_where_its_group_stands() -> None:
     assert view.committed()[TopicPartition(IN, 0)] == Committed(2, "first of a pair")
 
 
-def test_a_broker_that_is_away_when_it_is_asked_where_the_group_stands_is_asked_again(
+def test_the_progress_callback_is_retried_if_the_broker_was_unreachable(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
@@ -358,7 +360,7 @@ def test_a_broker_that_is_away_when_it_is_asked_where_the_group_stands_is_asked_
     assert got(broker) == [3]
 
 
-def test_a_second_worker_takes_over_half_and_nothing_is_lost() -> None:
+def test_a_second_worker_takes_over_half_the_partitions_without_losses() -> None:
     broker = new_broker(partitions=4)
     first = Loop(
         PairSums(), broker, group="g", delivery="exactly_once", clock=ManualClock(),
@@ -395,7 +397,7 @@ def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> No
         for _ in range(data.draw(st.integers(0, 6))):
             doomed.step(0)
             clock.advance(data.draw(st.sampled_from([0, 1])))
-        # It dies: its transaction is never committed; its successor fences it.
+        # The process dies: its transaction is never committed, and its successor fences it.
         _forget_member(broker)
     last = new_loop(broker, max_records=3)
     for _ in range(30):
@@ -405,13 +407,13 @@ def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> No
 
 
 def _forget_member(broker: MemoryBroker) -> None:
-    """What a broker does when a member's session times out."""
+    """Remove the members of the group, as a broker does after a session timeout."""
     group = broker._group("pairs")
     for member in list(group.members.values()):
         group.leave(member)
 
 
-def test_kafka_is_waited_for_until_partitions_are_there_again(
+def test_the_loop_waits_for_kafka_until_partitions_are_assigned_again(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems: list[str | None] = []
@@ -433,7 +435,7 @@ def test_kafka_is_waited_for_until_partitions_are_there_again(
 
     monkeypatch.setattr(MemoryConsumer, "ends", away)
     step(1)
-    # The client gives its partitions up, and then there is nothing to ask the broker for.
+    # The client gives up its partitions, so there is nothing to request from the broker.
     monkeypatch.setattr(MemoryConsumer, "assignment", lambda _: frozenset())
     monkeypatch.setattr(MemoryConsumer, "ends", ends)
     step(3)
@@ -446,7 +448,7 @@ def test_kafka_is_waited_for_until_partitions_are_there_again(
 
 
 class _OutOfTime(Event):
-    """Set after so many waits, none of which takes any time."""
+    """An event that is set after some waits, each of which returns at once."""
 
     def __init__(self, waits: int) -> None:
         super().__init__()
@@ -482,7 +484,7 @@ def test_a_handler_that_needs_the_model_store_waits_for_it(broker: MemoryBroker)
 
 
 def run_steps(loop: Loop, clock: ManualClock) -> Callable[[int], None]:
-    """Steps so many times, far enough from each other for the group to be looked at."""
+    """Return a function that does steps with enough time in between for progress callbacks."""
 
     def step(count: int) -> None:
         for _ in range(count):

@@ -1,7 +1,7 @@
-"""Only what was handled is committed, whichever call of handler, producer or consumer raises.
+"""Offsets are committed only for handled records, whichever call of handler or client raises.
 
-The same property on all three brokers, with both delivery guarantees. A worker whose
-loop ends with an error is followed by another one in its slot.
+The property is tested on all three brokers, with both delivery guarantees. A worker whose loop ends
+with an error is replaced by another one in its slot.
 """
 
 import random
@@ -43,12 +43,12 @@ CLIENT_ERRORS: tuple[Callable[[str], Exception], ...] = (
     BrokerError, BrokerUnavailable, DeliveryFailed, InstanceFenced, TransactionAborted, OSError,
 )  # fmt: skip
 HANDLER_ERRORS: tuple[Callable[[str], Exception], ...] = (KeyError, ValueError, OSError)
-# What does not raise by contract, or not while something could be lost.
+# Methods that by contract do not raise, or not while records could be lost.
 SAFE = {"abandon", "close", "assignment", "max_message_bytes"}
 
 
 class Faults:
-    """Raises at chosen calls: `plan` maps the number of a call to an error, before or after it."""
+    """Raises errors at planned calls: `plan` maps the number of a call to (error, is_before)."""
 
     def __init__(self, plan: Mapping[int, tuple[Callable[[str], Exception], bool]]) -> None:
         self.plan = plan
@@ -90,7 +90,7 @@ class _Faulty:
 
 
 class PairsAndEchoes:
-    """Publishes each number when the next one of its partition has come: it holds one back."""
+    """Publishes each number when the next one of its partition arrives, so it buffers one."""
 
     follows: tuple[str, ...] = ()
 
@@ -157,7 +157,7 @@ class PairsAndEchoes:
 
 
 class Stop:
-    """The event that ends a worker, and its clock: time passes with each step."""
+    """The event that ends a worker; it also advances the clock in each step."""
 
     def __init__(self, clock: ManualClock, patience_s: float, until: Callable[[], bool]) -> None:
         self._clock, self._until = clock, until
@@ -173,7 +173,7 @@ class Stop:
 
 
 class World:
-    """A broker with a topic of numbers, and workers on it that die and are replaced."""
+    """A broker with a topic of numbers, and workers that fail and are replaced."""
 
     def __init__(
         self, broker: Broker, topics: tuple[str, str, str], delivery: Delivery, patience_s: float
@@ -208,14 +208,14 @@ class World:
         )
 
     def live(self, faults: Faults | None, max_records: int, until: Callable[[], bool]) -> None:
-        """Run workers in one slot, one after the other, until this is true."""
+        """Run workers in one slot, one after the other, until `until` is true."""
         stop: Any = Stop(self.clock, self.patience_s, until)
         while not stop.is_set():
-            with suppress(BrokerError, OSError, LookupError, ValueError):  # it has ended
+            with suppress(BrokerError, OSError, LookupError, ValueError):  # the worker has ended
                 self.loop(faults, max_records).run(stop, max_wait_s=0.01)
 
     def has_committed(self, ends: Sequence[int]) -> bool:
-        """Whether all records before these offsets were handled, by partition."""
+        """Return whether all records before these offsets (by partition) were handled."""
         admin = self.broker.admin()
         offsets = admin.group_offsets(self.group)
         admin.close()
@@ -237,13 +237,13 @@ class World:
 
 
 def check(world: World, faults: Faults, count: int, poison: set[int], max_records: int) -> None:
-    """Everything comes out, whatever fails: once with exactly-once, else at least once."""
+    """Check that all results are published despite failures, exactly or at least once."""
     values = [b"poison" if n in poison else b"%d" % n for n in range(count)]
     world.put([*values, *[b"last"] * 2])
     ends = [len(values[n::2]) for n in (0, 1)]
     last = max(faults.plan, default=0)
     world.live(faults, max_records, lambda: faults.calls > last and world.has_committed(ends))
-    world.put([b"last"] * 2)  # the handler holds back one of them in each partition
+    world.put([b"last"] * 2)  # the handler keeps one of them buffered in each partition
     world.live(None, 100, lambda: world.has_committed([end + 2 for end in ends]))
     out, dead = Counter(world.values(world.topics[1])), Counter(world.values(world.topics[2]))
     del out[b"last"], dead[b"last"]
@@ -252,7 +252,7 @@ def check(world: World, faults: Faults, count: int, poison: set[int], max_record
     assert b"poison" not in out
     assert dead[b"poison"] >= len(poison)
     if world.delivery == "exactly_once":
-        # A handler that raises by plan while it has one record is not told from a poison record.
+        # A planned error of the handler on a single record looks like a poison record.
         assert not set(out) & set(dead)
         assert max(out.values(), default=1) == 1
 
@@ -272,7 +272,7 @@ plans = st.dictionaries(
     max_records=st.integers(1, 30),
 )
 @settings(max_examples=150)
-def test_in_memory(
+def test_no_failure_loses_results_in_memory(
     delivery: Delivery,
     plan: Mapping[int, tuple[Callable[[str], Exception], bool]],
     count: int,
@@ -287,7 +287,7 @@ def test_in_memory(
 @pytest.mark.parametrize("delivery", get_args(Delivery))
 @pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
 @pytest.mark.parametrize("seed", range(3))
-def test_on_kafka(
+def test_no_failure_loses_results_on_kafka(
     client: Any, delivery: Delivery, seed: int, kafka_bootstrap: str, topic_name: Callable[[], str]
 ) -> None:
     draw = random.Random(seed)

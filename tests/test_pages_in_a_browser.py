@@ -1,4 +1,4 @@
-"""Reports of hostile data, opened in a real browser: nothing of it runs, and all of it is shown."""
+"""Reports of hostile data in a real browser: none of the data run, and all are displayed."""
 
 import socket
 from collections.abc import Callable
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
 Open = Callable[[Path], Opened]
 
 _PLOTS = "least => document.querySelectorAll('.js-plotly-plot .nsewdrag').length >= least"
-# The only link in Evidently's report that leads anywhere: Plotly's own, in the bar of each plot.
+# The only link in Evidently's report with a target is that of Plotly in the bar of each plot.
 _OWN_LINKS = {"href=https://plotly.com/"}
 
 
@@ -32,7 +32,7 @@ def _texts(values: tuple[str, ...], size: int, seed: int) -> NDArray[np.object_]
 
 
 def _drift_report(path: Path, names: tuple[str, ...], values: tuple[str, ...]) -> None:
-    """A category for each name and predictions, all with these values; and two numbers."""
+    """Draw a report of two numbers, and of categories and predictions with these values."""
     rng = np.random.default_rng(0)
     numbers = tuple(f"number {name}" for name in names[:2])
     categories = (*names, "y (predicted)")
@@ -45,7 +45,7 @@ def _drift_report(path: Path, names: tuple[str, ...], values: tuple[str, ...]) -
     draw(Task(path, data(0), data(1), numbers, categories))
 
 
-def test_nothing_in_a_drift_report_runs(tmp_path: Path, open_file: Open) -> None:
+def test_no_data_in_a_drift_report_run(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "window-1.html"
     _drift_report(path, HOSTILE, HOSTILE)
     opened = open_file(path)
@@ -55,7 +55,7 @@ def test_nothing_in_a_drift_report_runs(tmp_path: Path, open_file: Open) -> None
     drawn = plots.count()
     rows = opened.page.get_by_label("Detail panel visibility toggle").all()
     assert rows
-    for row in rows:  # each opens a row below it, whose plots have the name as their title
+    for row in rows:  # each opens a row with plots that have the name as their title
         row.click()
     opened.page.wait_for_function(_PLOTS, arg=drawn + 1)
     for plot in plots.all()[-5:]:
@@ -66,7 +66,7 @@ def test_nothing_in_a_drift_report_runs(tmp_path: Path, open_file: Open) -> None
     assert "Dataset Drift" in opened.text
 
 
-def test_what_would_get_through_is_stopped_by_the_page(tmp_path: Path, open_file: Open) -> None:
+def test_the_policy_of_the_page_blocks_injected_scripts(tmp_path: Path, open_file: Open) -> None:
     drift, run = tmp_path / "window-1.html", tmp_path / "run.html"
     _drift_report(drift, ("x",), ("a", "b"))
     write(run, "title", [])
@@ -83,7 +83,7 @@ def test_what_would_get_through_is_stopped_by_the_page(tmp_path: Path, open_file
                 server.accept()
 
 
-# What is refused once a handler, a script in a frame, a script and a picture are in the page.
+# The blocked content: an event handler, a script in a frame, a script and an image.
 _INSERT = """
 ([code, port]) => new Promise(done => {
   const refused = [];
@@ -108,7 +108,7 @@ _INSERT = """
 """
 
 
-def test_a_drift_report_of_ordinary_data_shows_them_as_they_are(
+def test_a_drift_report_of_ordinary_data_displays_them_unchanged(
     tmp_path: Path, open_file: Open
 ) -> None:
     path = tmp_path / "window-1.html"
@@ -127,7 +127,7 @@ def _event(text: str, row: int) -> RunEvent:
     )
 
 
-def test_nothing_in_the_report_of_a_run_runs(tmp_path: Path, open_file: Open) -> None:
+def test_no_data_in_the_report_of_a_run_run(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "report.html"
     nothing = (None, None)
     write_report(
@@ -159,7 +159,7 @@ def test_nothing_in_the_report_of_a_run_runs(tmp_path: Path, open_file: Open) ->
         assert text in opened.text
 
 
-def test_nothing_in_the_plots_of_a_backtest_runs(tmp_path: Path, open_file: Open) -> None:
+def test_no_data_in_the_plots_of_a_backtest_run(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "report.html"
     cells = [Cell(row, 0.2, drifted=True) for row in (9, 19)]
     values = _texts(HOSTILE, 60, 0)

@@ -1,4 +1,4 @@
-"""Samples of keys: how records and labels come to be in different partitions."""
+"""Samples of keys show why records and labels are in different partitions."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,9 @@ def by_hand(key: bytes, partitions: int) -> int:
 
 
 @pytest.mark.parametrize("of", [MURMUR2, CRC32, FNV1A, by_hand])
-def test_the_same_way_for_both_is_no_problem(of: Callable[[bytes, int], int]) -> None:
+def test_the_same_partitioner_for_records_and_labels_is_no_problem(
+    of: Callable[[bytes, int], int],
+) -> None:
     assert placement(of, of).problem is None
 
 
@@ -43,7 +45,7 @@ def test_the_same_way_for_both_is_no_problem(of: Callable[[bytes, int], int]) ->
         (by_hand, "send labels with their record's key, and without choosing a partition"),
     ],
 )
-def test_labels_spread_in_another_way_are_a_problem_with_a_cause(
+def test_another_partitioner_for_labels_is_a_problem_with_its_cause(
     labels: Callable[[bytes, int], int], words: str
 ) -> None:
     problem = placement(MURMUR2, labels).problem
@@ -51,7 +53,7 @@ def test_labels_spread_in_another_way_are_a_problem_with_a_cause(
     assert words in problem
 
 
-def test_one_of_two_producers_of_records_that_differs_is_a_problem() -> None:
+def test_two_producers_of_records_with_different_partitioners_are_a_problem() -> None:
     def mixed(key: bytes, partitions: int) -> int:
         return (CRC32 if key.endswith((b"3", b"7")) else MURMUR2)(key, partitions)
 
@@ -61,24 +63,24 @@ def test_one_of_two_producers_of_records_that_differs_is_a_problem() -> None:
     assert placement(mixed, mixed).problem is None
 
 
-def test_a_few_keys_say_nothing() -> None:
+def test_a_few_keys_are_not_enough_to_report_a_problem() -> None:
     assert placement(MURMUR2, CRC32, count=10).problem is None
 
 
-def test_watermarks_among_records_have_no_key_and_say_nothing() -> None:
+def test_watermarks_without_a_key_are_ignored() -> None:
     found = placement(MURMUR2, MURMUR2)
     for _ in range(1000):
         found.see("records", 0, [None])
     assert found.problem is None
 
 
-def test_one_partition_is_every_keys() -> None:
+def test_a_topic_with_one_partition_is_never_a_problem() -> None:
     found = Placement(1)
     found.see("labels", 0, KEYS)
     assert found.problem is None
 
 
-def test_a_producer_that_was_put_right_is_no_problem_for_long() -> None:
+def test_a_problem_ends_soon_after_the_producer_is_corrected() -> None:
     found = placement(MURMUR2, CRC32)
     for number in range(20_000):
         key = str(number).encode()
@@ -86,7 +88,7 @@ def test_a_producer_that_was_put_right_is_no_problem_for_long() -> None:
     assert found.problem is None
 
 
-def test_of_a_large_batch_only_some_keys_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_some_keys_of_a_large_batch_are_examined(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[bytes | None] = []
 
     def count(key: bytes | None, partition: int, partitions: int) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Text from records is shown as it is, and acts on nothing."""
+"""Text from records is displayed unchanged, but cannot control the terminal."""
 
 import json
 import unicodedata
@@ -16,27 +16,27 @@ def acting(text: str) -> set[str]:
 
 
 @given(st.text() | st.sampled_from(HOSTILE))
-def test_no_character_that_acts_remains(text: str) -> None:
+def test_no_control_character_remains(text: str) -> None:
     shown = visible(text)
     assert not acting(shown)
 
 
 @given(st.text() | st.sampled_from(HOSTILE) | st.lists(st.sampled_from(HOSTILE)).map("\n".join))
-def test_no_line_reads_like_one_that_somebody_else_wrote(text: str) -> None:
+def test_no_line_of_a_text_can_imitate_another_line(text: str) -> None:
     first, *more = visible_lines(text).split("\n")
     assert not acting(first + "".join(more))
     assert all(line.startswith("  ") for line in more)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(HOSTILE))
-def test_json_says_the_same_with_characters_that_do_nothing(text: str) -> None:
+def test_json_has_the_same_content_without_control_characters(text: str) -> None:
     line = json_line({"id": text})
     assert json.loads(line) == {"id": text}
     assert not acting(line)
 
 
 @given(st.sets(st.text() | st.sampled_from(HOSTILE) | st.text("<‹>›", max_size=3)))
-def test_labels_have_no_markup_and_tell_values_apart(texts: set[str]) -> None:
+def test_labels_have_no_markup_and_are_distinct(texts: set[str]) -> None:
     found = labels(texts)
     assert set(found) == texts
     assert len(set(found.values())) == len(texts)
@@ -48,6 +48,6 @@ def test_ordinary_text_is_kept() -> None:
     assert labels(ordinary) == {text: text for text in ordinary}
 
 
-def test_long_labels_are_cut_and_differ() -> None:
+def test_long_labels_are_shortened_and_stay_distinct() -> None:
     found = labels(["x" * 10_000 + end for end in "ab"])
     assert sorted(map(len, found.values())) == [MAX_LABEL, MAX_LABEL + 4]

@@ -1,4 +1,4 @@
-"""Services as processes: told apart by birth, ended in good order, killed only when stubborn."""
+"""Service processes are identified by their start time, and killed only if they do not stop."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ from driftline.processes import (
     write_state,
 )
 
-# Says that it is there, then sleeps until a signal comes.
+# Reports that it is running, then sleeps until a signal arrives.
 OBEDIENT = "import signal; print('here', flush=True); signal.pause()"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + OBEDIENT
 
@@ -53,7 +53,7 @@ def started(code: str, log: Path) -> Process:
     return process(child.pid, born(child.pid) or "")
 
 
-def test_a_process_has_one_birth_and_none_when_it_is_gone() -> None:
+def test_a_process_has_a_constant_start_time_and_none_after_its_end() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
 
@@ -62,7 +62,7 @@ def test_a_process_has_one_birth_and_none_when_it_is_gone() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="replaces psutil's reading of Linux' boot time")
-def test_a_changed_wall_clock_does_not_make_a_process_another_one(
+def test_a_change_of_the_wall_clock_does_not_change_the_start_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = born(os.getpid())
@@ -72,28 +72,28 @@ def test_a_changed_wall_clock_does_not_make_a_process_another_one(
     assert born(os.getpid()) == before
 
 
-def test_a_process_is_asked_to_end_and_is_gone_after(tmp_path: Path) -> None:
+def test_a_process_is_asked_to_end_and_ends(tmp_path: Path) -> None:
     obedient = started(OBEDIENT, tmp_path / "log")
 
     assert stop([obedient], patience_s=20) == ()
     assert not obedient.alive
 
 
-def test_a_process_that_does_not_end_is_killed_and_named(tmp_path: Path) -> None:
+def test_a_process_that_does_not_end_is_killed_and_returned(tmp_path: Path) -> None:
     stubborn = started(STUBBORN, tmp_path / "log")
 
     assert stop([stubborn], patience_s=0) == (stubborn,)
     assert not stubborn.alive
 
 
-def test_another_process_with_the_same_pid_is_left_alone() -> None:
+def test_another_process_with_the_same_pid_is_not_stopped() -> None:
     impostor = process(os.getpid(), "born before")
 
     assert not impostor.alive
     assert stop([impostor], patience_s=0) == ()
 
 
-def test_states_and_processes_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_states_and_processes_are_read_back_unchanged(tmp_path: Path) -> None:
     mine = state(os.getpid(), born(os.getpid()) or "")
     kept = process(mine.pid, mine.born)
     write_state(tmp_path, mine)
@@ -105,7 +105,7 @@ def test_states_and_processes_are_read_as_they_were_written(tmp_path: Path) -> N
     assert read_processes(tmp_path) == (kept,)
 
 
-def test_what_ended_processes_said_is_forgotten_and_the_rest_kept(tmp_path: Path) -> None:
+def test_only_the_states_of_ended_processes_are_deleted(tmp_path: Path) -> None:
     write_state(tmp_path, state(os.getpid(), "born before"))
     forget_ended(tmp_path)
     assert read_states(tmp_path) == ()
@@ -115,21 +115,21 @@ def test_what_ended_processes_said_is_forgotten_and_the_rest_kept(tmp_path: Path
     assert len(read_states(tmp_path)) == 1
 
 
-def test_a_broken_state_file_is_named(tmp_path: Path) -> None:
+def test_an_error_names_an_invalid_state_file(tmp_path: Path) -> None:
     (tmp_path / "monitor-0.json").write_text("{", encoding="utf-8")
 
     with pytest.raises(SettingsError, match=r"monitor-0\.json cannot be read"):
         read_states(tmp_path)
 
 
-def test_what_an_older_version_started_is_read(tmp_path: Path) -> None:
+def test_a_process_file_of_an_older_version_is_read(tmp_path: Path) -> None:
     written = {"service": "monitor", "slot": 0, "pid": 7, "born": "8", "log": "monitor-0.log"}
     (tmp_path / "processes.json").write_bytes(msgspec.json.encode([written]))
 
     assert [kept.name for kept in read_processes(tmp_path)] == ["monitor-0"]
 
 
-def test_a_stream_file_has_another_digest_only_if_it_says_something_else(tmp_path: Path) -> None:
+def test_the_digest_of_a_stream_file_changes_only_with_its_content(tmp_path: Path) -> None:
     digests = []
     for text in (
         'version = 1\nname = "s"\n[time]\nstart = 2026-01-01T00:00:00Z',

@@ -1,4 +1,4 @@
-"""Reconciliation: every record and label is accounted for, and what is missing is named."""
+"""Reconciliation accounts for every record and label, and lists missing ones."""
 
 import json
 from itertools import cycle
@@ -38,7 +38,7 @@ def test_a_record_ends_as_a_prediction_or_a_dead_letter() -> None:
     assert found.unlabelled == 2
 
 
-def test_a_record_without_either_is_missing_and_named() -> None:
+def test_a_record_without_prediction_or_dead_letter_is_missing_and_listed() -> None:
     world = World()
     world.prediction(world.feature("a"))
     world.feature("lost")
@@ -52,7 +52,7 @@ def test_a_record_without_either_is_missing_and_named() -> None:
     assert found.missing_records == (Missing(0, 1, "lost"), Missing(1, 0, None))
 
 
-def test_no_more_are_named_than_asked_for() -> None:
+def test_the_list_of_missing_records_is_limited() -> None:
     world = World()
     for number in range(5):
         world.feature(f"lost {number}")
@@ -65,12 +65,12 @@ def test_no_more_are_named_than_asked_for() -> None:
     assert len(reconcile(world.broker, world.stream, limit=None).missing_records) == 5
 
 
-def test_a_record_that_inference_has_not_come_to_is_waiting_not_missing() -> None:
+def test_a_record_that_inference_has_not_read_is_waiting_and_not_missing() -> None:
     world = World()
     world.prediction(world.feature("a"))
     world.commit("inference", world.topics.features, 1)
     world.feature("b")
-    world.feature("c", partition=1)  # nothing was ever committed of this partition
+    world.feature("c", partition=1)  # this partition has no commit
 
     found = reconcile(world.broker, world.stream)
 
@@ -78,7 +78,7 @@ def test_a_record_that_inference_has_not_come_to_is_waiting_not_missing() -> Non
     assert found.waiting == 2
 
 
-def test_an_outcome_that_stands_twice_is_not_clean_but_a_changed_label_is() -> None:
+def test_a_repeated_outcome_is_an_error_but_a_changed_label_is_not() -> None:
     world = World()
     prediction = world.prediction(world.feature("a"))
     world.label("a", "x")
@@ -97,7 +97,7 @@ def test_an_outcome_that_stands_twice_is_not_clean_but_a_changed_label_is() -> N
     assert not found.clean
 
 
-def test_a_redelivered_record_is_told_by_its_source() -> None:
+def test_a_redelivered_record_is_recognised_by_its_source() -> None:
     world = World()
     record = world.feature("a")
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_an_id_sent_twice_is_a_duplicate_unless_it_is_a_replay() -> None:
     assert (found.duplicate_ids, found.replayed) == (1, 1)
 
 
-def test_labels_are_joined_revised_repeated_or_dead_letters() -> None:
+def test_labels_are_counted_as_joined_revised_repeated_or_dead_letters() -> None:
     world = World()
     prediction = world.prediction(world.feature("a"))
     for value, revision in (("yes", 0), ("no", 1)):
@@ -140,7 +140,7 @@ def test_labels_are_joined_revised_repeated_or_dead_letters() -> None:
     assert (found.labels.joined, found.labels.repeated, found.labels.dead_letters) == (2, 1, 1)
 
 
-def test_a_label_changed_before_its_prediction_came_is_replaced() -> None:
+def test_a_label_changed_before_its_prediction_arrived_is_replaced() -> None:
     world = World()
     world.label("a", "yes")
     world.label("a", "no")
@@ -153,7 +153,7 @@ def test_a_label_changed_before_its_prediction_came_is_replaced() -> None:
     assert (found.labels.replaced, found.labels.joined) == (1, 1)
 
 
-def test_a_label_of_which_nothing_came_is_missing() -> None:
+def test_a_label_without_outcome_or_dead_letter_is_missing() -> None:
     world = World()
     world.prediction(world.feature("a"))
     world.label("a", "yes")
@@ -165,7 +165,7 @@ def test_a_label_of_which_nothing_came_is_missing() -> None:
     assert found.missing_labels == (Missing(0, 0, "a"),)
 
 
-def test_a_label_that_the_join_still_holds_waits_for_its_prediction() -> None:
+def test_a_label_that_the_join_still_buffers_is_waiting() -> None:
     world = World()
     world.label("early", "yes")
     world.commit("outcomes", world.topics.labels, 0, published=1)
@@ -176,7 +176,7 @@ def test_a_label_that_the_join_still_holds_waits_for_its_prediction() -> None:
     assert found.labels.waiting == 1
 
 
-def test_a_label_held_together_with_its_prediction_should_have_been_joined() -> None:
+def test_a_label_buffered_together_with_its_prediction_is_missing() -> None:
     world = World()
     world.prediction(world.feature("a"))
     world.label("a", "yes")
@@ -187,7 +187,7 @@ def test_a_label_held_together_with_its_prediction_should_have_been_joined() -> 
     assert reconcile(world.broker, world.stream).labels.missing == 1
 
 
-def test_a_label_in_another_partition_than_its_record_is_pointed_out() -> None:
+def test_a_label_in_another_partition_than_its_record_is_reported() -> None:
     world = World()
     world.prediction(world.feature("a", partition=1))
     world.letter(world.label("a", "yes"), "no prediction", service="outcomes")
@@ -201,7 +201,7 @@ def test_a_label_in_another_partition_than_its_record_is_pointed_out() -> None:
     assert (label.partition, label.offset, label.id, label.record_partition) == (0, 0, "a", 1)
 
 
-# Keys that only this partitioner puts into the second of two partitions.
+# Keys that only one partitioner assigns to the second of two partitions.
 BY_MURMUR2, BY_CRC32 = (
     next(
         key
@@ -221,7 +221,7 @@ BY_MURMUR2, BY_CRC32 = (
         ((b"b", 1), (None, 0), "it has no key"),
     ],
 )
-def test_a_misplaced_label_comes_with_the_cause(
+def test_a_misplaced_label_is_reported_with_its_cause(
     record: tuple[bytes, int], label: tuple[bytes | None, int], cause: str
 ) -> None:
     world = World()
@@ -237,7 +237,7 @@ def test_a_misplaced_label_comes_with_the_cause(
     assert cause in found.cause
 
 
-def test_an_old_prediction_of_the_same_offset_does_not_count_for_another_record() -> None:
+def test_an_old_prediction_for_the_same_offset_does_not_count_for_another_record() -> None:
     world = World()
     world.prediction(world.feature("new"), id="of the topic before")
     world.everything_handled()
@@ -275,7 +275,7 @@ def test_records_deleted_before_they_were_read_are_lost() -> None:
     assert not found.clean
 
 
-def test_a_gap_that_inference_met_stays_known() -> None:
+def test_a_gap_that_inference_published_is_reported_as_lost() -> None:
     world = World()
     for name in "abcd":
         world.feature(name)
@@ -290,7 +290,7 @@ def test_a_gap_that_inference_met_stays_known() -> None:
     assert reconcile(world.broker, world.stream).lost == (Lost(world.topics.features, 0, 1, 3),)
 
 
-def test_gaps_that_outcomes_or_monitor_met_stay_known() -> None:
+def test_gaps_that_outcomes_or_the_monitor_published_are_reported_as_lost() -> None:
     world = World()
     topics = world.topics
     gaps = (Gap(0, 1, 3, topics.labels), Gap(1, 5, None, topics.predictions))
@@ -305,7 +305,7 @@ def test_gaps_that_outcomes_or_monitor_met_stay_known() -> None:
 
 
 @pytest.mark.parametrize("name", ["labels", "predictions"])
-def test_records_deleted_before_the_join_read_them_are_published_and_lost(name: str) -> None:
+def test_records_deleted_before_the_join_read_them_are_a_published_gap(name: str) -> None:
     world = World()
     topic = getattr(world.topics, name)
     join(world)
@@ -321,11 +321,13 @@ def test_records_deleted_before_the_join_read_them_are_published_and_lost(name: 
 
     assert found.lost == (Lost(topic, 0, 0, 4),)
     assert not found.clean
-    assert join(world) == [Watermark(None, gaps=(Gap(0, 0, 4, topic),))]  # published once
+    assert join(world) == [
+        Watermark(None, gaps=(Gap(0, 0, 4, topic),))
+    ]  # the gap is published only once
 
 
 @pytest.mark.parametrize("name", ["labels", "predictions"])
-def test_what_a_recreated_topic_cut_off_from_the_join_is_published_and_lost(name: str) -> None:
+def test_unread_records_of_a_recreated_topic_are_a_published_gap(name: str) -> None:
     world = World()
     topic, admin = getattr(world.topics, name), world.broker.admin()
     join(world)
@@ -342,7 +344,7 @@ def test_what_a_recreated_topic_cut_off_from_the_join_is_published_and_lost(name
 
 
 def join(world: World) -> list[Watermark]:
-    """Let a new worker of outcomes read everything; the gaps that are published by then."""
+    """Let a new worker of outcomes read everything; return the gaps published so far."""
     loop = Loop(
         OutcomesHandler(world.stream, world.clock),
         world.broker,
@@ -376,7 +378,7 @@ def test_outcomes_deleted_before_the_monitor_read_them_are_lost() -> None:
     assert Lost(outcomes, 0, 1, 2) in reconcile(world.broker, world.stream).lost
 
 
-def test_predictions_of_a_topic_before_do_not_count_for_the_present_one() -> None:
+def test_predictions_for_a_deleted_topic_do_not_count_for_the_current_one() -> None:
     world = World()
     topics, admin = world.topics, world.broker.admin()
 
@@ -391,7 +393,7 @@ def test_predictions_of_a_topic_before_do_not_count_for_the_present_one() -> Non
         world.prediction(record)
     admin.delete([topics.features])
     admin.create([NewTopic(topics.features, 2)])
-    for record in first:  # the same file again
+    for record in first:  # the same file is sent again
         world.send(Outgoing(topics.features, record.value, record.key, 0))
     world.commit("inference", topics.features, 2)
     found = reconcile(world.broker, world.stream)
@@ -406,14 +408,14 @@ def test_predictions_of_a_topic_before_do_not_count_for_the_present_one() -> Non
     assert found.lost == (Lost(topics.features, 0, 2, None),)
 
 
-def test_a_message_that_is_no_dead_letter_is_counted_and_disturbs_nothing() -> None:
+def test_an_invalid_dead_letter_is_counted_and_otherwise_ignored() -> None:
     world = World()
     world.send(Outgoing(world.topics.deadletters, b"hello"))
 
     assert reconcile(world.broker, world.stream).foreign_letters == 1
 
 
-def test_progress_is_told_of_every_offset() -> None:
+def test_progress_is_reported_for_every_offset() -> None:
     world = World()
     world.prediction(world.feature("a"))
     world.label("a", "yes")
@@ -427,7 +429,7 @@ def test_progress_is_told_of_every_offset() -> None:
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What happens next: a record with its prediction, a label, or a turn of the join."""
+    """The next action: a record with its prediction, a label, or a step of the join."""
 
     what: str
     number: int
@@ -446,7 +448,7 @@ steps = st.lists(
 @pytest.mark.parametrize("jump", [1, 7])
 @settings(max_examples=60)
 @given(steps=steps)
-def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
+def test_every_label_is_accounted_for_after_any_input_of_the_join(
     steps: list[Step], jump: int
 ) -> None:
     world = World()
@@ -462,7 +464,7 @@ def test_whatever_the_join_is_given_it_leaves_nothing_unaccounted_for(
     row, words = 0, cycle(["yes", "no"])  # some labels change, others are repeated
     for step in steps:
         if step.what == "record":
-            row += jump  # with a jump of 7, a horizon of 10 passes soon
+            row += jump  # with jumps of 7, a join window of 10 passes soon
             world.prediction(world.feature(str(step.number), row=row))
         elif step.what == "label":
             world.label(str(step.number), "yes" if step.number % 2 else next(words))
@@ -496,7 +498,7 @@ NUMBERS = (0, -1, 2**31, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63
 
 @st.composite
 def rubbish(draw: st.DrawFn) -> bytes | None:
-    """A record that no service wrote: any bytes, or an event or a record with wrong numbers."""
+    """Draw a record that no service wrote: any bytes, or an event with wrong numbers."""
     if draw(st.booleans()):
         return draw(st.one_of(st.sampled_from(RUBBISH), st.binary(max_size=20)))
     number = st.sampled_from(NUMBERS)
@@ -518,7 +520,7 @@ def rubbish(draw: st.DrawFn) -> bytes | None:
 
 @given(values=st.lists(st.tuples(st.sampled_from(range(5)), rubbish()), max_size=12))
 @settings(max_examples=200)
-def test_rubbish_in_any_topic_never_stops_reconciliation(
+def test_invalid_records_in_any_topic_never_stop_reconciliation(
     values: list[tuple[int, bytes | None]],
 ) -> None:
     world = World()

@@ -1,4 +1,4 @@
-"""Recorded topics become a data file that plays again what the topics hold."""
+"""Recorded topics become a data file whose playback sends the same records."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ kafka = { partitions = 3 }
 
 
 class Rows:
-    """A source of given rows."""
+    """A source that returns the given rows."""
 
     name = "rows"
     textual = False
@@ -65,7 +65,7 @@ def rows(count: int) -> list[Row]:
 
 
 def fill(broker: Broker, stream: Stream, data: Sequence[Row]) -> list[Play]:
-    """Play the data into the topics. Returns what was sent."""
+    """Play the data into the topics; return the items that were sent."""
     topics = Topics(stream)
     sent = list(Playback(stream, Rows(data), seed=3).play())
     producer = broker.producer()
@@ -78,7 +78,7 @@ def fill(broker: Broker, stream: Stream, data: Sequence[Row]) -> list[Play]:
 
 
 def read_again(broker: Broker, stream: Stream, folder: Path) -> tuple[Recorded, list[Play]]:
-    """What was recorded, and what its play sends."""
+    """Return the counts of the recording and the items of its playback."""
     stream, file = as_recorded(stream), folder / "recorded.jsonl"
     recorded = write_recorded(broker, stream, file)
     return recorded, list(Playback(stream, open_source(str(file))).play())
@@ -93,7 +93,7 @@ def messages(plays: Sequence[Play]) -> list[tuple[str, bytes, bytes]]:
 
 
 @pytest.mark.parametrize("text", [NUMBERED, TIMED], ids=["numbered", "timed"])
-def test_what_was_recorded_plays_as_it_was_sent(tmp_path: Path, text: str) -> None:
+def test_a_recording_plays_what_was_sent(tmp_path: Path, text: str) -> None:
     world = World(loads(text))
     sent = fill(world.broker, world.stream, rows(200))
     recorded, played = again(world, tmp_path)
@@ -103,7 +103,7 @@ def test_what_was_recorded_plays_as_it_was_sent(tmp_path: Path, text: str) -> No
     assert recorded.unreadable_records == recorded.labels_without_record == 0
 
 
-def test_records_keep_their_numbers_also_after_a_gap(tmp_path: Path) -> None:
+def test_records_keep_their_numbers_after_a_gap(tmp_path: Path) -> None:
     world = World()
     for number, row in enumerate((1000, 1001, 1500)):
         world.feature(f"r{number}", row=row)
@@ -113,13 +113,13 @@ def test_records_keep_their_numbers_also_after_a_gap(tmp_path: Path) -> None:
     assert [record["@row"] for record in records] == [1000, 1001, 1500]
 
 
-def test_what_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_unreadable_records_and_labels_are_skipped_and_counted(tmp_path: Path) -> None:
     world = World()
     world.feature(b"no JSON")
     world.feature("a")
     world.feature("b", partition=1)
     world.label("a", "one")
-    world.label("b", "one", partition=0)  # b stands in partition 1: the join never sees both
+    world.label("b", "one", partition=0)  # b is in partition 1, so the join never gets both
     world.send(Outgoing(world.topics.labels, b"{}", b"?", 0))
     recorded, played = again(world, tmp_path)
     assert recorded == Recorded(
@@ -134,7 +134,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(tmp_path: Path) -> None:
     assert [play.record_id for play in played if play.kind == "record"] == ["a", "b"]
 
 
-def test_a_label_counts_as_it_was_said_last(tmp_path: Path) -> None:
+def test_the_last_label_of_a_record_counts(tmp_path: Path) -> None:
     world = World()
     world.feature("a")
     for label in ("one", "one", "two"):
@@ -145,9 +145,9 @@ def test_a_label_counts_as_it_was_said_last(tmp_path: Path) -> None:
     assert label["y"] == "two"
 
 
-def test_partitions_are_merged_by_how_far_each_has_come(tmp_path: Path) -> None:
+def test_partitions_are_merged_by_their_max_positions(tmp_path: Path) -> None:
     world = World()
-    for row in (0, 3, 1, 4):  # 1 came late, and does so again
+    for row in (0, 3, 1, 4):  # record 1 was late, and is late in the recording too
         world.feature(f"r{row}", row=row)
     world.feature("r2", row=2, partition=1)
     world.label("r0", "a")
@@ -156,7 +156,7 @@ def test_partitions_are_merged_by_how_far_each_has_come(tmp_path: Path) -> None:
     assert order == ["r0", "r2", "r3", "r1", "r4"]
 
 
-def test_topics_without_records_or_labels_are_refused_by_name(tmp_path: Path) -> None:
+def test_an_error_names_a_topic_without_records_or_labels(tmp_path: Path) -> None:
     world = World()
     with pytest.raises(DataError, match=r"s\.features: no records"):
         again(world, tmp_path)
@@ -173,7 +173,7 @@ def test_topics_without_records_or_labels_are_refused_by_name(tmp_path: Path) ->
 
 @pytest.mark.kafka
 @pytest.mark.parametrize("client", ["kafka-python", "librdkafka"])
-def test_a_kafka_is_read_with_either_client(
+def test_topics_on_kafka_are_recorded_with_either_client(
     kafka_bootstrap: str, topic_name: Callable[[], str], tmp_path: Path, client: Client
 ) -> None:
     stream = loads(NUMBERED.replace('"s"', f'"{topic_name()}"'))

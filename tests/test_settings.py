@@ -1,4 +1,4 @@
-"""The environment is checked where it is read, and no text shows a secret."""
+"""Environment variables are validated when they are read, and no text contains a secret."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from tests.world import STREAM_FILE
 
 SECRET = "hunter2-very-secret"
 
-# What Kubernetes sets for the services `kafka` (with the named port `client`), `kafka-bootstrap`
-# and `kafka-0`, as its documentation and a cluster show.
+# The variables that Kubernetes sets for the services `kafka` (with the named port `client`),
+# `kafka-bootstrap` and `kafka-0`, according to its documentation and to a cluster.
 KUBERNETES = {
     "KAFKA_SERVICE_HOST": "10.0.0.11",
     "KAFKA_SERVICE_PORT": "9092",
@@ -39,24 +39,24 @@ def properties(environment: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
-def test_a_name_that_kubernetes_injects_is_ignored(name: str) -> None:
+def test_a_variable_that_kubernetes_injects_is_ignored(name: str) -> None:
     assert properties({name: KUBERNETES[name]}) == {}
 
 
-def test_client_properties_stay_beside_the_names_of_kubernetes() -> None:
+def test_client_properties_are_read_beside_the_variables_of_kubernetes() -> None:
     environment = {**KUBERNETES, "KAFKA_SASL_USERNAME": "ada", "KAFKA_BOOTSTRAP_SERVERS": "k:9092"}
     settings = load_settings(environment)
     assert dict(settings.properties) == {"sasl.username": "ada"}
     assert settings.bootstrap_servers == "k:9092"
 
 
-def test_any_other_name_is_left_to_the_client_to_refuse() -> None:
+def test_other_variables_are_passed_on_for_the_client_to_reject() -> None:
     assert properties({"KAFKA_SERVICE": "x", "KAFKA_PORTS": "y"}) == {"service": "x", "ports": "y"}
 
 
 class TestSecretsFromFiles:
     @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
-    def test_a_file_gives_the_value_without_the_line_break_at_its_end(
+    def test_a_value_from_a_file_does_not_include_the_final_line_break(
         self, tmp_path: Path, end: str
     ) -> None:
         (tmp_path / "password").write_bytes((" two words \n" + SECRET + end).encode())
@@ -71,11 +71,11 @@ class TestSecretsFromFiles:
         found = properties({f"{name}_FILE": str(tmp_path / "value"), name: ""})
         assert found == {name.removeprefix("KAFKA_").lower().replace("_", "."): "text"}
 
-    def test_a_property_that_names_a_file_itself_is_not_read(self) -> None:
+    def test_a_property_whose_own_name_ends_in_file_is_not_read_as_a_file(self) -> None:
         found = properties({"KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE": "/key.pem"})
         assert found == {"sasl.oauthbearer.assertion.private.key.file": "/key.pem"}
 
-    def test_a_value_and_a_file_are_one_too_many(self, tmp_path: Path) -> None:
+    def test_a_value_and_a_file_for_one_property_are_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "password").write_text(SECRET)
         environment = {
             "KAFKA_SASL_PASSWORD": SECRET,
@@ -88,7 +88,7 @@ class TestSecretsFromFiles:
     @pytest.mark.parametrize(
         ("content", "why"), [(None, "No such file"), (b"", "empty"), (b"\xff" * 9, "not UTF-8")]
     )
-    def test_a_file_that_gives_nothing_is_named(
+    def test_an_error_names_a_file_without_a_usable_value(
         self, tmp_path: Path, content: bytes | None, why: str
     ) -> None:
         path = tmp_path / "password"
@@ -99,7 +99,7 @@ class TestSecretsFromFiles:
         assert "KAFKA_SASL_PASSWORD_FILE" in caught.value.message
         assert str(path) in caught.value.message
 
-    def test_a_folder_is_no_file(self, tmp_path: Path) -> None:
+    def test_a_folder_instead_of_a_file_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="directory"):
             load_settings({"KAFKA_SASL_PASSWORD_FILE": str(tmp_path)})
 
@@ -109,36 +109,36 @@ class TestSecretsStayHidden:
     def settings(self) -> Settings:
         return load_settings({"KAFKA_SASL_PASSWORD": SECRET, "KAFKA_SASL_USERNAME": "ada"})
 
-    def test_settings_as_text_have_names_only(self, settings: Settings) -> None:
+    def test_settings_as_text_show_only_the_names_of_properties(self, settings: Settings) -> None:
         for text in (repr(settings), str(settings), f"{settings.properties}"):
             assert SECRET not in text
         assert "sasl.password" in repr(settings)
 
-    def test_settings_are_not_encoded_by_accident(self, settings: Settings) -> None:
+    def test_settings_cannot_be_encoded_as_json(self, settings: Settings) -> None:
         with pytest.raises(TypeError):
             msgspec.json.encode(settings)
 
 
 class TestPaths:
-    def test_an_empty_home_is_the_default(self) -> None:
+    def test_an_empty_home_means_the_default(self) -> None:
         assert load_settings({"DRIFTLINE_HOME": ""}).home == Path(".driftline")
 
     @pytest.mark.parametrize("name", ["DRIFTLINE_HOME", "DRIFTLINE_MODEL_STORE"])
     @pytest.mark.parametrize("path", ["/data\n", "/da\0ta", "/da\x1bta", "/\udcff"])
-    def test_a_path_that_cannot_be_printed_is_refused(self, name: str, path: str) -> None:
+    def test_a_path_with_unprintable_characters_is_rejected(self, name: str, path: str) -> None:
         with pytest.raises(SettingsError, match=name):
             load_settings({name: path})
 
-    def test_a_home_that_is_a_file_is_refused(self, tmp_path: Path) -> None:
+    def test_a_home_that_is_a_file_is_rejected(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(SettingsError, match=r"DRIFTLINE_HOME .* is a file"):
             load_settings({"DRIFTLINE_HOME": str(tmp_path / "file")})
 
-    def test_a_home_that_is_too_long_is_refused(self) -> None:
+    def test_a_home_path_that_is_too_long_is_rejected(self) -> None:
         with pytest.raises(SettingsError, match=r"DRIFTLINE_HOME .* too long"):
             load_settings({"DRIFTLINE_HOME": "x" * 300})
 
-    def test_a_password_in_the_stores_url_is_refused_because_announcements_publish_it(self) -> None:
+    def test_a_password_in_the_url_of_the_store_is_rejected_as_it_would_be_published(self) -> None:
         with pytest.raises(SettingsError, match="DRIFTLINE_MODEL_STORE") as caught:
             load_settings({"DRIFTLINE_MODEL_STORE": f"ftp://ada:{SECRET}@store/models"})
         assert SECRET not in str(caught.value)
@@ -154,14 +154,14 @@ class TestServers:
             ("SASL_SSL://kafka:9093", "SASL_SSL://kafka:9093"),
         ],
     )
-    def test_addresses_are_taken(self, given: str, taken: str) -> None:
+    def test_valid_addresses_are_accepted(self, given: str, taken: str) -> None:
         assert load_settings({"KAFKA_BOOTSTRAP_SERVERS": given}).bootstrap_servers == taken
 
     @pytest.mark.parametrize(
         "wrong",
         ["a:1,", "a:http", "a:0", "a:65536", "a b:1", "http://a:1/x", f"ada:{SECRET}@kafka:9092"],
     )
-    def test_what_is_no_address_is_refused(self, wrong: str) -> None:
+    def test_invalid_addresses_are_rejected(self, wrong: str) -> None:
         with pytest.raises(SettingsError, match="KAFKA_BOOTSTRAP_SERVERS") as caught:
             load_settings({"KAFKA_BOOTSTRAP_SERVERS": wrong})
         assert SECRET not in str(caught.value)
@@ -169,7 +169,7 @@ class TestServers:
             load_settings({}, bootstrap_servers=wrong)
 
 
-def test_streams_of_one_name_with_different_prefixes_keep_their_states_apart() -> None:
+def test_streams_with_the_same_name_but_different_prefixes_have_separate_states() -> None:
     streams = [
         loads(STREAM_FILE.replace("kafka = {", 'kafka = { topic_prefix = "' + prefix + '",'))
         for prefix in ("", "a.", "b.")

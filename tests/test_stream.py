@@ -1,4 +1,4 @@
-"""A stream file is checked when it is read, and errors name the key and what was expected."""
+"""A stream file is validated when it is read, and errors name the key and the expected value."""
 
 import tomllib
 from pathlib import Path
@@ -70,7 +70,7 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         ("version = ", "not TOML"),
     ],
 )
-def test_a_wrong_file_names_file_key_and_expectation(text: str, message: str) -> None:
+def test_an_error_names_the_file_the_key_and_the_expected_value(text: str, message: str) -> None:
     with pytest.raises(StreamFileError) as caught:
         loads(text, name="a.toml")
     assert caught.value.message.startswith("a.toml: ")
@@ -96,19 +96,19 @@ HUGE = "1" + "0" * 30
         ("[kafka]\nretention = {}", "kafka.retention"),
     ],
 )
-def test_a_span_that_must_last_is_more_than_nothing(text: str, key: str, value: str) -> None:
+def test_a_span_of_0_is_rejected_where_it_makes_no_sense(text: str, key: str, value: str) -> None:
     with pytest.raises(StreamFileError) as caught:
         loads(WITH_TIME + text.format(value))
     shown = value if value == "0" else '"0ms"'
     assert f"[{key}] Expected more than 0, got {shown}" in caught.value.message
 
 
-def test_a_step_of_time_is_more_than_nothing() -> None:
+def test_a_time_step_of_0_is_rejected() -> None:
     with pytest.raises(StreamFileError, match=r"\[time\.step\] Expected more than 0"):
         loads(SMALL + '[time]\nstart = 2020-01-01T00:00:00Z\nstep = "0s"')
 
 
-def test_silence_is_measured_in_time() -> None:
+def test_the_idle_time_must_be_a_duration() -> None:
     with pytest.raises(StreamFileError, match=r"\[windows\.idle\] Expected a duration"):
         loads(SMALL + "[windows]\nidle = 500")
 
@@ -127,7 +127,7 @@ def test_silence_is_measured_in_time() -> None:
         ("simulate", "label_delay"),
     ],
 )
-def test_a_number_is_finite_and_of_a_size_to_count_with(table: str, key: str, value: str) -> None:
+def test_infinite_and_huge_numbers_are_rejected(table: str, key: str, value: str) -> None:
     with pytest.raises(StreamFileError) as caught:
         loads(f"{SMALL}[{table}]\n{key} = {value}")
     assert f"[{table}.{key}] Expected a number" in caught.value.message
@@ -138,7 +138,9 @@ def test_a_number_is_finite_and_of_a_size_to_count_with(table: str, key: str, va
 @pytest.mark.parametrize(
     ("table", "key"), [("windows", "span"), ("labels", "horizon"), ("simulate", "label_delay")]
 )
-def test_a_duration_lasts_a_thousand_years_at_most(table: str, key: str, value: str) -> None:
+def test_a_duration_of_more_than_a_thousand_years_is_rejected(
+    table: str, key: str, value: str
+) -> None:
     with pytest.raises(StreamFileError, match=rf"\[{table}\.{key}\] Expected a duration"):
         loads(f'{WITH_TIME}[{table}]\n{key} = "{value}"')
 
@@ -151,12 +153,12 @@ def test_a_duration_lasts_a_thousand_years_at_most(table: str, key: str, value: 
         ("[kafka]\nreplication_factor = 40000", "kafka.replication_factor"),
     ],
 )
-def test_a_number_is_one_that_its_user_takes(text: str, key: str) -> None:
+def test_a_whole_number_outside_the_range_of_its_use_is_rejected(text: str, key: str) -> None:
     with pytest.raises(StreamFileError, match=rf"\[{key}\] Expected a whole number"):
         loads(SMALL + text)
 
 
-def test_a_feature_may_have_no_bound() -> None:
+def test_the_bound_of_a_feature_may_be_infinite() -> None:
     stream = loads(HEAD + 'features = { a = { kind = "number", min = 0, max = inf } }')
     assert stream.inputs["a"].max == float("inf")
     with pytest.raises(StreamFileError, match=r"\[features\.a\.min\] Expected a number, got nan"):
@@ -164,7 +166,7 @@ def test_a_feature_may_have_no_bound() -> None:
 
 
 @pytest.mark.parametrize("key", ["cooldown = 0", 'cooldown = "0s"'])
-def test_a_span_that_may_be_nothing_is_taken(key: str) -> None:
+def test_a_span_of_0_is_accepted_where_it_makes_sense(key: str) -> None:
     assert loads(f"{WITH_TIME}windows = {{ span = '1h' }}\nretrain = {{ {key} }}")
 
 
@@ -189,30 +191,30 @@ def test_a_span_that_may_be_nothing_is_taken(key: str) -> None:
         "team:",
     ],
 )
-def test_a_prefix_is_plain_text_that_kafka_and_folders_take(prefix: str) -> None:
+def test_a_prefix_that_is_not_valid_for_topics_and_folders_is_rejected(prefix: str) -> None:
     with pytest.raises(StreamFileError, match=r"\[kafka.topic_prefix\] Expected text, got"):
         loads(f'{SMALL}[kafka]\ntopic_prefix = "{prefix}"')
 
 
 @pytest.mark.parametrize("name", ["..", "../a", "a/b", "a\\n", "ä", "-a", "a" * 64, ""])
-def test_a_name_is_plain_text_that_kafka_and_folders_take(name: str) -> None:
+def test_a_name_that_is_not_valid_for_topics_and_folders_is_rejected(name: str) -> None:
     with pytest.raises(StreamFileError, match=r"\[name\] Expected text, got"):
         loads(SMALL.replace('"a"', f'"{name}"', 1))
 
 
 @pytest.mark.parametrize("prefix", ["", "team.", "Team-1_", "_a", "a..b."])
-def test_a_prefix_may_be_whatever_is_harmless(prefix: str) -> None:
+def test_other_prefixes_are_accepted(prefix: str) -> None:
     assert loads(f'{SMALL}[kafka]\ntopic_prefix = "{prefix}"').kafka.topic_prefix == prefix
 
 
-def test_the_longest_topic_decides_how_long_a_prefix_may_be() -> None:
+def test_the_length_of_a_prefix_is_limited_by_the_longest_topic_name() -> None:
     room = 247 - len("a.deadletters")
     assert loads(f'{SMALL}[kafka]\ntopic_prefix = "{"x" * room}"')
     with pytest.raises(StreamFileError, match=r"\[kafka.topic_prefix\] Expected .* 247 .* got 248"):
         loads(f'{SMALL}[kafka]\ntopic_prefix = "{"x" * (room + 1)}"')
 
 
-def test_a_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+def test_an_error_names_a_file_in_another_encoding(tmp_path: Path) -> None:
     path = tmp_path / "stream.toml"
     path.write_bytes(SMALL.replace('"y"', '"größe"').encode("latin-1"))
     with pytest.raises(StreamFileError, match=r"stream.toml: not UTF-8 at byte \d+"):
@@ -227,7 +229,7 @@ def test_the_smallest_file_gets_its_defaults() -> None:
     assert stream.axis == "row"
 
 
-def test_every_key_is_described_with_a_meaning() -> None:
+def test_the_description_explains_every_key() -> None:
     rows = describe(loads(SMALL))
     without = [row.key for row in rows if not row.meaning]
     assert without == []
@@ -236,7 +238,7 @@ def test_every_key_is_described_with_a_meaning() -> None:
         assert any(key == name or key.startswith(f"{name}.") for key in keys), name
 
 
-def test_a_description_tells_what_was_written_from_what_is_default() -> None:
+def test_the_description_marks_which_values_are_in_the_file() -> None:
     text = SMALL + '[windows]\nrecords = 1000\n[simulate]\nlabel_delay = "30m"\n'
     rows = {row.key: row for row in describe(loads(text), tomllib.loads(text))}
     assert rows["windows.records"].given
@@ -257,11 +259,11 @@ labels = { horizon = "7d" }
 """
 
 
-def test_a_horizon_in_time_is_counted_in_steps_where_windows_count_records() -> None:
+def test_a_horizon_in_time_is_converted_to_records_by_the_time_step() -> None:
     stream = loads(TIMED + 'time = { start = 2020-01-01T00:00:00Z, step = "30m" }')
     assert stream.horizon == 336
 
 
-def test_a_horizon_in_time_without_steps_says_what_to_write() -> None:
+def test_an_error_for_a_horizon_in_time_without_a_step_names_a_remedy() -> None:
     with pytest.raises(StreamFileError, match=r"\[labels.horizon\] Expected a number of records"):
         loads(TIMED + 'time = { column = "at" }')

@@ -1,4 +1,4 @@
-"""The code keeps to its layout: who imports whom, what inference brings in, nothing unfinished."""
+"""The structure of the code: allowed imports, light inference, and nothing unfinished."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ from driftline import errors
 ROOT = Path(__file__).parents[1]
 SERVICES = ("producers", "consumers", "monitor", "trainer")
 PACKAGES = ("driftline", *SERVICES)
-# What a service process that only scores must not pay for: seconds and hundreds of megabytes.
+# Packages that take seconds and hundreds of megabytes, which a process that scores must not load.
 NOT_IN_INFERENCE = {
     "evidently",
     "matplotlib",
@@ -39,7 +39,7 @@ def sources(*packages: str) -> Iterator[Path]:
 
 
 def imported_packages(path: Path) -> set[str]:
-    """The top-level names that a file imports, wherever in it."""
+    """Return the top-level packages that a file imports anywhere in its code."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -53,7 +53,7 @@ def of_command_line(path: Path) -> bool:
     return path.is_relative_to(ROOT / "driftline" / "cli")
 
 
-def test_driftline_imports_no_service_but_in_its_command_line() -> None:
+def test_only_the_command_line_of_driftline_imports_services() -> None:
     wrong = {
         str(path.relative_to(ROOT)): sorted(imported_packages(path) & set(SERVICES))
         for path in sources("driftline")
@@ -82,7 +82,7 @@ def test_no_service_imports_the_command_line() -> None:
     assert not wrong
 
 
-def test_importing_inference_brings_in_nothing_heavy() -> None:
+def test_importing_inference_loads_no_heavy_package() -> None:
     code = "import consumers.inference, sys; print(*{name.split('.')[0] for name in sys.modules})"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
@@ -93,11 +93,11 @@ def test_importing_inference_brings_in_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("path", list(sources(*PACKAGES)), ids=lambda p: str(p.relative_to(ROOT)))
-def test_every_module_says_what_it_is_for(path: Path) -> None:
+def test_every_module_has_a_docstring(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-def test_nothing_is_left_to_do() -> None:
+def test_no_code_is_marked_as_unfinished() -> None:
     unfinished = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError(\(\))?\s*$")
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -138,8 +138,8 @@ def test_the_docstring_of_errors_lists_every_error_under_its_base() -> None:
     assert listed == depths
 
 
-def test_every_error_in_use_is_one_of_them() -> None:
-    """Nothing raises a bare Exception; what is meant for users is a DriftlineError."""
+def test_no_code_raises_a_bare_exception() -> None:
+    """Errors for users are DriftlineErrors."""
     bare = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources(*PACKAGES)
@@ -153,13 +153,13 @@ def test_every_error_in_use_is_one_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_names_what_a_package_has(name: str) -> None:
+def test_all_names_in_the_all_of_a_package_exist(name: str) -> None:
     package = import_module(name)
     for exported in getattr(package, "__all__", ()):
         assert hasattr(package, exported), f"{name}.__all__ names {exported!r}"
 
 
-def test_the_wheel_holds_exactly_the_packages() -> None:
+def test_the_wheel_contains_exactly_the_packages() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packed = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert set(packed) == set(PACKAGES)

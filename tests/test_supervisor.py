@@ -1,4 +1,4 @@
-"""The supervisor starts what is wanted, starts again what ends with growing pauses, and adopts."""
+"""The supervisor starts services, restarts them after growing pauses, and adopts running ones."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ from driftline.topics import SERVICES, Service
 
 
 class Child:
-    """A process that ends when the test says so."""
+    """A process that the test ends."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -45,7 +45,7 @@ class Child:
 
 
 class Supervised:
-    """A supervisor at a time that is set by hand, and the processes that it started."""
+    """A supervisor with a manual clock, and the processes that it started."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ class Supervised:
         if self.refused is not None:
             raise self.refused
         self.started.append(wanted.name)
-        self.children.append(Child(10_000_000 + len(self.children)))  # no process has such a pid
+        self.children.append(Child(10_000_000 + len(self.children)))  # no process has this pid
         return self.children[-1]
 
     def ask(self, *services: Service, number: int = 1) -> None:
@@ -71,13 +71,13 @@ class Supervised:
         self.supervisor.step()
 
     def after(self, seconds: float) -> int:
-        """How many processes have been started in all once that time has passed."""
+        """Let this time pass; return how many processes have been started in total."""
         self.clock.advance(seconds)
         self.supervisor.step()
         return len(self.children)
 
     def end(self, code: int = 1, child: int = -1) -> Process:
-        """The last process ends; how it is noted."""
+        """End the last process; return its entry in the state file."""
         self.children[child].code = code
         self.supervisor.step()
         return self.noted()
@@ -91,7 +91,7 @@ def supervised(tmp_path: Path) -> Supervised:
     return Supervised(tmp_path)
 
 
-def test_what_is_asked_for_is_started_once(supervised: Supervised) -> None:
+def test_requested_services_are_started_once(supervised: Supervised) -> None:
     supervised.ask(*SERVICES)
     supervised.after(1)
 
@@ -99,7 +99,7 @@ def test_what_is_asked_for_is_started_once(supervised: Supervised) -> None:
     assert [process.restarts for process in read_processes(supervised.folder)] == [0] * 4
 
 
-def test_what_ends_is_started_again_after_a_second(supervised: Supervised) -> None:
+def test_a_service_that_ends_is_restarted_after_a_second(supervised: Supervised) -> None:
     supervised.ask("monitor")
     process = supervised.end(-signal.SIGKILL)
 
@@ -109,7 +109,7 @@ def test_what_ends_is_started_again_after_a_second(supervised: Supervised) -> No
     assert (supervised.noted().restarts, supervised.noted().retry) == (1, None)
 
 
-def test_one_that_ends_with_success_is_started_again_as_well(supervised: Supervised) -> None:
+def test_a_service_that_ends_successfully_is_restarted_too(supervised: Supervised) -> None:
     supervised.ask("monitor")
     supervised.end(0)
 
@@ -129,7 +129,7 @@ def test_pauses_double_up_to_a_minute(supervised: Supervised) -> None:
     assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
 
 
-def test_after_it_ran_well_for_a_while_the_pause_is_a_second_again(supervised: Supervised) -> None:
+def test_the_pause_is_reset_after_a_service_has_run_for_a_while(supervised: Supervised) -> None:
     supervised.ask("monitor")
     for _ in range(4):
         supervised.end()
@@ -143,7 +143,7 @@ def test_after_it_ran_well_for_a_while_the_pause_is_a_second_again(supervised: S
     assert supervised.noted().restarts == 5
 
 
-def test_a_service_that_ends_three_times_in_a_row_loops(supervised: Supervised) -> None:
+def test_a_service_that_ends_three_times_in_a_row_is_crash_looping(supervised: Supervised) -> None:
     supervised.ask("monitor")
     loops = []
     for _ in range(4):
@@ -151,10 +151,10 @@ def test_a_service_that_ends_three_times_in_a_row_loops(supervised: Supervised) 
         supervised.after(60)
 
     assert loops == [False, False, True, True]
-    assert supervised.noted().crash_looping  # it runs, but has not yet run well
+    assert supervised.noted().crash_looping  # it is running, but not long enough yet
 
 
-def test_the_last_error_is_what_the_service_wrote(supervised: Supervised) -> None:
+def test_the_last_error_is_the_one_that_the_service_wrote(supervised: Supervised) -> None:
     supervised.ask("monitor")
     write_state(
         supervised.folder,
@@ -173,7 +173,9 @@ def test_the_last_error_is_what_the_service_wrote(supervised: Supervised) -> Non
     assert supervised.end(2).error == "exit code 2: topics are missing"
 
 
-def test_else_it_is_the_last_line_that_it_printed(supervised: Supervised) -> None:
+def test_without_a_written_error_the_last_printed_line_is_the_last_error(
+    supervised: Supervised,
+) -> None:
     supervised.ask("monitor")
     (supervised.folder / "monitor-0.err").write_text("Traceback\nImportError: no numpy\n\n")
 
@@ -188,7 +190,7 @@ RIVAL = (
 )
 
 
-def test_the_last_error_is_not_the_hint_below_it(supervised: Supervised) -> None:
+def test_the_last_error_does_not_include_the_hint_after_it(supervised: Supervised) -> None:
     supervised.ask("monitor")
     (supervised.folder / "monitor-0.err").write_text(f"a warning of a library\n{RIVAL}")
 
@@ -196,7 +198,9 @@ def test_the_last_error_is_not_the_hint_below_it(supervised: Supervised) -> None
     assert supervised.end(2).error == expected
 
 
-def test_what_a_rival_in_the_same_slot_says_is_not_the_last_error(supervised: Supervised) -> None:
+def test_the_error_of_another_process_in_the_slot_is_not_the_last_error(
+    supervised: Supervised,
+) -> None:
     supervised.ask("monitor")
     (supervised.folder / "monitor-0.err").write_text(RIVAL)
     write_state(
@@ -217,7 +221,7 @@ def test_what_a_rival_in_the_same_slot_says_is_not_the_last_error(supervised: Su
     assert supervised.end(2).error == expected
 
 
-def test_an_error_that_was_survived_is_not_the_last_one(supervised: Supervised) -> None:
+def test_an_earlier_printed_error_is_not_the_last_error(supervised: Supervised) -> None:
     supervised.ask("monitor")
     (supervised.folder / "monitor-0.err").write_text(
         "error: one\nerror: two\n  a hint\nMemoryError"
@@ -230,14 +234,14 @@ def test_an_error_that_was_survived_is_not_the_last_one(supervised: Supervised) 
     assert supervised.end(-signal.SIGKILL).error == "killed by SIGKILL"
 
 
-def test_a_wrong_call_is_named_by_its_last_line(supervised: Supervised) -> None:
+def test_the_last_error_of_a_wrong_command_line_is_its_last_line(supervised: Supervised) -> None:
     supervised.ask("monitor")
     (supervised.folder / "monitor-0.err").write_text("Usage: driftline\nNo such option: --slots\n")
 
     assert supervised.end(2).error == "exit code 2: No such option: --slots"
 
 
-def test_one_that_cannot_be_started_is_tried_again(supervised: Supervised) -> None:
+def test_a_service_that_cannot_be_started_is_retried(supervised: Supervised) -> None:
     supervised.ask("monitor")
     supervised.refused = OSError(28, "No space left on device")
     supervised.end()
@@ -248,7 +252,7 @@ def test_one_that_cannot_be_started_is_tried_again(supervised: Supervised) -> No
     assert supervised.after(60) == 2
 
 
-def test_asking_again_starts_what_is_missing_without_a_pause(supervised: Supervised) -> None:
+def test_a_new_request_starts_missing_services_at_once(supervised: Supervised) -> None:
     supervised.ask("monitor")
     for _ in range(5):
         supervised.end()
@@ -263,7 +267,7 @@ def test_asking_again_starts_what_is_missing_without_a_pause(supervised: Supervi
     assert found.request == 2
 
 
-def test_asking_again_leaves_alone_what_runs(supervised: Supervised) -> None:
+def test_a_new_request_does_not_restart_running_services(supervised: Supervised) -> None:
     supervised.ask("monitor")
     supervised.ask("monitor", number=2)
 
@@ -278,7 +282,7 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     child.wait()
 
 
-def test_what_a_killed_supervisor_left_running_is_adopted(
+def test_services_that_a_killed_supervisor_left_running_are_adopted(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     left = Process(
@@ -299,14 +303,14 @@ def test_what_a_killed_supervisor_left_running_is_adopted(
     sleeper.wait()
     supervised.supervisor.step()
 
-    # How an adopted process ended is not known; what it printed is.
+    # The exit code of an adopted process is unknown, but its output is known.
     expected = "ended: another process has taken the place of s.monitor.0 in its group"
     assert supervised.noted().error == expected
     assert supervised.after(1) == 1
     assert supervised.noted().restarts == 4
 
 
-def test_what_was_left_running_and_is_not_asked_for_is_still_noted(
+def test_a_running_service_that_is_not_requested_stays_in_the_state_file(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     left = Process(
@@ -320,7 +324,7 @@ def test_what_was_left_running_and_is_not_asked_for_is_still_noted(
     assert [process.slot for process in read_processes(tmp_path)] == [0, 5]
 
 
-def test_stopping_ends_all_and_leaves_nothing_to_look_after(
+def test_stopping_ends_all_services_and_clears_the_state_file(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     left = Process(
@@ -335,7 +339,7 @@ def test_stopping_ends_all_and_leaves_nothing_to_look_after(
     assert read_processes(tmp_path) == ()
 
 
-def test_what_services_print_outside_their_logs_is_bounded(supervised: Supervised) -> None:
+def test_the_output_of_services_outside_their_logs_is_bounded(supervised: Supervised) -> None:
     supervised.ask("monitor")
     output = supervised.folder / "monitor-0.err"
     output.write_bytes(b"x" * (MAX_OUTPUT_BYTES + 1))
@@ -344,7 +348,7 @@ def test_what_services_print_outside_their_logs_is_bounded(supervised: Supervise
     assert output.stat().st_size == 0
 
 
-def test_what_a_process_printed_is_kept_beside_that_of_its_successor(
+def test_the_output_of_a_process_is_kept_after_its_restart(
     tmp_path: Path,
 ) -> None:
     supervisor = Supervisor(tmp_path, clock := ManualClock(0.0))

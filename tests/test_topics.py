@@ -1,4 +1,4 @@
-"""Topics on the broker beside the plan: keeping more is a warning, anything else an error."""
+"""Differences between topics and plan: keeping more is a warning, all else is an error."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ COMPACTED = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BY
 
 
 def recreated(name: str, config: Mapping[str, str], partitions: int | None = None) -> MemoryBroker:
-    """A broker with all topics as planned but one, which somebody created again in another way."""
+    """Return a broker with all planned topics, of which one was recreated with other settings."""
     broker = MemoryBroker()
     admin = broker.admin()
     apply(admin, TOPICS)
@@ -46,10 +46,10 @@ MORE = [
 WRONG = [
     (TOPICS.features, KEPT | {"retention.ms": str(7 * DAY_MS)}),
     (TOPICS.features, KEPT | {"retention.ms": "0"}),
-    (TOPICS.drift, KEPT),  # the plan keeps it for ever
+    (TOPICS.drift, KEPT),  # by the plan, its records are kept for ever
     (TOPICS.features, KEPT | {"retention.ms": "unreadable"}),
     (TOPICS.features, KEPT | {"max.message.bytes": str(MAX_RECORD_BYTES - 1)}),
-    # Kafka's default: a dead letter holds a record and its reason.
+    # Kafka's default is too small for a dead letter, which contains a record and a reason.
     (TOPICS.deadletters, KEPT),
     (TOPICS.features, KEPT | {"cleanup.policy": "compact"}),
     (TOPICS.features, KEPT | {"cleanup.policy": "compact,delete"}),
@@ -58,7 +58,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "config"), MORE)
-def test_a_topic_that_keeps_or_takes_more_than_planned_may_be_used(
+def test_a_topic_that_keeps_or_accepts_more_than_planned_may_be_used(
     name: str, config: Mapping[str, str]
 ) -> None:
     admin = recreated(name, config).admin()
@@ -70,7 +70,7 @@ def test_a_topic_that_keeps_or_takes_more_than_planned_may_be_used(
 
 
 @pytest.mark.parametrize(("name", "config"), WRONG)
-def test_a_topic_that_keeps_or_takes_less_or_in_another_way_is_refused(
+def test_a_topic_that_keeps_or_accepts_less_than_planned_is_rejected(
     name: str, config: Mapping[str, str]
 ) -> None:
     admin = recreated(name, config).admin()
@@ -81,15 +81,15 @@ def test_a_topic_that_keeps_or_takes_less_or_in_another_way_is_refused(
 
 
 @pytest.mark.parametrize("partitions", [1, 64])
-def test_another_number_of_partitions_is_refused(partitions: int) -> None:
-    # More of them, too: records and their labels would no longer meet in one partition.
+def test_another_number_of_partitions_is_rejected(partitions: int) -> None:
+    # Even more partitions are wrong: labels would no longer be in the partitions of their records.
     admin = recreated(TOPICS.features, KEPT, partitions).admin()
 
     with pytest.raises(TopicMismatch, match=f"partitions is {partitions}, planned"):
         require(admin, TOPICS)
 
 
-def test_the_error_leaves_out_what_only_keeps_more() -> None:
+def test_the_error_does_not_mention_settings_that_only_keep_more() -> None:
     config = KEPT | {"retention.ms": "-1", "cleanup.policy": "compact"}
 
     with pytest.raises(TopicMismatch) as raised:
@@ -98,7 +98,7 @@ def test_the_error_leaves_out_what_only_keeps_more() -> None:
     assert raised.value.message == "s.features: cleanup.policy is compact, planned delete"
 
 
-def test_a_stream_file_that_keeps_records_for_ever_has_no_larger_retention() -> None:
+def test_a_finite_retention_is_an_error_if_the_stream_file_keeps_records_for_ever() -> None:
     kafka = msgspec.structs.replace(STREAM.kafka, retention=None)
     topics = Topics(msgspec.structs.replace(STREAM, kafka=kafka))
     admin = MemoryBroker().admin()
@@ -108,7 +108,7 @@ def test_a_stream_file_that_keeps_records_for_ever_has_no_larger_retention() -> 
         require(admin, topics)
 
 
-def test_a_shorter_retention_in_the_stream_file_is_a_warning_as_well() -> None:
+def test_a_shorter_retention_in_the_stream_file_is_a_warning() -> None:
     kafka = msgspec.structs.replace(STREAM.kafka, retention=Span.parse("7d"))
     topics = Topics(msgspec.structs.replace(STREAM, kafka=kafka))
     admin = MemoryBroker().admin()
@@ -117,7 +117,7 @@ def test_a_shorter_retention_in_the_stream_file_is_a_warning_as_well() -> None:
     assert {difference.what for difference in require(admin, topics)} == {"retention.ms"}
 
 
-def test_a_service_starts_on_a_topic_that_keeps_more_and_says_so_once(
+def test_a_service_starts_on_a_topic_that_keeps_more_and_logs_this_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     broker = recreated(TOPICS.features, KEPT | {"retention.ms": "-1"})
@@ -129,7 +129,7 @@ def test_a_service_starts_on_a_topic_that_keeps_more_and_says_so_once(
     ]
 
 
-def test_a_service_does_not_start_on_a_topic_that_forgets_too_early() -> None:
+def test_a_service_does_not_start_on_a_topic_with_a_too_short_retention() -> None:
     broker = recreated(TOPICS.features, KEPT | {"retention.ms": "1000"})
 
     with pytest.raises(TopicMismatch, match=r"retention\.ms is 1000"):

@@ -1,4 +1,4 @@
-"""Trace: from any event of the chain to what caused it and what came of it."""
+"""A trace leads from any event to its causes and its effects."""
 
 from collections.abc import Iterable, Iterator
 
@@ -38,7 +38,7 @@ def world() -> World:
 
 
 def chain() -> World:
-    """One whole chain: a window, drift, a request, a decision, a model, its role, a prediction."""
+    """Return a world with a complete chain of events, from a window to a prediction."""
     world = World()
     topics = world.topics
     for index in range(3):
@@ -117,7 +117,7 @@ def only(nodes: Iterable[Node]) -> Node:
         ("role-1", [MODEL, "decision-1", "retrain-1", "drift-1", "window-1"], []),
     ],
 )
-def test_the_chain_is_followed_both_ways(
+def test_the_chain_is_followed_to_causes_and_effects(
     world: World, id: str, causes: list[str], effects: list[str]
 ) -> None:
     node = only(trace(world.broker, world.stream, id))
@@ -127,7 +127,7 @@ def test_the_chain_is_followed_both_ways(
     assert list(descendants(node)) == effects
 
 
-def test_a_model_that_answers_again_has_the_causes_of_either_time() -> None:
+def test_a_model_that_serves_a_second_time_has_the_causes_of_both_times() -> None:
     world = chain()
     topics = world.topics
     request = RetrainRequest(
@@ -151,11 +151,11 @@ def test_a_model_that_answers_again_has_the_causes_of_either_time() -> None:
 
 
 @pytest.mark.parametrize("id", [MODEL[:15], MODEL.removeprefix("sha256:")[:8]])
-def test_the_beginning_of_a_digest_is_enough(world: World, id: str) -> None:
+def test_a_model_is_found_by_a_prefix_of_its_digest(world: World, id: str) -> None:
     assert only(trace(world.broker, world.stream, id)).id == MODEL
 
 
-def test_a_record_leads_to_its_prediction_and_from_there_to_the_windows(world: World) -> None:
+def test_a_record_is_traced_to_its_prediction_model_and_windows(world: World) -> None:
     record, label = trace(world.broker, world.stream, "flower 7")
 
     assert [(effect.kind, effect.text) for effect in record.effects] == [
@@ -168,7 +168,7 @@ def test_a_record_leads_to_its_prediction_and_from_there_to_the_windows(world: W
     assert label.kind == "label"
 
 
-def test_a_record_that_was_refused_leads_to_its_dead_letter(world: World) -> None:
+def test_a_rejected_record_is_traced_to_its_dead_letter(world: World) -> None:
     node = only(trace(world.broker, world.stream, "broken"))
 
     assert [(effect.kind, effect.text) for effect in node.effects] == [
@@ -176,18 +176,18 @@ def test_a_record_that_was_refused_leads_to_its_dead_letter(world: World) -> Non
     ]
 
 
-def test_a_label_that_found_no_prediction_leads_to_its_dead_letter(world: World) -> None:
+def test_a_label_without_prediction_is_traced_to_its_dead_letter(world: World) -> None:
     node = only(trace(world.broker, world.stream, "stray"))
 
     assert node.kind == "label"
     assert [effect.kind for effect in node.effects] == ["dead letter"]
 
 
-def test_what_nobody_wrote_has_no_trace(world: World) -> None:
+def test_an_unknown_id_has_no_trace(world: World) -> None:
     assert trace(world.broker, world.stream, "nothing") == ()
 
 
-def test_an_id_that_json_escapes_is_found() -> None:
+def test_an_id_that_is_escaped_in_json_is_found() -> None:
     world = World()
     message: Message = world.feature('a "quoted" Ångström')
     world.prediction(message)

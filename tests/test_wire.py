@@ -1,7 +1,7 @@
-"""The wire format: stored examples, JSON Schemas and docs/events.md say what the code says.
+"""The wire format: stored examples, JSON Schemas and docs/events.md match the code.
 
-A file in `golden` is named after topic and event. One that must be changed is a change for every
-reader of that topic.
+The name of a file in `golden` consists of topic and event. If such a file must change, the format
+changes for every reader of that topic.
 """
 
 import json
@@ -38,7 +38,7 @@ by_example = pytest.mark.parametrize("path", EVENTS, ids=lambda path: path.stem)
 
 
 def event_types() -> dict[str, type[msgspec.Struct]]:
-    """Event by the value of its field `type`."""
+    """Return the event classes by the value of their field `type`."""
     return {
         str(kind.__struct_config__.tag): kind
         for kind in vars(events).values()
@@ -47,7 +47,7 @@ def event_types() -> dict[str, type[msgspec.Struct]]:
 
 
 @by_example
-def test_an_example_is_read_and_written_byte_for_byte(path: Path) -> None:
+def test_an_example_is_decoded_and_encoded_to_the_same_bytes(path: Path) -> None:
     topic, kind, *_ = path.name.split(".")
     value = path.read_bytes().rstrip(b"\n")
     event = DECODERS[topic].decode(value)
@@ -56,7 +56,7 @@ def test_an_example_is_read_and_written_byte_for_byte(path: Path) -> None:
 
 
 @by_example
-def test_an_example_fits_its_topics_schema(path: Path) -> None:
+def test_an_example_matches_the_schema_of_its_topic(path: Path) -> None:
     topic = path.name.split(".")[0]
     schema = json.loads((ROOT / "docs" / "schemas" / f"{topic}.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
@@ -68,7 +68,7 @@ def test_every_event_has_an_example() -> None:
     assert {path.name.split(".")[1] for path in EVENTS} == set(event_types())
 
 
-def test_a_feature_record_is_read_as_the_stream_file_says() -> None:
+def test_a_feature_record_is_decoded_according_to_the_stream_file() -> None:
     codec = RecordCodec(load(ROOT / "examples" / "iris.toml"))
     value = (ROOT / "tests" / "golden" / "features.iris.json").read_bytes()
     batch = codec.decode([value])
@@ -79,14 +79,14 @@ def test_a_feature_record_is_read_as_the_stream_file_says() -> None:
     assert batch.columns.numbers["petal_length"].tolist() == [1.4]
 
 
-def test_a_label_is_read_as_the_stream_file_says() -> None:
+def test_a_label_is_decoded_according_to_the_stream_file() -> None:
     codec = LabelCodec(load(ROOT / "examples" / "iris.toml"))
     label = codec.decode((ROOT / "tests" / "golden" / "labels.iris.json").read_bytes())
     assert (label.record_id, label.label, label.at) == ("flower-000017", "setosa", 47)
 
 
 def documented_fields() -> Iterator[tuple[str, str, set[str]]]:
-    """(event, what of it, fields) of each table in docs/events.md."""
+    """Yield (event, part, fields) of each table in docs/events.md."""
     text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
     for section in re.split(r"^### ", text, flags=re.M)[1:]:
         event = section.split("\n", 1)[0]
@@ -101,7 +101,7 @@ def documented_fields() -> Iterator[tuple[str, str, set[str]]]:
             )
 
 
-def test_every_field_of_every_event_is_documented_and_no_other() -> None:
+def test_exactly_the_fields_of_all_events_are_documented() -> None:
     parts: dict[tuple[str, str], type[msgspec.Struct]] = {
         ("watermark", "letter"): events.RefusedRecord,
         ("watermark", "log"): events.Log,
@@ -127,7 +127,7 @@ def test_every_field_of_every_event_is_documented_and_no_other() -> None:
     assert {(event, what): fields for event, what, fields in documented_fields()} == expected
 
 
-def test_the_schemas_are_those_of_the_code() -> None:
+def test_the_schemas_match_the_code() -> None:
     check = [sys.executable, str(ROOT / "scripts" / "schemas.py"), "--check"]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The services of a machine: which run, what is wrong, and what a doctor says to that."""
+"""The services on a machine: which ones run, their problems, and the doctor's checks of them."""
 
 import os
 from collections.abc import Callable
@@ -28,7 +28,7 @@ BIRTH = born(os.getpid()) or ""
 
 
 class Machine:
-    """A folder of states, in which services and a supervisor are noted."""
+    """A folder with the states of services and a supervisor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Machine:
     def say(
         self, service: Service, state: State = "running", *, alive: bool = True, **fields: object
     ) -> None:
-        """A service has written its state a second ago."""
+        """Write the state of a service, as of a second ago."""
         said = ServiceState(
             service=service,
             slot=0,
@@ -50,7 +50,7 @@ class Machine:
         write_state(self.folder, msgspec.structs.replace(said, **fields))
 
     def keep(self, service: Service, *, alive: bool = True, **fields: object) -> None:
-        """The supervisor keeps a service."""
+        """Write the entry of a service that the supervisor manages."""
         process = Process(
             service=service,
             slot=0,
@@ -82,27 +82,27 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_nothing_is_wrong_where_all_services_run(machine: Machine) -> None:
+def test_there_are_no_problems_if_all_services_run(machine: Machine) -> None:
     machine.all_run()
 
     assert machine.problems() == []
     assert [worker.name for worker in machine.look().workers] == [f"{s}-0" for s in SERVICES]
 
 
-def test_services_that_nobody_supervises_are_well_too(machine: Machine) -> None:
+def test_services_without_a_supervisor_are_no_problem(machine: Machine) -> None:
     for service in SERVICES:
         machine.say(service)
 
     assert machine.problems() == []
 
 
-def test_where_nothing_runs_one_line_says_so(machine: Machine) -> None:
+def test_a_single_problem_is_reported_if_no_service_runs(machine: Machine) -> None:
     machine.say("monitor", "stopped", alive=False)
 
     assert machine.problems() == ["no service is running; `driftline up` starts them"]
 
 
-def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
+def test_a_service_that_was_never_started_is_reported(machine: Machine) -> None:
     for service in SERVICES[1:]:
         machine.say(service)
 
@@ -131,7 +131,7 @@ def test_a_service_that_was_never_started_is_named(machine: Machine) -> None:
         ),
     ],
 )
-def test_a_service_that_is_not_well_is_named_with_the_reason(
+def test_an_unhealthy_service_is_reported_with_the_reason(
     machine: Machine, break_it: Callable[[Machine], None], problem: str
 ) -> None:
     for service in SERVICES:
@@ -141,7 +141,9 @@ def test_a_service_that_is_not_well_is_named_with_the_reason(
     assert machine.problems() == [problem]
 
 
-def test_one_that_waits_for_its_next_start_is_named_with_its_last_error(machine: Machine) -> None:
+def test_a_service_that_waits_for_its_restart_is_reported_with_its_last_error(
+    machine: Machine,
+) -> None:
     machine.all_run()
     machine.say("trainer", alive=False)
     machine.keep(
@@ -160,7 +162,7 @@ def test_one_that_waits_for_its_next_start_is_named_with_its_last_error(machine:
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_one_that_ends_again_and_again_is_named_also_between_two_ends(
+def test_a_crash_looping_service_is_reported_whether_it_runs_or_not(
     machine: Machine, alive: bool
 ) -> None:
     machine.all_run()
@@ -172,7 +174,7 @@ def test_one_that_ends_again_and_again_is_named_also_between_two_ends(
     ]
 
 
-def test_one_that_has_not_written_anything_yet_is_starting(machine: Machine) -> None:
+def test_a_service_that_has_not_written_its_state_is_starting(machine: Machine) -> None:
     machine.all_run()
     (machine.folder / "trainer-0.json").unlink()
 
@@ -180,7 +182,7 @@ def test_one_that_has_not_written_anything_yet_is_starting(machine: Machine) -> 
     assert machine.worker("trainer").said.state == "starting"
 
 
-def test_starting_is_no_problem_for_a_while(machine: Machine) -> None:
+def test_starting_becomes_a_problem_only_after_a_while(machine: Machine) -> None:
     machine.all_run()
     late = NOW + timedelta(seconds=START_PATIENCE_S)
     machine.say("trainer", "starting")
@@ -190,7 +192,7 @@ def test_starting_is_no_problem_for_a_while(machine: Machine) -> None:
     assert "trainer-0 is unhealthy: starting" in machine.look(now=late).problems()
 
 
-def test_a_supervisor_that_has_ended_is_a_problem_while_its_services_go_on(
+def test_an_ended_supervisor_is_a_problem_while_its_services_run(
     machine: Machine,
 ) -> None:
     machine.all_run()
@@ -199,7 +201,7 @@ def test_a_supervisor_that_has_ended_is_a_problem_while_its_services_go_on(
     assert machine.problems() == [UNSUPERVISED]
 
 
-def test_a_service_that_has_read_another_stream_file_is_outdated(machine: Machine) -> None:
+def test_a_service_with_another_version_of_the_stream_file_is_outdated(machine: Machine) -> None:
     machine.all_run()
     machine.say("monitor", stream_digest="sha256:old")
     machine.say("trainer", stream_digest="sha256:new")
@@ -209,7 +211,7 @@ def test_a_service_that_has_read_another_stream_file_is_outdated(machine: Machin
     assert machine.problems() == []
 
 
-def test_a_doctor_checks_each_service(machine: Machine) -> None:
+def test_the_doctor_checks_each_service(machine: Machine) -> None:
     machine.all_run()
     machine.say("outcomes", stream_digest="sha256:old")
     machine.keep("trainer", alive=False, failures=3, error="exit code 1: no numpy")
@@ -226,7 +228,7 @@ def test_a_doctor_checks_each_service(machine: Machine) -> None:
     assert "trainer-0.log" in checks["trainer-0"].todo
 
 
-def test_a_doctor_warns_where_nothing_runs(machine: Machine) -> None:
+def test_the_doctor_warns_if_no_service_runs(machine: Machine) -> None:
     (check,) = check_services(machine.look())
 
     assert (check.result, check.found) == ("warn", "none is running on this machine")
