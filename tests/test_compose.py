@@ -58,7 +58,7 @@ def copied() -> dict[str, str]:
     return found
 
 
-# ---- compared with code --------------------------------------------------------------------------
+# ---- compared with the code ----------------------------------------------------------------------
 
 
 def test_there_is_a_container_for_each_service_and_its_setup() -> None:

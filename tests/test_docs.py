@@ -67,7 +67,7 @@ def assert_is_command(line: str) -> None:
         if word.startswith("-"):
             return
         commands = typing.cast(dict[str, object], command.commands)
-        # "up|down" stands for several commands.
+        # "up|down" means two commands.
         for name in word.rstrip(":,").split("|"):
             assert name in commands, f"driftline {line}: no command {name!r}"
         command = commands[word.rstrip(":,").split("|")[0]]

@@ -45,7 +45,7 @@ def _drift_report(path: Path, names: tuple[str, ...], values: tuple[str, ...]) -
     draw(Task(path, data(0), data(1), numbers, categories))
 
 
-def test_no_data_in_a_drift_report_run(tmp_path: Path, open_file: Open) -> None:
+def test_a_drift_report_executes_no_hostile_data(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "window-1.html"
     _drift_report(path, HOSTILE, HOSTILE)
     opened = open_file(path)
@@ -127,7 +127,7 @@ def _event(text: str, row: int) -> RunEvent:
     )
 
 
-def test_no_data_in_the_report_of_a_run_run(tmp_path: Path, open_file: Open) -> None:
+def test_the_report_of_a_run_executes_no_hostile_data(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "report.html"
     nothing = (None, None)
     write_report(
@@ -159,7 +159,7 @@ def test_no_data_in_the_report_of_a_run_run(tmp_path: Path, open_file: Open) -> 
         assert text in opened.text
 
 
-def test_no_data_in_the_plots_of_a_backtest_run(tmp_path: Path, open_file: Open) -> None:
+def test_the_plots_of_a_backtest_execute_no_hostile_data(tmp_path: Path, open_file: Open) -> None:
     path = tmp_path / "report.html"
     cells = [Cell(row, 0.2, drifted=True) for row in (9, 19)]
     values = _texts(HOSTILE, 60, 0)

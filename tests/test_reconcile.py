@@ -448,9 +448,7 @@ steps = st.lists(
 @pytest.mark.parametrize("jump", [1, 7])
 @settings(max_examples=60)
 @given(steps=steps)
-def test_every_label_is_accounted_for_after_any_input_of_the_join(
-    steps: list[Step], jump: int
-) -> None:
+def test_nothing_is_missing_after_any_input_of_the_join(steps: list[Step], jump: int) -> None:
     world = World()
     loop = Loop(
         OutcomesHandler(world.stream, world.clock),

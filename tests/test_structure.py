@@ -153,7 +153,7 @@ def test_no_code_raises_a_bare_exception() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_all_names_in_the_all_of_a_package_exist(name: str) -> None:
+def test_every_name_that_a_package_exports_exists(name: str) -> None:
     package = import_module(name)
     for exported in getattr(package, "__all__", ()):
         assert hasattr(package, exported), f"{name}.__all__ names {exported!r}"

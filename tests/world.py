@@ -80,7 +80,7 @@ def announced(
 def pointer(
     name: str, replaces: str | None = None, digest: str = MODEL, *, sequence: int = 0
 ) -> RolePointer:
-    """Return a manual choice of a champion. With sequence 0, it is like that of old versions."""
+    """Return a manual choice of a champion; sequence 0 gives the format before signing."""
     return RolePointer(
         id=name,
         role="champion",

@@ -24,7 +24,7 @@ from monitor.reference.dependence import inflation
 Floats = NDArray[np.float64]
 
 WINDOW: Final = 1_000
-PANES: Final = 20  # in a window
+PANES: Final = 20  # panes in a window
 # A new model is trained on this many rows or more since the onset; with fewer, it would be poor.
 RETRAIN_ROWS: Final = 1_000
 HELD_OUT: Final = 5  # every fifth row is held out to measure the model's error

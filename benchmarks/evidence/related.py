@@ -22,7 +22,7 @@ QUIET: Final = "no drift"  # the name of the windows without a change
 # Before this row, three columns of elec2 are constant.
 _ELEC2_SINCE: Final = 17_424
 _DEMAND: Final = 1  # the index of nswdemand in the watched columns
-_NUMBERS: Final = 16  # of 20 columns; the others are categories
+_NUMBERS: Final = 16  # numeric columns; the other 4 are categories
 _LETTERS: Final = np.array(list("abcde"), dtype=object)
 _CUTS: Final = np.array([NormalDist().inv_cdf(share) for share in (0.2, 0.4, 0.6, 0.8)])
 

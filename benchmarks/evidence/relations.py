@@ -93,7 +93,7 @@ class Classifier:
 
     def score(self, window: Columns) -> float:
         told = self._classifier.tell(window)
-        assert told is not None  # rows are independent
+        assert told is not None  # it is None only for small windows and short references
         return told.excess
 
 

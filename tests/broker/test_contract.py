@@ -713,7 +713,7 @@ class TestTransactions:
         send_now(clients, topic, b"next")
         assert values(read(clients.reader(topic), 1)) == [b"next"]
 
-    def test_leave_the_position_of_a_reader_at_the_end_behind_their_markers(
+    def test_let_a_reader_reach_the_end_despite_their_markers(
         self, clients: Clients, make_topic: MakeTopic
     ) -> None:
         topic = make_topic()

@@ -124,7 +124,7 @@ def test_a_partition_with_only_dead_letters_advances_like_an_idle_one() -> None:
     assert moved(idle, {0: 0, 1: 0}) == []
 
 
-def test_dead_letters_with_a_position_advance_the_watermark_of_their_partition() -> None:
+def test_dead_letters_advance_data_windows_at_once_but_the_join_only_when_idle() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     idle.read(1, 8)

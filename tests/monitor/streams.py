@@ -76,7 +76,7 @@ class Packages:
 
 
 class Log:
-    """The topics that a monitor reads, written by hand. On the time axis a row's number is its
+    """The topics that a monitor reads, filled by the test. On the time axis, a row's number is its
     millisecond."""
 
     def __init__(self, stream: Stream) -> None:

@@ -129,13 +129,13 @@ def test_playback_keeps_its_guarantees_for_any_delays(
     assert plays == list(Playback(told, Rows(rows(times)), seed=seed).play())
 
 
-def test_on_the_row_axis_a_duration_ends_at_the_first_record_after_it() -> None:
+def test_on_the_row_axis_a_delay_in_time_ends_at_the_first_record_after_it() -> None:
     plays = list(Playback(stream('label_delay = "90s"'), Rows(rows([0, 60, 120, 180]))).play())
     assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "r3", "l2", "l3"]
     assert [play.position for play in plays if play.kind == "label"] == [2, 3, 4, 4]
 
 
-def test_on_the_time_axis_a_number_of_records_ends_at_the_time_of_the_last() -> None:
+def test_on_the_time_axis_a_delay_in_records_ends_at_the_time_of_the_last_one() -> None:
     told = stream("label_delay = 2", windows='span = "1h"')
     plays = list(Playback(told, Rows(rows([0, 60, 120]))).play())
     assert order(plays) == ["r0", "r1", "l0", "r2", "l1", "l2"]

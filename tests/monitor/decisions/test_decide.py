@@ -230,7 +230,7 @@ def test_an_alarm_opens_an_event_at_once() -> None:
     assert drift(Decider(STREAM), limited(0, 2.0)) == [("data", "opened", 1000)]
 
 
-def test_overlapping_windows_do_not_confirm_a_warning_or_resolve_an_event() -> None:
+def test_overlapping_windows_neither_confirm_a_warning_nor_resolve_an_event_early() -> None:
     sliding = small_stream(windows="records = 1000\nslide = 250")
     # The first warning covers 0 to 1,000; the first window without these records begins at 1,000.
     scores = [1.5, 1.5, 1.5, 1.5, 1.5, *[0.0] * 8]

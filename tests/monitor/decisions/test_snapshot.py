@@ -84,7 +84,9 @@ def test_a_snapshot_is_written_after_a_number_of_windows_and_a_commit(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["decisions"]
 
 
-def test_a_snapshot_ahead_of_the_commit_or_of_another_stream_is_not_used(tmp_path: Path) -> None:
+def test_a_snapshot_that_does_not_match_the_commit_or_the_settings_is_not_used(
+    tmp_path: Path,
+) -> None:
     at = committed(tmp_path, 20)
     behind = msgspec.structs.replace(at, published=19)
     recreated = Decided(published=30, token="another")

@@ -1,4 +1,4 @@
-"""The domain classifier tells windows from the reference and names the columns that differ.
+"""The domain classifier distinguishes windows from the reference and lists the changed columns.
 
 How a `Judge` uses it is tested in `test_judge.py`.
 """

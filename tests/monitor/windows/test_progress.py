@@ -180,7 +180,7 @@ def test_after_a_change_of_windows_the_first_complete_slide_is_the_next() -> Non
     assert read(of, 50, 79, 80) == [80]
     panes = track(at=8, metadata=metadata, cell="pane")
     assert read(panes, 46, 47, 48) == [48]
-    fresh = track(metadata='{"closed":9,"grid":"5/20"}')  # its first slice is open
+    fresh = track(metadata='{"closed":9,"grid":"5/20"}')  # its first slide is open
     assert read(fresh, 50) == [50]
 
 
