@@ -10,8 +10,8 @@ in which to send them. This module sends nothing and never waits.
   known, on the axis of the stream's windows. If the delay is on the other axis (for example half an
   hour, and windows of records), `@at` is the position of the record at which the label became due.
 - `"data"`: a row is a record if its target is empty or its id is new. A later row with the same id
-  is the label, known at the time of that row. `@row` then numbers only the feature records, so that
-  windows count records. Otherwise `@row` is the number of the data row, from 0.
+  is the label, known at the time of that row. `@row` numbers only the feature records, so that
+  windows count records. (With a delay, `@row` is the number of the data row, from 0.)
 - `"@at"`: each row contains in `@at` when its label was known; an empty `@at` means immediately.
   `@row`, if present, is the number of the row.
 """

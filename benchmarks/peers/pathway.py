@@ -7,8 +7,8 @@ import pathway as pw  # type: ignore[import-not-found, unused-ignore]
 
 from benchmarks.peers.common import MAX_BATCH, Scorer, arguments
 
-# How long the engine collects input before it processes it. With the default of 1500, this would be
-# the latency.
+# How long the engine collects input before it processes it. The default of 1500 would dominate the
+# latency.
 GATHERED_MS = 20
 
 
