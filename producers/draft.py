@@ -36,7 +36,7 @@ def slug(text: str) -> str:
 
 
 def draft(profile: Profile, name: str) -> str:
-    """Return the text of a stream file. It loads, unless the format of the time was not found."""
+    """Return the text of a stream file. It is valid unless the time format was not recognised."""
     sections = [
         _head(profile, name),
         _record(profile),

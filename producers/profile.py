@@ -335,7 +335,7 @@ def _warn(
 ) -> None:
     if records < 1000:
         notes.append(f"only {records} records: windows and tests need more to say something")
-    # A column may be constant at first and vary later. A model from the warm-up does not know that.
+    # A model that is trained on a warm-up in which a column is constant has never seen it vary.
     for column in columns:
         if column.use != "feature" or not column.watch:
             continue

@@ -41,7 +41,7 @@ FIRST_SEED: Final = 1_000  # for reported results; seeds for tuning begin at 0
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
 SEEN: Final = 500  # F1 covers only changes that the best test finds within this many rows
-# KSWIN takes 500 µs per value, so it is measured on this many seeds only,
+# KSWIN takes 500 µs per value, so it is measured only on this many seeds,
 SLOW: Final = {"kswin": 1}
 SLOW_ROWS: Final = 5_000  # and only on files of at most this many rows
 

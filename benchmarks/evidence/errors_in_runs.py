@@ -2,9 +2,9 @@
 
 In: the errors of a first model on real data sets, in blocks that are shuffled. So the error never
 changes for good, but neighbouring errors stay together. Out: alarms per 1,000 rows, of increases
-that are large enough to matter. The detector is run in three ways: as if errors were independent,
-with the variance inflation of the model's held-out errors, and also with that of the errors
-themselves.
+that are large enough to matter. The detector runs in three variants: it takes errors as
+independent, or it allows for the variance inflation of the model's held-out errors, or also for
+that of the errors themselves.
 """
 
 import sys

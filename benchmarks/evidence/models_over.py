@@ -52,7 +52,7 @@ class Watch(Protocol):
 
 
 class DetectorWatch:
-    """Raise an alarm when a detector does."""
+    """Watches with detectors alone."""
 
     def __init__(self, stream: Stream) -> None:
         self._errors = ErrorWatch(stream)
@@ -66,7 +66,7 @@ class DetectorWatch:
 
 
 class EventWatch:
-    """Raise an alarm for each drift event that opens or is updated, as users see them."""
+    """Watches with the decider; an alarm is a drift event that opens or is updated."""
 
     def __init__(self, stream: Stream) -> None:
         self._decider = Decider(stream)

@@ -195,7 +195,7 @@ def test_the_first_of_two_signed_pointers_with_the_same_predecessor_counts() -> 
 
 
 def test_a_later_conflicting_pointer_never_counts_after_a_restatement_of_the_first() -> None:
-    """It does not count even if compaction removes the first one and someone has replayed it."""
+    """This holds even if the first one is compacted away and someone has written it again."""
     first = signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1))
     second = signed(TOPICS, pointer("p2", None, "sha256:b", sequence=1))
     catalog = read(first, second, first)
