@@ -109,6 +109,8 @@ def _show(found: Reconciliation) -> None:
     stdout.print(table)
     _name("records", found.missing, found.missing_records)
     _name("labels", found.labels.missing, found.missing_labels)
+    for lost in found.lost:
+        _red(f"lost: {_explained(lost)}")
     for label in found.named_misplaced:
         where = f"labels[{label.partition}]@{label.offset} id {label.id}"
         why = f"its record is in partition {label.record_partition}; {label.cause}"
@@ -116,8 +118,6 @@ def _show(found: Reconciliation) -> None:
     if found.misplaced_labels > len(found.named_misplaced):
         more = found.misplaced_labels - len(found.named_misplaced)
         _red(f"and {more:,} more misplaced labels; --all lists them")
-    for lost in found.lost:
-        _red(f"lost: {_explained(lost)}")
     if found.clean:
         stdout.print("nothing is missing or duplicated", style="green")
 
