@@ -5,6 +5,7 @@ offsets that it still needs. The loop moves records between the handler and the 
 record is lost and no result is published twice (exactly-once), or none is lost (at-least-once).
 """
 
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -147,15 +148,20 @@ class Loop:
         """
         try:
             while not stop.is_set():
+                pause_s = 0.0
                 try:
                     self.step(max_wait_s)
                 except BrokerError as error:
                     self._check_rival(error)
                     self._failed(error)
-                    stop.wait(self._next_backoff_s())
+                    pause_s = self._next_backoff_s()
                 except StoreUnavailable as error:
                     log.warning("waiting for the model store, and trying again: %s", error.message)
-                    stop.wait(LONGEST_BACKOFF_S)
+                    pause_s = LONGEST_BACKOFF_S
+                if pause_s:
+                    # A client in a reference cycle with the error keeps its threads and sockets.
+                    gc.collect()
+                    stop.wait(pause_s)
         finally:
             self.close()
 

@@ -3,8 +3,8 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
-from typing import ParamSpec, TypeVar
+from queue import Empty, SimpleQueue
+from typing import ParamSpec, TypeVar, cast
 
 _log = logging.getLogger(__name__)
 
@@ -24,20 +24,28 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
     >>> call_within(1.0, max, 1, 2)
     2
     """
-    answer: Future[T] = Future()
+    # What is taken out of a queue is not kept by it: an exception kept by its own frames would keep
+    # the client, and its threads, until garbage is collected.
+    answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
     def work() -> None:
         try:
-            answer.set_result(call(*args, **kwargs))
+            answers.put((call(*args, **kwargs), None))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            answer.set_exception(error)
+            answers.put((None, error))
 
     # Not of a pool, which would wait for it when the process ends.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
-    done, _ = wait([answer], timeout_s)
-    if not done:
-        raise TimeoutError(f"no answer within {timeout_s:g} s")
-    return answer.result()
+    try:
+        result, failure = answers.get(timeout=timeout_s)
+    except Empty:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+    if failure is not None:
+        try:
+            raise failure
+        finally:
+            del failure
+    return cast(T, result)
 
 
 def let_go(close: Callable[[], object]) -> None:

@@ -9,14 +9,17 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import kafka
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, OffsetSpec
 from kafka.coordinator.assignors.range import RangePartitionAssignor
+from kafka.net.compat import KafkaNetClient
 
 from driftline.broker import probe
+from driftline.broker.bounded import let_go
 from driftline.broker.kafka_python_consumer import KafkaPythonConsumer
 from driftline.broker.kafka_python_producer import KafkaPythonProducer
 from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, committed_of, translated
@@ -164,18 +167,37 @@ class KafkaPythonBroker:
             **own,
             "bootstrap_servers": [server.strip() for server in self._servers.split(",")],
         }
+        reason = ""
         for timeout_s in probe.attempts(self._connect_timeout_s):
+            made: list[KafkaNetClient] = []
             try:
-                return make(**config, bootstrap_timeout_ms=int(timeout_s * 1000))
+                return make(
+                    **config,
+                    kafka_client=partial(_network_client, made),
+                    bootstrap_timeout_ms=int(timeout_s * 1000),
+                )
             except (kafka_errors.KafkaConfigurationError, ValueError, OSError) as error:
+                _close(made)
                 why = without_secrets(str(error), self._given)
                 raise SettingsError(f"kafka-python refuses its client properties: {why}") from None
             except kafka_errors.KafkaError as error:
-                failure = error
-                if denied := probe.refusal(self._servers, self._given):
-                    raise denied from error
-        why = without_secrets(str(failure) or type(failure).__name__, self._given)
-        raise probe.unreachable(self._servers, why) from failure
+                _close(made)
+                # Not the error itself, which would keep the client with its traceback.
+                reason = str(error) or type(error).__name__
+            probe.raise_refusal(self._servers, self._given)
+        raise probe.unreachable(self._servers, without_secrets(reason, self._given))
+
+
+def _network_client(made: list[KafkaNetClient], **options: Any) -> KafkaNetClient:
+    """The part of a client that has a thread and sockets. A client that does not find a broker
+    raises from its constructor and does not close it: it is closed from the list `made`."""
+    made.append(KafkaNetClient(**options))
+    return made[-1]
+
+
+def _close(made: list[KafkaNetClient]) -> None:
+    for client in made:
+        let_go(client.close)
 
 
 class KafkaPythonAdmin:

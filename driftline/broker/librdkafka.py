@@ -187,18 +187,21 @@ class LibrdkafkaBroker:
 
     def _connected(self, client: Any, errors: ClientErrors) -> Any:
         """The client, once the cluster has answered it. Raises BrokerUnavailable, AccessDenied."""
+        # No exception is kept in a variable here: with its traceback it would keep the client, and
+        # its threads, until garbage is collected.
+        reason = ""
         for timeout_s in probe.attempts(self._connect_timeout_s):
             try:
                 client.list_topics(timeout=timeout_s)
             except ck.KafkaException as error:
                 client.poll(0)  # collects what went wrong
-                failure = error
-                if denied := probe.refusal(self._servers, self._properties):
-                    raise denied from error
+                reason = error.args[0].str()
             else:
                 return client
-        why = errors.first or failure.args[0].str()
-        raise probe.unreachable(self._servers, without_secrets(why, self._properties)) from failure
+            probe.raise_refusal(self._servers, self._properties)
+        raise probe.unreachable(
+            self._servers, without_secrets(errors.first or reason, self._properties)
+        )
 
 
 class LibrdkafkaAdmin:

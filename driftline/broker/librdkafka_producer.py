@@ -192,6 +192,7 @@ class LibrdkafkaProducer:
         self._closed = True
         # The client ends with its last reference. Its own `close` would try to abort, for ever.
         clients, self._client = [self._client], None
+        self._fatal = self._denied = None  # their tracebacks refer to the client
 
         def end() -> None:
             clients[0].purge(blocking=False)

@@ -69,6 +69,16 @@ def refusal(servers: str, properties: Mapping[str, str]) -> AccessDenied | None:
     return first
 
 
+def raise_refusal(servers: str, properties: Mapping[str, str]) -> None:
+    """Raise AccessDenied with the reason of `refusal`, if there is one."""
+    denied = refusal(servers, properties)
+    if denied is not None:
+        try:
+            raise denied.with_traceback(None)
+        finally:
+            del denied  # else it and this frame keep each other, and the caller's client
+
+
 def check_files(properties: Mapping[str, str]) -> None:
     """Raise SettingsError for a file of certificates or keys that cannot be used."""
     for name in _FILES:

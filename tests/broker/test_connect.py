@@ -1,11 +1,13 @@
 """The choice of a client, its properties, and the error if no broker is listening."""
 
+import gc
 import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -145,3 +147,35 @@ def test_properties_are_converted_to_the_names_and_types_of_kafka_python() -> No
 def test_an_option_of_kafka_python_that_is_not_text_is_not_a_property() -> None:
     with pytest.raises(SettingsError, match="selector"):
         for_kafka_python({"selector": "x"}, [{"selector": object}])
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted on Linux")
+@kafka_clients
+@pytest.mark.parametrize("make", ["admin", "consumer", "producer"])
+def test_a_client_that_finds_no_broker_leaves_no_threads_or_sockets(
+    client: Kafka, make: str, nobody: str
+) -> None:
+    """Threads end without garbage collection, which a service with a large heap runs rarely."""
+    broker = {"librdkafka": LibrdkafkaBroker, "kafka-python": KafkaPythonBroker}[client](
+        nobody, connect_timeout_s=0.2
+    )
+
+    def attempt() -> None:
+        with pytest.raises(BrokerUnavailable):
+            getattr(broker, make)()
+
+    def used() -> tuple[int, ...]:
+        return tuple(len(list(Path("/proc/self", name).iterdir())) for name in ("task", "fd"))
+
+    attempt()
+    gc.collect()
+    gc.disable()
+    try:
+        before = used()
+        for _ in range(5):
+            attempt()
+        assert used()[0] < before[0] + 5
+    finally:
+        gc.enable()
+    gc.collect()  # as `Loop.run` does: kafka-python's connections are in reference cycles
+    assert used()[1] < before[1] + 5

@@ -1,0 +1,49 @@
+"""Calls of clients that are given up, and what they leave behind."""
+
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from driftline.broker.bounded import call_within
+
+
+class Client:
+    def fail(self) -> None:
+        raise KeyError("refused")
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_a_call_that_raises_keeps_no_client_alive() -> None:
+    client = Client()
+    known = weakref.ref(client)
+    with suppress(KeyError):
+        call_within(5.0, client.fail)
+    del client
+    for thread in threading.enumerate():
+        if thread.name == "driftline-call":
+            thread.join()
+    assert known() is None
+
+
+def test_a_call_that_does_not_return_is_given_up() -> None:
+    done = threading.Event()
+    with pytest.raises(TimeoutError, match="no answer within"):
+        call_within(0.01, done.wait)
+    done.set()
+
+
+def test_the_error_of_a_call_is_raised_in_the_callers_thread() -> None:
+    with pytest.raises(KeyError, match="refused"):
+        call_within(5.0, Client().fail)
