@@ -231,7 +231,7 @@ def test_the_commands_of_the_containers_work_on_kafka(
             services.enter_context(here.service(service))
         for service in SERVICES:
             here.until_well(service, commands_of(service)[1])
-        here.run("producer", [*OURS["producer"]["command"], "--limit", "1500"])
+        here.run("producer", [*OURS["producer"]["command"], "--limit", "300"])
         # With --strict, records that inference has not read yet count as missing too.
         reconcile = ["reconcile", "--stream", "/app/examples/iris.toml", "--strict", "--json"]
         found = json.loads(here.until_well("producer", reconcile))

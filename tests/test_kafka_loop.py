@@ -49,7 +49,7 @@ def test_services_on_kafka_give_the_same_results_as_in_memory(
     driftline("train", *stream, "--data", DATA, "--limit", str(WARM_UP))
     driftline("up", *stream)
     try:
-        driftline("produce", DATA, *stream, "--skip", str(WARM_UP), "--limit", "7000")
+        driftline("produce", DATA, *stream, "--skip", str(WARM_UP), "--limit", "5000")
         driftline("down", *stream)  # stop the services while they work
         driftline("up", *stream)
         driftline("produce", DATA, *stream, "--skip", "7000")
