@@ -34,7 +34,7 @@ _EXTRAS = {
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000
-# The number of newest records per partition whose keys show how producers choose partitions.
+# The newest records of each partition show, by their keys, how producers choose partitions.
 _NEWEST = 50
 
 

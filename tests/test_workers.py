@@ -1,4 +1,4 @@
-"""The services on a machine: which ones run, their problems, and the doctor's checks of them."""
+"""The state of the services on a machine, their problems, and what the doctor reports of them."""
 
 import os
 from collections.abc import Callable

@@ -11,7 +11,7 @@ from driftline.plain import json_line
 from driftline.settings import load_settings
 
 broker = typer.Typer(
-    help="Run an Apache Kafka on this machine for development, without Docker.",
+    help="Run an Apache Kafka broker on this machine for development, without Docker.",
     no_args_is_help=True,
 )
 

@@ -35,7 +35,7 @@ WarmUpShare = Annotated[
         "--warmup",
         min=0.01,
         max=0.9,
-        help="Share of the rows that trains the first model. The remaining rows are streamed.",
+        help="Train the first model on this share of the rows, and stream the others.",
     ),
 ]
 Limit = Annotated[
