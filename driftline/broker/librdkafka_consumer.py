@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, overload
 
-from driftline.broker.bounded import let_go
+from driftline.broker.bounded import call_within, let_go
 from driftline.broker.librdkafka_values import (
     ANSWER_TIMEOUT_S,
     PROGRESS_TIMEOUT_S,
@@ -199,7 +199,13 @@ class LibrdkafkaConsumer:
         if not offsets:
             return
         with translated("commit offsets"):
-            answer = self._client.commit(offsets=kafka_offsets(offsets), asynchronous=False)
+            # It never returns when the session times out while it waits (2.16).
+            answer = call_within(
+                ANSWER_TIMEOUT_S,
+                self._client.commit,
+                offsets=kafka_offsets(offsets),
+                asynchronous=False,
+            )
             for position in answer:
                 if position.error is not None:
                     raise ck.KafkaException(position.error)

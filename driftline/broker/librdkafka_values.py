@@ -99,9 +99,13 @@ def is_forbidden(reason: Any) -> bool:
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn the client's errors into Driftline's."""
+    """Turn the client's errors, and TimeoutError, into Driftline's."""
     try:
         yield
+    except TimeoutError as error:
+        raise BrokerUnavailable(
+            f"cannot {doing}: {error}", hint="check that the broker runs and can be reached"
+        ) from error
     except ck.KafkaException as error:
         reason = error.args[0]
         if reason.code() == ck.KafkaError.FENCED_INSTANCE_ID:

@@ -8,7 +8,12 @@ from contextlib import suppress
 
 import pytest
 
+from driftline.broker import Committed, TopicPartition
 from driftline.broker.bounded import call_within
+from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
+from driftline.broker.librdkafka_values import ClientErrors
+from driftline.broker.limits import TopicLimits
+from driftline.errors import BrokerUnavailable
 
 
 class Client:
@@ -47,3 +52,19 @@ def test_a_call_that_does_not_return_is_given_up() -> None:
 def test_the_error_of_a_call_is_raised_in_the_callers_thread() -> None:
     with pytest.raises(KeyError, match="refused"):
         call_within(5.0, Client().fail)
+
+
+def test_a_commit_that_never_returns_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As librdkafka's does when its session times out while it waits for the coordinator."""
+    monkeypatch.setattr("driftline.broker.librdkafka_consumer.ANSWER_TIMEOUT_S", 0.01)
+    released = threading.Event()
+
+    class Stuck:
+        def commit(self, **_: object) -> None:
+            released.wait()
+
+    limits = TopicLimits(lambda topic: None)
+    consumer = LibrdkafkaConsumer(Stuck(), "group", limits, ClientErrors())
+    with pytest.raises(BrokerUnavailable, match="cannot commit offsets: no answer"):
+        consumer.commit({TopicPartition("topic", 0): Committed(1)})
+    released.set()
