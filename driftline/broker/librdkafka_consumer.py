@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, overload
 
@@ -50,6 +51,7 @@ class LibrdkafkaConsumer:
         self._starts: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()
         self._assigning = False
+        self._revoking = False
         self._rebalances = 0
         self._revoked: Rebalanced | None = None
         self._closed = False
@@ -79,10 +81,12 @@ class LibrdkafkaConsumer:
         def on_revoke(client: Any, partitions: list[Any]) -> None:
             self._rebalances += 1
             lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
+            self._revoking = True
             try:
                 if lost and not self._abandoned:
                     revoked(lost)
             finally:
+                self._revoking = False
                 self._starts = {}
                 self._paused.clear()
 
@@ -199,13 +203,12 @@ class LibrdkafkaConsumer:
         if not offsets:
             return
         with translated("commit offsets"):
-            # It never returns when the session times out while it waits (2.16).
-            answer = call_within(
-                ANSWER_TIMEOUT_S,
-                self._client.commit,
-                offsets=kafka_offsets(offsets),
-                asynchronous=False,
+            commit = partial(
+                self._client.commit, offsets=kafka_offsets(offsets), asynchronous=False
             )
+            # It never returns when the session times out while it waits (2.16). While partitions
+            # are revoked, only the thread that is told of it may commit.
+            answer = commit() if self._revoking else call_within(ANSWER_TIMEOUT_S, commit)
             for position in answer:
                 if position.error is not None:
                     raise ck.KafkaException(position.error)
