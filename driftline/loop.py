@@ -160,7 +160,8 @@ class Loop:
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
                     # A client in a reference cycle with the error keeps its threads and sockets.
-                    gc.collect()
+                    # Not in this thread: ending a client may block while the broker is away.
+                    threading.Thread(target=gc.collect, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
             self.close()

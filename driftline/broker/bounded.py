@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import ParamSpec, TypeVar, cast
@@ -57,3 +58,15 @@ def let_go(close: Callable[[], object]) -> None:
         call_within(_LET_GO_S, close)
     except Exception as error:  # noqa: BLE001 - nothing depends on the client any more
         _log.debug("a client was given up before it had closed: %r", error)
+
+
+def end_elsewhere(client: object) -> None:
+    """Let a thread of its own hold the last reference to a client whose caller is about to fail.
+
+    Ending a client may block while the broker is away, also where only a reference is dropped.
+    """
+
+    def hold(kept: object) -> None:
+        time.sleep(_LET_GO_S)
+
+    threading.Thread(target=hold, args=(client,), name="driftline-end", daemon=True).start()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from driftline.broker import probe
+from driftline.broker.bounded import end_elsewhere
 from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
 from driftline.broker.librdkafka_producer import LibrdkafkaProducer
 from driftline.broker.librdkafka_values import (
@@ -198,7 +199,12 @@ class LibrdkafkaBroker:
                 reason = error.args[0].str()
             else:
                 return client
-            probe.raise_refusal(self._servers, self._properties)
+            try:
+                probe.raise_refusal(self._servers, self._properties)
+            except BaseException:
+                end_elsewhere(client)
+                raise
+        end_elsewhere(client)
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)
         )

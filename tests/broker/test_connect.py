@@ -149,7 +149,7 @@ def test_an_option_of_kafka_python_that_is_not_text_is_not_a_property() -> None:
 
 
 _ATTEMPTS = """
-import gc, os
+import gc, os, time
 from driftline.broker.{module} import {broker}
 from driftline.errors import BrokerUnavailable
 
@@ -171,6 +171,9 @@ gc.disable()
 before = used()
 for _ in range(5):
     attempt()
+until = time.monotonic() + 30
+while used()[0] >= before[0] + 5 and time.monotonic() < until:
+    time.sleep(0.1)
 threads = used()[0]
 gc.collect()
 print(threads - before[0], used()[1] - before[1])
