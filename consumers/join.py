@@ -211,21 +211,22 @@ class PartitionJoin:
                 results.refused(label, "late")
         else:
             earlier = self.kept_labels.get(record_id)
+            owner = None
+            if label.at is None and earlier:  # it changes that label, not one of a later record
+                owner = self._owner(record_id, earlier[-1])
+            if owner is None:
+                owner = next(p for p in predictions if p.position >= oldest or p.ahead)
+            known, revision = self._newest(record_id, owner, earlier)
+            if len(predictions) > 1:
+                label = msgspec.structs.replace(label, owner=owner.offset)
             block = self.kept_labels.add(record_id, label, newest)
-            is_repeated = True
-            for prediction in predictions:
-                if prediction.position < oldest and not prediction.ahead:
-                    continue
-                known, revision = self._newest(record_id, prediction, earlier)
-                if known is None or known.label != label.label:
-                    is_repeated = False
-                    if is_new:
-                        results.outcome(prediction, label, revision + 1)
-                        if revision < 0:
-                            self.kept_predictions.block_of(prediction.offset).joined += 1
-                break
-            if is_repeated and is_new:
+            is_repeated = known is not None and known.label == label.label
+            if is_new and is_repeated:
                 results.repeated(label)
+            elif is_new:
+                results.outcome(owner, label, revision + 1)
+                if revision < 0:
+                    self.kept_predictions.block_of(owner.offset).joined += 1
             if label.at is None and newest > self.progress.labels.reached:
                 self.progress.labels.reached = newest
                 self.progress.raise_floor()
@@ -284,13 +285,13 @@ class PartitionJoin:
         return known, revision
 
     def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
-        """The prediction that a label belongs to: the first with its id that it is in time for."""
+        """Return the prediction that a label belongs to: the one that it met, or the first with its
+        id that it is in time for."""
+        predictions = self.kept_predictions.get(record_id)
+        if label.owner is not None:
+            return next((p for p in predictions if p.offset == label.owner), None)
         return next(
-            (
-                prediction
-                for prediction in self.kept_predictions.get(record_id)
-                if self._may_be_of(prediction, label) and self._is_in_time(prediction, label)
-            ),
+            (p for p in predictions if self._may_be_of(p, label) and self._is_in_time(p, label)),
             None,
         )
 

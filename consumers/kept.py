@@ -24,8 +24,12 @@ class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A label until it is forgotten. `at`: position at which it was known, if it says so; `ahead`:
-    that lies implausibly far ahead of the labels before it."""
+    """A label until it is evicted.
+
+    `at` is the position at which it was known, or None. `ahead`: `at` is implausibly far ahead of
+    the labels before it. `owner` is the offset of the prediction that it met, where several had
+    its id: which one it is in time for depends on the moment.
+    """
 
     offset: int
     at: int | None
@@ -34,6 +38,7 @@ class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     value: bytes | None
     headers: Headers = ()
     ahead: bool = False
+    owner: int | None = None
 
 
 class Results(Protocol):

@@ -5,7 +5,7 @@ from itertools import cycle
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consumers.outcomes import OutcomesHandler
@@ -448,6 +448,10 @@ steps = st.lists(
 @pytest.mark.parametrize("jump", [1, 7])
 @settings(max_examples=60)
 @given(steps=steps)
+# More records with one id than the join window holds, and labels that change: each label is in
+# time for another record.
+@example(steps=[Step("record", 0)] * 12 + [Step("label", 0)] * 3)
+@example(steps=[Step("record", 0)] * 14 + [Step("label", 0), Step("turn", 0)] * 4)
 def test_nothing_is_missing_after_any_input_of_the_join(steps: list[Step], jump: int) -> None:
     world = World()
     loop = Loop(
@@ -475,6 +479,36 @@ def test_nothing_is_missing_after_any_input_of_the_join(steps: list[Step], jump:
     world.commit("inference", world.topics.features, records)
 
     assert reconcile(world.broker, world.stream).clean
+
+
+@pytest.mark.parametrize("records", [2, 12, 14])  # the join window is 10
+@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_no_outcome_is_doubled_by_labels_that_change_after_a_restart(
+    records: int, before: int, after: int
+) -> None:
+    world, words = World(), cycle(["yes", "no"])
+    for row in range(1, records + 1):
+        world.prediction(world.feature("0", row=row))
+    for labels in (before, after):
+        loop = Loop(
+            OutcomesHandler(world.stream, world.clock),
+            world.broker,
+            group=world.topics.group("outcomes"),
+            delivery="exactly_once",
+            clock=world.clock,
+            commit_interval_s=0,
+        )
+        for _ in range(labels):
+            world.label("0", next(words))
+        while loop.step(0):
+            pass
+        loop.close()
+    world.commit("inference", world.topics.features, records)
+
+    found = reconcile(world.broker, world.stream)
+    assert found.clean
+    assert found.labels.joined == before + after
 
 
 RUBBISH = (
