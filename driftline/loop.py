@@ -9,7 +9,6 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
-from typing import Literal
 
 from driftline.broker.port import Broker, Messages, TopicPartition
 from driftline.clock import Clock
@@ -43,7 +42,6 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 15.0
 # A worker that loses its slot again so soon has a rival that is alive.
 RIVAL_WITHIN_S = 60.0
-
 
 OnConnection = Callable[[str | None], None]
 
@@ -221,26 +219,29 @@ class Loop:
             if is_last:
                 self._look(session)
             output.extend(self._handler.tick())
-        except Exception as error:  # noqa: BLE001 - raised again unless the data may be its cause
-            return self._search(session, messages, error)
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            self._search(session, messages, error)
+            return False
         # Only now may results be seen: readers take those that come out of order for repeats.
         if not self._settle_culprits(session, is_idle=False):
             return False
         try:
             session.send(output)
-        except Exception as error:  # noqa: BLE001 - as above
-            return self._search(session, messages, error)
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            self._search(session, messages, error)
+            return False
         self._isolation.succeeded(messages)
         session.handled(messages)
         if self._isolation.is_searching:
             self._commit(session)  # else the next failure would undo and repeat this
         return True
 
-    def _search(self, session: Session, messages: Messages, error: Exception) -> Literal[False]:
-        """Have records read again in smaller parts. Raises the error if the data is not to blame
-        for it."""
-        if not is_caused_by_data(error):
-            raise error
+    def _search(self, session: Session, messages: Messages, error: Exception) -> None:
+        """Have records that failed read again in smaller parts, to find the culprits."""
         if self._isolation.failed(messages, error):
             log.error(
                 "%s cannot be handled; it becomes a dead letter",
@@ -252,7 +253,6 @@ class Loop:
                 "handling %d records failed, trying smaller parts: %r", len(messages), error
             )
         session.rewind()
-        return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
         """Send the dead letters of culprits. Returns False where records must be read again first:

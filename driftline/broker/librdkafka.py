@@ -187,24 +187,29 @@ class LibrdkafkaBroker:
             raise SettingsError(f"librdkafka refuses its client properties: {why}") from None
 
     def _connected(self, client: Any, errors: ClientErrors) -> Any:
-        """The client, once the cluster has answered it. Raises BrokerUnavailable, AccessDenied."""
+        """Return the client once the cluster has answered it.
+
+        Raises BrokerUnavailable, AccessDenied; the client is ended then.
+        """
+        try:
+            self._wait_for_answer(client, errors)
+        except BaseException:
+            end_elsewhere(client)
+            raise
+        return client
+
+    def _wait_for_answer(self, client: Any, errors: ClientErrors) -> None:
         # No exception is kept in a variable here: with its traceback it would keep the client, and
         # its threads, until garbage is collected.
         reason = ""
         for timeout_s in probe.attempts(self._connect_timeout_s):
             try:
                 client.list_topics(timeout=timeout_s)
+                return
             except ck.KafkaException as error:
                 client.poll(0)  # collects what went wrong
                 reason = error.args[0].str()
-            else:
-                return client
-            try:
-                probe.raise_refusal(self._servers, self._properties)
-            except BaseException:
-                end_elsewhere(client)
-                raise
-        end_elsewhere(client)
+            probe.raise_refusal(self._servers, self._properties)
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)
         )
