@@ -115,12 +115,12 @@ class Isolation:
 
     @property
     def is_searching(self) -> bool:
-        """Whether records that have failed may be read again."""
+        """Return whether records that failed may be read again."""
         return bool(self._suspect or self._failures)
 
     @property
     def is_unproven(self) -> bool:
-        """Whether a culprit waits for a proof: its offset must not be committed yet."""
+        """Return whether a culprit is not proven yet. Its offset must not be committed then."""
         return bool(self._unproven)
 
     def try_again(self, *, is_idle: bool) -> bool:

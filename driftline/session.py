@@ -29,7 +29,7 @@ TRANSACTION_TIMEOUT_S = 10.0
 # A look comes once a second. A topic that is created again while it is read is noticed so late, if
 # the position is within its new log; what was published before is read again.
 _LOOKS_BETWEEN_IDS = 10
-# A client that returns no records for so many looks although there are some has a fault of its own.
+# A client is replaced if it returned no records in this many looks although there are some.
 _PATIENT_LOOKS = 100
 
 

@@ -343,9 +343,9 @@ def test_unread_records_of_a_recreated_topic_are_a_published_gap(name: str) -> N
     assert Watermark(None, gaps=(Gap(0, 1, None, topic),)) in marks
 
 
-def join(world: World) -> list[Watermark]:
-    """Let a new worker of outcomes read everything; return the gaps published so far."""
-    loop = Loop(
+def join_worker(world: World) -> Loop:
+    """Return a new worker of outcomes, which has read nothing yet."""
+    return Loop(
         OutcomesHandler(world.stream, world.clock),
         world.broker,
         group=world.topics.group("outcomes"),
@@ -353,6 +353,11 @@ def join(world: World) -> list[Watermark]:
         clock=world.clock,
         commit_interval_s=0,
     )
+
+
+def join(world: World) -> list[Watermark]:
+    """Let a new worker of outcomes read everything; return the gaps published so far."""
+    loop = join_worker(world)
     while loop.step(0):
         pass
     loop.close()
@@ -454,14 +459,7 @@ steps = st.lists(
 @example(steps=[Step("record", 0)] * 14 + [Step("label", 0), Step("turn", 0)] * 4)
 def test_nothing_is_missing_after_any_input_of_the_join(steps: list[Step], jump: int) -> None:
     world = World()
-    loop = Loop(
-        OutcomesHandler(world.stream, world.clock),
-        world.broker,
-        group=world.topics.group("outcomes"),
-        delivery="exactly_once",
-        clock=world.clock,
-        commit_interval_s=0,
-    )
+    loop = join_worker(world)
     loop.step(0)
     row, words = 0, cycle(["yes", "no"])  # some labels change, others are repeated
     for step in steps:
@@ -491,14 +489,7 @@ def test_no_outcome_is_doubled_by_labels_that_change_after_a_restart(
     for row in range(1, records + 1):
         world.prediction(world.feature("0", row=row))
     for labels in (before, after):
-        loop = Loop(
-            OutcomesHandler(world.stream, world.clock),
-            world.broker,
-            group=world.topics.group("outcomes"),
-            delivery="exactly_once",
-            clock=world.clock,
-            commit_interval_s=0,
-        )
+        loop = join_worker(world)
         for _ in range(labels):
             world.label("0", next(words))
         while loop.step(0):

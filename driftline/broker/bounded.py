@@ -61,9 +61,10 @@ def let_go(close: Callable[[], object]) -> None:
 
 
 def end_elsewhere(client: object) -> None:
-    """Let a thread of its own hold the last reference to a client whose caller is about to fail.
+    """Drop the last reference to a client in a background thread.
 
-    Ending a client may block while the broker is away, also where only a reference is dropped.
+    Call it before raising the error of a client that failed. Destroying a client may block while
+    the broker is away, even if this only happens because its last reference is dropped.
     """
 
     def hold(kept: object) -> None:

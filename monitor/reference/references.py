@@ -50,7 +50,7 @@ class References:
         try:
             return self._packages.reference(digest)
         except StoreUnavailable:
-            raise  # it is tried again: what a window says must not depend on the moment
+            raise  # the caller retries; a window's result must not depend on when it was tested
         except PackageError as error:
             log.warning("records of model %s are not tested: %s", digest, error)
             return None

@@ -117,7 +117,7 @@ class Cell:
             producer.close()
 
     def decision(self, request: str) -> RetrainDecision | None:
-        """What the trainer has decided on a request, if anything."""
+        """Return the trainer's decision on a request, or None."""
         for message in self.site.messages(self.site.topics.retrain):
             event = decode(retrain_decoder, message)
             if isinstance(event, RetrainDecision) and event.request == request:

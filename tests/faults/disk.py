@@ -78,25 +78,32 @@ def state_full(cell: Cell) -> None:
 
 
 def models_full(cell: Cell) -> None:
-    """The model store is full while the trainer has a package to write. A challenger that loses is
-    not written: so it is asked for one of the concept that has just begun, and then for others."""
+    """Fill the model store while the trainer has a package to write.
+
+    A challenger that loses is not written. The first request therefore trains on the concept that
+    has just started, where the challenger should win; more requests follow until one is written.
+    """
     data, seed = cell.site.scenario.data, cell.site.scenario.seed
-    begun = data.rows * 6 // 8  # of the eight concepts of `scenario.sea`
-    cell.load.allow((begun * 1.1 - data.warm_up) / (data.rows - data.warm_up))
+    concept_start = data.rows * 6 // 8  # of the eight concepts of `scenario.sea`
+    cell.load.allow((concept_start * 1.1 - data.warm_up) / (data.rows - data.warm_up))
     cell.wait_for(
         lambda: cell.load.idle and cell.lag() == 0, _MET_PATIENCE_S, "the concept is not reached"
     )
     log = cell.workers.logs / f"{Slot('trainer', 0)}.log"
+
+    def waits() -> bool:
+        return _STORE_FAILED in log.read_text(encoding="utf-8", errors="replace")
+
     with _full(cell, "models"):
         for number in range(_MAX_REQUESTS):
             request = f"retrain-full-{seed}-{number}"
-            cell.ask(request, since=None if number else begun)
+            cell.ask(request, since=None if number else concept_start)
             cell.wait_for(
-                lambda request=request: _met(cell, request, log) is not None,  # type: ignore[misc]
+                lambda request=request: waits() or cell.decision(request) is not None,  # type: ignore[misc]
                 _MET_PATIENCE_S,
                 f"the disk was full, but {request} neither waited nor was decided on",
             )
-            if _met(cell, request, log) == _STORE_FAILED:
+            if waits():
                 break
         else:
             raise RuntimeError("the disk was full, but no package had to be written")
@@ -107,18 +114,12 @@ def models_full(cell: Cell) -> None:
     )
 
 
-def _met(cell: Cell, request: str, log: Path) -> str | None:
-    """What became of a request: it waits, it was decided on, or neither yet."""
-    if _STORE_FAILED in log.read_text(encoding="utf-8", errors="replace"):
-        return _STORE_FAILED
-    decision = cell.decision(request)
-    return decision.reason if decision else None
-
-
 @contextmanager
 def _full(cell: Cell, name: str) -> Iterator[None]:
-    """Keep a disk full for the block, and for 5 or 15 s at least. Raises RuntimeError if no write
-    of the harness itself fails."""
+    """Keep a disk full during the block, and for at least 5 or 15 s.
+
+    Raises RuntimeError if no write of the harness itself fails.
+    """
     balloon = cell.site.settings.home / name / "balloon"
     until_s = time.monotonic() + cell.random.choice((5.0, 15.0))
     refused, over = threading.Event(), threading.Event()
@@ -136,8 +137,10 @@ def _full(cell: Cell, name: str) -> Iterator[None]:
 
 
 def fill(balloon: Path, refused: threading.Event, over: threading.Event) -> None:
-    """Write into a file until `over`; what others free is taken, too. Sets `refused` when the disk
-    takes no more."""
+    """Write to a file until `over` is set, also into space that others free.
+
+    Sets `refused` when the disk is full.
+    """
     with balloon.open("wb", buffering=0) as file:
         while not over.is_set():
             try:

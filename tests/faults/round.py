@@ -130,7 +130,8 @@ class Round:
             workers=self._workers,
             delivery=delivery,
             retraining=False,  # only the harness requests one
-            # A partition without a leader is silent while others go on: no reason to be late.
+            # A partition without a leader is silent while others advance. Its records must not be
+            # late.
             idle_s=2 if fault.nodes == 1 else 30,
             replication=min(3, fault.nodes),
             label_delay=fault.label_delay,
