@@ -1,8 +1,8 @@
-"""The loop: poll, handle, produce, commit. The only place that knows about delivery.
+"""Run a service: poll records, have its handler process them, send the results, commit offsets.
 
-A service is a `Handler` and this loop. The handler turns records into records and names the input
-offsets that it still needs. The loop moves records between the handler and the broker, so that no
-record is lost and no result is published twice (exactly-once), or none is lost (at-least-once).
+A service is a `Handler` run by this loop. The handler turns records into records and returns the
+offsets to commit. The loop and its session guarantee delivery: with exactly-once, no record is lost
+and no result is published twice; with at-least-once, no record is lost.
 """
 
 import gc
@@ -28,50 +28,52 @@ from driftline.stream import Delivery
 
 log = logging.getLogger(__name__)
 
-# A transaction of one record costs 11 ms at the median; of 200 ms of batches, next to nothing.
+# A transaction of one record takes 11 ms at the median; for 200 ms of batches that is negligible.
 COMMIT_INTERVAL_S = 0.2
-# Without transactions results are seen at once, and each commit waits for all acknowledgements:
-# rarely enough not to be felt, often enough that a killed worker repeats little.
+# Without transactions, results are visible at once, but each commit waits for all acknowledgements.
+# Once a second costs little speed, and the successor of a killed worker repeats little.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
-# How often a handler is shown its group's progress: a round trip, and a metric for people.
+# The interval of `look`, the progress callback. Each call costs a round trip to the broker.
 LOOK_INTERVAL_S = 1.0
-# A transaction that is aborted is redone with the same clients; after so many in a row, with new.
+# The session is replaced after more aborted transactions in a row than this.
 MAX_ABORTS_IN_A_ROW = 5
-# Wait so long before new clients are made: doubled at each failure, up to the longest.
+# The wait before a failed session is replaced. It doubles with each failure, up to the longest.
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 15.0
-# A worker that loses its slot again so soon has a rival that is alive.
+# A worker that is fenced twice within this time has a live rival in its slot.
 RIVAL_WITHIN_S = 60.0
 
 OnConnection = Callable[[str | None], None]
 
 
 class Loop:
-    """Runs one handler on one broker. Each `step` is:
+    """Run one handler on one broker. Each `step` does the following:
 
-    1. Open a session if there is none: join the group, fence a predecessor's transaction.
-    2. Read what is new in the broadcast topics; a session's first step reads them to their end.
-    3. Pause the partitions that the handler holds back now, resume those that it does no more.
-    4. Poll; inside, partitions may be assigned or revoked. Before partitions go, step 7 is done
-       for them while this worker may still commit.
-    5. Let the handler handle the batch, and tick; about once a second, and when partitions were
-       assigned, show it its group's progress.
-    6. Send what it returned, in the order of the inputs, dead letters included. With exactly-once,
-       the first record opens a transaction. Only now do the positions move behind the batch.
-    7. When `commit_interval_s` has passed since the last commit: with exactly-once, put the offsets
-       to commit into the transaction and commit it; with at-least-once, wait until all records are
-       acknowledged, then commit the offsets.
+    1. Open a session if there is none: fence a predecessor's transaction, then join the group.
+    2. Pass new records of the broadcast topics to the handler. The first step of a session reads
+       these topics to their end.
+    3. Pause the partitions that the handler wants paused now, and resume the others.
+    4. Poll. Partitions may be assigned or revoked during this call. The session commits before
+       partitions are revoked, because it cannot do so later.
+    5. Call `handle` with the batch, then `tick`. Between them, call `look` if partitions were
+       assigned or the last call was a second ago.
+    6. Send the results and dead letters in the order of the input records. With exactly-once, the
+       first record begins a transaction. Only now advance the positions past the batch.
+    7. If `commit_interval_s` has passed since the last commit, commit (`Session.commit`).
 
-    After a failure nothing is committed:
+    A failure can leave the handler's state ahead of the results that were sent. The offsets to
+    commit come from that state, so committing them would lose results. Therefore nothing is
+    committed after a failure until that state is rebuilt:
 
-    - If a transaction is aborted, nothing of it was visible: the handler forgets its partitions
-      and is assigned them again at the committed offsets.
-    - If the handler fails because of a batch's data, the same is done, and the batch is handled in
-      smaller and smaller parts until the culprits are dead letters (`driftline.isolation`).
-    - If an input topic was created again, all that was handled is committed first, and the next
-      step opens another session.
-    - After any other failure the session is abandoned, and the error is raised. The next step
-      opens another session.
+    - If a transaction is aborted, readers see none of its records. The handler drops its
+      partitions and is assigned them again at the committed offsets.
+    - If the data of a batch made the handler fail, the same happens. Then the batch is handled in
+      smaller and smaller chunks until its bad records are dead letters (`driftline.isolation`).
+    - After any other failure the session is abandoned and the error is raised. The next step opens
+      a new session.
+
+    If an input topic was created again, nothing has failed: what was handled is committed, and the
+    next step opens a new session.
     """
 
     def __init__(
@@ -87,10 +89,10 @@ class Loop:
         commit_interval_s: float | None = None,
         on_connection: OnConnection = lambda problem: None,
     ) -> None:
-        """Prepare a loop; nothing is connected before the first step.
+        """Prepare a loop. It connects in its first step.
 
-        `on_connection` is called with the reason when Kafka does not do its part, again at each
-        attempt, and with None when it does again.
+        `on_connection` is called with the reason after each failure of Kafka, and with None once
+        Kafka works again.
         """
         self._handler = handler
         self._broker = broker
@@ -104,24 +106,30 @@ class Loop:
                 COMMIT_INTERVAL_S if self._exactly_once else AT_LEAST_ONCE_INTERVAL_S
             )
         self._commit_interval_s = commit_interval_s
-        self._last_commit_s = clock.monotonic()
-        self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S
+        self._last_commit_s = clock.monotonic()  # set by `_commit`, even if it has nothing to do
+        self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S  # set before each `look`
+        # Opened by `step`. None again once it is abandoned, so that `close` cannot commit after a
+        # failure.
         self._session: Session | None = None
+        # These three outlive the sessions.
         self._logs = InputLogs(broker)
-        self._followed: dict[TopicPartition, int] = {}  # broadcast topics: next offset to read
+        # Next offset to read of the broadcast topics. The session sets it after each commit.
+        self._followed: dict[TopicPartition, int] = {}
         self._isolation = Isolation()
-        self._aborts = 0
+        self._aborts = 0  # in a row; reset by a commit, or when they exceed the limit
         self._on_connection = on_connection
-        self._problem_since_s: float | None = None
-        self._failures = 0  # sessions in a row that failed
-        self._fenced_s = float("-inf")
-        self._stuck_at: dict[TopicPartition, int] = {}  # where new clients were tried last
+        self._problem_since_s: float | None = None  # first failure; None once Kafka works again
+        self._failures = 0  # failed sessions since Kafka last worked
+        self._fenced_s = float("-inf")  # when this worker was last fenced; never reset
+        # Positions that last made the loop replace its clients; never reset.
+        self._stuck_at: dict[TopicPartition, int] = {}
 
     def step(self, timeout_s: float) -> bool:
-        """One turn, waiting up to `timeout_s` for records. Returns whether anything happened.
+        """Do one iteration and return whether it did any work.
 
-        Raises BrokerError when the broker cannot be reached or refuses, and whatever the handler
-        raises. Nothing is committed then; the next step starts from the committed offsets.
+        Wait up to `timeout_s` for records. Raises BrokerError if the broker cannot be reached or
+        rejects a request, and errors of the handler that the data cannot have caused. The next step
+        then starts from the committed offsets.
         """
         session = self._session or self._open()
         try:
@@ -139,10 +147,10 @@ class Loop:
             raise
 
     def run(self, stop: threading.Event, *, max_wait_s: float) -> None:
-        """Step until `stop` is set, then commit and close.
+        """Call `step` until `stop` is set, then commit and close.
 
-        While Kafka or the model store cannot be reached, wait and open new sessions. Raises
-        InstanceFenced when another process runs in this slot, and whatever else the handler raises.
+        After an error of Kafka or the model store, wait and open a new session. Raises the other
+        errors of `step`, and InstanceFenced if this worker is fenced twice within a minute.
         """
         try:
             while not stop.is_set():
@@ -157,8 +165,8 @@ class Loop:
                     log.warning("waiting for the model store, and trying again: %s", error.message)
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
-                    # A client in a reference cycle with the error keeps its threads and sockets.
-                    # Not in this thread: ending a client may block while the broker is away.
+                    # A reference cycle with the error may keep the failed client and its threads.
+                    # Collect it in another thread: this may block while the broker is away.
                     threading.Thread(target=gc.collect, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
@@ -166,13 +174,14 @@ class Loop:
 
     @property
     def paused(self) -> frozenset[TopicPartition]:
-        """Partitions that are not read now because the handler holds them back."""
+        """Return the paused partitions."""
         return self._session.paused if self._session is not None else frozenset()
 
     def close(self) -> None:
-        """Commit, leave the group, free the handler. Safe to call twice, and after a failure.
+        """Commit, leave the group and close the handler. Safe to call twice and after a failure.
 
-        A broker that does not take the last commit is not waited for: the successor repeats it.
+        If the broker fails, log it and abandon the session. The next start repeats what was not
+        committed.
         """
         session, self._session = self._session, None
         try:
@@ -211,7 +220,7 @@ class Loop:
         return busy or bool(messages)
 
     def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
-        """Handle records and send the results. Returns False where they must be read again."""
+        """Handle records and send the results. Return False if they must be read again."""
         if self._isolation.sets_aside(messages):
             return True
         try:
@@ -224,7 +233,8 @@ class Loop:
                 raise
             self._search(session, messages, error)
             return False
-        # Only now may results be seen: readers take those that come out of order for repeats.
+        # Earlier records may still wait to become dead letters. Settle them before sending these
+        # results, because readers drop results that are out of order as repeats.
         if not self._settle_culprits(session, is_idle=False):
             return False
         try:
@@ -237,11 +247,11 @@ class Loop:
         self._isolation.succeeded(messages)
         session.handled(messages)
         if self._isolation.is_searching:
-            self._commit(session)  # else the next failure would undo and repeat this
+            self._commit(session)  # otherwise the next failure would undo this chunk
         return True
 
     def _search(self, session: Session, messages: Messages, error: Exception) -> None:
-        """Have records that failed read again in smaller parts, to find the culprits."""
+        """Rewind, so that records that failed are read again in smaller chunks."""
         if self._isolation.failed(messages, error):
             log.error(
                 "%s cannot be handled; it becomes a dead letter",
@@ -255,8 +265,8 @@ class Loop:
         session.rewind()
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
-        """Send the dead letters of culprits. Returns False where records must be read again first:
-        what made a record fail once may be over."""
+        """Send the dead letters of culprits. Return False if records must be read again first,
+        because a culprit failed only once."""
         if self._isolation.try_again(is_idle=is_idle):
             session.rewind()
             return False
@@ -279,7 +289,7 @@ class Loop:
         if now_s < self._next_look_s and not session.was_assigned:
             return
         if self._isolation.is_unproven:
-            return  # the consumer is ahead of what was handled
+            return  # the consumer is past records that the handler did not process
         self._next_look_s = now_s + LOOK_INTERVAL_S
         try:
             answered = session.look()
@@ -287,14 +297,14 @@ class Loop:
         except (InstanceFenced, Stuck, TransactionAborted):
             raise
         except BrokerError as error:
-            # The clients may overcome this by themselves; ask again next time.
+            # The clients may recover by themselves. Try again at the next `look`.
             self._failed(error)
         else:
             if answered and not session.is_dirty:
                 self._works()
 
     def _check_stuck(self, session: Session) -> None:
-        """Raise Stuck once for positions that do not move: new clients may read on from there."""
+        """Raise Stuck, once for the same positions. New clients may be able to read on."""
         stuck_at = session.stuck_at
         if stuck_at and stuck_at != self._stuck_at:
             self._stuck_at = dict(stuck_at)
@@ -335,7 +345,8 @@ class Loop:
         return min(backoff_s, LONGEST_BACKOFF_S)
 
     def _check_rival(self, error: BrokerError) -> None:
-        """Raise an InstanceFenced that shows that another process lives in this slot."""
+        """Raise the second InstanceFenced within a minute. One alone does not prove that there is a
+        rival, because a stalled broker fences members, too."""
         if isinstance(error, InstanceFenced):
             now_s = self._clock.monotonic()
             if now_s - self._fenced_s < RIVAL_WITHIN_S:

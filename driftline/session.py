@@ -1,7 +1,7 @@
-"""A session: the clients of one worker from joining its group until they fail or are closed.
+"""Manage the Kafka clients of one worker, from joining its group until they fail or are closed.
 
-In: a handler and a broker. Out: batches to handle, records sent, offsets committed. It commits only
-what was handled. After any failure it can only be abandoned, so nothing is committed then.
+Input: a handler and a broker. Output: batches to handle, records sent, offsets committed. It
+commits only offsets of handled records. After a failure the loop rewinds or abandons it.
 """
 
 import logging
@@ -24,22 +24,22 @@ from driftline.scan import handled
 
 log = logging.getLogger(__name__)
 
-# An abandoned transaction hides other workers' records from readers until it times out.
+# Until an abandoned transaction times out, readers do not see later records, also of other workers.
 TRANSACTION_TIMEOUT_S = 10.0
-# A look comes once a second. A topic that is created again while it is read is noticed so late, if
-# the position is within its new log; what was published before is read again.
+# Topic ids are compared after this many calls of `look`, about every 10 s. This detects a topic
+# that was created again even if its new log contains the old position.
 _LOOKS_BETWEEN_IDS = 10
-# A client is replaced if it returned no records in this many looks although there are some.
+# The clients are replaced after this many calls of `look`, about 100 s, if unread records never
+# arrive.
 _PATIENT_LOOKS = 100
 
 
 class Session:
     """One membership in the group of a service, with the producer and the broadcast consumer.
 
-    `followed` holds, per partition of the broadcast topics, the next offset to read; it is advanced
-    when what the handler returned for the records before it is committed. `on_reread` is called
-    when records that were polled and not committed will be read again, here or by another worker.
-    Raises BrokerError when the broker cannot be reached or refuses.
+    `followed` contains the next offset to read of each partition of the broadcast topics. Each
+    commit updates it. `on_reread` is called when uncommitted records will be read again, here or by
+    another worker. Raises BrokerError if the broker cannot be reached or rejects a request.
     """
 
     def __init__(
@@ -62,21 +62,25 @@ class Session:
         self._max_records = max_records
         self._followed_from = followed
         self._logs = logs
-        self._changes: list[LogChange] = []  # that the handler has not been told of
-        self._looks = 0
-        self._behind: dict[TopicPartition, int] = {}  # positions before the ends, at the last look
-        self._looks_without_progress = 0
+        # Found by an assignment or `_go_on`; `poll` passes them to the handler and empties it.
+        self._changes: list[LogChange] = []
+        self._looks = 0  # calls of `look` since topic ids were last compared
+        # Positions below the log's end at the last `look`, without paused partitions.
+        self._behind: dict[TopicPartition, int] = {}
+        self._looks_without_progress = 0  # reset by `look` when `_behind` changes or is empty
         self._on_reread = on_reread
-        self._in_transaction = False
-        self.is_dirty = False  # something was handled or sent since the last commit
-        self.was_assigned = False  # partitions were assigned since the handler last saw the group
-        self.paused: frozenset[TopicPartition] = frozenset()
-        # Next offset to handle. A partition is here while it is assigned, and only records whose
-        # results were sent move it.
+        self._in_transaction = False  # set by `_begin`, reset by a commit or with a new producer
+        self.is_dirty = False  # something was handled or sent since the last commit or rewind
+        self.was_assigned = False  # an assignment or rewind was completed since the last `look`
+        self.paused: frozenset[TopicPartition] = frozenset()  # set before each poll
+        # Next offset to handle of each assigned partition. It is set by an assignment, advanced
+        # only after results were sent, and removed by a revocation.
         self._positions: dict[TopicPartition, int] = {}
-        self._unread: dict[TopicPartition, int] = {}  # offset before which results are committed
-        self._all_partitions: tuple[TopicPartition, ...] | None = None  # of the inputs
-        self._followed: Consumer | None = None
+        # Set like `_positions`, but never advanced: results of records before it are committed, so
+        # they are read only to rebuild the handler's state.
+        self._unread: dict[TopicPartition, int] = {}
+        self._all_partitions: tuple[TopicPartition, ...] | None = None  # set at the first use
+        self._followed: Consumer | None = None  # made by the first `follow`
         self._producer = self._new_producer()
         try:
             self._consumer = self._join(group)
@@ -85,7 +89,7 @@ class Session:
             raise
 
     def _join(self, group: str) -> Consumer:
-        # A worker that is killed and started again in its slot has its partitions at once.
+        # With an instance id, a worker that is restarted in its slot gets its partitions at once.
         consumer = self._broker.consumer(
             group, client_id=self._client_id, instance_id=self._client_id
         )
@@ -101,9 +105,9 @@ class Session:
     # ---- input ----------------------------------------------------------------------------------
 
     def poll(self, timeout_s: float) -> Messages:
-        """Return the next records of the partitions that the handler does not hold back.
+        """Return the next records of the partitions that are not paused.
 
-        Raises TopicRecreated when all that was handled is committed and the session has to end.
+        Raises TopicRecreated after committing; the session must then be abandoned.
         """
         if self._looks >= _LOOKS_BETWEEN_IDS:
             self._looks = 0
@@ -120,26 +124,27 @@ class Session:
         return self._put_back(Messages.of(found))
 
     def handled(self, messages: Messages) -> None:
-        """Move the positions behind these records: their results were sent."""
+        """Advance the positions past these records. Call it after their results were sent."""
         for partition, at in messages.runs:
             next_offset = messages[at.stop - 1].offset + 1
             self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
         self.is_dirty = True
 
     def was_handled_before(self, message: Message) -> bool:
-        """Return whether an earlier session committed the results of a record that is read again
-        to rebuild the handler's state."""
+        """Return whether a record is read only to rebuild the handler's state."""
         partition = TopicPartition(message.topic, message.partition)
         return message.offset < self._unread.get(partition, 0)
 
     @property
     def positions(self) -> Mapping[TopicPartition, int]:
-        """Next offset to handle of each assigned partition."""
+        """Return the next offset to handle of each assigned partition."""
         return self._positions
 
     def look(self) -> bool:
-        """Show the handler its group's progress. Returns whether that shows that Kafka answers:
-        without partitions nothing is asked, unless there are none for this worker."""
+        """Pass the group's progress to the handler. Return whether this proves that Kafka works.
+
+        Without partitions no request is sent. Then only an assignment, even of none, proves it.
+        """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._looks += 1
         partitions = sorted(self._consumer.assignment())
@@ -164,7 +169,7 @@ class Session:
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
-        """Positions that have not moved for long although records are there, if none has."""
+        """Return the positions of partitions with unread records, if none has advanced for long."""
         return self._behind if self._looks_without_progress >= _PATIENT_LOOKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
@@ -185,7 +190,10 @@ class Session:
     # ---- broadcast topics -----------------------------------------------------------------------
 
     def follow(self) -> bool:
-        """Read what is new in the broadcast topics: at first to their end. Returns whether any."""
+        """Pass new records of the broadcast topics to the handler. Return whether there were any.
+
+        The first call reads the topics to their end and returns True.
+        """
         if not self._handler.follows:
             return False
         if self._followed is None:
@@ -222,10 +230,7 @@ class Session:
     # ---- partitions -----------------------------------------------------------------------------
 
     def rewind(self) -> None:
-        """Forget what was not committed: abort, and resume at the committed offsets.
-
-        Raises BrokerError.
-        """
+        """Abort what was not committed and resume at the committed offsets. Raises BrokerError."""
         self._replace_producer()
         self.is_dirty = False
         partitions = sorted(self._consumer.assignment())
@@ -236,11 +241,11 @@ class Session:
         self._resume(partitions)
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Let the handler take these partitions up where the group has committed them."""
+        """Assign these partitions to the handler at their committed offsets."""
         found = self._logs.compare(partitions, self._consumer.committed(partitions))
         starts = dict(self._handler.assigned({p: at.committed for p, at in found.items()}) or {})
         for partition, at in found.items():
-            # Records to rebuild state from may be gone; those that were not read are reported.
+            # The log may start later. Only the loss of unhandled records is reported as a change.
             start = max(starts.get(partition, at.committed.offset), at.start)
             self._consumer.seek(partition, start)
             self._positions[partition] = start
@@ -249,7 +254,10 @@ class Session:
         self.was_assigned = True
 
     def _go_on(self, partition: TopicPartition) -> None:
-        """Go on with a partition whose log has no record at the position."""
+        """Seek to the nearest offset in the log of a partition if the position is outside of it.
+
+        Report the loss of unread records. Raises TopicRecreated, BrokerError.
+        """
         position = self._consumer.position(partition)
         self._check_topics()
         (found,) = self._logs.compare([partition], {}).values()
@@ -270,7 +278,10 @@ class Session:
         self._positions[partition] = start
 
     def _check_topics(self) -> None:
-        """End the session if a topic was created again: clients may hold on to the former one."""
+        """Commit and raise TopicRecreated if a topic was created again.
+
+        The session must end, because its clients may still read the deleted topic.
+        """
         if self._logs.have_changed():
             self.commit()
             raise TopicRecreated("an input topic was created again; reading it with new clients")
@@ -290,7 +301,7 @@ class Session:
             try:
                 self.commit()
             except TransactionAborted as error:
-                # What was not committed is redone by the partitions' next owner.
+                # The next owner of the partitions handles their uncommitted records again.
                 log.warning("transaction lost while handing over partitions: %s", error.message)
                 self._replace_producer()
         self._drop(partitions)
@@ -315,9 +326,9 @@ class Session:
         self.paused = held
 
     def _put_back(self, messages: Messages) -> Messages:
-        """Undo a poll for partitions that were assigned in it and are held back. Returns the rest.
+        """Undo the poll for partitions that were assigned during it and must be paused.
 
-        They are paused at the next step; those that were held back before it are paused already.
+        The next step pauses them. Return the other records.
         """
         held = self._handler.held_back(self._consumer.assignment()) - self.paused
         if not held:
@@ -336,7 +347,7 @@ class Session:
     # ---- output ---------------------------------------------------------------------------------
 
     def send(self, records: Output) -> None:
-        """Send records; with exactly-once, the first one begins a transaction."""
+        """Send records. With exactly-once, the first one after a commit begins a transaction."""
         if not records:
             return
         self._begin()
@@ -348,9 +359,12 @@ class Session:
         self.is_dirty = True
 
     def commit(self) -> Mapping[TopicPartition, Committed]:
-        """Commit what was sent together with the offsets of what was handled. Returns the offsets.
+        """Commit if anything was handled or sent since the last commit. Return the offsets.
 
-        With at-least-once: wait until all records are acknowledged, then commit the offsets.
+        1. Collect the offsets to commit: the handler's, or else the next offset to handle.
+        2. With exactly-once, add them to the transaction and commit it. With at-least-once, wait
+           until all sent records are acknowledged, then commit the offsets.
+        3. Remember the offsets, and the positions in the broadcast topics.
         """
         if not self.is_dirty:
             return {}
@@ -383,13 +397,13 @@ class Session:
             self._client_id if self._exactly_once else None,
             transaction_timeout_s=TRANSACTION_TIMEOUT_S,
             client_id=self._client_id,
-            # Readers drop a source that is not above all before it: a gap would hide what is sent
-            # again.
+            # Readers drop a result whose source offset is not above all earlier ones. If a record
+            # failed but a later one was written, they would drop the repeated record.
             gapless=not self._exactly_once,
         )
         if self._exactly_once:
-            # Fence a predecessor now: while its transaction is open, the offsets that it was about
-            # to commit make whoever asks for the committed ones wait for its timeout.
+            # Fence a predecessor now. If its open transaction includes offsets, Kafka returns no
+            # committed offsets until that transaction ends or times out.
             try:
                 producer.begin()
                 producer.abort()
@@ -399,7 +413,7 @@ class Session:
         return producer
 
     def _replace_producer(self) -> None:
-        """Drop what was sent and not committed."""
+        """Drop the records that were sent but not committed."""
         self._in_transaction = False
         self._producer.abandon()
         self._producer = self._new_producer()
@@ -412,14 +426,14 @@ class Session:
     # ---- end ------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Commit, leave the group, and free the clients. Raises BrokerError."""
+        """Commit, leave the group and close the clients. Raises BrokerError."""
         self.commit()
         for client in (self._followed, self._consumer, self._producer):
             if client is not None:
                 client.close()
 
     def abandon(self) -> None:
-        """Free the clients after a failure. Commits nothing, and does not wait for the broker."""
+        """Free the clients after a failure, without a commit and without waiting for the broker."""
         for client in (self._followed, self._consumer, self._producer):
             if client is not None:
                 client.abandon()
@@ -427,7 +441,7 @@ class Session:
 
 
 def _told(change: LogChange) -> str:
-    """What happened, for the log."""
+    """Return the log message for lost records."""
     topic, partition = change.partition
     if change.is_new_topic:
         return (
