@@ -1,9 +1,9 @@
-"""Finds the records that make a batch fail, so that one record cannot stop a stream.
+"""Find the records that make a batch fail, so that one record cannot stop a stream.
 
-In: batches, and which of them failed. Out: smaller batches, until a batch of one record fails: this
-record is a culprit. Once another record was handled after it, it is tried again; when it fails
-again, and another one is handled, it becomes a dead letter. Where many culprits follow each other
-the data is not to blame, and the service stops.
+Input: batches, and which of them failed. Output: smaller chunks, until a single record fails. This
+record is called a culprit. It is tried again after another record was handled. If it fails again,
+it becomes a dead letter after another record was handled. If too many records in a row are
+culprits, the data is not the cause, and the service stops.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.errors import DataError, DriftlineError, MessageTooLarge
 
-# More records in a row than one faulty client would spoil, few enough to stop within a second.
+# More bad records in a row than one faulty client writes. A broken service reaches it in a second.
 MAX_CULPRITS_IN_A_ROW = 20
 _LONGEST_REASON = 500
 
@@ -20,9 +20,9 @@ _Place = tuple[str, int, int]  # topic, partition, offset
 
 
 def is_caused_by_data(error: Exception) -> bool:
-    """Return whether a record may be the cause of an error that a handler raised.
+    """Return whether a record may have caused an error that a handler raised.
 
-    Trouble with the broker, the disk, the memory or the model store would meet any record.
+    Errors of the broker, the disk, the memory or the model store do not depend on the record.
 
     >>> is_caused_by_data(KeyError("row")), is_caused_by_data(OSError("disk full"))
     (True, False)
@@ -33,24 +33,33 @@ def is_caused_by_data(error: Exception) -> bool:
 
 
 class Isolation:
-    """The search for culprits in the batches of one worker.
+    """Search for culprits in the batches of one worker, by bisection.
 
-    A batch that fails is read again and handled in halves, those in quarters, and so on. Records
-    outside of it keep their batches.
+    A failed batch is read again and handled in halves, then in quarters, and so on, until single
+    records fail. Other records are not split. The loop calls, for each chunk of a batch:
+
+    1. `sets_aside`: skip the chunk if it is a culprit.
+    2. Otherwise handle the chunk. If that fails: `failed`, then rewind and read again.
+    3. `try_again`: if an earlier culprit failed only once, rewind and read again.
+    4. `take_proven`: send earlier culprits as dead letters, before the results of this chunk.
+    5. `succeeded`.
     """
 
     def __init__(self) -> None:
-        self._suspect: dict[TopicPartition, range] = {}  # offsets of batches that failed
-        self._limit = 0  # how many suspect records are handled at once
-        self._culprits: dict[_Place, str] = {}  # → reason; while they may be read again
-        self._unproven: list[Message] = []  # culprits with no handled record after them
-        self._failures: Counter[_Place] = Counter()  # of single records that may be read again
-        self._in_a_row = 0  # dead letters since the last record that was handled
-        self._has_succeeded = False
+        # Offsets of failed batches. `succeeded` removes a range once its last record was handled.
+        self._suspect: dict[TopicPartition, range] = {}
+        self._limit = 0  # largest chunk of suspect records; set by `failed` and `try_again`
+        # Single records that failed, and why. `try_again` and `committed` remove them.
+        self._culprits: dict[_Place, str] = {}
+        # Skipped culprits; emptied by `take_proven`, or by `reread`, after which they come again.
+        self._unproven: list[Message] = []
+        # How often single records failed. `committed` removes them, as they are not read again.
+        self._failures: Counter[_Place] = Counter()
+        self._in_a_row = 0  # dead letters since the last handled record; reset by `succeeded`
+        self._has_succeeded = False  # set by the first handled record, never reset
 
     def chunks(self, messages: Messages) -> Iterator[Messages]:
-        """Cut a batch so that suspect records are handled at most `limit` at a time, and culprits
-        are alone."""
+        """Split a batch into chunks of at most `_limit` suspect records, or one culprit."""
         if not self._suspect and not self._culprits:
             yield messages
             return
@@ -67,9 +76,9 @@ class Isolation:
             start = end
 
     def sets_aside(self, messages: Messages) -> bool:
-        """Return whether a chunk is a culprit, which then waits for `take_proven`.
+        """Return whether a chunk is a culprit. The culprit then waits for `take_proven`.
 
-        Raises DriftlineError when so many culprits are in a row that the data is not to blame.
+        Raises DriftlineError if too many culprits are in a row for the data to be the cause.
         """
         if not self._culprits or _place(messages[0]) not in self._culprits:
             return False
@@ -85,8 +94,8 @@ class Isolation:
         return True
 
     def failed(self, messages: Messages, error: Exception) -> bool:
-        """Note that handling these records failed; they must be read again. Returns whether it was
-        the second failure of a single record."""
+        """Record that handling these records failed. Return whether this is the second failure of a
+        single record. They must be read again."""
         if len(messages) == 1:
             place = _place(messages[0])
             reason = f"cannot be processed: {type(error).__name__}: {error}"
@@ -101,11 +110,11 @@ class Isolation:
         return False
 
     def reread(self) -> None:
-        """Note that records which are not committed will be read again."""
+        """Record that all records that are not committed will be read again."""
         self._unproven.clear()
 
     def succeeded(self, messages: Messages) -> None:
-        """Note that these records were handled."""
+        """Record that these records were handled."""
         self._has_succeeded = True
         self._in_a_row = 0
         if self._suspect:
@@ -120,12 +129,12 @@ class Isolation:
 
     @property
     def is_unproven(self) -> bool:
-        """Return whether a culprit is not proven yet. Its offset must not be committed then."""
+        """Return whether a skipped culprit is not a dead letter yet."""
         return bool(self._unproven)
 
     def try_again(self, *, is_idle: bool) -> bool:
-        """Return whether records must be read again, because a culprit has failed only once: what
-        made it fail may be over. Call it before `take_proven`, and when that may be called."""
+        """Return whether records must be read again because a culprit failed only once, perhaps
+        for a temporary cause. Call this before each `take_proven`."""
         if is_idle and not self._has_succeeded:
             return False
         hasty = [at for at in self._unproven if self._failures[_place(at)] == 1]
@@ -138,8 +147,8 @@ class Isolation:
     def take_proven(self, *, is_idle: bool) -> list[tuple[Message, str]]:
         """Return the culprits that become dead letters now, with their reasons.
 
-        Call it after records were handled, which proves that the handler works, or with `is_idle`
-        when there are no more records: earlier ones are the proof then, if there were any.
+        Call this after records were handled, because that proves that the handler works. Call it
+        with `is_idle` if there are no more records. Then any earlier success is the proof.
         """
         if is_idle:
             if not self._has_succeeded:
@@ -150,7 +159,7 @@ class Isolation:
         return proven
 
     def committed(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Forget the records before these offsets that failed: they are not read again."""
+        """Remove failed records below these committed offsets. They are not read again."""
         for topic, partition, offset in list(self._failures):
             committed = offsets.get(TopicPartition(topic, partition))
             if committed is not None and offset < committed.offset:
@@ -158,7 +167,7 @@ class Isolation:
                 self._culprits.pop((topic, partition, offset), None)
 
     def _suspect_all(self, partition: TopicPartition, offset: int) -> None:
-        """Let the suspect offsets of a partition reach to this one."""
+        """Extend the suspect offsets of a partition to this one."""
         known = self._suspect.get(partition, range(offset, offset))
         self._suspect[partition] = range(min(known.start, offset), max(known.stop, offset + 1))
 
