@@ -1,7 +1,7 @@
-"""What a service is to the loop: a handler of records, and what it is told of its group.
+"""Define the interface between a service and the loop that runs it (`driftline.loop`).
 
-A handler never sees a broker and reads only the clock it was given, so it is tested with plain
-lists. `driftline.loop` runs it.
+A handler never sees a broker and reads only the clock that it was given, so tests can pass it plain
+lists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +15,8 @@ Output = Sequence[Outgoing | OutgoingBatch]
 
 
 class GroupView:
-    """Where a group stands, by partition. `positions`: next offset that this worker will read, all
-    before it being handled; `ends`: of its partitions, asked of the broker after that."""
+    """The progress of a group. `positions`: the next offset to read in each partition of this
+    worker; all records before it were handled. `ends`: the ends of these logs, fetched later."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class GroupView:
 
     @property
     def lags(self) -> Mapping[TopicPartition, int]:
-        """How much this worker has still to read: records, and markers of transactions."""
+        """Return the number of unread offsets of each partition, of records and markers."""
         return {
             partition: max(0, self.ends[partition] - position)
             for partition, position in self.positions.items()
@@ -38,15 +38,15 @@ class GroupView:
         }
 
     def committed(self) -> Mapping[TopicPartition, Committed]:
-        """What the whole group has committed for the inputs, asked of the broker now."""
+        """Fetch what the whole group has committed for its input topics. Raises BrokerError."""
         return self._committed()
 
 
 class LogChange(msgspec.Struct, frozen=True):
-    """The log of an input partition is not the one that the group had read, or not all of it.
+    """A change of an input partition's log since the group last read it.
 
-    `start` is where reading goes on. `unread` is the first offset that was deleted before it was
-    read; None if none was. `is_new_topic`: the group has read another topic of this name, or none.
+    Reading resumes at `start`. `unread` is the first offset that was deleted before it was read, or
+    None if nothing was lost. `is_new_topic`: the group is not known to have read this topic.
     """
 
     partition: TopicPartition
@@ -57,69 +57,68 @@ class LogChange(msgspec.Struct, frozen=True):
 
 
 class Handler(Protocol):
-    """A service's logic. It never sees a broker and reads only the clock it was given.
-
-    What it publishes is a function of what it was handed, never of how that was cut into batches.
-    """
+    """The logic of a service. What it publishes must not depend on how records are batched."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Topics to consume, as the service's group."""
+        """Return the topics to consume as the service's group."""
 
     @property
     def follows(self) -> tuple[str, ...]:
-        """Topics to read whole, by every worker, to their end before the first input."""
+        """Return the broadcast topics. Each worker reads them to their end before any input."""
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        """Those of the assigned partitions that are not to be read now; asked at each step.
+        """Return the assigned partitions to pause now. Called in each step.
 
-        `follow`, `tick` and `look` go on meanwhile. To hold a partition back and let it go again
-        costs what the client had fetched ahead: not to be done for each batch.
+        `follow`, `tick` and `look` are still called while partitions are paused. Pausing a
+        partition discards what the client has prefetched of it, so do not pause for single batches.
         """
 
     def follow(self, messages: Sequence[Message]) -> Output:
-        """Records of the followed topics, in order."""
+        """Process records of the broadcast topics, each partition in order."""
 
     def assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
-        """These partitions are now read from these committed positions (offset 0 and no metadata
-        where nothing was committed). Earlier state of them is gone.
+        """Rebuild the state of these partitions, which are read from these checkpoints.
 
-        May return, for some of them, the offset to read from instead.
+        If nothing was committed, the checkpoint is the start of the log, without metadata. Return
+        other offsets to read from, if needed. State from an earlier assignment is gone.
         """
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These partitions are someone else's now: drop their state."""
+        """Drop the state of these partitions. This worker no longer reads them."""
 
     def handle(self, messages: Sequence[Message]) -> Output:
-        """The records of one poll, each partition in order. Returns what to publish."""
+        """Process a batch, each partition in order. Return what to publish."""
 
     def log_changed(self, change: LogChange) -> Output:
-        """Called after an assignment and before the next records of the partition: its log changed.
+        """Process a change of a partition's log, before its next records. Return what to publish.
 
-        A partition that is assigned for the first time counts as changed. Returns what to publish.
+        A partition for which the group has committed nothing counts as changed.
         """
 
     def refuse(self, message: Message, reason: str) -> Output:
-        """Return the dead letter of an input record that `handle` cannot process.
+        """Return the dead letter of an input record that cannot be processed.
 
-        Called instead of `handle` for a record that made `handle` or `tick` raise; the handler's
-        state was rebuilt meanwhile, and it never sees the record otherwise. Later records of the
-        partition may have been handled before: the offset to commit must not move back.
+        Called instead of `handle` for a record that made `handle` or `tick` raise, or whose results
+        are too large to send. The handler's state has been rebuilt without this record. Later
+        records of the partition may have been handled already, so the offset to commit must not
+        decrease.
         """
 
     def tick(self) -> Output:
-        """Called at each step, also without records: for whatever hangs on time or other work."""
+        """Return what timers and background work publish. Called after each `handle`, and in each
+        step without records."""
 
     def look(self, view: GroupView) -> None:
-        """Called after an assignment and about once a second, with where the group stands."""
+        """Use the group's progress. Called after an assignment and about once a second."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
-        """Per partition the oldest offset still needed, and how far results were published.
+        """Return the oldest offsets still needed, with metadata on how far results are published.
 
-        A partition that is left out commits the next offset to read.
+        For a partition that is left out, the loop commits the next offset to handle.
         """
 
     def close(self) -> None:
-        """Free what the handler holds (threads, processes). Safe to call twice."""
+        """Free resources, such as threads and processes. Safe to call twice."""

@@ -1,8 +1,8 @@
-"""Compares what a group has read of its inputs with what their logs hold now.
+"""Compare the committed offsets of a group with the current logs of its input topics.
 
-In: committed offsets, and the broker. Out: where to go on, and a `LogChange` where records were
-deleted unread, the topic was created again, or the group reads it for the first time. The id of the
-topic is kept in the metadata beside each committed offset.
+Input: committed offsets, and the broker. Output: where to resume, and a `LogChange` if records were
+deleted unread, the topic was created again, or the group reads it for the first time. The metadata
+of each committed offset contains the id of its topic.
 """
 
 import logging
@@ -20,7 +20,7 @@ _TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
 
 
 class Compared(NamedTuple):
-    """Where a partition is read from, what its log holds, and how that has changed."""
+    """The checkpoint to resume from, the range of the log, and its change, if there is one."""
 
     committed: Committed
     start: int
@@ -29,21 +29,22 @@ class Compared(NamedTuple):
 
 
 class InputLogs:
-    """The logs of one worker's inputs. It outlives the sessions of the worker.
+    """The logs of one worker's input topics. One object serves all sessions of the worker.
 
-    Kafka forgets committed offsets together with their topic, so what this worker has committed is
-    remembered here too.
+    Kafka deletes committed offsets together with their topic. Therefore this object remembers what
+    the worker has committed.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._ids: dict[str, str] = {}
-        self._read: dict[TopicPartition, tuple[str, int]] = {}  # id, next offset to handle
+        self._ids: dict[str, str] = {}  # ids of the topics, updated by `compare`
+        # Topic id and next offset to handle at the last commit, set by `remember`; never reset.
+        self._read: dict[TopicPartition, tuple[str, int]] = {}
 
     def compare(
         self, partitions: Iterable[TopicPartition], found: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, Compared]:
-        """Where to go on, if `found` is what is committed. Raises BrokerError."""
+        """Return where to resume, given the committed offsets in `found`. Raises BrokerError."""
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
         spans: dict[TopicPartition, OffsetRange] = {}
@@ -60,7 +61,7 @@ class InputLogs:
         }
 
     def have_changed(self) -> bool:
-        """Whether a topic that was compared has been created again since. Raises BrokerError."""
+        """Return whether a topic was created again since it was compared. Raises BrokerError."""
         admin = self._broker.admin()
         try:
             ids = admin.topic_ids(sorted(self._ids))
@@ -71,14 +72,14 @@ class InputLogs:
     def committed(
         self, offsets: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, Committed]:
-        """What to commit: with the ids of the topics."""
+        """Return these offsets to commit with the ids of their topics in the metadata."""
         return {
             partition: _with_topic_id(at, self._ids.get(partition.topic, ""))
             for partition, at in offsets.items()
         }
 
     def remember(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Take note of what was committed."""
+        """Remember what was committed."""
         for partition, at in offsets.items():
             self._read[partition] = (self._ids.get(partition.topic, ""), handled(at))
 
@@ -116,14 +117,15 @@ class InputLogs:
         if unread < span.start:
             change = LogChange(partition, topic_id, span.start, unread)
             return Compared(Committed(span.start, at.metadata), *span, change)
-        if not known:  # committed before ids were kept
+        if not known:  # committed by an old version, or by a tool that moves offsets
             change = LogChange(partition, topic_id, unread, is_new_topic=True)
             return Compared(at, *span, change)
         return Compared(at, *span, None)
 
 
 def _with_topic_id(at: Committed, topic_id: str) -> Committed:
-    """
+    """Put the id of the topic in front of the metadata.
+
     >>> _with_topic_id(Committed(7, '{"watermark":5}'), "abc").metadata
     '{"topic_id":"abc","watermark":5}'
     >>> _with_topic_id(Committed(7, "any text"), "abc").metadata
@@ -136,7 +138,7 @@ def _with_topic_id(at: Committed, topic_id: str) -> Committed:
 
 
 def without_topic_id(at: Committed) -> tuple[str, Committed]:
-    """The topic's id, empty if it is unknown, and what the handler has committed.
+    """Return the topic's id, empty if it is unknown, and the offset and metadata of the handler.
 
     >>> without_topic_id(Committed(7, '{"topic_id":"abc","watermark":5}'))
     ('abc', Committed(offset=7, metadata='{"watermark":5}'))
