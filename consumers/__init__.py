@@ -1,1 +1,1 @@
-"""Out of the log: inference scores feature records, outcomes joins predictions with labels."""
+"""Inference scores feature records; outcomes joins the predictions with their labels."""

@@ -1,9 +1,9 @@
-"""The join's cache on disk: a RocksDB for one partition. It may be lost at any time.
+"""Store the join's buffered records of one partition in RocksDB, as a cache that may be lost.
 
-In and out: bytes of records by id, of blocks by their first offset, and a note of what is covered.
-It is written after commits, without a log of its own: after a kill it holds an older state, whole
-in itself. What cannot be opened or is of other topics is emptied; the topics are read again then.
-When the disk fails, a worker goes on without caches.
+It holds records by id, blocks by their first offset, and up to which offsets it is complete. It is
+written after commits without a write-ahead log, so after a kill it has the consistent state of an
+earlier commit. A cache that cannot be opened or belongs to other topics is emptied, and the topics
+are read again. If the disk fails, the worker continues without caches.
 """
 
 import functools
@@ -34,41 +34,41 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _VERSION = 1
-# Of one partition. A killed worker reads again what had not left this buffer: 30,000 records or so.
+# Per partition. A killed worker rereads the records still in this buffer, about 30,000.
 _WRITE_BUFFER_BYTES = 16 << 20
-# Of the whole process, whatever the number of partitions.
+# The next two are per process, for any number of partitions.
 _ALL_BUFFERS_BYTES = 64 << 20
 _BLOCK_CACHE_BYTES = 64 << 20
-# Small blocks: an id is looked for by itself, and a block is decompressed for it.
+# Blocks are small, because each lookup of an id decompresses a whole block.
 _BLOCK_BYTES = 4 << 10
-_BLOOM_BITS = 10  # 1% of the ids that are not there are looked for in vain
+_BLOOM_BITS = 10  # 1% of the lookups of absent ids still read a block
 
 
 class Covered(msgspec.Struct, frozen=True):
-    """What a cache holds: records that stand before these offsets and were needed then."""
+    """The content of a cache: the records before these offsets that were still needed."""
 
     topics: tuple[str, str]
-    token: str  # of the group's commits since they began, also written beside the offsets
+    token: str  # identifies the commits that it belongs to; also in their metadata
     predictions: int = 0
-    source: int = -1  # largest source offset of predictions before that
+    source: int = -1  # largest source offset of these predictions
     labels: int = 0
     version: int = _VERSION
 
 
 class CacheFailed(StateLost):
-    """A cache can be neither read nor written: a full disk, a lost folder, damage."""
+    """A cache cannot be read or written: the disk is full, the folder lost, the data damaged."""
 
 
 class Caches:
-    """The caches of one worker, a folder for each partition. After one has failed there are none
-    until a restart: all of them are on the same disk."""
+    """The caches of one worker, one folder per partition. After one of them fails, none is used
+    until a restart, because all are on the same disk."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self.have_failed = False
+        self.have_failed = False  # set by `failed`, never reset
 
     def open(self, partition: int) -> "Cache | None":
-        """Return the cache of a partition; None if this worker has no folder, or one has failed."""
+        """Return the cache of a partition, or None if there is no folder or a cache has failed."""
         if self._folder is None or self.have_failed:
             return None
         try:
@@ -77,7 +77,7 @@ class Caches:
             return None
 
     def failed(self, path: Path, error: Exception) -> None:
-        """Use no cache from now on. Logged once."""
+        """Use no cache from now on. The first failure is logged."""
         if not self.have_failed:
             self.have_failed = True
             log.error(
@@ -90,18 +90,18 @@ class Caches:
 
 
 def _ignore(path: Path, error: Exception) -> None:
-    """Whoever opens a single cache sees what it raises."""
+    """Do nothing: a caller that opens a single cache handles the exception."""
 
 
 class Cache:
-    """An open cache. Every method but `close` raises CacheFailed when the disk fails; the cache is
-    then of no use any more. `on_failure` is called before that, with the path and the reason."""
+    """An open cache. If the disk fails, `on_failure` is called with the path and the error. Every
+    method except `close` then raises CacheFailed, and the cache cannot be used any more."""
 
     def __init__(self, path: Path, on_failure: Callable[[Path, Exception], None] = _ignore) -> None:
         self._path = path
         self._on_failure = on_failure
-        self._is_borrowed = False
-        self._db: Rdict | None = None  # None: it has failed or is closed
+        self._is_borrowed = False  # set by `_opened`: the folder is temporary, `close` deletes it
+        self._db: Rdict | None = None  # replaced by `clear`; None after a failure or `close`
         try:
             self._db = self._opened()
         except Exception as error:
@@ -110,7 +110,7 @@ class Cache:
         self._write.disable_wal = True
 
     def covered(self) -> Covered | None:
-        """What it holds; None if it is new or cannot be understood."""
+        """Return what the cache holds, or None if it is new, unreadable or of another version."""
         with self._guard() as db:
             value = db.get(b"C")
         if value is None:
@@ -124,7 +124,7 @@ class Cache:
     def records(
         self, side: bytes, ids: list[str], batch: "Batch | None" = None
     ) -> list[bytes | None]:
-        """The records of each id; those in `batch`, not yet written, go first."""
+        """Return the encoded records of each id. Unwritten changes in `batch` take precedence."""
         with self._guard() as db:
             found: list[bytes | None] = db.get([side + record_id.encode() for record_id in ids])
         if batch is not None and batch.records:
@@ -136,13 +136,13 @@ class Cache:
         return found
 
     def ids(self, side: bytes, first: int) -> bytes | None:
-        """The ids of a block."""
+        """Return the encoded ids of the block whose first offset is `first`."""
         with self._guard() as db:
             value: bytes | None = db.get(_key(b"I", side, first))
             return value
 
     def blocks(self, side: bytes) -> Iterator[bytes]:
-        """All blocks of a side, by offset."""
+        """Yield the encoded blocks of a side (one of the two topics) in the order of offsets."""
         prefix = b"B" + side
         with self._guard() as db:
             for key, value in db.items(from_key=prefix):
@@ -151,36 +151,36 @@ class Cache:
                 yield value
 
     def is_shared(self, side: bytes) -> bool:
-        """Whether an id may have records of several blocks."""
+        """Return whether an id may have several records."""
         with self._guard() as db:
             return db.get(b"S" + side) is not None
 
     def decode(self, decoder: Callable[[bytes], T], value: bytes) -> T:
-        """Return what one of its values says. One that cannot be decoded fails like the disk."""
+        """Decode a value of the cache. If that fails, the cache fails as if the disk had failed."""
         with self._guard():
             return decoder(value)
 
     def write(self, batch: "Batch", covered: Covered) -> None:
-        """Write a batch and what the cache covers with it, both or neither."""
+        """Write a batch and what the cache then covers, atomically."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
             db.write(batch.operations, self._write)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Delete the cache and open an empty one."""
         with self._guard() as db:
             db.close()
             shutil.rmtree(self._path, ignore_errors=True)
             self._db = _open(self._path, _options())
 
     def close(self) -> None:
-        """Let others open it. What a full disk does not take is read again after the next start."""
+        """Close the cache. Records that a full disk rejects are reread after the next start."""
         db, self._db = self._db, None
         if db is None:
             return
         try:
             db.close()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
             self._on_failure(self._path, error)
         if self._is_borrowed:
             shutil.rmtree(self._path, ignore_errors=True)
@@ -191,7 +191,7 @@ class Cache:
             return _open(self._path, options)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
             if "LOCK" in str(error):
-                # Another process has not let go of it yet. This worker's own will do meanwhile.
+                # Another process still has it open. Use a temporary folder beside it.
                 self._path = _beside(self._path)
                 self._is_borrowed = True
             log.warning("the join's cache %s is of no use and begun anew: %s", self._path, error)
@@ -200,7 +200,7 @@ class Cache:
 
     @contextmanager
     def _guard(self) -> Iterator[Rdict]:
-        """Give the database; whatever it raises is the end of this cache."""
+        """Yield the database. If the caller's block raises, the cache has failed."""
         if self._db is None:
             raise CacheFailed(f"the join's cache {self._path} has failed, or is closed")
         try:
@@ -209,23 +209,24 @@ class Cache:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> CacheFailed:
-        """Close it and free its space, which others need now."""
+        """Report the failure. If the cache is open, delete it, because the disk may be full."""
         self._on_failure(self._path, error)
         db, self._db = self._db, None
         if db is not None:
             try:
                 db.close()
-            except Exception as closing:  # noqa: BLE001 - as above
+            except Exception as closing:  # noqa: BLE001 - as in `close`
                 log.debug("the failed cache %s did not close: %s", self._path, closing)
             shutil.rmtree(self._path, ignore_errors=True)
         return CacheFailed(f"the join's cache {self._path} failed: {error}")
 
 
 class Batch:
-    """What is to be written at once."""
+    """Changes that `Cache.write` writes atomically."""
 
     def __init__(self) -> None:
         self.operations = WriteBatch(raw_mode=True)
+        # The same changes of records by (side, id), for `Cache.records`. None: deleted.
         self.records: dict[tuple[bytes, str], bytes | None] = {}
 
     def put_record(self, side: bytes, record_id: str, value: bytes) -> None:
@@ -279,7 +280,7 @@ def _options() -> Options:
     table.set_block_cache(block_cache)
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS, False)
-    # A billion ids have a gigabyte of filters: in parts, of which the cache keeps those in use.
+    # The filters of a billion ids take 1 GB. Partitioned, only those in use stay in memory.
     table.set_index_type(BlockBasedIndexType.two_level_index_search())
     table.set_partition_filters(True)
     table.set_cache_index_and_filter_blocks(True)

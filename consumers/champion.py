@@ -1,8 +1,8 @@
-"""Which model answers: the champion of the `models` topic, verified, warm and checked.
+"""Load the champion that the `models` topic names, check it, and swap it in.
 
-In: records of the `models` topic. Out: the model to score with. A champion that cannot be used is
-refused and tried again later; meanwhile the present model answers or, after a restart, the newest
-ancestor that can. Loading runs beside the scoring: a swap is an assignment between two batches.
+Input: records of the `models` topic. Output: the model to score with. A champion that cannot be
+used is rejected and tried again later. Meanwhile the current model serves or, after a restart, the
+newest ancestor that can be used. A swap takes place between two batches.
 """
 
 import logging
@@ -23,24 +23,24 @@ from driftline.stream import Stream
 
 log = logging.getLogger(__name__)
 
-# How long the loading thread may keep the interpreter to itself; with the default of 5 ms, each of
-# the scoring thread's calls into the client could wait that long.
+# How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, each
+# call of the scoring thread into the Kafka client could wait that long.
 _SWITCH_INTERVAL_S = 0.0005
-# A package that cannot be used is tried again after one second, then after twice as long each time:
-# a missing one may be copied back, a key may be trusted, a store may be reachable again.
+# A package that cannot be used is tried again after one second, then after twice as long each time.
+# By then a missing package may be restored, its key trusted, or the store reachable again.
 FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 300.0
 
 
 class _Failure(msgspec.Struct, frozen=True):
     why: str
-    passes: bool  # the store cannot be reached, so nothing is known about the package
+    passes: bool  # the store is unreachable; the package may be fine
     wait_s: float
     retry_at_s: float
 
 
 class Champion:
-    """Follows the catalog. With `in_thread`, models are loaded while the present one answers."""
+    """Serves the catalog's champion. With `in_thread`, models are loaded in the background."""
 
     def __init__(self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool) -> None:
         self._models = models
@@ -49,19 +49,19 @@ class Champion:
         self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
-        self._loading: Future[Model] | None = None
-        self._wanted = ""  # digest of what is being loaded
-        self._failed: dict[str, _Failure] = {}  # by digest
-        self.model: Model | None = None
+        self._loading: Future[Model] | None = None  # from the start of a load until it is taken
+        self._wanted = ""  # digest of the model in `_loading`
+        self._failed: dict[str, _Failure] = {}  # by digest, until the model can be loaded
+        self.model: Model | None = None  # the model that serves; replaced by `swap`
 
     @property
     def digest(self) -> str | None:
-        """Of the model that answers; None while there is none."""
+        """Return the digest of the model that serves, or None while there is none."""
         return self.model.digest if self.model else None
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """What is not used, and why: models by digest, records of `models` by key."""
+        """Return what is rejected and why: models by digest, records of `models` by key."""
         failed = {
             digest: self._failed[digest].why
             for digest in self.catalog.lineage()
@@ -70,13 +70,13 @@ class Champion:
         return failed | self.catalog.refused
 
     def apply(self, message: Message) -> None:
-        """Take in a record of the `models` topic. Raises DataError if it is none."""
+        """Apply a record of the `models` topic. Raises DataError if it cannot be read."""
         self.catalog.apply(message)
 
     def swap(self) -> None:
-        """Let the champion answer if it is good and loaded; else the present model stays.
+        """Swap in the champion once it is loaded and checked. Until then the current model serves.
 
-        With none present (after a restart), the champion's ancestors are tried, newest first.
+        If there is no current model (after a restart), try the ancestors too, the newest first.
         """
         while True:
             if self._loading is None:
@@ -91,28 +91,28 @@ class Champion:
             self._loading = None
 
     def close(self) -> None:
-        """Do not wait for a model that is being loaded."""
+        """Stop the loading thread without waiting for a model that is being loaded."""
         if self._loader is not None:
             self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _better(self) -> tuple[str, ...]:
-        """Return the models that should answer rather than the present one, the best first."""
+        """Return the models that should serve instead of the current one, the best first."""
         lineage = self.catalog.lineage()
         if self.digest is None:
             return lineage
         if self.digest in lineage:
             return lineage[: lineage.index(self.digest)]
-        return lineage[:1]  # it stays until the champion itself can be used
+        return lineage[:1]  # the current model serves until the champion itself can be used
 
     def _next(self) -> str | None:
-        """The digest of the model to load now."""
+        """Return the digest of the model to load now, or None."""
         now_s = self._clock.monotonic()
         for digest in self._better():
             failure = self._failed.get(digest)
             if failure is None or now_s >= failure.retry_at_s:
                 return digest
             if failure.passes:
-                return None  # its ancestors are in the same store
+                return None  # the ancestors are in the same unreachable store
         return None
 
     def _load(self, digest: str) -> Future[Model]:
@@ -127,7 +127,7 @@ class Champion:
         return future
 
     def _loaded(self, digest: str) -> Model:
-        # The pointer's signature covers the digest: an announcement is not needed to trust it.
+        # The signature of the pointer covers the digest, so no announcement is needed.
         model = self._models.load(self.catalog.announcements.get(digest, digest))
         model.warm_up()
         model.check()

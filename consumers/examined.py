@@ -1,7 +1,7 @@
-"""Which unreadable records of the `models` topic have become dead letters, so that each does once.
+"""Track which unreadable records of `models` are dead letters, so that each becomes only one.
 
-Every worker of inference reads `models` whole at every start. The worker that owns partition 0 of
-the features publishes the dead letters, and its commit says how far `models` was examined.
+Every worker of inference reads all of `models` at every start. The worker that owns partition 0 of
+the features topic publishes the dead letters and commits up to which offset it did so.
 """
 
 from collections import deque
@@ -9,40 +9,42 @@ from typing import Final
 
 from driftline.broker.port import Message
 
-# Kept by the workers that do not own the partition: they may own it later.
+# Workers that do not own partition 0 keep the records too, because they may own it later.
 _MAX_KEPT: Final = 1_000
 
 
 class Examined:
-    """How far `models` was examined, and what could not be read in it."""
+    """The unreadable records of `models`, and which of them are dead letters already."""
 
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
         self._end = 0  # offset after the last record that was read
-        self._until: int | None = None  # examined before this offset; None: another worker's task
+        # Unreadable records before this offset are dead letters. Set by `assigned` and `fresh`,
+        # None while another worker owns partition 0.
+        self._until: int | None = None
 
     @property
     def until(self) -> int:
-        """What to commit beside the offset of partition 0."""
+        """Return the offset of `models` to commit in the metadata of partition 0."""
         return self._until or 0
 
     def read(self, message: Message, unreadable: str | None) -> None:
-        """A record of `models` was read; `unreadable` says why it could not be used."""
+        """Note a record of `models`. `unreadable` is the reason if it cannot be used."""
         self._end = message.offset + 1
         if unreadable is not None:
             self._unreadable.append((message, unreadable))
 
     def assigned(self, until: int) -> None:
-        """Partition 0 is this worker's now, committed with this offset."""
-        # Larger than all that there is: the topic was created anew.
+        """Take over partition 0, whose metadata has this offset of `models`."""
+        # An offset beyond the topic's end means that the topic was created again.
         self._until = until if until <= self._end else 0
 
     def revoked(self) -> None:
-        """Partition 0 is someone else's now."""
+        """Give up partition 0."""
         self._until = None
 
     def fresh(self) -> list[tuple[Message, str]]:
-        """Return the unreadable records that have not become dead letters yet, and why they are."""
+        """Return the unreadable records that are not dead letters yet, with their reasons."""
         until = self._until
         if until is None or until == self._end:
             return []

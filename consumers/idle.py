@@ -1,9 +1,9 @@
-"""Moves silent partitions on, so that windows can close while one of them has nothing to say.
+"""Advance the watermarks of idle partitions, so that windows can close.
 
-In: the positions that are read, and how far the other workers of the group are. Out: watermarks
-for partitions that have been silent for `windows.idle`: they follow to where the furthest partition
-was that long ago, so that records on their way are not late. A watermark is a record like any
-other: whoever reads the topic again sees time pass at the same places.
+Input: the positions of records, and the watermarks that the group's other workers committed.
+Output: watermarks for partitions that were silent for `windows.idle`. They advance to where the
+furthest partition was that long ago, so that records on their way are not late. A watermark is
+published as a record, so every reader of the topic sees time advance at the same place.
 """
 
 from collections import deque
@@ -23,81 +23,85 @@ from driftline.partition_clock import (
 )
 from driftline.stream import Stream
 
-# A stream whose newest record is no older than this when it is read is live: its event time goes on
-# with the clock. A recorded one that is played back is not.
+# A stream is live if its newest record is at most this old when it is read. Its event time then
+# advances with the clock, unlike that of recorded data that is played back.
 _LIVE_WITHIN_S = 60.0
 
 
 class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset of the features topic. `clock` and `other_clock`: of the
-    records before that offset, on the axis of windows and on the other one."""
+    """Metadata beside a committed offset of the features topic. `clock` and `other_clock` are the
+    clocks of the records before that offset, on the axis of windows and on the other axis."""
 
     watermark: Position | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
     models: Offset = 0  # partition 0: unreadable records of `models` before it are dead letters
-    sequence: Offset = 0  # of the champion's newest pointer that was seen, and its model
-    champion: str | None = None
+    sequence: Offset = 0  # sequence of the newest champion pointer that was seen
+    champion: str | None = None  # the model of that pointer
 
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = metadata_of(committed, Reached) or Reached()
-        self.watermark = at.watermark
-        self.passed_on = at.watermark  # the part of it that predictions and silence account for
+        self.watermark = at.watermark  # raised by records, dead letters and idle time
+        # The watermark at the last prediction or idle advance: dead letters do not raise it.
+        self.passed_on = at.watermark
         clock = at.clock
-        if clock.reached is None and at.watermark is not None:  # committed without a clock
+        if clock.reached is None and at.watermark is not None:  # the commit has no clock
             clock = ClockState(at.watermark)
         self.clock = PartitionClock(stream.max_ahead, clock)
         other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
         self.other_clock = PartitionClock(other, at.other_clock)
         self.next_offset = committed.offset
-        self.since_s = now_s  # silent since
-        self.refusing_since_s: float | None = (
-            None  # the first dead letter after the last prediction
-        )
-        self.lag: int | None = None  # unknown
-        self.end: int | None = None  # when the broker was last asked
-        self.is_caught_up = False  # everything up to the end before that one was handled
+        self.since_s = now_s  # when records were last read
+        # When records were first read after the last prediction: set by `read`, reset by `scored`.
+        self.refusing_since_s: float | None = None
+        # The next three are set by `look`.
+        self.lag: int | None = None
+        self.end: int | None = None
+        self.is_caught_up = False  # everything before the previous `end` was handled
 
 
 class IdlePartitions:
-    """The partitions of one inference worker, and what it knows of the others."""
+    """Tracks the partitions of one inference worker, and the furthest watermark of all workers."""
 
     def __init__(self, stream: Stream, clock: Clock) -> None:
         self._clock = clock
         self._stream = stream
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
-        # On the row axis the record after the largest is the first that may still come.
+        # Watermark minus position. On the row axis, the row after the largest may come next.
         self._ahead = (0 if self._by_time else 1) - stream.lateness
-        self._front: deque[tuple[float, int]] = deque()  # when, largest watermark of all partitions
-        self._is_live = False
+        # The times and values at which the largest watermark increased. `_reach` adds them,
+        # `_front_at` removes those that are too old to matter.
+        self._front: deque[tuple[float, int]] = deque()
+        self._is_live = False  # updated when a record of this worker raises the largest watermark
+        # The last call of `watermarks`, and the last one before the last `look`.
         self._ticked_s = self._looked_s = clock.monotonic()
-        self._own: dict[int, _Partition] = {}
+        self._own: dict[int, _Partition] = {}  # from `assigned` to `revoked`
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        """These partitions are this worker's now."""
+        """Start tracking these partitions."""
         now_s = self._clock.monotonic()
         for (_, partition), committed in resume.items():
             own = self._own[partition] = _Partition(self._stream, committed, now_s)
             self._reach(own.watermark)
 
     def revoked(self, partitions: Iterable[TopicPartition]) -> None:
-        """These partitions are someone else's now."""
+        """Stop tracking these partitions."""
         for partition in partitions:
             self._own.pop(partition.partition, None)
 
     def read(self, partition: int, next_offset: int) -> None:
-        """Records of a partition came, up to this offset."""
+        """Note that records of a partition were read, and the next offset to read."""
         own = self._own[partition]
         own.next_offset = max(next_offset, own.next_offset)
         own.since_s = self._clock.monotonic()
         if own.refusing_since_s is None:
-            own.refusing_since_s = own.since_s  # until `scored` is called
+            own.refusing_since_s = own.since_s
 
     def wait(self) -> None:
-        """Nothing is read now, so no partition is silent."""
+        """Restart all idle times. Called while nothing is read, so that no partition is idle."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
@@ -107,16 +111,16 @@ class IdlePartitions:
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
     ) -> list[int]:
-        """The places of the next records of a partition that lie implausibly far ahead of those
-        before them, on the axis of windows or on the other one (None: not there)."""
+        """Return the indices of those of the partition's next records that are implausibly far
+        ahead of earlier ones, on the axis of windows (`positions`) or on the other (`others`)."""
         own = self._own[partition]
         found = _take(own.clock, positions)
         further = _take(own.other_clock, others)
         return sorted({*found, *further}) if further else found
 
     def scored(self, partition: int, position: int | None) -> None:
-        """The largest position among records of a partition that were scored, None if none of
-        theirs is believed."""
+        """Note that records of a partition were scored. `position` is their largest accepted
+        position, or None."""
         own = self._own[partition]
         own.refusing_since_s = None
         if position is not None:
@@ -124,10 +128,10 @@ class IdlePartitions:
         own.passed_on = own.watermark
 
     def refused(self, partition: int, position: int | None) -> int | None:
-        """Take in the position of a dead letter, if it has one; return the partition's watermark.
+        """Note the position of a dead letter, if it has one. Return the partition's watermark.
 
-        A partition that brings only dead letters counts as silent after `windows.idle`: the join
-        and windows of outcomes wait for predictions, which do not come.
+        A partition with nothing but dead letters counts as idle after `windows.idle`. Otherwise the
+        join and the windows of outcomes would wait for predictions that never come.
         """
         own = self._own[partition]
         if position is not None:
@@ -135,9 +139,10 @@ class IdlePartitions:
         return own.watermark
 
     def look(self, view: GroupView) -> None:
-        """Learn what there is still to read, and how far the others are, if that matters now."""
+        """Note what is left to read. If a partition was silent for half of `windows.idle`, also
+        fetch the watermarks that the group's workers committed."""
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the broker was asked after that
+        self._looked_s = self._ticked_s  # the view is newer than this
         for (topic, partition), lag in view.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
@@ -149,10 +154,10 @@ class IdlePartitions:
                 self._reach((metadata_of(committed, Reached) or Reached()).watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
-        """(partition, watermark) of those to be moved on now.
+        """Return (partition, watermark) of each idle partition to advance now.
 
-        Seen from when the broker was last asked what there is: a worker that was held up since then
-        may have much to read of a partition that it takes for silent.
+        Idle time counts up to the last `look`, not up to now: a partition that seems idle to a
+        delayed worker may have many unread records.
         """
         self._ticked_s = self._clock.monotonic()
         reached = self._front_at(self._looked_s - self._idle_s)
@@ -167,7 +172,7 @@ class IdlePartitions:
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
-        """Whether nothing came for `windows.idle`, or nothing but dead letters."""
+        """Return whether nothing, or nothing but dead letters, was read for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
         refusing_s = own.refusing_since_s
@@ -180,7 +185,7 @@ class IdlePartitions:
     def holds(
         self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
     ) -> dict[TopicPartition, Committed]:
-        """What to commit: the next offset, and beside it the watermark and what `models` said."""
+        """Return the offsets to commit, with watermarks, clocks and the state of `models`."""
         return {
             TopicPartition(topic, partition): Committed(
                 own.next_offset,
@@ -207,32 +212,32 @@ class IdlePartitions:
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
     def _reach(self, watermark: int | None) -> bool:
-        """Whether this is further than any partition was."""
+        """Record a watermark. Return whether it is the largest of all partitions so far."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
         now_s = self._clock.monotonic()
-        grain_s = max(self._idle_s / 20, 0.001)  # so the history is short
+        grain_s = max(self._idle_s / 20, 0.001)  # one entry per grain
         if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
             self._front.pop()
         self._front.append((now_s, watermark))
         return True
 
     def _front_at(self, at_s: float) -> int | None:
-        """How far the furthest partition was at that time."""
+        """Return the largest watermark of all partitions at that time, or None if unknown."""
         while len(self._front) > 1 and self._front[1][0] <= at_s:
             self._front.popleft()
         if not self._front or self._front[0][0] > at_s:
             return None
         since_s, watermark = self._front[0]
         if self._is_live and len(self._front) == 1:
-            # In whole `idle`s: a stream that is silent need not be told of every microsecond.
+            # Advance in steps of `windows.idle`, so that a silent stream gets few watermarks.
             step_s = max(self._idle_s, 0.001)
             watermark += int((at_s - since_s) // step_s * step_s * 1e6)
         return watermark
 
 
 def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
-    """`PartitionClock.take` of those that are there."""
+    """Pass the positions that are not None to `clock.take`. Return the indices of those ahead."""
     if None not in positions:
         return clock.take(positions)  # type: ignore[arg-type]  # there is no None
     places = [place for place, position in enumerate(positions) if position is not None]

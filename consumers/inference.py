@@ -1,8 +1,9 @@
-"""Inference: feature records in, predictions out, by the champion of the `models` topic.
+"""Inference: score feature records with the champion of the `models` topic.
 
-What cannot be scored becomes a dead letter. A new champion is verified, warmed up and checked
-before it answers, between two batches; one that fails is refused and the old one serves on. It
-never trains, never sees labels, and imports no pandas, Evidently or River.
+A record that cannot be scored becomes a dead letter. A new champion is verified, warmed up and
+checked before it serves, and swapped in between two batches. If it fails, it is rejected and the
+current model keeps serving. Inference never trains, never reads labels, and imports no pandas,
+Evidently or River.
 """
 
 import logging
@@ -44,9 +45,9 @@ _REACHED: Final = Kind(Reached, "time in this partition begins again with its ne
 
 
 class InferenceHandler:
-    """Scores feature records. See `driftline.handler.Handler` for what each method owes.
+    """Scores feature records. `driftline.handler.Handler` documents the contract of its methods.
 
-    With `in_thread`, a new champion is loaded while the present one answers.
+    With `in_thread`, a new champion is loaded in the background.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class InferenceHandler:
         self._codec = RecordCodec(stream)
         self._champion = Champion(stream, models, clock, in_thread=in_thread)
         self._examined = Examined()
-        self._encoder: PredictionEncoder | None = None
+        self._encoder: PredictionEncoder | None = None  # replaced by `_swap` with each model
         self._idle = IdlePartitions(stream, clock)
 
     @property
@@ -73,12 +74,12 @@ class InferenceHandler:
 
     @property
     def model(self) -> str | None:
-        """Digest of the model that answers; None while there is none."""
+        """Return the digest of the model that serves, or None while there is none."""
         return self._champion.digest
 
     @property
     def refused(self) -> Mapping[str, str]:
-        """Models and records of the `models` topic that are not used, and why."""
+        """Return what is rejected and why: models by digest, records of `models` by key."""
         return self._champion.refused
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -90,7 +91,7 @@ class InferenceHandler:
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # what cannot be read becomes a dead letter in `tick`, by one worker alone
+        return ()  # one worker alone publishes unreadable records as dead letters, in `tick`
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(resume, self._topics.group("inference"), {self._topics.features: _REACHED})
@@ -192,7 +193,7 @@ class InferenceHandler:
     # ---- scoring --------------------------------------------------------------------------------
 
     def _score(self, model: Model, messages: Messages, batch: Batch) -> list[bytes]:
-        """`messages` are the kept ones."""
+        """Return the encoded predictions of `batch`, which was decoded from `messages`."""
         assert self._encoder is not None
         scores = model.predict(batch.columns)
         return self._encoder.encode(
@@ -205,7 +206,7 @@ class InferenceHandler:
         )
 
     def _positions(self, found: Messages, batch: Batch) -> list[int | None]:
-        """The position of each message, None where it cannot be read."""
+        """Return the position of each message, or None where it cannot be read."""
         positions: list[int | None] = list(batch.positions(self._stream.axis))
         if batch.rejected:
             known = dict(zip(batch.kept, positions, strict=True))
@@ -218,7 +219,7 @@ class InferenceHandler:
     def _forget_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
-        """Forget the positions that lie implausibly far ahead, and mark their predictions."""
+        """Set implausible positions in `positions` to None, and mark their predictions as ahead."""
         others = batch.rows if self._stream.axis == "time" else batch.times_us
         if batch.rejected:
             known = dict(zip(batch.kept, others, strict=True))
@@ -248,19 +249,19 @@ class InferenceHandler:
         reasons: Mapping[int, str],
         positions: Sequence[int | None],
     ) -> list[Outgoing | OutgoingBatch]:
-        """Predictions, with a watermark record in the place of each dead letter.
+        """Return predictions and dead letters, with a watermark in place of each dead letter.
 
-        `reasons`: the places in `found` of records that become dead letters. The others are among
-        `batch.kept`, which has a prediction in `values` for each. `positions`: None where a message
-        has none, or none that is believed.
+        `reasons` has the indices in `found` of the records that become dead letters. All others are
+        in `batch.kept`, and `values` has their predictions. `positions` is None for a record whose
+        position is missing or not accepted.
         """
         output: list[Outgoing | OutgoingBatch] = []
         predictions = dict(zip(batch.kept, values, strict=True))
         for (_, partition), at in found.runs:
             keys: list[bytes | None] = []
             own: list[bytes] = []
-            # Since the last dead letter: the largest position of predictions, and whether there is
-            # a prediction.
+            # The largest position of the predictions since the last dead letter, and whether there
+            # are any.
             reached: int | None = None
             has_scored = False
             for place in range(at.start, at.stop):
@@ -283,7 +284,7 @@ class InferenceHandler:
         return output
 
     def _refused(self, message: Message, position: int | None) -> Watermark:
-        """What the predictions topic says of a dead letter."""
+        """Return the watermark that takes the place of a dead letter in the predictions topic."""
         return Watermark(
             position=self._idle.refused(message.partition, position),
             dead_letter=RefusedRecord(message.offset, position),
@@ -292,7 +293,7 @@ class InferenceHandler:
     def _unfit(
         self, model: Model, batch: Batch, keys: Sequence[bytes | None], values: Sequence[bytes]
     ) -> dict[int, str]:
-        """Places whose prediction must not be published, and why."""
+        """Return the indices of predictions that must not be published, with the reasons."""
         bad = {}
         if self._stream.record.unseen == "dead_letter":
             bad = _unseen(model, batch)
@@ -315,13 +316,13 @@ def _largest(positions: Sequence[int | None]) -> int | None:
 
 
 def _find(places: Sequence[int], place: int) -> int | None:
-    """The index of a place in an ordered list of places."""
+    """Return the index of `place` in the sorted `places`, or None if it is not among them."""
     index = bisect_left(places, place)
     return index if index < len(places) and places[index] == place else None
 
 
 def _unseen(model: Model, batch: Batch) -> dict[int, str]:
-    """Places of records with a category that the model does not know."""
+    """Return the indices of records with a category that the model does not know, with reasons."""
     found: dict[int, str] = {}
     for column, mask in model.unseen(batch.columns).items():
         for place in np.flatnonzero(mask).tolist():

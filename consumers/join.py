@@ -1,8 +1,8 @@
-"""The join of one partition: which predictions and labels belong together, and what is forgotten.
+"""Match the predictions and labels of one partition, and evict those that can no longer match.
 
-In: predictions and labels, decoded, each topic in its order; how the two interleave plays no part,
-but for what decision 14 names. Out: through `Results`, outcomes and refused labels. It decodes
-nothing and publishes nothing.
+Input: decoded predictions and labels, each topic in its order. How the two interleave affects only
+the results that decision 14 lists. Output: outcomes and rejected labels, passed to `Results`. It
+decodes nothing and publishes nothing.
 """
 
 from collections import deque
@@ -21,20 +21,20 @@ from driftline.broker.port import Committed
 from driftline.partition_clock import AGREEING
 from driftline.stream import Stream
 
-# Forgetting is by blocks; they span this part of the horizon at most.
+# Records are evicted in blocks, which span at most 1/8 of the join window.
 _BLOCKS_OF_HORIZON = 8
-# How far one topic is read ahead of the other, as a part of what is kept in memory: rarely enough
-# that what the client had fetched and drops is little, and most of memory is left for the horizon.
+# One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
+# more pauses, each of which discards fetched records; a larger one leaves less memory to the join.
 _SLACK_OF_MEMORY = 6
 
 
 class PartitionJoin:
-    """The records of one partition of both topics that may still meet.
+    """Buffers the records of one partition of both topics that may still match.
 
-    A prediction and a label of the same id belong together when the label's `@at` is at most a
-    horizon away from the record's position. Where that is so for several predictions, the label
-    belongs to the first of them alone. A record is remembered until the floor of `progress`
-    has passed it by the horizon.
+    A prediction and a label with the same id match if the label's `@at` is at most one join window
+    (`horizon`) away from the record's position. If several predictions match, the label belongs to
+    the first of them. A record is evicted when the low watermark (`progress.floor`) is more than a
+    join window past it.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class PartitionJoin:
         self.horizon = stream.horizon
         span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
         self.progress = Progress(predictions, labels, stream.max_ahead)
-        # Offset and position of the last predictions, if all are ahead: those that the next one
-        # confirms are remembered as long as any other.
+        # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
+        # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
         self._max_ahead = stream.max_ahead
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
@@ -60,17 +60,17 @@ class PartitionJoin:
 
     @property
     def to_reread(self) -> int:
-        """Offsets to be read again until it is rebuilt."""
+        """Return how many offsets are to be read again until the state is rebuilt."""
         sides = (self.progress.predictions, self.progress.labels)
         return sum(max(0, side.published - side.next_offset) for side in sides)
 
     @property
     def in_memory(self) -> int:
-        """Records of both topics in memory."""
+        """Return how many records of both topics are in memory."""
         return self.kept_predictions.in_memory + self.kept_labels.in_memory
 
     def limit_memory(self, records: int) -> None:
-        """Keep so many records of each topic in memory, where there is a cache for more."""
+        """Set how many records of each topic stay in memory if a cache can hold the others."""
         self.kept_predictions.limit = self.kept_labels.limit = records
         self.pace.slack = records // _SLACK_OF_MEMORY
 
@@ -79,9 +79,9 @@ class PartitionJoin:
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
     ) -> None:
-        """Remember predictions with these record ids, and find the labels that came before.
+        """Buffer predictions with these record ids, and match labels that were read before them.
 
-        Their sources must be new: above `source`, and growing.
+        Their source offsets must increase, from above `progress.source`.
         """
         if not found:
             return
@@ -112,15 +112,15 @@ class PartitionJoin:
                 progress.raise_floor()
 
     def _place_of(self, prediction: KeptPrediction) -> int:
-        """The position from which a prediction is remembered for a horizon."""
+        """Return the position from which a prediction is buffered for a join window."""
         if not prediction.ahead:
             return prediction.position
         reached = self.progress.predictions.reached
         return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
 
     def _confirm(self, position: int) -> None:
-        """A believed prediction came: those just before it that were ahead, and are not ahead of
-        this one, have their place in time after all."""
+        """Use an accepted position to confirm those of preceding predictions that were ahead. Those
+        that are not ahead of it are buffered for a join window from their own positions."""
         for offset, ahead in self._ahead:
             if self.progress.predictions.reached < ahead <= position + self._max_ahead:
                 block = self.kept_predictions.block_of(offset)
@@ -128,7 +128,7 @@ class PartitionJoin:
         self._ahead.clear()
 
     def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
-        """Remember labels with these record ids, and find the predictions that they are for."""
+        """Buffer labels with these record ids, and match predictions that were read before them."""
         if not found:
             return
         self._fetch(ids)
@@ -141,9 +141,9 @@ class PartitionJoin:
         self.pace.read(side, found[0].offset, found[-1].offset, position)
 
     def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
-        """The labels, marked where they were known implausibly far ahead of those before them."""
+        """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
         published, clock = self.progress.labels.published, self.progress.label_clock
-        if found[0].offset < published:  # the clock has been past those read before a restart
+        if found[0].offset < published:  # the clock took these labels before the restart
             return [
                 msgspec.structs.replace(label, ahead=self._is_ahead(label))
                 if label.offset < published
@@ -171,7 +171,7 @@ class PartitionJoin:
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self.horizon  # what comes after is a later record with this id
+                last = at + self.horizon  # a prediction after this is of a later record
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
@@ -196,9 +196,11 @@ class PartitionJoin:
         predictions: Sequence[KeptPrediction],
         results: Results,
     ) -> None:
+        """Match a label with the predictions of its id that were read before it."""
+        # A label that was handled before a restart only rebuilds the state and publishes nothing.
         is_new = label.offset >= self.progress.labels.published
-        # The smallest position of a record that it is not too late for. A label that was taken
-        # before a restart was in time then.
+        # The label is late for records before `oldest`. The low watermark counts for new labels
+        # only: those from before a restart were in time then.
         oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
         if is_new and self.progress.floor - self.horizon > oldest:
             oldest = self.progress.floor - self.horizon
@@ -206,18 +208,21 @@ class PartitionJoin:
         if len(predictions) > 1:
             newest = max(map(self._place_of, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
+            # It is late for all of them. Its block covers its offset but does not buffer it.
             block = self.kept_labels.cover(label.offset, newest)
             if is_new:
                 results.refused(label, "late")
         else:
+            # The label belongs to the first prediction that it is in time for. But a label without
+            # `@at` changes the last label of its id, so it belongs to that label's prediction.
             earlier = self.kept_labels.get(record_id)
             owner = None
-            if label.at is None and earlier:  # it changes that label, not one of a later record
+            if label.at is None and earlier:
                 owner = self._owner(record_id, earlier[-1])
             if owner is None:
                 owner = next(p for p in predictions if p.position >= oldest or p.ahead)
             known, revision = self._newest(record_id, owner, earlier)
-            if len(predictions) > 1:
+            if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
                 label = msgspec.structs.replace(label, owner=owner.offset)
             block = self.kept_labels.add(record_id, label, newest)
             is_repeated = known is not None and known.label == label.label
@@ -227,9 +232,11 @@ class PartitionJoin:
                 results.outcome(owner, label, revision + 1)
                 if revision < 0:
                     self.kept_predictions.block_of(owner.offset).joined += 1
+            # A label without `@at` counts as known at the position of its newest prediction.
             if label.at is None and newest > self.progress.labels.reached:
                 self.progress.labels.reached = newest
                 self.progress.raise_floor()
+        # If the label is read again after a restart, these predictions must be too.
         if predictions[0].offset < block.needs:
             block.needs = predictions[0].offset
 
@@ -240,6 +247,7 @@ class PartitionJoin:
         labels: Sequence[KeptLabel],
         results: Results,
     ) -> None:
+        """Match a prediction with the labels of its id that were read before it."""
         position, horizon = self._place_of(prediction), self.horizon
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
@@ -248,11 +256,12 @@ class PartitionJoin:
             if not self._may_be_of(prediction, label):
                 continue  # of an earlier record with this id
             is_first = not self._was_met(record_id, label, prediction)
+            # Buffer the label for as long as the prediction, and evict the prediction after it.
             block = self.kept_labels.block_of(label.offset)
             block.needs = min(block.needs, prediction.offset)
             block.newest = max(block.newest, position)
             if not is_first and self._owner(record_id, label) is not prediction:
-                continue
+                continue  # it belongs to an earlier prediction with this id
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
                     results.refused(label, "late")
@@ -275,7 +284,7 @@ class PartitionJoin:
     def _newest(
         self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
     ) -> tuple[KeptLabel | None, int]:
-        """The newest of the labels that belong to a prediction, and its revision."""
+        """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
         known, revision = None, -1
         for label in labels:
             if (known is None or known.label != label.label) and (
@@ -285,8 +294,8 @@ class PartitionJoin:
         return known, revision
 
     def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
-        """Return the prediction that a label belongs to: the one that it met, or the first with its
-        id that it is in time for."""
+        """Return the prediction that a label belongs to: the one that is stored with it, or else
+        the first one with its id that it is in time for."""
         predictions = self.kept_predictions.get(record_id)
         if label.owner is not None:
             return next((p for p in predictions if p.offset == label.owner), None)
@@ -306,7 +315,7 @@ class PartitionJoin:
         )
 
     def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
-        """Whether a prediction, other than `by`, has decided what becomes of this label."""
+        """Return whether a prediction other than `by` has decided the result of this label."""
         return any(
             prediction is not by and self._may_be_of(prediction, label)
             for prediction in self.kept_predictions.get(record_id)
@@ -315,14 +324,14 @@ class PartitionJoin:
     # ---- time -----------------------------------------------------------------------------------
 
     def look(self, predictions: Stand, labels: Stand) -> None:
-        """Take note of how much there is still to read of each topic."""
+        """Note the reader positions of both topics, and set a barrier if there is none."""
         if self.progress.look(predictions, labels):
             blocks = self.kept_labels.blocks
             if blocks and self._has_no_place(blocks[-1]):
-                self.kept_labels.seal()
+                self.kept_labels.seal()  # `_place_labels` needs blocks that end at the barrier
 
     def pass_time(self, results: Results) -> None:
-        """Forget what can meet nothing any more."""
+        """Apply what a passed barrier shows, and evict records that can no longer match."""
         self._spill.settle()
         if self.progress.is_rebuilding:
             return
@@ -335,8 +344,11 @@ class PartitionJoin:
         self._forget_predictions(results)
 
     def _place_labels(self, end: int) -> None:
-        """Labels before offset `end` have met every prediction that was there by now: count from
-        here for those that still wait, if they have no position, or one ahead of everything."""
+        """Give unpositioned labels before offset `end` the max position of predictions.
+
+        They have met all predictions that were published before the barrier, so their join window
+        starts here. Labels that are ahead of all predictions are treated in the same way.
+        """
         reached = self.progress.predictions.reached
         if reached == BEFORE_ALL:
             return
@@ -353,7 +365,7 @@ class PartitionJoin:
             block = labels.blocks[0]
             if block.placeless or block.newest + self.horizon >= self.progress.floor:
                 return
-            if block.waiting:
+            if block.waiting:  # those that met no prediction are orphans
                 waiting = labels.oldest()
                 self.kept_predictions.fetch([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
@@ -369,7 +381,7 @@ class PartitionJoin:
             if block.newest + self.horizon >= self.progress.floor:
                 return
             if needed is None:
-                # When these labels are read again after a restart, they must meet it again.
+                # If these labels are read again after a restart, they must meet the block again.
                 needed = min((labels.needs for labels in self.kept_labels.blocks), default=NEVER)
             if block.end > needed:
                 return
@@ -379,7 +391,7 @@ class PartitionJoin:
     # ---- commits --------------------------------------------------------------------------------
 
     def hold(self) -> tuple[Committed, Committed]:
-        """What to commit for predictions and labels."""
+        """Return what to commit for predictions and for labels."""
         self._spill.begin_commit()
         blocks = self.kept_predictions.blocks
         return self.progress.hold(
@@ -390,5 +402,5 @@ class PartitionJoin:
         )
 
     def close(self) -> None:
-        """Let go of the cache; what is committed is in it then."""
+        """Write everything committed to the cache, and close it."""
         self._spill.close()

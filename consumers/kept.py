@@ -1,4 +1,4 @@
-"""What the join keeps of predictions and labels, and what it says when they meet."""
+"""The join's buffered predictions and labels, and the interface that receives its results."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -12,8 +12,8 @@ Reason = Literal["late", "orphan"]
 
 
 class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A prediction until it is forgotten. `value`: its bytes, as `publication.plain` gives them.
-    `ahead`: its position is not believed, and no label is too early or too late for it."""
+    """A prediction until it is evicted. `value` is its bytes as `publication.plain` returns them.
+    If `ahead`, its position is not accepted, and no label is too early or too late for it."""
 
     offset: int
     source: int  # offset of the scored record
@@ -26,9 +26,9 @@ class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
 class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A label until it is evicted.
 
-    `at` is the position at which it was known, or None. `ahead`: `at` is implausibly far ahead of
-    the labels before it. `owner` is the offset of the prediction that it met, where several had
-    its id: which one it is in time for depends on the moment.
+    `at` is the position at which it became known, or None. If `ahead`, `at` is implausibly far
+    ahead of the labels before it. `owner` is the offset of the prediction that it belongs to. It is
+    set only if several predictions had its id, because the choice depends on when they met.
     """
 
     offset: int
@@ -42,24 +42,24 @@ class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 class Results(Protocol):
-    """What a join finds, in the order in which it is to be published."""
+    """Receives the results of a join in the order in which they are to be published."""
 
     def first_outcomes(
         self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
     ) -> None:
-        """Each belongs to its neighbour in the other list, and is the first to do so; n >= 1."""
+        """Add the first outcome of each prediction, with the label at the same index; n >= 1."""
 
     def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
-        """They belong together."""
+        """Add the outcome of a prediction and a label that belongs to it."""
 
     def refused(self, label: KeptLabel, reason: Reason) -> None:
-        """It came too late for its record, or no record came for it."""
+        """Reject a label that is too late for its record, or has no record."""
 
     def repeated(self, label: KeptLabel) -> None:
-        """It says what was known."""
+        """Count a label that repeats the known one."""
 
     def unlabelled(self, predictions: int) -> None:
-        """So many were forgotten without a label."""
+        """Count predictions that were evicted without a label."""
 
     def watermark(self, position: int) -> None:
-        """What came before this position was joined, as far as labels were there."""
+        """Add a watermark: records before this position were joined with all existing labels."""

@@ -1,8 +1,8 @@
-"""The join of an ordinary batch, many records at once: at a third of the cost of one by one.
+"""Join an ordinary batch by columns, at a third of the cost of joining record by record.
 
-Ordinary is a batch of records that are all new, each with an id of its own that was not seen before
-in its topic, of which at most one record of the other topic is known, far from any limit in time.
-Whatever could hang on the order within the batch is not; the batch is refused then, untouched.
+In an ordinary batch all records are new, their ids are unique and new in their topic, each has at
+most one match, and no match is near a time limit. So the result does not depend on the order of
+records within the batch. The functions change nothing and return False for any other batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ P = TypeVar("P")
 
 
 class Join(Protocol):
-    """What is needed of `join.PartitionJoin`."""
+    """The part of `join.PartitionJoin` that this module uses."""
 
     horizon: int
     progress: Progress
@@ -33,7 +33,7 @@ class Join(Protocol):
 def take_ordinary_predictions(
     join: Join, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
 ) -> bool:
-    """Take in a batch of predictions if it is ordinary; returns whether it was."""
+    """Join a batch of predictions if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.predictions
     if found[0].offset < side.published or not join.kept_predictions.knows_none(ids):
         return False
@@ -69,7 +69,7 @@ def take_ordinary_predictions(
 def take_ordinary_labels(
     join: Join, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
 ) -> bool:
-    """Take in a batch of labels if it is ordinary; returns whether it was."""
+    """Join a batch of labels if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.labels
     if found[0].offset < side.published or not join.kept_labels.knows_none(ids):
         return False
@@ -107,7 +107,7 @@ def take_ordinary_labels(
 def _all_in_time(
     predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel], horizon: int, floor: int
 ) -> bool:
-    """Whether all pairs are surely within the horizon, and none was passed."""
+    """Return whether all pairs are surely within the join window, and `floor` has passed none."""
     if not labels:
         return True
     positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))
@@ -121,7 +121,7 @@ def _all_in_time(
 def _with_blocks(
     kept: Pending[T], records: Sequence[T], partners: Sequence[P]
 ) -> Iterator[tuple[Block, P]]:
-    """The block of each record, with its partner. Neighbours mostly share one."""
+    """Yield the block of each record with the record's partner. Most neighbours share a block."""
     block: Block | None = None
     for record, partner in zip(records, partners, strict=True):
         if block is None or not block.first <= record.offset < block.end:

@@ -1,20 +1,20 @@
-"""Outcomes: joins predictions with the labels that come for them, by record id.
+"""Outcomes: join predictions with their labels, by record id.
 
-| label | what becomes of it |
+| label | result |
 |---|---|
-| after its prediction | an outcome, revision 0 |
-| before its prediction | kept; an outcome as soon as the prediction comes |
-| again, the same | counted as repeated; nothing is published |
-| again, changed | an outcome with the next revision, also if both came before the prediction |
-| of an id that several predictions have | the first of them that it is in time for has it |
-| known later than the horizon after its record | a dead letter, whichever of the two came first |
-| no prediction within the horizon | a dead letter |
-| too large together with its prediction | a dead letter |
-| never | the prediction is counted as unlabelled once the horizon has passed |
+| read after its prediction | an outcome, revision 0 |
+| read before its prediction | buffered; an outcome as soon as the prediction is read |
+| the same label again | counted as repeated; nothing is published |
+| a changed label | an outcome with the next revision, even if the prediction is read last |
+| several predictions have its id | it belongs to the first of them that it is in time for |
+| known more than a join window after its record | a dead letter, whichever is read first |
+| no prediction within the join window | a dead letter |
+| outcome too large | a dead letter |
+| there is none | the prediction is counted as unlabelled after the join window |
 
-The horizon is measured by positions, those of records and the `@at` of labels, never by a clock: a
-backlog of one topic makes no label late. Each partition is joined on its own: a label must have the
-same key as its record.
+The join window (`[labels] horizon`) is measured by positions: those of records and the `@at` of
+labels, never by a clock. So a backlog in one topic makes no label late. Each partition is joined
+separately: a label must have the same key as its record.
 """
 
 import logging
@@ -52,22 +52,23 @@ _RESUME: Final = Kind(
     "that are not joined yet become dead letters",
 )
 
-# Records of each topic that a worker keeps in memory, all partitions together, when it has a cache
-# on disk: 0.8 kB a prediction of four columns, 0.4 kB a label.
+# How many records of each topic a worker with a cache on disk keeps in memory, for all partitions
+# together. A prediction of four columns takes 0.8 kB, a label 0.4 kB.
 MEMORY_RECORDS = 300_000
-# Records of both topics that a worker reads into memory when its cache has failed (about 2 GB).
+# How many records of both topics a worker buffers in memory if its cache has failed (about 2 GB).
 UNCACHED_RECORDS = 3_000_000
 
 
 class _Source(Source, frozen=True, gc=False):
-    """Thousands live for the length of a batch: the garbage collector need not look at them."""
+    """Not tracked by the garbage collector, because thousands exist while a batch is handled."""
 
 
 class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
-    source: _Source  # as above
+    source: _Source
 
     def __post_init__(self) -> None:
-        """Check no time here: it costs three times as much as decoding, and is parsed below."""
+        """Skip the check of the time, which takes three times as long as decoding. The time is
+        parsed by `_read_one_by_one` if it is the position."""
 
 
 _id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
@@ -76,13 +77,13 @@ _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class OutcomesHandler:
-    """Joins. See `driftline.handler.Handler` for what each method owes.
+    """Joins predictions with labels. `driftline.handler.Handler` documents the contract.
 
-    `state` is the folder for what does not fit in memory, a cache that may be lost; without one all
-    that lies within the horizon is kept in memory. When the cache fails, so it is too, up to
-    `uncached_records`; then nothing more is read until a restart. `counts` says what became of
-    predictions and labels since the start of this worker: outcomes, revised, repeated, duplicates,
-    unlabelled, late, orphans (labels without prediction), oversized, invalid.
+    `state` is the folder of the cache for records that do not fit in memory. Without it, all
+    records within the join window stay in memory. If the cache fails, they do too, and all
+    partitions are paused while `uncached_records` or more are in memory. `counts` has the results
+    since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
+    (labels without a prediction), oversized, invalid.
     """
 
     follows: tuple[str, ...] = ()
@@ -101,19 +102,22 @@ class OutcomesHandler:
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False
+        self._is_full = False  # the last result of `_has_too_much`, which logs a change to True
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
-        self._joins: dict[int, PartitionJoin] = {}
+        self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
+        # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
+        # by `_read_deferred` or `revoked`.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
-        self._rebuilding_since_s: float | None = None
+        self._rebuilding_since_s: float | None = None  # from `assigned` until all are rebuilt
         self.counts: Counter[str] = Counter()
         self._placement = Placement(stream.kafka.partitions)
-        self._warned = False
+        self._warned = False  # whether `problem` was logged
 
     @property
     def problem(self) -> str | None:
-        """Why labels do not meet their predictions; None if nothing is known to separate them."""
+        """Return why labels and predictions are in different partitions, or None if nothing is
+        wrong or too few keys were seen."""
         return self._placement.problem
 
     @property
@@ -189,8 +193,10 @@ class OutcomesHandler:
         return lost_unread(change, self._topics.outcomes)
 
     def _remembered(self, change: LogChange) -> LogChange:
-        """The change of a log of which nothing is committed, with what the other topic's commit
-        says was read: that of a topic which was created again while no worker ran."""
+        """Return a change with `unread` set from the commit of the other topic, if it is known.
+
+        A topic that was created again while no worker ran has lost its own commits.
+        """
         progress = self._join(change.partition.partition).progress
         is_label = change.partition.topic == self._topics.labels
         unread = (progress.predictions if is_label else progress.labels).at.beside
@@ -255,7 +261,7 @@ class OutcomesHandler:
             former.close()
         try:
             join = self._cached_join(partition, predictions, labels)
-        except CacheFailed:  # it has been logged, and there is none from now on
+        except CacheFailed:  # it is logged, and no cache is opened from now on
             join = self._cached_join(partition, predictions, labels)
         self._joins[partition] = join
         return join
@@ -272,7 +278,7 @@ class OutcomesHandler:
         )
 
     def _has_too_much(self) -> bool:
-        """Whether memory is full of what a failed cache should hold. Logged once."""
+        """Return whether memory is full of records that a failed cache should hold."""
         if not self._caches.have_failed:
             return False
         kept = sum(join.in_memory for join in self._joins.values())
@@ -305,10 +311,10 @@ class OutcomesHandler:
         messages: Messages,
         publication: Publication,
     ) -> None:
-        """Take in records of one topic and partition.
+        """Read records of one topic and partition into the join.
 
-        While state from before a restart is read again, new records wait: their partners may be
-        among the old ones of the other topic.
+        While the state from before a restart is rebuilt, new records are deferred: the records that
+        they match may be among those of the other topic that are still to be read again.
         """
         is_label = topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
@@ -317,7 +323,7 @@ class OutcomesHandler:
             first = bisect_left(messages.offsets, side.published)
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
-            next_offset = side.published  # also where retention has taken the last old ones
+            next_offset = side.published  # even if retention deleted the last old ones
         (self._read_labels if is_label else self._read_predictions)(join, messages, publication)
         side.next_offset = next_offset
 
@@ -349,7 +355,7 @@ class OutcomesHandler:
         found: Decoded[_Prediction | Watermark],
         publication: Publication,
     ) -> None:
-        """Predictions, of which any may be a watermark, a duplicate or of no use."""
+        """Read predictions, any of which may be a watermark, a duplicate or unusable."""
         values, offsets, keys = messages.values, messages.offsets, messages.keys
         published = join.progress.predictions.published
         by_row = self._stream.axis == "row"
@@ -366,11 +372,12 @@ class OutcomesHandler:
                     join.progress.take_log(offset, event.log)
                     newest = join.progress.source
                     continue
-                # That of a dead letter is not passed on: labels of earlier records may still come.
+                # Only the watermark of an idle partition counts. After that of a dead letter or a
+                # gap, labels of earlier records may still be read.
                 is_silence = event.dead_letter is None and not event.gaps
                 if offset >= published and is_silence and event.position is not None:
-                    # Join what was read before it first: time passes behind those records, or a
-                    # batch that spans the horizon would find its own labels late.
+                    # First join what was read before it. Otherwise a batch that is longer than the
+                    # join window would find its own labels late.
                     join.take_predictions(ids, read, publication)
                     ids, read = [], []
                     join.progress.take_watermark(event.position)
@@ -415,7 +422,7 @@ class OutcomesHandler:
     def _refuse(
         self, published: int, message: Message, reason: str, publication: Publication
     ) -> None:
-        if message.offset >= published:  # else it was refused before the restart
+        if message.offset >= published:  # otherwise it was rejected before the restart
             self.counts["invalid"] += 1
             publication.dead_letter(message, reason)
 
@@ -426,8 +433,8 @@ def _plain_ones(
     events: Sequence[_Prediction | Watermark],
     source: int,
 ) -> list[KeptPrediction] | None:
-    """The predictions; None if one of them needs a closer look: a watermark, one that was read
-    before, one without a row, one that Driftline has not written."""
+    """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
+    watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
     plains = [value for value in values if value is not None]
     if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
         return None

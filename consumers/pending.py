@@ -1,8 +1,8 @@
-"""What the join remembers of one topic of one partition: by record id, in the order of offsets.
+"""Buffer the join's records of one topic of one partition, by record id.
 
-In: records with their positions, their offsets growing. Out: those of an id, and the oldest offset
-still needed. The newest are in memory; when there is a cache, older ones are only there. Records
-are forgotten from the oldest on, a block of neighbours at a time; which ones, the join decides.
+Input: records with positions and increasing offsets. Output: the records of an id, and the oldest
+offset still needed. The newest records are in memory; with a cache, older ones are only there.
+Records are evicted in blocks of neighbours, the oldest block first. The join decides when.
 """
 
 from bisect import bisect_right
@@ -13,15 +13,15 @@ import msgspec
 
 from consumers.cache import Batch, Cache
 
-# Records of a block at most: what one commit writes to the cache at once (about 20 ms), and what
-# stays longer than needed. A day of 10,000 records a second is 105,000 blocks of 250 bytes.
+# The most records of a block. More would make a commit's write to the cache longer (now 20 ms) and
+# delay eviction. A day of 10,000 records a second is 105,000 blocks of 250 bytes.
 BLOCK_RECORDS = 8192
-BEFORE_ALL = -(2**63)
-NEVER = 2**63 - 1
+BEFORE_ALL = -(2**63)  # less than every position
+NEVER = 2**63 - 1  # greater than every position and offset
 
 
 class Positioned(Protocol):
-    """A record, as far as this module looks into it."""
+    """A record of either topic. This module needs only its offset."""
 
     @property
     def offset(self) -> int: ...
@@ -31,18 +31,18 @@ T = TypeVar("T", bound=Positioned)
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """Neighbours in the topic, forgotten together; offsets from `first` up to `end`."""
+    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`."""
 
     first: int
     end: int
-    newest: int = BEFORE_ALL  # largest position that keeps it
+    newest: int = BEFORE_ALL  # the block is evicted a join window after this position
     count: int = 0
-    source: int = -1  # predictions: largest source offset before it,
-    last_source: int = -1  # and in it
+    source: int = -1  # predictions: largest source offset before the block
+    last_source: int = -1  # predictions: largest source offset in the block
     joined: int = 0  # predictions: how many have an outcome
-    needs: int = NEVER  # labels: smallest offset of a prediction that one of them has met
-    waiting: bool = False  # labels: some came before their prediction
-    placeless: bool = False  # labels: some of these have no position yet
+    needs: int = NEVER  # labels: smallest offset of a prediction that was matched
+    waiting: bool = False  # labels: some were read before their prediction
+    placeless: bool = False  # labels: some of those are unpositioned
 
 
 _decode_block = msgspec.msgpack.Decoder(Block).decode
@@ -50,49 +50,53 @@ _decode_ids = msgspec.msgpack.Decoder(list[str]).decode
 
 
 class Pending(Generic[T]):
-    """The records of one topic. `span`: positions that a block may hold at most; `limit`: records
-    to keep in memory when there is a cache."""
+    """The records of one topic. A block spans at most `span` positions. `limit` is how many records
+    stay in memory if there is a cache."""
 
     limit = 0
 
     def __init__(self, side: bytes, kind: type[T], *, span: int) -> None:
+        # The oldest `_spilled` blocks are only in the cache, the others only in memory. `load` and
+        # `_begin` add blocks, `_spill` moves them to the cache, `drop` removes them.
         self.blocks: list[Block] = []
-        self._firsts: list[int] = []  # of each block, for bisection
-        self._ids: list[list[str]] = []  # of each block in memory
-        self._memory: dict[str, T] = {}
-        self._more: dict[str, list[T]] = {}  # records after the first of their id
+        self._firsts: list[int] = []  # first offset of each block, for bisection
+        self._ids: list[list[str]] = []  # ids of each block in memory
+        self._memory: dict[str, T] = {}  # first record in memory of each id
+        self._more: dict[str, list[T]] = {}  # the records after it, for ids that have several
         self._span = span
         self._side = side
-        self._spilled = 0  # so many of the blocks are in the cache only
-        self._start = 0  # records before this offset were settled before a restart
-        self._growing: Block | None = None  # the newest block, if it may grow
-        self._until = NEVER  # and up to which position
-        self._fetched: dict[str, list[T]] = {}
-        self._changed: set[int] = set()  # first offsets of blocks in the cache
-        self._dropped: list[Block] = []  # of the cache, to be deleted there
-        # Dropped from memory since the last commit: each block, its ids, and their records.
+        self._spilled = 0
+        self._start = 0  # set by `load`: earlier records were evicted before the restart
+        self._growing: Block | None = None  # the newest block, until it is sealed, moved or removed
+        self._until = NEVER  # largest position that `_growing` may take
+        self._fetched: dict[str, list[T]] = {}  # loaded by the last `fetch`; emptied by `drop`
+        # What `write` changes next in the cache: blocks by first offset, and evicted blocks.
+        self._changed: set[int] = set()
+        self._dropped: list[Block] = []
+        # Blocks evicted from memory since the last commit, with their ids and records. `settle`
+        # discards them, `restore` takes them back.
         self._unsettled: list[tuple[Block, list[str], list[T]]] = []
-        self._shared = False  # whether the cache has ids of several records
-        self._cache: Cache | None = None
+        self._shared = False  # whether an id in the cache may have several records
+        self._cache: Cache | None = None  # set by `load`
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[kind]).decode  # type: ignore[valid-type]
 
     @property
     def in_memory(self) -> int:
-        """Records in the memory tier."""
+        """Return how many records are in memory."""
         return len(self._memory) + sum(map(len, self._more.values()))
 
     @property
     def held(self) -> int | None:
-        """The oldest offset still needed; None if none is."""
+        """Return the oldest offset still needed, or None."""
         return max(self._start, self.blocks[0].first) if self.blocks else None
 
     @property
     def next_uncached(self) -> tuple[int, int] | None:
-        """What the cache lacks begins at this offset, and the largest source offset before it."""
+        """Return the first offset that the cache lacks, and the largest source offset before it."""
         if self._spilled:
             last = self.blocks[self._spilled - 1]
-        elif self._dropped:  # the cache still has them, and after an abort they are needed again
+        elif self._dropped:  # still in the cache, and needed again after an abort
             last = self._dropped[-1]
         else:
             return None
@@ -101,7 +105,7 @@ class Pending(Generic[T]):
     # ---- adding and finding ---------------------------------------------------------------------
 
     def cover(self, offset: int, position: int) -> Block:
-        """The newest block, made to reach over a record at `offset` that need not be remembered."""
+        """Extend the newest block over a record at `offset` that is not buffered. Return it."""
         block = self._growing
         if block is None or position > self._until:
             block = self._begin(offset, position, -1)
@@ -110,7 +114,7 @@ class Pending(Generic[T]):
         return block
 
     def add(self, record_id: str, record: T, position: int, *, source: int = -1) -> Block:
-        """Remember a record with this position; returns the newest block, which it is in."""
+        """Buffer a record with this position. Return the newest block, which now contains it."""
         block = self._growing
         if block is None or block.count >= BLOCK_RECORDS or position > self._until:
             block = self._begin(record.offset, position, source)
@@ -134,8 +138,8 @@ class Pending(Generic[T]):
         positions: Sequence[int],
         sources: Sequence[int] = (),
     ) -> Iterator[tuple[Block, int, int]]:
-        """Remember records of ids that are all new, as `add` would. Gives each block that they are
-        in, with the places of the first of them in it and behind the last."""
+        """Buffer records whose ids are all new, as `add` does. Yield each block that they are in,
+        with the start and end index of its records."""
         self._memory.update(zip(ids, records, strict=True))
         place, count = 0, len(ids)
         while place < count:
@@ -145,7 +149,7 @@ class Pending(Generic[T]):
                 block = self._begin(records[place].offset, positions[place], source)
             end = min(count, place + BLOCK_RECORDS - block.count)
             newest = max(positions[place:end])
-            if newest > self._until:
+            if newest > self._until:  # the block ends before the first record that is too far
                 end = next(i for i in range(place, end) if positions[i] > self._until)
                 newest = max(positions[place:end])
             block.end = records[end - 1].offset + 1
@@ -165,23 +169,23 @@ class Pending(Generic[T]):
         return block
 
     def seal(self) -> None:
-        """Let the newest block grow no more."""
+        """Close the newest block, so that the next record begins another one."""
         self._growing = None
 
     @property
     def is_cached(self) -> bool:
-        """Whether some records are in the cache only; they are found after `fetch`."""
+        """Return whether some records are only in the cache. `get` finds those after `fetch`."""
         return self._spilled > 0
 
     def fetch(self, ids: Iterable[str]) -> None:
-        """Have the records of these ids at hand that are in the cache only; forgets the last."""
+        """Load the records of these ids that are only in the cache, instead of the last loaded."""
         if self._fetched:
             self._fetched = {}
         if self._spilled:
             self._fetched = self._cached(list(ids))
 
     def get(self, record_id: str) -> Sequence[T]:
-        """The records of an id, by offset; those in the cache only if they were fetched."""
+        """Return the records of an id, by offset. Those in the cache must have been fetched."""
         newest = self._memory.get(record_id)
         if not self._fetched and not self._more:
             return () if newest is None else (newest,)
@@ -192,20 +196,20 @@ class Pending(Generic[T]):
         return found
 
     def newest(self, ids: Sequence[str]) -> list[T | None] | None:
-        """The record of each id, None where there is none; None for all if an id may have several,
-        or one that is in the cache only."""
+        """Return the record of each id, or None where there is none. Return None altogether if an
+        id may have several records, or one that is only in the cache."""
         if self._fetched or self._more:
             return None
         return list(map(self._memory.get, ids))
 
     def knows_none(self, ids: Sequence[str]) -> bool:
-        """Whether no id, all of which are different, has a record; False if it may be otherwise."""
+        """Return True only if it is certain that the ids all differ and that none has a record."""
         return (
             not self._fetched and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
         )
 
     def block_of(self, offset: int) -> Block:
-        """The block that covers an offset; it may be changed."""
+        """Return the block that covers an offset. The caller may change it."""
         place = bisect_right(self._firsts, offset) - 1
         block = self.blocks[place]
         if place < self._spilled:
@@ -213,7 +217,7 @@ class Pending(Generic[T]):
         return block
 
     def select(self, end: int, is_wanted: Callable[[Block], bool]) -> Iterator[Block]:
-        """The wanted blocks among those that end at `end` or before; they may be changed."""
+        """Yield the wanted blocks that end at `end` or before. The caller may change them."""
         for place, block in enumerate(self.blocks):
             if block.end > end:
                 return
@@ -222,10 +226,10 @@ class Pending(Generic[T]):
                     self._changed.add(block.first)
                 yield block
 
-    # ---- forgetting -----------------------------------------------------------------------------
+    # ---- evicting -------------------------------------------------------------------------------
 
     def oldest(self) -> list[tuple[str, T]]:
-        """The records of the oldest block, by offset."""
+        """Return the ids and records of the oldest block, by offset."""
         block = self.blocks[0]
         if self._spilled:
             ids = set(self._cache_ids(block))
@@ -241,7 +245,7 @@ class Pending(Generic[T]):
         return sorted(inside, key=lambda pair: pair[1].offset)
 
     def drop(self) -> None:
-        """Forget the oldest block; in the cache only when `write` is told that it may."""
+        """Evict the oldest block. If it is in the cache, `write` deletes it there."""
         block = self.blocks.pop(0)
         del self._firsts[0]
         if block is self._growing:
@@ -258,11 +262,11 @@ class Pending(Generic[T]):
                 self._unsettled.append((block, ids, records))
 
     def settle(self) -> None:
-        """What was dropped was committed, and will not be needed again."""
+        """Discard the evicted records for good, because a commit has covered their eviction."""
         self._unsettled.clear()
 
     def restore(self) -> None:
-        """Take back what was dropped from memory and not committed: who goes on needs it."""
+        """Take back blocks whose eviction from memory was not committed, for the next owner."""
         while self._unsettled:
             block, ids, records = self._unsettled.pop()
             self.blocks.insert(0, block)
@@ -274,7 +278,7 @@ class Pending(Generic[T]):
                 self._memory[record_id] = record
 
     def _evict(self, ids: Sequence[str], end: int) -> list[T]:
-        """Take the oldest record of each id out of memory: all of them stand before `end`."""
+        """Remove the oldest record of each id from memory. All of them are before offset `end`."""
         memory = self._memory
         if not self._more:  # each id has one record
             return list(map(memory.pop, ids))
@@ -292,7 +296,7 @@ class Pending(Generic[T]):
     # ---- the cache ------------------------------------------------------------------------------
 
     def load(self, cache: Cache, held: int) -> None:
-        """Go on with what the cache has from offset `held` on; older records are deleted there."""
+        """Continue with the blocks that the cache has from offset `held` on. Evict older ones."""
         self._cache = cache
         self._start = held
         self._shared = cache.is_shared(self._side)
@@ -306,12 +310,12 @@ class Pending(Generic[T]):
         self._spilled = len(self.blocks)
 
     def dropped(self) -> int:
-        """How many blocks wait to be deleted from the cache."""
+        """Return how many blocks wait to be deleted from the cache."""
         return len(self._dropped)
 
     def write(self, batch: Batch, *, deletions: int, committed: int, everything: bool) -> None:
-        """Bring the cache up to date: delete the first `deletions` of the dropped blocks, write
-        what is too much for memory, or everything, of what stands before offset `committed`."""
+        """Delete the first `deletions` evicted blocks from the cache. Then move blocks that end at
+        offset `committed` or before to it, until memory has `limit` records, or `everything`."""
         if self._cache is None:
             return
         for block in self._dropped[:deletions]:
@@ -334,6 +338,7 @@ class Pending(Generic[T]):
         if block is self._growing:
             self._growing = None
         unique = list(dict.fromkeys(ids))
+        # A value has all records of an id in the cache, so those of older blocks come first.
         older = self._raw(unique, batch) if self._spilled or self._dropped else {}
         for record_id in unique:
             records = [self._memory[record_id], *self._more.get(record_id, ())]
@@ -351,7 +356,7 @@ class Pending(Generic[T]):
 
     def _delete(self, batch: Batch, block: Block) -> None:
         ids = self._cache_ids(block)
-        if self._shared:
+        if self._shared:  # later blocks may have records with the same ids
             for record_id, records in self._raw(ids, batch).items():
                 if later := [record for record in records if record.offset >= block.end]:
                     batch.put_record(self._side, record_id, self._encode(later))
@@ -363,12 +368,12 @@ class Pending(Generic[T]):
         batch.delete_block(self._side, block.first)
 
     def _cache_ids(self, block: Block) -> list[str]:
-        assert self._cache is not None  # a block is spilled only where there is one
+        assert self._cache is not None  # blocks are moved only if there is one
         value = self._cache.ids(self._side, block.first)
         return [] if value is None else self._cache.decode(_decode_ids, value)
 
     def _cached(self, ids: list[str]) -> dict[str, list[T]]:
-        """What the cache has of these ids and is not forgotten."""
+        """Return the records that the cache has of these ids, without those evicted."""
         first = max(self._start, self.blocks[0].first)
         found = {}
         for record_id, records in self._raw(ids, None).items():
@@ -379,7 +384,7 @@ class Pending(Generic[T]):
         return found
 
     def _raw(self, ids: list[str], batch: Batch | None) -> dict[str, list[T]]:
-        assert self._cache is not None  # as above
+        assert self._cache is not None  # as in `_cache_ids`
         values = self._cache.records(self._side, ids, batch)
         decode, of = self._cache.decode, self._decode
         return {

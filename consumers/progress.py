@@ -1,8 +1,7 @@
-"""How far the join has come in the two topics of a partition, and what time has passed by that.
+"""Track how far the join has read the two topics of a partition, and how far time has advanced.
 
-In: positions and offsets of what is read, and now and then how much there is still to read. Out:
-the floor, the position that has been passed for good, and what to commit beside the offsets. It
-knows no record.
+Input: positions and offsets of what is read, and about once a second where both topics end. Output:
+the low watermark, and the metadata to commit beside the offsets. It knows no records.
 """
 
 from typing import Annotated, NamedTuple
@@ -18,143 +17,141 @@ from driftline.partition_clock import ClockState, PartitionClock
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset: what had been done before it was committed.
+    """Metadata beside a committed offset: what was done before the commit.
 
     Records from the committed offset up to `published` are read again only to rebuild state.
     """
 
-    published: Offset = 0  # next offset that had not been handled
-    before: Annotated[
-        int, Meta(ge=-1, le=2**63 - 1)
-    ] = -1  # predictions: largest source offset before the committed offset
-    reached: Position = BEFORE_ALL  # largest position
-    passed: Position = (
-        BEFORE_ALL  # labels: position below which predictions wait for labels no more
-    )
-    watermark: Position | None = None  # predictions: one that was read and not yet passed on
-    token: str = ""  # which commits a cache belongs to
+    published: Offset = 0  # the first offset that was not handled
+    # Predictions: the largest source offset before the committed offset.
+    before: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
+    reached: Position = BEFORE_ALL  # max position
+    passed: Position = BEFORE_ALL  # labels: predictions below it no longer wait for labels
+    watermark: Position | None = None  # predictions: a watermark that was read but not published
+    token: str = ""  # identifies the commits that a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
-    # Next offset of the other topic. Kafka forgets what was committed of a topic with the topic.
+    # Next offset of the other topic. When Kafka deletes a topic, it deletes its commits too.
     beside: Offset = 0
 
-    clock: ClockState = ClockState()  # labels: of those before `published`
+    clock: ClockState = ClockState()  # labels: the clock of those before `published`
 
 
 class Side:
-    """How far one of the two topics was read."""
+    """The progress of reading one topic. `resumed`, `at` and `published` do not change."""
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
         self.at = metadata_of(committed, Resume) or Resume()
-        self.next_offset = committed.offset
-        self.reached = self.at.reached
-        self.published = self.at.published  # what stands before it was published before a restart
-        self.end = self.published  # records stand up to here, or did
+        self.next_offset = committed.offset  # advanced by the handler, `Spill` and `look`
+        self.reached = self.at.reached  # max position, raised by the join
+        self.published = self.at.published  # records before it were handled before the restart
+        self.end = self.published  # end of the topic, as far as known; updated by `look`
 
     @property
     def is_behind(self) -> bool:
-        """Whether records that had been handled before a restart are still to be read."""
+        """Return whether records that were handled before a restart are still to be read again."""
         return self.next_offset < self.published
 
     def reach(self, position: int) -> None:
-        """A record with this position was read."""
+        """Raise the max position to this one if it is larger."""
         if position > self.reached:
             self.reached = position
 
     def commit(self, held: int | None, resume: Resume) -> Committed:
-        """Hold this offset, or nothing."""
+        """Return the commit of the offset still needed, or of the next offset if it is None."""
         offset = self.next_offset if held is None else held
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 
 class Stand(NamedTuple):
-    """Where the reader of a partition stands: all before `position` was handled, and `end` was
-    where the partition ended, asked for after that."""
+    """A reader position: all records before `position` were handled, and `end` was then fetched
+    as the end of the partition's log."""
 
     position: int
     end: int
 
 
 class Fence(msgspec.Struct):
-    """A moment. Once each topic is read up to where it ended then, what had been read of the other
-    has met everything that was published by that moment."""
+    """A barrier, which notes where both topics end. Once a topic is read up to that end, what was
+    read of the other topic before the barrier has met all its records published by then."""
 
     predictions_end: int
     labels_end: int
-    labels_read: int
-    reached: int
-    watermark: int | None
+    labels_read: int  # next offset of labels
+    reached: int  # max position of predictions
+    watermark: int | None  # the watermark to publish behind the barrier
     is_passed_by_predictions: bool = False
     is_passed_by_labels: bool = False
 
 
 class Passed(msgspec.Struct, frozen=True):
-    """What a fence has found out."""
+    """Facts that are known once a topic has passed the barrier."""
 
-    labels_before: int | None = None  # these have met what there was: count from here
-    watermark: int | None = None  # all that was there before this position is joined
+    labels_before: int | None = None  # labels before this offset met all existing predictions
+    watermark: int | None = None  # records before this position met all existing labels
 
 
 class Progress:
-    """Both topics of a partition. Time passes by their positions, never by a clock.
+    """Both topics of a partition. Time advances by their positions, never by a clock.
 
-    `floor`: the position that both topics have reached, or the predictions alone had reached when
-    all labels that were published by then had been read.
+    `floor` is the low watermark: the smaller max position of the two topics, or `_passed` if that
+    is larger, the max position that predictions had at a barrier that the labels have passed.
     """
 
     def __init__(self, predictions: Committed, labels: Committed, max_ahead: int) -> None:
         self.predictions = Side(predictions)
         self.labels = Side(labels)
         clock = self.labels.at.clock
-        if clock.reached is None and self.labels.reached > BEFORE_ALL:  # committed without a clock
+        if clock.reached is None and self.labels.reached > BEFORE_ALL:  # the commit has no clock
             clock = ClockState(self.labels.reached)
         self.label_clock = PartitionClock(max_ahead, clock)
-        self.source = self.predictions.at.before  # largest source offset of a prediction
-        self._log = self.predictions.at.log
-        self._log_offset = -1  # of the watermark record that named it
+        # Largest source offset of a prediction: raised by the join, reset by `take_log`.
+        self.source = self.predictions.at.before
+        self._log = self.predictions.at.log  # id of the topic that `source` is an offset of
+        self._log_offset = -1  # offset of the watermark record that named it
         self.floor = BEFORE_ALL
-        self._passed = self.labels.at.passed
-        self._watermark = self.predictions.at.watermark
-        self._fence: Fence | None = None
+        self._passed = self.labels.at.passed  # raised by `pass_fence`
+        self._watermark = self.predictions.at.watermark  # until `pass_fence` publishes it
+        self._fence: Fence | None = None  # from `look` until both topics have passed it
         self.raise_floor()
 
     @property
     def is_rebuilding(self) -> bool:
-        """Whether state from before a restart is still being read."""
+        """Return whether records from before a restart are still being read again."""
         return self.predictions.is_behind or self.labels.is_behind
 
     def raise_floor(self) -> None:
-        """A side has reached a new position."""
+        """Update the low watermark after a max position or `_passed` has increased."""
         predictions, labels = self.predictions.reached, self.labels.reached
         both = predictions if predictions < labels else labels
         if both > self.floor or self._passed > self.floor:
             self.floor = max(both, self._passed)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Predictions after this offset are of another log of features, unless it is known."""
+        """Note that the source offsets of predictions after `offset` refer to this features log."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
-        """No prediction before this position is to come; it is passed on in time."""
+        """Note that no prediction before this position will follow. It is published later."""
         self.predictions.reach(position - 1)
         if self._watermark is None or position > self._watermark:
             self._watermark = position
         self.raise_floor()
 
     def look(self, predictions: Stand, labels: Stand) -> bool:
-        """Take note of how much there is still to read; returns whether a fence was put up."""
+        """Note the reader positions of both topics. Return whether a barrier was set."""
         sides = ((self.predictions, predictions), (self.labels, labels))
         for side, stand in sides:
             side.end = stand.end
         if self.is_rebuilding:
             for side, stand in sides:
                 if side.is_behind and stand.position >= side.published:
-                    side.next_offset = side.published  # retention has taken the last old ones
+                    side.next_offset = side.published  # retention deleted the last old ones
             return False
         for side, stand in sides:
-            # Behind the last record there may be markers of transactions.
+            # The last record may be followed by transaction markers.
             side.next_offset = max(side.next_offset, stand.position)
         if self._fence is not None:
             return False
@@ -168,7 +165,7 @@ class Progress:
         return True
 
     def pass_fence(self) -> Passed:
-        """What the fence says by now, each thing once."""
+        """Return what became known since the last call about the barrier."""
         fence = self._fence
         if fence is None:
             return Passed()
@@ -192,8 +189,8 @@ class Progress:
     def hold(
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
-        """What to commit for both topics, their oldest offsets still needed given (None: none is);
-        `before`: largest source offset before that of predictions."""
+        """Return the commits of both topics. `predictions` and `labels` are the oldest offsets
+        still needed, or None. `before` is the largest source offset before that of predictions."""
         if self.is_rebuilding:
             return self.predictions.resumed, self.labels.resumed
         return (
@@ -206,7 +203,7 @@ class Progress:
                     watermark=self._watermark,
                     token=token,
                     beside=self.labels.next_offset,
-                    # Where its name is read again, what came before was of another log.
+                    # If the record that names the log is read again, `before` is of an older log.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
                 ),
             ),

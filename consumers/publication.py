@@ -1,7 +1,7 @@
-"""What the join publishes of one partition: outcomes in their order, and dead letters.
+"""Build the records that the join publishes for one partition: outcomes and dead letters.
 
-An outcome is the prediction's own bytes with the label at their end: nothing of it is decoded and
-encoded again. One that would be over the topic's limit is a dead letter of the label.
+An outcome is the prediction's own bytes with the label appended, so nothing is encoded again. If an
+outcome would exceed the topic's size limit, its label becomes a dead letter.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ _PREDICTION: Final = b'{"type":"prediction",'
 _FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
 _begins: Final = methodcaller("startswith", _PREDICTION)
 _ends: Final = methodcaller("endswith", b"}")
-_SHARED: Final = slice(len(_PREDICTION), -1)  # what an outcome has of a prediction's bytes
+_SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
 
 _REASONS: Final[dict[Reason, str]] = {
     "late": "known later than the horizon after its record",
@@ -31,8 +31,8 @@ _REASONS: Final[dict[Reason, str]] = {
 
 
 def plain(value: bytes, event: Prediction) -> bytes:
-    """A prediction's bytes as Driftline writes them, so that an outcome can be made of them.
-    `event` is what `value` says.
+    """Return a prediction's bytes in the form that Driftline writes, to build an outcome from.
+    `event` is the decoded `value`.
 
     >>> from driftline.codec.envelope import predictions_decoder
     >>> value = (
@@ -49,17 +49,17 @@ def plain(value: bytes, event: Prediction) -> bytes:
 
 
 def _with_label_ahead(value: bytes, prediction: KeptPrediction) -> bytes:
-    """An outcome whose label lies ahead; if its prediction does, it is marked already."""
+    """Mark an outcome whose label is ahead. It is marked already if its prediction is ahead."""
     return value if prediction.ahead else marked_ahead(value)
 
 
 def are_plain(values: Sequence[bytes]) -> bool:
-    """Whether `plain` would give these back as they are."""
+    """Return whether `plain` would return all these values unchanged."""
     return all(map(_begins, values)) and all(map(_ends, values))
 
 
 class Publication:
-    """Gathers the results of a join for one partition; `counts` says what became of them."""
+    """Collects the results of a join for one partition, and adds their numbers to `counts`."""
 
     def __init__(
         self, stream: Stream, topics: Topics, partition: int, counts: Counter[str]
@@ -72,7 +72,7 @@ class Publication:
         self._values: list[bytes] = []
         self._letters: list[Outgoing] = []
         self._first = self._revised = 0
-        self._texts: dict[Value, bytes] = {}  # labels in JSON
+        self._texts: dict[Value, bytes] = {}  # the JSON of each label that is a string
 
     def first_outcomes(
         self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
@@ -130,20 +130,20 @@ class Publication:
         self._values.append(encode(Watermark(position=position)))
 
     def dead_letter(self, message: Message, reason: str) -> None:
-        """A record that could not be read."""
+        """Add a dead letter for an input record."""
         self._letters.append(
             dead_letter(self._topics.deadletters, message, reason=reason, service="outcomes")
         )
 
     def records(self) -> Iterator[Outgoing | OutgoingBatch]:
-        """All of it, to be sent."""
+        """Count the outcomes, and yield all records to send."""
         self._counts.update(outcomes=self._first, revised=self._revised)
         if self._values:
             yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
         yield from self._letters
 
     def _known(self, label: KeptLabel) -> bytes:
-        """What an outcome has of its label."""
+        """Return the part of an outcome's bytes that describes its label."""
         value = label.label
         text = self._texts.get(value) if type(value) is str else encode(value)
         if text is None:

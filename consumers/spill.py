@@ -1,8 +1,8 @@
-"""When the join's cache is written: after a commit has succeeded, and never ahead of it.
+"""Write the join's cache after each successful commit, and never before it.
 
-What was read after the last commit may be read again after an abort, and then be followed by other
-records; what was forgotten may still be needed, if what followed from it was aborted.
-So the cache is always one of a committed moment, and a restart goes on from there.
+After an abort, records that were read since the last commit are read again, maybe followed by
+others, and records that were evicted since then may be needed again. So the cache always has the
+state of a commit, and a restart continues from there.
 """
 
 import logging
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class _Commit(msgspec.Struct, frozen=True):
-    """What a commit covers: next offsets, and dropped blocks that may be deleted."""
+    """The extent of a commit: next offsets, and how many evicted blocks may then be deleted."""
 
     predictions: int
     labels: int
@@ -28,10 +28,10 @@ class _Commit(msgspec.Struct, frozen=True):
 
 
 class Spill:
-    """Keeps a cache, if there is one, behind the commits of one partition.
+    """Keeps the cache of one partition, if there is one, at the state of the last commit.
 
-    `token` stands in the cache and beside the committed offsets: where both are the same, the cache
-    is of these topics, and of the group's commits since they began.
+    `token` is stored in the cache and beside the committed offsets. If both tokens are the same,
+    the cache belongs to these commits and not to those of deleted topics or another group.
     """
 
     def __init__(
@@ -49,21 +49,22 @@ class Spill:
         self._topics = topics
         tokens = {progress.predictions.at.token, progress.labels.at.token}
         self.token = tokens.pop() if len(tokens) == 1 else ""
-        # The last commit, and one that is under way; it has succeeded if the join lives on.
+        # The next offsets of the last successful commit, and the commit that `begin_commit` noted.
+        # `settle` takes it as successful, because after a failure there is a new join.
         self._committed = (progress.predictions.published, progress.labels.published)
         self._commit: _Commit | None = None
         if cache is not None:
             self._begin(cache)
 
     def begin_commit(self) -> None:
-        """The loop is about to commit what was read so far."""
+        """Note what the loop is about to commit."""
         if not self._progress.is_rebuilding:
             self._note_commit(
                 self._progress.predictions.next_offset, self._progress.labels.next_offset
             )
 
     def settle(self) -> None:
-        """The loop goes on: what it committed is committed."""
+        """Write what the last commit covers to the cache. Called in each iteration of the loop."""
         commit, self._commit = self._commit, None
         if commit is not None:
             self._committed = (commit.predictions, commit.labels)
@@ -71,10 +72,10 @@ class Spill:
             self._labels.settle()
             self._write(commit.dropped_predictions, commit.dropped_labels)
         elif self._progress.is_rebuilding:
-            self._write()  # what is read again was committed before
+            self._write()  # records that are read again were committed before
 
     def close(self) -> None:
-        """Write all that is committed, and close the cache. One that fails here is read again."""
+        """Write everything committed, and close the cache. If that fails, records are reread."""
         if self._cache is not None:
             try:
                 self._predictions.restore()
@@ -93,6 +94,7 @@ class Spill:
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
         covered = cache.covered()
+        # Empty a cache that is new, unreadable, of other topics or commits, or newer than them.
         if (
             covered is None
             or covered.topics != self._topics
@@ -111,7 +113,7 @@ class Spill:
             predictions.next_offset = covered.predictions
             self._progress.source = covered.source
         labels.next_offset = max(labels.next_offset, covered.labels)
-        self._note_commit(*self._committed)  # what stands before these offsets can be deleted
+        self._note_commit(*self._committed)  # the blocks that `load` evicted can be deleted
 
     def _write(
         self, dropped_predictions: int = 0, dropped_labels: int = 0, *, everything: bool = False
