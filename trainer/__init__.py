@@ -1,1 +1,1 @@
-"""Make models: collect, clean, split, search, judge, package, publish. Each has its own file."""
+"""Train models: collect, clean, split, search, judge, package and publish, one file per step."""

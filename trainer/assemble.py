@@ -1,6 +1,6 @@
-"""Fit the winner again on all rows and pack it (step 9 of docs/model-life.md).
+"""Fit the winner again with the held-out rows and package it (step 9 of docs/model-life.md).
 
-In: what the search found. Out: a manifest and the package's bytes. The same rows, seed and
+Input: the winner of the search. Output: a manifest and the package's bytes. The same rows, seed and
 libraries give the same bytes.
 """
 
@@ -31,7 +31,7 @@ _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx"
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a model comes from: champion that it was compared with, request, time of training."""
+    """The origin of a model: the champion at that time, the request, and the time of training."""
 
     parent: str | None
     cause: str | None
@@ -49,9 +49,9 @@ def assemble(
     removed: tuple[Removed, ...],
     trials: tuple[Trial, ...],
 ) -> tuple[Manifest, bytes]:
-    """Fit the winner on its range and the held-out rows together, and pack it.
+    """Fit the winner on its range and the held-out rows together, and package it.
 
-    `held` are places among `rows`. Raises TrainingError.
+    `held` are the indices of the held-out rows in `rows`. Raises TrainingError.
     """
     everything = rows.take(np.union1d(found.range.places, held))
     winner = found.fitted
@@ -91,7 +91,7 @@ def assemble(
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:
-    """The scorer that will answer, so that the check records hold what it says."""
+    """Return the scorer that will serve, so that the check records contain its results."""
     if conversion.scoring == "onnx" and conversion.onnx is not None:
         return OnnxScorer(conversion.onnx, stream.task, fitted.schema.classes)
     return SklearnScorer(fitted.estimator, stream.task, fitted.schema.classes)
@@ -123,7 +123,7 @@ def _reference(
     held: TrainingRows,
     found: Found,
 ) -> Reference:
-    held_scores = found.scores
+    held_scores = found.scores  # from the fit that did not use these rows
     newest = everything.take(
         np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
     )

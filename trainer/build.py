@@ -1,4 +1,4 @@
-"""Puts the trainer together: its handler, with a runner that reads outcomes from a broker."""
+"""Build the trainer: its handler, and a runner whose trainings read outcomes from a broker."""
 
 import logging
 
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 def build_trainer(
     stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, in_process: bool
 ) -> TrainerHandler:
-    """The trainer's handler. With `in_process` it trains in this thread, on this broker; else in a
-    process that connects by itself. A signing key is made if there is none."""
+    """Return the trainer's handler. With `in_process` it trains in this thread, on this broker.
+    Otherwise it trains in a process with its own connection. If needed, create a signing key."""
     ensure_key(settings.keys)
     runner: Runner
     if in_process:
@@ -51,7 +51,7 @@ def build_trainer(
 
 
 class TrainAlone(msgspec.Struct, frozen=True):
-    """Trains in a process of its own, with a connection of its own."""
+    """Trains in a separate process, with its own connection to the broker."""
 
     stream: Stream
     settings: Settings

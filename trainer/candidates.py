@@ -1,7 +1,7 @@
-"""The candidates: kinds of model by name, each with a few parameters worth trying.
+"""The candidates: kinds of model by name, each with a few parameter settings to try.
 
-In: a name from the stream file. Out: a `Candidate`, which builds estimators. All of them take a
-float32 matrix, run in one thread and draw from the stream's seed.
+Input: a name from the stream file. Output: a `Candidate`, which builds estimators. All of them take
+a float32 matrix, run in one thread and use the stream's seed.
 """
 
 import inspect
@@ -27,10 +27,10 @@ NAMES: Final = (
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """One kind of model. `grid[0]` are its usual parameters.
+    """One kind of model. `grid[0]` has its default parameters.
 
-    `max_rows`: it learns from at most so many of the newest rows. `scoring`: what scores it where
-    that is known; else it is measured.
+    It is fitted on at most the newest `max_rows` rows. `scoring` is the library that scores it; if
+    it is None, `convert` measures which one is faster.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 def candidate(name: str, task: Task) -> Candidate:
-    """The candidate of this name, or of this class path, for this task.
+    """Return the candidate with this name or class path for this task.
 
     Raises TrainingError if there is none, or if it is for the other task.
     """
@@ -63,9 +63,9 @@ def candidate(name: str, task: Task) -> Candidate:
                 lambda parameters, seed: _tree(classifies, parameters, seed),
             )
         case "k_nearest_neighbours":
-            # Serving time grows with the rows it keeps: 20,000 already cost 0.2 ms a record.
-            # ONNX is slower from about 300 rows (at 10,000 twentyfold), and nearly even below: a
-            # choice by measuring would hang on noise, and two equal runs would differ.
+            # Scoring time grows with the training rows: 0.2 ms a record at 20,000 rows. ONNX is
+            # slower from about 300 rows on, 20 times at 10,000, and about as fast below. Measuring
+            # would choose by noise, so two equal runs could differ.
             return Candidate(
                 name,
                 _grid({"n_neighbors": 15}, {"n_neighbors": 5}, {"n_neighbors": 45}),
@@ -90,7 +90,7 @@ def candidate(name: str, task: Task) -> Candidate:
                     {"learning_rate": 0.05, "max_leaf_nodes": 15},
                 ),
                 lambda parameters, seed: _boosting(classifies, parameters, seed),
-                scoring="sklearn",  # it does not convert
+                scoring="sklearn",  # its conversion to ONNX fails
             )
         case "logistic_regression" | "linear_regression":
             raise TrainingError(f"candidate {name!r} is not for {task}", hint=_HINT)
@@ -153,7 +153,7 @@ def _boosting(classifies: bool, parameters: Parameters, seed: int) -> Any:
 
 
 def _by_path(path: str, task: Task) -> Candidate:
-    """A class of any scikit-learn compatible library, with its usual parameters."""
+    """Return a candidate for a class of any scikit-learn compatible library, with its defaults."""
     module_name, _, class_name = path.rpartition(".")
     if not module_name:
         raise TrainingError(f"unknown candidate {path!r}", hint=_HINT)

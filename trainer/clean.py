@@ -1,8 +1,8 @@
 """Remove duplicates, errors and noise from the outcomes (step 3 of docs/model-life.md).
 
-In: collected rows in any order. Out: one row per record id in order of (position, id). What differs
-from the past is not noise: values are judged by the stream file alone and only while they are rare,
-so that drift itself is never cleaned away; equal records with different ids are all kept.
+Input: collected rows in any order. Output: one row per record id, ordered by (position, id). Values
+are judged by the stream file alone, and removed only while they are rare, so that drift is never
+removed as noise. Equal records with different ids all stay.
 """
 
 from typing import Final
@@ -14,13 +14,13 @@ from driftline.events import Removed
 from driftline.stream import Stream
 from trainer.rows import TrainingRows
 
-# A value out of its declared range is a fault of measuring while one record in a hundred has it;
-# more often, it is what the stream now looks like.
+# If at most 1% of the records are outside a column's declared range, those are measurement errors.
+# If more are, this is what the stream now looks like.
 MAX_NOISE_SHARE: Final = 0.01
 
 
 def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Removed, ...]]:
-    """The rows worth learning from, sorted, and what was taken out of the others, by reason."""
+    """Return the rows worth learning from, sorted, and how many others were removed, by reason."""
     removed: list[Removed] = []
 
     def drop(rows: TrainingRows, bad: NDArray[np.bool_], reason: str) -> TrainingRows:
@@ -50,14 +50,14 @@ def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Remov
 
 
 def _ordered(rows: TrainingRows) -> TrainingRows:
-    """By (position, id, revision): the same whatever order partitions were read in."""
+    """Sort by (position, id, revision), so that the order of reading partitions does not matter."""
     keys = list(zip(rows.positions.tolist(), rows.ids, rows.revisions.tolist(), strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return rows.take(np.array(order, dtype=np.intp))
 
 
 def _superseded(rows: TrainingRows) -> NDArray[np.bool_]:
-    """All but the highest revision of each id; of equal revisions, all but the last in order."""
+    """Mark all but the highest revision of each id, and all but the last of equal revisions."""
     best: dict[str, int] = {}
     revisions = rows.revisions
     for place, record_id in enumerate(rows.ids):

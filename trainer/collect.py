@@ -1,7 +1,7 @@
 """Collect the outcomes that a new model may learn from (step 2 of docs/model-life.md).
 
-In: a log of outcomes in any interleaving of partitions. Out: the newest ones within
-`retrain.train_on`, in bounded memory. It judges nothing: duplicates and errors are for `clean`.
+Input: a log of outcomes, its partitions in any order. Output: the newest ones within
+`retrain.train_on`, in bounded memory. `clean` removes duplicates and most errors.
 """
 
 import heapq
@@ -25,28 +25,28 @@ from trainer.rows import TrainingRows, from_batch
 
 log = logging.getLogger(__name__)
 
-# Decoded at once; a few MB.
+# Records that are decoded at once, a few MB.
 _CHUNK: Final = 5000
-# Beyond this, candidates take minutes on one core and hardly learn more.
+# With more outcomes, candidates take minutes on one core and hardly learn more.
 MAX_OUTCOMES: Final = 500_000
-# Records that the package carries to be checked with before it answers.
+# Records in the package with which inference checks it before it serves.
 CHECK_RECORDS: Final = 16
 
 
 class OutcomeLog(Protocol):
-    """All outcomes up to now."""
+    """The outcomes that were published so far."""
 
     def read(self) -> Iterable[Outcome]:
-        """In any order between partitions. Raises BrokerError."""
+        """Return the outcomes. Their order is fixed only within partitions. Raises BrokerError."""
 
     def count(self) -> int:
-        """How many there are, or a little more; cheap, and it never falls."""
+        """Return how many there are, or slightly more. It is cheap and never decreases."""
 
 
 class BrokerOutcomeLog:
     """The outcomes topic, up to the end that it has when reading begins.
 
-    Leaves out outcomes whose time is implausible: the range to train on ends at the newest record.
+    Outcomes that are ahead are left out, because the range to train on ends at the newest record.
     """
 
     def __init__(self, broker: Broker, stream: Stream) -> None:
@@ -65,14 +65,14 @@ class BrokerOutcomeLog:
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What was found: records within the range, unsorted, and what could not be read."""
+    """The records within the range, unsorted, and how many were removed, by reason."""
 
     rows: TrainingRows
     removed: tuple[Removed, ...]
 
 
 def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
-    """The outcomes within `retrain.train_on` of the newest record among them."""
+    """Collect the outcomes within `retrain.train_on` of the newest record among them."""
     collector = _Collector(stream)
     for outcome in outcomes:
         collector.add(outcome)
@@ -80,7 +80,7 @@ def collect(outcomes: Iterable[Outcome], stream: Stream) -> Collected:
 
 
 def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Value]) -> Collected:
-    """Records with their labels, as a file has them: all of them, whatever the range."""
+    """Collect records with their labels, as in a file. `retrain.train_on` does not apply."""
     collector = _Collector(stream, bounded=False)
     for record, label in zip(records, labels, strict=True):
         collector.add_record(record, label, 0)
@@ -88,17 +88,17 @@ def from_records(stream: Stream, records: Iterable[bytes], labels: Iterable[Valu
 
 
 class _Collector:
-    """Decodes in chunks and lets go of what has fallen out of the range."""
+    """Decodes records in chunks and drops those that have fallen out of the range."""
 
     def __init__(self, stream: Stream, *, bounded: bool = True) -> None:
         self._stream = stream
         self._codec = RecordCodec(stream)
         self._span = stream.retrain.train_on if bounded else None
-        self._pending: list[tuple[bytes, Value, int]] = []
-        self._parts: list[TrainingRows] = []
-        self._newest: list[tuple[int, str, bytes]] = []  # heap, smallest first
+        self._pending: list[tuple[bytes, Value, int]] = []  # until `_flush` decodes them
+        self._parts: list[TrainingRows] = []  # decoded chunks; `_flush` merges them
+        self._newest: list[tuple[int, str, bytes]] = []  # heap of the newest, the oldest first
         self._shared: dict[str, str] = {}  # one copy of each category's name
-        self._removed: Counter[str] = Counter()
+        self._removed: Counter[str] = Counter()  # by reason
 
     def add(self, outcome: Outcome) -> None:
         self.add_record(bytes(outcome.record), outcome.label, outcome.revision)
@@ -139,7 +139,7 @@ class _Collector:
                 heapq.heapreplace(self._newest, item)
         self._pending = []
         self._parts.append(part)
-        # Joining and cutting costs as much as what is kept: not at every chunk.
+        # Merging and cutting copies all rows, so it is not done for every chunk.
         if len(self._parts) > 20:
             rows = TrainingRows.concat(self._parts)
             self._parts = [rows.take(self._within(rows))]
@@ -154,7 +154,7 @@ class _Collector:
 
 
 def in_range(rows: TrainingRows, span: Span | None) -> NDArray[np.bool_]:
-    """Which records lie within `span` of the newest one, bool (n,); all, without a span."""
+    """Mark the records within `span` of the newest one, bool (n,). Without a span, mark all."""
     if span is None or not len(rows):
         return np.ones(len(rows), dtype=bool)
     if span.us is not None:

@@ -1,7 +1,7 @@
-"""How a model is to be scored: converted to ONNX where that is equal and not clearly slower.
+"""Choose how a model is scored: by ONNX if its results are equal and it is not clearly slower.
 
-In: a fitted estimator and some rows. Out: the ONNX model, if it converts, and the choice. Times are
-measured here and only decide; none gets into the package, which must be the same each time.
+Input: a fitted estimator and some rows. Output: the ONNX model, if there is one, and the choice.
+Measured times are not stored in the package, which must be the same each time.
 """
 
 import logging
@@ -22,8 +22,8 @@ from trainer.search import Fitted, one_thread
 
 log = logging.getLogger(__name__)
 
-# ONNX is 5 to 500 times quicker at one row for what converts well. The margin keeps noise in the
-# measuring from turning the choice.
+# For models that convert well, ONNX scores one row 5 to 500 times faster. The margin keeps noise in
+# the measurement from changing the choice.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
 MAX_DIFFERENCE: Final = 1e-4  # of a probability; of a regression, relative to the spread
@@ -34,7 +34,7 @@ Timer = Callable[[], float]
 
 
 class Conversion(msgspec.Struct, frozen=True):
-    """`onnx` is None where the model does not convert, or converts to another one."""
+    """The choice. `onnx` is None if the model does not convert, or its ONNX form is unusable."""
 
     onnx: bytes | None
     scoring: Scoring
@@ -44,7 +44,7 @@ class Conversion(msgspec.Struct, frozen=True):
 def convert(
     fitted: Fitted, stream: Stream, matrix: NDArray[np.float32], timer: Timer = time.perf_counter
 ) -> Conversion:
-    """Convert and choose; `matrix` float32 (n, width) are rows to compare on."""
+    """Convert and choose. `matrix`, float32 (n, width), has the rows to compare on."""
     classes = fitted.schema.classes
     sklearn = SklearnScorer(fitted.estimator, stream.task, classes)
     onnx = to_onnx(fitted, matrix.shape[1])
@@ -72,7 +72,7 @@ def convert(
 
 
 def to_onnx(fitted: Fitted, width: int) -> bytes | str:
-    """The model in ONNX, input float32 (n, width); or why there is none."""
+    """Return the model in ONNX, with input float32 (n, width), or why there is none."""
     try:
         from skl2onnx import to_onnx as skl_to_onnx
         from skl2onnx.common.data_types import FloatTensorType
@@ -86,12 +86,12 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
                 fitted.estimator,
                 initial_types=[(ONNX_INPUT, FloatTensorType([None, width]))],
                 options={"zipmap": False} if classifies else None,
-                name="driftline",  # else a random one, and the digest would differ each time
+                name="driftline",  # the default is random, so the digest would differ each time
             )
     except Exception as error:  # noqa: BLE001  # a converter may raise anything
         log.info("%s does not convert to ONNX: %s", fitted.candidate.name, error)
         return f"does not convert to ONNX: {type(error).__name__}"
-    # The converter keeps operator sets in a hash set, whose order changes from process to process.
+    # The converter keeps operator sets in a hash set, whose order differs between processes.
     operator_sets = sorted(model.opset_import, key=lambda used: used.domain)
     del model.opset_import[:]
     model.opset_import.extend(operator_sets)
@@ -101,8 +101,8 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
 
 
 def _name_in_order(graph: Any) -> None:
-    """Name what lies between input and output n0, n1 and so on: the converter counts on through all
-    that a process converts, and the same model would have another digest each time."""
+    """Number intermediate values by their order in the graph. The converter numbers them across all
+    conversions of a process, so the same model would have another digest each time."""
     own = [value.name for value in (*graph.input, *graph.output)]
     names: dict[str, str] = {"": "", **{name: name for name in own}}
 
@@ -116,7 +116,7 @@ def _name_in_order(graph: Any) -> None:
             node.name = ""
             node.input[:] = [named(name) for name in node.input]
             for attribute in node.attribute:
-                if attribute.HasField("g"):  # a loop's body, which may use what is outside
+                if attribute.HasField("g"):  # a loop's body, which may use outer values
                     attribute.g.name = "body"
                     walk(attribute.g)
                 elif attribute.HasField("t"):
@@ -129,7 +129,7 @@ def _name_in_order(graph: Any) -> None:
 
 
 def equal(one: Scores, other: Scores) -> bool:
-    """Whether two scorers say the same, but for float rounding and what rounding makes of ties."""
+    """Return whether two scorers agree, except for float rounding and ties that it decides."""
     if one.probabilities is not None and other.probabilities is not None:
         if one.probabilities.shape != other.probabilities.shape:
             return False
@@ -149,7 +149,7 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 def _seconds(scorer: Scorer, matrix: NDArray[np.float32], rows: int, timer: Timer) -> float:
-    """The quickest of a few calls with so many rows: what disturbs only makes calls longer."""
+    """Return the shortest time of a few calls with this many rows, because noise only adds time."""
     batch: Any = np.resize(matrix, (rows, matrix.shape[1]))
     scorer.score(batch)
     times = []

@@ -1,7 +1,7 @@
-"""An estimator as joblib bytes that depend on its content alone.
+"""Serialize an estimator to joblib bytes that depend on its content alone.
 
-Plain `joblib.dump` gives other bytes for an equal estimator: the nodes of trees have padding, which
-holds whatever lay in memory, and a pickle notes which equal strings are one object.
+Plain `joblib.dump` gives different bytes for equal estimators: the padding in tree nodes has
+arbitrary content, and a pickle shows which equal strings are the same object.
 """
 
 import io
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 
 def dump(estimator: Any) -> bytes:
-    """What `joblib.load` takes; the same for estimators with the same content."""
+    """Return bytes for `joblib.load`, the same ones for estimators with the same content."""
     file = io.BytesIO()
     _Pickler(file).dump(estimator)
     return file.getvalue()
 
 
 class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
-    """Writes structured arrays with zeros between their fields, equal strings as one object."""
+    """Writes structured arrays with zeros as padding, and equal strings as one object."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -35,7 +35,7 @@ class _Pickler(NumpyPickler):  # type: ignore[misc]  # joblib has no types
 
 
 def without_garbage(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy of a structured array whose padding is zero."""
+    """Return a copy of a structured array whose padding is zero."""
     clean = np.zeros(array.shape, dtype=array.dtype)
     for name in array.dtype.names or ():
         clean[name] = array[name]

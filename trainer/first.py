@@ -1,4 +1,4 @@
-"""The first model, from a file's records and labels: the same steps, with no champion to beat."""
+"""Train the first model from a file's records and labels. It is compared with no champion."""
 
 from collections.abc import Iterable
 
@@ -24,12 +24,12 @@ from trainer.publish import Publisher
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
-# Below this, a held-out fifth is three records: whatever it says is chance.
+# With fewer rows, the default held-out share is fewer than three records, whose metric is chance.
 MIN_ROWS = 15
 
 
 class TrainedModel(msgspec.Struct, frozen=True):
-    """A model that is stored and signed. `records`, once sent, announce it and make it champion."""
+    """A stored and signed model. `records` announce it and, with `promote`, make it champion."""
 
     announcement: ModelAnnounced
     manifest: Manifest
@@ -37,17 +37,17 @@ class TrainedModel(msgspec.Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """Its package's digest."""
+        """Return the digest of the package."""
         return self.announcement.digest
 
     @property
     def candidate(self) -> str:
-        """The kind of model that won."""
+        """Return the name of the candidate that won."""
         return self.manifest.candidate
 
     @property
     def value(self) -> float:
-        """The stream's metric on the held-out records."""
+        """Return the stream's metric on the held-out records."""
         return self.manifest.value
 
 
@@ -62,10 +62,10 @@ def train_first(
     promote: bool = True,
     progress: Progress = no_progress,
 ) -> TrainedModel:
-    """Train on feature records (JSON, as in the topic) and their labels, one for each.
+    """Train on feature records (JSON, as in the topic) with one label each.
 
-    A signing key is made if there is none. `catalog` says who the champion is now; without it, none
-    is. With `promote` the records make the model champion. Raises TrainingError, PackageError.
+    `catalog` has the current champion; by default there is none. With `promote`, the model becomes
+    champion. If needed, create a signing key. Raises TrainingError, PackageError.
     """
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))

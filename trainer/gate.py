@@ -1,6 +1,6 @@
 """Let a challenger win only if it beats the champion (step 7 of docs/model-life.md).
 
-In: both models' answers about the same held-out rows. Out: a verdict with its reason in words.
+Input: the predictions of both models for the same held-out rows. Output: a verdict and its reason.
 """
 
 from typing import Final
@@ -12,16 +12,16 @@ from driftline.evaluation import Values, better, evaluate, higher_is_better
 from driftline.stream import Metric, Stream
 from trainer.split import Places
 
-# Blocks of the held-out rows whose differences give the gain's error; they keep neighbours, which
-# are alike, together.
+# The standard error of the gain comes from its values in this many blocks of held-out rows. Blocks
+# keep neighbours together, because they are alike.
 BLOCKS: Final = 10
-# A champion looks better on rows that it was trained on, so that only newer ones count; with fewer
-# of those than this, chance decides, and all held-out rows count.
+# A champion looks better on rows that it was trained on, so only newer rows count. If there are
+# fewer of these than this, chance would decide, so all held-out rows count.
 MIN_UNSEEN: Final = 50
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Whether the challenger won, both metrics, and why in words."""
+    """The result: whether the challenger won, both metrics, and the reason."""
 
     won: bool
     challenger: float
@@ -30,10 +30,10 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def judged_places(held_positions: Places, champion_last: int | None) -> Places:
-    """Places among the held-out rows that the champion was not trained on, if they suffice.
+    """Return the indices of held-out rows that the champion was not trained on, or all if too few.
 
-    `held_positions` int64 (m,): positions of the held-out rows; `champion_last`: the newest
-    position of the champion's training.
+    `held_positions`, int64 (m,), are the positions of the held-out rows. `champion_last` is the
+    newest position that the champion was trained on.
     """
     everything = np.arange(len(held_positions))
     if champion_last is None:
@@ -43,10 +43,10 @@ def judged_places(held_positions: Places, champion_last: int | None) -> Places:
 
 
 def judge(stream: Stream, labels: Values, challenger: Values, champion: Values | None) -> Verdict:
-    """Compare on these rows; the champion's answers are None where there is no champion.
+    """Compare the predictions of two models. Those of `champion` are None if there is no champion.
 
-    A tie keeps the champion. So does a gain within one standard error of itself: chance alone gives
-    as much in one of six comparisons, and each swap starts the monitor's comparisons anew.
+    A tie keeps the champion. So does a gain of at most one standard error: chance alone gives more
+    in one of six comparisons, and each swap restarts the monitor's comparisons.
     """
     metric, task = stream.judged_by, stream.task
     ours = evaluate(metric, task, labels, challenger)
@@ -58,7 +58,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if not better(metric, ours, theirs):
         return Verdict(False, ours, theirs, f"{said}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
-    if abs(ours - theirs) <= noise * (1 + 1e-9):  # one row more in one block is exactly its noise
+    if abs(ours - theirs) <= noise * (1 + 1e-9):  # equal up to rounding for a gain of one row
         reason = f"{said}: within chance (± {noise:.2g}), the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, said)
@@ -67,7 +67,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
 def _noise(
     metric: Metric, stream: Stream, labels: Values, challenger: Values, champion: Values
 ) -> float:
-    """Standard error of the gain over blocks of rows, kept in their order."""
+    """Return the standard error of the gain, from blocks of consecutive rows."""
     sign = 1.0 if higher_is_better(metric) else -1.0
     gains = []
     for block in np.array_split(np.arange(len(labels)), min(BLOCKS, len(labels))):

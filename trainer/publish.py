@@ -1,7 +1,7 @@
-"""Sign and store a package and describe it (step 9 of docs/model-life.md).
+"""Sign and store a package (step 9 of docs/model-life.md).
 
-In: a package's bytes. Out: its announcement, for the `models` topic. The store is written before
-anything is announced, so that whoever hears of a model can fetch it.
+Input: a package's bytes. Output: its announcement, for the `models` topic. The package is stored
+before it is announced, so that every reader of the announcement can fetch it.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from driftline.models.store import ModelStore, digest_of
 
 
 class Publisher:
-    """Signs with the folder's key and writes to one store. Raises SettingsError without a key."""
+    """Signs with the key in `keys` and writes to one store. Raises SettingsError without a key."""
 
     def __init__(self, store: ModelStore, keys: Path) -> None:
         self._store = store
         self._signer = Signer(keys)
 
     def publish(self, manifest: Manifest, data: bytes) -> ModelAnnounced:
-        """Store the package; the same one twice is harmless. Raises PackageError."""
+        """Store the package and return its announcement. Safe to repeat. Raises PackageError."""
         digest = digest_of(data)
         signature = self._signer.sign(digest)
         location = self._store.put(data, signature)

@@ -1,7 +1,7 @@
-"""Run one retraining: collect, clean, split, search, judge, package and publish, in this order.
+"""Run one retraining: collect, clean, split, search, judge, package and store, in this order.
 
-In: a request, the champion's announcement and the log of outcomes. Out: a `TrainingResult`, with an
-announcement if the challenger won. The package is stored by then; announcing it is the handler's.
+Input: a request, the champion's announcement and the log of outcomes. Output: a `TrainingResult`,
+with an announcement if a model beat the champion. The handler publishes that announcement.
 """
 
 import logging
@@ -33,8 +33,8 @@ _SHORTER: Final = (("half", 2), ("quarter", 4))
 
 
 class TrainingJob(msgspec.Struct, frozen=True):
-    """What is to be trained. `trained_at` is RFC 3339, from the handler's clock; `earlier` are
-    models that answered, or might have, before the champion."""
+    """The input of a training. `trained_at` is RFC 3339, from the handler's clock. `earlier` are
+    announced models that may become champion again."""
 
     request: RetrainRequest
     champion: ModelAnnounced | None
@@ -43,9 +43,9 @@ class TrainingJob(msgspec.Struct, frozen=True):
 
 
 class TrainingResult(msgspec.Struct, frozen=True):
-    """What came of it. `announcement` is None where the champion stays, or an earlier model's that
-    is to answer again; `wait_for` is how many more outcomes since the change are needed first, 0
-    for a result that stands."""
+    """The result of a training. `announcement` is that of the model to promote, new or earlier, or
+    None if the champion stays. `wait_for` is how many more outcomes since the change are needed
+    before the training can be done, or 0 if the result is final."""
 
     reason: str
     announcement: ModelAnnounced | None = None
@@ -55,7 +55,7 @@ class TrainingResult(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     trials: tuple[Trial, ...] = ()
     wait_for: int = 0
-    passes: bool = False  # the model store cannot be reached: to be tried again
+    passes: bool = False  # the model store is unreachable, so the training must be tried again
 
 
 def retrain(
@@ -68,8 +68,8 @@ def retrain(
 ) -> TrainingResult:
     """Collect, clean, split, search, judge and, if the challenger won, package and store.
 
-    Raises BrokerError: that passes, and the request is worked again. Whatever else goes wrong
-    would go wrong again, and is the result's reason.
+    Raises BrokerError, which is temporary: the request is then trained again. `passes` is set if
+    the model store is unreachable. Any other failure would recur, so it is the result's reason.
     """
     try:
         return _retrain(job, stream, outcomes, models, publisher, progress)
@@ -80,7 +80,7 @@ def retrain(
     except DriftlineError as error:
         return TrainingResult(reason=f"training failed: {error.message}")
     except Exception as error:
-        # A request that kills the trainer would be read again and kill it for ever.
+        # If this ended the trainer, the next one would read the request again and end as well.
         log.exception("training for request %s failed", job.request.id)
         return TrainingResult(reason=f"training failed: {type(error).__name__}: {error}")
 
@@ -93,6 +93,7 @@ def _retrain(
     publisher: Publisher,
     progress: Progress,
 ) -> TrainingResult:
+    # The numbers are those of the steps in docs/model-life.md. Collect (2) and clean (3).
     progress("collecting", 0, 1)
     collected = collect(outcomes.read(), stream)
     rows, cleaned = clean(collected.rows, stream)
@@ -101,6 +102,7 @@ def _retrain(
     recent = np.arange(len(rows)) if since is None else np.flatnonzero(rows.positions >= since)
     if len(recent) < stream.retrain.min_outcomes:
         return _too_few(stream, job.request, len(rows), len(recent), removed)
+    # Split (6), search (4, 5, 6 and 8) and compare with the champion and earlier models (7).
     ranges, held = ranges_and_held(stream, rows, recent, job.request)
     found, trials = search(stream, rows, ranges, held, progress)
     verdict, recalled = _compared(job, stream, rows.take(held), found, models)
@@ -114,8 +116,9 @@ def _retrain(
     )
     if not verdict.won:
         return result
-    if recalled is not None:
+    if recalled is not None:  # an earlier model won, which is stored and announced already
         return msgspec.structs.replace(result, announcement=recalled)
+    # Fit the winner again, package it and store it (9).
     progress("packaging", 0, 1)
     parent = job.champion.digest if job.champion else None
     manifest, data = assemble(
@@ -136,13 +139,13 @@ def _retrain(
 def ranges_and_held(
     stream: Stream, rows: TrainingRows, recent: Places, request: RetrainRequest
 ) -> tuple[list[Range], Places]:
-    """What to learn from, and what to judge on, as places among `rows`.
+    """Return the ranges to learn from and the rows to judge on, as indices of `rows`.
 
-    `recent` are the rows since the change that the request names, or all. The held-out rows are of
-    these alone: whoever is to answer what comes now is judged by what came last. Beside them and
-    everything there are the newest half and quarter, for changes that nobody named; that the newest
-    rows choose how far back to learn is Klinkenberg's "Learning drifting concepts: example
-    selection vs. example weighting" (2004).
+    `recent` are the rows since the change that the request names, or all rows. Only they are held
+    out, because the newest rows show best how well a model will serve. The ranges are the rest of
+    `recent`, the rest of all rows, and its newest half and quarter, for changes that no request
+    names. That the newest rows choose how far back to learn is from Klinkenberg, "Learning drifting
+    concepts: example selection vs. example weighting" (2004).
     """
     how = stream.models
     train, held = split(
@@ -180,13 +183,13 @@ def _too_few(
 def _compared(
     job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: Models
 ) -> tuple[Verdict, ModelAnnounced | None]:
-    """The challenger against the champion on the same rows; or, if that knows them as well, an
-    earlier model, of which a concept or a season that comes back may make the better one."""
+    """Compare the challenger, and then each earlier model, with the champion on the same rows.
+    Return the verdict, and the earlier model if one won: it may know a concept that returns."""
     try:
         champion = None if job.champion is None else models.load(job.champion)
         theirs = None if champion is None else champion.predict(truth.columns).predictions
     except StoreUnavailable:
-        raise  # a challenger must not win because the champion cannot be fetched now
+        raise  # a challenger must not win because the store is unreachable
     except PackageError as error:
         log.warning("the champion cannot be compared with: %s", error)
         verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
@@ -199,6 +202,7 @@ def _compared(
     best, recalled = verdict.challenger, None
     for announced, said in _answers(job.earlier, judged, models) if theirs is not None else ():
         again = judge(stream, judged.labels, said, answers)
+        # It must beat the champion and be at least as good as the challenger.
         if again.won and not better(stream.judged_by, best, again.challenger):
             best, recalled = again.challenger, announced
             reason = f"{again.reason}, by the earlier model {announced.digest[:19]}"
@@ -209,7 +213,8 @@ def _compared(
 def _answers(
     earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: Models
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
-    """What those of the earlier models say of these rows that still work and know none of them."""
+    """Yield the earlier models that pass their check and were not trained on these rows, with
+    their predictions."""
     for announced in earlier:
         try:
             model = models.load(announced)

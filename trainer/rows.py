@@ -1,4 +1,4 @@
-"""Labelled records as arrays: what every step of training takes and gives."""
+"""Labelled records as arrays, the input and output of every step of training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from driftline.codec.columns import Batch, Columns
 from driftline.events import Value
 from driftline.stream import Stream
 
-# Stands for a number or a time that a record does not have; before everything.
+# Replaces a missing row number or time. It is smaller than every real one.
 NONE = np.iinfo(np.int64).min
 
 
 class TrainingRows(msgspec.Struct, frozen=True):
-    """`n` labelled records, in order of (position, id) once they are cleaned.
+    """`n` labelled records, ordered by (position, id) once they are cleaned.
 
-    `positions`, `rows`, `times_us`, `revisions`: int64 (n,); `labels`: object (n,) of class names,
-    or float64 (n,). `newest`: JSON of the newest few records, for the package's check.
+    `positions`, `rows`, `times_us`, `revisions`: int64 (n,). `labels`: object (n,) of class names,
+    or float64 (n,). `newest`: JSON of the few newest records, for the package's check.
     """
 
     ids: NDArray[np.object_]
@@ -35,7 +35,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
         return len(self.ids)
 
     def take(self, indices: NDArray[np.intp]) -> "TrainingRows":
-        """The records at these places, in this order."""
+        """Return the records at these indices, in this order."""
         return TrainingRows(
             ids=self.ids[indices],
             positions=self.positions[indices],
@@ -49,7 +49,7 @@ class TrainingRows(msgspec.Struct, frozen=True):
 
     @staticmethod
     def concat(parts: Sequence["TrainingRows"]) -> "TrainingRows":
-        """All records of `parts`; at least one part."""
+        """Return all records of `parts`, which must have at least one part."""
         return TrainingRows(
             ids=np.concatenate([part.ids for part in parts]),
             positions=np.concatenate([part.positions for part in parts]),
@@ -65,10 +65,10 @@ class TrainingRows(msgspec.Struct, frozen=True):
 def from_batch(
     stream: Stream, batch: Batch, labels: Sequence[Value], revisions: Sequence[int]
 ) -> TrainingRows:
-    """Decoded records with their labels and revisions, one for each record of the batch."""
+    """Combine the records of a decoded batch with one label and one revision each."""
     label_array: NDArray[Any] = objects(labels)
     if stream.task == "regression":
-        # What is no number becomes NaN, which cleaning counts and takes out.
+        # A label that is not a number becomes NaN, which `clean` counts and removes.
         label_array = np.array(
             [label if isinstance(label, int | float) else np.nan for label in labels],
             dtype=np.float64,
@@ -87,7 +87,7 @@ def from_batch(
 
 
 def objects(values: Sequence[Any]) -> NDArray[np.object_]:
-    """An object array (n,), whatever the values are."""
+    """Return an object array (n,) of the values, which may be anything."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array

@@ -1,7 +1,7 @@
-"""Who runs a training: this thread at once (`driftline run`, tests), or a process of its own.
+"""Run a training in this thread (`driftline run`, tests) or in a separate process.
 
-In: a job. Out: its result, asked for with `poll`. With a process, the service's loop goes on
-polling while it trains; else the group would evict it and the request be retrained for ever.
+Input: a job. Output: its result, from `poll`. With a process, the service's loop keeps polling the
+broker during the training. Otherwise the group would evict it and the request would never finish.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from trainer.search import Progress, no_progress
 
 Train = Callable[[TrainingJob, Progress], TrainingResult]
 
-# How long a process that was told to end may take, before it is killed.
+# How long a terminated process may take to end before it is killed.
 _END_S = 5.0
 
 
@@ -26,25 +26,25 @@ class Runner(Protocol):
     """Runs one job at a time."""
 
     def start(self, job: TrainingJob) -> None:
-        """Begin. There is no other job under way."""
+        """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """The result, once; None while there is none. Never blocks on a process.
+        """Return the result once, and None otherwise. It does not wait for a running process.
 
-        Raises BrokerError if the log could not be read.
+        Raises BrokerError if the outcomes could not be read.
         """
 
     def cancel(self) -> None:
-        """Give up the job under way, if any; its result will not come. Also frees everything."""
+        """Discard the current job, if any, without a result. This also frees all resources."""
 
 
 class InlineRunner:
-    """Trains in this thread, when the result is asked for."""
+    """Trains in this thread, when `poll` is called."""
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
         self._progress = progress
-        self._job: TrainingJob | None = None
+        self._job: TrainingJob | None = None  # from `start` to `poll` or `cancel`
 
     def start(self, job: TrainingJob) -> None:
         self._job = job
@@ -60,15 +60,16 @@ class InlineRunner:
 
 
 class ProcessRunner:
-    """Trains in a spawned process; `train` must be picklable.
+    """Trains in a spawned process. `train` must be picklable.
 
-    A process that dies (killed, out of memory) gives a result that says so.
+    If the process dies (killed, out of memory), the result reports this as the reason.
     """
 
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
         self._progress = progress
-        self._context = multiprocessing.get_context("spawn")  # fork and client threads do not mix
+        self._context = multiprocessing.get_context("spawn")  # client threads do not survive a fork
+        # Both are set by `start` and reset by `cancel`, which `poll` calls once there is a result.
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
 
@@ -78,7 +79,7 @@ class ProcessRunner:
             target=_work, args=(self._train, job, theirs), name="driftline-training", daemon=True
         )
         self._process.start()
-        theirs.close()  # so that the pipe ends when the process does
+        theirs.close()  # so that the pipe ends together with the process
 
     def poll(self) -> TrainingResult | None:
         if self._pipe is None:
@@ -121,8 +122,8 @@ class ProcessRunner:
 
 
 def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
-    """In the process: train, send progress, then the result, or what is wrong with the broker."""
-    # Ctrl-C reaches the whole group; the service decides when this one ends.
+    """Train in the process: send progress, then the result or the broker's error message."""
+    # Ctrl-C reaches all processes of the group. The service decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -138,7 +139,7 @@ def _work(train: Train, job: TrainingJob, pipe: Connection) -> None:
 
 
 def _end_with_parent() -> None:
-    """The service was killed, and its successor trains anew: nobody waits for what comes here."""
+    """Exit when the service has ended, because its successor trains the request again."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -2,8 +2,8 @@
 
 These are steps 4 (features), 5 (model choice), 6 (training) and 8 (tuning) of docs/model-life.md.
 
-In: cleaned rows, ranges to learn from, and the held-out rows. Out: the best by the stream's metric
-on the held-out rows, and all trials. It never fits on a held-out row.
+Input: cleaned rows, ranges to learn from, and the held-out rows. Output: the best model by the
+stream's metric on the held-out rows, and all trials. It never fits on a held-out row.
 """
 
 import logging
@@ -28,27 +28,27 @@ from trainer.split import Places, split
 
 log = logging.getLogger(__name__)
 
-# Parameters differ by more than the noise of so many rows, and a grid on them takes seconds.
+# With this many rows, parameters matter more than noise, and trying a grid takes seconds.
 TUNE_ROWS: Final = 10_000
-# By the number of modules at its making: one, what finds and limits the libraries with threads.
+# The controller that limits the threads of libraries, by the number of modules at its creation.
 _controllers: dict[int, Any] = {}
 
 Progress = Callable[[str, int, int], None]  # step, done, of how many
 
 
 def no_progress(step: str, done: int, total: int) -> None:
-    """Shows nothing."""
+    """Do nothing."""
 
 
 class Range(msgspec.Struct, frozen=True):
-    """Rows to learn from: their places, in order, and what the range is called."""
+    """Rows to learn from: the name of the range, and the sorted indices of its rows."""
 
     name: str
     places: Places
 
 
 class Fitted(msgspec.Struct, frozen=True):
-    """An estimator fitted on some rows. Its labels are the places of `schema.classes`."""
+    """An estimator fitted on some rows. A classifier's labels are indices of `schema.classes`."""
 
     candidate: Candidate
     parameters: Parameters
@@ -56,13 +56,13 @@ class Fitted(msgspec.Struct, frozen=True):
     estimator: Any
 
     def score(self, stream: Stream, rows: TrainingRows) -> Scores:
-        """What it says about these rows."""
+        """Return its scores of these rows."""
         scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
         return scorer.score(encode_matrix(self.schema, rows.columns))
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The best of all trials; `scores` are those of the held-out rows."""
+    """The best of all trials. `scores` are its scores of the held-out rows."""
 
     fitted: Fitted
     range: Range
@@ -77,9 +77,9 @@ def search(
     held: Places,
     progress: Progress = no_progress,
 ) -> tuple[Found, tuple[Trial, ...]]:
-    """Try all candidates on all ranges; of equals, the one named first.
+    """Try all candidates on all ranges. Return the best (of equals, the first) and all trials.
 
-    Raises TrainingError if a candidate is wrong, or none could be trained.
+    Raises TrainingError if a candidate is unknown or unsuitable, or none could be trained.
     """
     candidates = [candidate(name, stream.task) for name in stream.models.candidates]
     truth = rows.take(held)
@@ -94,7 +94,7 @@ def search(
             fitted = fit(stream, kind, tune(stream, kind, train), train)
             scores = fitted.score(stream, truth)
             metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
-        except Exception as error:  # noqa: BLE001  # libraries raise anything; the others may do
+        except Exception as error:  # noqa: BLE001  # libraries may raise anything; try the others
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
             failures.append(f"{kind.name}: {error}")
             continue
@@ -114,7 +114,7 @@ def search(
 
 
 def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """The grid's best point, by the metric on the last part of at most 10,000 newest rows."""
+    """Return the best parameters of the grid, judged on a part of the newest `TUNE_ROWS` rows."""
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
     recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
@@ -123,7 +123,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
         share=stream.models.holdout,
         how=stream.models.split,
         task=stream.task,
-        seed=stream.models.seed + 1,  # not the draw that made the held-out part
+        seed=stream.models.seed + 1,  # another draw than that of the held-out rows
     )
     learn, truth = recent.take(fit_on), recent.take(judge_on)
     best, best_metric = kind.grid[0], None
@@ -136,8 +136,8 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
 
 
 def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: TrainingRows) -> Fitted:
-    """Fit on these rows, or on the newest that the candidate takes. Raises what its library does,
-    TrainingError where there is but one class."""
+    """Fit on these rows, or on the newest of them if the candidate has `max_rows`. Raises what its
+    library raises, and TrainingError if there is only one class."""
     if kind.max_rows is not None and len(train) > kind.max_rows:
         train = train.take(np.arange(len(train) - kind.max_rows, len(train)))
     schema = fit_schema(stream, train.columns, train.labels.tolist())
@@ -149,18 +149,18 @@ def fit(stream: Stream, kind: Candidate, parameters: Parameters, train: Training
         target = np.array([places[name] for name in train.labels], dtype=np.int64)
     estimator = kind.build(parameters, stream.models.seed)
     with one_thread(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not converged: the metric will tell
+        warnings.simplefilter("ignore")  # the metric shows whether the fit has converged
         estimator.fit(encode_matrix(schema, train.columns), target)
     return Fitted(kind, parameters, schema, estimator)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in the same order each time: the same rows give the same model, to the last bit."""
+    """Limit libraries to one thread. Sums then have a fixed order, so models are reproducible."""
     from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # of sklearn
 
-    # Looking for the libraries takes 7 ms, and a search does so hundreds of times; new ones come
-    # with new modules.
+    # Making a controller takes 7 ms, and a search needs it hundreds of times. A new one is needed
+    # only if more libraries were loaded, and then there are more modules.
     modules = len(sys.modules)
     if modules not in _controllers:
         _controllers.clear()

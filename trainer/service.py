@@ -1,8 +1,8 @@
-"""The trainer's handler: retrain requests in; announcements, pointers and decisions out.
+"""The trainer's handler: turn retrain requests into announcements, pointers and decisions.
 
-It trains one request at a time through a `Runner` and answers each with a `RetrainDecision`. The
-request in work holds its offset: after a crash it is read, and trained, again. It never publishes a
-pointer over one that a person set meanwhile.
+It trains one request at a time through a `Runner` and publishes a `RetrainDecision` for each. Until
+then, commits do not go past the request, so after a crash it is trained again. The trainer never
+replaces a pointer that an operator published during the training.
 """
 
 import logging
@@ -36,15 +36,15 @@ from trainer.runner import Runner
 
 log = logging.getLogger(__name__)
 
-# A request whose training takes this process down each time is given up; a restart of the service
-# in the middle of a training counts too, so that it is more than a few.
+# A request is given up after this many attempts during which the trainer ended. The limit is not
+# lower, because a restart of the service counts too.
 MAX_ATTEMPTS: Final = 5
-# So many earlier models are compared with the champion: each is loaded, which takes some time.
+# How many earlier models are compared with the champion. Loading each of them takes time.
 EARLIER: Final = 10
-# How often the log is asked whether enough outcomes have come.
+# How often the outcomes are counted while a request waits for more of them.
 _LOOK_AGAIN_S: Final = 1.0
-# A training that could not reach the model store is tried again after so long, then after twice as
-# long each time.
+# A training that could not reach the model store is tried again after this time, then after twice
+# as long each time.
 FIRST_RETRY_S: Final = 5.0
 LONGEST_RETRY_S: Final = 300.0
 
@@ -56,28 +56,28 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class _Work(msgspec.Struct):
-    """The request in work: running, or waiting until the log holds `until` records."""
+    """The current request. `_begin` sets `pointer` and `counted`, and resets `until`."""
 
     asked: _Asked
     attempt: int
     pointer: str | None  # id of the champion's pointer when the training began
-    counted: int  # records in the log when it began
-    until: int | None = None
-    look_at_s: float = 0.0
-    retry_s: float = 0.0  # pause before the next attempt while the model store is unreachable
+    counted: int  # records in the outcomes topic when it began
+    until: int | None = None  # it waits for this many records there; None: it is being trained
+    look_at_s: float = 0.0  # while it waits: when to count the records again
+    retry_s: float = 0.0  # the last delay by `_retry`; 0 once the model store can be reached
 
 
 class _Held(msgspec.Struct, frozen=True):
-    """What the commit says beside the offset of the request in work."""
+    """Metadata beside the committed offset of the current request."""
 
     attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
 class TrainerHandler:
-    """See `driftline.handler.Handler` for what each method owes.
+    """Handles retrain requests. `driftline.handler.Handler` documents the contract.
 
-    `count` says how many records the outcomes topic holds. What it writes to `models` is signed by
-    `signer`; what it reads there must be signed by a `trusted` key. `seen` are the champion's
+    `count` returns how many records the outcomes topic has. Records for `models` are signed by
+    `signer`, and those read from it must be signed by a `trusted` key. `seen` are the champion's
     pointers that inference has seen.
     """
 
@@ -100,12 +100,13 @@ class TrainerHandler:
         self._signer = signer
         self._seen = tuple(seen)
         self._catalog = Catalog(trusted)
-        self._queue: list[_Asked] = []
-        self._work: _Work | None = None
-        self._decided: set[str] = set()
-        self._resumed: dict[TopicPartition, Committed] = {}
-        self._sent: RolePointer | None = None  # until it is read back
-        self._restated: frozenset[ModelsEvent] = frozenset()
+        # `revoked` resets all of these but `_resumed`.
+        self._queue: list[_Asked] = []  # from `handle` to `_next`
+        self._work: _Work | None = None  # from `_next` to `_finish`
+        self._decided: set[str] = set()  # ids of requests, from `handle` and `_decide`
+        self._resumed: dict[TopicPartition, Committed] = {}  # set by `assigned`
+        self._sent: RolePointer | None = None  # our pointer, from `_finish` until it is read back
+        self._restated: frozenset[ModelsEvent] = frozenset()  # set by `_restate`
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -120,7 +121,7 @@ class TrainerHandler:
 
     @property
     def working_on(self) -> str | None:
-        """Id of the request in work; None when idle."""
+        """Return the id of the current request, or None."""
         return self._work.asked.request.id if self._work else None
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -128,7 +129,7 @@ class TrainerHandler:
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
-                # Inference reads it too, and makes it a dead letter.
+                # Inference reads the record too, and publishes the dead letter.
                 log.warning("ignoring a record of the models topic: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
@@ -191,7 +192,7 @@ class TrainerHandler:
         return output
 
     def look(self, view: GroupView) -> None:
-        """Nothing here hangs on where the group stands."""
+        """Do nothing, because the trainer does not depend on the group's progress."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         if self._work is not None:
@@ -208,14 +209,15 @@ class TrainerHandler:
     # ---- one request ----------------------------------------------------------------------------
 
     def _next(self) -> list[Outgoing]:
-        """Begin with the newest request; older ones are answered by it."""
+        """Start with the newest request. Decide the older ones, even a waiting one, at once."""
         if self._sent is not None:
-            return []  # who the champion is will be known when our own pointer has been read back
+            return []  # the champion is not known until our own pointer has been read back
         *older, newest = self._queue
         if self._work is not None:
             older.insert(0, self._work.asked)
         self._queue = []
         self._work = _Work(newest, self._attempt(newest), None, 0)
+        # An attempt that ended the trainer left its number in the metadata of the commit.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(reason=f"given up: the trainer ended {tried} times at it")
@@ -256,7 +258,7 @@ class TrainerHandler:
             log.info("the model store can be reached again")
             work.retry_s = 0.0
         if result.wait_for:
-            # Markers of transactions are counted too: rather wait for a few more than read again.
+            # Transaction markers count too. The minimum limits how often the topic is read in vain.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
@@ -266,6 +268,7 @@ class TrainerHandler:
         announced = result.announcement
         if announced is None:
             return [self._decide(work.asked, result)]
+        # Announce the model unless it is an earlier one. Promote it if the pointer rules allow it.
         is_new = announced.digest not in self._catalog.announcements
         output = [self._signed(announced)] if is_new else []
         stays = self._why_not_promoted(work)
@@ -282,7 +285,7 @@ class TrainerHandler:
         return output
 
     def _retry(self, work: _Work, reason: str) -> list[Outgoing]:
-        """Train again later. Logged once."""
+        """Train again later. Only the first failure is logged."""
         if not work.retry_s:
             log.error("request %s waits for the model store: %s", work.asked.request.id, reason)
         work.retry_s = min(max(work.retry_s * 2, FIRST_RETRY_S), LONGEST_RETRY_S)
@@ -291,6 +294,8 @@ class TrainerHandler:
         return []
 
     def _why_not_promoted(self, work: _Work) -> str | None:
+        """Return the pointer rule that forbids promotion, or None: the champion's pointer must not
+        have changed during the training, and promotion must be neither frozen nor manual."""
         current = self._catalog.champion
         if (current.id if current else None) != work.pointer:
             who = "a person" if current is not None and current.by == "person" else "another"
@@ -327,7 +332,7 @@ class TrainerHandler:
     # ---- helpers --------------------------------------------------------------------------------
 
     def _restate(self) -> list[Outgoing]:
-        """Publish again, signed, what compaction would otherwise take: see `Catalog`."""
+        """Sign and return the records that compaction would otherwise remove (see `Catalog`)."""
         restated = self._catalog.restatements()
         fresh = [event for event in restated if event not in self._restated]
         self._restated = frozenset(restated)

@@ -1,8 +1,8 @@
 """Split rows into a training part and a held-out part (step 6 of docs/model-life.md).
 
-In: cleaned rows in time order. Out: places of the train part and the held-out part, both in order.
-For streams the newest are held out, as the model will meet what comes after; `stratified` draws the
-same share of each class where order means nothing.
+Input: cleaned rows in time order. Output: sorted indices of both parts. With `time`, the newest
+rows are held out, because a model serves records that are newer than its training rows. With
+`stratified`, the same share of each class is drawn, for data without a meaningful order.
 """
 
 import math
@@ -24,7 +24,7 @@ def split(
     task: Task,
     seed: int,
 ) -> tuple[Places, Places]:
-    """Places (train, held out) of `n` rows; at least one in each for n ≥ 2.
+    """Return the indices (train, held out) of `n` rows. Each part has at least one for n ≥ 2.
 
     >>> labels = np.array(list("ababababab"), dtype=object)
     >>> train, held = split(labels, share=0.2, how="time", task="classification", seed=0)
@@ -43,7 +43,7 @@ def split(
     )
     chosen = np.zeros(count, dtype=bool)
     for group in groups:
-        # A class of one row is kept for training: without it the model could never name it.
+        # A class with only one row keeps it for training. Otherwise no model could predict it.
         take = math.floor(len(group) * share + 0.5) if len(group) > 1 else 0
         chosen[random.permutation(group)[: min(take, len(group) - 1)]] = True
     if not chosen.any():
