@@ -1,6 +1,6 @@
-"""The broker: the port that everything else is written against, and `connect`, which makes one.
+"""Connect to a broker through one of three clients, behind the interface of `broker.port`.
 
-In: which client, addresses, client properties. Out: a `Broker`. Importing this imports no client.
+Input: the client, addresses, properties. Output: a `Broker`. No client is imported before its use.
 """
 
 from collections.abc import Mapping
@@ -53,9 +53,9 @@ def connect(
     bootstrap_servers: str = "",
     properties: Mapping[str, str] | None = None,
 ) -> Broker:
-    """A broker through the named client. The Kafka ones connect when a first client is made.
+    """Return a broker that uses the named client. No connection is made yet.
 
-    Raises SettingsError (a wrong name or property), MissingExtra (confluent-kafka not installed).
+    Raises SettingsError for a wrong name or property, MissingExtra if confluent-kafka is missing.
 
     >>> connect("memory").admin().describe()
     {}

@@ -1,4 +1,4 @@
-"""Bounds the time of client calls that may block for ever when the broker goes away."""
+"""Bound the time of client calls that may block forever if the broker becomes unreachable."""
 
 import logging
 import threading
@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar, cast
 
 _log = logging.getLogger(__name__)
 
-# Long enough to close sockets, short enough not to delay whoever makes a new client.
+# Long enough to close sockets, short enough not to delay the client that replaces this one.
 _LET_GO_S = 1.0
 
 P = ParamSpec("P")
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call in a thread of its own and return the result.
+    """Make a call in a thread of its own and return the result.
 
-    Raises what the call raises, and TimeoutError when it has not returned within `timeout_s`
-    seconds. It goes on in the background then: give up the client that it belongs to.
+    Raises what the call raises, and TimeoutError if it does not return within `timeout_s` seconds.
+    After a timeout the call still runs in the background, so its client must be abandoned.
 
     >>> call_within(1.0, max, 1, 2)
     2
     """
-    # What is taken out of a queue is not kept by it: an exception kept by its own frames would keep
-    # the client, and its threads, until garbage is collected.
+    # A queue does not keep what was taken out of it. A local variable would keep an exception in a
+    # reference cycle with its own frames, and with it the client and its threads.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
     def work() -> None:
@@ -35,7 +35,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             answers.put((None, error))
 
-    # Not of a pool, which would wait for it when the process ends.
+    # A daemon thread, because the process would wait for a thread of a pool when it ends.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)
@@ -50,9 +50,9 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
 
 
 def let_go(close: Callable[[], object]) -> None:
-    """Close a client that is not needed any more, in the background if the broker is away.
+    """Close a client that is no longer needed. After a second, continue in the background.
 
-    What it raises is of no consequence, and logged at the debug level.
+    Errors have no consequence and are logged at debug level.
     """
     try:
         call_within(_LET_GO_S, close)
@@ -61,10 +61,10 @@ def let_go(close: Callable[[], object]) -> None:
 
 
 def end_elsewhere(client: object) -> None:
-    """Drop the last reference to a client in a background thread.
+    """Drop the last reference to a failed client in a background thread.
 
-    Call it before raising the error of a client that failed. Destroying a client may block while
-    the broker is away, even if this only happens because its last reference is dropped.
+    Call this before raising the client's error. Dropping the last reference destroys the client,
+    which may block while the broker is unreachable.
     """
 
     def hold(kept: object) -> None:

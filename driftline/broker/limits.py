@@ -1,5 +1,7 @@
-"""What a topic takes: its partitions and the size of one record, looked up once and checked before
-a record is sent, because one that the broker refuses would abort its whole transaction."""
+"""Check records against the partitions and the size limit of their topic before they are sent.
+
+A record that the broker rejects would abort its whole transaction.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,20 +15,20 @@ from driftline.errors import (
     MessageTooLarge,
 )
 
-# Kafka's default for a topic's max.message.bytes; it counts a whole batch, framing included.
+# Kafka's default for a topic's max.message.bytes. It limits a whole batch, including its framing.
 DEFAULT_TOPIC_BYTES = 1_048_588
-# A batch header is 61 bytes and a record's own lengths and deltas at most 31 more.
+# A batch header has 61 bytes. The lengths and deltas of one record have at most 31 more.
 FRAMING_BYTES = 100
-# Two lengths of at most 5 bytes beside each header.
+# Each header has two lengths of at most 5 bytes.
 HEADER_FRAMING_BYTES = 10
 MAX_MESSAGE_BYTES = DEFAULT_TOPIC_BYTES - FRAMING_BYTES
-# What a client may send at most; far above the default, so that only the topic's own limit counts
-# (a dead-letter topic's is higher than its source's).
+# The largest batch that a client may send. It is far above Kafka's default, so that only the limit
+# of the topic matters, which is higher for a dead-letter topic than for its source.
 CLIENT_MAX_BYTES = 16 * 1024 * 1024
 
 
 def record_bytes(record: Outgoing) -> int:
-    """Size of the record before compression, without the batch around it."""
+    """Return the size of a record before compression, without the framing of its batch."""
     size = len(record.value or b"") + len(record.key or b"")
     if not record.headers:
         return size
@@ -36,13 +38,13 @@ def record_bytes(record: Outgoing) -> int:
 
 
 def topic_bytes(config: dict[str, str]) -> int:
-    """The largest record that a topic with this configuration takes, in bytes."""
+    """Return the size in bytes of the largest record that a topic with this `config` accepts."""
     limit = int(config.get("max.message.bytes", DEFAULT_TOPIC_BYTES))
     return min(limit, CLIENT_MAX_BYTES) - FRAMING_BYTES
 
 
 def unknown_topic(topic: str) -> BrokerError:
-    """The error for a topic that does not exist."""
+    """Return the error for a topic that does not exist."""
     return BrokerError(
         f"topic {topic!r} does not exist",
         hint="create it first (driftline topics apply); topics are never created by use",
@@ -50,7 +52,7 @@ def unknown_topic(topic: str) -> BrokerError:
 
 
 def not_allowed(doing: str, reason: str) -> AccessDenied:
-    """The error for what the broker's ACLs do not let this user do."""
+    """Return the error for an operation that the broker's ACLs deny this user."""
     return AccessDenied(
         f"cannot {doing}: the broker does not allow it to this user ({reason})",
         hint="`driftline topics acls` prints the rights that each service and command needs",
@@ -58,7 +60,7 @@ def not_allowed(doing: str, reason: str) -> AccessDenied:
 
 
 def fenced_instance() -> InstanceFenced:
-    """The error for a member of a group whose instance id was taken by a later one."""
+    """Return the error for a group member whose instance id another member has taken over."""
     return InstanceFenced(
         "another process has taken this one's place in its group",
         hint="no two workers of a service may have the same --slot; the later one goes on",
@@ -66,7 +68,7 @@ def fenced_instance() -> InstanceFenced:
 
 
 def unpacked(batch: OutgoingBatch) -> Iterator[Outgoing]:
-    """The batch's records one by one."""
+    """Yield the records of a batch one by one."""
     for key, value in zip(batch.keys, batch.values, strict=True):
         yield Outgoing(batch.topic, value, key, batch.partition)
 
@@ -81,7 +83,7 @@ def check_partition(record: Outgoing, partitions: int) -> None:
 
 
 def check_size(record: Outgoing, limit: int) -> None:
-    """Raise MessageTooLarge if the record is over `limit` bytes."""
+    """Raise MessageTooLarge if the record is larger than `limit` bytes."""
     size = record_bytes(record)
     if size > limit:
         raise MessageTooLarge(
@@ -91,21 +93,22 @@ def check_size(record: Outgoing, limit: int) -> None:
 
 
 class TopicLimits:
-    """Partition counts and size limits of topics, each asked for once per process.
+    """A cache of the partition counts and size limits of topics.
 
-    `describe` returns a topic's description, or None if there is no such topic.
+    `describe` returns a topic's description, or None if the topic does not exist.
     """
 
     def __init__(self, describe: Callable[[str], TopicInfo | None]) -> None:
         self._describe = describe
-        self._known: dict[str, tuple[int, int]] = {}  # topic -> partitions, bytes
+        # Partition count and size limit by topic, fetched again for records of a higher partition.
+        self._known: dict[str, tuple[int, int]] = {}
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has. Raises BrokerError if it does not exist."""
+        """Return the partition count of a topic. Raises BrokerError if it does not exist."""
         return (self._known.get(topic) or self._ask(topic))[0]
 
     def check_exist(self, partitions: Iterable[TopicPartition]) -> None:
-        """Raise BrokerError if there is no such topic or partition."""
+        """Raise BrokerError if one of these topics or partitions does not exist."""
         for topic, partition in partitions:
             if partition >= self.partitions(topic):
                 raise BrokerError(f"topic {topic!r} has no {partition}")
@@ -114,12 +117,12 @@ class TopicLimits:
         """Raise MessageTooLarge, DeliveryFailed (no such partition) or BrokerError (no topic)."""
         partitions, limit = self._known.get(record.topic) or self._ask(record.topic)
         if record.partition is not None and record.partition >= partitions:
-            partitions, limit = self._ask(record.topic)  # it may have grown
+            partitions, limit = self._ask(record.topic)  # partitions may have been added
         check_partition(record, partitions)
         check_size(record, limit)
 
     def fits(self, batch: OutgoingBatch) -> bool:
-        """Whether all records of a batch would pass `check`; False may also mean "perhaps"."""
+        """Return True only if all records pass `check`. An unknown topic is not looked up."""
         known = self._known.get(batch.topic)
         if known is None or not 0 <= batch.partition < known[0]:
             return False
@@ -137,9 +140,9 @@ class TopicLimits:
 
 
 def wait_until(holds: Callable[[], bool], otherwise: str, *, timeout_s: float = 30.0) -> None:
-    """Ask the broker until it says so; metadata spread a little after a request is answered.
+    """Wait until `holds` returns True. After a change, metadata need some time to spread.
 
-    Raises BrokerError with `otherwise` if it does not within `timeout_s`.
+    Raises BrokerError with the message `otherwise` after `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     pause_s = 0.01

@@ -1,8 +1,8 @@
-"""The broker as the rest of Driftline sees it: four small protocols and the values they exchange.
+"""Define the broker interface: four protocols, and the values that they exchange.
 
-Adapters (`memory`, `kafka_python`, `librdkafka`) implement them and pass one contract suite
-(`tests/broker/test_contract.py`). All consumers read committed records only; every adapter spreads
-keys over partitions with murmur2, as Java clients do.
+The adapters `memory`, `kafka_python` and `librdkafka` implement it and pass one contract suite
+(`tests/broker/test_contract.py`). All consumers read only committed records. All producers choose
+the partition of a key with murmur2, as Java clients do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ class TopicPartition(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """A group's committed position: the next offset to read, and free text kept beside it."""
+    """A checkpoint of a group: the next offset to read, and metadata as free text."""
 
     offset: int
     metadata: str = ""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """A record read from a topic. `timestamp_ms` is the publish time, never the event time."""
+    """A record read from a topic. `timestamp_ms` is its publish time, not its event time."""
 
     topic: str
     partition: int
@@ -42,20 +42,20 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def place(self) -> str:
-        """Where it stands, for people: `topic[partition]@offset`."""
+        """Return `topic[partition]@offset`, for log messages."""
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
 class Messages(Sequence[Message]):
-    """Records in the order in which they were read, and their columns, for whoever takes in many
-    at once: an adapter that has them otherwise gives them without a `Message` for each."""
+    """Records in the order in which they were read, also accessible as columns. An adapter can
+    provide the columns without making a `Message` for each record."""
 
     def __init__(self, messages: Sequence[Message]) -> None:
         self._messages = messages
 
     @classmethod
     def of(cls, messages: Sequence[Message]) -> "Messages":
-        """The same records, with columns."""
+        """Return the same records, with columns."""
         return messages if isinstance(messages, Messages) else Messages(messages)
 
     def __len__(self) -> int:
@@ -72,13 +72,12 @@ class Messages(Sequence[Message]):
         return Messages(self._messages[at]) if isinstance(at, slice) else self._messages[at]
 
     def take(self, places: Iterable[int]) -> "Messages":
-        """The records at these places."""
+        """Return the records at these indices."""
         return Messages([self[place] for place in places])
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """The partition of each run of records that stand together, as they mostly do, and its
-        places."""
+        """Return the partition and the slice of each run of consecutive records of a partition."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()
@@ -92,7 +91,7 @@ class Messages(Sequence[Message]):
 
     @property
     def topics(self) -> list[str]:
-        """Their topics, in order; the other columns likewise."""
+        """Return the column of topics, one per record. The other columns have the same order."""
         return [message.topic for message in self._messages]
 
     @property
@@ -117,7 +116,7 @@ class Messages(Sequence[Message]):
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A record to publish. Without `partition`, murmur2 of the key chooses one."""
+    """A record to publish. Without `partition`, murmur2 of the key selects one."""
 
     topic: str
     value: bytes | None
@@ -127,7 +126,7 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
 
 
 class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
-    """Many records for one partition, without headers: `keys[i]` goes with `values[i]`."""
+    """Records for one partition, without headers. `keys[i]` and `values[i]` are one record."""
 
     topic: str
     partition: int
@@ -136,7 +135,7 @@ class OutgoingBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewTopic(msgspec.Struct, frozen=True):
-    """A topic to create; `config` holds Kafka's own names and values."""
+    """A topic to create. `config` contains Kafka's own names and values."""
 
     name: str
     partitions: int
@@ -145,7 +144,7 @@ class NewTopic(msgspec.Struct, frozen=True):
 
 
 class TopicInfo(msgspec.Struct, frozen=True):
-    """A topic as the broker describes it; `config` holds all of Kafka's settings for it."""
+    """A topic as the broker describes it. `config` contains its settings, defaults included."""
 
     name: str
     partitions: int
@@ -153,7 +152,7 @@ class TopicInfo(msgspec.Struct, frozen=True):
 
 
 class OffsetRange(NamedTuple):
-    """The readable range of a partition: `[start, end)`, `end` being the last stable offset."""
+    """The readable range of a partition, `[start, end)`. `end` is the last stable offset."""
 
     start: int
     end: int
@@ -163,41 +162,40 @@ Rebalanced = Callable[[Sequence[TopicPartition]], None]
 
 
 class Consumer(Protocol):
-    """Reads topics, either as a member of a group (`subscribe`) or alone (`assign`)."""
+    """Read topics, either as a member of a group (`subscribe`) or alone (`assign`)."""
 
     def subscribe(
         self, topics: Sequence[str], *, assigned: Rebalanced, revoked: Rebalanced
     ) -> None:
-        """Join the group (classic protocol, range assignor). Raises BrokerError (no such topic).
+        """Join the group (classic protocol, range assignor). Raises BrokerError for unknown topics.
 
-        `assigned` is called from inside `poll` with the partitions gained (none, if there are more
-        members than partitions), before any of their records is returned; the callback may call
-        `committed` and `seek`. A partition without a `seek` starts at its committed offset, or at
-        the earliest one. `revoked` is called from inside `poll` or `close` with the partitions
-        lost, while commits are still possible (not after the group has evicted this member: then
-        they raise BrokerError). Both run in the thread that called `poll` or `close`.
+        `poll` calls `assigned` with all partitions of this member before it returns their records.
+        The list may be empty. The callback may call `committed` and `seek`. Without a `seek`, a
+        partition starts at its committed offset, or at the earliest one. `poll` and `close` call
+        `revoked` with the partitions that are taken away. It may still commit, but this raises
+        BrokerError if the group has evicted this member. Both run in the calling thread.
         """
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Read these partitions from these offsets, without a group."""
+        """Read these partitions from these offsets, without joining a group."""
 
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
-        """What is there, at most `max_records`; blocks up to `timeout_s` while nothing is.
+        """Return the next records, at most `max_records`. Wait up to `timeout_s` if there are none.
 
-        Raises BrokerUnavailable, BrokerError. A member of a group raises OffsetOutOfRange, at each
-        call until it is sought elsewhere, when a partition has no record at its position: retention
-        has deleted it, or the topic was created again. Alone, it goes on from the earliest record.
+        Raises BrokerUnavailable, BrokerError. A group member raises OffsetOutOfRange, until `seek`,
+        if a position is outside of its log: retention has deleted the record, or the topic was
+        created again. A consumer without a group resumes at the earliest record instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
-        """The partitions that this consumer reads now."""
+        """Return the partitions that are assigned to this consumer."""
 
     def position(self, partition: TopicPartition) -> int:
-        """The offset from which `poll` goes on: behind all records that it has returned, and behind
-        the markers of transactions among and after them, once `poll` has come upon those."""
+        """Return the offset from which `poll` reads next. It is after all records that `poll` has
+        returned, and after the transaction markers that the client has read."""
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Continue from `offset`."""
+        """Make `poll` read next from `offset`."""
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         """Return no records of these partitions until `resume`."""
@@ -206,103 +204,104 @@ class Consumer(Protocol):
         """Undo `pause`."""
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """The group's committed positions; a partition without one is left out."""
+        """Fetch the group's checkpoints. A partition without one is left out."""
 
     def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Commit for the group and wait for the answer. Raises BrokerError (also when fenced)."""
+        """Commit for the group and wait for the answer. Raises BrokerError, also when fenced."""
 
     def group_metadata(self) -> object:
-        """What `Producer.send_offsets` needs from this consumer; opaque."""
+        """Return an opaque value for `Producer.send_offsets`."""
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where these partitions end for a reader (the last stable offset), asked of the broker
-        now: what was published before this call stands before its end."""
+        """Fetch the last stable offsets of these partitions, where they end for a reader. They are
+        above all records that were published before this call."""
 
     def close(self) -> None:
-        """Leave the group and free everything. Safe to call twice."""
+        """Leave the group and free all resources. Safe to call twice."""
 
     def abandon(self) -> None:
-        """Free everything after a failure: call no callback, commit nothing, and wait neither for
-        the broker nor for calls under way. A member with an instance id stays in its group until a
-        successor of this id joins or its session times out. Safe to call twice, and after `close`.
+        """Free all resources after a failure. Safe to call twice, and after `close`.
+
+        Call no callback, commit nothing, and do not wait for the broker or pending calls. A static
+        member stays in its group until a successor with its id joins or its session times out.
         """
 
 
 class Producer(Protocol):
-    """Publishes records, in a transaction when it was made with a `transactional_id`."""
+    """Publish records, in transactions if it was made with a `transactional_id`."""
 
     def send(self, record: Outgoing) -> None:
-        """Queue a record; blocks while the client's queue is full.
+        """Queue a record. Blocks while the client's queue is full.
 
-        Raises MessageTooLarge (over its topic's max.message.bytes), DeliveryFailed (no such
-        partition), BrokerError (no such topic), TransactionAborted (fenced).
+        Raises MessageTooLarge (above its topic's max.message.bytes), DeliveryFailed (unknown
+        partition), BrokerError (unknown topic), TransactionAborted (fenced).
         """
 
     def send_batch(self, batch: OutgoingBatch) -> None:
-        """Queue many records, in their order. Blocks and raises as `send` does; the records before
-        the one that is refused are sent."""
+        """Queue records in their order. Blocks and raises like `send`. If it raises, the records
+        before the rejected one are queued."""
 
     def flush(self) -> None:
         """Wait until every record sent so far is acknowledged. Raises DeliveryFailed."""
 
     def begin(self) -> None:
-        """Begin a transaction. The first call fences older producers of the same id.
+        """Begin a transaction. The first call fences older producers with the same id.
 
-        Raises TransactionAborted when a newer producer has fenced this one: only a new producer
-        helps then, and only if no other worker runs under this id. BrokerUnavailable.
+        Raises BrokerUnavailable, and TransactionAborted if a newer producer has fenced this one.
+        Then only a new producer can begin a transaction, which fences the other one.
         """
 
     def send_offsets(
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
-        """Make these commits part of the transaction. Raises TransactionAborted when fenced."""
+        """Add these offsets to the transaction. Raises TransactionAborted when fenced."""
 
     def commit(self) -> None:
-        """Commit the transaction, records and offsets together. Raises TransactionAborted."""
+        """Commit the records and offsets of the transaction. Raises TransactionAborted."""
 
     def abort(self) -> None:
-        """Abort the transaction; nothing of it becomes visible. Without one, does nothing."""
+        """Abort the transaction, if one is open. Readers never see any of its records."""
 
     def close(self) -> None:
-        """Free everything; an open transaction is aborted. Safe to call twice."""
+        """Abort an open transaction and free all resources. Safe to call twice."""
 
     def abandon(self) -> None:
-        """Free everything after a failure; drop what was not sent, and do not wait for the broker.
-        An open transaction is aborted by the next producer of the same id, or when it times out.
-        Safe to call twice, and after `close`."""
+        """Free all resources after a failure, without waiting for the broker. Queued records are
+        dropped. The next producer with the same id, or a timeout, aborts an open transaction. Safe
+        to call twice, and after `close`."""
 
 
 class Admin(Protocol):
-    """Looks at topics and groups, creates and deletes topics."""
+    """Describe topics and groups, create and delete topics."""
 
     def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        """These topics (all but Kafka's own, without an argument); an unknown one is left out."""
+        """Describe these topics, or all except Kafka's own. Unknown topics are left out."""
 
     def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """The ids of these topics; an unknown one is left out. A topic that is deleted and created
-        again has another id."""
+        """Return the ids of these topics. Unknown topics are left out. A topic gets a new id when
+        it is deleted and created again."""
 
     def create(self, topics: Iterable[NewTopic]) -> None:
-        """Create topics and wait until they can be used. Raises BrokerError if one exists."""
+        """Create topics and wait until they are usable. Raises BrokerError if one exists."""
 
     def delete(self, topics: Iterable[str]) -> None:
-        """Delete topics and wait until they are gone; one that does not exist is no error."""
+        """Delete topics and wait until they are gone. Unknown topics are ignored."""
 
     def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        """The readable range of each partition. Raises BrokerError if there is no such topic."""
+        """Return the readable range of each partition. Raises BrokerError for an unknown topic."""
 
     def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
-        """All that a group has committed."""
+        """Return all checkpoints of a group."""
 
     def group_members(self, group: str) -> int:
-        """How many consumers are members of a group now; 0 if there is no such group."""
+        """Return the number of members of a group, 0 for an unknown group."""
 
     def close(self) -> None:
-        """Free everything. Safe to call twice."""
+        """Free all resources. Safe to call twice."""
 
 
 class Broker(Protocol):
-    """Makes clients for one cluster, all with the same properties."""
+    """Make clients for one cluster, all with the same properties."""
 
     def consumer(
         self,
@@ -311,10 +310,11 @@ class Broker(Protocol):
         client_id: str = "driftline",
         instance_id: str | None = None,
     ) -> Consumer:
-        """A consumer. `instance_id` makes it a static member of its group: one that takes over
-        from a killed process of the same id has its partitions at once, and the group goes on
-        meanwhile. Two that live are told apart: `poll` or `commit` of the older one raise
-        BrokerError, within seconds. The memory broker, whose members do not die, ignores it.
+        """Make a consumer. With `instance_id` it is a static member of its group.
+
+        A static member takes over the partitions of a killed process with the same id at once,
+        without a rebalance. If both are alive, `poll` or `commit` of the older one raises
+        BrokerError within seconds. The memory broker, whose members cannot be killed, ignores it.
         """
 
     def producer(
@@ -325,15 +325,17 @@ class Broker(Protocol):
         client_id: str = "driftline",
         gapless: bool = False,
     ) -> Producer:
-        """A producer. With `gapless`, which is for one without transactions, no record of a
-        partition is written after one that was not: after a failure every call raises BrokerError
-        or DeliveryFailed, and the producer can only be abandoned."""
+        """Make a producer. `gapless` is for producers without transactions.
+
+        If a record was not written, no later one of its partition is written. After a failure every
+        call raises BrokerError or DeliveryFailed, and the producer must be abandoned.
+        """
 
     def admin(self) -> Admin: ...
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest record (key, value, headers) that a topic with Kafka's defaults takes.
+        """Return the largest size of a record (key, value, headers) with Kafka's default limit.
 
-        A topic with its own max.message.bytes takes more or less; `send` checks that.
+        Topics can have other limits, which `send` checks.
         """

@@ -1,13 +1,13 @@
-"""What all adapters' producers refuse, and in which words."""
+"""Checks and errors that the producers of all adapters share."""
 
 from driftline.errors import BrokerError, DeliveryFailed
 
-# The coordinator aborts a transaction after 10 s: what it has not answered by then is lost anyway.
+# The coordinator aborts a transaction after 10 s. Waiting longer for its answer is useless.
 TRANSACTION_ANSWER_TIMEOUT_S = 15.0
 
 
 def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
-    """Raise BrokerError where no transaction can be begun."""
+    """Raise BrokerError if the producer has no transactional id, or a transaction is open."""
     if transactional_id is None:
         raise BrokerError("this producer has no transactional id")
     if is_open:
@@ -15,7 +15,7 @@ def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
 
 
 def raise_failed(failed: list[str]) -> None:
-    """Raise DeliveryFailed if there are records that were not acknowledged, and forget them."""
+    """Raise DeliveryFailed if `failed` lists records that were not acknowledged, and empty it."""
     if not failed:
         return
     count, first = len(failed), failed[0]
