@@ -1,7 +1,7 @@
-"""The adapter for kafka-python: pure Python and always installed; it owes correctness, not speed.
+"""Connect through kafka-python, which is pure Python and always installed, but slower.
 
-In: addresses, and client properties under Kafka's dotted names. Out: the clients of the port.
-Never: auto commit, uncommitted reads, topics made by use.
+Input: addresses, and client properties under Kafka's dotted names. Output: the clients of the port.
+It never commits automatically, reads uncommitted records, or creates topics by using them.
 """
 
 import base64
@@ -46,7 +46,7 @@ from driftline.errors import (
 
 _log = logging.getLogger(__name__)
 
-# Long enough for a slow start of one broker, short enough to tell a person who waits.
+# Long enough for a broker that starts slowly, short enough for a user who waits for an error.
 CONNECT_TIMEOUT_S = 10.0
 _COORDINATOR_PATIENCE_S = 10.0
 _ASK_AGAIN_S = 0.1
@@ -62,18 +62,18 @@ _FORBIDDEN = (
 )
 
 _CONSUMER: Mapping[str, object] = {
-    "enable_auto_commit": False,  # the loop commits what was handled, nothing else does
-    "auto_offset_reset": "earliest",  # default latest: would skip what came before the start
+    "enable_auto_commit": False,  # only the loop commits
+    "auto_offset_reset": "earliest",  # the default, latest, skips existing records
     "isolation_level": "read_committed",
     "allow_auto_create_topics": False,
     "partition_assignment_strategy": [RangePartitionAssignor],
-    "fetch_max_wait_ms": 100,  # a seek or resume waits for the empty fetch under way; default 500
-    "session_timeout_ms": 10_000,  # partitions of a killed worker move on; default 45 s
+    "fetch_max_wait_ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
+    "session_timeout_ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
     "heartbeat_interval_ms": 1000,  # how soon members learn of a rebalance; default 3 s
-    "metrics_enabled": False,  # a tenth of the time of a poll
+    "metrics_enabled": False,  # metrics take a tenth of the time of a poll
 }
-# A send costs about 40 µs of processor time, 27 of them the client's own; neither larger batches
-# nor longer lingering changed that. Transactions of one record: 8 to 12 ms at the median.
+# A send takes about 40 µs of CPU, 27 of them in the client. Larger batches and longer lingering did
+# not change that. A transaction of one record takes 8 to 12 ms at the median.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
@@ -86,10 +86,9 @@ _PRODUCER: Mapping[str, object] = {
 
 
 class KafkaPythonBroker:
-    """Makes kafka-python clients. Nothing is opened before the first client is made.
+    """Make kafka-python clients, which connect when they are made.
 
-    A broker that goes away later is waited for; records and transactions that it does not answer
-    in time fail.
+    They wait for a broker that becomes unreachable later, but records and transactions time out.
     """
 
     def __init__(
@@ -126,7 +125,7 @@ class KafkaPythonBroker:
         own = {"group_id": group, "client_id": client_id, "group_instance_id": instance_id}
         defaults = dict(_CONSUMER)
         if group is not None:
-            defaults["auto_offset_reset"] = "none"  # nothing is passed over in silence
+            defaults["auto_offset_reset"] = "none"  # raise an error instead of skipping records
         client = self._make(kafka.KafkaConsumer, defaults, own)
         return KafkaPythonConsumer(client, self._limits, static=instance_id is not None)
 
@@ -158,9 +157,9 @@ class KafkaPythonBroker:
     def _make(self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]) -> Any:
         known = make.DEFAULT_CONFIG
         config = {
-            # Default 30 s: a broker that comes back is found again within seconds.
+            # Default 30 s. Clients should find a broker within seconds after its restart.
             "reconnect_backoff_max_ms": 1000,
-            # Default 100: a first send, read or begin waits for it once or twice.
+            # Default 100. The first send, read or begin of a client waits for it once or twice.
             "retry_backoff_ms": 20,
             **defaults,
             **{name: value for name, value in self._properties.items() if name in known},
@@ -182,15 +181,15 @@ class KafkaPythonBroker:
                 raise SettingsError(f"kafka-python refuses its client properties: {why}") from None
             except kafka_errors.KafkaError as error:
                 _close(made)
-                # Not the error itself, which would keep the client with its traceback.
+                # Keep only the text. The traceback of the error would keep the client.
                 reason = str(error) or type(error).__name__
             probe.raise_refusal(self._servers, self._given)
         raise probe.unreachable(self._servers, without_secrets(reason, self._given))
 
 
 def _network_client(made: list[KafkaNetClient], **options: Any) -> KafkaNetClient:
-    """The part of a client that has a thread and sockets. A client that does not find a broker
-    raises from its constructor and does not close it: it is closed from the list `made`."""
+    """Make the part of a client that owns its thread and sockets, and add it to `made`. If the
+    client's constructor finds no broker, it raises without closing this part."""
     made.append(KafkaNetClient(**options))
     return made[-1]
 
@@ -201,7 +200,7 @@ def _close(made: list[KafkaNetClient]) -> None:
 
 
 class KafkaPythonAdmin:
-    """Administers through a kafka.KafkaAdminClient."""
+    """Administer topics and groups with a kafka.KafkaAdminClient."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -219,7 +218,7 @@ class KafkaPythonAdmin:
             try:
                 answer = self._client.describe_configs(resources, config_filter="all")
             except kafka_errors.UnknownTopicOrPartitionError:
-                return False  # one was deleted meanwhile
+                return False  # a topic was deleted since it was listed
             configs = answer.get("topic", {})
             return True
 
@@ -324,7 +323,7 @@ class KafkaPythonAdmin:
             self._client.close()
 
     def _partitions(self, topics: list[str] | None) -> dict[str, int]:
-        """Partition counts of these topics, or of all; unknown ones and Kafka's own left out."""
+        """Return partition counts of these or all topics, without unknown and internal ones."""
         if topics == []:
             return {}
         with translated("list topics"):
@@ -340,7 +339,8 @@ class KafkaPythonAdmin:
 
 
 def _as_kafka_writes_it(topic_id: str) -> str:
-    """
+    """Return a topic id in URL-safe base64.
+
     >>> _as_kafka_writes_it("78b72e33-83d4-47aa-9576-719e67db3151")
     'eLcuM4PUR6qVdnGeZ9sxUQ'
     """
@@ -348,8 +348,8 @@ def _as_kafka_writes_it(topic_id: str) -> str:
 
 
 def _patiently(ask: Callable[[], Any]) -> Any:
-    """Ask until the group has a coordinator: a new cluster has none for some seconds, and after a
-    broker has failed another one takes over. The client itself does not wait for that."""
+    """Repeat a request until the group has a coordinator, which the client does not wait for. A new
+    cluster has none for some seconds, and after a failure another broker must take over."""
     deadline_s = time.monotonic() + _COORDINATOR_PATIENCE_S
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The consumer of the kafka-python adapter, and how its rebalance callbacks get to the caller."""
+"""The consumer of the kafka-python adapter. It runs rebalance callbacks in the calling thread."""
 
 import queue
 import threading
@@ -25,13 +25,13 @@ from driftline.errors import BrokerUnavailable, OffsetOutOfRange
 
 
 class KafkaPythonConsumer:
-    """Reads through a kafka.KafkaConsumer."""
+    """Read with a kafka.KafkaConsumer."""
 
     def __init__(self, client: Any, limits: TopicLimits, *, static: bool = False) -> None:
         self._client = client
         self._limits = limits
         self._static = static  # it has an instance id
-        self._callbacks: _Callbacks | None = None
+        self._callbacks: _Callbacks | None = None  # set by `subscribe`
         self._closed = False
 
     def subscribe(
@@ -43,7 +43,7 @@ class KafkaPythonConsumer:
         with translated("subscribe"):
             self._client.subscribe(topics=list(topics), listener=self._callbacks)
             for topic in topics:
-                # Without their metadata the first leader of a group assigns no partitions at all.
+                # Fetch metadata now. Without it the first leader of a group assigns no partitions.
                 self._client.partitions_for_topic(topic)
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -135,8 +135,8 @@ class KafkaPythonConsumer:
                 self._callbacks.close()
         finally:
             if self._static:
-                # By itself this client leaves its group only without an instance id (3.0.12). The
-                # request has the member's id as well, so it takes nothing from a successor.
+                # This client leaves its group only if it has no instance id (3.0.12). The request
+                # contains the member id, so it cannot remove a successor with this instance id.
                 self._client._coordinator.is_dynamic_member = lambda: True
             with translated("close"):
                 self._client.close(autocommit=False, timeout_ms=ANSWER_TIMEOUT_MS)
@@ -150,16 +150,16 @@ class KafkaPythonConsumer:
         let_go(partial(self._client.close, autocommit=False, timeout_ms=1000))
 
     def _fetch_again_what_was_parked(self) -> None:
-        """Of a partition that is paused in the middle of a fetch the client parks the rest, and
-        rarely finds back to it: it neither returns nor fetches any more of that partition (3.0.12,
-        `fetched_records` looks there only while its slot for records is None, not used up)."""
+        """Drop records that the client parked when their partition was paused during a fetch. After
+        `resume` it rarely returns them, and it fetches no others of the partition (3.0.12:
+        `fetched_records` looks for them only if its current records are None, not if used up)."""
         parked = self._client._fetcher._paused_partition_records
         for partition in parked.keys() - self._client.paused():
             del parked[partition]
 
     def _is_fenced(self) -> bool:
-        """Whether another consumer has this one's instance id: the client then does no more than
-        to stop its heartbeats (3.0.12)."""
+        """Return whether another consumer has taken this one's instance id. Stopped heartbeats are
+        the only sign that the client gives (3.0.12)."""
         member = self._client._coordinator
         return (
             member.stable()
@@ -170,26 +170,28 @@ class KafkaPythonConsumer:
 
 
 class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
-    """Runs rebalance callbacks in the thread that polls.
+    """Run rebalance callbacks in the calling thread.
 
-    The client calls its listener from its I/O thread, where `committed` and `commit` cannot be
-    called, while the caller's thread is blocked in poll. So poll runs in a worker thread, and the
-    caller's thread waits here for callbacks to run and for the result.
+    The client calls this listener in its I/O thread, where `committed` and `commit` cannot be
+    called, while its `poll` blocks. Therefore a worker thread polls and puts the result into
+    `_events`. The I/O thread puts callbacks into `_events` and waits until they have run. The
+    calling thread runs what it finds there, so `revoked` can commit before partitions are lost.
     """
 
     def __init__(self, client: Any, assigned: Rebalanced, revoked: Rebalanced) -> None:
         self._client = client
         self._assigned = assigned
         self._revoked = revoked
-        self.held: list[TopicPartition] = []
-        self._given_up: list[TopicPartition] = []
+        self.held: list[TopicPartition] = []  # assigned now; set by `_take`, emptied by `_give_up`
+        self._given_up: list[TopicPartition] = []  # the partitions that were revoked last
+        # `poll` puts its timeout and size here, and `abandon` None, which ends the worker thread.
         self._requests: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
-        # Not of a pool, which would wait for a poll that hangs when the process ends.
+        # A daemon thread: one of a pool would keep the process alive while a poll hangs.
         threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
         self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._result: list[Any] = []
-        self._polling = False
-        self._closing = False
+        self._result: list[Any] = []  # records of the last poll; set by `_finish`, taken by `poll`
+        self._polling = False  # from a request until its result was taken from `_events`
+        self._closing = False  # set by `abandon`: callbacks are no longer called
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:
         await self._hand_over(self._take, assigned)
@@ -211,8 +213,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
-            # The client goes on where it was with a partition that it had before (3.0.12); the
-            # others, and Kafka's own client, start at what is committed.
+            # The client keeps position and pause of a partition that it had before (3.0.12). Start
+            # at the committed offset instead, as other clients do.
             known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
             if known is None:
                 self._client.seek_to_beginning(partition)
@@ -233,13 +235,13 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         try:
             callback(partitions)
         finally:
-            # Futures of this client may only be completed on its I/O thread; there is no public
-            # way to get there (3.0.12).
+            # Futures of this client may only be completed in its I/O thread, to which there is no
+            # public access (3.0.12).
             self._client._net.call_soon_threadsafe(lambda: done.success(None))
 
     def poll(self, *, timeout_ms: float, max_records: int) -> Mapping[Any, Any]:
-        # After an interrupt (Ctrl-C) the earlier poll may still be under way, and its records
-        # must not be lost: take its result first.
+        # After an interrupt (Ctrl-C) the previous poll may still run. Wait for it instead of
+        # starting another one, so that its records are not lost.
         if not self._polling:
             self._polling = True
             self._requests.put((timeout_ms, max_records))
@@ -280,7 +282,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             raise error
 
     def close(self) -> None:
-        """End a poll under way, then give up the partitions."""
+        """Finish a pending poll, then call `revoked`."""
         try:
             if self._polling:
                 self.poll(timeout_ms=0, max_records=1)
@@ -290,7 +292,7 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
             self.abandon()
 
     def abandon(self) -> None:
-        """Call no callback any more."""
+        """End the worker thread. No callback is called from now on."""
         self._closing = True
         self.held = []
         self._requests.put(None)

@@ -28,8 +28,8 @@ from driftline.errors import BrokerUnavailable, DeliveryFailed, TransactionAbort
 
 _log = logging.getLogger(__name__)
 
-# The client's own queue has no bound; wait for the oldest records when so many, or so many bytes,
-# are unconfirmed.
+# The client's own queue is unbounded. Above these numbers of unconfirmed records or bytes, `send`
+# waits for the oldest records.
 _MAX_UNCONFIRMED = 20_000
 _MAX_UNCONFIRMED_BYTES = 64 * 1024 * 1024
 # A record is acknowledged or fails within the delivery timeout of 60 s.
@@ -37,7 +37,7 @@ _SETTLED_TIMEOUT_S = 90.0
 
 
 class KafkaPythonProducer:
-    """Writes through a kafka.KafkaProducer."""
+    """Write with a kafka.KafkaProducer."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class KafkaPythonProducer:
     ) -> None:
         self._client = client
         self._gapless = gapless
-        self._has_gap = False  # gapless: a record was not written, so none may be any more
+        self._has_gap = False  # a gapless producer lost a record, so it must write no other one
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._flush_timeout_s = (
@@ -59,10 +59,10 @@ class KafkaPythonProducer:
         self._limits = limits
         self._unconfirmed: deque[tuple[str, int, Any]] = deque()  # topic, bytes, future
         self._unconfirmed_bytes = 0
-        self._failed: list[str] = []
-        self._ready = False
+        self._failed: list[str] = []  # filled by `_confirm`; emptied when raised, and by `abort`
+        self._ready = False  # set by the first `begin`
         self._in_transaction = False
-        self._dead = False
+        self._dead = False  # an abort failed or a call did not return; no transaction can follow
         self._closed = False
 
     def send(self, record: Outgoing) -> None:
@@ -94,7 +94,7 @@ class KafkaPythonProducer:
             self._confirm(len(self._unconfirmed) // 2)
 
     def _stop_writing(self, error: BaseException) -> None:
-        """Called in the thread that sends, before it sends anything more."""
+        """Stop the client after a failed record. Runs in its sending thread before other sends."""
         self._has_gap = True
         self._client._sender.force_close()
 
@@ -104,7 +104,7 @@ class KafkaPythonProducer:
 
     def flush(self) -> None:
         with self._translated("flush"):
-            # Without a bound it may wait for ever after the coordinator was lost (3.0.12).
+            # Without a timeout it may wait forever after the coordinator is lost (3.0.12).
             self._client.flush(timeout=self._flush_timeout_s)
         self._confirm(0)
         raise_failed(self._failed)
@@ -122,7 +122,7 @@ class KafkaPythonProducer:
         self, offsets: Mapping[TopicPartition, Committed], group_metadata: object
     ) -> None:
         for partition in offsets:
-            self._limits.partitions(partition.topic)  # the client waits for ever for one unknown
+            self._limits.partitions(partition.topic)  # the client waits forever for unknown topics
         with self._translated("send offsets"):
             self._answered(
                 "send offsets",
@@ -154,7 +154,7 @@ class KafkaPythonProducer:
         try:
             self._answered("abort", self._client.abort_transaction)
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
-            # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
+            # The coordinator aborts it: at once after fencing, otherwise when it times out.
             self._dead = True
             _log.warning("the transaction of %s was left to time out: %r", self._id, error)
 
@@ -175,7 +175,7 @@ class KafkaPythonProducer:
         self._unconfirmed.clear()
 
         def close() -> None:
-            self._client._sender.force_close()  # else `close` waits for what cannot be sent
+            self._client._sender.force_close()  # otherwise `close` waits for unsent records
             self._client.close(timeout=1)
 
         let_go(close)
@@ -195,10 +195,10 @@ class KafkaPythonProducer:
                 self._failed.append(f"{topic}: {error!r}")
 
     def _answered(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
-        """Call in a thread, and wait no longer than a broker that is there may take: the client
-        itself would wait for ever (3.0.12). What comes of the transaction then is not known.
+        """Make a call, with a timeout because it may never return (3.0.12).
 
-        Raises what the call raises, BrokerUnavailable.
+        Raises what the call raises, and BrokerUnavailable after the timeout. Whether the
+        transaction was committed is then unknown, and the producer is unusable.
         """
         try:
             call_within(self._answer_timeout_s, call, *arguments)
@@ -212,7 +212,7 @@ class KafkaPythonProducer:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """In a transaction every failure ends it; otherwise as for any client."""
+        """Turn the client's errors into Driftline's, with an id mostly TransactionAborted."""
         if self._id is None:
             with translated(doing):
                 yield

@@ -1,4 +1,4 @@
-"""Between the port's values and errors and those of kafka-python."""
+"""Convert values and errors between the port and kafka-python."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,28 +12,28 @@ from driftline.broker.limits import fenced_instance, not_allowed
 from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerError, BrokerUnavailable
 
-# Answers of a broker that is there take milliseconds; this covers an election.
+# A reachable broker replies in milliseconds. This timeout also covers the election of a leader.
 ANSWER_TIMEOUT_MS = 30_000
-# Questions about progress are asked again a second later: they must not hold up the loop.
+# Requests about progress are repeated a second later, so they must not block the loop for long.
 PROGRESS_TIMEOUT_MS = 5_000
 
-# librdkafka (2.16) commits metadata with the zero byte that ends a string in C, and when it reads
-# some without, it goes on into whatever follows in memory. So both adapters write it.
+# librdkafka (2.16) commits metadata with the zero byte that ends strings in C. When it reads
+# metadata without this byte, it continues into other memory. So this adapter writes the byte, too.
 _END = "\0"
 
 
 def kafka_partition(partition: TopicPartition) -> Any:
-    """A kafka.TopicPartition."""
+    """Return the client's value for a partition."""
     return kafka.TopicPartition(*partition)
 
 
 def committed_of(position: Any) -> Committed:
-    """A committed position, with the metadata as they were given."""
+    """Return a checkpoint, with its metadata as they were given to `kafka_offsets`."""
     return Committed(position.offset, (position.metadata or "").rstrip(_END))
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]:
-    """What the client's commits take."""
+    """Return the client's value for offsets to commit."""
     return {
         kafka_partition(partition): OffsetAndMetadata(
             position.offset, position.metadata and position.metadata + _END, -1
@@ -44,7 +44,7 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn the client's errors into Driftline's."""
+    """Turn errors of the client into Driftline's."""
     try:
         yield
     except kafka_errors.FencedInstanceIdError as error:
