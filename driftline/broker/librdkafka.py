@@ -1,7 +1,7 @@
-"""The adapter for librdkafka (confluent-kafka): the fast one, behind the extra `librdkafka`.
+"""Connect through librdkafka (confluent-kafka), the fast client, from the extra `librdkafka`.
 
-In: addresses, and client properties under librdkafka's dotted names. Out: the clients of the port.
-Never: auto commit, uncommitted reads, topics made by use.
+Input: addresses, and properties under librdkafka's dotted names. Output: the clients of the port.
+It never commits automatically, reads uncommitted records, or creates topics by using them.
 """
 
 import logging
@@ -40,56 +40,56 @@ from driftline.errors import (
     SettingsError,
 )
 
-# What the library itself logs, see driftline.logs.
+# The library's own log messages, see driftline.logs.
 _client_log = logging.getLogger("librdkafka")
-# It warns at each start that a property is experimental; tests/broker/test_gapless.py covers it.
+# It warns at each start that this property is experimental. tests/broker/test_gapless.py tests it.
 _client_log.addFilter(lambda record: "enable.gapless.guarantee is" not in record.getMessage())
 
-# Long enough for a slow start of one broker, short enough to tell a person who waits.
+# Long enough for a broker that starts slowly, short enough for a user who waits for an error.
 CONNECT_TIMEOUT_S = 10.0
 
 _URL_SAFE = str.maketrans("+/", "-_")
 _CONSUMER: Mapping[str, object] = {
-    "enable.auto.commit": False,  # the loop commits what was handled, nothing else does
+    "enable.auto.commit": False,  # only the loop commits
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
-    "enable.partition.eof": True,  # else the position stays before a transaction's last marker
+    "enable.partition.eof": True,  # otherwise the position stays before the last marker
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
-    "queued.max.messages.kbytes": 32_768,  # what is fetched ahead, of all partitions; default 64 MB
-    "fetch.queue.backoff.ms": 5,  # default 1000: catching up stops at a fourth of the speed
-    "fetch.wait.max.ms": 100,  # a seek or resume waits for the empty fetch under way; default 500
-    "session.timeout.ms": 10_000,  # partitions of a killed worker move on; default 45 s
+    "queued.max.messages.kbytes": 32_768,  # prefetched of all partitions together; default 64 MB
+    "fetch.queue.backoff.ms": 5,  # the default, 1000, divides the speed of catching up by four
+    "fetch.wait.max.ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
+    "session.timeout.ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
     "heartbeat.interval.ms": 1000,  # how soon members learn of a rebalance; default 3 s
 }
-# A send costs 3.7 µs here, 0.4 of them the check of its size; a record through the broker and back
-# takes 0.6 ms at the median, a transaction of one record 5 ms, of a thousand 15 to 22.
+# A send takes 3.7 µs, 0.4 of them to check the size. At the median, a record is read 0.6 ms after
+# it was sent. A transaction of one record takes 5 ms, and one of a thousand records 15 to 22 ms.
 _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable.idempotence": True,
-    # As Java clients and the other adapters; librdkafka's own default is CRC32. `_random` concerns
-    # only records without a key, which `murmur2` would all send to one partition.
+    # Like Java clients and the other adapters; librdkafka's own default is CRC32. `_random` affects
+    # only records without a key. `murmur2` would send all of these to one partition.
     "partitioner": "murmur2_random",
-    # Default 5: each prediction of a slow stream waits for it. A batch is in the queue at once, so
-    # a fast one loses nothing (187,000 records/s with 1, 183,000 with 5; medians of four rounds).
+    # Default 5. In a slow stream, each prediction waits for it. A fast stream is not slower with 1,
+    # as batches are queued at once (187,000 records/s, 183,000 with 5; medians of four rounds).
     "linger.ms": 1,
-    # Default 100: a transaction waits for it whenever the one before is still being ended. Of
-    # one-record transactions 1 in 100 took 26 ms instead of 146 (Kafka 4.1, two busy cores).
+    # Default 100. A transaction waits for it if the previous one has not ended yet. With 10, the
+    # 99th percentile of one-record transactions is 26 ms, not 146 (Kafka 4.1, two busy cores).
     "retry.backoff.ms": 10,
-    # What waits for the broker; `send` blocks beyond. Default 1 GB: a broker that is away for a
-    # minute would fill the memory. More than the processor's cache holds is slower: with 64 MB,
-    # 30 features, inference took 14, 14 and 11 µs of CPU a record, with 16 MB 11, 13 and 10.
+    # If more data is unsent, `send` blocks. The default, 1 GB, would fill the memory while the
+    # broker is unreachable. More than the CPU cache is slower: with 64 MB and 30 features,
+    # inference took 14, 14 and 11 µs of CPU per record, with 16 MB 11, 13 and 10.
     "queue.buffering.max.kbytes": 16_384,
-    "message.max.bytes": CLIENT_MAX_BYTES,  # topics have their own limit
+    "message.max.bytes": CLIENT_MAX_BYTES,  # topics have their own limits
     "delivery.report.only.error": True,  # a callback for each success would double the cost
 }
 
 
 class LibrdkafkaBroker:
-    """Makes confluent-kafka clients for one cluster.
+    """Make confluent-kafka clients for one cluster.
 
-    A broker that goes away later is waited for; records that it does not acknowledge in time fail.
+    They wait for a broker that becomes unreachable later, but unacknowledged records time out.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class LibrdkafkaBroker:
         self._properties = dict(properties or {})
         self._connect_timeout_s = connect_timeout_s
         self._limits = TopicLimits(self._describe)
-        # Connects to nothing until it is used; made now so that a wrong property is told now.
+        # Made now to report wrong properties early. It connects at its first use.
         self._admin_client = self._make(ck_admin.AdminClient, {}, {})[0]
 
     @property
@@ -118,7 +118,7 @@ class LibrdkafkaBroker:
         client_id: str = "driftline",
         instance_id: str | None = None,
     ) -> "LibrdkafkaConsumer":
-        # librdkafka wants a group even for a consumer that never joins one.
+        # librdkafka needs a group even for a consumer that never joins one.
         own: dict[str, object] = {
             "group.id": group or f"{client_id}-alone",
             "client.id": client_id,
@@ -126,7 +126,7 @@ class LibrdkafkaBroker:
         if instance_id is not None:
             own["group.instance.id"] = instance_id
         if group is not None:
-            own["auto.offset.reset"] = "error"  # nothing is passed over in silence
+            own["auto.offset.reset"] = "error"  # raise an error instead of skipping records
         client, errors = self._make(ck.Consumer, _CONSUMER, own)
         self._connected(client, errors)
         return LibrdkafkaConsumer(client, group, self._limits, errors, instance_id)
@@ -142,9 +142,9 @@ class LibrdkafkaBroker:
         own: dict[str, object] = {"client.id": client_id}
         if gapless:
             own["enable.gapless.guarantee"] = True
-            own["delivery.timeout.ms"] = 0  # without end: what times out would leave a gap
+            own["delivery.timeout.ms"] = 0  # unlimited, because a timeout would leave a gap
         elif transactional_id is None:
-            own["delivery.timeout.ms"] = 60_000  # default 5 min: too long to hold a batch unsure
+            own["delivery.timeout.ms"] = 60_000  # the default, 5 min, delays a failure too long
         else:
             own["transactional.id"] = transactional_id
             own["transaction.timeout.ms"] = int(transaction_timeout_s * 1000)
@@ -159,16 +159,16 @@ class LibrdkafkaBroker:
         return LibrdkafkaAdmin(self._admin_client, self._outsider).describe([topic]).get(topic)
 
     def _outsider(self, group: str) -> Any:
-        """A consumer that reads the group's offsets and never joins it."""
+        """Make a consumer that reads the offsets of a group without joining it."""
         return self._make(ck.Consumer, _CONSUMER, {"group.id": group})[0]
 
     def _make(
         self, make: Any, defaults: Mapping[str, object], own: Mapping[str, object]
     ) -> tuple[Any, ClientErrors]:
-        """A client, and the errors that it will report."""
+        """Make a client, and the object that collects its errors."""
         errors = ClientErrors()
         config = {
-            # Default 10 s: a broker that comes back is found again within seconds.
+            # Default 10 s. Clients should find a broker within seconds after its restart.
             "reconnect.backoff.max.ms": 1000,
             **defaults,
             **self._properties,
@@ -189,7 +189,7 @@ class LibrdkafkaBroker:
     def _connected(self, client: Any, errors: ClientErrors) -> Any:
         """Return the client once the cluster has answered it.
 
-        Raises BrokerUnavailable, AccessDenied; the client is ended then.
+        Raises BrokerUnavailable or AccessDenied, after destroying the client in the background.
         """
         try:
             self._wait_for_answer(client, errors)
@@ -199,15 +199,15 @@ class LibrdkafkaBroker:
         return client
 
     def _wait_for_answer(self, client: Any, errors: ClientErrors) -> None:
-        # No exception is kept in a variable here: with its traceback it would keep the client, and
-        # its threads, until garbage is collected.
+        # Keep no exception in a variable. Its traceback would keep the client and its threads until
+        # the next garbage collection.
         reason = ""
         for timeout_s in probe.attempts(self._connect_timeout_s):
             try:
                 client.list_topics(timeout=timeout_s)
                 return
             except ck.KafkaException as error:
-                client.poll(0)  # collects what went wrong
+                client.poll(0)  # calls `errors` with the cause
                 reason = error.args[0].str()
             probe.raise_refusal(self._servers, self._properties)
         raise probe.unreachable(
@@ -216,7 +216,7 @@ class LibrdkafkaBroker:
 
 
 class LibrdkafkaAdmin:
-    """Administers through a confluent_kafka.admin.AdminClient; `consumer` makes one of a group."""
+    """Administer with a confluent_kafka.admin.AdminClient. `consumer` makes a group's consumer."""
 
     def __init__(self, client: Any, consumer: Callable[[str], Any]) -> None:
         self._client = client
@@ -236,7 +236,7 @@ class LibrdkafkaAdmin:
                     entries = answer.result()
                 except ck.KafkaException as error:
                     if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        continue  # it was deleted meanwhile
+                        continue  # it was deleted since it was listed
                     raise
                 name = resource.name
                 config = {key: entry.value or "" for key, entry in entries.items()}
@@ -251,7 +251,7 @@ class LibrdkafkaAdmin:
         with translated("describe topics"):
             for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
                 try:
-                    # In base64; Kafka and kafka-python write the characters that URLs take.
+                    # The client uses standard base64. Kafka uses the URL-safe variant.
                     result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
                 except ck.KafkaException as error:
                     if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
@@ -298,7 +298,7 @@ class LibrdkafkaAdmin:
             try:
                 found.update(self._offsets(topic))
             except ck.KafkaException as error:
-                # A leader that was just elected may not know of it yet.
+                # A newly elected leader may not know yet that it is the leader.
                 if error.args[0].code() != ck.KafkaError.NOT_LEADER_FOR_PARTITION:
                     raise
                 return False
@@ -334,8 +334,8 @@ class LibrdkafkaAdmin:
         ]
         if not partitions:
             return {}
-        # The admin client's own request ends the process with a segmentation fault when the
-        # group's coordinator moves (librdkafka 2.16, confluent-kafka-javascript#374).
+        # Do not use the admin client's request. It ends in a segmentation fault when the group's
+        # coordinator moves (librdkafka 2.16, confluent-kafka-javascript#374).
         client = self._consumer(group)
         try:
             with translated("list group offsets"):
@@ -356,10 +356,10 @@ class LibrdkafkaAdmin:
             raise
 
     def close(self) -> None:
-        """Nothing to free: the client ends with this object."""
+        """Do nothing. The client is freed with this object."""
 
     def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
-        """Partition counts of these topics, or of all; unknown ones and Kafka's own left out."""
+        """Return partition counts of these or all topics, without unknown and internal ones."""
         wanted = None if topics is None else set(topics)
         with translated("list topics"):
             found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
@@ -374,10 +374,10 @@ class LibrdkafkaAdmin:
         }
 
     def _check_allowed(self, topics: list[str]) -> None:
-        """Raise AccessDenied if one of these, which are not listed, is only hidden."""
+        """Raise AccessDenied if one of these unlisted topics exists but must not be read."""
         if not topics:
             return
-        # Asked by name, the broker tells what is hidden from what does not exist.
+        # If asked by name, the broker distinguishes hidden topics from those that do not exist.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
             with translated(f"look at topic {name!r}"):
                 try:
@@ -402,11 +402,11 @@ def _is(error: BrokerError, code: int) -> bool:
 
 
 def _refused(name: str, value: str) -> bool:
-    """Whether librdkafka does not take this property, whatever the others are."""
+    """Return whether librdkafka rejects this property on its own."""
     try:
         ck_admin.AdminClient({name: value}, logger=_client_log)
     except ck.KafkaException as error:
         text = str(error.args[0].str())
-        # Alone, `security.protocol` lacks its mechanism, and a certificate its key.
+        # Other errors can be due to missing properties, such as the key of a certificate.
         return "configuration property" in text
     return False

@@ -1,4 +1,4 @@
-"""The consumer of the librdkafka adapter: it takes what is there, and starts where it was told."""
+"""The consumer of the librdkafka adapter."""
 
 import logging
 import time
@@ -25,14 +25,14 @@ from driftline.errors import BrokerError, OffsetOutOfRange
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_BATCH = 1_000_000  # what `consume` takes at most
+_LARGEST_BATCH = 1_000_000  # the limit of `consume`
 _SECOND = itemgetter(1)
-# A broker that is there answers in milliseconds; without one the session times out.
+# Leaving a group takes milliseconds. If the broker is unreachable, the session times out instead.
 _LEAVE_TIMEOUT_S = 5.0
 
 
 class LibrdkafkaConsumer:
-    """Reads through a confluent_kafka.Consumer."""
+    """Read with a confluent_kafka.Consumer."""
 
     def __init__(
         self,
@@ -47,15 +47,18 @@ class LibrdkafkaConsumer:
         self._group = group
         self._limits = limits
         self._instance_id = instance_id
-        # What is assigned, and from which offset; None: the committed one, or else the earliest.
+        # The assigned partitions and the offsets from which they were last started, None for the
+        # committed or else the earliest one. Emptied by a revocation.
         self._starts: dict[TopicPartition, int | None] = {}
-        self._paused: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()  # emptied by a revocation
+        # During `assigned`: seeks and pauses only change the fields, then `_restart` applies them.
         self._assigning = False
-        self._revoking = False
-        self._rebalances = 0
-        self._revoked: Rebalanced | None = None
+        self._revoking = False  # during `revoked`, in which only the calling thread may commit
+        self._rebalances = 0  # counts rebalance callbacks, so that `poll` notices them
+        self._revoked: Rebalanced | None = None  # set by `subscribe`
         self._closed = False
         self._abandoned = False
+        # A partition whose position has no record. Set by `poll`, reset by `seek` and `_restart`.
         self._out_of_range: TopicPartition | None = None
 
     def subscribe(
@@ -73,11 +76,13 @@ class LibrdkafkaConsumer:
             self._starts = dict.fromkeys(gained)
             self._assigning = True
             try:
-                assigned(gained)  # its seeks change the starts
+                assigned(gained)  # may call `seek`, which changes `_starts`
             finally:
                 self._assigning = False
             self._restart()
 
+        # The client gives the partitions up only after this callback, so `revoked` can commit. It
+        # also runs during `close`, but not after `abandon`.
         def on_revoke(client: Any, partitions: list[Any]) -> None:
             self._rebalances += 1
             lost = sorted(TopicPartition(p.topic, p.partition) for p in partitions)
@@ -107,8 +112,8 @@ class LibrdkafkaConsumer:
         deadline_s = time.monotonic() + timeout_s
         while True:
             with translated("poll"):
-                # `consume` with a timeout waits for all of `count`; so wait for one, then take
-                # what is there.
+                # With a timeout, `consume` would wait until it has `count` records. So wait only
+                # for the first one, then take those that have arrived.
                 records = self._client.consume(count, 0)
                 left_s = deadline_s - time.monotonic()
                 if not records and left_s > 0:
@@ -116,21 +121,23 @@ class LibrdkafkaConsumer:
                     if first is not None:
                         records = [first, *self._client.consume(count - 1, 0)]
             self._note_out_of_range(records)
+            # After a fatal error the client returns no more records. It reports the error to its
+            # error callback, `_errors`, or as a record (`_is_notice`).
             if self._errors.fatal is not None:
                 raise _fatal(self._errors.fatal)
             messages = _Fetched(_records_of(records, self._group))
             if self._rebalances != before:
-                # They may be of before the rebalance: drop them, and read again what is assigned.
+                # The records may be from before the rebalance. Drop them and use `_starts`.
                 if messages and self._starts:
                     self._restart()
                 return []
             if not messages and self._out_of_range is not None:
                 raise OffsetOutOfRange(*self._out_of_range)
             if messages or time.monotonic() >= deadline_s:
-                return messages  # else there was only news, such as the end of a partition
+                return messages  # otherwise there were only notices, such as the end of a partition
 
     def _note_out_of_range(self, records: Sequence[Any]) -> None:
-        """Keep the error of a partition until the records that came before it are handed over."""
+        """Keep the error of a partition until `poll` has returned the records before it."""
         for record in records:
             error = record.error()
             if error is not None and error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
@@ -170,7 +177,7 @@ class LibrdkafkaConsumer:
         try:
             self._client.seek(kafka_partition(partition, offset))
         except ck.KafkaException:
-            # Refused while the partition is still starting up; then all start again where they are.
+            # The client rejects a seek while the partition starts. Restart all at their positions.
             for other in self._starts:
                 if other != partition:
                     self._starts[other] = self.position(other)
@@ -206,8 +213,8 @@ class LibrdkafkaConsumer:
             commit = partial(
                 self._client.commit, offsets=kafka_offsets(offsets), asynchronous=False
             )
-            # It never returns when the session times out while it waits (2.16). While partitions
-            # are revoked, only the thread that is told of it may commit.
+            # If the session times out during this call, it never returns (2.16). During `revoked`
+            # only the calling thread may commit, so there is no timeout.
             answer = commit() if self._revoking else call_within(ANSWER_TIMEOUT_S, commit)
             for position in answer:
                 if position.error is not None:
@@ -222,7 +229,7 @@ class LibrdkafkaConsumer:
         if not wanted:
             return {}
         with translated("ask for the ends"):
-            # A question for the offset at a time answers this one, too, for all in one request.
+            # With OFFSET_END as the time, this request returns the ends of all partitions.
             found = self._client.offsets_for_times(wanted, timeout=PROGRESS_TIMEOUT_S)
             for each in found:
                 if each.error is not None:
@@ -245,19 +252,19 @@ class LibrdkafkaConsumer:
             return
         self._closed = self._abandoned = True
         self._starts = {}
-        # Its threads end with the last reference; callbacks make a cycle of this object.
+        # The client's threads end with its last reference; callbacks keep this object in a cycle.
         client, self._client = self._client, None
         let_go(client.close)
 
     def _leave(self) -> None:
-        """Leave the group, which the client does by itself only for members without an id."""
+        """Leave the group. The client itself does this only for members without an instance id."""
         try:
             self._client.unsubscribe()
             deadline_s = time.monotonic() + _LEAVE_TIMEOUT_S
             while self._client.memberid() and time.monotonic() < deadline_s:
-                self._client.poll(0.02)  # calls `revoked`; the partitions are given up after it
+                self._client.poll(0.02)  # calls `revoked`, then gives the partitions up
         except ck.KafkaException as error:
-            # Another process has the id, or there is no broker: nothing to leave.
+            # Another process has taken the id, or the broker is unreachable.
             _log.info("not left as %s: %s", self._instance_id, error.args[0].str())
 
     def _need_group(self) -> None:
@@ -270,7 +277,7 @@ class LibrdkafkaConsumer:
         return partition
 
     def _restart(self) -> None:
-        """Let the client read each partition from its start, dropping what it had fetched."""
+        """Make the client read each partition from its offset in `_starts` again."""
         self._out_of_range = None
         unknown = [partition for partition, start in self._starts.items() if start is None]
         if unknown:
@@ -287,14 +294,14 @@ class LibrdkafkaConsumer:
 
 
 def _records_of(found: Sequence[Any], group: str | None) -> Sequence[Any]:
-    """Without what is no record but news. Raises BrokerError for some of it."""
+    """Return only the records, without notices. Raises BrokerError for a lasting error."""
     if any(map(ck.Message.error, found)):
         return [record for record in found if not _is_notice(record, group)]
     return found
 
 
 class _Fetched(Messages):
-    """Records as the client gives them. A column costs 0.03 µs a record, a `Message` 0.3 µs."""
+    """Records of the client. A column takes 0.03 µs per record, a `Message` 0.3 µs."""
 
     def __init__(self, records: Sequence[Any]) -> None:
         self._records = records
@@ -347,7 +354,7 @@ def _headers(found: Sequence[Sequence[tuple[str, bytes | None]] | None]) -> list
     return [tuple((name, value or b"") for name, value in each or ()) for each in found]
 
 
-# What the client overcomes by itself is logged; these it does not.
+# The client recovers from other errors by itself, so those are only logged.
 _LASTING = frozenset(
     {
         ck.KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -358,19 +365,20 @@ _FENCED = ck.KafkaError(ck.KafkaError.FENCED_INSTANCE_ID).str()
 
 
 def _is_notice(record: Any, group: str | None) -> bool:
-    """Whether this is no record but news of an error that will pass. Raises BrokerError if not."""
+    """Return whether this is a notice instead of a record. Raises BrokerError for an error from
+    which the client does not recover."""
     error = record.error()
     if error is None:
         return False
     if error.code() == ck.KafkaError._AUTO_OFFSET_RESET:
         return True  # `poll` raises it
     if error.code() == ck.KafkaError._PARTITION_EOF:
-        return True  # it has moved the position behind the last markers
+        return True  # the position is now after the last markers
     if is_forbidden(error):
         if error.code() == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED:
             raise not_allowed(f"read topic {record.topic()!r}", error.str())
         if group is None:
-            return True  # the client looks for the coordinator of a group that it never joins
+            return True  # harmless, because the client never joins its group
         raise not_allowed(f"join group {group!r}", error.str())
     if error.fatal() or error.code() in _LASTING:
         raise _fatal(error.str())
@@ -379,7 +387,7 @@ def _is_notice(record: Any, group: str | None) -> bool:
 
 
 def _fatal(reason: str) -> BrokerError:
-    """The error after which the client does nothing more."""
-    if _FENCED in reason:  # its code says no more than that it is fatal
+    """Return the error to raise for a fatal error, after which the client is useless."""
+    if _FENCED in reason:  # its code is always `_FATAL`
         return fenced_instance()
     return BrokerError(f"cannot read: {reason}")

@@ -27,23 +27,23 @@ from driftline.errors import (
 
 _log = logging.getLogger(__name__)
 
-# Longer than the delivery timeout of 60 s, so that its reason is reported where there is one.
+# Longer than the delivery timeout of 60 s, so that the client can report its reason first.
 _DELIVERED_TIMEOUT_S = 75.0
 _GRACE_S = 1.0  # for a call to return after its own timeout
 
 
 class LibrdkafkaProducer:
-    """Writes through a confluent_kafka.Producer."""
+    """Write with a confluent_kafka.Producer."""
 
     def __init__(self, client: Any, transactional_id: str | None, limits: TopicLimits) -> None:
         self._client = client
         self._id = transactional_id
         self._limits = limits
-        self._failed: list[str] = []
-        self._denied: AccessDenied | None = None
-        self._ready = False
+        self._failed: list[str] = []  # filled by `_delivered`; emptied when raised, and by `abort`
+        self._denied: AccessDenied | None = None  # the last one, set by `_delivered`
+        self._ready = False  # set by the first `begin`
         self._in_transaction = False
-        self._fatal: BaseException | None = None  # after it this producer can do nothing more
+        self._fatal: BaseException | None = None  # set when the client has become useless
         self._closed = False
 
     def send(self, record: Outgoing) -> None:
@@ -76,8 +76,8 @@ class LibrdkafkaProducer:
         values = iter(batch.values)
         sent = 0
         while sent < len(batch.values):
-            # A loop in C over arguments by place, at two thirds of the cost of one in Python with
-            # names; `produce_batch` is no faster.
+            # This loop runs in C with positional arguments. It takes two thirds of the time of a
+            # Python loop with keyword arguments. `produce_batch` is not faster.
             calls = map(
                 self._client.produce,
                 repeat(topic), values, islice(batch.keys, sent, None), repeat(partition),
@@ -87,17 +87,16 @@ class LibrdkafkaProducer:
                 deque(calls, maxlen=0)
             except BufferError:
                 sent = len(batch.values) - length_hint(values)
-                at = sent - 1  # the one that found no room
+                at = sent - 1  # the record for which there was no room
                 self.send(Outgoing(topic, batch.values[at], batch.keys[at], partition))
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
             else:
                 break
-        self._serve(self._client.poll, 0)  # what was acknowledged counts in the queue until then
+        self._serve(self._client.poll, 0)  # removes acknowledged records from the queue
 
     def _make_room(self) -> None:
-        """Wait until half of the full queue is acknowledged: with room for one record, the next
-        one would find it full again."""
+        """Wait until half of the full queue is acknowledged, so that many records find room."""
         enough = len(self._client) // 2
         deadline_s = time.monotonic() + _DELIVERED_TIMEOUT_S
         while len(self._client) > enough:
@@ -113,11 +112,12 @@ class LibrdkafkaProducer:
         raise_failed(self._failed)
 
     def _serve(self, call: Callable[[float], int], timeout_s: float) -> int:
-        """Let the client run callbacks. Raises DeliveryFailed when it has ended with an error."""
+        """Let the client run callbacks. Raises DeliveryFailed after a fatal error."""
         try:
             return call(timeout_s)
         except (ck.KafkaException, SystemError) as error:
-            # A fatal error is raised between two callbacks, and disturbs the second one (2.16).
+            # A fatal error is raised between two callbacks (2.16). If the second one then ends with
+            # a SystemError, the fatal error is its cause.
             reason = error if isinstance(error, ck.KafkaException) else error.__cause__
             self._fatal = self._fatal or reason
             raise DeliveryFailed(
@@ -165,11 +165,11 @@ class LibrdkafkaProducer:
         self._in_transaction = False
         self._failed.clear()
         if self._fatal is not None:
-            return  # fenced: the coordinator has aborted it
+            return  # the client is useless; the coordinator aborts the transaction
         try:
             self._call("abort", self._client.abort_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         except BrokerError as error:
-            # The coordinator aborts it: at once when fenced, else at the transaction's timeout.
+            # The coordinator aborts it: at once after fencing, otherwise when it times out.
             _log.warning("the transaction of %s was left to time out: %s", self._id, error)
 
     def close(self) -> None:
@@ -178,11 +178,11 @@ class LibrdkafkaProducer:
         self.abort()
         self._closed = True
         if self._fatal is not None:
-            return  # the client refuses everything now; it is freed with this object
+            return  # the client rejects every call now; it is freed with this object
         try:
             if left := self._client.flush(ANSWER_TIMEOUT_S):
                 _log.warning("the producer was closed with %d records unsent", left)
-        except ck.KafkaException as error:  # a fatal error, such as no right to write anywhere
+        except ck.KafkaException as error:  # a fatal error, such as missing permissions
             _log.warning("the producer was closed: %s", error.args[0].str())
         let_go(self._client.close)
 
@@ -190,9 +190,9 @@ class LibrdkafkaProducer:
         if self._closed:
             return
         self._closed = True
-        # The client ends with its last reference. Its own `close` would try to abort, for ever.
+        # Drop the last reference. The client's own `close` would try to abort forever.
         clients, self._client = [self._client], None
-        self._fatal = self._denied = None  # their tracebacks refer to the client
+        self._fatal = self._denied = None  # their tracebacks keep the client
 
         def end() -> None:
             clients[0].purge(blocking=False)
@@ -207,14 +207,14 @@ class LibrdkafkaProducer:
             self._failed.append(f"{record.topic()}: {error.str()}")
 
     def _call(self, doing: str, call: Callable[..., object], *arguments: object) -> None:
-        """Call, again while the client says that it may succeed.
+        """Make a call, and repeat it while its error is retriable.
 
-        A call that does not return in time makes this producer useless: `send_offsets` may ignore
-        its own timeout while the group has no coordinator (2.16).
+        If it does not return in time, the producer is useless. `send_offsets` may ignore its own
+        timeout while the group has no coordinator (2.16).
         """
         deadline = time.monotonic() + TRANSACTION_ANSWER_TIMEOUT_S
         if self._fatal is not None:
-            # Asked again, the client would tell of a conflicting call instead.
+            # Another call would only report a conflict with the failed one.
             raise self._error(doing, self._fatal)
         while True:
             try:

@@ -1,5 +1,5 @@
-"""Between the port's values and errors and those of confluent-kafka; the one place that imports it
-first, so that its absence is told as a missing extra."""
+"""Convert values and errors between the port and confluent-kafka. Only this module imports the
+library, so that its absence raises MissingExtra."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,18 +28,18 @@ __all__ = [
     "translated",
 ]
 
-# Answers of a broker that is there take milliseconds; this covers an election.
+# A reachable broker replies in milliseconds. This timeout also covers the election of a leader.
 ANSWER_TIMEOUT_S = 30.0
-# Questions about progress are asked again a second later: they must not hold up the loop.
+# Requests about progress are repeated a second later, so they must not block the loop for long.
 PROGRESS_TIMEOUT_S = 5.0
 
 
 class ClientErrors:
-    """What a client has reported through its error callback."""
+    """The errors that a client reported to its error callback. They are never reset."""
 
     def __init__(self) -> None:
         self.first: str | None = None
-        self.fatal: str | None = None  # after it the client does nothing more
+        self.fatal: str | None = None  # the first fatal error, after which the client is useless
 
     def __call__(self, error: Any) -> None:
         self.first = self.first or error.str()
@@ -48,12 +48,12 @@ class ClientErrors:
 
 
 def kafka_partition(partition: TopicPartition, offset: int | None = None) -> Any:
-    """A confluent_kafka.TopicPartition, at an offset or at the committed one."""
+    """Return the client's value for a partition, with an offset or without one."""
     return ck.TopicPartition(*partition, ck.OFFSET_INVALID if offset is None else offset)
 
 
 def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
-    """What the client's commits take."""
+    """Return the client's value for offsets to commit."""
     return [
         ck.TopicPartition(*partition, position.offset, metadata=position.metadata)
         for partition, position in offsets.items()
@@ -61,7 +61,7 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> list[Any]:
 
 
 def committed_of(positions: Iterable[Any]) -> dict[TopicPartition, Committed]:
-    """Committed positions as the client tells them, those that exist."""
+    """Return the checkpoints among the client's values. Raises KafkaException."""
     result = {}
     for position in positions:
         if position.error is not None:
@@ -93,13 +93,13 @@ _FORBIDDEN = frozenset(
 
 
 def is_forbidden(reason: Any) -> bool:
-    """Whether this error says that an ACL is missing."""
+    """Return whether an error means that an ACL is missing."""
     return reason.code() in _FORBIDDEN
 
 
 @contextlib.contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Turn the client's errors, and TimeoutError, into Driftline's."""
+    """Turn errors of the client, and TimeoutError, into Driftline's."""
     try:
         yield
     except TimeoutError as error:
