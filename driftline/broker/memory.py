@@ -1,9 +1,8 @@
-"""The in-memory broker: the embedded default of `driftline run`, and the fast one in tests.
+"""The in-memory broker, for `driftline run` and fast tests.
 
-In: a clock for timestamps. Out: clients that behave as those of Apache Kafka do: murmur2, range
-assignor, transactions whose markers spend an offset, fencing, size limits, unknown topics refused.
-Never: a network, a thread, compaction, retention by itself; members that stop polling are not
-evicted.
+Input: a clock for timestamps. Output: clients that behave like those of Apache Kafka, including
+transactions, whose markers take an offset, fencing, and size limits. It has no network, threads,
+compaction or retention, and evicts no member from a group.
 """
 
 import re
@@ -41,22 +40,23 @@ _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 class MemoryBroker:
-    """A whole broker in one process; its clients may live in several threads.
+    """A broker in this process. Its clients may run in several threads.
 
-    A poll with a timeout waits for records only on the system's clock. On any other clock time
-    stands still while a call runs, so poll returns at once.
+    A poll waits for records only with the system clock. With any other clock it returns at once,
+    because the time of such a clock does not advance during a call.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._waits = isinstance(self._clock, SystemClock)
+        # Guards the state of the broker. Notified when a waiting poll may find something new.
         self._changed = threading.Condition(threading.RLock())
         self._topics: dict[str, Topic] = {}
-        self._groups: dict[str, Group] = {}
-        self._owners: dict[str, MemoryProducer] = {}  # transactional id -> its newest producer
-        self._clients = 0
-        self._created = 0  # topics, also those that were deleted
-        self._waiting = 0  # threads in a poll that has found nothing
+        self._groups: dict[str, Group] = {}  # made at the first use
+        self._owners: dict[str, MemoryProducer] = {}  # newest producer by transactional id
+        self._clients = 0  # consumers made so far
+        self._created = 0  # topics created so far, or their number after `load`
+        self._waiting = 0  # threads that wait in a poll
 
     @property
     def max_message_bytes(self) -> int:
@@ -87,13 +87,13 @@ class MemoryBroker:
         return MemoryAdmin(self)
 
     def save(self, folder: Path) -> None:
-        """Write all topics and committed offsets into `folder`; equal content, equal bytes."""
+        """Write all topics and committed offsets. The same content gives the same bytes."""
         with self._changed:
             memory_log.save(folder, self._topics, self._groups)
 
     @classmethod
     def load(cls, folder: Path, clock: Clock | None = None) -> "MemoryBroker":
-        """A broker with what `save` wrote. Raises BrokerError if the folder does not hold it."""
+        """Make a broker from what `save` wrote. Raises BrokerError for missing or invalid files."""
         broker = cls(clock)
         broker._topics, broker._groups = memory_log.load(folder)
         broker._created = len(broker._topics)
@@ -126,22 +126,23 @@ class MemoryBroker:
         return {name: len(topic.logs) for name, topic in self._topics.items()}
 
     def _stable_end(self, log: PartitionLog) -> int:
-        """As the log's own, after aborting transactions that have run out of time."""
+        """Abort transactions that have timed out, then return the last stable offset."""
         for transactional_id in list(log.open):
             self._owners[transactional_id]._expire()
         return log.stable_end()
 
 
 class MemoryConsumer:
-    """Reads from a MemoryBroker."""
+    """Read from a MemoryBroker."""
 
     def __init__(self, broker: MemoryBroker, group: str | None, member_id: str) -> None:
         self._broker = broker
         self._group_name = group
         self._member = Member(member_id, ())
-        self._positions: dict[TopicPartition, int] = {}
-        self._order: list[TopicPartition] = []  # which partition is read first; it rotates
-        self._paused: set[TopicPartition] = set()
+        self._positions: dict[TopicPartition, int] = {}  # replaced by each assignment
+        self._order: list[TopicPartition] = []  # the same partitions, rotated by each poll
+        self._paused: set[TopicPartition] = set()  # emptied by each assignment
+        # Callbacks, set by `subscribe`; None without a group, and after `close` or `abandon`.
         self._assigned: Rebalanced | None = None
         self._revoked: Rebalanced | None = None
 
@@ -284,9 +285,9 @@ class MemoryConsumer:
             position = positions[partition]
             if not log.start <= position <= len(log.entries):
                 if self._revoked is None:
-                    position = log.start  # alone: from the earliest
+                    position = log.start  # without a group, resume at the earliest record
                 elif batch:
-                    continue  # what was read is not to be lost; the next call raises
+                    continue  # return the records found so far; the next call raises
                 else:
                     raise OffsetOutOfRange(*partition)
             while position < end and len(batch) < max_records:
@@ -300,7 +301,7 @@ class MemoryConsumer:
 
 
 class MemoryProducer:
-    """Writes to a MemoryBroker; a record is acknowledged as soon as it is sent."""
+    """Write to a MemoryBroker. Each record is acknowledged when it is sent."""
 
     def __init__(
         self, broker: MemoryBroker, transactional_id: str | None, transaction_timeout_s: float
@@ -308,12 +309,12 @@ class MemoryProducer:
         self._broker = broker
         self._id = transactional_id
         self._timeout_s = transaction_timeout_s
-        self._in_transaction = False
-        self._deadline_s = 0.0
-        self._fenced = False
-        self._written: list[PartitionLog] = []
-        self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []
-        self._keyless = 0  # records without a key go round the partitions
+        self._in_transaction = False  # set by `begin`, reset by `_end`
+        self._deadline_s = 0.0  # when the open transaction times out; set by `begin`
+        self._fenced = False  # by a newer producer or a timeout; never reset
+        self._written: list[PartitionLog] = []  # logs of the open transaction, until `_end`
+        self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []  # until `_end`
+        self._keyless = 0  # records without a key so far, which alternate between partitions
 
     def send(self, record: Outgoing) -> None:
         broker = self._broker
@@ -340,13 +341,13 @@ class MemoryProducer:
                 for record in unpacked(batch):
                     check_size(record, topic.max_bytes)
                     taken.append(record)
-            finally:  # those before the one that is refused are sent
+            finally:  # send the records before the rejected one
                 if taken:
                     check_partition(taken[0], len(topic.logs))
                     self._append(taken, topic, batch.partition)
 
     def _append(self, records: Sequence[Outgoing], topic: Topic, partition: int) -> None:
-        """Put records that were checked into a partition."""
+        """Append records, which were checked before, to a partition."""
         broker, log = self._broker, topic.logs[partition]
         entries, first = log.entries, len(log.entries)
         if self._id is not None:
@@ -362,16 +363,16 @@ class MemoryProducer:
             )
             for offset, record in enumerate(records, first)
         )
-        if broker._waiting:  # telling nobody would still cost a fifth of a send
+        if broker._waiting:  # even without a waiting thread, this takes a fifth of a send
             broker._changed.notify_all()
 
     def flush(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing. Records are acknowledged already."""
 
     def begin(self) -> None:
         with self._broker._changed:
             check_can_begin(self._id, is_open=self._in_transaction)
-            assert self._id is not None  # else it was refused
+            assert self._id is not None  # `check_can_begin` raises otherwise
             self._check_fenced()
             owner = self._broker._owners.get(self._id)
             if owner is not self:
@@ -439,7 +440,7 @@ class MemoryProducer:
         self._fenced = True
 
     def _end(self, *, keep: bool) -> None:
-        """Spend an offset on the marker in each partition written to, as Kafka does."""
+        """End the transaction. As in Kafka, a marker takes an offset in each partition written."""
         assert self._id is not None
         for log in self._written:
             offsets = log.open.pop(self._id)
@@ -454,7 +455,7 @@ class MemoryProducer:
 
 
 class MemoryAdmin:
-    """Looks at a MemoryBroker's topics and groups, creates and deletes topics."""
+    """Administer the topics and groups of a MemoryBroker."""
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
@@ -499,7 +500,7 @@ class MemoryAdmin:
         with self._broker._changed:
             for topic in topics:
                 self._broker._topics.pop(topic, None)
-                for group in self._broker._groups.values():  # as Kafka does
+                for group in self._broker._groups.values():  # Kafka does this, too
                     for partition in [p for p in group.committed if p.topic == topic]:
                         del group.committed[partition]
 
@@ -523,11 +524,11 @@ class MemoryAdmin:
             return len(found.members) if found else 0
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing."""
 
 
 def _check_member(group: Group, member_id: str, generation: int) -> None:
-    """Refuse commits of a consumer that is not, or no longer, a member of the group."""
+    """Raise BrokerError unless this is a current member, or the group has no members."""
     if member_id == "":
         if group.members:
             raise BrokerError("the group has members; a consumer outside it may not commit")

@@ -1,7 +1,7 @@
-"""What the in-memory broker holds: partition logs, topics and groups, and how they are saved.
+"""The state of the in-memory broker: partition logs, topics and groups. Save and load it.
 
-In: messages appended by producers. Out: slices for consumers, and one file per partition, the same
-bytes for the same content. Never: networks, threads of its own, retention or compaction.
+Input: messages appended by producers. Output: slices for consumers, and one file per partition. The
+same content gives the same bytes. It has no threads, retention or compaction.
 """
 
 import struct
@@ -15,7 +15,7 @@ from driftline.broker.limits import topic_bytes
 from driftline.broker.port import Committed, Headers, Message, TopicPartition
 from driftline.errors import BrokerError
 
-# Kafka's defaults, for those settings of a topic that Driftline looks at.
+# Kafka's defaults of the topic settings that Driftline reads.
 TOPIC_DEFAULTS: Mapping[str, str] = {
     "cleanup.policy": "delete",
     "compression.type": "producer",
@@ -25,7 +25,7 @@ TOPIC_DEFAULTS: Mapping[str, str] = {
     "retention.bytes": "-1",
     "retention.ms": "604800000",
 }
-# Records encoded at once: keeps the buffer to some MB, and a length prefix costs nothing.
+# Records per frame of a file. The buffer has a few MB, and the length prefixes are negligible.
 _FRAME_RECORDS = 4096
 _LENGTH = struct.Struct(">I")
 _END = struct.Struct(">Q")
@@ -36,25 +36,25 @@ _decode_rows = msgspec.msgpack.Decoder(list[_Row]).decode
 
 
 class PartitionLog:
-    """One partition. `entries[offset]` is a message, or None where nothing can be read: a
-    transaction's marker, or a record of an aborted transaction."""
+    """One partition. `entries[offset]` is a message. It is None for a transaction marker, a record
+    of an aborted transaction, or a deleted record."""
 
     __slots__ = ("entries", "open", "start")
 
     def __init__(self) -> None:
         self.entries: list[Message | None] = []
         self.start = 0  # records before this offset were deleted
-        self.open: dict[str, list[int]] = {}  # transactional id -> the offsets it wrote here
+        self.open: dict[str, list[int]] = {}  # offsets by transactional id, until it ends
 
     def stable_end(self) -> int:
-        """The last stable offset: what comes before it is decided, committed or aborted."""
+        """Return the last stable offset. All transactions before it have ended."""
         if not self.open:
             return len(self.entries)
         return min(offsets[0] for offsets in self.open.values())
 
 
 class Topic(msgspec.Struct, frozen=True):
-    """A topic's logs and those settings that were given for it."""
+    """The logs of a topic, and the settings with which it was created."""
 
     logs: tuple[PartitionLog, ...]
     config: Mapping[str, str]
@@ -63,7 +63,7 @@ class Topic(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """One consumer in a group. `generation` is the one whose partitions it holds, -1 for none."""
+    """One consumer in a group. It has partitions of `generation`, or none if that is -1."""
 
     __slots__ = ("generation", "id", "topics")
 
@@ -76,8 +76,8 @@ class Member:
 class Group:
     """A consumer group: committed offsets, members, and the classic eager rebalance.
 
-    A change of members begins a rebalance. It ends when no member holds partitions of the last
-    generation any more; each gives them up from its own poll.
+    A change of members starts a rebalance. In its next poll, each member gives up the partitions of
+    the last generation. The rebalance ends when all have done so.
     """
 
     def __init__(self) -> None:
@@ -88,17 +88,17 @@ class Group:
         self.rebalancing = False
 
     def join(self, member: Member) -> None:
-        """Add a member and begin a rebalance."""
+        """Add a member and start a rebalance."""
         self.members[member.id] = member
         self.rebalancing = True
 
     def leave(self, member: Member) -> None:
-        """Remove a member and begin a rebalance among those who stay."""
+        """Remove a member and start a rebalance of the others."""
         if self.members.pop(member.id, None) is not None:
             self.rebalancing = bool(self.members)
 
     def settle(self, partitions: Mapping[str, int]) -> None:
-        """End the rebalance if everyone is ready. `partitions`: the count of each topic."""
+        """End the rebalance if all members are ready. `partitions` is the count by topic."""
         if self.rebalancing and all(
             member.generation != self.generation for member in self.members.values()
         ):
@@ -110,8 +110,8 @@ class Group:
 def assign_ranges(
     members: Collection[Member], partitions: Mapping[str, int]
 ) -> dict[str, list[TopicPartition]]:
-    """Kafka's range assignor: of each topic, consecutive partitions to members in order of id, so
-    that one member gets the same partition numbers of all topics with the same count."""
+    """Assign partitions like Kafka's range assignor: each member, in order of id, gets consecutive
+    partitions of a topic, and the same numbers in all topics with the same partition count."""
     assignment: dict[str, list[TopicPartition]] = {member.id: [] for member in members}
     topics = sorted({topic for member in members for topic in member.topics})
     for topic in topics:
@@ -127,7 +127,7 @@ def assign_ranges(
     return assignment
 
 
-# What Kafka takes. A saved name becomes part of a path, so it holds no slash.
+# Names that Kafka accepts. They become parts of paths, so the pattern allows no slash.
 _TopicName = Annotated[str, msgspec.Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z")]
 
 
@@ -153,8 +153,8 @@ class _SavedIndex(msgspec.Struct, frozen=True):
 
 
 def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group]) -> None:
-    """Write `index.json` and a `TOPIC-PARTITION.log` each. What an open transaction has written
-    so far is saved as aborted: a hole."""
+    """Write `index.json`, and `TOPIC-PARTITION.log` for each partition. Records of an open
+    transaction are saved as aborted."""
     folder.mkdir(parents=True, exist_ok=True)
     index = _SavedIndex(
         topics=[
@@ -181,7 +181,7 @@ def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group])
 
 
 def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
-    """Read what `save` wrote. Raises BrokerError if the folder does not hold it."""
+    """Read what `save` wrote. Raises BrokerError for missing or invalid files."""
     try:
         index = msgspec.json.decode((folder / "index.json").read_bytes(), type=_SavedIndex)
         topics = {
@@ -212,7 +212,7 @@ def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
 
 
 def _save_log(path: Path, log: PartitionLog) -> None:
-    """The log's end, then frames of rows, each with its length before it."""
+    """Write the log's end, then frames of rows, each after its length."""
     undecided = {offset for offsets in log.open.values() for offset in offsets}
     with path.open("wb") as file:
         file.write(_END.pack(len(log.entries)))
