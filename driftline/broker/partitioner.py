@@ -1,7 +1,7 @@
-"""Which partition a key belongs to: murmur2, as Java clients compute it.
+"""Select the partition of a key with murmur2, as Java clients do.
 
-Every adapter uses it, so records with one key meet in one partition whoever wrote them. Other
-programs' producers may use another function: those of common clients are recognised here.
+All adapters use murmur2, so they write records with the same key to the same partition. Producers
+of other programs may use other functions. Those of common clients are recognised here.
 """
 
 import struct
@@ -12,12 +12,12 @@ from typing import Final
 _MASK = 0xFFFFFFFF
 _SEED = 0x9747B28C
 _M = 0x5BD1E995
-# Reading all whole words of a short key at once halves the time of a call; longer keys are rare.
+# Reading all whole words of a key at once halves the time of a call, for keys up to 131 bytes.
 _WORDS = [struct.Struct(f"<{words}I").unpack_from for words in range(33)]
 
 
 def murmur2(data: bytes) -> int:
-    """Kafka's 32-bit murmur2 of `data`, signed as in Java.
+    """Return Kafka's 32-bit murmur2 of `data`, signed as in Java.
 
     >>> murmur2(b"21")
     -973932308
@@ -38,7 +38,7 @@ def murmur2(data: bytes) -> int:
 
 
 def partition_for(key: bytes, partitions: int) -> int:
-    """The partition, from 0, that `key` goes to in a topic with that many.
+    """Return the partition of `key`, from 0, in a topic with this number of `partitions`.
 
     >>> partition_for(b"21", 6)
     0
@@ -58,7 +58,7 @@ def _fnv1a(key: bytes, partitions: int) -> int:
 
 
 MURMUR2: Final = "murmur2"
-# By the names that people look for; librdkafka's setting for `MURMUR2` is `murmur2_random`.
+# The keys are the names that users search for. librdkafka calls `MURMUR2` `murmur2_random`.
 PARTITIONERS: Final[Mapping[str, Callable[[bytes, int], int]]] = {
     MURMUR2: partition_for,
     "CRC32 (librdkafka's default)": _crc32,
@@ -67,7 +67,7 @@ PARTITIONERS: Final[Mapping[str, Callable[[bytes, int], int]]] = {
 
 
 def partitioners_for(key: bytes | None, partition: int, partitions: int) -> frozenset[str]:
-    """Names of the `PARTITIONERS` that put this key into this partition.
+    """Return the names of the `PARTITIONERS` that select this partition for this key.
 
     >>> sorted(partitioners_for(b"21", 0, 6)), sorted(partitioners_for(None, 0, 6))
     (["FNV-1a (Sarama's default)", 'murmur2'], [])

@@ -1,8 +1,8 @@
-"""Why a broker does not let a client in: TLS, certificates, SASL, passwords.
+"""Find out why a broker rejects a client: TLS, certificates, SASL, passwords.
 
-In: addresses and client properties of a client that failed to connect. Out: `AccessDenied` with the
-reason, or None where the broker would let it in or cannot be reached. Kafka's clients tell less:
-one knows only that it is not connected, the other blames the CA for an expired certificate.
+Input: addresses and properties of a client that failed to connect. Output: `AccessDenied` with the
+reason, or None if the broker would accept the client or cannot be reached. Kafka's clients are less
+precise. One reports only a missing connection, the other blames the CA for an expired certificate.
 """
 
 import socket
@@ -17,10 +17,10 @@ from cryptography import x509
 from driftline.broker.properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
-# A broker that is there lets a client in within this time; after it the probe tells why not.
+# A reachable broker accepts a client within this time. If not, the probe looks for the reason.
 _FIRST_ATTEMPT_S = 2.0
 _TIMEOUT_S = 3.0
-# A broker that refuses a client's certificate says so right after the handshake of TLS 1.3.
+# A broker that rejects a client's certificate sends an alert right after the TLS 1.3 handshake.
 _ALERT_TIMEOUT_S = 0.5
 _SASL_HANDSHAKE, _SASL_AUTHENTICATE = 17, 36
 _UNSUPPORTED_MECHANISM, _NO_SASL_HERE = 33, 34
@@ -32,7 +32,7 @@ _FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ss
 
 
 def attempts(timeout_s: float) -> tuple[float, ...]:
-    """How long to try to connect before the probe and, if that finds nothing wrong, after it.
+    """Return how long to try to connect before the probe, and after it if it finds no reason.
 
     >>> attempts(10.0), attempts(1.0)
     ((2.0, 8.0), (1.0,))
@@ -43,7 +43,7 @@ def attempts(timeout_s: float) -> tuple[float, ...]:
 
 
 def unreachable(servers: str, why: str) -> BrokerUnavailable:
-    """The error where no broker answers and the probe finds no other reason."""
+    """Return the error to raise if no broker responds and the probe finds no other reason."""
     return BrokerUnavailable(
         f"no Kafka answers at {servers}: {why}",
         hint="check the address and that a broker runs there (driftline broker up)",
@@ -51,9 +51,9 @@ def unreachable(servers: str, why: str) -> BrokerUnavailable:
 
 
 def refusal(servers: str, properties: Mapping[str, str]) -> AccessDenied | None:
-    """Enter each server as a client would; the first reason if none of them lets it in.
+    """Connect to each server like a client. If none accepts it, return the first reason, if any.
 
-    Raises SettingsError for a file of certificates or keys that cannot be used.
+    Raises SettingsError for an unusable file of certificates or keys.
     """
     check_files(properties)
     first: AccessDenied | None = None
@@ -63,7 +63,7 @@ def refusal(servers: str, properties: Mapping[str, str]) -> AccessDenied | None:
         except AccessDenied as error:
             first = first or error
         except (OSError, struct.error, _Unknown):
-            continue  # it cannot be reached, or does not answer as a Kafka
+            continue  # it cannot be reached, or does not answer like Kafka
         else:
             return None
     return first
@@ -76,14 +76,14 @@ def raise_refusal(servers: str, properties: Mapping[str, str]) -> None:
         try:
             raise denied.with_traceback(None)
         finally:
-            del denied  # else it and this frame keep each other, and the caller's client
+            del denied  # otherwise a reference cycle with this frame keeps the caller's client
 
 
 def check_files(properties: Mapping[str, str]) -> None:
-    """Raise SettingsError for a file of certificates or keys that cannot be used."""
+    """Raise SettingsError for an unusable file of certificates or keys."""
     for name in _FILES:
         path = properties.get(name)
-        if path is None or (name, path) == ("ssl.ca.location", "probe"):  # librdkafka looks for it
+        if path is None or (name, path) == ("ssl.ca.location", "probe"):  # librdkafka finds one
             continue
         try:
             if not Path(path).is_dir():
@@ -97,11 +97,11 @@ def check_files(properties: Mapping[str, str]) -> None:
 
 
 class _Unknown(Exception):
-    """The probe cannot tell."""
+    """The probe cannot find out whether the broker rejects the client."""
 
 
 class _Visit:
-    """One server, entered as the properties say."""
+    """A connection to one server, as configured by the properties."""
 
     def __init__(self, server: str, properties: Mapping[str, str]) -> None:
         self._server = server
@@ -111,7 +111,7 @@ class _Visit:
         self._protocol = properties.get("security.protocol", "PLAINTEXT").upper()
 
     def enter(self) -> None:
-        """Raise AccessDenied if the server refuses, OSError or _Unknown if that cannot be told."""
+        """Raise AccessDenied if the server rejects it, OSError or _Unknown if that is unclear."""
         with self._connected() as plain:
             if "SSL" not in self._protocol:
                 self._authenticate(plain)
@@ -133,7 +133,7 @@ class _Visit:
                 encrypted.recv(1)
             except TimeoutError:
                 encrypted.settimeout(_TIMEOUT_S)
-                return encrypted  # no alert came
+                return encrypted
         except ssl.SSLCertVerificationError as error:
             raise self._wrong_certificate(error) from error
         except ssl.SSLError as error:
@@ -141,7 +141,7 @@ class _Visit:
                 raise self._refused_by_alert(error) from error
         except ConnectionError:
             pass
-        # The connection was closed. A listener without TLS does that when it meets TLS.
+        # The connection was closed. A listener without TLS closes TLS connections.
         if self._answers_plain():
             raise self._denied(
                 f"speaks no TLS, but {_PROTOCOL} is {self._protocol}",
@@ -184,7 +184,7 @@ class _Visit:
         )
 
     def _certificate(self) -> x509.Certificate | None:
-        """The certificate that the server shows, unverified; None if it speaks no TLS."""
+        """Return the server's certificate without verifying it, or None if it has no TLS."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         try:
@@ -283,7 +283,7 @@ class _Visit:
 
 
 def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
-    """TLS as the properties say. Raises SettingsError, _Unknown."""
+    """Return the TLS configuration of the properties. Raises SettingsError, _Unknown."""
     if any(name in properties for name in ("ssl.certificate.pem", "ssl.keystore.location")):
         raise _Unknown
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -304,7 +304,7 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
     if certificate := properties.get("ssl.certificate.location"):
         password = properties.get("ssl.key.password", "")
         try:
-            # Without a function, Python would ask on the terminal.
+            # Without this function, Python would ask for the password on the terminal.
             context.load_cert_chain(
                 certificate, properties.get("ssl.key.location"), lambda: password
             )
@@ -334,7 +334,7 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 def _handshake(connection: socket.socket, mechanism: str) -> tuple[int, list[str]]:
-    """Kafka's error code for this SASL mechanism, and the mechanisms that it offers."""
+    """Return Kafka's error code for this SASL mechanism, and the mechanisms that it offers."""
     name = mechanism.encode()
     answer = _ask(connection, _SASL_HANDSHAKE, 1, struct.pack(">h", len(name)) + name)
     error, count = struct.unpack_from(">hi", answer)
@@ -346,7 +346,7 @@ def _handshake(connection: socket.socket, mechanism: str) -> tuple[int, list[str
 
 
 def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> bytes:
-    """Send a request in Kafka's protocol; the answer without its head."""
+    """Send a request in Kafka's protocol and return the answer without its header."""
     client = b"driftline"
     request = struct.pack(">hhih", api, version, 1, len(client)) + client + body
     connection.sendall(struct.pack(">i", len(request)) + request)
@@ -367,7 +367,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
 
 
 def _text(data: bytes) -> tuple[str, bytes]:
-    """A text in Kafka's protocol, and the rest."""
+    """Decode a string of Kafka's protocol. Return it and the remaining bytes."""
     (length,) = struct.unpack_from(">h", data)
-    length = max(length, 0)  # -1 is none
+    length = max(length, 0)  # -1 means null
     return data[2 : 2 + length].decode("utf-8", "replace"), data[2 + length :]

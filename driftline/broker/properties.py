@@ -1,8 +1,8 @@
-"""Client properties of the settings, under the dotted names of Kafka and librdkafka.
+"""Check client properties, under the dotted names of Kafka and librdkafka.
 
-In: what the user set, `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`. Out: the
-same, checked, for either client. Never: a property that would change what Driftline guarantees, or
-the value of a secret in an error.
+Input: the user's properties, `{"security.protocol": "SASL_SSL", "ssl.ca.location": "ca.pem"}`.
+Output: checked properties for either client. Properties on which Driftline's guarantees depend are
+rejected. Errors never contain the value of a secret.
 """
 
 import re
@@ -13,7 +13,7 @@ from driftline.errors import SettingsError
 
 _SECRET = re.compile(r"password|passphrase|secret|jaas|\.pem$|oauthbearer\.config|assertion")
 
-# Driftline sets these itself: delivery, placement and membership depend on them.
+# Only Driftline sets these, because delivery, partitioning and group membership depend on them.
 OWNED = frozenset(
     {
         "acks",
@@ -35,7 +35,7 @@ OWNED = frozenset(
     }
 )
 
-# Where kafka-python's name is not the dotted one with underscores.
+# Names in kafka-python that are not the dotted name with underscores.
 _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "compression.codec": "compression_type",
     "fetch.message.max.bytes": "max_partition_fetch_bytes",
@@ -58,7 +58,7 @@ _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "ssl.key.password": "ssl_password",
 }
 _INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
-# Suggested for a name that is not known, beside those above.
+# Also suggested if the user's name is unknown.
 _FREQUENT = (
     "client.dns.lookup",
     "compression.type",
@@ -74,8 +74,8 @@ _PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 
 
 class Properties(Mapping[str, str]):
-    """Client properties by their dotted names. As text it shows names and no values, because some
-    are secrets. It is no dict, so that nothing encodes it by accident.
+    """Client properties by their dotted names. `repr` shows only the names, because some values are
+    secrets. This is not a dict, so that no encoder writes the values by accident.
 
     >>> Properties({"sasl.username": "ada", "sasl.password": "hunter2"})
     Properties(sasl.username, sasl.password)
@@ -98,7 +98,7 @@ class Properties(Mapping[str, str]):
 
 
 def without_secrets(text: str, properties: Mapping[str, str]) -> str:
-    """A client's message, in which the values of secret properties are replaced.
+    """Replace the values of secret properties in a client's message.
 
     >>> without_secrets("cannot use hunter2", {"sasl.password": "hunter2"})
     'cannot use ***'
@@ -110,8 +110,8 @@ def without_secrets(text: str, properties: Mapping[str, str]) -> str:
 
 
 def check(properties: Mapping[str, str]) -> None:
-    """Raise SettingsError for properties that no client can work with: those that Driftline sets
-    itself, and a protocol of security without what it needs."""
+    """Raise SettingsError for properties that only Driftline may set, for an unknown security
+    protocol, and for one without the properties that it needs."""
     for name in sorted(properties):
         if name in OWNED:
             raise SettingsError(
@@ -147,7 +147,7 @@ def check(properties: Mapping[str, str]) -> None:
 def unknown_property(
     name: str, client: str, detail: str = "", known: Iterable[str] = ()
 ) -> SettingsError:
-    """The error for a property that the client does not take. `known` are names that it takes."""
+    """Return the error for a property that the client rejects. `known` are names it accepts."""
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(
@@ -160,16 +160,16 @@ def unknown_property(
 
 
 def variable(name: str) -> str:
-    """The environment variable that sets a client property."""
+    """Return the environment variable that sets a client property."""
     return "KAFKA_" + name.upper().replace(".", "_")
 
 
 def for_kafka_python(
     properties: Mapping[str, str], defaults: Iterable[Mapping[str, object]]
 ) -> dict[str, object]:
-    """Properties under kafka-python's names and types.
+    """Return the properties under kafka-python's names and with its types.
 
-    `defaults` are the DEFAULT_CONFIG of its clients; their values tell the types.
+    `defaults` are the DEFAULT_CONFIG of its clients. Their values have the types.
 
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}
@@ -187,7 +187,7 @@ def for_kafka_python(
             raise unknown_property(name, "kafka-python", known=dotted)
         result[option] = _typed(name, option, text, known[option])
     if isinstance(protocol := result.get("security_protocol"), str):
-        result["security_protocol"] = protocol.upper()  # librdkafka takes either case
+        result["security_protocol"] = protocol.upper()  # librdkafka ignores the case
     return result
 
 
