@@ -87,7 +87,7 @@ class InputLogs:
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
     ) -> Compared:
         topic_id = self._ids.get(partition.topic, "")
-        if found is None:
+        if found is None:  # never committed, or deleted by Kafka together with the topic
             known, unread = self._read.get(partition, ("", None))
             change = LogChange(
                 partition,
@@ -99,6 +99,7 @@ class InputLogs:
             return Compared(Committed(span.start), *span, change)
         known, at = without_topic_id(found)
         unread = handled(at)
+        # The topic was created again. If the known id is missing, an offset above the end shows it.
         if (known and known != topic_id) or (not known and at.offset > span.end):
             change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
             return Compared(Committed(span.start), *span, change)
@@ -114,7 +115,7 @@ class InputLogs:
                 span.end,
             )
             at, unread = Committed(at.offset), at.offset
-        if unread < span.start:
+        if unread < span.start:  # unread records were deleted
             change = LogChange(partition, topic_id, span.start, unread)
             return Compared(Committed(span.start, at.metadata), *span, change)
         if not known:  # committed by an old version, or by a tool that moves offsets

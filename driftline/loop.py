@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 # A transaction of one record takes 11 ms at the median; for 200 ms of batches that is negligible.
 COMMIT_INTERVAL_S = 0.2
-# Without transactions, results are visible at once, but each commit waits for all acknowledgements.
-# Once a second costs little speed, and the successor of a killed worker repeats little.
+# Without transactions, each commit waits for all acknowledgements. Once a second costs little
+# speed, and the successor of a killed worker repeats little.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
 # The interval of `look`, the progress callback. Each call costs a round trip to the broker.
 LOOK_INTERVAL_S = 1.0
@@ -70,10 +70,7 @@ class Loop:
     - If the data of a batch made the handler fail, the same happens. Then the batch is handled in
       smaller and smaller chunks until its bad records are dead letters (`driftline.isolation`).
     - After any other failure the session is abandoned and the error is raised. The next step opens
-      a new session.
-
-    If an input topic was created again, nothing has failed: what was handled is committed, and the
-    next step opens a new session.
+      a new one. If an input topic was created again, the session commits before that.
     """
 
     def __init__(

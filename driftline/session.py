@@ -191,9 +191,7 @@ class Session:
 
     def follow(self) -> bool:
         """Pass new records of the broadcast topics to the handler. Return whether there were any.
-
-        The first call reads the topics to their end and returns True.
-        """
+        The first call reads the topics to their end and returns True."""
         if not self._handler.follows:
             return False
         if self._followed is None:
@@ -254,10 +252,8 @@ class Session:
         self.was_assigned = True
 
     def _go_on(self, partition: TopicPartition) -> None:
-        """Seek to the nearest offset in the log of a partition if the position is outside of it.
-
-        Report the loss of unread records. Raises TopicRecreated, BrokerError.
-        """
+        """Move a position that is outside of its log to the nearest offset in the log, and report
+        lost records. Raises TopicRecreated, BrokerError."""
         position = self._consumer.position(partition)
         self._check_topics()
         (found,) = self._logs.compare([partition], {}).values()
@@ -278,10 +274,8 @@ class Session:
         self._positions[partition] = start
 
     def _check_topics(self) -> None:
-        """Commit and raise TopicRecreated if a topic was created again.
-
-        The session must end, because its clients may still read the deleted topic.
-        """
+        """Commit and raise TopicRecreated if a topic was created again. The session must end,
+        because its clients may still read the deleted topic."""
         if self._logs.have_changed():
             self.commit()
             raise TopicRecreated("an input topic was created again; reading it with new clients")
@@ -326,10 +320,8 @@ class Session:
         self.paused = held
 
     def _put_back(self, messages: Messages) -> Messages:
-        """Undo the poll for partitions that were assigned during it and must be paused.
-
-        The next step pauses them. Return the other records.
-        """
+        """Undo the poll for partitions that were assigned during it and must be paused, which the
+        next step does. Return the other records."""
         held = self._handler.held_back(self._consumer.assignment()) - self.paused
         if not held:
             return messages
