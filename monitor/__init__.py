@@ -1,1 +1,1 @@
-"""Notices drift: panes and windows of predictions and outcomes, tests, detectors, decisions."""
+"""Detect drift: aggregate predictions and outcomes in windows, test them, publish drift events."""

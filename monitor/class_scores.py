@@ -1,7 +1,7 @@
-"""What a model said of each class, of many records: small, and the same after any merge.
+"""Store the class scores of many records compactly. Merging in any order gives the same scores.
 
-In: scores by class, as predictions have them. Out: arrays by class, and a matrix in a given order.
-A score is kept as a whole number of 2 bytes: steps of 1.5e-5 are finer than any calibration.
+In: scores by class, as in predictions. Out: arrays by class, or a matrix with a given order of
+classes. A score is stored in 2 bytes, in steps of 1.5e-5, which is finer than any calibration.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,8 @@ Packed = NDArray[np.uint16]
 
 
 class ClassScores:
-    """Scores of n records; `by_class`: name → uint16 (n,), the classes in any order.
-
-    Records may have different classes, none, or no scores at all: what one has not is `NONE`.
-    """
+    """The scores of n records. `by_class` maps each class name to uint16 (n,), in any order.
+    Records may have scores for different classes or no scores at all. A missing score is `NONE`."""
 
     __slots__ = ("_length", "by_class")
 
@@ -33,12 +31,12 @@ class ClassScores:
 
     @classmethod
     def none(cls, length: int) -> "ClassScores":
-        """Of records without scores."""
+        """Return the scores of records that have none."""
         return cls({}, length)
 
     @classmethod
     def of(cls, records: Sequence[Mapping[str, float] | None]) -> "ClassScores":
-        """Of records as predictions have them; a score beyond 0 and 1 counts as the nearer one."""
+        """Build from the scores of predictions. Scores outside 0…1 are clipped."""
         names = dict.fromkeys(name for record in records if record is not None for name in record)
         return cls(
             {
@@ -54,7 +52,7 @@ class ClassScores:
 
     @classmethod
     def concat(cls, parts: Sequence["ClassScores"]) -> "ClassScores":
-        """All records of `parts`; at least one part."""
+        """Concatenate the records of at least one part."""
         names = dict.fromkeys(name for part in parts for name in part.by_class)
         return cls(
             {name: np.concatenate([part.own(name) for part in parts]) for name in names},
@@ -62,28 +60,28 @@ class ClassScores:
         )
 
     def own(self, name: str) -> Packed:
-        """The scores (n,) of this class."""
+        """Return the scores (n,) of this class."""
         found = self.by_class.get(name)
         return np.full(self._length, NONE, dtype=np.uint16) if found is None else found
 
     def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "ClassScores":
-        """The records at these places."""
+        """Return the records at these places."""
         length = len(np.empty(self._length, dtype=np.bool_)[at])
         return ClassScores({name: own[at] for name, own in self.by_class.items()}, length)
 
     def matrix(self, classes: Sequence[str]) -> NDArray[np.float64]:
-        """(n, k) scores of these classes, NaN where there is none."""
+        """Return the scores (n, k) of these classes, NaN if missing."""
         return unpacked(np.column_stack([self.own(name) for name in classes]))
 
 
 def packed(scores: NDArray[np.float64]) -> Packed:
-    """Scores as they are kept; NaN is none."""
+    """Return scores in their stored form. NaN becomes `NONE`."""
     whole = np.rint(np.minimum(np.maximum(scores, 0.0), 1.0) * SCALE)  # NaN stays NaN
     return np.where(np.isnan(scores), NONE, whole).astype(np.uint16)
 
 
 def unpacked(kept: Packed) -> NDArray[np.float64]:
-    """Undo `packed`, but for what it rounded.
+    """Return the scores that `packed` stored, up to rounding.
 
     >>> unpacked(packed(np.array([0.0, 0.25, 1.0, np.nan]))).round(4).tolist()
     [0.0, 0.25, 1.0, nan]

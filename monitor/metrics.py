@@ -1,8 +1,8 @@
-"""Realised metrics from sums that merge exactly, whatever the order in which outcomes were read.
+"""Compute realised metrics from sums that merge exactly, in whatever order outcomes were read.
 
-In: labels and predictions, or sums of another worker. Out: the stream's metric, the mean error, and
-whether that is worse than the model's held-out error. Counts and fixed-point whole numbers, never
-sums of floats.
+In: labels and predictions, or sums from another worker. Out: the stream's metric, the mean error,
+and whether it is above the model's held-out error. Sums are counts and fixed-point integers, not
+floats.
 """
 
 import math
@@ -18,52 +18,52 @@ from numpy.typing import NDArray
 from driftline.events import ErrorSums, ModelPart, Pair, Value
 from driftline.stream import Metric, Task
 
-# An error times 2^64, as a whole number, keeps all bits of any error above 1e-3, and 12 digits of
-# one of 1e-7; Python's whole numbers do not overflow.
+# Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
+# digits of an error of 1e-7. Python's integers do not overflow.
 FIXED_POINT_BITS: Final = 64
-# A larger error counts as this one: its square, in fixed point, is still a float.
+# Larger errors count as this one: its square times 2^64 is still a finite float.
 MAX_ERROR: Final = 1e140
 
 
 class Tally(Protocol):
-    """Sums over outcomes."""
+    """Mergeable sums over outcomes."""
 
     records: int
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
-        """Count outcomes; returns their errors (n,)."""
+        """Add outcomes. Return their errors (n,)."""
 
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
 
     def merge_part(self, part: ModelPart) -> None:
-        """Add the sums that came over the wire."""
+        """Add sums that were read from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
-        """The sums for the wire."""
+        """Return the sums for a partial aggregate."""
 
     def metric(self, metric: Metric) -> float:
-        """The metric over all outcomes; at least one."""
+        """Return the metric over all outcomes, of which there must be at least one."""
 
     def standard_error(self, metric: Metric) -> float:
-        """Of that metric, as if outcomes were independent of each other; at least one. On a stream
-        whose errors come in runs it is too small."""
+        """Return the standard error of that metric for independent outcomes. It is too small if
+        errors are autocorrelated. There must be at least one outcome."""
 
     def error(self) -> float:
-        """The mean error; at least one outcome."""
+        """Return the mean error. There must be at least one outcome."""
 
     def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
-        """Of a mean error this high if the model were as good as on `reference`, (m,) errors, and
-        means vary by `inflation` more than those of independent errors."""
+        """Return the p-value of a mean error this high, if the model is as good as on `reference`,
+        errors (m,). `inflation` is the variance inflation of means of errors."""
 
 
 def new_tally(task: Task) -> Tally:
-    """An empty tally."""
+    """Return an empty tally for a task."""
     return ClassTally() if task == "classification" else NumberTally()
 
 
 class ClassTally:
-    """Counts of (label, prediction)."""
+    """Counts of each pair of label and prediction."""
 
     def __init__(self) -> None:
         self.records = 0
@@ -122,7 +122,7 @@ class ClassTally:
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
-        # As if there were as many fewer records.
+        # Autocorrelated records count as fewer records, by the variance inflation.
         counts = [[round(count / inflation) for count in row] for row in table]
         return float(fisher_exact(counts, alternative="greater").pvalue)
 
@@ -133,13 +133,13 @@ class ClassTally:
 
 
 class NumberTally:
-    """Fixed-point sums of the absolute errors and of their squares."""
+    """Fixed-point sums of the absolute errors, and of their second and fourth powers."""
 
     def __init__(self) -> None:
         self.records = 0
         self._sum = 0
         self._squares = 0
-        self._fourths = 0  # times 2^128
+        self._fourths = 0  # times 2^128, the others times 2^64
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
         errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
@@ -171,9 +171,9 @@ class NumberTally:
         return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
 
     def standard_error(self, metric: Metric) -> float:
-        # n Σx² - (Σx)² in whole numbers: nothing is rounded but the squares themselves.
+        # n Σx² - (Σx)² is computed with integers: only the squares themselves are rounded.
         if metric == "rmse":
-            # The delta method: the error of a root is that of its square over twice the root.
+            # Delta method: the error of a root is that of its square, divided by twice the root.
             root = self.metric("rmse")
             spread = self._deviation(self._squares, self._fourths)
             return spread / (2.0 * root) / math.sqrt(self.records) if root else 0.0
@@ -189,22 +189,22 @@ class NumberTally:
         spread = math.sqrt(inflation * (variance + float(reference.var()) / len(reference)))
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
-        # Welch's statistic; windows are large enough for the normal distribution.
+        # Welch's statistic. Windows are large enough for the normal distribution.
         return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
 
     def _deviation(self, total: int, squares: int) -> float:
-        """The standard deviation of values with this sum (times 2^64) and sum of squares (times
-        2^128)."""
+        """Return the standard deviation, given the sums of values (times 2^64) and of squares
+        (times 2^128)."""
         scaled = max(0, self.records * squares - total * total)
         return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
 
     def _mean(self, total: int) -> float:
-        # Division of whole numbers rounds once, also where both are too large for a float.
+        # The division of integers rounds once, even if both are too large for a float.
         return total / (self.records << FIXED_POINT_BITS)
 
 
 def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
-    """A metric of a confusion matrix (k, k) of shares of (label, prediction), as in `evaluate`."""
+    """Return the metric, as `evaluate` does, of the shares (k, k) by label and prediction."""
     right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
     if metric == "accuracy":
         return float(right.sum())
@@ -213,11 +213,11 @@ def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
 
 
 def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How a metric changes with each cell of the confusion matrix: its gradient (k, k).
+    """Return the gradient (k, k) of a metric with respect to each entry of the confusion matrix.
 
-    `shares` (k, k) of (label, prediction), which sum to 1. With it the delta method gives the
-    variance of the metric over n multinomial draws, Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)² over n; for macro F1
-    as in Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
+    `shares` (k, k) by label and prediction sum to 1. With the gradient g, the delta method gives
+    the variance of the metric over n multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro
+    F1 see Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
     (Applied Intelligence, 2022).
     """
     same = np.eye(len(shares))
@@ -241,7 +241,7 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
 
 
 class Rise(msgspec.Struct, frozen=True):
-    """How the error of a window compares with the held-out error of its model."""
+    """The comparison of a window's error with the held-out error of its model."""
 
     reference_error: float
     p_value: float
@@ -256,10 +256,9 @@ def rise(
     level: float,
     min_loss: float,
 ) -> Rise | None:
-    """Whether the error rose significantly, and by `min_loss` of it or more; None if unknown.
-
-    `inflation`: by how much means of errors vary more than those of independent ones.
-    """
+    """Compare the error with the held-out one. It is `worse` if it increased significantly, and by
+    a share of `min_loss` or more. None if there is no held-out error or no outcome. `inflation` is
+    the variance inflation of means of errors."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
@@ -268,10 +267,11 @@ def rise(
 
 
 def _fixed(values: NDArray[np.float64]) -> int:
-    """The sum in fixed point."""
+    """Return the sum in fixed point."""
     return sum(_fixed_each(values))
 
 
 def _fixed_each(values: NDArray[np.float64]) -> list[int]:
-    """In fixed point. Scaling by a power of two is exact; what is behind the point is cut off."""
+    """Return each value in fixed point. Scaling by a power of two is exact. Further digits are cut
+    off."""
     return list(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

@@ -1,8 +1,10 @@
-"""How far each partition of a topic has come, and which cells of the grid that closes.
+"""Track the watermark of each partition, and assign its records to slides and panes.
 
-In: the positions of a partition's records, in its order. Out: the cell in which each counts, the
-cells that nothing can change any more, and the offset to hold. Everything here is a function of
-that one partition's contents: neither batches nor other partitions play a part.
+In: the positions of a partition's records, in the order of its log. Out: the cell (pane or slide)
+in which each record counts, the cells that are closed, and the offset to commit. All results depend
+only on the contents of that partition, never on batches or on other partitions.
+
+A `Slot` is an open cell with its partial aggregate. A `Track` is the state of one partition.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,8 +20,8 @@ from driftline.commit_metadata import Offset, Position, metadata_of
 from driftline.events import Log
 from driftline.stream import Stream
 
-PANES: Final = 20  # of a window
-# Before all positions; far enough from the end of 64 bits for the grid's arithmetic.
+PANES: Final = 20  # in a window
+# Smaller than every position, but far enough from the limit of 64 bits for the grid's arithmetic.
 BEFORE_ALL: Final = -(2**62)
 
 Part = TypeVar("Part")
@@ -27,11 +29,11 @@ Ints = NDArray[np.int64]
 
 
 class Grid(msgspec.Struct, frozen=True):
-    """Where windows, slices and panes begin and end; positions may be negative.
+    """The bounds of windows, slides and panes. Positions may be negative.
 
-    A window begins with each slice and has `overlap` of them (Traub et al., "Efficient window
-    aggregation with general stream slicing", EDBT 2019). Slices and panes are numbered through all
-    windows. A slice of a size that is no multiple of its `panes` has a longer last one.
+    A window starts with each slide and is `overlap` slides long (Traub et al., "Efficient window
+    aggregation with general stream slicing", EDBT 2019). The numbers of slides and panes continue
+    across windows. If the size of a slide is no multiple of `panes`, its last pane is longer.
 
     >>> grid = Grid(size=110, pane=5)
     >>> grid.pane_of(-1), grid.pane_of(0), grid.pane_of(109)
@@ -42,51 +44,51 @@ class Grid(msgspec.Struct, frozen=True):
     (165, 275)
     """
 
-    size: int  # of a slice
+    size: int  # of a slide
     pane: int
     overlap: int = 1
     by_row: bool = False
 
     @classmethod
     def of(cls, stream: Stream) -> "Grid":
-        """The grid of a stream's windows."""
+        """Return the grid of a stream's windows."""
         size = stream.window_size // stream.overlap
         return cls(size, stream.pane_size, stream.overlap, by_row=stream.axis == "row")
 
     @property
     def panes(self) -> int:
-        """Of a slice."""
+        """Return the number of panes in a slide."""
         return PANES // self.overlap
 
     @property
     def name(self) -> str:
-        """What the numbers of slices and panes hang on."""
+        """Return a name that changes whenever slides or panes are numbered in another way."""
         return f"{self.size}/{self.panes}"
 
     def pane_of(self, position: int) -> int:
-        """Index of the pane that holds a position."""
+        """Return the index of the pane that contains a position."""
         piece, within = divmod(position, self.size)
         return piece * self.panes + min(within // self.pane, self.panes - 1)
 
     def panes_of(self, positions: Ints) -> Ints:
-        """`pane_of` of each position."""
+        """Return `pane_of` for each position."""
         pieces, within = np.divmod(positions, self.size)
         panes: Ints = pieces * self.panes + np.minimum(within // self.pane, self.panes - 1)
         return panes
 
     def bounds(self, pane: int) -> tuple[int, int]:
-        """Start and end of a pane; the end is not part of it."""
+        """Return the start and the exclusive end of a pane."""
         piece, place = divmod(pane, self.panes)
         start = piece * self.size + place * self.pane
         return start, (piece + 1) * self.size if place == self.panes - 1 else start + self.pane
 
     def window(self, index: int) -> tuple[int, int]:
-        """Start and end of the window that begins with a slice."""
+        """Return the start and the exclusive end of the window that starts with a slide."""
         return index * self.size, (index + self.overlap) * self.size
 
     def window_after(self, closed: int | None, slices: Iterable[int]) -> int | None:
-        """The first window from `closed` on that has one of these slices, none of which is before
-        it; None without any. Before row 0 there are no windows."""
+        """Return the first window from `closed` on that contains one of these slides, None if there
+        is none. No slide may be before `closed`. On the row axis no window starts before row 0."""
         first = min(slices, default=None)
         if first is None:
             return None
@@ -97,33 +99,37 @@ class Grid(msgspec.Struct, frozen=True):
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata beside a committed offset: what was known before the record that stands there."""
+    """Metadata of a committed offset: the partition's state before the record at that offset."""
 
     watermark: Position | None = None
     source: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1  # largest source offset seen
-    closed: Position | None = None  # parts of all cells before this one were published
-    published: Offset = 0  # records before this offset were read; those held are needed again
-    grid: str = ""  # whose cells these are
-    log: str = ""  # id of the topic that `source` is an offset of; empty: unknown
+    # The partial aggregates of all cells before this one were published.
+    closed: Position | None = None
+    # Records before this offset were read. Those from the committed offset on are read again.
+    published: Offset = 0
+    grid: str = ""  # name of the grid that numbers the cells
+    log: str = ""  # id of the topic that `source` is an offset of, empty if unknown
 
 
 class Arrivals(NamedTuple):
-    """What a partition brought, in its order: arrays of length n."""
+    """The events of a partition, in the order of its log: arrays of length n."""
 
     offsets: Ints
-    positions: Ints  # of records; of a watermark record, the watermark
-    marks: NDArray[np.bool_] | None = None  # which are watermark records; None: none
-    # Offsets of the feature records, -1 for watermark records without one; None: no repeats.
+    positions: Ints  # for a watermark record, its watermark
+    marks: NDArray[np.bool_] | None = None  # True for watermark records; None: there are none
+    # Offsets of the feature records, -1 for watermark records without one. None: no repeats.
     sources: Ints | None = None
-    # Positions of the dead letters among the watermark records, BEFORE_ALL where they are
-    # unreadable; what the other places hold is of no use. None: there are no dead letters.
+    # Positions of dead letters, at the places of their watermark records, and BEFORE_ALL if
+    # unreadable. Other places contain arbitrary values. None: there are no dead letters.
     refused: Ints | None = None
-    lost: Ints | None = None  # records that gaps have deleted, 0 elsewhere; None: there are no gaps
-    ahead: NDArray[np.bool_] | None = None  # implausibly far ahead of their time; None: none
-    logs: tuple[tuple[int, Log], ...] = ()  # places of watermark records at which a log begins
+    # Number of records that a gap deleted, 0 elsewhere; None: there are no gaps.
+    lost: Ints | None = None
+    # True for records that are implausibly far ahead of their time; None: there are none.
+    ahead: NDArray[np.bool_] | None = None
+    logs: tuple[tuple[int, Log], ...] = ()  # places of the watermark records that start a new log
 
     def cut(self, at: slice) -> "Arrivals":
-        """A part of it, without `logs`."""
+        """Return a part of the events, without `logs`."""
 
         def part(own: NDArray[Any] | None) -> Any:
             return None if own is None else own[at]
@@ -132,25 +138,28 @@ class Arrivals(NamedTuple):
 
 
 class Slot(Generic[Part]):
-    """What one partition has put into one cell."""
+    """The partial aggregate of one partition in an open cell."""
 
     def __init__(self, part: Part, offset: int, watermark: int | None, source: int) -> None:
         self.part = part
         self.late = 0
         self.dead_letters = 0
         self.lost = 0
-        self.refused: int | None = None  # largest position of a dead letter
-        self.first = (offset, watermark, source)  # the first record of it, the state before it
+        # Largest known position of a dead letter in this cell, None if there is none.
+        self.refused: int | None = None
+        # Offset of the first record that counts in this cell, and the partition's watermark and
+        # source offset before that record. A restart resumes from here.
+        self.first = (offset, watermark, source)
 
 
 class Track(Generic[Part]):
-    """One partition: its watermark, and its slots in the cells that are still open.
+    """The state of one partition: its watermark, and its open cells.
 
-    A partition's watermark is its largest position less the lateness (the next position, on the row
-    axis), or that of a watermark record. A record is late when its partition had passed its pane;
-    it counts as late in the cell that the partition had reached. So does one that inference found
-    implausibly far ahead, which does not move the watermark. A cell is a slice, or a pane. It
-    closes when its partition has passed its end.
+    The watermark is the largest position minus the lateness (on the row axis, the next row minus
+    the lateness), or the position of a watermark record if that is larger. A record is late if the
+    watermark had passed the end of its pane. It is counted as late in the cell that contains the
+    watermark. A record that inference marked as implausibly far ahead is counted in the same way,
+    and does not move the watermark. A cell is closed when the watermark has passed its end.
     """
 
     def __init__(
@@ -164,33 +173,43 @@ class Track(Generic[Part]):
         at = metadata_of(committed, Resume) or Resume()
         self._grid = Grid.of(stream)
         self._panes = self._grid.panes if cell == "slice" else 1
-        self.watermark = at.watermark
-        self.source = at.source
+        self.watermark = at.watermark  # None until a position is known; only `_admit` advances it
+        self.source = at.source  # largest source offset read; reset when a new log starts
+        # Id of the topic of `source`: set by `admit` when a watermark record names a new log.
         self._log = at.log
-        self._log_offset = -1  # of the watermark record that named it
-        self.closed = at.closed
+        self._log_offset = -1  # offset of the watermark record that named `_log`, -1 if restored
+        self.closed = at.closed  # first open cell, advanced only by `close`; None: none was closed
         if at.grid != self._grid.name:
-            # The windows of the stream file were changed: with the first cell that is read whole.
+            # The windows in the stream file were changed: start with the first complete cell.
             self.closed = None if at.watermark is None else self._cell_of(at.watermark) + 1
-        self.next_offset = max(committed.offset, 0)
+        self.next_offset = max(committed.offset, 0)  # advanced by the owner for each record
+        # Open cells by index: added by `_count` with their first record, removed by `close`.
         self.slots: dict[int, Slot[Part]] = {}
-        self._early: Slot[Part] | None = None  # gaps that were met before any position was known
-        self._published = at.published
-        # Row 4,999 read says that 5,000 is next; an instant may come again.
+        # Gaps that came before any position was known. `_place_early` moves them to the first cell.
+        self._early: Slot[Part] | None = None
+        self._published = at.published  # from the checkpoint, never changed
+        # What a record adds to its position for the watermark. After row 4,999 the next row is
+        # 5,000, but another record may have the same time.
         self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
         self._new_part = new_part
 
     def admit(self, arrivals: Arrivals) -> tuple[Ints, NDArray[np.bool_]]:
-        """The cell of each record (n,), and whether it counts there (n,).
+        """Return the cell of each record (n,), and whether the record counts there (n,).
 
-        What does not count: watermark records, records seen before, late ones (they are counted in
-        their slot's `late`), and those of cells whose parts were published. Dead letters are
-        counted in their slot's `dead_letters`: in the cell of their position, or where that is
-        unknown or was passed, in the one that the partition had reached. Gaps have no position;
-        those that come before any position is known wait for the first.
+        These do not count:
+
+        - Watermark records, and records that were read before.
+        - Late records. Their slot's `late` counts them.
+        - Records of cells whose partial aggregates were published.
+
+        Dead letters are counted in their slot's `dead_letters`. Their cell is that of their
+        position, or the one that contains the watermark if their position is unknown or behind it.
+        Gaps have no position and count in the cell that contains the watermark. Gaps before the
+        first known position are added to the first cell.
         """
         if not arrivals.logs:
             return self._admit(arrivals, is_new_log=False)
+        # Source offsets restart with each log, so process the events of each log separately.
         parts, start, is_new_log = [], 0, False
         for place, log in arrivals.logs:
             parts.append(self._admit(arrivals.cut(slice(start, place)), is_new_log=is_new_log))
@@ -203,8 +222,10 @@ class Track(Generic[Part]):
         return np.concatenate(cells), np.concatenate(counting)
 
     def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, NDArray[np.bool_]]:
-        """`is_new_log`: the first of them names a log that was not known."""
+        """Process events of one log. `is_new_log`: the first event starts a log that was
+        unknown."""
         offsets, positions, marks, sources, refused, lost, ahead, _ = arrivals
+        # 1. Select new records, not watermark records or source offsets that were read before.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         reached = positions + self._ahead
         if marks is not None:
@@ -220,25 +241,31 @@ class Track(Generic[Part]):
             newest = np.full(len(offsets) + 1, self.source)
         if ahead is not None:
             reached[ahead] = BEFORE_ALL
+        # 2. Get the watermark before (`[:-1]`) and after (`[1:]`) each event. Repeated records and
+        # those marked `ahead` do not move it.
         start = BEFORE_ALL if self.watermark is None else self.watermark
         watermarks = np.maximum.accumulate(np.append(start, reached))
+        # 3. Assign the cells. A record behind the watermark's pane is late, and counts in the cell
+        # of the watermark. A record marked `ahead` is treated as late.
         panes, passed = self._grid.panes_of(positions), self._grid.panes_of(watermarks[:-1])
         if ahead is not None:
-            fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)  # else there is no cell to count it in
+            fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)  # else no cell is known
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < passed)
         cells: Ints = np.maximum(panes, passed) // self._panes
-        unscored = early = None  # dead letters and gaps
+        # 4. Assign dead letters and gaps, which arrive as watermark records.
+        unscored = early = None
         if lost is not None and marks is not None:
             named, at = marks & (lost > 0), watermarks[1:]
             if refused is not None and sources is not None:
                 is_new[:1] |= is_new_log
                 named = marks & is_new & ((sources >= 0) | (lost > 0))
                 at = np.where(refused > BEFORE_ALL, np.maximum(refused, watermarks[:-1]), at)
-            # A partition of which no position is known has not reached any cell.
+            # Without any known position there is no cell: only gaps are buffered, in `_early`.
             unscored = named & (watermarks[1:] > BEFORE_ALL)
             early = named & ~unscored & (lost > 0)
             cells[unscored] = self._grid.panes_of(at[unscored]) // self._panes
+        # 5. Skip cells whose partial aggregates were published, then update the open cells.
         if self.closed is not None:
             is_open = cells >= self.closed
             fresh &= is_open
@@ -269,7 +296,7 @@ class Track(Generic[Part]):
         newest: Ints,
         unscored: NDArray[np.bool_] | None,
     ) -> None:
-        """Make the slots of these cells, and count what is late in them."""
+        """Create the missing slots of these cells, and count the late records."""
         counted = fresh if unscored is None else fresh | unscored
         for cell in distinct(cells[counted]):
             own = counted & (cells == cell)
@@ -296,7 +323,7 @@ class Track(Generic[Part]):
             slot.refused = later(slot.refused, largest if largest > BEFORE_ALL else None)
 
     def _place_early(self) -> None:
-        """Count the gaps that were met before any position was known in the first cell that is."""
+        """Move gaps that came before any position was known to the cell with the oldest record."""
         if self._early is not None and self.slots:
             slot = min(self.slots.values(), key=lambda slot: slot.first[0])
             slot.lost += self._early.lost
@@ -307,8 +334,8 @@ class Track(Generic[Part]):
         return self._grid.pane_of(position) // self._panes
 
     def close(self) -> tuple[int, list[tuple[int, Slot[Part]]]] | None:
-        """Close what the watermark has passed: the first cell that is open now, and the slots of
-        those before it, in order. None if nothing has been passed since the last call."""
+        """Close the cells before the watermark. Return the first open cell, and the slots of the
+        closed ones in order. None if no cell was closed since the last call."""
         if self.watermark is None:
             return None
         passed = self._cell_of(self.watermark)
@@ -318,7 +345,7 @@ class Track(Generic[Part]):
         return passed, [(c, self.slots.pop(c)) for c in sorted(self.slots) if c < passed]
 
     def hold(self) -> Committed:
-        """Oldest offset that an open cell needs, with the state before it."""
+        """Return the oldest offset that an open cell needs, with the state before it."""
         early = () if self._early is None else (self._early,)
         offset, watermark, source = min(
             (slot.first for slot in (*self.slots.values(), *early)),
@@ -332,19 +359,19 @@ class Track(Generic[Part]):
             self.closed,
             published if published > offset else 0,
             self._grid.name,
-            # Where the log's name is read again, what came before it was of another log.
+            # If the log's name is read again, the records before it are from another log.
             self._log if offset > self._log_offset else "",
         )
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 
 def later(known: int | None, new: int | None) -> int | None:
-    """The larger of two, either of which may be unknown."""
+    """Return the larger of two numbers, either of which may be unknown."""
     return max((value for value in (known, new) if value is not None), default=None)
 
 
 def distinct(values: Ints) -> list[int]:
-    """The values that occur, in order; quick where there is but one."""
+    """Return the distinct values in ascending order. Fast if there is only one."""
     if not len(values):
         return []
     low, high = int(values.min()), int(values.max())

@@ -1,8 +1,8 @@
-"""Evidently's report as a page on which no value can run.
+"""Rewrite Evidently's report as a page in which no data can be executed.
 
-In: the page that Evidently writes, which puts data into its scripts as they are. Out: one with
-the same contents, on which data are inert text and only Evidently's own script may run, by its
-hash. It loads nothing from anywhere.
+In: the page that Evidently writes, which inserts data into its scripts unescaped. Out: a page with
+the same contents, in which data is inert text and only Evidently's own script may run, identified
+by its hash. The page loads nothing from other addresses.
 """
 
 import base64
@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-# An element of this type is never run. Nothing in it can end it: `_inert` leaves no "<".
+# A browser never runs an element of this type. The data cannot end it: `_inert` escapes every "<".
 _DATA: Final = '<script type="application/json" id="data">{}</script>'
 _ASSETS: Final = Path("nbextension", "static")
 _GLOBAL: Final = "var global = globalThis"
@@ -20,8 +20,8 @@ _DRAW: Final = """
 const data = JSON.parse(document.getElementById("data").textContent);
 window.drawDashboard(data.dashboard, new Map(Object.entries(data.graphs)), "root");
 """
-# All else is forbidden: other scripts, event handlers in attributes, requests, forms, frames.
-# React and Plotly write styles; Plotly makes pictures of its plots.
+# Everything else is forbidden: other scripts, event handlers in attributes, requests, forms,
+# frames. React and Plotly insert styles, and Plotly makes images of its plots.
 _POLICY: Final = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
@@ -41,10 +41,8 @@ _END: Final = re.compile(r";\s*</script>")
 
 
 def safe_page(page: str, evidently: Path) -> str:
-    """Return the safe page for one of Evidently's; `evidently` is the folder of its package.
-
-    Raises ValueError if the page is not built as expected.
-    """
+    """Return the safe version of a page from Evidently. `evidently` is the folder of its package.
+    Raises ValueError if the structure of the page is not the expected one."""
     scripts = (
         _GLOBAL,
         _text(evidently / _ASSETS / "index.js"),
@@ -67,7 +65,8 @@ def safe_page(page: str, evidently: Path) -> str:
 
 
 def _data(page: str) -> dict[str, Any]:
-    """The data in Evidently's page: they come first in it, so no value is mistaken for the page."""
+    """Return the data in Evidently's page. Its position is fixed at the first script, so no value
+    can be mistaken for page structure."""
     begin = _BEGIN.search(page)
     if begin is None:
         raise ValueError("this release of Evidently begins its report in another way")
@@ -82,12 +81,12 @@ def _data(page: str) -> dict[str, Any]:
 
 
 def _json(page: str, start: int) -> tuple[Any, int]:
-    # NaN is no JSON; null is drawn in the same way.
+    # NaN is not valid JSON. The report draws null in the same way.
     return json.JSONDecoder(parse_constant=lambda _: None).raw_decode(page, start)
 
 
 def _inert(data: dict[str, Any]) -> str:
-    """JSON in ASCII in which "<", ">" and "&" are escaped."""
+    """Return JSON in ASCII with "<", ">" and "&" escaped."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -98,5 +97,5 @@ def _policy(scripts: tuple[str, ...]) -> str:
 
 
 def _text(path: Path) -> str:
-    """As a browser reads it: the hash is of one kind of line break."""
+    """Read a script with the line breaks that a browser sees, because the hash covers them."""
     return path.read_text(encoding="utf-8").replace("\r\n", "\n").replace("\r", "\n")

@@ -1,8 +1,8 @@
-"""Evidently's full report (HTML) of a window that opened a drift event, off the hot path.
+"""Draw Evidently's full HTML report of a window that opened a drift event.
 
-In: a window's sample and the reference of its model. Out: `<window id>.html` in a folder. Drawing
-takes seconds and holds Python's lock, so a service has it done by a process of its own; one report
-at a time, a few waiting, any more left out and said.
+In: a window's sample and the reference of its model. Out: the file `<window id>.html` in a folder.
+Drawing takes seconds and holds Python's lock, so services draw in a separate process. It draws one
+report at a time. A report is skipped, and the skip is logged, if two others are pending.
 """
 
 import logging
@@ -28,14 +28,14 @@ from monitor.watched import watched
 log = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 2
-# Drawing grows with the rows, and a plot of more looks the same.
+# The time to draw grows with the rows, and a plot of more rows looks the same.
 MAX_ROWS: Final = 10_000
 
 _Data = dict[str, NDArray[Any]]
 
 
 class Task(msgspec.Struct, frozen=True):
-    """All that drawing needs; it can be pickled."""
+    """All inputs of `draw`, in a form that can be pickled."""
 
     path: Path
     reference: _Data  # column name → float64 or object (n,)
@@ -45,21 +45,24 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Reports:
-    """Draws reports into a folder; in this thread, or in a process of its own."""
+    """Draw reports into a folder, in this thread or in a separate process."""
 
     def __init__(self, stream: Stream, folder: Path, *, in_process: bool) -> None:
         self._stream = stream
         self._folder = folder
         self._in_process = in_process
+        # Name of the last report requested by `draw`.
         self._newest: str | None = None
+        # Started by the first `draw` that needs it, stopped by `close`.
         self._pool: ProcessPoolExecutor | None = None
+        # Reports that are being drawn or wait for it: added by `draw`, removed by `poll`.
         self._waiting: list[tuple[Path, Future[None]]] = []
 
     def draw(self, name: str, sample: Sample, reference: Reference) -> None:
-        """Draw, or have drawn, the file `name`. A report that cannot be drawn is only logged:
-        drift is published all the same."""
+        """Draw the file `name`, or submit it to the process. If a report cannot be drawn, this is
+        only logged, because drift must be published anyway."""
         if name == self._newest:
-            return  # one window may open events of several kinds
+            return  # a window may open several events
         self._newest = name
         task = self._task(self._folder / name, sample, reference)
         if self._in_process:
@@ -73,24 +76,24 @@ class Reports:
             log.warning("report %s is left out: %d are waiting", task.path, len(self._waiting))
             return
         if self._pool is None:
-            # Not forked: a broker client's threads and locks must not be copied.
+            # Spawned, not forked: the threads and locks of a broker client must not be copied.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         self._waiting.append((task.path, self._pool.submit(draw, task)))
 
     def poll(self) -> None:
-        """Log what became of the reports that are done."""
+        """Log the reports that failed, and remove all that are done."""
         for path, future in self._waiting:
             if future.done() and (error := future.exception()) is not None:
                 log.error("report %s could not be drawn: %s", path, error)
         self._waiting = [(path, future) for path, future in self._waiting if not future.done()]
 
     def wait(self) -> None:
-        """Until all that were taken are drawn."""
+        """Block until all submitted reports are done."""
         wait([future for _, future in self._waiting])
         self.poll()
 
     def close(self) -> None:
-        """Wait for the report being drawn, drop the others. Safe to call twice."""
+        """Wait for the report being drawn and cancel the others. Safe to call twice."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -117,7 +120,7 @@ class Reports:
 
 
 def draw(task: Task) -> None:
-    """Write one report. Columns without any value in one of the two are left out."""
+    """Write one report. Columns without any value in either sample are left out."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
     import evidently
     import pandas as pd
@@ -129,7 +132,7 @@ def draw(task: Task) -> None:
         for name in (*task.numbers, *task.categories)
         if _has_value(task.reference[name]) and _has_value(task.current[name])
     ]
-    # Evidently and Plotly build pages and labels from names and values: no markup may be in them.
+    # Evidently and Plotly insert names and values into pages: they must contain no markup.
     shown = labels(drawable)
     values = labels(
         value
@@ -156,7 +159,7 @@ def draw(task: Task) -> None:
         return Dataset.from_pandas(frame, data_definition=definition)
 
     with warnings.catch_warnings():
-        # Correlations of constant columns: Evidently shows them as missing.
+        # Correlations of constant columns are undefined. Evidently shows them as missing.
         warnings.simplefilter("ignore", RuntimeWarning)
         snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
             dataset(task.current), dataset(task.reference)
@@ -165,7 +168,7 @@ def draw(task: Task) -> None:
     page = safe_page(snapshot.get_html_str(as_iframe=False), Path(evidently.__file__).parent)
     partial = task.path.with_suffix(".partial")
     partial.write_text(page, encoding="utf-8")
-    partial.replace(task.path)  # whoever finds the file finds it whole
+    partial.replace(task.path)  # readers never see a half-written file
 
 
 def _has_value(values: NDArray[Any]) -> bool:

@@ -1,7 +1,8 @@
-"""The bounded sample of a window's records: those with the smallest hashes of their id.
+"""Sample the records of a window: keep those with the smallest hashes of their ids (bottom-k
+sample).
 
-Samples of parts merge to the sample of the whole, in whatever order the parts come. A hash is
-CRC-32 of the id, mixed; where two are equal, position, partition and offset decide.
+Samples of partial aggregates merge to the sample of the whole window, in any order. A hash is a
+mixed CRC-32 of the id. Equal hashes are ordered by position, partition and offset.
 """
 
 from collections.abc import Sequence
@@ -17,11 +18,10 @@ from monitor.class_scores import ClassScores
 
 
 def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
-    """(n,) hashes, the same on every machine and in every version of Python.
-
-    CRC-32 is the quickest at hand (0.15 µs an id), but linear: ids in a row fall into patterns.
-    Murmur3's finalizer breaks them up, and keeps different values different.
-    """
+    """Return hashes (n,) that are the same on every machine and in every version of Python. CRC-32
+    is the fastest function available (0.15 µs per id), but it is linear: consecutive ids get
+    regular patterns. Murmur3's finalizer removes the patterns and keeps different values
+    different."""
     mixed = np.fromiter(map(crc32, map(str.encode, record_ids)), np.uint32, len(record_ids))
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         mixed ^= mixed >> np.uint32(shift)
@@ -31,8 +31,8 @@ def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """The sample of a complete window, in the order of position; `repeated` of its records have the
-    id of another one."""
+    """The sample of a complete window, by position. `repeated` is the number of records that have
+    the same id as another one."""
 
     columns: Columns
     predictions: NDArray[Any]  # object (class names) or float64
@@ -44,8 +44,8 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """Some records: aligned arrays of length n. `values` are whatever is kept of each, `scores`
-    what a model said of the classes, if that is kept."""
+    """Records as aligned arrays of length n. `values` are the sampled columns of each record.
+    `scores` are the model's class scores, if they are sampled."""
 
     hashes: NDArray[np.uint32]
     positions: NDArray[np.int64]
@@ -58,7 +58,7 @@ class Rows(msgspec.Struct, frozen=True):
         return len(self.hashes)
 
     def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Rows":
-        """The records at these places."""
+        """Return the records at these places."""
         return Rows(
             self.hashes[at],
             self.positions[at],
@@ -69,12 +69,12 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
     def ordered(self) -> "Rows":
-        """By position, then hash, so that partitions play no part in the order."""
+        """Return the records by position, then hash, so that partitions have no effect."""
         return self.take(np.lexsort((self.offsets, self.partitions, self.hashes, self.positions)))
 
     @classmethod
     def concat(cls, rows: Sequence["Rows"]) -> "Rows":
-        """All of them; at least one."""
+        """Concatenate them. There must be at least one."""
         if len(rows) == 1:
             return rows[0]
         return cls(
@@ -90,11 +90,11 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 class Bound:
-    """The `limit`-th smallest hash of the records of a window, as far as they were seen: whatever
-    has a larger one cannot be in the sample.
+    """The threshold of a sample: the `limit`-th smallest hash seen so far in a window. A record
+    with a larger hash cannot be in the sample.
 
-    It holds a quarter more hashes than the limit, and a batch: tightened later it would let more
-    records through, earlier it would sort more often.
+    `value` is lowered each time that more than 1.25 × `limit` hashes are buffered. A larger buffer
+    would admit more records, and a smaller one would sort more often.
 
     >>> bound = Bound(4)
     >>> bound.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
@@ -103,13 +103,13 @@ class Bound:
     """
 
     def __init__(self, limit: int) -> None:
-        self.value = 2**32 - 1
+        self.value = 2**32 - 1  # only ever falls, even across `forget`
         self._limit = limit
-        self._chunks: list[NDArray[np.uint32]] = []
+        self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `forget`
         self._held = 0
 
     def add(self, hashes: NDArray[np.uint32]) -> None:
-        """Take in the hashes of some more records, each record once."""
+        """Add the hashes of more records. Add each record only once."""
         self._chunks.append(hashes)
         self._held += len(hashes)
         if self._held > self._limit + self._limit // 4:
@@ -119,15 +119,15 @@ class Bound:
             self._chunks, self._held = [smallest], self._limit
 
     def forget(self) -> None:
-        """Some of the records may be added again: start anew, from the value reached."""
+        """Drop the buffered hashes, but not `value`: some records may be added again."""
         self._chunks, self._held = [], 0
 
 
 class Smallest:
-    """Keeps the `limit` records with the smallest hashes; holds at most twice as many and a batch.
+    """A bottom-k sample of `limit` records. It buffers at most twice as many and one batch.
 
-    Samples of one window that are to be merged may share a bound; together they then hold what one
-    of them would.
+    Samples of the same window that will be merged may share a threshold. Together they then buffer
+    as much as one of them would alone.
 
     >>> kept = Smallest(2)
     >>> empty = np.zeros(4, dtype=np.int64)
@@ -146,11 +146,11 @@ class Smallest:
         return min(self._held, self._limit)
 
     def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Which records (n,) may still be among the smallest."""
+        """Return which records (n,) may still be among the smallest."""
         return hashes <= np.uint32(self._bound.value)
 
     def add(self, rows: Rows) -> None:
-        """Take in some more records."""
+        """Add more records."""
         rows = self._useful(rows)
         if not len(rows):
             return
@@ -161,7 +161,7 @@ class Smallest:
             self.rows()
 
     def rows(self) -> Rows:
-        """What is kept; at least one record must have been added."""
+        """Return the sampled records. At least one record must have been added."""
         rows = self._useful(Rows.concat(self._chunks))
         if len(rows) > self._limit:
             order = np.lexsort((rows.offsets, rows.partitions, rows.positions, rows.hashes))

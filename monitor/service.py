@@ -1,9 +1,10 @@
-"""The monitor: from predictions and outcomes to windows, drift events and retrain requests.
+"""Run the monitor: from predictions and outcomes to windows, drift events and retrain requests.
 
-In: `predictions` and `outcomes`; its own `parts`, in which each partition tells what it has put
-into windows, and `windows`, whose one partition fixes the order in which decisions are made. Out:
-those two, `drift`, `retrain`. Any number of workers share the partitions; whoever has the one of
-`parts` and of `windows` merges and decides.
+It reads `predictions` and `outcomes`, and its own topics `parts` and `windows`. `parts` contains
+the partial aggregates of each partition. `windows` has one partition, which fixes the order of the
+decisions. The monitor writes these two topics, `drift` and `retrain`. Any number of workers share
+the partitions. The worker that is assigned `parts` merges, and the worker that is assigned
+`windows` decides.
 """
 
 import logging
@@ -41,21 +42,27 @@ _GATHERED: Final = Kind(Resume, "time and open windows of this partition begin a
 _MERGED: Final = Kind(MergedSoFar, "windows are merged anew from there, and published again")
 _DECIDED: Final = Kind(Decided, "all windows are decided on again, and drift is published again")
 
-# Values of samples after which a turn of merging ends: some 0.5 s of tests. A transaction that is
-# open meanwhile must be committed before it times out.
+# Number of sample values after which one call of `_merge` stops, about 0.5 s of tests. The open
+# transaction must be committed before it times out.
 MAX_TESTED: Final = 200_000
 
 
 class MonitorHandler:
-    """Watches one stream. See `driftline.handler.Handler` for what each method owes.
+    """Monitor one stream. `driftline.handler.Handler` describes the contract of each method.
 
-    Of predictions and outcomes it holds the oldest record of a window (or pane) that its partition
-    has not passed; of `parts`, that of a window that not all partitions have passed. `windows` is
-    read again from the last snapshot in the folder `state`, or else from its beginning, to rebuild
-    detectors and open events; what follows from windows decided before is not published again.
+    The offsets to commit differ by topic:
 
-    Raises StreamFileError for a test or detector that does not exist, MissingExtra without
-    Evidently. `packages` gives the references; without a `reports` folder no report is drawn.
+    - `predictions`, `outcomes`: the oldest record of a slide or pane that its partition has not
+      closed.
+    - `parts`: the oldest record of a window that is not complete.
+    - `windows`: always 0. A restart rebuilds detectors and open events from the last snapshot in
+      the folder `state`, or by reading the topic from its beginning. Decisions on windows that were
+      decided before are not published again.
+
+    `packages` provides the references. No reports are drawn without a `reports` folder.
+
+    Raises StreamFileError for a test or detector that does not exist, and MissingExtra if Evidently
+    is not installed.
     """
 
     follows: tuple[str, ...] = ()
@@ -84,12 +91,18 @@ class MonitorHandler:
         self._data = DataGathering(stream)
         self._performance = PerformanceGathering(stream)
         self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
-        self._merger: Merger | None = None  # None: `parts` is not this worker's
-        self._waiting: deque[Message] = deque()  # records of `parts` that are still to be merged
+        self._merger: Merger | None = None  # None unless `parts` is assigned
+        # Records of `parts` that are still to be merged: filled by `handle`, emptied by `_merge`,
+        # cleared when `parts` is revoked.
+        self._waiting: deque[Message] = deque()
         self._snapshots = Snapshots(stream, state)
-        self._decider: Decider | None = None  # None: `windows` is not this worker's
-        self._read = 0  # the decider has read windows before this offset
-        self._published = 0  # and decisions on those before this one are out
+        self._decider: Decider | None = None  # None unless `windows` is assigned
+        # The decider has read all windows before this offset. Set from the snapshot when `windows`
+        # is assigned, then advanced by `_decide` and `refuse`.
+        self._read = 0
+        # Decisions on all windows before this offset are published. Set from the checkpoint, then
+        # never below `_read`. It is larger while windows are read again.
+        self._published = 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -97,7 +110,7 @@ class MonitorHandler:
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        """All while merging is behind: what waits is kept in memory."""
+        """Pause all partitions while partial aggregates wait in memory to be merged."""
         return assigned if self._waiting else frozenset()
 
     def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
@@ -200,15 +213,17 @@ class MonitorHandler:
         return held
 
     def close(self) -> None:
-        self._snapshots.settle()  # if the last commit failed, the next worker sees that it did
+        # If the last commit failed, this snapshot is ahead of it, and the next worker ignores it.
+        self._snapshots.settle()
         if self._reports is not None:
             self._reports.close()
 
     def _merge(self) -> list[Outgoing]:
-        """Merge what waits, until enough was tested for one turn."""
+        """Merge the waiting records until `MAX_TESTED` sample values were tested."""
         output: list[Outgoing] = []
         tested = 0
         while self._merger is not None and tested < MAX_TESTED:
+            # Publish complete windows before merging the next record.
             if events := self._merger.complete():
                 output.extend(rare(self._topics.windows, event, id=event.id) for event in events)
                 tested += sum(map(self._tested, events))
@@ -221,6 +236,7 @@ class MonitorHandler:
     def _tested(self, event: WindowsEvent) -> int:
         if not isinstance(event, DataWindow):
             return event.records
+        # A test with the domain classifier is slow: it ends the turn.
         if self._stream.drift.classifier and any(group.tested for group in event.groups):
             return MAX_TESTED
         return sum(

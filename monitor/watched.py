@@ -1,7 +1,4 @@
-"""Which columns of a stream are watched.
-
-In: a stream file. Out: names and kinds; of a column's values, those that are not missing.
-"""
+"""List the watched columns of a stream, and select the values that are not missing."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +9,7 @@ from driftline.stream import Feature, Kind, Stream
 
 
 class Watched(NamedTuple):
-    """A column that is tested; `feature` is None for derived ones."""
+    """A column that is tested. `feature` is None for derived columns."""
 
     name: str
     kind: Kind
@@ -20,7 +17,7 @@ class Watched(NamedTuple):
 
 
 def watched(stream: Stream) -> tuple[Watched, ...]:
-    """The columns to test: declared ones unless `watch = false`, and all derived ones."""
+    """Return the columns to test: declared ones unless `watch = false`, and all derived ones."""
     declared = [
         Watched(name, feature.kind, feature)
         for name, feature in stream.inputs.items()
@@ -30,7 +27,7 @@ def watched(stream: Stream) -> tuple[Watched, ...]:
 
 
 def present(values: NDArray[Any]) -> NDArray[Any]:
-    """Those that are not missing."""
+    """Return the values that are not missing."""
     if values.dtype.kind == "f":
         keep = ~np.isnan(values)
     else:

@@ -1,1 +1,1 @@
-"""Records to windows: what each partition puts into them, merged when they are complete."""
+"""Build windows: aggregate the records of each partition, then merge complete windows."""

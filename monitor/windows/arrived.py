@@ -1,7 +1,7 @@
-"""Events of one partition, each at its position: what reading predictions and outcomes shares.
+"""Read the events of one partition with their positions, both predictions and outcomes.
 
-In: messages. Out: arrays aligned with the events. What cannot be read, or has no position, is said
-in the log and left out.
+In: messages. Out: arrays aligned with the events. Unreadable events and those without a position
+are logged and skipped.
 """
 
 import logging
@@ -22,7 +22,7 @@ from monitor.progress import BEFORE_ALL, Arrivals, Ints
 
 log = logging.getLogger(__name__)
 
-# `format_time` writes whole seconds, or six digits of them.
+# `format_time` writes whole seconds or six decimals.
 _TIME_LENGTHS: Final = {len("1970-01-01T00:00:00Z"), len("1970-01-01T00:00:00.000000Z")}
 _last = itemgetter(-1)
 
@@ -32,21 +32,22 @@ Marks = Sequence[tuple[int, Watermark]]
 
 
 class NoPosition(Exception):
-    """An event has no time, or what is no time, or no row."""
+    """An event has no position: its time is missing or invalid, or its row is missing."""
 
 
 class Positions(NamedTuple):
-    """Arrays of length n; `on_axis` are the rows or the times, as the stream's windows are."""
+    """Arrays of length n. `on_axis` is rows or times, as the stream's windows are."""
 
     on_axis: Ints
-    rows: Ints  # BEFORE_ALL where there is none
-    times_us: Ints  # as rows
+    rows: Ints  # BEFORE_ALL if missing
+    times_us: Ints  # in microseconds, BEFORE_ALL if missing
 
     @classmethod
     def of(
         cls, rows: Sequence[int | None], times: Sequence[str | None], *, by_row: bool
     ) -> "Positions":
-        """Raises NoPosition if one of them is not on the axis."""
+        """Build from rows and times. Raises NoPosition for a missing position or an invalid
+        time."""
         known_rows, known_times = optional_ints(rows), times_us(times)
         on_axis = known_rows if by_row else known_times
         if on_axis.min(initial=0) == BEFORE_ALL:
@@ -57,11 +58,8 @@ class Positions(NamedTuple):
 def read_events(
     found: Messages, decoded: Decoded[Any], place: Callable[[list[Any], list[int], Marks], Read]
 ) -> Read:
-    """Put messages of one partition, decoded to events or watermarks, in their places.
-
-    `place` gets the events, their offsets and the watermarks; where it raises NoPosition it is
-    called again without the events that cannot be placed.
-    """
+    """Return `place(events, offsets, watermarks)` for decoded messages of one partition. If it
+    raises NoPosition, each event is tried alone, and those without a position are left out."""
     for rejected in decoded.rejected:
         _left_out(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets
@@ -106,13 +104,13 @@ def _can_be_placed(
 
 
 def _left_out(message: Message, reason: str) -> None:
-    """Say which message could not be used."""
+    """Log a message that is skipped."""
     about = alike(f"{message.topic} {reason}")
     log.warning("%s cannot be read, left out: %s", message.place, reason, extra=about)
 
 
 def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
-    """Records and watermarks together, by offset."""
+    """Merge records and watermark records by offset."""
     if not marks:
         return arrivals
     offsets = np.concatenate([arrivals.offsets, ints([offset for offset, _ in marks])])
@@ -143,29 +141,29 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
 
 
 def _source(mark: Watermark) -> int:
-    """Offset of the last feature record that a watermark record accounts for, -1 for none."""
+    """Return the offset of the last feature record that a watermark record accounts for, or -1."""
     if mark.dead_letter is not None:
         return mark.dead_letter.offset
     return max((gap.end - 1 for gap in mark.gaps if gap.end is not None), default=-1)
 
 
 def _lost(gap: Gap) -> int:
-    """How many records are lost, at least one."""
+    """Return how many records a gap has deleted, 1 if that is unknown."""
     return 1 if gap.end is None else gap.end - gap.start
 
 
 def times_us(values: Sequence[str | None]) -> Ints:
-    """Microseconds since 1970, BEFORE_ALL for None. Raises NoPosition for what is no time."""
+    """Return microseconds since 1970, BEFORE_ALL for None. Raises NoPosition if invalid."""
     if values.count(None) == len(values):
         return np.full(len(values), BEFORE_ALL)
     try:
         if None in values:
             return ints([BEFORE_ALL if value is None else parse_time(value) for value in values])
         texts: list[str] = list(values)  # type: ignore[arg-type]  # there is no None
-        # numpy reads many at once in half the time, but knows no zones.
+        # numpy parses them all in half the time, but does not support time zones.
         if set(map(len, texts)) <= _TIME_LENGTHS and set(map(_last, texts)) <= {"Z"}:
             found = np.array([t[:-1] for t in texts], dtype="datetime64[us]").astype(np.int64)
-            bounded_time(int(found.min()))  # numpy also reads years that RFC 3339 has not
+            bounded_time(int(found.min()))  # numpy also accepts years that RFC 3339 does not
             bounded_time(int(found.max()))
             return found
         return ints(list(map(parse_time, texts)))
@@ -174,24 +172,24 @@ def times_us(values: Sequence[str | None]) -> Ints:
 
 
 def flags(values: Sequence[bool]) -> NDArray[np.bool_] | None:
-    """As bool (n,), or None if all are false, as is usual."""
+    """Return bool (n,), or None in the usual case that all are false."""
     return np.array(values, dtype=bool) if True in values else None
 
 
 def ints(values: Sequence[int]) -> Ints:
-    """As int64 (n,), also of nothing."""
+    """Return int64 (n,), also for an empty list."""
     return np.array(values, dtype=np.int64)
 
 
 def optional_ints(values: Sequence[int | None]) -> Ints:
-    """As int64 (n,), BEFORE_ALL for None."""
+    """Return int64 (n,), BEFORE_ALL for None."""
     if None in values:
         values = [BEFORE_ALL if value is None else value for value in values]
     return np.array(values, dtype=np.int64)
 
 
 def largest(values: Ints, known: int | None = None) -> int | None:
-    """The largest of what is there, and of what was known."""
+    """Return the largest of the values and `known`, None if there is neither."""
     found = int(values.max(initial=BEFORE_ALL))
     return max(
         (value for value in (known, found) if value is not None and value > BEFORE_ALL),
@@ -200,7 +198,7 @@ def largest(values: Ints, known: int | None = None) -> int | None:
 
 
 def by_model(models: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Each model, and where it stands in the list (n,); at least one."""
+    """Yield each model with a mask (n,) of its places in the list, which must not be empty."""
     first = models[0]
     if models.count(first) == len(models):
         yield first, np.ones(len(models), dtype=bool)

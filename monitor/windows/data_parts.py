@@ -1,8 +1,8 @@
-"""Scored records of each partition, gathered by slice and model: their number and a sample.
+"""Aggregate the predictions of each partition by slide and model: their number, and a sample.
 
 In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
-partition has passed a slice. Memory is columns times sample, not traffic; and only records that
-may be in the sample are decoded whole.
+partition has closed a slide. Memory grows with the columns and the sample size, not with traffic.
+Only records that may be in a sample are decoded in full.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,50 +25,55 @@ from monitor.windows.scored import Scored, ScoredReader
 
 
 class DataGathering:
-    """Turns the predictions of the partitions that this worker reads into parts."""
+    """Aggregate the predictions of the partitions that this worker reads."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
-        self._most_are_wanted = True  # of the last batch's records; the next is thought to be alike
+        # Whether most records of the last batch might be in a sample. Set by `_gather` for the next
+        # batch, which is assumed to be similar.
+        self._most_are_wanted = True
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
+        # By partition: set by `resume`, removed by `drop`.
         self._tracks: dict[int, Track[_Part]] = {}
-        # By slice and model, while one of the partitions has it open. What is left out of a part
-        # because of another partition's records is not in the sample of the whole either: those
-        # records are in the log, and come with that partition's part whoever reads it then.
+        # Sample thresholds by slide and model. Partitions share them, and one exists as long as one
+        # of these partitions has the slide open. If another partition's records keep a record out
+        # of a partial aggregate, they also keep it out of the merged sample: those records stay in
+        # the log, and whichever worker reads that partition later publishes them.
         self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
 
     def resume(self, partition: int, committed: Committed) -> None:
-        """Start reading a partition at a committed position."""
+        """Start reading a partition from its checkpoint."""
         self.drop(partition)
         self._tracks[partition] = Track(self._stream, committed, _Part, cell="slice")
 
     def drop(self, partition: int) -> None:
-        """Forget a partition."""
+        """Remove the state of a partition."""
         if self._tracks.pop(partition, None) is not None:
             for bound in self._bounds.values():
-                bound.forget()  # its records may be read here again
+                bound.forget()  # this worker may read its records again
 
     def skip(self, partition: int, offset: int) -> None:
-        """Pass over a record."""
+        """Skip a record."""
         track = self._tracks[partition]
         track.next_offset = max(offset + 1, track.next_offset)
 
     def holds(self) -> dict[int, Committed]:
-        """Per partition, what to commit."""
+        """Return the offsets to commit by partition."""
         return {partition: track.hold() for partition, track in self._tracks.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Take in predictions of one partition, in its order; returns what it has passed."""
+        """Add predictions of one partition, in the order of its log. Return the partial aggregates
+        of the slides that this closes."""
         track = self._tracks[partition]
         track.next_offset = messages[-1].offset + 1
         scored = self._reader.read(messages, whole=self._most_are_wanted)
         if len(scored.arrivals.offsets):
             cells, counting = track.admit(scored.arrivals)
-            if scored.arrivals.marks is not None:  # from here on, records alone
+            if scored.arrivals.marks is not None:  # drop the watermark records
                 cells = cells[~scored.arrivals.marks]
                 counting = counting[~scored.arrivals.marks]
             if counting.any():
@@ -88,6 +93,7 @@ class DataGathering:
         cells: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
+        # Count every record, but decode in full only those whose hash is below the threshold.
         hashes = hashes_of(scored.ids)
         wanted = np.zeros(len(scored), dtype=bool)
         groups: list[tuple[_Group, NDArray[np.bool_]]] = []
@@ -115,7 +121,7 @@ class DataGathering:
     def _rows(
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
-        """The readable ones of the records at these places: their places, and what is kept."""
+        """Return the places of the readable ones of these records, and their rows."""
         at, columns, predictions, scores = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]
@@ -133,7 +139,8 @@ class DataGathering:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
-        """A slice's part, in pieces that add up: each with one piece of one group's sample."""
+        """Yield the partial aggregate of a slide in chunks that add up. Each chunk contains at most
+        one chunk of one group's sample."""
         part, row, time_us = slot.part, slot.part.row, slot.part.time_us
         groups = [
             piece for name, group in part.groups.items() for piece in self._group(name, group)
@@ -165,16 +172,16 @@ class DataGathering:
 
 
 class _Group:
-    """What one partition has of one model's records in one slice."""
+    """The records of one partition, model and slide."""
 
     def __init__(self, sample: Smallest) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
-        self.sample = sample  # of those that can be read
+        self.sample = sample  # of the readable ones
 
 
 class _Part:
-    """What one partition has in one slice."""
+    """The partial aggregate of one partition for one slide."""
 
     def __init__(self) -> None:
         self.groups: dict[str, _Group] = {}

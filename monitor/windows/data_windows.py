@@ -1,7 +1,6 @@
-"""Data windows: what all partitions put into slices, merged, and tested when one is complete.
+"""Merge the partial aggregates of slides into data windows, and test complete windows.
 
-In: `DataParts`. Out: `DataWindow` events, and the sample of a window in which something was found
-(for its report).
+In: `DataParts`. Out: `DataWindow` events, and the samples of windows with findings.
 """
 
 from collections import OrderedDict
@@ -22,13 +21,13 @@ from monitor.sample import Rows, Sample, Smallest
 from monitor.watched import watched
 from monitor.windows.parts import unpack_records
 
-# Samples of windows with findings wait here for their report to be asked for, which happens once
-# the window has come back from the log: so many, and as many as overlap.
+# The samples of this many windows with findings are buffered, plus one for each that overlaps: a
+# report is requested only after its window event was read back from the log.
 KEPT_SAMPLES: Final = 4
 
 
 class DataWindows:
-    """Merges parts into data windows."""
+    """Merge partial aggregates into data windows."""
 
     def __init__(self, stream: Stream, profiles: Profiles) -> None:
         self._stream = stream
@@ -37,15 +36,17 @@ class DataWindows:
         self._judge = Judge(stream)
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
-        self._slices: dict[int, _Slice] = {}  # those of windows that are not complete
-        self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()  # window → model, sample
+        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        self._slices: dict[int, _Slice] = {}
+        # Window id → model, sample: added by `_test` if it has findings, evicted oldest first.
+        self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
-        """Offset of the oldest record of a window that is not complete."""
+        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
         return min((piece.first_offset for piece in self._slices.values()), default=None)
 
     def add(self, offset: int, parts: DataParts, *, closed: int | None) -> None:
-        """Take in the record at this offset; windows before `closed` were published."""
+        """Add the record at this offset. Windows before `closed` were published."""
         for part in parts.slices:
             if closed is not None and part.index < closed:
                 continue
@@ -55,16 +56,18 @@ class DataWindows:
             self._gather(piece, parts.partition, part)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
-        """The first complete window, and the first that was not published then. Those before
-        `closed` were, and the slice `complete` is the first that is not complete."""
+        """Return the first window that is not published after this call, and the next complete
+        window, if any. Windows before `closed` were published. The slide `complete` is the first
+        that is not complete."""
         end = complete - self._grid.overlap + 1
-        if closed is not None and end <= closed:  # after a restart less may be known to be complete
+        # After a restart, less may be known to be complete than was published.
+        if closed is not None and end <= closed:
             return closed, None
         index = self._grid.window_after(closed, self._slices)
         if index is None or index >= end:
             return end, None
         window = self._window(index)
-        self._slices.pop(index, None)  # the windows that are left begin later
+        self._slices.pop(index, None)  # all later windows start after this slide
         return index + 1, window
 
     def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
@@ -88,6 +91,7 @@ class DataWindows:
         start, end = self._grid.window(index)
         identity = event_id("window", self._stream.name, "data", start, end)
         places = range(index, index + self._grid.overlap)
+        # A window merges its slides, which stay unchanged because overlapping windows share them.
         slices = [self._slices[place] for place in places if place in self._slices]
         row = time_us = None
         groups: dict[str, _Group] = {}
@@ -142,14 +146,14 @@ class DataWindows:
         categories: dict[str, NDArray[Any]] = {}
         for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
             (numbers if kind == "number" else categories)[name] = values
-        # The same id has the same hash; that two ids have one happens once in 80 windows of 10,000.
+        # Equal ids have equal hashes. Two different ids share a hash once in 80 windows of 10,000.
         repeated = len(rows) - len(np.unique(rows.hashes))
         columns = Columns(numbers, categories, len(rows))
         return Sample(columns, rows.values[-1], rows.scores, repeated)
 
 
 class _Group:
-    """What is known of one model's records in one slice, or window."""
+    """The merged records of one model in one slide or window."""
 
     def __init__(self, limit: int) -> None:
         self.records = 0
@@ -164,7 +168,7 @@ class _Group:
 
 
 class _Slice:
-    """What is known of one slice, from the record at `first_offset` on."""
+    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -1,6 +1,6 @@
-"""Outcomes of one partition as arrays: what was predicted, what was true, and when that was known.
+"""Read outcomes of one partition as arrays: prediction, label, and position of the label.
 
-In: messages. Out: `Labelled`. What cannot be read is said in the log and left out.
+In: messages. Out: `Labelled`. Outcomes that cannot be read are logged and skipped.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from monitor.windows.arrived import (
 
 
 class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="outcome"):
-    """What is needed of an outcome; the record and its scores are passed over."""
+    """The fields of an outcome that are needed. The record and its scores are skipped."""
 
     record_id: str
     time: str | None
@@ -48,7 +48,7 @@ _decode = msgspec.json.Decoder(_Outcome | Watermark).decode
 
 
 class Labelled(msgspec.Struct, frozen=True):
-    """Arrays and lists of length n; `arrivals` has the watermark records too, in their places."""
+    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
 
     arrivals: Arrivals
     ids: list[str]
@@ -56,18 +56,18 @@ class Labelled(msgspec.Struct, frozen=True):
     labels: list[Value]
     predictions: list[Value]
     offsets: Ints
-    positions: Ints  # at which the labels were known
-    own: Ints  # positions of the records
-    rows: Ints  # BEFORE_ALL where there is none
-    times_us: Ints  # as rows
-    revised: NDArray[np.bool_]  # not the record's first label
+    positions: Ints  # of the labels, or of the record if its label has none
+    own: Ints  # positions of the records themselves
+    rows: Ints  # BEFORE_ALL if missing
+    times_us: Ints  # in microseconds, BEFORE_ALL if missing
+    revised: NDArray[np.bool_]  # True if not the record's first label
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
 def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
-    """Decode messages of one partition, in its order."""
+    """Decode messages of one partition, in the order of its log."""
     found = Messages.of(messages)
     decoded = decode_each(_decode, found.values)
     return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))

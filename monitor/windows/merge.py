@@ -1,7 +1,7 @@
-"""From parts to windows: what a stream's partitions have put into `parts`, merged in its order.
+"""Merge the partial aggregates in the topic `parts` into windows.
 
-In: the records of `parts`. Out: the events for `windows`, and what to commit. Each kind of window
-comes in order; it is complete when all partitions have passed its end.
+In: the records of `parts`. Out: the events for `windows`, and the offset to commit. Windows of one
+kind are published in order. A window is complete when all partitions have passed its end.
 """
 
 import logging
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Merger:
-    """The windows of one stream that are not complete, from a committed position of `parts` on."""
+    """The incomplete windows of one stream, built from the checkpoint of `parts` on."""
 
     def __init__(
         self, stream: Stream, references: References, profiles: Profiles, committed: Committed
@@ -42,11 +42,11 @@ class Merger:
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
-        """Of the newest windows in which something was found: model and sample, by window id."""
+        """Return the model and sample of the newest windows with findings, by window id."""
         return self._data.samples
 
     def read(self, message: Message) -> None:
-        """Take in one record."""
+        """Add one record."""
         merging = self._merging
         merging.read(message.offset)
         try:
@@ -54,7 +54,7 @@ class Merger:
         except DataError as error:
             log.warning("not a part, left out: %s", error.message, extra=alike(error.message))
             return
-        if event.grid != self._grid:  # from before the windows of the stream file were changed
+        if event.grid != self._grid:  # from before the windows in the stream file were changed
             return
         kind: Kind = "data" if isinstance(event, DataParts) else "performance"
         before = merging.closed(kind)
@@ -66,12 +66,12 @@ class Merger:
             merging.advance(message.offset, kind, event.partition, event.passed)
 
     def skip(self, offset: int) -> None:
-        """Pass over a record."""
+        """Skip a record."""
         self._merging.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
-        """What is complete of one window, with all that is to be published before it; empty when
-        nothing is."""
+        """Return the next complete events: at most one data window, and the new panes of at most
+        one performance window, then that window if it is complete. Empty if nothing is."""
         return [*self._complete_data(), *self._complete_performance()]
 
     def _complete_data(self) -> list[DataWindow]:
@@ -94,6 +94,6 @@ class Merger:
         return []
 
     def hold(self) -> Committed:
-        """What to commit of `parts`."""
+        """Return the offset to commit for `parts`."""
         needed = [n for n in (self._data.needed(), self._performance.needed()) if n is not None]
         return self._merging.hold(min(needed, default=None))

@@ -1,9 +1,9 @@
-"""Parts on the wire: arrays to JSON and back, and records that stay below the broker's limit.
+"""Encode partial aggregates as records below the broker's size limit, and decode them.
 
-In: rows of a sample; out: structs of `driftline.events`, in pieces that add up where they are
-large. Arrays go as base64 of their little-endian bytes: 0.2 µs and 213 bytes for a record of 20
-numbers, where JSON numbers take 1.2 µs and up to 390 bytes, and zlib 4 µs and 150 bytes. A score
-of a class takes 2.7 bytes.
+In: rows of a sample. Out: structs of `driftline.events`, in chunks that add up if they are large.
+Arrays are base64 of their little-endian bytes. A record of 20 numbers takes 0.2 µs and 213 bytes.
+JSON numbers take 1.2 µs and up to 390 bytes, and zlib takes 4 µs and 150 bytes. A class score takes
+2.7 bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,11 +28,11 @@ from driftline.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.class_scores import ClassScores
 from monitor.sample import Rows
 
-# Room for the record's frame around the pieces.
+# Leaves room for the fields of the record around the chunks.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
-# A piece's sample; the other half is for counts, which grow with columns and classes alone.
+# Limit for a chunk's sample. The other half is for counts, which grow with columns and classes.
 _MAX_SAMPLE_BYTES: Final = _MAX_BYTES // 2
-# Classes of a label times those of a prediction, in one piece.
+# Limit for the pairs of label and prediction in a chunk.
 MAX_PAIRS: Final = 1000
 
 _INT = np.dtype("<i8")
@@ -48,7 +48,7 @@ _SCORE = np.dtype("<u2")
 def records(
     topic: str, end: DataParts | PerformanceParts, pieces: Sequence[SlicePart | PanePart]
 ) -> list[Outgoing]:
-    """As few records as the pieces fit in; the last one says, as `end` does, what was passed."""
+    """Return as few records as the chunks fit into. Only the last one has the `passed` of `end`."""
     bodies: list[list[bytes]] = [[]]
     size = 0
     for piece in map(encode, pieces):
@@ -60,7 +60,7 @@ def records(
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [
-        # The list of parts is the last field, and empty in `end`: they go between its brackets.
+        # The last field of `end` is an empty list: insert the chunks in its brackets.
         Outgoing(topic, head[:-2] + b",".join(body) + b"]}", partition=0)
         for head, body in zip(heads, bodies, strict=True)
     ]
@@ -70,7 +70,7 @@ def records(
 
 
 def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
-    """The sample in pieces. `rows.values` are the columns `names`, then the predictions."""
+    """Yield the sample in chunks. `rows.values` are the columns `names`, then the predictions."""
     columns = [_pack(values) for values in rows.values]
     packed = SampledRecords(
         hashes=_bytes(rows.hashes, _HASH),
@@ -90,7 +90,7 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 
 
 def unpack_records(packed: SampledRecords, partition: int, names: Sequence[str]) -> Rows:
-    """The rows of a piece; a column that it has not is missing in all of them."""
+    """Return the rows of a chunk. Raises KeyError if one of the columns `names` is missing."""
     hashes = np.frombuffer(packed.hashes, _HASH)
     return Rows(
         hashes,
@@ -105,7 +105,7 @@ def unpack_records(packed: SampledRecords, partition: int, names: Sequence[str])
 
 
 def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
-    """The sample in pieces. `rows.values` are the records' own positions, and the errors."""
+    """Yield the sample in chunks. `rows.values` are the records' own positions, and errors."""
     packed = SampledErrors(
         hashes=_bytes(rows.hashes, _HASH),
         positions=_bytes(rows.positions, _INT),
@@ -124,7 +124,7 @@ def pack_errors(rows: Rows) -> Iterator[SampledErrors]:
 
 
 def unpack_errors(packed: SampledErrors, partition: int) -> Rows:
-    """The rows of a piece."""
+    """Return the rows of a chunk."""
     hashes = np.frombuffer(packed.hashes, _HASH)
     return Rows(
         hashes,
@@ -141,7 +141,7 @@ def _halves(rows: Rows) -> tuple[Rows, Rows]:
 
 
 def _size(packed: SampledRecords) -> int:
-    """Bytes as JSON, about; texts count as they are, escapes have the other half of a piece."""
+    """Estimate the size as JSON, without escapes, which may use the other half of a chunk."""
     size = len(packed.hashes) + len(packed.positions) + len(packed.offsets)
     size += sum(map(len, packed.scores.values()))
     texts = sum(len(name.encode()) + 6 for name in packed.scores)
@@ -170,7 +170,7 @@ def _pack(values: NDArray[Any]) -> bytes | Codes:
 def _unpack(column: bytes | Codes) -> NDArray[Any]:
     if isinstance(column, bytes):
         return np.frombuffer(column, _FLOAT)
-    # The last one is missing, as -1 says.
+    # Code -1 selects the last element, None, for a missing value.
     levels = np.array([*column.levels, None], dtype=object)
     values: NDArray[np.object_] = levels[np.frombuffer(column.codes, _CODE)]
     return values

@@ -1,4 +1,4 @@
-"""Performance panes and windows: what all partitions put into a pane, merged when it is complete.
+"""Merge the partial aggregates of panes into performance panes and windows, when they are complete.
 
 In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `PerformanceWindow`
 events with the realised metric.
@@ -28,21 +28,22 @@ from monitor.windows.performance_parts import errors_kept
 
 
 class PerformanceWindows:
-    """Merges parts into panes and windows."""
+    """Merge partial aggregates into panes and windows."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
         self._grid = Grid.of(stream)
         self._references = references
         self._limit = errors_kept(stream)
-        self._slices: dict[int, _Slice] = {}  # those of windows that are not complete
+        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        self._slices: dict[int, _Slice] = {}
 
     def needed(self) -> int | None:
-        """Offset of the oldest record of a window that is not complete."""
+        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
         return min((piece.first_offset for piece in self._slices.values()), default=None)
 
     def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
-        """Take in the record at this offset; panes before `closed` were published."""
+        """Add the record at this offset. Panes before `closed` were published."""
         for part in parts.panes:
             index = part.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
@@ -58,8 +59,9 @@ class PerformanceWindows:
     def close(
         self, closed: int | None, complete: int
     ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
-        """What has become complete of the first window, panes first, and the first pane that was
-        not published then. Those before `closed` were, and `complete` is not complete."""
+        """Return the first pane that is not published after this call, and the events of the first
+        open window: its newly complete panes, then the window itself if it is complete. Panes
+        before `closed` were published. The pane `complete` is the first that is not complete."""
         first = None if closed is None else self._first_open(closed)
         index = self._grid.window_after(first, self._slices)
         if index is None:
@@ -75,11 +77,11 @@ class PerformanceWindows:
         ]
         if end == window_end:
             events.append(self._window_event(index, self._of(index)))
-            self._slices.pop(index, None)  # the windows that are left begin later
+            self._slices.pop(index, None)  # all later windows start after this slide
         return end, events
 
     def _first_open(self, closed: int) -> int:
-        """The first window that is not complete where panes before `closed` are."""
+        """Return the first window that is not complete when panes before `closed` are complete."""
         return closed // self._grid.panes - self._grid.overlap + 1
 
     def _of(self, index: int) -> "list[_Slice]":
@@ -132,7 +134,7 @@ class PerformanceWindows:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
-        models: dict[str, tuple[int, Tally]] = {}  # last position of a record, sums
+        models: dict[str, tuple[int, Tally]] = {}  # largest position of a record, sums
         for pane in (models for piece in slices for models in piece.panes.values()):
             for name, part in pane.items():
                 last, tally = models.get(name) or (part.last, new_tally(stream.task))
@@ -184,7 +186,7 @@ class PerformanceWindows:
 
 
 class _Model:
-    """What is known of one model's outcomes in one pane."""
+    """The merged outcomes of one model in one pane."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self.tally = new_tally(stream.task)
@@ -194,7 +196,7 @@ class _Model:
         self._sample = Smallest(limit)
 
     def add(self, piece: ModelPart, partition: int) -> None:
-        """Add a piece of a partition's part."""
+        """Add a chunk of a partition's partial aggregate."""
         if piece.first is not None and piece.last is not None:
             is_new = not self.tally.records
             self.first = piece.first if is_new else min(self.first, piece.first)
@@ -206,7 +208,7 @@ class _Model:
             self._sample.add(unpack_errors(piece.sample, partition))
 
     def errors(self) -> tuple[float, ...]:
-        """The errors that are kept, by position of label, then of record."""
+        """Return the sampled errors, ordered by the position of the label, then of the record."""
         rows = self._sample.rows()
         own, errors = rows.values
         order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))
@@ -215,7 +217,7 @@ class _Model:
 
 
 class _Slice:
-    """What is known of one slice, from the record at `first_offset` on."""
+    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:
         self.first_offset = first_offset

@@ -1,8 +1,8 @@
-"""Outcomes of each partition, gathered by pane and model: sums, and a sample of errors.
+"""Aggregate the outcomes of each partition by pane and model: sums, and a sample of errors.
 
 In: outcomes, partition by partition. Out: `PerformanceParts` for the topic `parts`, as soon as a
-partition has passed a pane. Outcomes are published exactly once by the join, so none is looked for
-twice; only a record's first label counts.
+partition has closed a pane. The join publishes each outcome exactly once, so there is no check for
+repeats. Only the first label of a record counts in the sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,39 +25,41 @@ from monitor.windows.parts import MAX_PAIRS, pack_errors, records
 
 
 def errors_kept(stream: Stream) -> int:
-    """As many errors a window as its data windows keep records."""
+    """Return how many errors to sample per pane: as many per window as a data sample has."""
     return max(1, stream.windows.max_sample // PANES)
 
 
 class PerformanceGathering:
-    """Turns the outcomes of the partitions that this worker reads into parts."""
+    """Aggregate the outcomes of the partitions that this worker reads."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._limit = errors_kept(stream)
+        # By partition: set by `resume`, removed by `drop`.
         self._tracks: dict[int, Track[_Part]] = {}
 
     def resume(self, partition: int, committed: Committed) -> None:
-        """Start reading a partition at a committed position."""
+        """Start reading a partition from its checkpoint."""
         self._tracks[partition] = Track(self._stream, committed, _Part, cell="pane")
 
     def drop(self, partition: int) -> None:
-        """Forget a partition."""
+        """Remove the state of a partition."""
         self._tracks.pop(partition, None)
 
     def skip(self, partition: int, offset: int) -> None:
-        """Pass over a record."""
+        """Skip a record."""
         track = self._tracks[partition]
         track.next_offset = max(offset + 1, track.next_offset)
 
     def holds(self) -> dict[int, Committed]:
-        """Per partition, what to commit."""
+        """Return the offsets to commit by partition."""
         return {partition: track.hold() for partition, track in self._tracks.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
-        """Take in outcomes of one partition, in its order; returns what it has passed."""
+        """Add outcomes of one partition, in the order of its log. Return the partial aggregates of
+        the panes that this closes."""
         track = self._tracks[partition]
         track.next_offset = messages[-1].offset + 1
         read = read_outcomes(messages, self._stream)
@@ -74,7 +76,7 @@ class PerformanceGathering:
 
     def _gather(self, track: "Track[_Part]", partition: int, read: Labelled) -> None:
         cells, counting = track.admit(read.arrivals)
-        if read.arrivals.marks is not None:  # from here on, records alone
+        if read.arrivals.marks is not None:  # drop the watermark records
             cells, counting = cells[~read.arrivals.marks], counting[~read.arrivals.marks]
         revised = counting & read.revised
         for pane in distinct(cells[revised]):
@@ -95,7 +97,8 @@ class PerformanceGathering:
     # ---- publishing -----------------------------------------------------------------------------
 
     def _pieces(self, pane: int, slot: "Slot[_Part]") -> Iterator[PanePart]:
-        """A pane's part, in pieces that add up: each with one piece of one model's sums."""
+        """Yield the partial aggregate of a pane in chunks that add up. Each chunk contains at most
+        one chunk of one model's sums."""
         part = slot.part
         models = [piece for name, model in part.models.items() for piece in model.pieces(name)]
         yield PanePart(
@@ -110,7 +113,7 @@ class PerformanceGathering:
 
 
 class _Model:
-    """One partition's outcomes of one model in one pane."""
+    """The outcomes of one partition, model and pane."""
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._tally = new_tally(stream.task)
@@ -123,7 +126,7 @@ class _Model:
     def add(
         self, read: Labelled, hashes: NDArray[np.uint32], partition: int, at: NDArray[Any]
     ) -> None:
-        """Count in the outcomes at these places."""
+        """Add the outcomes at these places."""
         if len(at) == len(read):
             labels, predictions = read.labels, read.predictions
         else:
@@ -148,7 +151,7 @@ class _Model:
         )
 
     def pieces(self, name: str) -> Iterator[ModelPart]:
-        """For the wire, in pieces that add up."""
+        """Yield the partial aggregate in chunks that add up."""
         pairs, sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
         yield ModelPart(
@@ -169,7 +172,7 @@ class _Model:
 
 
 class _Part:
-    """What one partition has in one pane."""
+    """The partial aggregate of one partition for one pane."""
 
     def __init__(self) -> None:
         self.revised = 0

@@ -1,7 +1,7 @@
-"""Predictions of one partition as arrays: what was scored, by which model, where it stands.
+"""Read predictions of one partition as arrays: records, models and positions.
 
-In: messages. Out: `Scored`, which is enough to count each record in its window; then, of those that
-may be in a sample, the columns. Decoding these is the costly part: most records are spared it.
+In: messages. Out: `Scored`, which is enough to count each record in its window, and the columns of
+those records that may be in a sample. Most records need not decode their columns, which is slow.
 """
 
 import logging
@@ -37,7 +37,7 @@ class _Source(msgspec.Struct, frozen=True, gc=False):
 
 
 class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
-    """What is needed of a prediction; the record is passed over, and kept as it is."""
+    """The fields of a prediction that are needed. The record inside stays encoded."""
 
     record_id: str
     time: str | None
@@ -51,7 +51,7 @@ class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="predict
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """Arrays and lists of length n; `arrivals` has the watermark records too, in their places."""
+    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
 
     arrivals: Arrivals
     events: list[Read]
@@ -59,23 +59,23 @@ class Scored(msgspec.Struct, frozen=True):
     models: list[str]
     offsets: Ints
     positions: Positions
-    whole: bool  # the records inside are decoded already
+    whole: bool  # the records inside were decoded as well
 
     def __len__(self) -> int:
         return len(self.events)
 
 
 class Details(NamedTuple):
-    """What a model was given and said, of the m records that the stream file can read."""
+    """Inputs, predictions and scores of m records that the stream file can read."""
 
-    at: NDArray[np.intp]  # (m,) their places among those that were scored
+    at: NDArray[np.intp]  # (m,) their places in `Scored`
     columns: Columns
     predictions: NDArray[Any]  # (m,) object (class names) or float64
     scores: ClassScores  # of m records
 
 
 class ScoredReader:
-    """Decodes the predictions of one stream."""
+    """Decode the predictions of one stream."""
 
     def __init__(self, stream: Stream) -> None:
         self._codec = RecordCodec(stream)
@@ -91,15 +91,13 @@ class ScoredReader:
             self._whole = msgspec.json.Decoder(inside | Watermark).decode
 
     def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
-        """Decode messages of one partition, in its order.
-
-        `whole`: with the records inside, at once, which is quicker where most of them are needed.
-        It makes no other difference.
-        """
+        """Decode messages of one partition, in the order of its log. `whole`: decode the records
+        inside as well. This is faster if most of them are needed, and makes no other difference."""
         found = Messages.of(messages)
         if whole and self._whole is not None:
             decoded = decode_each(self._whole, found.values)
-            if not decoded.rejected:  # else it may be but the columns that cannot be read
+            # An event counts even if its columns are unreadable: decode again without them.
+            if not decoded.rejected:
                 return read_events(found, decoded, partial(self._scored, True))
         decoded = decode_each(self._light, found.values)
         return read_events(found, decoded, partial(self._scored, False))
@@ -129,7 +127,7 @@ class ScoredReader:
         )
 
     def details(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
-        """Those of the records at these places (k,) that can be read."""
+        """Return the details of those records at these places (k,) that can be read."""
         events = scored.events
         if len(at) < len(events):
             events = [events[place] for place in at.tolist()]
@@ -159,8 +157,8 @@ class ScoredReader:
 
 
 def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
-    """Class → score of each record; None for what is no such thing."""
-    try:  # all at once takes a third of the time
+    """Return the scores by class of each record, None if they are invalid."""
+    try:  # decoding all at once takes a third of the time
         return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
     except msgspec.DecodeError:
         return [_scores_or_none(value) for value in raw]
