@@ -1,1 +1,1 @@
-"""A model's metric before labels are known, and how good that was."""
+"""Estimate a model's metric before labels are known, and measure how good the estimates were."""

@@ -1,10 +1,11 @@
-"""A classifier's expected confusion matrix from its calibrated scores.
+"""Estimate a classifier's confusion matrix from its calibrated scores.
 
-In: held-out scores and labels; then scores and predictions of a window. Out: what metric to expect.
-Confidence-based performance estimation as NannyML documents it (CBPE): a score is calibrated for
-each class against all others and the scores of a record are then made to sum to 1; calibrated, they
-give the expected share of each pair of label and prediction, and those the metric. Isotonic, for it
-assumes nothing of the scores but their order.
+In: held-out scores and labels, then scores and predictions of a window. Out: the expected metric.
+
+The method is confidence-based performance estimation (CBPE) as NannyML documents it. The scores of
+each class are calibrated against all other classes. Then the calibrated scores of a record are
+scaled to sum to 1. They give the expected share of each pair of label and prediction, and these
+shares give the metric. Isotonic calibration assumes only that the order of scores is right.
 """
 
 from collections.abc import Sequence
@@ -22,26 +23,26 @@ from monitor.sample import Sample
 
 
 class Map(NamedTuple):
-    """A calibration map: straight lines between scores (u,), ascending, and probabilities (u,)."""
+    """A calibration map: linear between ascending scores (u,) and their probabilities (u,)."""
 
     scores: Array
     probabilities: Array
 
     def __call__(self, scores: Array) -> Array:
-        """Probabilities (n,) of scores (n,)."""
+        """Return probabilities (n,) for scores (n,)."""
         found: Array = np.interp(scores, self.scores, self.probabilities)
         return found
 
 
 class Said(NamedTuple):
-    """Scores (n, k) and the place of the predicted class (n,)."""
+    """Scores (n, k), and the index of the predicted class (n,)."""
 
     scores: Array
     predicted: Places
 
 
 class Calibration:
-    """Learns one map per class."""
+    """Learn one calibration map per class."""
 
     def __init__(self, metric: Metric, said: Said, actual: Places) -> None:
         self._metric: Metric = metric
@@ -55,17 +56,18 @@ class Calibration:
 
     @classmethod
     def of(cls, metric: Metric, reference: Reference) -> "Calibration | None":
-        """Of a model's held-out records; None where they have no scores, or those no names."""
+        """Build from a model's held-out records. None if scores or class names are missing, a
+        predicted class is unknown, or no label is among the classes."""
         scores, classes = reference.held_scores, reference.classes
         newest = slice(-MAX_REFERENCE_ROWS, None)
         actual = _places(reference.held_labels[newest], classes)
         predicted = _places(reference.held_predictions[newest], classes)
         if scores is None or len(classes) != scores.shape[1] or (predicted < 0).any():
             return None
-        known = actual >= 0  # the model cannot give a class that it has not met
+        known = actual >= 0  # labels of classes that the model has never seen are excluded
         if not known.any():
             return None
-        # As windows have them.
+        # Round the scores in the same way as those of windows.
         kept = unpacked(packed(scores[newest][known]))
         self = cls(metric, Said(kept, predicted[known]), actual[known])
         self._classes = classes
@@ -75,7 +77,7 @@ class Calibration:
         return len(self._actual)
 
     def fit(self, places: Places) -> list[Map]:
-        """One map per class."""
+        """Return one map per class."""
         return [
             isotonic(self._said.scores[places, place], self._actual[places] == place)
             for place in range(self._said.scores.shape[1])
@@ -86,7 +88,7 @@ class Calibration:
         return Said(self._said.scores[places], self._said.predicted[places])
 
     def inputs(self, sample: Sample) -> Said | None:
-        """None where a score is missing, or a class is new to the reference."""
+        """See `Approach`. None if a score is missing or a class is unknown to the reference."""
         if sample.scores is None:
             return None
         said = Said(sample.scores.matrix(self._classes), _places(sample.predictions, self._classes))
@@ -114,9 +116,10 @@ class Calibration:
 
 
 def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
-    """The map that never falls and is nearest to the hits (0 or 1) in squares: isotonic regression
-    (Zadrozny and Elkan, Transforming classifier scores into accurate multiclass probability
-    estimates, 2002). n ≥ 1.
+    """Return the non-decreasing map with the smallest squared distance to the hits (0 or 1).
+
+    This is isotonic regression (Zadrozny and Elkan, Transforming classifier scores into accurate
+    multiclass probability estimates, 2002). n ≥ 1.
 
     >>> isotonic(np.array([0.1, 0.2, 0.2, 0.9]), np.array([False, True, False, True]))(
     ...     np.array([0.0, 0.15, 0.2, 1.0])
@@ -128,13 +131,13 @@ def isotonic(scores: Array, hits: NDArray[np.bool_]) -> Map:
     unique, places = np.unique(scores, return_inverse=True)
     counts = np.bincount(places).astype(np.float64)
     shares = np.bincount(places, weights=hits) / counts
-    # Sums of thirds need not stop at 1 exactly.
+    # Rounding may give a value just above 1.
     fitted = np.clip(isotonic_regression(shares, weights=counts).x, 0.0, 1.0)
     return Map(unique, fitted)
 
 
 def calibrated(maps: Sequence[Map], scores: Array) -> Array:
-    """Probabilities (n, k) that sum to 1; equal ones where no class had any."""
+    """Return probabilities (n, k) that sum to 1. They are equal if all are 0."""
     found = np.column_stack([fit(scores[:, place]) for place, fit in enumerate(maps)])
     total = found.sum(axis=1, keepdims=True)
     equal = np.full_like(found, 1.0 / found.shape[1])
@@ -143,13 +146,13 @@ def calibrated(maps: Sequence[Map], scores: Array) -> Array:
 
 
 def _moments(probabilities: Array, slopes: Array) -> tuple[Array, Array]:
-    """Mean and variance (n,) of the slope (n, k) that the label picks."""
+    """Return the mean and variance (n,) of the slope (n, k) that a random label selects."""
     means: Array = (probabilities * slopes).sum(axis=1)
     variances: Array = (probabilities * slopes**2).sum(axis=1) - means**2
     return means, np.maximum(variances, 0.0)
 
 
 def _places(names: NDArray[Any], classes: Sequence[str]) -> Places:
-    """Each name's place among the classes, -1 where it has none."""
+    """Return the index of each name among the classes, -1 for unknown names."""
     places = {name: place for place, name in enumerate(classes)}
     return np.array([places.get(name, -1) for name in names], dtype=np.intp)

@@ -1,7 +1,7 @@
-"""How good the estimates were, once the truth has come.
+"""Compare the estimates with the realised metrics, once the labels are known.
 
 In: outcomes, and data windows of the same stream. Out: pairs of estimate and realised metric, and
-what they say together.
+their summary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,25 +16,28 @@ from monitor.progress import Grid
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """The estimate of one model's records in one window, and their metric."""
+    """The estimate for one model's records in one window, and their realised metric."""
 
     end: int  # of the window
     model: str
     estimate: MetricEstimate
     realised: float
-    outcomes: int  # records of the window whose truth is known
+    outcomes: int  # records of the window with a known label
     records: int
 
     @property
     def covered(self) -> bool:
-        """Whether the interval has the realised metric in it."""
+        """Return whether the interval contains the realised metric."""
         return self.estimate.low <= self.realised <= self.estimate.high
 
 
 class Coverage(msgspec.Struct, frozen=True):
-    """Of so many windows: the mean distance of estimate and realised metric, the share of windows
-    whose realised metric is in the interval, and the mean distance where the held-out metric of the
-    model is taken for an estimate."""
+    """A summary of pairs.
+
+    `windows` is their number, `mean_absolute_error` the mean distance of estimate and realised
+    metric, and `covered` the share of intervals that contain the realised metric. `held_out_error`
+    is the mean distance if the held-out metric is used as the estimate.
+    """
 
     windows: int
     mean_absolute_error: float
@@ -43,9 +46,8 @@ class Coverage(msgspec.Struct, frozen=True):
 
 
 class Truth:
-    """The outcomes of each model in each window, by the place of their records, not by that at
-    which the label came to be known (as in `PerformanceWindow`). Memory grows with windows, not
-    with outcomes."""
+    """The outcomes of each model in each window. Unlike in `PerformanceWindow`, the window is that
+    of the record, not of its label. Memory grows with windows, not with outcomes."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -53,7 +55,7 @@ class Truth:
         self._tallies: dict[tuple[int, str], Tally] = {}
 
     def add(self, outcomes: Iterable[Outcome]) -> None:
-        """Count them; of a record whose label changed, the first one counts."""
+        """Add outcomes. If the label of a record changes, the first one counts."""
         own: dict[tuple[int, str], tuple[list[Value], list[Value]]] = {}
         for outcome in outcomes:
             position = _position(self._stream, outcome)
@@ -70,7 +72,7 @@ class Truth:
                 self._tallies[key].add(labels, predictions)
 
     def compare(self, windows: Iterable[DataWindow]) -> list[Compared]:
-        """Pairs in the order of the windows, for each group that has an estimate and outcomes."""
+        """Return a pair for each group with an estimate and outcomes, in the order of windows."""
         return [
             Compared(
                 window.end,
@@ -81,7 +83,7 @@ class Truth:
                 group.records,
             )
             for window in windows
-            # Those of other sizes, before the stream file was changed, are left out.
+            # Skip windows of other sizes, from before the stream file was changed.
             if self._grid.window(window.index) == (window.start, window.end)
             for group in window.groups
             if group.estimate is not None
@@ -90,7 +92,7 @@ class Truth:
 
 
 def coverage(pairs: Sequence[Compared]) -> Coverage | None:
-    """Of all pairs together; None without any."""
+    """Return the summary of all pairs, None if there are none."""
     if not pairs:
         return None
     count = len(pairs)

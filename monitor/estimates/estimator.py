@@ -1,8 +1,8 @@
-"""What the stream's metric of a window is likely to be, where its labels are not known yet.
+"""Estimate the stream's metric of a window whose labels are not known yet.
 
-In: a model's held-out records, out of its package; then the sample of a window. Out: an estimate
-with an interval. It follows what inputs and scores tell. Where the truth about the same inputs
-changes (concept drift) no label-free estimate can see it, and the interval has no room for it.
+In: a model's held-out records from its package, then the sample of a window. Out: an estimate with
+an interval. It depends only on inputs and scores. If the relation between inputs and labels changes
+(concept drift), no estimate without labels can detect it, and the interval does not account for it.
 """
 
 import math
@@ -15,9 +15,9 @@ from driftline.events import MetricEstimate
 from driftline.stream import Metric
 from monitor.sample import Sample
 
-# Fewer held-out records say too little: an estimate would be their noise.
+# With fewer held-out records, an estimate would be mostly noise.
 MIN_HELD: Final = 50
-# Stretches of the held-out records, each of which is estimated from the others.
+# Number of consecutive folds of the held-out records. Each is estimated from the others.
 FOLDS: Final = 10
 CONFIDENCE: Final = 0.95
 
@@ -26,11 +26,9 @@ Places = NDArray[np.intp]
 
 
 class Guess(NamedTuple):
-    """What is expected of n records without their labels.
-
-    `value` of the metric; `means` (n,) and `variances` (n,) of what each record, once its label is
-    known, adds to n times the metric, which is taken as linear about `value`.
-    """
+    """The expected metric of n records without labels. `value` is the metric. `means` (n,) and
+    `variances` (n,) describe what each record will add to n times the metric, once its label is
+    known. The metric is treated as linear around `value`."""
 
     value: float
     means: Array
@@ -42,49 +40,48 @@ Fitted = TypeVar("Fitted")
 
 
 class Approach(Protocol[Inputs, Fitted]):
-    """A way to guess, which learns from m held-out records."""
+    """A method of estimation, which learns from m held-out records."""
 
     def __len__(self) -> int:
-        """m."""
+        """Return m."""
 
     def fit(self, places: Places) -> Fitted:
-        """Learn from these held-out records alone."""
+        """Learn from these held-out records only."""
 
     def held(self, places: Places) -> Inputs:
-        """These held-out records, without their labels."""
+        """Return these held-out records without their labels."""
 
     def inputs(self, sample: Sample) -> Inputs | None:
-        """A window's records; None where they lack what is needed."""
+        """Return a window's records, None if they lack a necessary field."""
 
     def guess(self, fitted: Fitted, inputs: Inputs) -> Guess:
-        """The metric of these records, n ≥ 1."""
+        """Return the expected metric of these n ≥ 1 records."""
 
     def residuals(self, fitted: Fitted, places: Places) -> tuple[Array, Array]:
-        """Of each of these held-out records what it adds to the metric less what was expected, and
-        the variance that was expected."""
+        """Return, for each of these held-out records, its contribution to the metric minus the
+        expected one, and the expected variance."""
 
 
 class Estimator(Protocol):
-    """Made for one model."""
+    """Estimate the metric of one model."""
 
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
-        """Of a window of so many records of the model, of which `sample` (n ≥ 1) is a part; None
-        where that lacks what is needed."""
+        """Return an estimate for a window with this number of records of the model, of which
+        `sample` is a part (n ≥ 1). None if the sample lacks a necessary field."""
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
-    """An approach with its interval, which adds up four variances:
+    """Estimate with an approach, and add an interval. Its variance is the sum of four:
 
-    - of the labels themselves, given what is expected of each record;
-    - of the sample, where it is not the whole window;
-    - of what was learnt, by a jackknife over stretches of the held-out records (Künsch, The
-      jackknife and the bootstrap for general stationary observations, 1989);
-    - between stretches of the held-out records, as far as their metric differs from what the others
-      would have it by more than chance: the moment estimator of DerSimonian and Laird
-      (Meta-analysis in clinical trials, 1986). A stream whose error goes up and down by itself has
-      wide intervals.
+    - of the labels themselves, given what is expected of each record
+    - of the sample, if it is not the whole window
+    - of the fitted approach, by a jackknife over the folds of the held-out records (Künsch, The
+      jackknife and the bootstrap for general stationary observations, 1989)
+    - between stretches of the held-out records, as far as their metric differs from its estimate by
+      more than chance: the moment estimator of DerSimonian and Laird (Meta-analysis in clinical
+      trials, 1986). If a stream's error varies by itself, its intervals are wide.
 
-    The last two are known from few stretches: the quantile is Student's, with Satterthwaite's
+    The last two are estimated from few folds, so the quantile is Student's with Satterthwaite's
     degrees of freedom.
     """
 
@@ -109,6 +106,7 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         if inputs is None:
             return None
         guess = self._approach.guess(self._fitted, inputs)
+        # The four variances of the class docstring. Those estimated from few folds are `uncertain`.
         labels = float(guess.variances.mean()) / records
         unseen = max(0.0, 1.0 - len(sample) / records)
         drawn = unseen * float(guess.means.var()) / len(sample)
@@ -125,20 +123,20 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         return MetricEstimate(self._metric, guess.value, low, high, self._reference_value)
 
     def _between(self, records: int) -> float:
-        """Variance between stretches of about so many held-out records, beyond chance."""
+        """Return the variance beyond chance between stretches of about this many records."""
         found, expected = [], []
         for residuals, variances in self._residuals:
             pieces = max(1, len(residuals) // records)
             for piece in np.array_split(np.arange(len(residuals)), pieces):
                 found.append(float(residuals[piece].mean()) ** 2)
                 expected.append(float(variances[piece].mean()) / len(piece))
-        # What a stretch is compared with is itself known from the other nine alone.
+        # The estimate of a fold is uncertain too: it uses only the other nine.
         by_chance = sum(expected) / len(expected) * FOLDS / (FOLDS - 1)
         return max(0.0, sum(found) / len(found) - by_chance)
 
 
 def _quantile(total: float, uncertain: float) -> float:
-    """Of Student's distribution, where a part of the variance is known from `FOLDS` values."""
+    """Return Student's quantile if `uncertain` of the variance comes from `FOLDS` values."""
     from scipy.stats import norm, t
 
     tail = 0.5 + CONFIDENCE / 2.0

@@ -1,6 +1,6 @@
-"""What drift of the data does to a model: from the estimated metric to a share of its error.
+"""Convert the estimated metric of a window to the harm that drift of the data does to the model.
 
-In: the estimate of a window. Out: the harm, and a severity that mixes it with the shift.
+In: the estimate of a window. Out: the harm, and a severity that combines harm and shift.
 """
 
 from typing import Final
@@ -8,15 +8,15 @@ from typing import Final
 from driftline.evaluation import higher_is_better
 from driftline.events import MetricEstimate
 
-# The error of a model that made none can rise by any share.
+# If the held-out error is 0, an increase has no limit as a share of it.
 MAX_HARM: Final = 100.0
 
 
 def harm_of(estimate: MetricEstimate | None) -> float | None:
-    """The estimated rise of the error as a share of what it was on held-out data, at most 100.
+    """Return the estimated increase of the error as a share of the held-out error, at most 100.
 
-    The error is mae, rmse, or what the metric lacks to 1. 0.0 where the interval has the held-out
-    value too, or all of it is better. None without an estimate.
+    The error is the metric itself for mae and rmse, else 1 minus the metric. The result is 0.0 if
+    the interval contains the held-out value or is better. It is None without an estimate.
 
     >>> harm_of(MetricEstimate("accuracy", 0.85, 0.83, 0.87, 0.9))
     0.5
@@ -34,8 +34,8 @@ def harm_of(estimate: MetricEstimate | None) -> float | None:
 
 
 def severity(effect: float, harm: float | None) -> float:
-    """Shift and harm together: their sum. A shift that does no harm is as severe as it is large;
-    harm adds the share by which the error rises.
+    """Return the severity: the shift plus the harm, which is the estimated increase of the error as
+    a share. Without harm, it is the size of the shift.
 
     >>> severity(0.25, 0.5), severity(0.25, None)
     (0.75, 0.25)

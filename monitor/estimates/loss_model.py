@@ -1,8 +1,8 @@
-"""The expected error of a regression model, from a second model of its errors.
+"""Estimate the error of a regression model with a second model of its errors.
 
-In: held-out inputs, predictions and errors; then inputs and predictions of a window. Out: what mae
-or rmse to expect. Direct loss estimation as NannyML documents it (DLE): a small regressor learns
-the absolute (for rmse, squared) error from the inputs and the prediction.
+In: held-out inputs, predictions and errors, then inputs and predictions of a window. Out: the
+expected mae or rmse. The method is direct loss estimation (DLE) as NannyML documents it: a small
+regressor learns the absolute (for rmse, squared) error from the inputs and the prediction.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from driftline.stream import Metric, Stream
 from monitor.estimates.estimator import MIN_HELD, Array, Guess, Places
 from monitor.sample import Sample
 
-# Few rows and noisy errors: small trees with many records in a leaf.
+# There are few rows and errors are noisy, so trees are small, with many records per leaf.
 PARAMETERS: Final[Mapping[str, Any]] = {
     "max_iter": 15,
     "max_leaf_nodes": 4,
@@ -29,7 +29,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
 
 
 class LossModel:
-    """Learns the loss of a record."""
+    """Learn the loss of a record."""
 
     def __init__(
         self,
@@ -46,12 +46,12 @@ class LossModel:
         self._numbers = numbers
         mean = float(losses.mean())
         self._slope = _slope(metric, mean)
-        # Errors are as uncertain as they are large: one coefficient of variation for all.
+        # A loss deviates in proportion to its size: one coefficient of variation for all.
         self._relative_variance = float(losses.var()) / mean**2 if mean > 0 else 0.0
 
     @classmethod
     def of(cls, stream: Stream, reference: Reference) -> "LossModel | None":
-        """Of a model's held-out records; None where their columns were not kept."""
+        """Build from a model's held-out records. None if they are few or lack columns."""
         columns = reference.held_columns
         if columns is None or len(columns) < MIN_HELD:
             return None
@@ -71,11 +71,11 @@ class LossModel:
         return len(self._losses)
 
     def fit(self, places: Places) -> Any:
-        """A regressor of the losses."""
+        """Fit a regressor to the losses."""
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of sklearn
 
-        with threadpool_limits(1):  # sums in the same order each time
+        with threadpool_limits(1):  # a fixed order of sums makes the result reproducible
             model = HistGradientBoostingRegressor(**PARAMETERS)
             return model.fit(self._matrix[places], self._losses[places])
 
@@ -84,7 +84,7 @@ class LossModel:
         return self._matrix[places]
 
     def inputs(self, sample: Sample) -> Array | None:
-        """None where a column is missing."""
+        """See `Approach`. None if a column is missing."""
         columns = sample.columns
         whole = columns.numbers.keys() >= set(self._numbers)
         if not (whole and columns.categories.keys() >= self._levels.keys()):
@@ -107,12 +107,12 @@ class LossModel:
 
 
 def _predicted(fitted: Any, inputs: Array) -> Array:
-    found: Array = np.maximum(0.0, fitted.predict(inputs))  # no loss is below zero
+    found: Array = np.maximum(0.0, fitted.predict(inputs))  # a loss is never negative
     return found
 
 
 def _slope(metric: Metric, mean: float) -> float:
-    """How the metric changes with the mean loss."""
+    """Return the derivative of the metric with respect to the mean loss."""
     if metric == "mae":
         return 1.0
     return 0.5 / float(np.sqrt(mean)) if mean > 0 else 0.0
@@ -124,7 +124,7 @@ def _matrix(
     numbers: tuple[str, ...],
     levels: Mapping[str, Mapping[str, int]],
 ) -> Array:
-    """(n, columns and prediction); categories by place, NaN where missing or unseen."""
+    """Return (n, columns and prediction). A category is its index, NaN if missing or unknown."""
     found = [columns.numbers[name] for name in numbers]
     for name, places in levels.items():
         values = columns.categories[name]

@@ -1,1 +1,1 @@
-"""Windows against the reference of the model that scored them: tests, limits, the verdict."""
+"""Compare windows with the reference of the model that scored them: tests, thresholds, verdict."""

@@ -1,7 +1,7 @@
-"""Evidently's tests on one column: the records of a window against a model's reference.
+"""Run one of Evidently's tests on a column: the records of a window against a model's reference.
 
-In: two arrays of a column, without missing values. Out: p-value and effect. Tests are named in the
-stream file as Evidently names them. It draws no report and sends no telemetry.
+In: two arrays of a column without missing values. Out: p-value and effect. The stream file uses
+Evidently's names for the tests. No report is drawn and no telemetry is sent.
 """
 
 import os
@@ -18,7 +18,7 @@ from driftline.errors import MissingExtra, StreamFileError
 from driftline.stream import Kind, Stream
 from monitor.reference.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
 
-# What a test returns is not in Evidently's registry.
+# Evidently's registry does not contain what a test returns, so it is listed here.
 P_VALUES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("ks", "anderson", "cramer_von_mises", "es", "mannw", "t_test"),
     "category": ("chisquare", "z"),
@@ -27,7 +27,7 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
     "number": ("wasserstein", "jensenshannon", "hellinger", "kl_div", "psi", "ed"),
     "category": ("jensenshannon", "hellinger", "kl_div", "psi"),
 }
-# Evidently's others, but for those of text.
+# Evidently's other tests, except those for text.
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
@@ -35,15 +35,15 @@ LEFT_OUT: Final = {
     "TVD": "it takes seconds a column: a permutation test that draws anew each time",
 }
 EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
-# A column that was constant in training has a shift of any number of standard deviations.
+# If a column was constant in training, its shift in standard deviations has no limit.
 MAX_EFFECT: Final = 10.0
-# SciPy's Anderson-Darling p-value stops here: it may be anything below, and is taken as 0, else no
-# alarm could be given with many columns.
+# SciPy reports no smaller Anderson-Darling p-value. This one may mean any smaller value, and counts
+# as 0, because streams with many columns could otherwise never raise an alarm.
 _ANDERSON_FLOOR: Final = 0.001
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """`p_value` is None where the test gives a distance; then `effect` is that distance."""
+    """A test's result. If it gives a distance, `effect` is that, and `p_value` is None."""
 
     test: str
     p_value: float | None
@@ -51,10 +51,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def check(stream: Stream) -> None:
-    """Raise unless the stream's tests exist and can be run here.
-
-    Raises StreamFileError for a name that is unknown, MissingExtra without Evidently.
-    """
+    """Check that the stream's tests exist and can be run here. Raises StreamFileError for an
+    unknown name, and MissingExtra if Evidently is not installed."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("number", stream.drift.number_test),
         ("category", stream.drift.category_test),
@@ -75,10 +73,8 @@ def check(stream: Stream) -> None:
 def compare(
     kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]
 ) -> Comparison | None:
-    """Run a test by its name; None if there is nothing to compare, or the test does not apply.
-
-    `reference` (n,) and `current` (m,): float64 for numbers, object (str) for categories.
-    """
+    """Run a test by its name. None if there is nothing to compare or the test does not apply.
+    `reference` (n,) and `current` (m,) are float64 for numbers, object (str) for categories."""
     if not len(reference) or not len(current):
         return None
     if kind == "number":
@@ -86,7 +82,7 @@ def compare(
     else:
         reference, current = _coded(reference, current)
     if test == "z" and len({*reference, *current}) > 2:
-        test = "chisquare"  # it would test one value against all others
+        test = "chisquare"  # z would test one value against all others
     if test in DISTANCES[kind]:
         distance = _run(kind, test, reference, current)
         return None if distance is None else Comparison(test, None, min(distance, MAX_EFFECT))
@@ -102,7 +98,7 @@ def compare(
 def _scaled(
     reference: NDArray[np.float64], current: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # Below it the effect would no longer be in standard deviations.
+    # With a smaller deviation, the effect would not be in standard deviations: scale the column.
     std = float(np.std(reference))
     if 0.0 < std < MIN_STD and np.isfinite(1.0 / std):
         return reference / std, current / std
@@ -112,8 +108,8 @@ def _scaled(
 def _coded(
     reference: NDArray[np.object_], current: NDArray[np.object_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Categories as numbers. Evidently adds up over a set: of texts, its order, and so the last
-    digit of a sum, would be another one in each process."""
+    """Return categories as codes. Evidently sums over a set, and with texts its order would change
+    the last digit of a sum from process to process."""
     codes = {value: code for code, value in enumerate(sorted({*reference, *current}))}
     return (
         np.array([codes[value] for value in reference], dtype=np.int64),
@@ -122,15 +118,16 @@ def _coded(
 
 
 def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) -> float | None:
-    """The number that Evidently's test gives, or None where it gives none for such data."""
+    """Return the number that Evidently's test gives, None if it gives none for such data."""
     own = (OF_NUMBERS if kind == "number" else OF_CATEGORIES).get(test)
     try:
-        # A category that is new divides by zero on the way to its p-value of 0.
+        # A new category divides by zero, which correctly leads to a p-value of 0.
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             result = (own or evidently(kind, test))(reference, current)
     except (ValueError, TypeError, IndexError, np.linalg.LinAlgError):
-        # Some refuse some data: `es` and `cramer_von_mises` a constant, `anderson` two values.
+        # Some tests reject some data: a constant (`es`, `cramer_von_mises`) or two values
+        # (`anderson`).
         return None
     if np.isnan(result):
         return None
@@ -138,7 +135,7 @@ def _run(kind: Kind, test: str, reference: NDArray[Any], current: NDArray[Any]) 
 
 
 def evidently(kind: Kind, test: str) -> Callable[[NDArray[Any], NDArray[Any]], float]:
-    """Evidently's own test of this name, of (reference, current)."""
+    """Return Evidently's own test of this name, a function of (reference, current)."""
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
     import pandas as pd
     from evidently.legacy.calculations.stattests import get_stattest

@@ -1,8 +1,8 @@
-"""The tests that each window gets unless the stream file names others: Evidently's numbers, from
-NumPy and SciPy alone, at a tenth of the time and without its import of some seconds.
+"""The default tests. They give Evidently's numbers with NumPy and SciPy only, in a tenth of the
+time and without Evidently's import of some seconds.
 
-In: two arrays of a column without missing values; categories as codes from 0 on. Out: one number.
-`tests/monitor/reference/test_default_tests.py` compares each with Evidently's own.
+In: two arrays of a column without missing values, with categories as codes from 0 on. Out: one
+number. `tests/monitor/reference/test_default_tests.py` compares each test with Evidently's own.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
 
-# Evidently divides by no smaller standard deviation.
+# Evidently never divides by a smaller standard deviation.
 MIN_STD: Final = 0.001
 _MAX_P_VALUES: Final = 100_000
-# Nothing is decided between such p-values.
+# Smaller p-values all lead to the same decision.
 _NEGLIGIBLE: Final = 1e-12
-# Of larger samples SciPy takes the limiting distribution, and where rounding makes the exact value
-# more than 1.
+# SciPy uses the limiting distribution for larger samples, and if rounding makes the exact value
+# larger than 1.
 _EXACT: Final = 10_000
 _ALMOST_ONE: Final = 1.0 - 1e-9
 _p_values: dict[tuple[int, int, int], float] = {}
 
 
 def ks(reference: Floats, current: Floats) -> float:
-    """p-value of the two-sample Kolmogorov-Smirnov test.
+    """Return the p-value of the two-sample Kolmogorov-Smirnov test.
 
-    It follows from both sizes and the statistic alone. Where it is exact (up to 10,000 values) and
-    sizes differ it takes twenty times as long as all else, so it is kept: windows of one size have
-    few statistics. One that is certainly below 1e-12 is taken from the limiting distribution, as of
-    larger samples.
+    It depends only on the two sizes and the statistic. The exact value (up to 10,000 values) takes
+    twenty times as long as everything else if the sizes differ, so it is cached: windows of one
+    size have few different statistics. If the value is certainly below 1e-12, the limiting
+    distribution is used, as for larger samples.
     """
     from scipy.stats import ks_2samp
 
@@ -41,9 +41,9 @@ def ks(reference: Floats, current: Floats) -> float:
     points = np.sort(np.concatenate((reference, current)))
     below = np.searchsorted(np.sort(reference), points, side="right")
     step = gcd(n, m)
-    # In whole steps of 1 / lcm(n, m), so that equal statistics are equal.
+    # Count in integer steps of 1 / lcm(n, m), so that equal statistics compare as equal.
     apart = below * (m // step) - (np.arange(1, n + m + 1) - below) * (n // step)
-    # Within equal values the rank is not yet that of the last one.
+    # Among equal values, only the last one has the correct rank.
     apart = apart[np.append(points[1:] != points[:-1], True)]
     key = (n, m, int(np.abs(apart).max()))
     if n == m <= _EXACT and (exact := _of_equal_sizes(n, key[2])) < _ALMOST_ONE:
@@ -58,8 +58,9 @@ def ks(reference: Floats, current: Floats) -> float:
 
 
 def _of_equal_sizes(size: int, steps: int) -> float:
-    """The exact p-value of a distance of `steps` / `size`, as SciPy's but without a loop: twice the
-    sum over k of (-1)^(k-1) C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk 1951)."""
+    """Return the exact p-value of a distance of `steps` / `size`, like SciPy's but without a loop:
+    twice the sum over k of (-1)^(k-1) C(2n, n - k steps) / C(2n, n) (Gnedenko and Korolyuk
+    1951)."""
     if steps == 0:
         return 1.0
     places = np.arange(size)
@@ -69,13 +70,13 @@ def _of_equal_sizes(size: int, steps: int) -> float:
 
 
 def _bound(n: int, m: int, distance: float) -> float:
-    """What the p-value is below: each sample's distance from the truth, by Massart's inequality
-    (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality, 1990)."""
+    """Return an upper bound of the p-value: Massart's inequality limits each sample's distance from
+    the truth (The tight constant in the Dvoretzky-Kiefer-Wolfowitz inequality, 1990)."""
     return 4.0 * exp(-2.0 * n * m * (distance / (sqrt(n) + sqrt(m))) ** 2)
 
 
 def wasserstein(reference: Floats, current: Floats) -> float:
-    """First Wasserstein distance in standard deviations of the reference."""
+    """Return the first Wasserstein distance, in standard deviations of the reference."""
     points = np.sort(np.concatenate((reference, current)))
     places = points[:-1]
     old = np.searchsorted(np.sort(reference), places, side="right") / len(reference)
@@ -85,7 +86,7 @@ def wasserstein(reference: Floats, current: Floats) -> float:
 
 
 def chisquare(reference: Codes, current: Codes) -> float:
-    """p-value of the chi-square test of the current counts, the reference's shares expected."""
+    """Return the p-value of the chi-square test of counts against the reference's shares."""
     from scipy.stats import chisquare as test
 
     old, new = _counts(reference, current)
@@ -93,7 +94,7 @@ def chisquare(reference: Codes, current: Codes) -> float:
 
 
 def jensenshannon(reference: Codes, current: Codes) -> float:
-    """Jensen-Shannon distance (natural logarithm) of the shares of the categories."""
+    """Return the Jensen-Shannon distance (natural logarithm) of the shares of the categories."""
     from scipy.spatial import distance
 
     old, new = _counts(reference, current)

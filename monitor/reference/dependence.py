@@ -1,7 +1,7 @@
-"""How long records hang together, and what that takes from what they say.
+"""Estimate the autocorrelation of records, and its effect on means.
 
-In: columns or errors in the order of time. Out: the length of blocks for resampling them; how much
-more their mean varies than that of independent ones.
+In: columns or errors in time order. Out: the block length for resampling them, and the variance
+inflation of their mean.
 """
 
 from collections.abc import Sequence
@@ -13,31 +13,32 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_BATCHES: Final = (25, 50, 100, 200)  # values in one
+_BATCHES: Final = (25, 50, 100, 200)  # values per batch
 _LEAST_BATCHES: Final = 8
-# 1.28 standard deviations of the estimate by a median, which are 2.3 over the root of their number.
+# 1.28 standard deviations of an estimate by a median: each is 2.3 / √(number of batches).
 _SURE: Final = 3.0
 
-# An autocorrelation below so many standard deviations counts as none (Politis and White's 2).
+# Smaller autocorrelations, in standard deviations, count as zero (Politis and White: 2).
 _SIGNIFICANT: Final = 2.0
-# It takes so many of them in a row to end it (theirs, for up to 10^25 records), and so many times
-# those up to there: a season's are quiet for half of its length.
+# More than `_QUIET` lags that count as zero follow the last lag that counts (Politis and White, for
+# up to 10^25 records), and more than `_QUIET_SHARE` times its number: half of a seasonal cycle may
+# be zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
 
 def block_length(columns: Sequence[Floats]) -> int:
-    """The longest that any of the columns (n,) asks for; at least 1."""
+    """Return the largest block length of the columns (n,), at least 1."""
     return max((politis_white(values) for values in columns), default=1)
 
 
 def politis_white(values: Floats) -> int:
-    """The length of overlapping blocks for resampling a series (n,).
+    """Return the length of overlapping blocks for resampling a series (n,).
 
-    Politis and White, "Automatic Block-Length Selection for the Dependent Bootstrap" (2004), with
-    Patton's correction (2009): best for the variance of a mean. Two things differ. Correlations are
-    followed as far as they go, not up to a lag of about the root of n, and a block is no shorter
-    than that: a season must fit into it.
+    The method is Politis and White, "Automatic Block-Length Selection for the Dependent Bootstrap"
+    (2004), with Patton's correction (2009), which is optimal for the variance of a mean. Two things
+    differ. Lags are not limited to about the root of n. A block is at least as long as the last lag
+    that counts, so that a seasonal cycle fits into it.
     """
     count = len(values)
     reach, weighted, own = _correlated(values)
@@ -51,21 +52,20 @@ def politis_white(values: Floats) -> int:
 
 
 def inflation(values: Floats) -> float:
-    """By how much the mean of a series (n,) varies more than that of as many independent values:
-    its long-run variance over its variance, 1 or more, from the same correlations, and from those
-    that are too small for that and reach far."""
+    """Return the variance inflation of the mean of a series (n,), at least 1. It is the long-run
+    variance divided by the variance. Small correlations with long lags count as well."""
     reach, weighted, own = _correlated(values)
     by_lags = 1.0 + 2.0 * float(weighted.sum()) / own if reach else 1.0
     return max(by_lags, inflation_between_changes(values))
 
 
 def inflation_between_changes(values: Floats) -> float:
-    """The same of a series whose level has changed now and then, which is no part of it.
+    """Return the variance inflation of a series, ignoring occasional changes of its level.
 
-    From means of batches (Schmeiser, "Batch size effects in the analysis of simulation output",
-    1982): how far neighbouring ones are apart in the median, which a change here and there does not
-    move. It sees correlations that are small and reach far, up to the longest batch. Few batches
-    say little: what counts is what they exceed in nine of ten cases.
+    It uses means of batches (Schmeiser, "Batch size effects in the analysis of simulation output",
+    1982). The median distance of neighbouring means is not affected by a few changes. It detects
+    small correlations with lags up to the longest batch. An estimate from few batches is uncertain,
+    so the result is a lower bound that holds in nine of ten cases.
     """
     return max([1.0, *(_by_batches(values, size) for size in _BATCHES)])
 
@@ -79,16 +79,16 @@ def _by_batches(values: Floats, size: int) -> float:
     if not variance:
         return 1.0
     apart = float(np.median(np.abs(np.diff(batches.mean(axis=1)))))
-    # A normal variable is within 0.6745 standard deviations in half of all cases; of a difference
-    # the variance is twice that of a mean.
+    # Half of all normal values are within 0.6745 standard deviations. The variance of a difference
+    # is twice that of a mean.
     found = (apart / 0.6745) ** 2 / 2.0 * size / variance
     return found / (1.0 + _SURE / sqrt(count))
 
 
 def _correlated(values: Floats) -> tuple[int, Floats, float]:
-    """The last lag that counts; the covariances of lags from 1 to twice that by a flat-top window
-    (Politis and Romano 1995); the variance. A lag of 0 where values are few, constant or
-    independent."""
+    """Return the last lag that counts, the covariances of lags from 1 to twice that, and the
+    variance. The covariances are weighted by a flat-top window (Politis and Romano 1995). The lag
+    is 0 if values are few, constant or independent."""
     count = len(values)
     none = 0, np.empty(0), 0.0
     if count < 10 or not np.ptp(values):
@@ -103,11 +103,9 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 
 
 def _reach(correlations: Floats, count: int) -> int:
-    """The last lag that counts, of correlations (m,) of lags from 0 on; 0 if none does.
-
-    A correlation of a series of which neighbours go together is less certain (Bartlett 1946).
-    """
-    # Values that alternate go together for ever, and bring no mean out of its way.
+    """Return the last lag that counts, given correlations (m,) from lag 0 on, 0 if none does. A
+    correlation is less certain if neighbouring values are correlated (Bartlett 1946)."""
+    # Alternating correlations never end, but do not move a mean: smooth them out.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count
@@ -118,7 +116,7 @@ def _reach(correlations: Floats, count: int) -> int:
 
 
 def _autocovariance(values: Floats) -> Floats:
-    """Of lags 0 to a quarter of the length."""
+    """Return the autocovariance of lags 0 to a quarter of the length."""
     count = len(values)
     size = 1 << (2 * count - 1).bit_length()
     spectrum = np.abs(np.fft.rfft(values - values.mean(), size)) ** 2

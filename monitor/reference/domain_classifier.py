@@ -1,8 +1,8 @@
-"""A classifier that tells a window's records from the reference's: it sees what no column and no
-pair of columns shows, such as a sign that has become the product of two others.
+"""Train a classifier to distinguish a window's records from the reference's. It finds changes that
+no single column and no pair of columns shows, such as a sign that is now the product of two others.
 
-In: columns as codes, of the reference in the order of time and of a window. Out: how well the two
-can be told apart, beside what chance brings, and by which columns.
+In: columns as codes, of the reference in time order and of a window. Out: how well the two can be
+distinguished, compared with chance, and by which columns.
 """
 
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from monitor.reference.histograms import Histograms
 from monitor.reference.thresholds import MIN_BLOCKS, rounded
 
-# An interaction of three columns is found in 2,000 rows, in a third of a second.
+# This finds an interaction of three columns in 2,000 rows, in a third of a second.
 ROUNDS: Final = 30
 FOLDS: Final = 3
-# Rows of a window: fewer tell nothing, more take longer.
+# Rows of a window: fewer are not enough for a result, and more take longer.
 MIN_ROWS: Final = 100
 MAX_ROWS: Final = 2_000
-# Rows of the reference for each of the window; more of them tell little more and take longer.
+# Rows of the reference for each row of the window: more add little and take longer.
 REFERENCE_ROWS: Final = 4
-# Windows of the reference itself, by which chance is known; and the steps of their sizes.
+# Number of the reference's own windows that show the effect of chance, and the step of their sizes.
 NULLS: Final = 60
 STEP: Final = 1.25
-# The columns that tell most; those behind them tell what these do, or next to nothing.
+# Number of columns to name. The next ones contribute the same information, or almost none.
 NAMED: Final = 3
 _SEED: Final = 0
 
@@ -35,9 +35,9 @@ Places = NDArray[np.intp]
 
 
 class Told(NamedTuple):
-    """`effect`: how much more often a record of the window is taken for one than a record of the
-    reference is (Gini's coefficient, twice the area under the curve less 1). `excess`: that, over
-    its limit. `places`: the columns it goes by."""
+    """`effect` is the Gini coefficient, twice the area under the curve minus 1: how much more often
+    a record of the window gets the higher score than one of the reference. `excess` is the effect
+    divided by its limit. `places` are the columns that the classifier relies on."""
 
     effect: float
     excess: float
@@ -45,22 +45,22 @@ class Told(NamedTuple):
 
 
 class DomainClassifier:
-    """Gradient-boosted trees, and the area under their curve of records that they were not fitted
+    """Gradient-boosted trees, and the area under the curve for records that they were not trained
     on (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", 2017)."""
 
     def __init__(self, histograms: Histograms, *, columns: int, rate: float, block: int) -> None:
-        """For the first so many columns. `rate`: windows beyond the limit by chance. `block`:
-        records of the reference that hang together."""
+        """Use the first `columns` columns. `rate` is the share of windows that exceed the limit by
+        chance, and `block` the block length of the reference in records."""
         self._histograms = histograms
         self._columns = columns
         self._rate = rate
         self._block = block
         self._reference = self._table(None)
-        self._limits: dict[int, float] = {}
+        self._limits: dict[int, float] = {}  # by rounded size of window
 
     def tell(self, columns: Sequence[NDArray[Any]]) -> Told | None:
-        """Of a window's columns (m,) each; None where the window is too small to tell anything, or
-        the reference too short to know chance."""
+        """Test a window's columns (m,) each. None if the window is too small for a result, or the
+        reference too short to estimate chance."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
             return None
         window = self._table(columns)
@@ -77,9 +77,13 @@ class DomainClassifier:
         return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)
 
     def _limit(self, size: int) -> float:
-        """What windows of the reference hardly ever reach against the rest of it: the area under a
-        curve is nearly normal, and what one more reaches has Student's distribution. Rows near the
-        window are left out of the rest: what comes after the reference has no neighbours there."""
+        """Return the limit for a window size: the value that a window of the reference exceeds
+        against the rest of the reference with probability `rate`.
+
+        The area under a curve is nearly normal, so one more value has Student's distribution. Rows
+        near the window are excluded from the rest, because later windows have no neighbours in the
+        reference.
+        """
         from scipy.stats import t
 
         rng = np.random.default_rng(_SEED)
@@ -88,7 +92,7 @@ class DomainClassifier:
         length = min(self._block, size)
         found = []
         for _ in range(NULLS):
-            # No row twice: trees know its copy.
+            # Draw no row twice: trees would recognise the copy.
             blocks = rng.choice(total // length, round(size / length), replace=False)
             starts = (rng.integers(total % length + 1) + blocks * length)[:, None]
             drawn = (starts + np.arange(length)).ravel()
@@ -99,19 +103,19 @@ class DomainClassifier:
             found.append(_told_apart(self._reference[rows], self._reference[window], named=0)[0])
         deviations = t.isf(self._rate, NULLS - 1) * sqrt(1.0 + 1.0 / NULLS)
         limit = np.mean(found) + deviations * np.std(found, ddof=1)
-        # No less than what a single record does: of columns that never change it would be nothing.
+        # At least the effect of a single record: if columns never change, the limit would be 0.
         return float(max(limit, 1.0 / size))
 
 
 def _some(rows: Places, count: int, rng: np.random.Generator) -> Places:
-    """So many of the rows, or all, in their order."""
+    """Return a random choice of `count` rows in their order, or all rows if there are fewer."""
     return np.sort(rng.choice(rows, min(len(rows), count), replace=False))
 
 
 def _told_apart(
     reference: Table, window: Table, *, named: int = NAMED
 ) -> tuple[float, tuple[int, ...]]:
-    """Gini's coefficient, and the columns without which it falls most."""
+    """Return the Gini coefficient, and the columns without which it decreases most."""
     from sklearn.ensemble import HistGradientBoostingClassifier
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of sklearn
 
@@ -121,7 +125,7 @@ def _told_apart(
     folds = np.concatenate([rng.permutation(len(side)) % FOLDS for side in (reference, window)])
     said = np.empty(len(rows))
     without = np.empty((rows.shape[1] if named else 0, len(rows)))
-    with threadpool_limits(1):  # sums in the same order each time
+    with threadpool_limits(1):  # a fixed order of sums makes the result reproducible
         for fold in range(FOLDS):
             held = folds == fold
             trees = HistGradientBoostingClassifier(
@@ -139,7 +143,7 @@ def _told_apart(
 
 
 def _gini(said: NDArray[np.float64], is_new: NDArray[np.bool_]) -> float:
-    """Twice the area under the curve, less 1: of all pairs of a new and an old record."""
+    """Return twice the area under the curve minus 1, over all pairs of a new and an old record."""
     from scipy.stats import rankdata
 
     new = int(is_new.sum())

@@ -1,7 +1,7 @@
-"""Columns as histograms: what two samples of rows are compared by, thousands of times if need be.
+"""Represent columns as histograms, so that thousands of samples can be compared quickly.
 
-In: columns of a reference, which fix the bins, and of windows. Out: counts by bin, and distances of
-two sets of counts.
+In: columns of a reference, which define the bins, and of windows. Out: counts by bin, and the
+distances between two sets of counts.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from monitor.reference.relations import pairs
 
-# A Kolmogorov-Smirnov distance is off by about a 64th of the reference's mass at most; both the
-# windows and what they are compared with by chance are measured so.
+# Bins change a Kolmogorov-Smirnov distance by about 1/64 of the reference at most. Windows and
+# resamples use the same bins, so the comparison stays fair.
 MAX_BINS: Final = 65
-# Rarer categories share the last bin with those that are new.
+# Less frequent categories share the last bin with new ones.
 MAX_LEVELS: Final = 64
 
 Codes = NDArray[np.int64]  # -1: missing
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 class _Numbers:
-    """Bins between the quantiles of the reference, or one for each of its few values."""
+    """Bins between quantiles of the reference, or one bin for each value if there are few."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         present = np.unique(values[~np.isnan(values)])
@@ -34,7 +34,7 @@ class _Numbers:
             below = edges[:1]
         else:
             edges = below = present
-        # A bin ends with its edge; what lies between few values, or outside, has bins of its own.
+        # A bin includes its upper edge. Values between or outside the known ones get extra bins.
         self._edges = np.unique(np.concatenate((np.nextafter(below, -np.inf), edges)))
         self.bins = len(self._edges) + 1
 
@@ -44,7 +44,8 @@ class _Numbers:
         return codes
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Kolmogorov and Smirnov's: of shares (bins, …), the largest difference of their sums."""
+        """Return the Kolmogorov-Smirnov distance of shares (bins, …), the largest difference of
+        cumulative sums."""
         found: Floats = np.abs(np.cumsum(one - other, axis=0)).max(axis=0)
         return found
 
@@ -64,7 +65,7 @@ class _Categories:
         return np.fromiter((known.get(value, other) for value in values), np.int64, len(values))
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Jensen and Shannon's, of shares (bins, …); natural logarithm."""
+        """Return the Jensen-Shannon distance of shares (bins, …), with the natural logarithm."""
         middle = (one + other) / 2
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = [np.where(side > 0, side * np.log(side / middle), 0.0) for side in (one, other)]
@@ -73,15 +74,13 @@ class _Categories:
 
 
 class Histograms:
-    """The bins of a reference's columns and of `pairs` of them, and where its rows fall.
-
-    Counts and distances are in the order of the columns, then of the pairs, along their first axis:
-    sums over a few bins of thousands of samples are quick then.
-    """
+    """The bins of a reference's columns and of `pairs` of them, and the codes of its rows. Columns,
+    then pairs, are the first axis of counts and distances. Sums over few bins of many samples are
+    then fast."""
 
     def __init__(self, columns: Sequence[NDArray[Any]], *, paired: int = 0) -> None:
-        """`columns` (n,) each, in the order of time: float64, or object for categories. The first
-        `paired` of them are looked at two by two, too."""
+        """`columns` are (n,) each, in time order: float64, or object for categories. The first
+        `paired` of them are also compared in pairs."""
         self.records = len(columns[0])
         self._columns = [
             _Numbers(values) if values.dtype.kind == "f" else _Categories(values)
@@ -97,8 +96,8 @@ class Histograms:
         self.total = self.count(columns)
 
     def ranks(self) -> list[Floats]:
-        """The reference's columns as numbers in the order of time: bins, by how far up they are;
-        categories by how frequent they are. Missing ones are in the middle."""
+        """Return the reference's columns as numbers in time order: the index of the bin, which for
+        categories follows their frequency. Missing values get the mean."""
         found = []
         for codes in self.codes():
             values = codes.astype(np.float64)
@@ -108,21 +107,23 @@ class Histograms:
         return found
 
     def codes(self, columns: Sequence[NDArray[Any]] | None = None) -> list[Codes]:
-        """Which bin each row (n,) of each column falls into, -1 where it is missing; of the
-        reference's, unless others are given."""
+        """Return the bin of each row (n,) of each column, -1 if missing. Without `columns`, return
+        those of the reference."""
         if columns is None:
             return self._codes[: len(self._columns)]
         return [column.codes(values) for column, values in zip(self._columns, columns, strict=True)]
 
     def count(self, columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-        """(bins,): how many rows fall into each."""
+        """Return (bins,), the number of rows in each bin."""
         found = np.zeros(self._bins, dtype=np.float32)
         for at, codes in zip(self._slices, self._all_codes(columns), strict=True):
             found[at] = np.bincount(codes[codes >= 0], minlength=at.stop - at.start)
         return found
 
     def counts(self, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(bins, m): counts of the reference's rows from `starts` (m,) to before `ends` (m,)."""
+        """Return counts (bins, m) of the reference's rows from `starts` (m,) to before `ends`."""
+        # Count the rows between all boundaries once. A range is then a difference of cumulative
+        # counts.
         places = np.unique(np.concatenate((starts, ends)))
         parts = np.searchsorted(places, np.arange(self.records), side="right")
         low, high = np.searchsorted(places, starts), np.searchsorted(places, ends)
@@ -132,12 +133,13 @@ class Histograms:
             flat = np.bincount(
                 parts[present] * bins + codes[present], minlength=(len(places) + 1) * bins
             )
-            sums = np.cumsum(flat.reshape(-1, bins), axis=0)  # row k: all before places[k]
+            # Row k counts all rows before places[k].
+            sums = np.cumsum(flat.reshape(-1, bins), axis=0)
             found[at] = (sums[high] - sums[low]).T
         return found
 
     def distances(self, one: NDArray[np.float32], other: NDArray[np.float32]) -> Floats:
-        """(columns and pairs, …) of counts (bins, …); 0 where one side has no value."""
+        """Return distances (columns and pairs, …) of counts (bins, …), 0 if a side is empty."""
         found = np.empty((len(self._statistics), *np.broadcast_shapes(one.shape, other.shape)[1:]))
         for place, (statistic, at) in enumerate(zip(self._statistics, self._slices, strict=True)):
             first, second = _shares(one[at]), _shares(other[at])

@@ -1,7 +1,7 @@
-"""The verdict on a window's records of one model: each watched column against its reference.
+"""Judge a window's records of one model: each watched column against its reference.
 
-In: a sample, the reference out of the model's package. Out: a `DataGroup`. Limits hold for all
-columns and the predictions together; a shift below the effect size is no drift.
+In: a sample, and the reference from the model's package. Out: a `DataGroup`. The false-alarm rate
+is for all columns and the predictions together. A shift smaller than the effect size is not drift.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,31 +25,30 @@ from monitor.reference.quality import (
 from monitor.sample import Sample
 from monitor.watched import Watched, present, watched
 
-# A correlation of 0.18 where there was none puts 0.05 of the records elsewhere.
+# Smallest effect of a pair, as a share of `effect_size`. A new correlation of 0.18 moves 0.05 of
+# the records to other cells.
 RELATION_EFFECT: Final = 0.5
-# A column that goes its own way leaves all that it went with.
+# If a column becomes independent, its dependence on all columns that it was related to changes.
 MAX_RELATIONS: Final = 10
 
 
 class Judge:
-    """Tests groups of one stream."""
+    """Test the groups of one stream."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._watched = watched(stream)
-        # Each quality of each column, and the share of dead letters.
+        # The false-alarm rate is divided among the tests of each column and that of dead letters.
         tests = len(QUALITIES) * len(self._watched) + 1
         self._quality_level = stream.drift.false_alarm_rate / tests
 
     def untested(self, model: str, records: int) -> DataGroup:
-        """The verdict on too few records, or without a reference."""
+        """Return the verdict if there are too few records or no reference."""
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
-        """What is wrong with a window's records of all models together.
-
-        A lost record is no matter of chance: one is enough.
-        """
+        """Return the quality problems of a window, over the records of all models. A lost record is
+        never due to chance, so one is enough."""
         found: list[WindowQuality] = []
         total = records + dead_letters
         is_tested = total >= self._stream.windows.min_records
@@ -66,7 +65,7 @@ class Judge:
         sample: Sample,
         profile: Profile,
     ) -> DataGroup:
-        """The verdict on `records` records, of which `sample` is a part, and not empty."""
+        """Return the verdict on `records` records. `sample` is a part of them, not empty."""
         measured = profile.measure(sample)
         results = [
             self._compare(
@@ -121,7 +120,7 @@ class Judge:
         )
 
     def _relations(self, measured: Measured, drifted: set[str]) -> tuple[RelationResult, ...]:
-        """Those that have changed by themselves, the most changed first."""
+        """Return the pairs with dependence drift but no drifted column, largest score first."""
         changed = [
             relation
             for relation in measured.relations
@@ -136,7 +135,7 @@ class Judge:
         sample: Sample,
         profile: Profile,
     ) -> tuple[RelationResult, ...]:
-        """What only a classifier sees: it is asked where nothing else was found."""
+        """Run the classifier if nothing else was found, and return what it found."""
         if any(column.drifted for column in columns):
             return ()
         told = profile.tell_apart(sample, measured.limits)

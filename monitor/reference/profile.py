@@ -1,7 +1,7 @@
-"""A model's reference made ready: what a window of its records is compared with, column by column.
+"""Prepare a model's reference for comparisons with windows.
 
-In: the reference out of the model's package; samples of windows. Out: how far off a sample is, by
-calibrated scores, and counts of values that are missing, unseen or out of range.
+In: the reference from the model's package, then samples of windows. Out: calibrated scores of the
+distance of a sample, and counts of missing, unseen and out-of-range values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from monitor.watched import present, watched
 
 
 class Measured(NamedTuple):
-    """How far a sample is off: by column (the predictions under the target's name), and by pair."""
+    """A sample's scores by column (the target's name for predictions), and results by pair."""
 
     scores: Mapping[str, float]
     relations: Sequence[RelationResult]
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
 
 
 class Profile:
-    """A reference made ready: columns without missing values, counts, levels."""
+    """A prepared reference: columns without missing values, counts, levels, thresholds."""
 
     def __init__(self, stream: Stream, reference: Reference) -> None:
         columns = reference.columns
@@ -56,7 +56,7 @@ class Profile:
         )
         self._names = [*names, stream.target]
         asks = stream.drift.classifier and names
-        # Who asks a classifier, too, gives it half of the rate.
+        # If the classifier is used, it and the other tests get half of the false-alarm rate each.
         rate = stream.drift.false_alarm_rate / (2 if asks else 1)
         self._calibration = Calibration(
             self._histograms,
@@ -72,8 +72,7 @@ class Profile:
         )
 
     def tell_apart(self, sample: Sample, limits: Limits) -> RelationResult | None:
-        """What a classifier sees of all columns together, if that is an alarm by itself. Its score
-        is made one of those that `limits` are for."""
+        """Return the classifier's result if it is an alarm, with a score scaled to `limits`."""
         told = self._classifier.tell(self._columns(sample)) if self._classifier else None
         if told is None or told.excess < 1.0 or limits.alarm is None:
             return None
@@ -84,7 +83,7 @@ class Profile:
         return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
 
     def measure(self, sample: Sample) -> Measured:
-        """How far off the sample is."""
+        """Measure the distance of a sample from the reference."""
         columns = self._columns(sample)
         thresholds = self._calibration.of(len(sample))
         counts = self._histograms.count(columns)
@@ -103,7 +102,7 @@ class Profile:
         )
 
     def count(self, stream: Stream, columns: Columns) -> dict[str, Counts]:
-        """Missing, unseen and out-of-range values, by column."""
+        """Count missing, unseen and out-of-range values by column."""
         counts: dict[str, Counts] = {}
         for name, kind, feature in watched(stream):
             if kind == "category" and name in columns.categories:
@@ -118,7 +117,7 @@ class Profile:
 
 
 def _block(stream: Stream, reference: Reference) -> int | None:
-    """The stream file's block in records, at the rate at which the reference's came."""
+    """Return the stream file's block length in records, at the reference's average rate."""
     block = stream.block
     if block is None:
         return None

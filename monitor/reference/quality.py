@@ -1,9 +1,9 @@
-"""Data quality of a column: missing, unseen and out-of-range values, and whether their share rose;
-values that stand still. Data quality of a window: the share of dead letters.
+"""Check the data quality of columns and windows.
 
-In: arrays of a column, counts of a window's sample and of a model's reference. Out: counts, and
-which of them rose. A share of 1% is known to ±0.3% (three standard deviations) from the 10,000
-records that are sampled by default, where `MIN_RISE` is 0.5%.
+In: arrays of a column, counts of a window's sample and of a model's reference. Out: the shares of
+missing, unseen and out-of-range values that increased, values that are stuck, and whether a window
+has too many dead letters. With the default sample of 10,000 records, a share of 1% is known to
+±0.3% (three standard deviations), and `MIN_RISE` is 0.5%.
 """
 
 from collections import Counter
@@ -17,12 +17,12 @@ from driftline.events import Quality
 from driftline.stream import Feature
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
-# A smaller rise is significant in a large window, and no reason to act. (A new category that comes
-# with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is one.)
+# A smaller increase may be significant in a large window, but is no reason to act. (A new category
+# with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is.)
 MIN_RISE: Final = 0.005
 
-# A value that stands still this many times longer than ever in the reference, for this share of a
-# window and so many records at least, is a sensor's that is stuck, or a constant.
+# A column is stuck if one value repeats this many times longer than ever in the reference, and for
+# at least this share of a window and this many records. A stuck sensor or a constant causes it.
 STUCK_TIMES: Final = 3
 STUCK_SHARE: Final = 0.05
 STUCK_RECORDS: Final = 20
@@ -31,7 +31,7 @@ Counts = tuple[int, int, int]  # in the order of QUALITIES
 
 
 def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Counts:
-    """Missing (NaN) and out of the declared range; `feature` is None for derived features."""
+    """Count missing (NaN) and out-of-range values. `feature` is None for derived features."""
     missing = int(np.isnan(values).sum())
     outside = 0
     if feature is not None and feature.min is not None:
@@ -42,7 +42,7 @@ def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Count
 
 
 def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
-    """Missing (None) and not among `levels`."""
+    """Count missing (None) values, and those not in `levels`."""
     counts = Counter(values)
     missing = counts.pop(None, 0)
     return missing, sum(n for value, n in counts.items() if value not in levels), 0
@@ -51,9 +51,9 @@ def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
 def rising(
     counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
 ) -> tuple[Quality, ...]:
-    """Which shares rose by `MIN_RISE` or more, and significantly at `level` each.
+    """Return which shares increased by `MIN_RISE` or more, each significantly at `level`.
 
-    One-sided Fisher's exact test: small counts are usual here.
+    The test is a one-sided Fisher's exact test, because counts are often small.
 
     >>> rising((80, 0, 3), 1000, (0, 0, 0), 10_000, level=0.001)
     ('missing',)
@@ -71,10 +71,11 @@ def rising(
 
 
 def are_many(dead_letters: int, records: int, *, level: float) -> bool:
-    """Whether more than `MIN_RISE` of all records are dead letters, significantly at `level`.
+    """Return whether more than `MIN_RISE` of all records are dead letters, significantly at
+    `level`.
 
-    A one-sided binomial test. There are no dead letters in a model's reference, so the test needs
-    none, and works where no record could be scored.
+    The test is a one-sided binomial test. It does not use the reference, which contains no dead
+    letters, so it also works if no record could be scored.
 
     >>> are_many(25, 250, level=0.001), are_many(2, 250, level=0.001)
     (True, False)
@@ -85,8 +86,8 @@ def are_many(dead_letters: int, records: int, *, level: float) -> bool:
 
 
 def longest_run(values: NDArray[Any]) -> int:
-    """How many values in a row, in the order (n,) given, are one and the same; missing ones (NaN,
-    None) are in no row.
+    """Return the length of the longest run of equal values, in the order (n,) given. Missing values
+    (NaN, None) end a run.
 
     >>> longest_run(np.array([1.0, 2.0, 2.0, 2.0, np.nan, np.nan, 2.0]))
     3
@@ -101,6 +102,6 @@ def longest_run(values: NDArray[Any]) -> int:
 
 
 def is_stuck(run: int, records: int, reference_run: int) -> bool:
-    """Whether the longest run of a window is one that the reference does not explain."""
+    """Return whether the longest run of a window is too long to be explained by the reference."""
     least = max(STUCK_RECORDS, STUCK_SHARE * records, STUCK_TIMES * reference_run)
     return run >= least

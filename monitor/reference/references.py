@@ -1,4 +1,4 @@
-"""The references that windows are compared with: each model's own, out of its verified package."""
+"""Load the references that windows are compared with, each from its model's verified package."""
 
 import logging
 from functools import lru_cache
@@ -16,19 +16,19 @@ from monitor.reference.profile import Profile
 
 log = logging.getLogger(__name__)
 
-# Models in use at one time: champion, challenger, and those that their windows still hold.
+# Models in use at the same time: champion, challenger, and older ones with records in open windows.
 KEPT: Final = 4
 
 
 class Packages(Protocol):
-    """Where references come from; `driftline.models.load.Models` in a service."""
+    """The source of references, in a service `driftline.models.load.Models`."""
 
     def reference(self, digest: str) -> Reference:
-        """The reference of a model whose package was verified. Raises PackageError."""
+        """Return the reference of a model with a verified package. Raises PackageError."""
 
 
 class References:
-    """The references of the newest few models, by digest."""
+    """The references of the models used last, by digest."""
 
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
@@ -36,21 +36,19 @@ class References:
         self._inflation = lru_cache(KEPT)(self._inflation_of)
 
     def of(self, digest: str) -> Reference | None:
-        """None if the package is not there or must not be used: its records are not tested.
-
-        Raises StoreUnavailable while the store cannot be read.
-        """
+        """Return a model's reference. None if its package is missing or was rejected: its records
+        are then not tested. Raises StoreUnavailable while the store cannot be read."""
         return self._reference(digest)
 
     def error_inflation(self, digest: str) -> float:
-        """By how much the mean of held-out errors varies more than that of independent ones."""
+        """Return the variance inflation of the mean held-out error."""
         return self._inflation(digest)
 
     def _load(self, digest: str) -> Reference | None:
         try:
             return self._packages.reference(digest)
         except StoreUnavailable:
-            raise  # the caller retries; a window's result must not depend on when it was tested
+            raise  # the caller retries: results must not depend on when a window is tested
         except PackageError as error:
             log.warning("records of model %s are not tested: %s", digest, error)
             return None
@@ -61,7 +59,7 @@ class References:
 
 
 class Profiles:
-    """The references made ready for testing, by digest."""
+    """The profiles and estimators of references, by digest."""
 
     def __init__(self, stream: Stream, references: References) -> None:
         self._stream = stream
@@ -70,11 +68,11 @@ class Profiles:
         self._estimator = lru_cache(KEPT)(self._estimator_of)
 
     def of(self, digest: str) -> Profile | None:
-        """None where there is no reference."""
+        """Return the profile of a model, None if it has no reference."""
         return self._profile(digest)
 
     def estimator(self, digest: str) -> Estimator | None:
-        """None where there is no reference, or too little in it."""
+        """Return the estimator of a model, None if it has no reference or too small a one."""
         return self._estimator(digest)
 
     def _profile_of(self, digest: str) -> Profile | None:
@@ -87,10 +85,8 @@ class Profiles:
 
 
 def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:
-    """The estimator for a model; None if its package keeps too little for one.
-
-    The same reference gives the same estimator. At most the newest 10,000 held-out records count.
-    """
+    """Return the estimator for a model, None if its package lacks the data for one. The same
+    reference gives the same estimator. Only the newest 10,000 held-out records are used."""
     if len(reference.held_labels) < MIN_HELD:
         return None
     before = evaluate(

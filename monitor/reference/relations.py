@@ -1,7 +1,7 @@
-"""How two columns go together: what no column shows by itself, such as a correlation that turns.
+"""Measure dependence drift of column pairs, such as a correlation that changes its sign.
 
-In: two columns as codes of their bins. Out: a table of 3 × 3 shares, and how far two such tables
-are apart, apart from what each column's own change explains.
+In: two columns as codes of their bins. Out: a 3 × 3 table of shares, and the distance of two such
+tables beyond what the change of each column explains.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Of more pairs (21 columns or more) those that are most dependent in the reference are watched.
+# Of more pairs (21 columns or more), those with the strongest dependence are watched.
 MAX_PAIRS: Final = 200
 CELLS: Final = 9
 
@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 
 class Pair:
-    """Two columns, `places` among the others, each cut into three parts of the reference."""
+    """A pair of columns, with indices `places`. Each column is cut into thirds of the reference."""
 
     bins = CELLS
 
@@ -29,21 +29,21 @@ class Pair:
         self._thirds = thirds
 
     def codes(self, columns: Sequence[Codes]) -> Codes:
-        """(n,) cells, from the codes of all columns."""
+        """Return the cell (n,) of each row, from the codes of all columns."""
         first, second = (
             third[columns[place]] for place, third in zip(self.places, self._thirds, strict=True)
         )
         return np.where((first < 0) | (second < 0), -1, 3 * first + second)
 
     def distance(self, one: Floats, other: Floats) -> Floats:
-        """Of shares (9, …): the share of rows that lie elsewhere (total variation), beyond what
-        follows from the columns' own shares."""
+        """Return the share of rows that moved to other cells (total variation), beyond what each
+        column's own change explains. Shares are (9, …)."""
         found: Floats = np.abs(dependence(one) - dependence(other)).sum(axis=0) / 2
         return found
 
 
 def pairs(columns: Sequence[Codes]) -> list[Pair]:
-    """The pairs to watch, given the reference's codes (n,) by column."""
+    """Return the pairs to watch, given the reference's codes (n,) by column."""
     thirds = [_thirds(codes) for codes in columns]
     found = [Pair((a, b), (thirds[a], thirds[b])) for a, b in combinations(range(len(columns)), 2)]
     if len(found) <= MAX_PAIRS:
@@ -54,7 +54,7 @@ def pairs(columns: Sequence[Codes]) -> list[Pair]:
 
 
 def dependence(shares: Floats) -> Floats:
-    """Of shares (9, …): how much more lies in each cell than if the columns were independent."""
+    """Return how much larger each of the shares (9, …) is than if the columns were independent."""
     table = shares.reshape(3, 3, *shares.shape[1:])
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
     found: Floats = (table - expected).reshape(shares.shape)
@@ -69,7 +69,7 @@ def _strengths(found: Sequence[Pair], columns: Sequence[Codes]) -> Iterator[floa
 
 
 def _thirds(codes: Codes) -> Codes:
-    """By code, 0 to 2: which third of the reference's rows it lies in; at the end -1, of -1."""
+    """Return each code's third of the reference's rows, 0 to 2. The last entry, for -1, is -1."""
     known = codes[codes >= 0]
     counts = np.bincount(known, minlength=int(codes.max(initial=0)) + 1)
     middles = np.cumsum(counts) - counts / 2
