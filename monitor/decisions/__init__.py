@@ -1,1 +1,1 @@
-"""Windows to drift events and retrain requests."""
+"""Decide: from windows to drift events and retrain requests."""

@@ -1,7 +1,7 @@
-"""Sequential tests for a rise of the mean that River does not have.
+"""Sequential tests for an increase of the mean that River does not have.
 
-In: values of 0…1, one at a time. Out: `drift_detected`, with the likeliest place of the rise. Each
-keeps counts and sums, or one short window, and is begun anew by making another.
+In: values of 0…1, one at a time. Out: `drift_detected`, and the likeliest position of the increase.
+Each test keeps counts and sums, or one short window. To restart it, create another one.
 """
 
 import math
@@ -16,12 +16,12 @@ from monitor.decisions.runs import Runs
 
 # Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
 
-# Pieces of the past that a test keeps: far more than there ever are, but for crafted values.
+# Limit for the segments that a test keeps. Only crafted values reach it.
 MAX_PIECES: Final = 200
 
 
 class Split(msgspec.Struct, frozen=True):
-    """A change of the mean `ago` values before the last one."""
+    """A change of the mean, `ago` values before the end."""
 
     ago: int
     before: float
@@ -29,7 +29,7 @@ class Split(msgspec.Struct, frozen=True):
 
 
 class LikelihoodState(State, frozen=True, tag="glr"):
-    """What a `LikelihoodRatio` has seen."""
+    """The state of a `LikelihoodRatio`."""
 
     rising: list[Piece]
     falling: list[Piece]
@@ -43,7 +43,7 @@ class LikelihoodState(State, frozen=True, tag="glr"):
 
 
 class CusumState(State, frozen=True, tag="cusum"):
-    """What a `Cusum` has seen."""
+    """The state of a `Cusum`."""
 
     count: Count
     total: float
@@ -60,7 +60,7 @@ class CusumState(State, frozen=True, tag="cusum"):
 
 
 class StepdState(State, frozen=True, tag="stepd"):
-    """What a `Stepd` has seen."""
+    """The state of a `Stepd`."""
 
     recent: list[float]
     since: float
@@ -73,7 +73,7 @@ class StepdState(State, frozen=True, tag="stepd"):
 
 
 class SeedState(State, frozen=True, tag="seed"):
-    """What a `Seed` has seen."""
+    """The state of a `Seed`."""
 
     blocks: list[Piece]
     open: tuple[Count, float]
@@ -84,50 +84,53 @@ class SeedState(State, frozen=True, tag="seed"):
 
 TestState = LikelihoodState | CusumState | StepdState | SeedState
 
-# A rise is as long as this or longer: a burst of errors is none.
+# Number of values that an increase must last: a burst of errors does not count.
 LEAST_VALUES: Final = 30
 
 
 class LikelihoodRatio:
-    """The generalised likelihood-ratio test, both means unknown, of Bernoulli values.
+    """The generalised likelihood-ratio test for an increase of the mean, with both means unknown.
 
-    All places of the rise are tried: the likeliest is always a corner of the convex hull below the
-    cumulative sum, that is a border of the isotonic regression, of which there are about log n
-    (Romano et al., "Fast online changepoint detection via functional pruning CUSUM statistics",
-    JMLR 2023; Ward et al., "A constant-per-iteration likelihood ratio test for online changepoint
-    detection for exponential family models", 2024). Values between 0 and 1 are taken in as a
-    quasi-likelihood: the ratio is divided by how much more they vary than 0 and 1 would. The same
-    test of a fall forgets what was before it. Either believes what `runs` do not explain.
+    All positions are tested. The likeliest one is a corner of the convex hull below the cumulative
+    sum, which is a border of the isotonic regression. There are about log n borders (Romano et al.,
+    "Fast online changepoint detection via functional pruning CUSUM statistics", JMLR 2023; Ward et
+    al., "A constant-per-iteration likelihood ratio test for online changepoint detection for
+    exponential family models", 2024). `binary` values have the Bernoulli likelihood. Other values
+    have the exponential quasi-likelihood: the ratio is multiplied by mean² / variance.
+
+    The same test finds decreases and drops the values before them. Both tests ignore what
+    autocorrelation explains (`runs`).
     """
 
     def __init__(self, threshold: float, *, binary: bool, runs: Runs) -> None:
-        """`threshold`: of independent values."""
+        """`threshold` is for independent values."""
         self._threshold = threshold * runs.inflation
         self._runs = runs
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
+        # Sums of the values since the last decrease: `_forget` drops those before it.
         self._rising = _Pieces(1.0)
         self._falling = _Pieces(-1.0)
         self._squares = 0.0
         self._count = 0
         self._total = 0.0
-        self._seen = 0
+        self._seen = 0  # all values so far: `_forget` runs once per `FALL_EVERY`
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
 
     def state(self) -> LikelihoodState:
-        """What it has seen, as data."""
+        """Return the state as data."""
         rising, falling = self._rising.pieces, self._falling.pieces
         return take(LikelihoodState, self, rising=rising, falling=falling)
 
     def restore(self, state: LikelihoodState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self, "rising", "falling")
         self._rising.pieces, self._falling.pieces = state.rising, state.falling
 
     def update(self, value: float) -> None:
-        """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
+        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
         self._runs.add(value)
         self._seen += 1
         self._count += 1
@@ -135,7 +138,7 @@ class LikelihoodRatio:
         self._squares += value * value
         self._rising.add(value)
         self._falling.add(value)
-        if value * self._count > self._total:  # else the evidence of a rise has not grown
+        if value * self._count > self._total:  # else the evidence of an increase has not grown
             ratio, split = self._rising.likeliest(self._of, self._count, self._total)
             excess = ratio * self._dispersion() / self._threshold
             self.drift_detected = not self._runs.explain(excess)
@@ -161,14 +164,15 @@ class LikelihoodRatio:
         return mean * mean / variance if variance > 0.0 else 1.0
 
 
-# Share of the threshold from which a rise is called likely.
+# The share of the threshold above which an increase is likely.
 WARNING: Final = 0.6
-# A fall is looked for once in so many values: it makes nobody wait.
+# A decrease is tested only once per this number of values: it is not urgent.
 FALL_EVERY: Final = 32
 
 
 class _Pieces:
-    """The isotonic regression of the values so far, by pooling adjacent violators."""
+    """The isotonic regression of the values so far, by pooling adjacent violators. Each segment is
+    the number of its values and their sum."""
 
     def __init__(self, sign: float, count: int = 0, total: float = 0.0) -> None:
         self._sign = sign
@@ -176,6 +180,7 @@ class _Pieces:
 
     def add(self, value: float) -> None:
         count, total, pieces, sign = 1, value, self.pieces, self._sign
+        # Pool with the previous segment unless its mean is below (for sign -1, above) this one's.
         while pieces and sign * pieces[-1][1] * count >= sign * total * pieces[-1][0]:
             more, of_more = pieces.pop()
             count += more
@@ -188,10 +193,8 @@ class _Pieces:
     def likeliest(
         self, of: Callable[[int, float], float], count: int, total: float
     ) -> tuple[float, Split | None]:
-        """The largest logarithm of a ratio of likelihoods `of` pieces, and its place.
-
-        The ratio is of a change that has lasted, the place is the likeliest of all.
-        """
+        """Return the largest log-likelihood ratio, and the likeliest position of a change. Only
+        changes that lasted `LEAST_VALUES` count for the ratio. The position is the best of all."""
         whole = of(count, total)
         best, lasting, place = 0.0, 0.0, None
         after, of_after = 0, 0.0
@@ -208,7 +211,7 @@ class _Pieces:
 
 
 def _bernoulli(count: int, total: float) -> float:
-    """Log likelihood of `count` values of 0 and 1 with this sum, at their own mean."""
+    """Return the log-likelihood of `count` values of 0 and 1 with this sum, at their own mean."""
     rest = count - total
     if total <= 0.0 or rest <= 0.0:
         return 0.0
@@ -216,23 +219,24 @@ def _bernoulli(count: int, total: float) -> float:
 
 
 def _exponential(count: int, total: float) -> float:
-    """Log likelihood of `count` values with this sum, at their own mean, but for a constant."""
+    """Return the log-likelihood of `count` values with this sum, at their mean, up to a
+    constant."""
     return -count * math.log(max(total / count, TINY))
 
 
-# Stands for a mean of nothing; a hundredth of what values are scaled to.
+# The smallest mean, used instead of 0: a hundredth of the mean to which values are scaled.
 TINY: Final = 0.002
 
 
 class Cusum:
-    """Page's one-sided CUSUM for a mean that rises to `factor` times what it was.
+    """Page's one-sided CUSUM for a mean that increases to `factor` times its earlier value.
 
-    The mean before is that of all values up to the sum's last zero, so that a rise does not
-    blur it (E. S. Page, "Continuous inspection schemes", Biometrika 1954; with the mean known, the
-    mean time between false alarms is at least exp(threshold): G. Lorden, "Procedures for reacting
-    to a change in distribution", 1971). Of 0 and 1, `binary`, it is the odds that rise; other
-    values are taken for exponential ones, with the variance that they have. It believes what `runs`
-    do not explain.
+    The earlier mean is that of all values before the sum was last zero, so that an increase does
+    not affect it (E. S. Page, "Continuous inspection schemes", Biometrika 1954). With a known mean,
+    the mean time between false alarms is at least exp(threshold) (G. Lorden, "Procedures for
+    reacting to a change in distribution", 1971). For `binary` values the odds increase. Others are
+    taken as exponential, scaled by their variance. The test ignores what autocorrelation explains
+    (`runs`).
     """
 
     def __init__(
@@ -243,24 +247,26 @@ class Cusum:
         self._factor = factor
         self._least_values = least_values
         self._binary = binary
-        self._count, self._total, self._squares = 0, 0.0, 0.0  # up to the last zero
-        self._ago, self._since, self._since_squares = 0, 0.0, 0.0  # since
+        # Before the last zero of `_sum`; `_take` adds to it.
+        self._count, self._total, self._squares = 0, 0.0, 0.0
+        self._ago, self._since, self._since_squares = 0, 0.0, 0.0  # since then; `_take` resets it
         self._sum = 0.0
-        self._each = self._slope = 0.0  # what a value adds: each, and by its size
+        # What each value adds to `_sum`, and per unit; set by `_take`.
+        self._each = self._slope = 0.0
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
 
     def state(self) -> CusumState:
-        """What it has seen, as data."""
+        """Return the state as data."""
         return take(CusumState, self)
 
     def restore(self, state: CusumState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def update(self, value: float) -> None:
-        """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
+        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
         self._runs.add(value)
         self._ago += 1
         self._since += value
@@ -278,14 +284,14 @@ class Cusum:
             self._take()
 
     def _take(self) -> None:
-        """There was no rise as yet: what was seen tells the mean before."""
+        """Add the values since the last zero to the earlier mean: they contain no increase."""
         self._count += self._ago
         self._total += self._since
         self._squares += self._since_squares
         self._sum, self._ago, self._since, self._since_squares = 0.0, 0, 0.0, 0.0
         if self._count < self._least_values:
             return
-        # Half an error more: the first ones would be beyond all likelihood if there was none.
+        # Add half an error. Without it, the first error after none would be infinitely unlikely.
         mean = (self._total + 0.5) / (self._count + 1.0)
         if self._binary:
             raised = self._factor * mean / (1.0 - mean + self._factor * mean)
@@ -299,32 +305,30 @@ class Cusum:
 
 
 class Stepd:
-    """The last `window` values against all before, by the test of equal proportions.
-
-    K. Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007.
-    """
+    """Compare the last `window` values with all before, by the test of equal proportions (K.
+    Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007)."""
 
     def __init__(self, *, window: int, sigmas: float) -> None:
         self._window = window
         self._sigmas = sigmas
         self._recent: deque[float] = deque()
         self._since = 0.0
-        self._count, self._total = 0, 0.0  # before
-        self._squares = 0.0  # of all
+        self._count, self._total = 0, 0.0  # of the values before `_recent`
+        self._squares = 0.0  # of all values
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
 
     def state(self) -> StepdState:
-        """What it has seen, as data."""
+        """Return the state as data."""
         return take(StepdState, self)
 
     def restore(self, state: StepdState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def update(self, value: float) -> None:
-        """Take in a value; sets `drift_detected`, `warning_detected` and `split`."""
+        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
         self._recent.append(value)
         self._since += value
         self._squares += value * value
@@ -340,7 +344,7 @@ class Stepd:
         count = self._count + self._window
         pooled = (self._total + self._since) / count
         weight = 1.0 / self._count + 1.0 / self._window
-        # Of 0 and 1 that is the variance of a proportion, mean * (1 - mean).
+        # For 0 and 1 this is the variance of a proportion, mean * (1 - mean).
         deviation = math.sqrt(max(0.0, self._squares / count - pooled * pooled) * weight)
         distance = after - before - weight / 2.0  # Yates' correction
         self.drift_detected = distance > self._sigmas * deviation
@@ -349,16 +353,15 @@ class Stepd:
 
 
 class Seed:
-    """ADWIN's comparison of all ways to cut the past in two, at the borders of blocks.
-
-    Neighbouring blocks of like means become one (D. T. J. Huang et al., "Detecting volatility
-    shift in data streams", ICDM 2014). It reports falls, too: the older part is then forgotten.
-    """
+    """Compare all cuts of the past in two, like ADWIN, at the borders of blocks. Neighbouring
+    blocks with similar means are merged (D. T. J. Huang et al., "Detecting volatility shift in data
+    streams", ICDM 2014). Decreases are reported too. A change drops the older part."""
 
     def __init__(self, *, delta: float, block: int = 32, alike: float = 0.01) -> None:
         self._delta = delta
         self._block = block
         self._alike = alike
+        # Full blocks: values, sum; `_open` is filled next.
         self._blocks: list[tuple[int, float]] = []
         self._open = 0, 0.0
         self._closed = 0
@@ -366,15 +369,15 @@ class Seed:
         self.drift_detected = False
 
     def state(self) -> SeedState:
-        """What it has seen, as data."""
+        """Return the state as data."""
         return take(SeedState, self)
 
     def restore(self, state: SeedState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def update(self, value: float) -> None:
-        """Take in a value; sets `drift_detected` and `split`."""
+        """Add a value. Sets `drift_detected` and `split`."""
         self.drift_detected, self.split = False, None
         count, total = self._open
         self._open = count + 1, total + value
@@ -399,6 +402,7 @@ class Seed:
             of_before += of_size
             after, of_after = count - before, total - of_before
             weight = 1.0 / before + 1.0 / after
+            # ADWIN's bound for the difference of the means.
             bound = math.sqrt(2.0 * weight * mean * (1.0 - mean) * confidence)
             difference = of_after / after - of_before / before
             excess = abs(difference) / (bound + 2.0 / 3.0 * weight * confidence)
@@ -421,5 +425,5 @@ class Seed:
         self._blocks = merged
 
 
-# Blocks between two looks for neighbours that are alike, as in the paper.
+# Number of blocks between two merges of similar neighbours, as in the paper.
 COMPRESS_EVERY: Final = 75

@@ -1,8 +1,8 @@
-"""Decisions: from the `windows` topic to drift events and retrain requests.
+"""Decide on drift events and retrain requests, given the events of the topic `windows`.
 
-In: its events, in the order of its one partition. Out: what to publish. Each kind of event follows
-from its own kind of window alone, so drift events do not depend on whether predictions or outcomes
-were read first.
+In: its events, in the order of its one partition. Out: the events to publish. A drift event depends
+either on data windows only, or on performance panes and windows only. So it does not matter whether
+predictions or outcomes were read first.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "perfor
 
 
 class DriftedState(State, frozen=True):
-    """The ends of a model's newest windows, and whether there was drift of a kind."""
+    """The ends of a model's newest windows, and whether each had a finding of this kind."""
 
     kind: DriftKind
     model: str
@@ -44,7 +44,7 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All that follows from the events read so far and counts for those to come."""
+    """All state that depends on the events read so far and affects decisions on later ones."""
 
     lanes: dict[DriftKind, LaneState]
     errors: ErrorWatchState
@@ -54,24 +54,23 @@ class DeciderState(State, frozen=True):
 
 
 class Decider:
-    """The state of all decisions of one stream; a function of the events read so far."""
+    """The state of all decisions of one stream. It depends only on the events read so far."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
-        # Of what performance windows have lost. These come in no fixed order with data windows, so
-        # the lane is their own. It is no reason to train.
+        # The lifecycle of events on outcomes that were lost. Performance windows have no fixed
+        # order relative to data windows, so these events are separate, and never request a
+        # retraining.
         self._lost = Lane(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
-        # The ends of each model's newest windows, and whether there was drift, by kind of event.
+        # By kind and model: the ends of the newest windows, and whether each had a finding.
+        # `_confirmed` adds, and `_data` removes models that are no longer in the window.
         self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
 
     def state(self) -> DeciderState | None:
-        """All it remembers, as data; None if a detector of River's remembers some of it.
-
-        Encode it before the next event is read.
-        """
+        """Return the state, None if a detector is River's. Encode it before the next event."""
         errors = self._errors.state()
         if errors is None:
             return None
@@ -88,8 +87,7 @@ class Decider:
 
     @classmethod
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
-        """Return one that decides as the one with this state would. Raises ValueError, LookupError
-        for the state of another stream."""
+        """Build from a state. Raises ValueError or LookupError if it is of another stream."""
         decider = cls(stream)
         for kind, lane in decider._lanes.items():
             lane.restore(state.lanes[kind])
@@ -105,7 +103,7 @@ class Decider:
         return self._drifted.setdefault((kind, model), deque(maxlen=kept))
 
     def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
-        """Take in one event; returns what follows from it, in order."""
+        """Add one event. Return the resulting events in order."""
         if isinstance(event, DataWindow):
             events = self._data(event)
         elif isinstance(event, PerformancePane):
@@ -121,7 +119,7 @@ class Decider:
     # ---- data, predictions, quality -------------------------------------------------------------
 
     def _data(self, window: DataWindow) -> list[DriftEvent]:
-        # Too few records say neither that there is drift nor that there is none.
+        # Groups with too few records neither open nor resolve an event.
         tested = [group for group in window.groups if group.tested]
         if not tested:
             return self._untested(window)
@@ -131,7 +129,7 @@ class Decider:
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
-            # Only the newest model counts: its successor repairs what an older one found new.
+            # Only the newest model counts: an older one never changes an event of its successor.
             if not _is_newer(lane.open, tested[-1].model, window):
                 events.append(
                     lane.observe(
@@ -146,7 +144,7 @@ class Decider:
         return [event for event in events if event is not None]
 
     def _untested(self, window: DataWindow) -> list[DriftEvent]:
-        """Judge what needs no tested group: where nothing could be scored there is none."""
+        """Judge only the dead letters and gaps of a window in which no group was tested."""
         finding = _with_window(None, window)
         if finding is None:
             return []
@@ -158,10 +156,13 @@ class Decider:
     def _confirmed(
         self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
     ) -> Finding | None:
-        """The finding, with its onset, unless it opens nothing: a warning is confirmed by another
-        one, in a window that shares no record with this one."""
+        """Return the finding with its onset, or None if nothing confirms it. An alarm needs no
+        confirmation. A warning needs a finding in one of the two previous windows that share no
+        record with this one. Findings for an open event and quality findings always count."""
         size, slide = window.end - window.start, self._slide(window)
         recent = self._recent(kind, group.model)
+        # `before`: an earlier window confirms this one. `since`: end of the first window of this
+        # drift.
         before = _in_disjoint(recent, window.end, size)
         since = _first_drifted(recent, window.end, size + slide)
         recent.append((window.end, finding is not None))
@@ -182,7 +183,7 @@ class Decider:
         return (window.end - window.start) // self._stream.overlap
 
     def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
-        """Where that begins which the window before it had not."""
+        """Return the start of the slide that the previous window did not contain."""
         return window.end - self._slide(window)
 
     # ---- performance ----------------------------------------------------------------------------
@@ -212,7 +213,7 @@ class Decider:
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
-            return []  # not worse than in training over the whole window, yet not quiet
+            return []  # no degradation over all, but a detector found one: not quiet
         event = lane.observe(
             _worse(group, self._newest_part(window)) if group.worse else None,
             model=group.model,
@@ -223,8 +224,8 @@ class Decider:
 
 
 def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
-    """Whether something drifted in one of the last two windows, by their ends, of which no two
-    share a record, nor with the one that ends now.
+    """Return whether one of the last two windows had a finding that share no record with each
+    other, nor with the window that ends at `end`.
 
     >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
     False
@@ -241,8 +242,8 @@ def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bo
 
 
 def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
-    """Since which window, by its end, there is drift; `end` if only there. So far is looked back
-    from each that drifted.
+    """Return the end of the first window of the current drift, or `end` if only this one drifted.
+    From each window with a finding, it searches back over a distance of `reach`.
 
     >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
     10
@@ -302,7 +303,8 @@ def _drifted(
 
 
 def _joined(names: Sequence[str]) -> str:
-    """
+    """Return the names as text.
+
     >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
     ('x and y', 'x, y and z')
     """
@@ -321,7 +323,8 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
     ]
     columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
     repeated = group.repeated / max(1, group.sampled)
-    if repeated >= MIN_RISE:  # a model learns from no id twice: in its reference there are none
+    # A model never learns from an id twice, so its reference has no repeats.
+    if repeated >= MIN_RISE:
         risen.append((repeated, "ids", "repeated"))
     if not risen:
         return None
@@ -336,7 +339,7 @@ def _quality_verdict(group: DataGroup) -> Finding | None:
 
 
 def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
-    """The finding with what is wrong with the window's records of all models together."""
+    """Add the dead letters and gaps of the window to the finding."""
     if not window.quality:
         return finding
     scored_or_refused = window.records + window.dead_letters
@@ -372,7 +375,7 @@ def _worse(group: PerformanceGroup, onset: int) -> Finding:
 
 
 def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
-    """Whether the open event is of a model that answered after `model`: it says nothing of it."""
+    """Return whether the open event is of a model that served after `model`."""
     names = [group.model for group in window.groups]
     return event is not None and event.model in names[names.index(model) + 1 :]
 

@@ -1,7 +1,7 @@
-"""Drift detectors on a model's errors, by name and under one contract.
+"""Run drift detectors on a model's errors, by name and with one contract.
 
-In: errors in order: 0 or 1, or absolute errors of any scale. Out: whether the error has grown, and
-how many values ago that began. An error that falls is never drift. Memory is bounded.
+In: errors in order, 0 or 1, or absolute errors of any scale. Out: whether the error has increased,
+and how many values ago. A decrease is never drift. Memory is bounded.
 """
 
 from collections import deque
@@ -26,26 +26,26 @@ from monitor.decisions.change_tests import (
 from monitor.decisions.keep import State, put, take
 from monitor.decisions.runs import Runs, RunsState
 
-# Absolute errors are brought to 0…1 by their own mean over so many values, and cut at five times
-# that mean: the detectors are made for bounded values, and one wild error is no drift.
+# Absolute errors are divided by five times the mean of this number of values, and clipped at 1: the
+# detectors need bounded values, and a single extreme error is not drift.
 SCALE_VALUES: Final = 100
 SCALE_CUT: Final = 5.0
-# DDM and EDDM count failures: an absolute error of more than twice the mean is taken as one.
+# DDM and EDDM count failures. An absolute error of more than twice the mean counts as one.
 FAILURE: Final = 2.0 / SCALE_CUT
-# Values remembered to say when a rise began, where the detector itself does not.
+# Number of values to remember, to locate an increase if the detector itself does not.
 REMEMBERED: Final = 2_000
 
 
 class Rise(msgspec.Struct, frozen=True):
-    """The error has grown: it began `ago` values before the end of the values last given."""
+    """An increase of the error that started `ago` values before the end of the last update."""
 
     ago: int
-    before: float  # mean error up to then, wild ones cut
+    before: float  # mean error before it, with extreme errors clipped
     after: float
 
 
 class DetectorState(State, frozen=True):
-    """What an `ErrorDetector` remembers."""
+    """The state of an `ErrorDetector`."""
 
     name: str
     runs: RunsState
@@ -57,18 +57,18 @@ class DetectorState(State, frozen=True):
 
 class _Kind(msgspec.Struct, frozen=True):
     make: Callable[[Task, Runs], river.RiverDetector]
-    failures: bool = False  # takes only 0 and 1
+    failures: bool = False  # accepts only 0 and 1
 
 
-# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`; what comes of it
-# on others is in the table that it prints without. A likelihood ratio of e^t is reached by chance
-# about once in e^t values (Lorden, 1971): errors of 1 to 40% that never change reached e^11 once
-# in 60,000 values, or less often, bursts included, which are not counted; absolute ones likewise.
+# Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`. The same command
+# without `--tune` prints the results on other seeds. Chance reaches a likelihood ratio of e^t about
+# once in e^t values (Lorden, 1971). Constant error rates of 1 to 40% reached e^11 at most once in
+# 60,000 values, even with the bursts that a detector ignores. The same holds for absolute errors.
 GLR_THRESHOLD: Final = 11.0
 CUSUM_THRESHOLD: Final = 11.0
 CUSUM_FACTOR: Final = 1.5
-CUSUM_VALUES: Final = 200  # fewer do not tell the mean before
-STEPD_WINDOW: Final = 100  # 30 in the paper, with an alarm by chance every few hundred values
+CUSUM_VALUES: Final = 200  # fewer do not show the earlier mean
+STEPD_WINDOW: Final = 100  # 30 in the paper, which gives a false alarm every few hundred values
 STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
@@ -102,17 +102,17 @@ DETECTORS: Final[dict[str, _Kind]] = {
 }
 
 
-# Those whose state is data.
+# Tests whose state can be saved as data.
 _OWN: Final = (LikelihoodRatio, Cusum, Stepd, Seed)
 
 
 class ErrorDetector:
-    """A detector, made to report only rises of the error.
+    """A detector that reports only increases of the error.
 
-    `update` takes errors, `rises` then has those found among them, the same ones however the
-    errors are cut into calls. `warning` is true while a detector that has a warning zone is in it.
-    After a rise, and at `reset` (a new model), it starts anew. Its memory is bounded. glr and cusum
-    take into account that errors come in runs; the others do not.
+    After `update`, `rises` contains the increases found among these errors. They do not depend on
+    how errors are divided into calls. `warning` is true while a detector is in its warning zone, if
+    it has one. The detector restarts after each increase, and at `reset` for a new model. Memory is
+    bounded. glr and cusum take autocorrelation into account, the others do not.
     """
 
     def __init__(self, name: str, task: Task, inflation: float = 1.0) -> None:
@@ -121,45 +121,45 @@ class ErrorDetector:
         self.reset(inflation)
 
     def reset(self, inflation: float = 1.0) -> None:
-        """Forget all errors: those to come are another model's. `inflation`: by how much the mean
-        of its errors varies more than that of as many independent ones."""
+        """Drop all state, because the next errors are another model's. `inflation` is the variance
+        inflation of that model's mean error."""
         self._runs = Runs(inflation)
         self._test = self._new_test()
-        self._recent: deque[float] = deque(maxlen=REMEMBERED)
-        self._first: list[float] = []
+        self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
+        self._first: list[float] = []  # errors before the scale is known
         self._scale: float | None = 1.0 if self._task == "classification" else None
-        self.rises: tuple[Rise, ...] = ()
+        self.rises: tuple[Rise, ...] = ()  # of the last `update`
 
     def state(self) -> DetectorState | None:
-        """What it remembers, as data; None if that is within an object of River's."""
+        """Return the state as data, None if it is inside an object of River's."""
         if not isinstance(self._test, _OWN):
             return None
         return take(DetectorState, self, runs=self._runs.state(), test=self._test.state())
 
     def restore(self, state: DetectorState) -> None:
-        """Go on from there. Raises ValueError for the state of another detector."""
+        """Restore a state. Raises ValueError for the state of another detector."""
         self.reset()
         self._runs.restore(state.runs)
-        self._test = test = self._new_test()  # its threshold depends on the runs
+        self._test = test = self._new_test()  # its threshold depends on `_runs`
         if state.name != self.name or not isinstance(test, _OWN):
             raise ValueError(f"the state of {state.name} is none of {self.name}")
         if type(state.test) is not type(test.state()):
             raise ValueError(f"{self.name} has no state of this kind")
-        test.restore(state.test)  # type: ignore[arg-type]  # as has been checked
+        test.restore(state.test)  # type: ignore[arg-type]  # the types were checked above
         put(state, self, "name", "runs", "test")
 
     @property
     def drift(self) -> bool:
-        """Whether the last `update` found a rise."""
+        """Return whether the last `update` found an increase."""
         return bool(self.rises)
 
     @property
     def warning(self) -> bool:
-        """Whether a rise is likely; never for detectors that give no warning."""
+        """Return whether an increase is likely. Always False for detectors without warnings."""
         return bool(getattr(self._test, "warning_detected", False))
 
     def update(self, errors: Sequence[float]) -> None:
-        """Take in errors in order."""
+        """Add errors in order."""
         rises: list[Rise] = []
         kind = DETECTORS[self.name]
         left = len(errors)
@@ -178,13 +178,13 @@ class ErrorDetector:
         return DETECTORS[self.name].make(self._task, self._runs)
 
     def _known(self, error: float) -> Sequence[float]:
-        """The errors to go on with: none as long as their scale is unknown."""
+        """Return the errors to test: none before their scale is known, then all buffered ones."""
         if self._scale is not None:
             return (error,)
         self._first.append(error)
         if len(self._first) < SCALE_VALUES:
             return ()
-        # A model that made no error yet has no scale: its next errors have.
+        # Without any error yet there is no scale: wait for the next ones.
         first, mean = self._first, sum(self._first) / SCALE_VALUES
         if mean <= 0.0:
             del first[0]
@@ -193,7 +193,7 @@ class ErrorDetector:
         return first
 
     def _found(self) -> Rise | None:
-        """The rise, or None if it was a fall."""
+        """Return the increase, None if it was a decrease."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
         if split is None:
@@ -204,7 +204,7 @@ class ErrorDetector:
         since = list(self._recent)[-split.ago :]
         self._recent.clear()
         self._test = self._new_test()
-        if self._task == "regression":  # cut at what is now usual
+        if self._task == "regression":  # clip at the new level
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
         return Rise(split.ago, split.before * scale, split.after * scale)
 
@@ -220,7 +220,7 @@ def check(stream: Stream) -> None:
 
 
 def _locate(values: Sequence[float]) -> Split:
-    """The likeliest place of one change of the mean, by least squares."""
+    """Return the likeliest position of a single change of the mean, by least squares."""
     data = np.asarray(values, dtype=np.float64)
     count = len(data)
     if count < 2:

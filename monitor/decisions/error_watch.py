@@ -1,6 +1,6 @@
-"""Rises of the error of the model that answers, and where they began.
+"""Detect increases of the error of the serving model, and estimate when they started.
 
-In: performance panes, in the order of the topic `windows`. Out: findings of the detectors that are
+In: performance panes, in the order of the topic `windows`. Out: a finding for each increase that is
 large enough to matter.
 """
 
@@ -13,12 +13,12 @@ from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector
 from monitor.decisions.keep import Count, State, put, take
 from monitor.decisions.lanes import Finding
 
-# The error of a model that made none can rise by any share.
+# If the earlier error is 0, an increase has no limit as a share of it.
 MAX_SEVERITY: Final = 100.0
 
 
 class ErrorWatchState(State, frozen=True):
-    """What an `ErrorWatch` remembers."""
+    """The state of an `ErrorWatch`."""
 
     detectors: list[DetectorState]
     model: str | None
@@ -30,37 +30,42 @@ class ErrorWatchState(State, frozen=True):
 
 
 class ErrorWatch:
-    """The detectors, fed with the errors of the model that answers."""
+    """The detectors, which read the errors of the serving model."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._detectors = [
             ErrorDetector(name, stream.task) for name in dict.fromkeys(stream.drift.detectors)
         ]
+        # The first pane of a model sets it, and resets the detectors, `_panes`, `_recent` and
+        # `_early`.
         self._model: str | None = None
-        self._newest: int | None = None  # position of that model's newest record
-        self._panes: deque[tuple[int, int, int]] = deque()  # first and last position, errors
+        self._newest: int | None = None  # largest position of a record of any model so far
+        # First and last position, number of errors.
+        self._panes: deque[tuple[int, int, int]] = deque()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
-        self._early: dict[str, Rise] = {}  # by detector: found, but too small as yet
-        self.found_in: str | None = None  # the model of the last finding since the last window
+        self._early: dict[str, Rise] = {}  # by detector: an increase that is still too small
+        # Model of a finding since the last performance window, which resets it
+        # (`Decider._performance`).
+        self.found_in: str | None = None
 
     def state(self) -> ErrorWatchState | None:
-        """What it remembers, as data; None if a detector's memory is River's."""
+        """Return the state as data, None if a detector is River's."""
         detectors = [detector.state() for detector in self._detectors]
         return None if None in detectors else take(ErrorWatchState, self, detectors=detectors)
 
     def restore(self, state: ErrorWatchState) -> None:
-        """Go on from there. Raises ValueError for the state of other detectors."""
+        """Restore a state. Raises ValueError for the state of other detectors."""
         for detector, kept in zip(self._detectors, state.detectors, strict=True):
             detector.restore(kept)
         put(state, self, "detectors")
 
     def update(self, pane: PerformancePane) -> Finding | None:
-        """The rise of the error that a detector finds in this pane."""
+        """Return a finding if a detector finds an increase of the error in this pane."""
         newest = self._newest
         if pane.model != self._model:
             if newest is not None and pane.last_position <= newest:
-                return None  # late labels of a model that no longer answers
+                return None  # late labels of a model that no longer serves
             self._model = pane.model
             self._restart(pane.error_inflation)
         self._newest = pane.last_position if newest is None else max(newest, pane.last_position)
@@ -89,10 +94,9 @@ class ErrorWatch:
         )
 
     def _mattering(self, detector: ErrorDetector, pane: PerformancePane) -> Rise | None:
-        """The rise that this detector finds, or found not long ago, if it is large enough by now.
-
-        A gradual change is found while the error is still about what it was: it is waited for.
-        """
+        """Return an increase that this detector finds, or found recently, if it is large enough
+        now. A gradual change is found while it is still small, so `_early` keeps it until it has
+        grown."""
         detector.update(pane.errors)
         rises = list(detector.rises)
         if (early := self._early.pop(detector.name, None)) is not None:
@@ -106,7 +110,7 @@ class ErrorWatch:
         return None
 
     def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
-        """Whether the error is enough worse than it was, and than when the model was trained."""
+        """Return whether the error is enough larger than before, and than the held-out error."""
         least = 1.0 + self._stream.drift.min_metric_loss
         if rise.after < rise.before * least:
             return False
@@ -125,7 +129,7 @@ class ErrorWatch:
             detector.reset(inflation)
 
     def _onset(self, ago: int) -> int:
-        """The position of the record whose error came `ago` errors before the end."""
+        """Return the position of the record whose error came `ago` errors before the end."""
         for first, last, count in reversed(self._panes):
             if ago <= count:
                 return first + (last - first) * (count - ago) // max(1, count - 1)
@@ -134,5 +138,5 @@ class ErrorWatch:
 
 
 def loss(before: float, after: float) -> float:
-    """The rise as a share of what the error was."""
+    """Return the increase as a share of the earlier error."""
     return MAX_SEVERITY if before <= 0.0 else min((after - before) / before, MAX_SEVERITY)

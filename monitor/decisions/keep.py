@@ -1,7 +1,7 @@
-"""The changing fields of an object as a struct of plain data, and back again.
+"""Copy the changing fields of an object to a struct of plain data, and back.
 
-A struct of state has a field `x` for an attribute `_x` (or `x`). It is what a file holds, so that
-reading one checks the types of all values and can run nothing.
+The field `x` of the struct is the attribute `_x` or `x`. A file contains the struct, so reading it
+checks the types of all values and never runs code.
 """
 
 from collections import deque
@@ -11,20 +11,18 @@ import msgspec
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Piece = tuple[Positive, float]  # how many values, and their sum
+Piece = tuple[Positive, float]  # number of values, and their sum
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all structs of state."""
+    """The base class of all states."""
 
 
 def take(kind: type[S], owner: object, **others: Any) -> S:
-    """Return the state of `owner`; `others` are fields that are no attributes of it.
-
-    It may share lists with the owner: encode it before the owner changes.
-    """
+    """Return the state of `owner`. `others` are the values of fields that are not its attributes.
+    The state may share lists with the owner, so encode it before the owner changes."""
     values = dict(others)
     for name in kind.__struct_fields__:
         if name not in values:
@@ -34,7 +32,7 @@ def take(kind: type[S], owner: object, **others: Any) -> S:
 
 
 def put(state: msgspec.Struct, owner: object, *others: str) -> None:
-    """Give `owner` this state, but for the fields `others`."""
+    """Set the attributes of `owner` from this state, except the fields `others`."""
     for name in state.__struct_fields__:
         if name not in others:
             attribute = _attribute(owner, name)

@@ -1,6 +1,6 @@
-"""One open drift event per kind: opened, updated, resolved, each time with the same id.
+"""Manage the lifecycle of drift events: opened, updated, resolved, each time with the same id.
 
-In: what each window (or pane) found, or nothing. Out: `DriftEvent`s. It never looks at data.
+In: the finding of each window or pane, or None. Out: `DriftEvent`s. It never uses data of records.
 """
 
 from typing import Final, Literal
@@ -11,12 +11,12 @@ from driftline.events import DriftEvent, event_id
 from driftline.stream import DriftKind, Stream
 from monitor.decisions.keep import Count, State, put, take
 
-# An open event is told again when it is half as bad again as last told, not at every window.
+# Republish an open event when its severity has grown by 50% since it was last published.
 WORSENED: Final = 1.5
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What speaks for a drift event."""
+    """The evidence for a drift event."""
 
     columns: tuple[str, ...]
     severity: float
@@ -24,41 +24,41 @@ class Finding(msgspec.Struct, frozen=True):
     onset: int | None
     detector: str | None = None
     harm: float | None = None
-    is_drawn: bool = True  # there is a sample of records to draw a report of
-    notable: bool = False  # of its own, even if not worse: told again after a window's length
+    is_drawn: bool = True  # False if there is no sample of records for a report
+    # True for a detector's finding: republished after a window's length, even without growth.
+    notable: bool = False
 
 
 class LaneState(State, frozen=True):
-    """What a `Lane` remembers."""
+    """The state of a `Lane`."""
 
     quiet: Count
     open: DriftEvent | None
 
 
 class Lane:
-    """The drift events of one kind, of which at most one is open."""
+    """The lifecycle of the drift events of one kind, of which at most one is open."""
 
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
         self._stream = stream
         self._kind = kind
-        self._quiet = 0  # quiet windows in a row
-        self.open: DriftEvent | None = None
+        # Windows in a row without a finding; reset by a finding and when the event is resolved.
+        self._quiet = 0
+        self.open: DriftEvent | None = None  # as last published; None: no event is open
 
     def state(self) -> LaneState:
-        """What it remembers, as data."""
+        """Return the state as data."""
         return take(LaneState, self)
 
     def restore(self, state: LaneState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def observe(
         self, finding: Finding | None, *, model: str | None, window: str, position: int
     ) -> DriftEvent | None:
-        """Take in the verdict on a window, or a finding in a pane; returns what to publish.
-
-        `model` is None where nothing could be scored.
-        """
+        """Add the finding of a window or pane, or None if it has none. Return the event to publish.
+        `model` is None if nothing could be scored."""
         if finding is not None:
             return self._found(finding, model, window, position)
         return self._nothing(model, window, position)
@@ -71,13 +71,15 @@ class Lane:
         if event is None:
             identity = event_id("drift", self._stream.name, self._kind, window)
             return self._publish("opened", identity, finding, model, window, position)
+        # Republish for new columns, a higher severity, or a notable finding after a window's
+        # length.
         more = set(finding.columns) - set(event.columns)
         is_worse = finding.severity >= WORSENED * event.severity
         is_new = finding.notable and position - event.position >= self._stream.window_size
         if not (is_new or more or is_worse):
             return None
         columns = (*event.columns, *(name for name in finding.columns if name in more))
-        # A further rise of the error has an onset of its own; shifted data go on being so.
+        # Another increase of the error has its own onset. Shifted data keeps the first one.
         onset = finding.onset if finding.notable else event.onset
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
         return self._publish("updated", event.id, finding, model, window, position)

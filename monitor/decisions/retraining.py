@@ -1,9 +1,9 @@
-"""When to ask for a new model: what the policy wants, within cooldown, budget and enough outcomes.
+"""Decide when to request a new model: by the policy, within cooldown, budget and enough outcomes.
 
-In: the open events, and panes of outcomes, which say how far the stream has come: without labels
-nothing can be trained. Out: a `RetrainRequest`, or nothing. What became of a request is not asked:
-as long as its cause lasts, it is made again after a window, and when there is twice as much to
-learn from. The first comes early, for drift is found early, and learns from little.
+In: the open drift events, and performance panes. Panes show the progress of the stream, because
+nothing can be trained without labels. Out: a `RetrainRequest` or None. The result of a request is
+ignored. While its cause lasts, the request is repeated after a window, and again when enough new
+outcomes have arrived. The first request comes early, so its model learns from few records.
 """
 
 from collections import deque
@@ -19,14 +19,14 @@ from monitor.decisions.keep import Count, State, put, take
 
 
 class _Reached(msgspec.Struct, frozen=True):
-    """How far the stream had come: position on the windows' axis, row, time."""
+    """A point of the stream: position on the axis of the windows, row, time."""
 
     position: int
     row: int | None
     time_us: int | None
 
     def is_past(self, earlier: "_Reached", span: Span) -> bool:
-        """Whether the whole span lies between the two, by rows or by time as it is given."""
+        """Return whether this is at least the span after `earlier`, in rows or in time."""
         if span.records is not None:
             now, then, least = self.row, earlier.row, span.records
         else:
@@ -35,8 +35,8 @@ class _Reached(msgspec.Struct, frozen=True):
 
 
 class _Situation(msgspec.Struct, frozen=True):
-    """What a policy judges by. `last` is where the last request was made, or the stream began;
-    an event that the outcomes have not come up to is not among `events`."""
+    """The input of a policy. `last` is the point of the last request, or the beginning of the
+    stream. `events` contains only events at positions that the outcomes have reached."""
 
     stream: Stream
     events: Sequence[DriftEvent]
@@ -45,7 +45,7 @@ class _Situation(msgspec.Struct, frozen=True):
 
 
 class _Wish(msgspec.Struct, frozen=True):
-    """A reason to train. `onset`: from where on data are new."""
+    """A retrain trigger. Data is new from `onset` on."""
 
     cause: Literal["drift", "schedule"]
     reason: str
@@ -53,13 +53,13 @@ class _Wish(msgspec.Struct, frozen=True):
     onset: int | None = None
 
 
-# Of outcomes, the newest, and as many as it takes to know that there are enough: the onset of a
-# drift event is hardly ever further back.
+# Number of newest panes to remember, or more if they have fewer than `min_outcomes`. The onset of a
+# drift event is hardly ever older.
 _PANES: Final = 2_000
 
 
 class RetrainState(State, frozen=True):
-    """What a `RetrainRule` remembers."""
+    """The state of a `RetrainRule`."""
 
     panes: list[tuple[int, Count]]
     outcomes: Count
@@ -74,41 +74,44 @@ class RetrainState(State, frozen=True):
 
 
 class RetrainRule:
-    """Decides by the `[retrain]` section of a stream file.
+    """Decide by the `[retrain]` section of a stream file.
 
-    Policies that wait for drift ask once more when as many outcomes have come (`renew` times as
-    many) as there were at the last request, or as the first model had: errors fall with a power of
-    what was learnt from (Cortes et al., "Learning curves: asymptotic values and rate of
-    convergence", 1993), so that twice as much is worth a look. That ends where `train_on` would
-    drop the oldest of them.
+    Policies that wait for drift also renew a request. A renewal is due when the number of outcomes
+    since the last request is `renew` times the number that this request, or the first model, could
+    use. Errors fall with a power of the training size (Cortes et al., "Learning curves: asymptotic
+    values and rate of convergence", 1993), so twice as many are worth a new model. Renewals end
+    when `train_on` would drop the oldest outcomes.
     """
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        self._panes: deque[tuple[int, int]] = deque()  # first position, records
-        self._outcomes = 0  # in those
-        self._began: _Reached | None = None
-        self._reached: _Reached | None = None
+        # First position, records; `see` adds and evicts.
+        self._panes: deque[tuple[int, int]] = deque()
+        self._outcomes = 0  # records in `_panes`
+        self._began: _Reached | None = None  # set by the first pane, then fixed
+        self._reached: _Reached | None = None  # set by each pane, never goes back
+        # The last requests, as many as the budget allows, at least one.
         self._asked: deque[_Reached] = deque(maxlen=_remembered(stream))
-        # What a renewal goes by: the last request for another reason, and where it was made; how
-        # many outcomes there are to learn from, how many of them came since the last request, and
-        # how many there were for that one, or for the first model.
+        # A renewal uses these. `_wish` is the last trigger that was not a renewal, made at
+        # `_wished`: a request sets both. Each pane adds its outcomes to `_to_learn` (a trigger with
+        # an onset restarts it there) and `_since` (each request resets it). `_learnt_from` is
+        # `_to_learn` at the last request, or the training size of the first model.
         self._wish = _Wish("schedule", "")
         self._wished: _Reached | None = None
         self._to_learn = self._since = 0
         self._learnt_from: int | None = None
 
     def state(self) -> RetrainState:
-        """What it remembers, as data."""
+        """Return the state as data."""
         return take(RetrainState, self)
 
     def restore(self, state: RetrainState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def see(self, event: PerformancePane) -> None:
-        """Follow the stream's progress."""
+        """Update the progress of the stream."""
         time_us = None if event.time is None else parse_time(event.time)
         last = self._reached
         if last is None:
@@ -129,22 +132,24 @@ class RetrainRule:
             self._outcomes -= self._panes.popleft()[1]
 
     def _beginning(self, event: PerformancePane, time_us: int | None) -> _Reached:
-        """Where the first pane begins: the row before its first record, and that one's time."""
+        """Return where the first pane starts: the row before its first record, and its time."""
         if self._stream.axis == "row":
             return _Reached(event.start, event.first_position - 1, time_us)
-        # The first record's row is not told; so many rows back, where none is without a label.
+        # The first record's row is unknown. Count back as many rows as there are outcomes, which is
+        # exact if no record lacks a label.
         row = None if event.row is None else event.row - event.records
         return _Reached(event.start, row, event.first_position)
 
     def ask(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
-        """A request, if one is due."""
+        """Return a request if one is due."""
         reached, began = self._reached, self._began
         if reached is None or began is None or not self._within_budget(reached):
             return None
-        # An event that the outcomes have not come up to yet waits for them: what is asked for must
-        # not depend on whether predictions or outcomes were read first.
+        # Ignore events that the outcomes have not reached yet. Otherwise the request would depend
+        # on whether predictions or outcomes were read first.
         events = [event for event in open_events if event.position <= reached.position]
         last = self._asked[-1] if self._asked else began
+        # After the cooldown, ask the policy. Without a new trigger, consider a renewal.
         wish = None
         if self._is_cool(self._wished, reached):
             wish = self._policy(_Situation(self._stream, events, reached, last))
@@ -153,7 +158,7 @@ class RetrainRule:
             if wish is None:
                 return None
         else:
-            # A schedule trains on all there is, if enough of it is new since the last time.
+            # Require enough outcomes since the onset, or for a schedule since the last request.
             new_since = self._asked[-1].position if self._asked else None
             if self._known(wish.onset if wish.cause == "drift" else new_since) < self._least:
                 return None
@@ -172,14 +177,14 @@ class RetrainRule:
         )
 
     def _is_repeated(self, wish: _Wish, reached: _Reached) -> bool:
-        """Whether the same was asked for less than a window ago."""
+        """Return whether the same events caused a request less than a window ago."""
         if not self._asked or not wish.caused_by or wish.caused_by != self._wish.caused_by:
             return False
         return reached.position - self._asked[-1].position < self._stream.window_size
 
     def _renewal(self, reached: _Reached) -> _Wish | None:
-        """The last wish again, for there is more to learn from; drift found meanwhile need not wait
-        for its cooldown."""
+        """Return the last trigger again if there are enough new outcomes. A renewal does not delay
+        a request for new drift: the policy's cooldown starts at `_wished`."""
         how, learnt_from = self._stream.retrain, self._learnt_from
         if how.policy not in _RENEWED or not how.renew or learnt_from is None:
             return None
@@ -194,7 +199,8 @@ class RetrainRule:
         return msgspec.structs.replace(self._wish, reason=reason)
 
     def _known(self, onset: int | None) -> int:
-        """How many labelled records are known to be from after the onset."""
+        """Return how many of the outcomes are in panes whose records start at the onset or
+        later."""
         return sum(count for first, count in self._panes if onset is None or first >= onset)
 
     @property
@@ -202,7 +208,7 @@ class RetrainRule:
         return self._stream.retrain.min_outcomes
 
     def _is_cool(self, last: _Reached | None, reached: _Reached) -> bool:
-        """Whether the cooldown after a request is over."""
+        """Return whether the cooldown after a request is over."""
         cooldown = self._stream.retrain.cooldown
         return last is None or cooldown is None or reached.is_past(last, cooldown)
 
@@ -210,14 +216,14 @@ class RetrainRule:
         budget = self._stream.retrain.budget
         if budget is None or len(self._asked) < budget.requests:
             return True
-        return reached.is_past(self._asked[0], budget.per)  # as many as the budget are remembered
+        return reached.is_past(self._asked[0], budget.per)  # `_asked` has `requests` entries
 
 
 # ---- policies -----------------------------------------------------------------------------------
 
 
 def _harm(now: _Situation) -> _Wish | None:
-    """While the realised error is worse, or the estimate of what drift costs says that it is."""
+    """Trigger while the realised error is degraded, or the estimated harm is large enough."""
     least = now.stream.drift.min_metric_loss
     return _for_events(
         event
@@ -248,7 +254,7 @@ def _never(now: _Situation) -> _Wish | None:
     return None
 
 
-# Those of which nothing is heard while nothing drifts.
+# The policies that request nothing while there is no drift.
 _RENEWED: Final[frozenset[Policy]] = frozenset({"harm", "drift"})
 _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _Wish | None]]] = {
     "harm": _harm,
@@ -268,7 +274,7 @@ def _for_events(found: Iterable[DriftEvent]) -> _Wish | None:
 
 
 def _onset(causes: Sequence[DriftEvent]) -> int | None:
-    """From where on data are new: of the performance event, else of the newest event."""
+    """Return the onset of the performance event, or else of the newest event."""
     chosen = [event for event in causes if event.kind == "performance"] or causes
     return max((event.onset for event in chosen if event.onset is not None), default=None)
 

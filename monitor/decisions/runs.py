@@ -1,6 +1,6 @@
-"""Errors that come in runs: whether they explain what a test found that takes them for independent.
+"""Decide whether autocorrelation explains a finding of a test that assumes independent errors.
 
-In: the errors of one model in order, and what its held-out errors say. Out: yes or no.
+In: the errors of one model in order, and their held-out variance inflation. Out: a bool.
 """
 
 from collections import deque
@@ -11,14 +11,14 @@ import numpy as np
 from monitor.decisions.keep import Count, State, put, take
 from monitor.reference.dependence import inflation_between_changes
 
-# Values remembered: twenty of the longest batches.
+# Number of values to remember: twenty of the longest batches.
 HISTORY: Final = 4_000
-# What they say is asked for anew after so many values.
+# The variance inflation is computed again after this number of values.
 ASK_EVERY: Final = 32
 
 
 class RunsState(State, frozen=True):
-    """What `Runs` remembers."""
+    """The state of `Runs`."""
 
     inflation: float
     history: list[float]
@@ -27,34 +27,32 @@ class RunsState(State, frozen=True):
 
 
 class Runs:
-    """How much the mean of one model's errors varies more than that of independent ones: by what is
-    told of the held-out errors, of which there are few, and by its errors since."""
+    """The variance inflation of one model's mean error: from its held-out errors, which are few,
+    and from its errors since. A new model gets a new object."""
 
     def __init__(self, inflation: float = 1.0) -> None:
-        self.inflation = inflation
+        self.inflation = inflation  # of the held-out errors
         self._history: deque[float] = deque(maxlen=HISTORY)
-        self._own = 1.0
-        self._own_age = ASK_EVERY  # values since that was found
+        self._own = 1.0  # of `_history`, computed by `explain`
+        self._own_age = ASK_EVERY  # number of values since `_own` was computed
 
     def state(self) -> RunsState:
-        """What is remembered, as data."""
+        """Return the state as data."""
         return take(RunsState, self)
 
     def restore(self, state: RunsState) -> None:
-        """Go on from there."""
+        """Restore a state."""
         put(state, self)
 
     def add(self, value: float) -> None:
-        """Take in an error."""
+        """Add an error."""
         self._history.append(value)
         self._own_age += 1
 
     def explain(self, excess: float) -> bool:
-        """Whether chance explains a logarithm of a ratio that is `excess` times its threshold.
-
-        Up to the threshold it does, which allows for the inflation that was told; and beyond it
-        where the model's errors come in longer runs than that, for both grow alike.
-        """
+        """Return whether chance explains a log-likelihood ratio of `excess` times its threshold.
+        The threshold allows for the held-out inflation. Above it, chance explains the ratio if the
+        inflation of the model's own errors is at least `excess` times the held-out one."""
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:

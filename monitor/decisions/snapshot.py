@@ -1,8 +1,8 @@
-"""The decider as it was after a commit, in a file: a restart goes on from there instead of from
-the beginning of `windows`. The file may be lost, or be of no use; then all is read again.
+"""Save the decider's state in a file after a commit, so that a restart need not read `windows` from
+its beginning. If the file is missing or unusable, the whole topic is read again.
 
-In and out: the decider, and the offset in `windows` up to which it has read. The file is data:
-nothing in it is ever run.
+In and out: the decider, and the offset in `windows` before which it has read all events. The file
+contains only data and is never run.
 """
 
 import hashlib
@@ -20,21 +20,20 @@ from monitor.decisions.keep import Count, State
 
 log = logging.getLogger(__name__)
 
-# Of the state's format and its meaning: to be raised when either changes. Files of another version
-# are not used.
+# Increase it when the format or meaning of the state changes. Other versions are ignored.
 VERSION = 3
-# Windows and panes between two snapshots: to read so many again takes a second or less, to write
-# one (40 kB) a few milliseconds.
+# Windows and panes between two snapshots. Reading them again takes a second or less, and writing a
+# snapshot (40 kB) a few milliseconds.
 EVERY = 2_000
-# A hundred times what one of seven detectors has.
+# A hundred times the size of a state with seven detectors.
 MAX_BYTES = 32 << 20
 
 
 class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Metadata of the `windows` topic's commit: decisions up to this offset were published."""
+    """Metadata of `windows`: all decisions before offset `published` were published."""
 
     published: Offset = 0
-    token: str = ""  # which commits a snapshot belongs to
+    token: str = ""  # identifies the commits that a snapshot belongs to
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -43,7 +42,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 class _Body(State, frozen=True):
     stream: str  # digest of the stream file's contents
-    token: str  # of the group's commits since they began: of these topics, and no earlier ones
+    token: str  # of the group's commits; excludes earlier topics of the same name
     offset: Count
     decider: DeciderState
 
@@ -55,25 +54,26 @@ class _File(State, frozen=True):
 
 
 class _Unusable(Exception):
-    """Says why a file is not used."""
+    """The reason why a file is ignored."""
 
 
 class Snapshots:
-    """Snapshots of one stream's decider in `folder`; without one there are none.
+    """Snapshots of one stream's decider in `folder`. There are none without a folder.
 
-    The state after an offset follows from the topic alone, so that a snapshot is good for whoever
-    goes on, if the group has committed as much. Detectors of River's keep their state to
-    themselves: with one of them there are no snapshots, and `windows` is read again.
+    The state at an offset depends only on the topic, so any worker may use a snapshot, provided
+    that the group has committed up to its offset. The state of River's detectors cannot be saved:
+    with one of them there are no snapshots, and `windows` is read again.
     """
 
     def __init__(self, stream: Stream, folder: Path | None) -> None:
         self._stream = stream
         self._path = None if folder is None else folder / "decisions"
         self._of = hashlib.sha256(repr(stream).encode()).hexdigest()
-        self._token = ""
-        self._taken_at = 0
-        self._taken: tuple[int, bytes] | None = None  # until the commit has succeeded
-        self._cannot_write = False
+        self._token = ""  # set by `resume`: the committed one, or a new one
+        self._taken_at = 0  # offset of the last snapshot that was loaded or saved
+        # Next snapshot: encoded by `hold`, saved by `settle` after the commit, dropped by `resume`.
+        self._taken: tuple[int, bytes] | None = None
+        self._cannot_write = False  # the last write failed, so later failures are not logged
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(
@@ -83,7 +83,7 @@ class Snapshots:
             )
 
     def resume(self, committed: Decided) -> tuple[int, Decider]:
-        """Where to go on in `windows`, with what state."""
+        """Return the offset from which to read `windows`, and the decider as of that offset."""
         self._token = committed.token
         if self._path is not None and not self._token:
             self._token = secrets.token_hex(8)
@@ -101,18 +101,19 @@ class Snapshots:
         return offset, decider
 
     def hold(self, published: int, read: int, decider: Decider) -> Decided:
-        """What to commit: decisions before the offset `published` are out, and `decider` has read
-        what stands before `read`, which is less while it reads again."""
+        """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
+        before `published` were published. `decider` has read all events before `read`, which is
+        less while it reads events again."""
         if self._path is not None and read - self._taken_at >= EVERY:
             state = decider.state()
-            assert state is not None  # as was found at the start
+            assert state is not None  # checked by `__init__`
             body = msgspec.msgpack.encode(_Body(self._of, self._token, read, state))
             file = _File(VERSION, hashlib.sha256(body).digest(), msgspec.Raw(body))
             self._taken = read, msgspec.msgpack.encode(file)
         return Decided(published, self._token)
 
     def settle(self) -> None:
-        """The commit has succeeded: what was taken for it is written."""
+        """Save the snapshot of the last commit. Call it only after that commit."""
         taken, self._taken = self._taken, None
         if taken is None or self._path is None:
             return
@@ -129,7 +130,8 @@ class Snapshots:
             self._cannot_write = False
 
     def _read(self, committed: Decided) -> tuple[int, Decider]:
-        """Raises _Unusable; a file that is not of these commits is silently left out."""
+        """Return the offset and decider of the snapshot, or of the beginning if it is of other
+        commits. Raises _Unusable."""
         nothing = 0, Decider(self._stream)
         content = self._content()
         if content is None or not committed.token:
@@ -178,7 +180,7 @@ class Snapshots:
 
 
 def _remove(path: Path) -> None:
-    """Leave no half of a file on a full disk."""
+    """Remove an incomplete file."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
