@@ -16,7 +16,8 @@ Output = Sequence[Outgoing | OutgoingBatch]
 
 class GroupView:
     """The progress of a group. `positions`: the next offset to read in each partition of this
-    worker; all records before it were handled. `ends`: the ends of these logs, fetched later."""
+    worker; all records before it were handled. `ends`: the log ends, fetched after the positions.
+    """
 
     def __init__(
         self,
@@ -30,7 +31,7 @@ class GroupView:
 
     @property
     def lags(self) -> Mapping[TopicPartition, int]:
-        """Return the number of unread offsets of each partition, of records and markers."""
+        """Return the number of unread offsets (records and markers) of each partition."""
         return {
             partition: max(0, self.ends[partition] - position)
             for partition, position in self.positions.items()
@@ -75,7 +76,7 @@ class Handler(Protocol):
         """
 
     def follow(self, messages: Sequence[Message]) -> Output:
-        """Process records of the broadcast topics, each partition in order."""
+        """Process records of broadcast topics, each partition in order. Return what to publish."""
 
     def assigned(
         self, resume: Mapping[TopicPartition, Committed]
@@ -112,7 +113,7 @@ class Handler(Protocol):
         step without records."""
 
     def look(self, view: GroupView) -> None:
-        """Use the group's progress. Called after an assignment and about once a second."""
+        """Process the group's progress. Called after an assignment and about once a second."""
 
     def holds(self) -> Mapping[TopicPartition, Committed]:
         """Return the oldest offsets still needed, with metadata on how far results are published.

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.errors import DataError, DriftlineError, MessageTooLarge
 
-# More bad records in a row than one faulty client writes. A broken service reaches it in a second.
+# Above what one faulty client should write in a row. A broken service reaches it within a second.
 MAX_CULPRITS_IN_A_ROW = 20
 _LONGEST_REASON = 500
 

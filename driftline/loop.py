@@ -177,8 +177,7 @@ class Loop:
     def close(self) -> None:
         """Commit, leave the group and close the handler. Safe to call twice and after a failure.
 
-        If the broker fails, log it and abandon the session. The next start repeats what was not
-        committed.
+        If the broker fails, log this and abandon the session. The next start repeats the rest.
         """
         session, self._session = self._session, None
         try:

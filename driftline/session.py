@@ -24,13 +24,12 @@ from driftline.scan import handled
 
 log = logging.getLogger(__name__)
 
-# Until an abandoned transaction times out, readers do not see later records, also of other workers.
+# An abandoned transaction hides later records, also those of other workers, until it times out.
 TRANSACTION_TIMEOUT_S = 10.0
 # Topic ids are compared after this many calls of `look`, about every 10 s. This detects a topic
 # that was created again even if its new log contains the old position.
 _LOOKS_BETWEEN_IDS = 10
-# The clients are replaced after this many calls of `look`, about 100 s, if unread records never
-# arrive.
+# The clients are replaced if unread records do not arrive for this many calls of `look`, or 100 s.
 _PATIENT_LOOKS = 100
 
 
@@ -143,7 +142,7 @@ class Session:
     def look(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
-        Without partitions no request is sent. Then only an assignment, even of none, proves it.
+        Without partitions no request is sent, so only a new assignment proves it, even if empty.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._looks += 1
@@ -405,7 +404,7 @@ class Session:
         return producer
 
     def _replace_producer(self) -> None:
-        """Drop the records that were sent but not committed."""
+        """Replace the producer. This drops the records that were sent but not committed."""
         self._in_transaction = False
         self._producer.abandon()
         self._producer = self._new_producer()

@@ -213,8 +213,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
 
     def _take(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in map(kafka_partition, set(partitions).intersection(self._given_up)):
-            # The client keeps position and pause of a partition that it had before (3.0.12). Start
-            # at the committed offset instead, as other clients do.
+            # If the client had this partition before, it keeps its position and pause (3.0.12).
+            # Start at the committed offset instead, as other clients do.
             known = self._client.committed(partition, timeout_ms=ANSWER_TIMEOUT_MS)
             if known is None:
                 self._client.seek_to_beginning(partition)

@@ -50,7 +50,7 @@ class KafkaPythonProducer:
     ) -> None:
         self._client = client
         self._gapless = gapless
-        self._has_gap = False  # a gapless producer lost a record, so it must write no other one
+        self._has_gap = False  # set when a gapless producer lost a record; it then writes no more
         self._answer_timeout_s = answer_timeout_s
         self._id = transactional_id
         self._flush_timeout_s = (
@@ -212,7 +212,7 @@ class KafkaPythonProducer:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """Turn the client's errors into Driftline's, with an id mostly TransactionAborted."""
+        """Convert the client's errors. In transactions, most become TransactionAborted."""
         if self._id is None:
             with translated(doing):
                 yield

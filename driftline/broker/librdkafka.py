@@ -58,7 +58,7 @@ _CONSUMER: Mapping[str, object] = {
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # prefetched of all partitions together; default 64 MB
-    "fetch.queue.backoff.ms": 5,  # the default, 1000, divides the speed of catching up by four
+    "fetch.queue.backoff.ms": 5,  # with the default, 1000, a backlog is read four times slower
     "fetch.wait.max.ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
     "session.timeout.ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
     "heartbeat.interval.ms": 1000,  # how soon members learn of a rebalance; default 3 s

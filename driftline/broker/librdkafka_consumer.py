@@ -51,7 +51,7 @@ class LibrdkafkaConsumer:
         # committed or else the earliest one. Emptied by a revocation.
         self._starts: dict[TopicPartition, int | None] = {}
         self._paused: set[TopicPartition] = set()  # emptied by a revocation
-        # During `assigned`: seeks and pauses only change the fields, then `_restart` applies them.
+        # True during `assigned`. Then seeks and pauses only change fields, for `_restart` to apply.
         self._assigning = False
         self._revoking = False  # during `revoked`, in which only the calling thread may commit
         self._rebalances = 0  # counts rebalance callbacks, so that `poll` notices them
@@ -127,7 +127,7 @@ class LibrdkafkaConsumer:
                 raise _fatal(self._errors.fatal)
             messages = _Fetched(_records_of(records, self._group))
             if self._rebalances != before:
-                # The records may be from before the rebalance. Drop them and use `_starts`.
+                # Records may be from before the rebalance. Drop them and read again from `_starts`.
                 if messages and self._starts:
                     self._restart()
                 return []

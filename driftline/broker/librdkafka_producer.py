@@ -40,7 +40,7 @@ class LibrdkafkaProducer:
         self._id = transactional_id
         self._limits = limits
         self._failed: list[str] = []  # filled by `_delivered`; emptied when raised, and by `abort`
-        self._denied: AccessDenied | None = None  # the last one, set by `_delivered`
+        self._denied: AccessDenied | None = None  # the last denial, set by `_delivered`
         self._ready = False  # set by the first `begin`
         self._in_transaction = False
         self._fatal: BaseException | None = None  # set when the client has become useless

@@ -34,7 +34,7 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
     pid: int
     port: int
-    token: str  # on its command line, which a later process with the same pid does not have
+    token: str  # on its command line, which distinguishes it from later processes with this pid
     kafka_version: str = KAFKA_VERSION
 
     @property

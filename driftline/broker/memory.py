@@ -139,7 +139,7 @@ class MemoryConsumer:
         self._broker = broker
         self._group_name = group
         self._member = Member(member_id, ())
-        self._positions: dict[TopicPartition, int] = {}  # replaced by each assignment
+        self._positions: dict[TopicPartition, int] = {}  # next offsets; replaced by each assignment
         self._order: list[TopicPartition] = []  # the same partitions, rotated by each poll
         self._paused: set[TopicPartition] = set()  # emptied by each assignment
         # Callbacks, set by `subscribe`; None without a group, and after `close` or `abandon`.

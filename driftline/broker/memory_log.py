@@ -44,7 +44,7 @@ class PartitionLog:
     def __init__(self) -> None:
         self.entries: list[Message | None] = []
         self.start = 0  # records before this offset were deleted
-        self.open: dict[str, list[int]] = {}  # offsets by transactional id, until it ends
+        self.open: dict[str, list[int]] = {}  # offsets of open transactions, by transactional id
 
     def stable_end(self) -> int:
         """Return the last stable offset. All transactions before it have ended."""
@@ -98,7 +98,7 @@ class Group:
             self.rebalancing = bool(self.members)
 
     def settle(self, partitions: Mapping[str, int]) -> None:
-        """End the rebalance if all members are ready. `partitions` is the count by topic."""
+        """End the rebalance if all members are ready. `partitions` has their number by topic."""
         if self.rebalancing and all(
             member.generation != self.generation for member in self.members.values()
         ):
@@ -136,7 +136,7 @@ class _SavedTopic(msgspec.Struct, frozen=True):
     partitions: int
     config: dict[str, str]
     id: str = ""
-    starts: tuple[int, ...] = ()  # of the partitions; empty: all 0
+    starts: tuple[int, ...] = ()  # start of each partition; all 0 if empty
 
 
 class _SavedOffset(msgspec.Struct, frozen=True):

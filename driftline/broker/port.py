@@ -77,7 +77,7 @@ class Messages(Sequence[Message]):
 
     @cached_property
     def runs(self) -> Sequence[tuple[TopicPartition, slice]]:
-        """Return the partition and the slice of each run of consecutive records of a partition."""
+        """Return each run of consecutive records of one partition, as the partition and a slice."""
         topics, partitions = self.topics, self.partitions
         if not topics:
             return ()
@@ -116,7 +116,7 @@ class Messages(Sequence[Message]):
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A record to publish. Without `partition`, murmur2 of the key selects one."""
+    """A record to publish. Without `partition`, the murmur2 hash of the key selects one."""
 
     topic: str
     value: bytes | None

@@ -32,7 +32,7 @@ _FILES = ("ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ss
 
 
 def attempts(timeout_s: float) -> tuple[float, ...]:
-    """Return how long to try to connect before the probe, and after it if it finds no reason.
+    """Return the timeouts for connecting before the probe and, if it finds no reason, after it.
 
     >>> attempts(10.0), attempts(1.0)
     ((2.0, 8.0), (1.0,))
@@ -111,7 +111,7 @@ class _Visit:
         self._protocol = properties.get("security.protocol", "PLAINTEXT").upper()
 
     def enter(self) -> None:
-        """Raise AccessDenied if the server rejects it, OSError or _Unknown if that is unclear."""
+        """Raise AccessDenied if the server rejects the client, OSError or _Unknown if unclear."""
         with self._connected() as plain:
             if "SSL" not in self._protocol:
                 self._authenticate(plain)

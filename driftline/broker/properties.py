@@ -35,7 +35,7 @@ OWNED = frozenset(
     }
 )
 
-# Names in kafka-python that are not the dotted name with underscores.
+# kafka-python's names, where they are not the dotted name with underscores.
 _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "compression.codec": "compression_type",
     "fetch.message.max.bytes": "max_partition_fetch_bytes",
@@ -169,7 +169,7 @@ def for_kafka_python(
 ) -> dict[str, object]:
     """Return the properties under kafka-python's names and with its types.
 
-    `defaults` are the DEFAULT_CONFIG of its clients. Their values have the types.
+    `defaults` are the DEFAULT_CONFIG of its clients. Their values show the types.
 
     >>> for_kafka_python({"linger.ms": "20"}, [{"linger_ms": 0}])
     {'linger_ms': 20}

@@ -2,7 +2,7 @@
 
 from driftline.errors import BrokerError, DeliveryFailed
 
-# The coordinator aborts a transaction after 10 s. Waiting longer for its answer is useless.
+# The coordinator aborts a transaction after 10 s. A later answer would be of no use.
 TRANSACTION_ANSWER_TIMEOUT_S = 15.0
 
 
