@@ -174,7 +174,7 @@ class Track(Generic[Part]):
         self._grid = Grid.of(stream)
         self._panes = self._grid.panes if cell == "slice" else 1
         self.watermark = at.watermark  # None until a position is known; only `_admit` advances it
-        self.source = at.source  # largest source offset read; reset when a new log starts
+        self.source = at.source  # largest source offset read; reset for the log of another topic
         # Id of the topic of `source`: set by `admit` when a watermark record names a new log.
         self._log = at.log
         self._log_offset = -1  # offset of the watermark record that named `_log`, -1 if restored

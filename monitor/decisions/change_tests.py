@@ -219,8 +219,7 @@ def _bernoulli(count: int, total: float) -> float:
 
 
 def _exponential(count: int, total: float) -> float:
-    """Return the log-likelihood of `count` values with this sum, at their mean, up to a
-    constant."""
+    """Return the log-likelihood of `count` values with this sum, except for a constant."""
     return -count * math.log(max(total / count, TINY))
 
 
@@ -247,11 +246,12 @@ class Cusum:
         self._factor = factor
         self._least_values = least_values
         self._binary = binary
-        # Before the last zero of `_sum`; `_take` adds to it.
+        # Of the values before the last zero of `_sum`; `_take` adds to them.
         self._count, self._total, self._squares = 0, 0.0, 0.0
-        self._ago, self._since, self._since_squares = 0, 0.0, 0.0  # since then; `_take` resets it
+        # Of those since; `_take` resets them.
+        self._ago, self._since, self._since_squares = 0, 0.0, 0.0
         self._sum = 0.0
-        # What each value adds to `_sum`, and per unit; set by `_take`.
+        # Each value x adds `_each` + `_slope` * x to `_sum`. `_take` sets both.
         self._each = self._slope = 0.0
         self.split: Split | None = None
         self.drift_detected = False
@@ -361,7 +361,7 @@ class Seed:
         self._delta = delta
         self._block = block
         self._alike = alike
-        # Full blocks: values, sum; `_open` is filled next.
+        # Number of values and sum of each full block. `_open` is the block that is being filled.
         self._blocks: list[tuple[int, float]] = []
         self._open = 0, 0.0
         self._closed = 0

@@ -213,7 +213,9 @@ class Decider:
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
-            return []  # no degradation over all, but a detector found one: not quiet
+            # The whole window shows no degradation, but a detector found one in it: it is not
+            # quiet.
+            return []
         event = lane.observe(
             _worse(group, self._newest_part(window)) if group.worse else None,
             model=group.model,

@@ -86,17 +86,18 @@ class RetrainRule:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        # First position, records; `see` adds and evicts.
+        # First position and number of records of each pane; `see` adds and evicts panes.
         self._panes: deque[tuple[int, int]] = deque()
         self._outcomes = 0  # records in `_panes`
         self._began: _Reached | None = None  # set by the first pane, then fixed
         self._reached: _Reached | None = None  # set by each pane, never goes back
         # The last requests, as many as the budget allows, at least one.
         self._asked: deque[_Reached] = deque(maxlen=_remembered(stream))
-        # A renewal uses these. `_wish` is the last trigger that was not a renewal, made at
-        # `_wished`: a request sets both. Each pane adds its outcomes to `_to_learn` (a trigger with
-        # an onset restarts it there) and `_since` (each request resets it). `_learnt_from` is
-        # `_to_learn` at the last request, or the training size of the first model.
+        # A renewal uses these. `_wish` is the last trigger that was not a renewal, and `_wished`
+        # the point at which `ask` accepted it. Each pane adds its outcomes to `_to_learn` (a
+        # trigger with an onset restarts it there) and `_since` (each request resets it).
+        # `_learnt_from` is `_to_learn` at the last request, or the training size of the first
+        # model.
         self._wish = _Wish("schedule", "")
         self._wished: _Reached | None = None
         self._to_learn = self._since = 0
@@ -216,7 +217,8 @@ class RetrainRule:
         budget = self._stream.retrain.budget
         if budget is None or len(self._asked) < budget.requests:
             return True
-        return reached.is_past(self._asked[0], budget.per)  # `_asked` has `requests` entries
+        # The oldest of the last `budget.requests`.
+        return reached.is_past(self._asked[0], budget.per)
 
 
 # ---- policies -----------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 class MergedSoFar(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of the committed offset of `parts`."""
 
-    # Records before it were read; those from the committed offset on are read again.
+    # Records before this offset were read. Those from the committed offset on are read again.
     published: Offset = 0
     data: Reached = Reached()
     performance: Reached = Reached()
@@ -66,8 +66,8 @@ class Merging:
         self._grid = grid
         self._next_offset = committed.offset
         self._published = at.published  # from the checkpoint, never changed
-        # First cell that each partition has not closed: restored, then set by `advance`. First cell
-        # that was not published: restored, then set by `close`.
+        # By kind. `_passed`: first cell that each partition has not closed, restored, then set by
+        # `advance`. `_closed`: first cell that was not published, restored, then set by `close`.
         self._passed: dict[Kind, list[int | None]] = {}
         self._closed: dict[Kind, int | None] = {}
         of_kind: dict[Kind, Reached] = {"data": at.data, "performance": at.performance}
@@ -103,8 +103,7 @@ class Merging:
         self._closed[kind] = closed
 
     def hold(self, needed: int | None) -> Committed:
-        """Return the offset to commit. `needed` is the oldest one that an open cell needs, if
-        any."""
+        """Return the offset to commit. `needed` is the oldest that an open cell needs, or None."""
         offset = self._next_offset if needed is None else needed
         # Replay the changes up to that offset, which the metadata must describe.
         before = {kind: list(passed) for kind, passed in self._before.items()}
