@@ -48,7 +48,7 @@ class Covered(msgspec.Struct, frozen=True):
     """The content of a cache: the records before these offsets that were still needed."""
 
     topics: tuple[str, str]
-    token: str  # identifies the commits that it belongs to; also in their metadata
+    token: str  # identifies the commits that the cache belongs to; also in their metadata
     predictions: int = 0
     source: int = -1  # largest source offset of these predictions
     labels: int = 0

@@ -1,7 +1,7 @@
 """Track which unreadable records of `models` are dead letters, so that each becomes only one.
 
 Every worker of inference reads all of `models` at every start. The worker that owns partition 0 of
-the features topic publishes the dead letters and commits up to which offset it did so.
+the features topic publishes the dead letters and commits how far `models` was examined.
 """
 
 from collections import deque

@@ -101,7 +101,7 @@ class IdlePartitions:
             own.refusing_since_s = own.since_s
 
     def wait(self) -> None:
-        """Restart all idle times. Called while nothing is read, so that no partition is idle."""
+        """Restart all idle times. Called while there is no model, so that nothing is read."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
@@ -142,7 +142,7 @@ class IdlePartitions:
         """Note what is left to read. If a partition was silent for half of `windows.idle`, also
         fetch the watermarks that the group's workers committed."""
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the view is newer than this
+        self._looked_s = self._ticked_s  # the view was fetched after this
         for (topic, partition), lag in view.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
@@ -216,7 +216,7 @@ class IdlePartitions:
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False
         now_s = self._clock.monotonic()
-        grain_s = max(self._idle_s / 20, 0.001)  # one entry per grain
+        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has one entry per grain
         if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
             self._front.pop()
         self._front.append((now_s, watermark))

@@ -24,7 +24,7 @@ from driftline.stream import Stream
 # Records are evicted in blocks, which span at most 1/8 of the join window.
 _BLOCKS_OF_HORIZON = 8
 # One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
-# more pauses, each of which discards fetched records; a larger one leaves less memory to the join.
+# more pauses, each of which discards fetched records. A larger one leaves the join less memory.
 _SLACK_OF_MEMORY = 6
 
 
@@ -79,7 +79,7 @@ class PartitionJoin:
     def take_predictions(
         self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
     ) -> None:
-        """Buffer predictions with these record ids, and match labels that were read before them.
+        """Buffer predictions with these record ids, and match them with labels read earlier.
 
         Their source offsets must increase, from above `progress.source`.
         """
@@ -119,8 +119,8 @@ class PartitionJoin:
         return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
 
     def _confirm(self, position: int) -> None:
-        """Use an accepted position to confirm those of preceding predictions that were ahead. Those
-        that are not ahead of it are buffered for a join window from their own positions."""
+        """Compare the preceding predictions, which were ahead, with an accepted position. Those not
+        ahead of it are buffered for a join window from their own positions."""
         for offset, ahead in self._ahead:
             if self.progress.predictions.reached < ahead <= position + self._max_ahead:
                 block = self.kept_predictions.block_of(offset)
@@ -128,7 +128,7 @@ class PartitionJoin:
         self._ahead.clear()
 
     def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
-        """Buffer labels with these record ids, and match predictions that were read before them."""
+        """Buffer labels with these record ids, and match them with predictions read earlier."""
         if not found:
             return
         self._fetch(ids)
@@ -199,8 +199,8 @@ class PartitionJoin:
         """Match a label with the predictions of its id that were read before it."""
         # A label that was handled before a restart only rebuilds the state and publishes nothing.
         is_new = label.offset >= self.progress.labels.published
-        # The label is late for records before `oldest`. The low watermark counts for new labels
-        # only: those from before a restart were in time then.
+        # The label is late for records before `oldest`. A label that was handled before a restart
+        # is not compared with the low watermark again, because it was in time then.
         oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
         if is_new and self.progress.floor - self.horizon > oldest:
             oldest = self.progress.floor - self.horizon

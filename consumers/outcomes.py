@@ -10,7 +10,7 @@
 | known more than a join window after its record | a dead letter, whichever is read first |
 | no prediction within the join window | a dead letter |
 | outcome too large | a dead letter |
-| there is none | the prediction is counted as unlabelled after the join window |
+| none within the join window | the prediction is counted as unlabelled |
 
 The join window (`[labels] horizon`) is measured by positions: those of records and the `@at` of
 labels, never by a clock. So a backlog in one topic makes no label late. Each partition is joined

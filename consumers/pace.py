@@ -19,7 +19,7 @@ _SLACK_LEFT = 4
 
 
 class _Way:
-    """At which offsets a topic had which positions."""
+    """Remembers at which offsets a topic had which positions."""
 
     def __init__(self) -> None:
         self._position = BEFORE_ALL  # of the last record that was read
@@ -35,10 +35,8 @@ class _Way:
         self._offset, self._position = last, position
 
     def ahead_of(self, other: "_Way") -> int:
-        """Return how many records were read since this topic was at the other's position.
-
-        A single record with a wrong position distorts this for one batch at most.
-        """
+        """Return how many records were read since this topic was at the other's position. A single
+        record with a wrong position distorts this for one batch at most."""
         if not self._marks or self._position <= other._position:
             return 0
         passed = (

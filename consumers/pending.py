@@ -105,7 +105,7 @@ class Pending(Generic[T]):
     # ---- adding and finding ---------------------------------------------------------------------
 
     def cover(self, offset: int, position: int) -> Block:
-        """Extend the newest block over a record at `offset` that is not buffered. Return it."""
+        """Extend the newest block over an offset whose record is not buffered. Return the block."""
         block = self._growing
         if block is None or position > self._until:
             block = self._begin(offset, position, -1)
@@ -314,8 +314,8 @@ class Pending(Generic[T]):
         return len(self._dropped)
 
     def write(self, batch: Batch, *, deletions: int, committed: int, everything: bool) -> None:
-        """Delete the first `deletions` evicted blocks from the cache. Then move blocks that end at
-        offset `committed` or before to it, until memory has `limit` records, or `everything`."""
+        """Delete the first `deletions` evicted blocks from the cache. Then move the oldest blocks
+        there, up to offset `committed`, until memory has `limit` records (0 if `everything`)."""
         if self._cache is None:
             return
         for block in self._dropped[:deletions]:

@@ -58,7 +58,7 @@ class Side:
             self.reached = position
 
     def commit(self, held: int | None, resume: Resume) -> Committed:
-        """Return the commit of the offset still needed, or of the next offset if it is None."""
+        """Return the commit for offset `held`, or for the next offset if `held` is None."""
         offset = self.next_offset if held is None else held
         return Committed(offset, msgspec.json.encode(resume).decode())
 
@@ -72,8 +72,8 @@ class Stand(NamedTuple):
 
 
 class Fence(msgspec.Struct):
-    """A barrier, which notes where both topics end. Once a topic is read up to that end, what was
-    read of the other topic before the barrier has met all its records published by then."""
+    """A barrier, which notes where both topics end. Once one topic is read up to there, all records
+    of the other topic that were read before have been compared with what it had at that time."""
 
     predictions_end: int
     labels_end: int
@@ -95,7 +95,8 @@ class Progress:
     """Both topics of a partition. Time advances by their positions, never by a clock.
 
     `floor` is the low watermark: the smaller max position of the two topics, or `_passed` if that
-    is larger, the max position that predictions had at a barrier that the labels have passed.
+    is larger. `_passed` is the max position that predictions had at the last barrier that was
+    passed by the labels.
     """
 
     def __init__(self, predictions: Committed, labels: Committed, max_ahead: int) -> None:
@@ -128,13 +129,13 @@ class Progress:
             self.floor = max(both, self._passed)
 
     def take_log(self, offset: int, log: Log) -> None:
-        """Note that the source offsets of predictions after `offset` refer to this features log."""
+        """Note that predictions after `offset` have source offsets of this log of features."""
         if log.topic_id != self._log:
             self._log, self._log_offset = log.topic_id, offset
             self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
-        """Note that no prediction before this position will follow. It is published later."""
+        """Note a watermark: no prediction before it will follow. `pass_fence` publishes it."""
         self.predictions.reach(position - 1)
         if self._watermark is None or position > self._watermark:
             self._watermark = position
@@ -165,7 +166,7 @@ class Progress:
         return True
 
     def pass_fence(self) -> Passed:
-        """Return what became known since the last call about the barrier."""
+        """Return what the barrier has shown since the last call."""
         fence = self._fence
         if fence is None:
             return Passed()
@@ -190,7 +191,7 @@ class Progress:
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
         """Return the commits of both topics. `predictions` and `labels` are the oldest offsets
-        still needed, or None. `before` is the largest source offset before that of predictions."""
+        still needed, or None. `before` is the largest source offset before `predictions`."""
         if self.is_rebuilding:
             return self.predictions.resumed, self.labels.resumed
         return (

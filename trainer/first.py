@@ -64,8 +64,8 @@ def train_first(
 ) -> TrainedModel:
     """Train on feature records (JSON, as in the topic) with one label each.
 
-    `catalog` has the current champion; by default there is none. With `promote`, the model becomes
-    champion. If needed, create a signing key. Raises TrainingError, PackageError.
+    `catalog` has the current champion; by default there is none. With `promote`, the records of the
+    result make it champion. If needed, create a signing key. Raises TrainingError, PackageError.
     """
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))

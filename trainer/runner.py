@@ -1,7 +1,7 @@
 """Run a training in this thread (`driftline run`, tests) or in a separate process.
 
 Input: a job. Output: its result, from `poll`. With a process, the service's loop keeps polling the
-broker during the training. Otherwise the group would evict it and the request would never finish.
+broker during the training. Otherwise the group would evict the worker, and no request would end.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the result once, and None otherwise. It does not wait for a running process.
+        """Return the result, only once, or None. It does not wait for a running process.
 
         Raises BrokerError if the outcomes could not be read.
         """
