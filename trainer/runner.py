@@ -1,7 +1,8 @@
 """Run a training in this thread (`driftline run`, tests) or in a separate process.
 
 Input: a job. Output: its result, from `poll`. With a process, the service's loop keeps polling the
-broker during the training. Otherwise the group would evict the worker, and no request would end.
+broker during the training. Otherwise the group would evict the worker, and the training
+would start over again and again.
 """
 
 import multiprocessing
