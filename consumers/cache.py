@@ -7,6 +7,7 @@ are read again. If the disk fails, the worker continues without caches.
 """
 
 import functools
+import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -190,12 +191,13 @@ class Cache:
         try:
             return _open(self._path, options)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
+            log.warning("the join's cache %s is of no use and begun anew: %s", self._path, error)
             if "LOCK" in str(error):
                 # Another process still has it open. Use a temporary folder beside it.
                 self._path = _beside(self._path)
                 self._is_borrowed = True
-            log.warning("the join's cache %s is of no use and begun anew: %s", self._path, error)
-            shutil.rmtree(self._path, ignore_errors=True)
+            else:
+                shutil.rmtree(self._path, ignore_errors=True)
             return _open(self._path, options)
 
     @contextmanager
@@ -257,10 +259,18 @@ def _open(path: Path, options: Options) -> Rdict:
 
 
 def _beside(path: Path) -> Path:
-    number = 1
-    while (other := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
-    return other
+    """Return the first folder beside this one that no process has open, and empty it. A process
+    that was killed may have left it."""
+    for number in itertools.count(1):
+        other = path.with_name(f"{path.name}-{number}")
+        try:
+            _open(other, _options()).close()
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
+            if "LOCK" in str(error):
+                continue
+        shutil.rmtree(other, ignore_errors=True)
+        return other
+    raise AssertionError("unreachable")
 
 
 @functools.cache

@@ -36,7 +36,8 @@ class Isolation:
     """Search for culprits in the batches of one worker, by bisection.
 
     A failed batch is read again and handled in halves, then in quarters, and so on, until single
-    records fail. Other records are not split. The loop calls, for each chunk of a batch:
+    records fail. Then the records around this culprit may form large chunks again: to find k
+    culprits among n records takes about k log n calls. The loop calls, for each chunk of a batch:
 
     1. `sets_aside`: skip the chunk if it is a culprit.
     2. Otherwise handle the chunk. If that fails: `failed`, then rewind and read again.
@@ -48,7 +49,8 @@ class Isolation:
     def __init__(self) -> None:
         # Offsets of failed batches. `succeeded` removes a range once its last record was handled.
         self._suspect: dict[TopicPartition, range] = {}
-        self._limit = 0  # largest chunk of suspect records; set by `failed` and `try_again`
+        # Largest chunk of suspect records, or 0 for any size; set by `failed` and `try_again`.
+        self._limit = 0
         # Single records that failed, and why. `try_again` and `committed` remove them.
         self._culprits: dict[_Place, str] = {}
         # Skipped culprits; emptied by `take_proven`, or by `reread`, after which they come again.
@@ -101,6 +103,7 @@ class Isolation:
             reason = f"cannot be processed: {type(error).__name__}: {error}"
             self._culprits[place] = reason[:_LONGEST_REASON]
             self._failures[place] += 1
+            self._limit = 0  # `chunks` keeps the culprit apart
             return self._failures[place] > 1
         if not self._is_suspect(messages[0]):
             for partition, at in messages.runs:

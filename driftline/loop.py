@@ -5,6 +5,7 @@ offsets to commit. The loop and its session guarantee delivery: with exactly-onc
 and no result is published twice; with at-least-once, no record is lost.
 """
 
+import ctypes
 import gc
 import logging
 import threading
@@ -162,9 +163,8 @@ class Loop:
                     log.warning("waiting for the model store, and trying again: %s", error.message)
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
-                    # A reference cycle with the error may keep the failed client and its threads.
-                    # Collect it in another thread: this may block while the broker is away.
-                    threading.Thread(target=gc.collect, name="driftline-gc", daemon=True).start()
+                    # In another thread: to free a failed client may block while the broker is away.
+                    threading.Thread(target=_free_memory, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
             self.close()
@@ -364,3 +364,15 @@ class Loop:
             self._problem_since_s = None
             log.info("Kafka answers again after %.0f s", waited_s)
             self._on_connection(None)
+
+
+def _free_memory() -> None:
+    """Free failed clients that only reference cycles keep, and return unused memory to the system.
+
+    glibc keeps what is freed between blocks still in use: without `malloc_trim`, the backlogs of
+    ten outages left 50 MB of unused memory in a process that used 30. Other C libraries lack it.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

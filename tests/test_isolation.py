@@ -29,6 +29,7 @@ class Copies:
     def __init__(self, fails: Callable[[int], Exception | None]) -> None:
         self._fails = fails
         self.largest_batch = 0
+        self.calls = 0
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         return frozenset()
@@ -44,6 +45,7 @@ class Copies:
     def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        self.calls += 1
         for message in messages:
             if error := self._fails(int(message.value or b"")):
                 raise error
@@ -207,6 +209,14 @@ def test_a_dead_letter_contains_the_error() -> None:
     world = World(10, lambda n: ValueError("seven") if n == 7 else None)
     world.run()
     assert world.read(DEAD) == [b"7: cannot be processed: ValueError: seven"]
+
+
+@pytest.mark.parametrize("poison", [{0}, {500}, {999}, {0, 250, 999}])
+def test_few_calls_find_the_poison_records_of_a_batch(poison: set[int]) -> None:
+    world = World(1000, lambda n: KeyError(n) if n in poison else None, partitions=1)
+    world.run()
+    assert world.dead == sorted(poison)
+    assert world.handler.calls < 60 * len(poison)
 
 
 def test_batches_grow_again_after_a_poison_record() -> None:

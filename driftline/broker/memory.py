@@ -55,7 +55,7 @@ class MemoryBroker:
         self._groups: dict[str, Group] = {}  # made at the first use
         self._owners: dict[str, MemoryProducer] = {}  # newest producer by transactional id
         self._clients = 0  # consumers made so far
-        self._created = 0  # topics created so far, or their number after `load`
+        self._created = 0  # the number in the newest topic id
         self._waiting = 0  # threads that wait in a poll
 
     @property
@@ -96,7 +96,9 @@ class MemoryBroker:
         """Make a broker from what `save` wrote. Raises BrokerError for missing or invalid files."""
         broker = cls(clock)
         broker._topics, broker._groups = memory_log.load(folder)
-        broker._created = len(broker._topics)
+        broker._created = max(
+            (int(topic.id.rpartition("-")[2]) for topic in broker._topics.values()), default=0
+        )
         return broker
 
     def truncate(self, partition: TopicPartition, start: int) -> None:

@@ -35,7 +35,6 @@ class DataWindows:
         self._profiles = profiles
         self._judge = Judge(stream)
         self._columns = watched(stream)
-        self._names = tuple(column.name for column in self._columns)
         # Slides of incomplete windows by index: `add` adds them, `close` removes them.
         self._slices: dict[int, _Slice] = {}
         # Window id → model, sample: added by `_test` if it has findings, evicted oldest first.
@@ -82,7 +81,7 @@ class DataWindows:
             own.add(
                 group.records,
                 group.last,
-                None if sample is None else unpack_records(sample, partition, self._names),
+                None if sample is None else unpack_records(sample, partition, self._columns),
             )
 
     # ---- complete windows -----------------------------------------------------------------------

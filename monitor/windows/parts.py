@@ -27,6 +27,7 @@ from driftline.events import (
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.class_scores import ClassScores
 from monitor.sample import Rows
+from monitor.watched import Watched
 
 # Leaves room for the fields of the record around the chunks.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
@@ -89,15 +90,22 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
         yield from pack_records(half, names)
 
 
-def unpack_records(packed: SampledRecords, partition: int, names: Sequence[str]) -> Rows:
-    """Return the rows of a chunk. Raises KeyError if one of the columns `names` is missing."""
+def unpack_records(
+    packed: SampledRecords, partition: int, columns: Sequence[Watched]
+) -> Rows | None:
+    """Return the rows of a chunk. Return None if it lacks one of these columns or has it in
+    another kind, because the stream file was changed after it was written."""
+    for name, kind, _ in columns:
+        if isinstance(packed.columns.get(name), bytes if kind == "number" else Codes):
+            continue
+        return None
     hashes = np.frombuffer(packed.hashes, _HASH)
     return Rows(
         hashes,
         np.frombuffer(packed.positions, _INT),
         np.full(len(hashes), partition),
         np.frombuffer(packed.offsets, _INT),
-        (*(_unpack(packed.columns[name]) for name in names), _unpack(packed.prediction)),
+        (*(_unpack(packed.columns[column.name]) for column in columns), _unpack(packed.prediction)),
         ClassScores(
             {name: np.frombuffer(own, _SCORE) for name, own in packed.scores.items()}, len(hashes)
         ),

@@ -91,6 +91,17 @@ class TestSaving:
         reader.assign({T0: 0})
         assert reader.poll(max_records=1, timeout_s=0)[0].headers == (("h", b"\x00"),)
 
+    def test_gives_a_topic_created_after_loading_a_new_id(
+        self, broker: MemoryBroker, tmp_path: Path
+    ) -> None:
+        admin = broker.admin()
+        admin.create([NewTopic("late", 1)])
+        admin.delete(["t"])
+        broker.save(tmp_path)
+        loaded = MemoryBroker.load(tmp_path).admin()
+        loaded.create([NewTopic("t", 1)])
+        assert len({topic.id for topic in loaded.describe().values()}) == len(loaded.describe())
+
     def test_saves_an_open_transaction_as_aborted(
         self, broker: MemoryBroker, tmp_path: Path
     ) -> None:

@@ -186,6 +186,30 @@ def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
     assert [told for told in _told(caplog) if "reads no more" in told] == _told(caplog)[1:]
 
 
+def test_a_process_uses_another_folder_while_the_cache_is_open_elsewhere(tmp_path: Path) -> None:
+    first, second = cache.Cache(tmp_path / "0"), cache.Cache(tmp_path / "0")
+    third = cache.Cache(tmp_path / "0")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0-1", "0-2"]
+    for opened in (first, second, third):
+        opened.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_the_folder_of_a_process_that_was_killed_is_used_again_but_not_its_records(
+    tmp_path: Path,
+) -> None:
+    left = cache.Cache(tmp_path / "0-1")
+    batch = cache.Batch()
+    batch.put_record(b"L", "a", b"old")
+    left.write(batch, cache.Covered(("predictions", "labels"), "token"))
+    left.close()
+    first, second = cache.Cache(tmp_path / "0"), cache.Cache(tmp_path / "0")
+    assert second.records(b"L", ["a"]) == [None]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0-1"]
+    for opened in (first, second):
+        opened.close()
+
+
 def test_a_damaged_value_raises_state_lost_and_deletes_the_cache(tmp_path: Path) -> None:
     opened = cache.Cache(tmp_path / "0")
     with pytest.raises(StateLost):

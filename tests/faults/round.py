@@ -130,9 +130,9 @@ class Round:
             workers=self._workers,
             delivery=delivery,
             retraining=False,  # only the harness requests one
-            # A partition without a leader is silent while others advance. Its records must not be
-            # late.
-            idle_s=2 if fault.nodes == 1 else 30,
+            # A partition without a leader is silent while others advance, and after an outage the
+            # load's client may repeat its records later than others. They must not be late.
+            idle_s=10 if fault.nodes == 1 else 30,
             replication=min(3, fault.nodes),
             label_delay=fault.label_delay,
         )

@@ -49,6 +49,7 @@ class Sample(msgspec.Struct, frozen=True):
     minute: float
     lag: int | None
     rss_mb: dict[str, float]
+    threads: dict[str, int]
     log_mb: dict[str, float]
     pids: dict[str, int]
 
@@ -330,18 +331,20 @@ class _Soak:
         except DriftlineError:
             lag = None
             self._cell.forget_admin()
-        rss, pids = dict[str, float](), dict[str, int]()
+        rss, threads, pids = dict[str, float](), dict[str, int](), dict[str, int]()
         for state in read_states(self._states):
             name = f"{state.service}-{state.slot}"
             pids[name] = state.pid
             try:
-                rss[name] = psutil.Process(state.pid).memory_info().rss / 1e6
+                process = psutil.Process(state.pid)
+                rss[name] = process.memory_info().rss / 1e6
+                threads[name] = process.num_threads()
             except psutil.NoSuchProcess:
                 continue
         logs = {
             path.name: path.stat().st_size / 1e6 for path in sorted(self._states.glob("*.log*"))
         }
-        sample = Sample(round(self._minute(), 3), lag, rss, logs, pids)
+        sample = Sample(round(self._minute(), 3), lag, rss, threads, logs, pids)
         self._samples.append(sample)
         with (self._place / "samples.jsonl").open("ab") as file:
             file.write(msgspec.json.encode(sample) + b"\n")
@@ -439,6 +442,7 @@ def _drawn(samples: list[Sample], events: list[Event]) -> str:
                 "all services": [(s.minute, float(s.lag)) for s in samples if s.lag is not None]
             },
             "memory, MB": curves("rss_mb"),
+            "threads": curves("threads"),
             "logs, MB": curves("log_mb"),
         },
         [(event.minute, event.name) for event in events],

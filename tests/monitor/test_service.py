@@ -312,6 +312,36 @@ def test_windows_of_another_size_begin_where_the_old_ones_ended(
     assert len({event.id for event in driver.windows()}) == len(driver.windows())
 
 
+@pytest.mark.parametrize(
+    "features",
+    [
+        'x = "number"\ncolour = "category"\nheight = "number"',
+        'x = "number"',
+        'x = "category"\ncolour = "category"',
+    ],
+)
+def test_a_window_that_is_open_when_columns_change_counts_all_its_records(features: str) -> None:
+    log = Log(STREAM)
+    for row in range(600):
+        log.prediction(row, partition=row % 2, x=0.5, colour="red")
+    for partition in range(2):
+        log.watermark(log.topics.predictions, 1000, partition=partition)
+    windows = "records = 200\nslide = 40"
+    data = columns([0.0, 1.0] * 150, ["red", "blue"] * 150)
+    packages = Packages({"a": reference(data, ["yes", "no"] * 150)})
+    driver = Driver(small_stream(windows=windows), packages, log.messages)
+    for partition in range(2):
+        driver.deliver(TopicPartition(driver.topics.predictions, partition), 150)
+    driver.commit()
+    driver.deliver(TopicPartition(driver.topics.parts, 0), 1000)
+    driver.commit()
+    driver.restart(small_stream(windows=windows, features=features))
+    driver.drain()
+    counted = [(event.start, event.records) for event in driver.windows()]
+    assert counted[-1] == (560, 40)
+    assert {records for start, records in counted if 0 <= start <= 400} == {200}
+
+
 def test_a_late_record_is_counted_in_the_current_window_of_its_partition() -> None:
     log = Log(STREAM)
     for row in (0, 1, 50, 2, 3):  # with a lateness of 3, row 50 closes all panes up to 48

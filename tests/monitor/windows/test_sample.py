@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 
 from driftline.codec.envelope import encode, parts_decoder
 from driftline.events import DataParts, GroupPart, SlicePart
+from driftline.stream import Kind
 from driftline.topics import MAX_RECORD_BYTES
 from monitor.class_scores import ClassScores
 from monitor.sample import Rows, Smallest, hashes_of
+from monitor.watched import Watched
 from monitor.windows.parts import pack_errors, pack_records, records, unpack_errors, unpack_records
 
 
@@ -91,7 +93,10 @@ def test_a_sample_is_encoded_and_decoded_unchanged(
         ClassScores.of([{"a": abs(n) / 2**62} if name else None for _, name, n in values]),
     )
     (packed,) = pack_records(sent, ["number", "name"])
-    came = unpack_records(packed, 3, ["number", "name"])
+    came = unpack_records(
+        packed, 3, [Watched("number", "number", None), Watched("name", "category", None)]
+    )
+    assert came is not None
     for one, other in zip(came.values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
     assert sent.scores is not None
@@ -126,6 +131,8 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
     assert len(outgoing) < len(pieces)
+    column: Kind = "number" if kind == "numbers" else "category"
+    columns = [Watched("a", column, None), Watched("b", column, None)]
     came = Smallest(count)
     for value in values:
         event = parts_decoder.decode(value)
@@ -134,7 +141,9 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
         for piece in event.slices:
             (group,) = piece.groups
             assert group.sample is not None
-            came.add(unpack_records(group.sample, 0, ["a", "b"]))
+            rows = unpack_records(group.sample, 0, columns)
+            assert rows is not None
+            came.add(rows)
     for one, other in zip(came.rows().values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
     assert encode(DataParts(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")
