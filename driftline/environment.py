@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from driftline.broker.properties import Properties
 from driftline.errors import SettingsError
@@ -26,6 +25,10 @@ _FILE_PROPERTIES = {
     "KAFKA_SASL_OAUTHBEARER_ASSERTION_PRIVATE_KEY_FILE",
 }
 _FILE = "_FILE"
+# Protocols of fsspec whose URLs are only paths, in which `@` and `?` are ordinary characters.
+_LOCAL = {"file", "local"}
+# Azure names the container before the account: `abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/…`.
+_AZURE = re.compile(r"(abfss?|az)://[^:/?#@]+@[^:?#@]+")
 _SERVER = re.compile(r"([A-Za-z_]+://)?(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]@]+)(:(?P<port>[0-9]{1,5}))?")
 
 
@@ -95,21 +98,24 @@ def folder(text: str, where: str) -> Path:
 def store_url(text: str, where: str) -> str:
     """Check the folder or URL of the model store and return it unchanged.
 
-    It must not contain a password, because announcements of models publish it. `where` is the
-    variable that names it. Raises SettingsError.
+    Announcements of models publish it, so no part of an fsspec chain (`simplecache::s3://…`) may
+    hold credentials: a user, or a query. `where` is the variable that names it. Raises
+    SettingsError, whose message does not quote a URL with credentials.
     """
-    _printable(text, where)
-    try:
-        secret = "://" in text and urlsplit(text).password is not None
-    except ValueError as error:
-        raise SettingsError(f"{where} is not a URL: {error}") from error
-    if secret:
-        raise SettingsError(
-            f"{where} holds a password, and announcements of models would publish it",
-            hint="give the credentials to the store's driver in its own variables, such as "
-            "AWS_SECRET_ACCESS_KEY",
-        )
-    return text
+    # Do not use `urlsplit`: with an unescaped `/`, `?` or `#` in a password, it finds no user.
+    remote = False
+    for part in text.split("::"):
+        scheme, found, _ = part.partition("://")
+        # A part after a remote one may be the rest of a password that contains `::`.
+        remote = remote or (bool(found) and scheme.strip().lower() not in _LOCAL)
+        if remote and ("@" in part or "?" in part) and not _AZURE.fullmatch(part):
+            raise SettingsError(
+                f"{where} contains credentials (a user before `@`, or a query after `?`), and "
+                "announcements of models would publish them",
+                hint="give them to the store's driver in its own variables, such as "
+                "AWS_SECRET_ACCESS_KEY, or FSSPEC_FTP_USERNAME and FSSPEC_FTP_PASSWORD",
+            )
+    return _printable(text, where)
 
 
 def _property(name: str) -> str:

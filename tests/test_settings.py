@@ -138,10 +138,47 @@ class TestPaths:
         with pytest.raises(SettingsError, match=r"DRIFTLINE_HOME .* too long"):
             load_settings({"DRIFTLINE_HOME": "x" * 300})
 
-    def test_a_password_in_the_url_of_the_store_is_rejected_as_it_would_be_published(self) -> None:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "ftp://ada:{}@store/models",
+            "simplecache::memory://ada:{}@h/x",
+            "filecache::simplecache::ftp://ada:{}@h/x",
+            "simplecache://ada:{}@h::memory://x",
+            "ftp://ada:pa/{}@h",
+            "ftp://ada:p#{}@h",
+            "ftp://ada:p?{}@h",
+            "ftp://ada:p::{}@h",
+            "ftp://[ada:{}@h",
+            "ftp://ada:{}\n@h",
+            "FTP://ada:{}@h",
+            "https://{}@h",
+            "abfs://container:{}@account.dfs.core.windows.net/x",
+            "s3://b/x?password={}",
+            "https://h/x?sig={}",
+        ],
+    )
+    def test_credentials_in_the_url_of_the_store_are_rejected_as_they_would_be_published(
+        self, url: str
+    ) -> None:
         with pytest.raises(SettingsError, match="DRIFTLINE_MODEL_STORE") as caught:
-            load_settings({"DRIFTLINE_MODEL_STORE": f"ftp://ada:{SECRET}@store/models"})
-        assert SECRET not in str(caught.value)
+            load_settings({"DRIFTLINE_MODEL_STORE": url.format(SECRET)})
+        assert SECRET not in f"{caught.value} {caught.value.hint}"
+        assert "FSSPEC_FTP_PASSWORD" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "/data/ada@home/models?",
+            "file:///data/ada@home/models",
+            "simplecache::/data/ada@home",
+            "s3://bucket/models",
+            "simplecache::s3://bucket/models",
+            "abfs://container@account.dfs.core.windows.net/models",
+        ],
+    )
+    def test_the_store_can_be_a_folder_or_a_url_without_credentials(self, url: str) -> None:
+        assert load_settings({"DRIFTLINE_MODEL_STORE": url}).model_store == url
 
 
 class TestServers:
