@@ -13,7 +13,7 @@ import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
-from driftline.commit_metadata import Offset, Position, metadata_of
+from driftline.commit_metadata import Axis, Offset, Position, metadata_of
 from driftline.handler import GroupView
 from driftline.partition_clock import (
     MAX_AHEAD_ROWS,
@@ -38,6 +38,7 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
     models: Offset = 0  # partition 0: unreadable records of `models` before it are dead letters
     sequence: Offset = 0  # sequence of the newest champion pointer that was seen
     champion: str | None = None  # the model of that pointer
+    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
 
 
 class _Partition:
@@ -79,6 +80,9 @@ class IdlePartitions:
         # The last call of `watermarks`, and the last one before the last `look`.
         self._ticked_s = self._looked_s = clock.monotonic()
         self._own: dict[int, _Partition] = {}  # from `assigned` to `revoked`
+        # The largest plausible position of a partition's first record, None if unknown. Set by the
+        # owner whenever another model serves.
+        self.latest_start: int | None = None
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         """Start tracking these partitions."""
@@ -114,6 +118,7 @@ class IdlePartitions:
         """Return the indices of those of the partition's next records that are implausibly far
         ahead of earlier ones, on the axis of windows (`positions`) or on the other (`others`)."""
         own = self._own[partition]
+        own.clock.latest_start = self.latest_start
         found = _take(own.clock, positions)
         further = _take(own.other_clock, others)
         return sorted({*found, *further}) if further else found
@@ -197,6 +202,7 @@ class IdlePartitions:
                         models=models if partition == 0 else 0,
                         sequence=sequence,
                         champion=champion,
+                        axis=self._stream.axis,
                     )
                 ).decode(),
             )

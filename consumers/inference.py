@@ -35,6 +35,7 @@ from driftline.events import Gap, Log, RefusedRecord, Watermark
 from driftline.handler import GroupView, LogChange
 from driftline.logs import alike
 from driftline.models.load import Models
+from driftline.models.package import Manifest
 from driftline.models.score import Model
 from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
@@ -94,7 +95,12 @@ class InferenceHandler:
         return ()  # one worker alone publishes unreadable records as dead letters, in `tick`
 
     def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        resume = usable(resume, self._topics.group("inference"), {self._topics.features: _REACHED})
+        resume = usable(
+            resume,
+            self._topics.group("inference"),
+            {self._topics.features: _REACHED},
+            self._stream.axis,
+        )
         self._idle.assigned(resume)
         for (_, partition), committed in resume.items():
             at = metadata_of(committed, Reached) or Reached()
@@ -189,6 +195,7 @@ class InferenceHandler:
             self._encoder = PredictionEncoder(
                 model.digest, model.schema.classes, self._topics.features
             )
+            self._idle.latest_start = _latest_start(self._stream, model.manifest)
 
     # ---- scoring --------------------------------------------------------------------------------
 
@@ -313,6 +320,13 @@ def _largest(positions: Sequence[int | None]) -> int | None:
     if None in positions:
         return max((position for position in positions if position is not None), default=None)
     return max(positions)  # type: ignore[type-var]  # there is no None
+
+
+def _latest_start(stream: Stream, manifest: Manifest) -> int:
+    """Return the largest plausible position of the first record of a partition: after the training
+    rows by their own length, or by `windows.max_ahead` if that is longer."""
+    length = manifest.last_position - manifest.first_position
+    return manifest.last_position + max(stream.max_ahead, length)
 
 
 def _find(places: Sequence[int], place: int) -> int | None:

@@ -48,7 +48,7 @@ class PartitionJoin:
     ) -> None:
         self.horizon = stream.horizon
         span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
-        self.progress = Progress(predictions, labels, stream.max_ahead)
+        self.progress = Progress(predictions, labels, stream)
         # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
         # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)

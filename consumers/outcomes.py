@@ -142,7 +142,7 @@ class OutcomesHandler:
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         kinds = dict.fromkeys(self.inputs, _RESUME)
-        resume = usable(resume, self._topics.group("outcomes"), kinds)
+        resume = usable(resume, self._topics.group("outcomes"), kinds, self._stream.axis)
         starts: dict[TopicPartition, int] = {}
         for partition in sorted({at.partition for at in resume}):
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)

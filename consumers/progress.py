@@ -11,9 +11,10 @@ from msgspec import Meta
 
 from consumers.pending import BEFORE_ALL
 from driftline.broker.port import Committed
-from driftline.commit_metadata import Offset, Position, metadata_of
+from driftline.commit_metadata import Axis, Offset, Position, metadata_of
 from driftline.events import Log
 from driftline.partition_clock import ClockState, PartitionClock
+from driftline.stream import Stream
 
 
 class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -34,6 +35,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     beside: Offset = 0
 
     clock: ClockState = ClockState()  # labels: the clock of those before `published`
+    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
 
 
 class Side:
@@ -99,13 +101,14 @@ class Progress:
     passed by the labels.
     """
 
-    def __init__(self, predictions: Committed, labels: Committed, max_ahead: int) -> None:
+    def __init__(self, predictions: Committed, labels: Committed, stream: Stream) -> None:
+        self._axis = stream.axis
         self.predictions = Side(predictions)
         self.labels = Side(labels)
         clock = self.labels.at.clock
         if clock.reached is None and self.labels.reached > BEFORE_ALL:  # the commit has no clock
             clock = ClockState(self.labels.reached)
-        self.label_clock = PartitionClock(max_ahead, clock)
+        self.label_clock = PartitionClock(stream.max_ahead, clock)
         # Largest source offset of a prediction: raised by the join, reset by `take_log`.
         self.source = self.predictions.at.before
         self._log = self.predictions.at.log  # id of the topic that `source` is an offset of
@@ -203,6 +206,7 @@ class Progress:
                     reached=self.predictions.reached,
                     watermark=self._watermark,
                     token=token,
+                    axis=self._axis,
                     beside=self.labels.next_offset,
                     # If the record that names the log is read again, `before` is of an older log.
                     log=self._log if predictions is None or predictions > self._log_offset else "",
@@ -215,6 +219,7 @@ class Progress:
                     reached=self.labels.reached,
                     passed=self._passed,
                     token=token,
+                    axis=self._axis,
                     beside=self.predictions.next_offset,
                     clock=self.label_clock.state,
                 ),

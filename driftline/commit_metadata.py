@@ -6,13 +6,14 @@ bounds of the structs' fields say which numbers a service can go on from.
 
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Final, NamedTuple, TypeVar
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.codec.schema import DECODE_ERRORS
+from driftline.errors import StreamFileError
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +22,12 @@ log = logging.getLogger(__name__)
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
+Axis = Literal["time", "row"]
 Step = Annotated[int, Meta(ge=0, le=2 * _FURTHEST)]
 
 T = TypeVar("T")
+
+_BY: Final[Mapping[Axis, str]] = {"time": "by event time (`span`)", "row": "in records (`records`)"}
 
 
 class Kind(NamedTuple):
@@ -50,17 +54,26 @@ def metadata_of(committed: Committed, struct: type[T]) -> T | None:
 
 
 def usable(
-    resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind]
+    resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind], axis: Axis
 ) -> dict[TopicPartition, Committed]:
     """Return the commits of a group without the metadata that it cannot go on from; log each.
 
-    `kinds`: by topic. Metadata of other topics is left as it is.
+    `kinds`: by topic. Metadata of other topics is left as it is. Raises StreamFileError if the
+    group's windows were on another axis until now: positions of the two cannot be compared.
     """
     found = {}
     for partition, committed in resume.items():
         kind = kinds.get(partition.topic)
+        stored = None if kind is None else metadata_of(committed, kind.struct)
+        before: Axis | None = getattr(stored, "axis", None)
+        if before is not None and before != axis:
+            raise StreamFileError(
+                f"[windows] the stream file counts windows {_BY[axis]}, but {partition.topic} was "
+                f"processed with windows {_BY[before]}",
+                hint="change `windows` back, or give the stream another name and new topics",
+            )
         is_empty = committed.metadata in ("", "{}")  # `{}`: nothing but the topic's id was there
-        if kind is not None and not is_empty and metadata_of(committed, kind.struct) is None:
+        if kind is not None and not is_empty and stored is None:
             log.warning(
                 "group %s, %s[%d]: the metadata beside the committed offset %d is not Driftline's "
                 "and is ignored: %s",

@@ -45,7 +45,8 @@ class PartitionClock:
 
     A record is ahead if its position exceeds the largest accepted position by more than
     `max_ahead`, or by more than four times the longest recent step if that is larger. Records
-    ahead advance the clock only when `AGREEING` of them are consecutive.
+    ahead advance the clock only when `AGREEING` of them are consecutive. The first record has no
+    earlier ones to compare it with: it is ahead if its position exceeds `latest_start`.
 
     >>> clock = PartitionClock(max_ahead=100)
     >>> clock.take([1, 2, 9_999, 3]), clock.reached
@@ -62,6 +63,8 @@ class PartitionClock:
         self._max_ahead = max_ahead
         self._steps = list(state.steps)
         self._ahead = list(state.ahead)
+        # The largest plausible position of the first record, None if unknown. Set by the owner.
+        self.latest_start: int | None = None
 
     @property
     def state(self) -> ClockState:
@@ -72,7 +75,7 @@ class PartitionClock:
         """Take the positions of the next records; return the indices of those that are ahead."""
         if not positions:
             return []
-        if not self._ahead:
+        if not self._ahead and (self.reached is not None or self._may_start_at(positions[0])):
             start = positions[0] if self.reached is None else self.reached
             reached = np.maximum.accumulate(np.array([start, *positions], dtype=np.int64))
             steps = np.diff(reached)
@@ -86,9 +89,11 @@ class PartitionClock:
     def believes(self, position: int) -> bool:
         """Take the position of the next record; return False if the record is ahead."""
         if self.reached is None:
-            self.reached = position
-            return True
-        if position <= self.reached + self._limit():
+            if self._may_start_at(position):
+                self._ahead.clear()
+                self.reached = position
+                return True
+        elif position <= self.reached + self._limit():
             self._ahead.clear()
             if position > self.reached:
                 self._steps = [*self._steps, position - self.reached][-_STEPS:]
@@ -98,7 +103,10 @@ class PartitionClock:
         if len(self._ahead) < AGREEING:
             return False
         self._agree()
-        return position <= self.reached
+        return self.reached is not None and position <= self.reached
+
+    def _may_start_at(self, position: int) -> bool:
+        return self.latest_start is None or position <= self.latest_start
 
     def _limit(self) -> int:
         return max(self._max_ahead, _LONGER * max(self._steps, default=0))
@@ -108,7 +116,7 @@ class PartitionClock:
         ordered = sorted(self._ahead)
         # Use the smaller half of the gaps, because some of these positions may be wrong.
         gaps = sorted(b - a for a, b in pairwise(ordered))
-        leap = ordered[0] - (self.reached or 0)
+        leap = 0 if self.reached is None else ordered[0] - self.reached
         self._steps = [gap for gap in gaps[: AGREEING // 2] if gap > 0]
         limit = self._limit()
         self.reached = ordered[0]
@@ -117,5 +125,6 @@ class PartitionClock:
                 break
             self.reached = position
         # Remember the leap itself. If times are dates, the step to the next day is as long.
-        self._steps.insert(0, leap)
+        if leap:
+            self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.reached]

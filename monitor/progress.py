@@ -16,7 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
-from driftline.commit_metadata import Offset, Position, metadata_of
+from driftline.commit_metadata import Axis, Offset, Position, metadata_of
 from driftline.events import Log
 from driftline.stream import Stream
 
@@ -109,6 +109,7 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     published: Offset = 0
     grid: str = ""  # name of the grid that numbers the cells
     log: str = ""  # id of the topic that `source` is an offset of, empty if unknown
+    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
 
 
 class Arrivals(NamedTuple):
@@ -171,6 +172,7 @@ class Track(Generic[Part]):
         cell: Literal["slice", "pane"],
     ) -> None:
         at = metadata_of(committed, Resume) or Resume()
+        self._axis = stream.axis
         self._grid = Grid.of(stream)
         self._panes = self._grid.panes if cell == "slice" else 1
         self.watermark = at.watermark  # None until a position is known; only `_admit` advances it
@@ -361,6 +363,7 @@ class Track(Generic[Part]):
             self._grid.name,
             # If the log's name is read again, the records before it are from another log.
             self._log if offset > self._log_offset else "",
+            self._axis,
         )
         return Committed(offset, msgspec.json.encode(resume).decode())
 

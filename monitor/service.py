@@ -120,7 +120,7 @@ class MonitorHandler:
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         starts = {}
-        resume = usable(resume, self._topics.group("monitor"), self._kinds)
+        resume = usable(resume, self._topics.group("monitor"), self._kinds, self._stream.axis)
         for (topic, partition), committed in resume.items():
             if topic == self._topics.predictions:
                 self._data.resume(partition, committed)

@@ -11,6 +11,7 @@ from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Outgoing, TopicPartition
 from driftline.cli.compose import build_loop
 from driftline.clock import ManualClock
+from driftline.errors import StreamFileError
 from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import new_key
 from driftline.operations import INPUTS
@@ -146,6 +147,22 @@ def test_a_service_continues_despite_unusable_commit_metadata(
         assert len(said) == 1
         assert f"group {TOPICS.group(service)}" in said[0]
     assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+@pytest.mark.parametrize("service", ["inference", "outcomes", "monitor"])
+def test_a_service_rejects_a_stream_file_whose_windows_are_on_another_axis(
+    service: Service, tmp_path: Path
+) -> None:
+    broker, clock = broker_with_records()
+    new_key(tmp_path / "keys")
+    settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
+    commit(broker, service, '{"axis":"time"}')
+    loop = build_loop(service, STREAM, settings, broker, clock=clock, reports=None, in_process=True)
+    with pytest.raises(StreamFileError, match="counts windows in records"):
+        loop.step(0)
+    commit(broker, service, '{"axis":"row"}')
+    loop.step(0)
+    loop.close()
 
 
 @pytest.mark.parametrize("metadata", UNUSABLE.values(), ids=UNUSABLE)

@@ -70,7 +70,26 @@ def test_if_times_are_dates_the_next_day_becomes_plausible() -> None:
     assert len(ahead) < AGREEING
 
 
+@pytest.mark.parametrize("bad", range(1, AGREEING))
+def test_the_first_records_do_not_start_the_clock_beyond_the_latest_start(bad: int) -> None:
+    of = PartitionClock(MAX_AHEAD)
+    of.latest_start = 500
+    assert of.take([2**53 - 1] * bad) == [*range(bad)]
+    assert of.reached is None
+    assert of.take([3, 1, 2**53 - 1, 4]) == [2]
+    assert of.reached == 4
+
+
+def test_a_stream_that_starts_later_than_expected_is_accepted_after_enough_records() -> None:
+    of = PartitionClock(MAX_AHEAD)
+    of.latest_start = 500
+    assert of.take([*range(90_000, 90_100)]) == [*range(AGREEING - 1)]
+    assert of.reached == 90_099
+    assert of.take([90_100 + MAX_AHEAD]) == [0]
+
+
 @given(
+    latest_start=st.none() | st.sampled_from([0, 900, 10**4]),
     positions=st.lists(
         st.one_of(st.integers(0, 1_000), st.sampled_from([10**4, 10**4 + 1, 10**9, -5]))
         | st.integers(10**4, 10**4 + 500),
@@ -78,16 +97,22 @@ def test_if_times_are_dates_the_next_day_becomes_plausible() -> None:
     ),
     cuts=st.lists(st.integers(1, 15), min_size=1),
 )
-def test_batches_and_restarts_make_no_difference(positions: list[int], cuts: list[int]) -> None:
-    whole = PartitionClock(MAX_AHEAD)
+def test_batches_and_restarts_make_no_difference(
+    latest_start: int | None, positions: list[int], cuts: list[int]
+) -> None:
+    def make(state: ClockState | None = None) -> PartitionClock:
+        made = PartitionClock(MAX_AHEAD, state)
+        made.latest_start = latest_start
+        return made
+
+    whole, alone = make(), make()
     expected = whole.take(positions)
-    alone = PartitionClock(MAX_AHEAD)
     assert [n for n, p in enumerate(positions) if not alone.believes(p)] == expected
     found: list[int] = []
     start, turn, state = 0, 0, ClockState()
     while start < len(positions):
         end = start + cuts[turn % len(cuts)]
-        of = PartitionClock(MAX_AHEAD, state)
+        of = make(state)
         found += [start + place for place in of.take(positions[start:end])]
         state = msgspec.json.decode(msgspec.json.encode(of.state), type=ClockState)
         start, turn = end, turn + 1

@@ -226,6 +226,20 @@ def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
     assert len(refused(output)) == 4
 
 
+@pytest.mark.parametrize("is_rejected", [False, True])
+def test_the_first_record_of_a_partition_is_compared_with_the_training_rows(
+    home: Path, first: TrainedModel, is_rejected: bool
+) -> None:
+    service = Service(home)
+    service.publish(first)
+    x = {"x": "text"} if is_rejected else {}
+    output = service.send(record(2**53 - 1, **x), record(300), record(301))
+    assert [event.row for event in predicted(output) if not event.ahead] == [300, 301]
+    assert service.handler.holds()[TopicPartition("s.features", 0)].metadata.startswith(
+        '{"watermark":302'
+    )
+
+
 def test_a_partition_without_readable_records_has_no_watermark(
     home: Path, first: TrainedModel
 ) -> None:

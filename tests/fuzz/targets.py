@@ -119,7 +119,7 @@ def _check_commit(value: bytes) -> None:
     committed = Committed(7, value.decode(errors="replace"))
     handled(committed)
     stream = streams.stream("rows")
-    Progress(committed, committed, stream.max_ahead).hold(None, None, None, "")
+    Progress(committed, committed, stream).hold(None, None, None, "")
     merging = Merging(2, committed, "40/20")
     merging.complete("data")
     merging.hold(None)
