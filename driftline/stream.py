@@ -39,7 +39,8 @@ _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
 # have at most 255.
 _LONGEST_TOPIC: Final = 247
 # A thousand years. Positions in microseconds have 64 bits, and some spans are multiples of others.
-_LONGEST_US: Final = 1000 * 366 * 86_400_000_000
+_LONGEST_DAYS: Final = 1000 * 366
+_LONGEST_US: Final = _LONGEST_DAYS * 86_400_000_000
 # The numbers of slides that a window may have: the divisors of its twenty panes.
 _OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
@@ -78,6 +79,7 @@ class Span:
             amount_us = float(found[1]) * _UNITS_US[found[2]]
             if amount_us <= _LONGEST_US:
                 return cls(us=round(amount_us))
+            raise ValueError(f"Expected a duration of at most {_LONGEST_DAYS}d, got {value!r}")
         raise ValueError(
             f'Expected a duration such as "90s", "30m", "7d" or a number of records, got {value!r}'
         )

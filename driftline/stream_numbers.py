@@ -27,7 +27,8 @@ def unusable_number(raw: Mapping[str, Any]) -> tuple[str, str] | None:
     """
     for key, value in _numbers(raw, ""):
         if isinstance(value, int) and abs(value) > _MOST:
-            return key, f"Expected a number from {-_MOST} to {_MOST}, got {_short(value)}"
+            limit = f"at most {_MOST}" if value > 0 else f"at least {-_MOST}"
+            return key, f"Expected a number of {limit}, got {_short(value)}"
         is_bound = key.startswith("features.") and key.endswith((".min", ".max"))
         if math.isnan(value) or (math.isinf(value) and not is_bound):
             return key, f"Expected a number, got {value}"

@@ -5,22 +5,22 @@ order of the data. A file is read in chunks. This module does not depend on a st
 drops a row: a line that cannot be read as a row is passed on as bytes and becomes a dead letter.
 """
 
-import csv
-import gzip
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from driftline.errors import DataError
+from producers.csv_files import CsvSource
+from producers.opening import opened, readable
 from producers.rows import Row, Source
+
+__all__ = ["CsvSource", "JsonLinesSource", "ParquetSource", "TableSource", "open_source"]
 
 # Rows of a table that are converted to Python values at a time.
 CHUNK_ROWS: Final = 10_000
-# A record may have 1 MiB, so a cell may be longer than the csv module's default limit of 128 KiB.
-_MAX_CELL_CHARACTERS: Final = 1_048_576
 
 
 def open_source(data: object) -> Source:
@@ -84,82 +84,6 @@ def _only_file(folder: Path) -> Path:
     return (named or found)[0]
 
 
-# ---- CSV -----------------------------------------------------------------------------------------
-
-
-class CsvSource:
-    """A UTF-8 CSV file with a header line, gzipped or not.
-
-    The separator is a comma, semicolon or tab. Values stay text, because the first lines of a file
-    may not show what later ones contain. An empty cell becomes None. A line with too many cells is
-    passed on as bytes.
-    """
-
-    textual: Final = True
-
-    def __init__(self, path: Path) -> None:
-        self.name = str(path)
-        self._path = path
-
-    def count(self) -> int:
-        with self._open() as file:
-            return sum(1 for line in self._reader(file)[1] if line)
-
-    def rows(self) -> Iterator[Row]:
-        with self._open() as file:
-            header, reader = self._reader(file)
-            width = len(header)
-            for cells in reader:
-                if len(cells) == width:
-                    yield {name: cell or None for name, cell in zip(header, cells, strict=True)}
-                elif cells:
-                    yield self._uneven(header, cells)
-
-    def _uneven(self, header: list[str], cells: list[str]) -> Row:
-        if len(cells) > len(header):
-            return ",".join(cells).encode()
-        return {name: cell or None for name, cell in zip(header, cells, strict=False)}
-
-    def _open(self) -> IO[str]:
-        # newline="" lets the csv module handle line ends itself, including those inside quotes
-        if self._path.suffix == ".gz":
-            return gzip.open(self._path, "rt", encoding="utf-8-sig", newline="")
-        return self._path.open(encoding="utf-8-sig", newline="")
-
-    def _reader(self, file: IO[str]) -> tuple[list[str], Iterator[list[str]]]:
-        csv.field_size_limit(_MAX_CELL_CHARACTERS)
-        lines = self._lines(file)
-        first = next(lines, "")
-        delimiter = max(",;\t", key=first.count)
-        header = next(csv.reader([first], delimiter=delimiter), [])
-        if not header:
-            raise DataError(f"{self.name}: the file is empty", hint="the first line names columns")
-        header = [name or f"column {place}" for place, name in enumerate(header)]
-        if len(set(header)) < len(header):
-            twice = next(name for name in header if header.count(name) > 1)
-            raise DataError(f"{self.name}: two columns are called {twice!r}")
-        return header, self._checked(csv.reader(lines, delimiter=delimiter))
-
-    def _lines(self, file: IO[str]) -> Iterator[str]:
-        number = 0
-        try:
-            for line in file:
-                number += 1
-                yield line
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.name}: not UTF-8 after line {number}", hint="convert the file to UTF-8"
-            ) from error
-        except (OSError, EOFError) as error:  # a damaged gzip file
-            raise DataError(f"{self.name}: cannot be read after line {number}: {error}") from error
-
-    def _checked(self, reader: Iterator[list[str]]) -> Iterator[list[str]]:
-        try:
-            yield from reader
-        except csv.Error as error:
-            raise DataError(f"{self.name}: not CSV: {error}") from error
-
-
 # ---- JSON lines ----------------------------------------------------------------------------------
 
 
@@ -178,22 +102,19 @@ class JsonLinesSource:
     def count(self) -> int | None:
         if not isinstance(self._lines, Path):
             return None
-        with self._open(self._lines) as file:
-            return sum(1 for line in file if line.strip())
+        with opened(self._lines) as file:
+            return sum(1 for line in readable(self.name, file) if line.strip())
 
     def rows(self) -> Iterator[Row]:
         if isinstance(self._lines, Path):
-            with self._open(self._lines) as file:
+            with opened(self._lines) as file:
                 yield from self._parse(file)
         else:
             yield from self._parse(self._lines)
 
-    def _open(self, path: Path) -> IO[bytes]:
-        return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
     def _parse(self, lines: Iterable[bytes]) -> Iterator[Row]:
         decode = msgspec.json.Decoder(dict[str, Any]).decode
-        for line in lines:
+        for line in readable(self.name, lines):
             stripped = line.strip()
             if not stripped:
                 continue
@@ -225,8 +146,15 @@ class ParquetSource:
         return int(self._file.metadata.num_rows)
 
     def rows(self) -> Iterator[Row]:
-        for batch in self._file.iter_batches(batch_size=CHUNK_ROWS):
-            yield from batch.to_pylist()
+        import pyarrow as pa
+
+        done = 0
+        try:
+            for batch in self._file.iter_batches(batch_size=CHUNK_ROWS):
+                yield from batch.to_pylist()
+                done += len(batch)
+        except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+            raise DataError(f"{self.name}: cannot be read after row {done}: {error}") from error
 
 
 class TableSource:

@@ -32,6 +32,18 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         (SMALL + "[windows]\nrecords = 3", "[windows.records] Expected a whole number from 20"),
         (SMALL + "[windows]\nrecord = 3", "[windows.record] Unknown key. Expected 'records'?"),
         (
+            SMALL + f"[windows]\nmin_records = {2**63 - 1}",
+            "[windows.min_records] Expected a number of at most 9007199254740992, got 92233",
+        ),
+        (
+            SMALL + '[retrain]\ncooldown = "3650000d"',
+            '[retrain.cooldown] Expected a duration of at most 366000d, got "3650000d"',
+        ),
+        (
+            SMALL + '[simulate]\nlabel_delay = "3650000d"',
+            "[simulate.label_delay] Expected a duration of at most 366000d, got '3650000d'",
+        ),
+        (
             SMALL + "[windows]\nzzz = 3",
             "[windows.zzz] Unknown key. Expected one of records, span, slide",
         ),

@@ -10,7 +10,7 @@ import msgspec
 from driftline.codec.columns import Rejected
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.schema import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of
-from driftline.codec.values import MAX_NUMBER, format_time, parse_time, shortened, text
+from driftline.codec.values import MAX_NUMBER, format_time, parse_time, shortened, shown, text
 from driftline.errors import DataError
 from driftline.events import MAX_ROW
 from driftline.stream import AT, ID, Stream
@@ -111,7 +111,7 @@ class LabelCodec:
     def _label(self, decoded: Any) -> Label:
         record_id, label, at, *keys = self._fields(decoded)
         if record_id is None or record_id == "":
-            raise DataError(f"missing id: column {self._id!r} is {record_id!r}")
+            raise DataError(f"missing id: column {self._id!r} is {shown(record_id)}")
         if label is None:
             raise DataError(f"missing label: column {self._stream.target!r} is null or absent")
         if self._is_number and abs(label) > MAX_NUMBER:

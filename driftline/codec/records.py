@@ -30,6 +30,7 @@ from driftline.codec.values import (
     key_bytes,
     parse_time,
     shortened,
+    shown,
     text,
     time_reader,
 )
@@ -173,7 +174,7 @@ class RecordCodec:
             return list(map(str, found))
         for place, value in enumerate(found):
             if value is None or value == "" or value is True or value is False:
-                problems.setdefault(place, f"missing id: column {column!r} is {_shown(value)}")
+                problems.setdefault(place, f"missing id: column {column!r} is {shown(value)}")
         return [value if type(value) is str else text(value) for value in found]
 
     def _rows(self, rows_of: Rows, problems: dict[int, str]) -> list[int | None]:
@@ -292,10 +293,6 @@ def _mark_missing(
         for place in np.flatnonzero(missing):
             found = "is null or absent" if what == "column" else "has no finite value"
             problems.setdefault(int(place), f"missing value: {what} {name!r} {found}")
-
-
-def _shown(value: object) -> str:
-    return "null or absent" if value is None else repr(value)
 
 
 def decode_all(codec: RecordCodec, values: Iterable[bytes], *, batch: int = 5000) -> Batch:

@@ -31,6 +31,15 @@ def shortened(reason: str) -> str:
     return f"{reason[: _MAX_REASON_LENGTH - end - 1]}…{reason[-end:]}"
 
 
+def shown(value: object) -> str:
+    """Return a value as reasons and errors quote it, shortened.
+
+    >>> shown(None), shown("abc")
+    ('null or absent', "'abc'")
+    """
+    return "null or absent" if value is None else shortened(repr(value))
+
+
 def text(value: object) -> str:
     """Return a class, category or id as text, as the wire format has it.
 
@@ -96,15 +105,20 @@ def parse_time(value: str) -> int:
     Raises ValueError if it is not one, or is outside years 1 to 9999 UTC, which `format_time`
     cannot write.
 
-    >>> parse_time("1970-01-01T01:00:01.5+01:00")
-    1500000
+    >>> parse_time("1970-01-01T01:00:01.5+01:00"), parse_time("1970-01-01t00:00:01.5z")
+    (1500000, 1500000)
     """
-    if len(value) < 20:  # shorter than YYYY-MM-DDTHH:MM:SSZ; `fromisoformat` also accepts a date
-        raise ValueError(f"Expected an RFC 3339 time, got {value!r}")
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise ValueError(shortened(str(error))) from error
+    moment = None
+    if len(value) >= 20:  # YYYY-MM-DDTHH:MM:SSZ has 20; `fromisoformat` also accepts a date
+        try:
+            # It accepts any separator between date and time, but no lower-case zone.
+            moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)
+        except ValueError:
+            moment = None
+    if moment is None:
+        raise ValueError(
+            f"Expected an RFC 3339 time such as 2025-03-01T08:00:00Z, got {shown(value)}"
+        )
     if moment.tzinfo is None:
         raise ValueError(f"Expected an RFC 3339 time with a zone, got {value!r}")
     return bounded_time(to_time_us(moment))
@@ -164,7 +178,12 @@ def pattern_reader(pattern: str) -> Callable[[Any], int]:
             except ValueError:
                 moment = None
         if moment is None:
-            moment = datetime.strptime(value, pattern)
+            try:
+                moment = datetime.strptime(value, pattern)
+            except ValueError as error:
+                raise ValueError(
+                    f"Expected a time of the format {pattern!r}, got {shown(value)}"
+                ) from error
         return bounded_time(to_time_us(moment if moment.tzinfo else moment.replace(tzinfo=UTC)))
 
     return read
@@ -172,18 +191,22 @@ def pattern_reader(pattern: str) -> Callable[[Any], int]:
 
 def _string(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"Expected text, got {value!r}")
+        raise ValueError(f"Expected text, got {shown(value)}")
     return value
 
 
 def _scaled(value: Any, by: int) -> int:
+    number = value
     if isinstance(value, str):
-        value = float(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value * by
-    if isinstance(value, float) and abs(value) < 1e18:  # also rejects NaN and infinities
-        return round(value * by)
-    raise ValueError(f"Expected a number, got {value!r}")
+        try:
+            number = float(value)
+        except ValueError:
+            number = None
+    if isinstance(number, int) and not isinstance(number, bool):
+        return number * by
+    if isinstance(number, float) and abs(number) < 1e18:  # also rejects NaN and infinities
+        return round(number * by)
+    raise ValueError(f"Expected a number, got {shown(value)}")
 
 
 def bounded_time(us: int) -> int:

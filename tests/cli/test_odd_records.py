@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from driftline.cli.simulation import RunResult
 from tests.cli.invoke import invoke
@@ -44,3 +45,18 @@ def test_a_future_time_and_a_repeated_id_lose_no_window_and_no_label(
     assert result.outcomes == result.records - 1
     assert result.windows >= 2 * (result.records // 60 - 1)  # of predictions, and of outcomes
     assert "1 repeated id, " in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "backtest", "init"])
+def test_an_unterminated_quote_in_a_csv_file_hides_no_rows(tmp_path: Path, command: str) -> None:
+    rows = [
+        f"r{row},{START + timedelta(minutes=row):%FT%TZ},{row % 10},{row % 2}" for row in range(600)
+    ]
+    rows[299] = '"' + rows[299]
+    (tmp_path / "odd.toml").write_text(FILE)
+    data = tmp_path / "odd.csv"
+    data.write_text("\n".join(["id,t,a,y", *rows]) + "\n")
+    more = ["--target", "y", "--name", "new"] if command == "init" else []
+    done = invoke(tmp_path / "home", command, str(data), *more)
+    assert done.exit_code == 2
+    assert "unterminated quote from line 301" in " ".join(done.stderr.split())

@@ -85,7 +85,7 @@ def test_on_the_time_axis_the_time_of_a_label_is_written_as_rfc_3339() -> None:
     [
         (None, "the label is empty"),
         (b"?", "not JSON"),
-        (b'{"y": 1}', "missing id: column 'id'"),
+        (b'{"y": 1}', "missing id: column 'id' is null or absent"),
         (b'{"id": "r"}', "missing label: column 'y' is null or absent"),
         (b'{"id": "r", "y": "high"}', "column 'y': expected a number or null, got str"),
         (b'{"id": "r", "y": 1, "@at": "1970-01-01T00:00:00Z"}', "expected a record number"),

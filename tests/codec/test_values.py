@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.cli.lines import moment
-from driftline.codec.values import moment_of, publish_time, shown_time
+from driftline.codec.values import moment_of, parse_time, publish_time, shown_time, time_reader
+from driftline.stream import loads
 from driftline.trace import trace
 from tests.world import World
 
@@ -41,3 +42,34 @@ def test_a_record_with_an_impossible_timestamp_is_traced() -> None:
     world.feature("odd")
     (node,) = trace(world.broker, world.stream, "odd")
     assert node.text == f"published {int(world.clock.time() * 1000)} ms"
+
+
+@pytest.mark.parametrize("time", ["2025-03-01t08:00:00z", "2025-03-01T08:00:00z"])
+def test_a_time_may_have_lower_case_letters(time: str) -> None:
+    assert parse_time(time) == parse_time("2025-03-01T08:00:00Z")
+
+
+STREAM = 'version=1\nname="s"\ntask="classification"\ntarget="y"\nfeatures={a="number"}\n'
+
+
+@pytest.mark.parametrize(
+    ("time", "values", "expected"),
+    [
+        (
+            "",
+            ["2025-03-01T00:00:00+24:00", "2025-13-01T00:00:00Z", "noon", "2025-03-01", "x" * 999],
+            "Expected an RFC 3339 time such as 2025-03-01T08:00:00Z, got '",
+        ),
+        ('format="%Y-%m-%d"', ["2025-02-30", "noon", "2025-03-01T"], "of the format '%Y-%m-%d'"),
+        ('format="unix_s"', ["noon", "nan", True, float("inf")], "Expected a number, got "),
+    ],
+)
+def test_the_reason_for_an_unreadable_time_names_what_is_expected(
+    time: str, values: list[object], expected: str
+) -> None:
+    read = time_reader(loads(f"{STREAM}[time]\ncolumn='t'\n{time}"))
+    for value in values:
+        with pytest.raises(ValueError) as caught:
+            read(value)
+        assert expected in str(caught.value)
+        assert len(str(caught.value)) < 400

@@ -48,6 +48,15 @@ def test_csv_lines_with_too_many_cells_are_passed_on_as_bytes(tmp_path: Path) ->
         (b"", "the file is empty"),
         (b"a,a\n1,2\n", "two columns are called 'a'"),
         (b"a,b\n1,\xff\n", "not UTF-8 after line"),
+        (b'a,b\n1,2\n"3,4\n5,6\n', "unterminated quote from line 3"),
+        (b'a,b\n1,2\n"3,4\n5,6\n"7",8\n', "unterminated quote from line 3"),
+        (b'a,b\n1,"2\n3"\n"4,5', "unterminated quote from line 4"),
+        (b'a,"b\n1,2\n3,4\n', "unterminated quote from line 1"),
+        (b'a\tb\n1\t2\n"3\t4\n5\t6\n', "unterminated quote from line 3"),
+        (b'a,b\n1,2\n"3"4,"5\n6,7\n', "unterminated quote from line 3"),
+        (b'a,b\n1,2\n"3,' + b"4,5\n" * 101 + b'",6\n', "unterminated quote from line 3"),
+        (b"a,b\n1,2\n3\0,4\n", "line 3: a NUL byte"),
+        (b"a,b\n1,2\n3," + b"4" * 2**20 + b"5\n", "line 3: a cell has more than 1,048,576"),
     ],
 )
 def test_an_error_reports_why_a_csv_file_cannot_be_read(
@@ -55,15 +64,57 @@ def test_an_error_reports_why_a_csv_file_cannot_be_read(
 ) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=problem):
-        list(CsvSource(path).rows())
+    for read in (lambda source: list(source.rows()), CsvSource.count):
+        with pytest.raises(DataError, match=problem):
+            read(CsvSource(path))
 
 
-def test_an_error_reports_a_damaged_gzip_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv.gz"
-    path.write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 9999)[:-20])
-    with pytest.raises(DataError, match="cannot be read"):
-        list(CsvSource(path).rows())
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        (b'"1","x ""y"" z"', {"a": "1", "b": 'x "y" z'}),
+        (b'1,5" pipe', {"a": "1", "b": '5" pipe'}),
+        (b'"1" in",x" y', {"a": '1 in"', "b": 'x" y'}),
+        (b'"1" in","x" y"', None),
+        (b'1,"' + b"x,y\n" * 99 + b'"', {"a": "1", "b": "x,y\n" * 99}),
+    ],
+)
+def test_a_quote_in_a_csv_cell_affects_no_other_line(
+    tmp_path: Path, content: bytes, row: dict[str, str] | None
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"a,b\n0,0\n" + content + b"\n9,9\n")
+    rows = list(CsvSource(path).rows())
+    assert rows[0] == {"a": "0", "b": "0"}
+    assert rows[-1] == {"a": "9", "b": "9"}
+    assert len(rows) == 3
+    if row is not None:
+        assert rows[1] == row
+
+
+@pytest.mark.parametrize("end", [slice(0, -20), slice(0, 60)])
+@pytest.mark.parametrize(("name", "line"), [("a.csv.gz", b"1,2\n"), ("a.jsonl.gz", b'{"a":1}\n')])
+def test_an_error_reports_a_damaged_gzip_file(
+    tmp_path: Path, name: str, line: bytes, end: slice
+) -> None:
+    path = tmp_path / name
+    whole = gzip.compress(b"".join(b"%d%s" % (i % 7 + 1, line) for i in range(9999)))
+    damaged = bytes([*whole[end], *(b"" if end.stop == -20 else b"\xff" * 40)])
+    path.write_bytes(damaged)
+    for read in (lambda source: list(source.rows()), lambda source: source.count()):
+        with pytest.raises(DataError, match="cannot be read after line"):
+            read(open_source(path))
+
+
+def test_an_error_reports_a_damaged_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    frame = pd.DataFrame({"n": [float(i) for i in range(999)]})
+    frame.to_parquet(path, compression="gzip")
+    whole = bytearray(path.read_bytes())
+    whole[20:600] = bytes(580)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match="cannot be read after row 0"):
+        list(open_source(path).rows())
 
 
 def test_lines_that_are_not_json_objects_are_passed_on_as_bytes() -> None:

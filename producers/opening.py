@@ -1,0 +1,31 @@
+"""Open data files, gzipped or not, and report the line after which one cannot be read."""
+
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, TypeVar
+
+from driftline.errors import DataError
+
+T = TypeVar("T", str, bytes)
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Open a file for reading bytes; the name of a gzipped one ends in `.gz`."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
+def readable(name: str, lines: Iterable[T]) -> Iterator[T]:
+    """Yield the lines of an open file. Raises DataError with the number of the last good line."""
+    number = 0
+    try:
+        for line in lines:
+            yield line
+            number += 1
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name}: not UTF-8 after line {number}", hint="convert the file to UTF-8"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip file
+        raise DataError(f"{name}: cannot be read after line {number}: {error}") from error
