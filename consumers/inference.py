@@ -126,8 +126,10 @@ class InferenceHandler:
         values: list[bytes] = []
         if batch.kept:
             kept = found.take(batch.kept) if batch.rejected else found
-            values = self._score(model, kept, batch)
-            for place, reason in self._unfit(model, batch, kept.keys, values).items():
+            values, not_finite = self._score(model, kept, batch)
+            unfit = self._unfit(model, batch, kept.keys, values)
+            unfit.update(dict.fromkeys(not_finite, "the model's prediction is not finite"))
+            for place, reason in unfit.items():
                 reasons[batch.kept[place]] = reason
         positions = self._positions(found, batch)
         self._forget_ahead(found, batch, values, positions)
@@ -199,11 +201,16 @@ class InferenceHandler:
 
     # ---- scoring --------------------------------------------------------------------------------
 
-    def _score(self, model: Model, messages: Messages, batch: Batch) -> list[bytes]:
-        """Return the encoded predictions of `batch`, which was decoded from `messages`."""
+    def _score(
+        self, model: Model, messages: Messages, batch: Batch
+    ) -> tuple[list[bytes], list[int]]:
+        """Return the encoded predictions of `batch`, and the indices of those that are not finite.
+
+        `batch` was decoded from `messages`.
+        """
         assert self._encoder is not None
         scores = model.predict(batch.columns)
-        return self._encoder.encode(
+        values = self._encoder.encode(
             messages.partitions,
             messages.offsets,
             messages.values,
@@ -211,6 +218,7 @@ class InferenceHandler:
             scores.predictions,
             scores.probabilities,
         )
+        return values, scores.not_finite()
 
     def _positions(self, found: Messages, batch: Batch) -> list[int | None]:
         """Return the position of each message, or None where it cannot be read."""

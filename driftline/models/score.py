@@ -54,6 +54,18 @@ class Scores(msgspec.Struct, frozen=True):
     predictions: list[str] | NDArray[np.float64]
     probabilities: NDArray[np.float64] | None
 
+    def not_finite(self) -> list[int]:
+        """Return the indices of the records whose prediction or probabilities are not finite.
+
+        >>> Scores(np.array([1.0, np.inf, np.nan]), None).not_finite()
+        [1, 2]
+        """
+        numbers = self.predictions if self.probabilities is None else self.probabilities
+        if not isinstance(numbers, np.ndarray) or (finite := np.isfinite(numbers)).all():
+            return []
+        found: list[int] = np.flatnonzero(~finite.reshape(len(numbers), -1).all(axis=1)).tolist()
+        return found
+
 
 class Scorer(Protocol):
     """A model that takes an encoded matrix instead of columns."""
@@ -121,12 +133,42 @@ class SklearnScorer:
         return cls(estimator, task, classes)
 
     def score(self, matrix: NDArray[np.float32]) -> Scores:
+        try:
+            return self._score(matrix)
+        except ValueError:
+            # scikit-learn rejects the whole matrix if its scaling makes one value infinite.
+            infinite = self._scaled_to_infinity(matrix)
+            if not infinite.any():
+                raise
+            return self._score_others(matrix, infinite)
+
+    def _score(self, matrix: NDArray[np.float32]) -> Scores:
         if self._task == "regression":
             return Scores(np.asarray(self._estimator.predict(matrix), dtype=np.float64), None)
         if hasattr(self._estimator, "predict_proba"):
             return classified(np.asarray(self._estimator.predict_proba(matrix)), self._classes)
         places = np.asarray(self._estimator.predict(matrix), dtype=np.intp)
         return Scores([self._classes[place] for place in places], None)
+
+    def _scaled_to_infinity(self, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return which rows (n,) are not finite after all steps of a pipeline but the last."""
+        scaled: NDArray[Any] = matrix
+        with np.errstate(over="ignore", invalid="ignore"):
+            for _, step in getattr(self._estimator, "steps", [])[:-1]:
+                scaled = step.transform(scaled)
+        found: NDArray[np.bool_] = ~np.isfinite(scaled).all(axis=1)
+        return found
+
+    def _score_others(self, matrix: NDArray[np.float32], infinite: NDArray[np.bool_]) -> Scores:
+        """Score the rows that are not `infinite`. The scores of the others are NaN."""
+        filled = matrix.copy()
+        filled[infinite] = 0.0
+        scores = self._score(filled)
+        if scores.probabilities is not None:
+            scores.probabilities[infinite] = np.nan
+        elif isinstance(scores.predictions, np.ndarray):
+            scores.predictions[infinite] = np.nan
+        return scores
 
 
 def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:

@@ -23,7 +23,7 @@ from driftline.models.load import Models
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
 from driftline.settings import load_settings
-from driftline.stream import Record, Stream, loads
+from driftline.stream import Record, Stream, Task, loads
 from driftline.topics import MAX_RECORD_BYTES, Topics
 from tests.world import said
 from trainer.first import TrainedModel, train_first
@@ -169,6 +169,41 @@ def test_a_record_that_cannot_be_scored_becomes_a_dead_letter_with_the_reason(
     assert reason in said
     letter = next(o for o in output if o.topic == "s.deadletters")
     assert letter.value == value
+
+
+@pytest.mark.parametrize(
+    ("task", "candidate", "scoring"),
+    [
+        ("regression", "linear_regression", "onnx"),
+        ("regression", "k_nearest_neighbours", "sklearn"),
+        ("classification", "k_nearest_neighbours", "sklearn"),
+    ],
+)
+def test_a_prediction_that_is_not_finite_makes_only_its_record_a_dead_letter(
+    home: Path, task: Task, candidate: str, scoring: str
+) -> None:
+    models = msgspec.structs.replace(STREAM.models, candidates=(candidate,))
+    stream = msgspec.structs.replace(STREAM, task=task, derived={}, models=models)
+    records = [record(i, x=i % 100 / 100) for i in range(200)]
+    labels = [(i % 100) * 2.0 if task == "regression" else "ab"[i % 2] for i in range(200)]
+    settings = load_settings({"DRIFTLINE_HOME": str(home)})
+    model = train_first(stream, records, labels, settings=settings, clock=ManualClock())
+    assert model.manifest.scoring == scoring
+    service = Service(home, stream)
+    service.publish(model)
+    output = service.send(record(1), record(2, x=3.4e38), b"{", record(3), record(4, x=-3.4e38))
+    scored = predicted(output)
+    assert [event.row for event in scored] == [1, 3]
+    assert [event.prediction for event in scored] == [
+        event.prediction for row in (1, 3) for event in predicted(service.send(record(row)))
+    ]
+    unreadable, *reasons = sorted(refused(output), key=lambda reason: "finite" in reason)
+    assert "finite" not in unreadable
+    assert reasons == 2 * ["the model's prediction is not finite"]
+    marks = [found for _, found in accounted(output) if isinstance(found, RefusedRecord)]
+    assert [mark.position for mark in marks] == [2, None, 4]
+    (alone,) = refused(service.send(record(5, x=3.4e38)))
+    assert alone == reasons[0]
 
 
 def accounted(output: list[Outgoing]) -> list[tuple[int, str | RefusedRecord | None]]:
