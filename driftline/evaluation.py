@@ -4,6 +4,7 @@ Input: labels and predictions in the same order. Output: one number, or one erro
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,11 +67,13 @@ def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) ->
 
 
 def better(metric: Metric, one: float, other: float) -> bool:
-    """Return whether `one` is strictly better than `other`.
+    """Return whether `one` is strictly better than `other`. NaN is worse than any number.
 
-    >>> better("mae", 1.0, 2.0), better("accuracy", 0.5, 0.5)
-    (True, False)
+    >>> better("mae", 1.0, 2.0), better("accuracy", 0.5, 0.5), better("mae", 1.0, float("nan"))
+    (True, False, True)
     """
+    if isnan(other):
+        return not isnan(one)
     return one > other if higher_is_better(metric) else one < other
 
 

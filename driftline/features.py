@@ -23,7 +23,9 @@ MAX_LEVELS: Final = 100
 # free text rather than a category.
 MAX_RARE: Final = 10_000
 
-_F32: Final = float(np.finfo(np.float32).max)
+# Models reject infinite values. They calculate in float32, in which a value minus the mean must be
+# finite as well. Half of the largest float32 ensures both.
+_LARGEST: Final = float(np.finfo(np.float32).max) / 2
 
 
 class FeatureSpec(msgspec.Struct, frozen=True):
@@ -146,8 +148,7 @@ class MatrixEncoder:
                 missing = np.isnan(values)
                 if missing.any():
                     values = np.where(missing, spec.impute or 0.0, values)
-                # Values outside the range of float32 would become infinite, which models reject.
-                matrix[:, at] = np.clip(values, -_F32, _F32)
+                matrix[:, at] = np.clip(values, -_LARGEST, _LARGEST)
                 at += 1
             else:
                 place = self._places[spec.name].get
@@ -170,9 +171,10 @@ class MatrixEncoder:
 def encode_matrix(schema: FeatureSchema, columns: Columns) -> NDArray[np.float32]:
     """Return the matrix (n, width), float32, with the columns of `matrix_columns`.
 
-    Numbers are unchanged, and the median replaces missing ones. Categories are one-hot encoded over
-    their levels. The columns of an unseen or rare value are all zero. A missing value has the level
-    `""` if the training data had missing values, and otherwise only zeros.
+    Numbers are unchanged up to ±1.7e38 and clipped beyond it. The median replaces missing ones.
+    Categories are one-hot encoded over their levels. The columns of an unseen or rare value are all
+    zero. A missing value has the level `""` if the training data had missing values, and otherwise
+    only zeros.
     """
     return MatrixEncoder(schema).encode(columns)
 

@@ -46,6 +46,15 @@ def test_missing_numbers_become_the_median_and_categories_are_one_hot() -> None:
     ]
 
 
+def test_the_difference_of_two_encoded_numbers_is_a_finite_float32() -> None:
+    largest = 3.4028234663852886e38
+    schema = fit_schema(STREAM, columns([0.0, 1.0], ["red", "red"]), ["a", "b"])
+    given = columns([largest, -largest, np.inf, 1e38], ["red", "red", "red", "red"])
+    price = encode_matrix(schema, given)[:, 0]
+    assert np.isfinite(price[0] - price[1])
+    assert price[2] == price[0] > price[3] == np.float32(1e38)
+
+
 def test_a_missing_category_is_all_zeros_if_none_was_missing_in_training() -> None:
     schema = fit_schema(STREAM, columns([1.0, 2.0], ["red", "blue"]), ["a", "b"])
     assert encode_matrix(schema, columns([1.0], [None])).tolist() == [[1.0, 0.0, 0.0, 2.0]]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from driftline.codec.columns import Columns
 from driftline.codec.records import RecordCodec
+from driftline.errors import TrainingError
 from driftline.evaluation import errors
 from driftline.events import Removed, Trial
 from driftline.features import encode_matrix
@@ -24,7 +25,7 @@ from driftline.stream import Stream
 from trainer.convert import Conversion, convert
 from trainer.dump import dump
 from trainer.rows import TrainingRows, objects
-from trainer.search import Fitted, Found, fit
+from trainer.search import NOT_FINITE, Fitted, Found, fit
 from trainer.split import Places
 
 _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx", "onnxruntime")
@@ -36,6 +37,15 @@ class Origin(msgspec.Struct, frozen=True):
     parent: str | None
     cause: str | None
     trained_at: str
+
+
+class CandidateFailed(TrainingError):
+    """The winner of the search cannot be fitted with the held-out rows, or cannot be packaged."""
+
+    def __init__(self, candidate: str, reason: str) -> None:
+        super().__init__(f"{candidate}: {reason}")
+        self.candidate = candidate
+        self.reason = reason
 
 
 def assemble(
@@ -51,14 +61,32 @@ def assemble(
 ) -> tuple[Manifest, bytes]:
     """Fit the winner on its range and the held-out rows together, and package it.
 
-    `held` are the indices of the held-out rows in `rows`. Raises TrainingError.
+    `held` are the indices of the held-out rows in `rows`. Raises CandidateFailed.
     """
+    try:
+        return _assemble(stream, rows, found, held, value, origin, removed, trials)
+    except Exception as error:  # libraries may raise anything
+        raise CandidateFailed(found.fitted.candidate.name, str(error)) from error
+
+
+def _assemble(
+    stream: Stream,
+    rows: TrainingRows,
+    found: Found,
+    held: Places,
+    value: float,
+    origin: Origin,
+    removed: tuple[Removed, ...],
+    trials: tuple[Trial, ...],
+) -> tuple[Manifest, bytes]:
     everything = rows.take(np.union1d(found.range.places, held))
     winner = found.fitted
     fitted = fit(stream, winner.candidate, winner.parameters, everything)
     sample = encode_matrix(fitted.schema, rows.take(held).columns)
     conversion = convert(fitted, stream, sample)
     scorer = _scorer(fitted, stream, conversion)
+    if scorer.score(sample).not_finite():
+        raise TrainingError(NOT_FINITE)
     manifest = Manifest(
         stream=stream.name,
         task=stream.task,
@@ -105,6 +133,7 @@ def _check_records(
         return ()
     scores = scorer.score(encode_matrix(fitted.schema, batch.columns))
     rows = None if scores.probabilities is None else scores.probabilities.tolist()
+    not_finite = set(scores.not_finite())  # JSON has no such numbers
     return tuple(
         CheckRecord(
             record=records[index].decode(),
@@ -112,6 +141,7 @@ def _check_records(
             scores=None if rows is None else tuple(rows[place]),
         )
         for place, index in enumerate(batch.kept)
+        if place not in not_finite
     )
 
 

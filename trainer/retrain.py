@@ -5,7 +5,7 @@ with an announcement if a model beat the champion. The handler publishes that an
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from driftline.evaluation import better
 from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.models.load import Models
 from driftline.stream import Stream
-from trainer.assemble import Origin, assemble
+from trainer.assemble import CandidateFailed, Origin, assemble
 from trainer.clean import clean
 from trainer.collect import OutcomeLog, collect
 from trainer.gate import Verdict, judge, judged_places
@@ -102,9 +102,40 @@ def _retrain(
     recent = np.arange(len(rows)) if since is None else np.flatnonzero(rows.positions >= since)
     if len(recent) < stream.retrain.min_outcomes:
         return _too_few(stream, job.request, len(rows), len(recent), removed)
-    # Split (6), search (4, 5, 6 and 8) and compare with the champion and earlier models (7).
-    ranges, held = ranges_and_held(stream, rows, recent, job.request)
-    found, trials = search(stream, rows, ranges, held, progress)
+    ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (6)
+    training = _Training(job, stream, rows, ranges, held, removed)
+    failed: dict[str, str] = {}
+    while True:
+        try:
+            return _searched(training, models, publisher, progress, failed)
+        except CandidateFailed as error:
+            log.warning("the best candidate failed: %s; trying the others", error.message)
+            failed[error.candidate] = error.reason
+
+
+class _Training(msgspec.Struct, frozen=True):
+    """The input of the steps from the search on."""
+
+    job: TrainingJob
+    stream: Stream
+    rows: TrainingRows
+    ranges: list[Range]
+    held: Places
+    removed: tuple[Removed, ...]
+
+
+def _searched(
+    training: _Training,
+    models: Models,
+    publisher: Publisher,
+    progress: Progress,
+    failed: Mapping[str, str],
+) -> TrainingResult:
+    """Search, judge and, if the challenger won, package and store. Raises CandidateFailed."""
+    job, stream, rows = training.job, training.stream, training.rows
+    held, removed = training.held, training.removed
+    # Search (4, 5, 6 and 8) and compare with the champion and earlier models (7).
+    found, trials = search(stream, rows, training.ranges, held, progress, failed=failed)
     verdict, recalled = _compared(job, stream, rows.take(held), found, models)
     result = TrainingResult(
         reason=verdict.reason,
@@ -222,9 +253,9 @@ def _answers(
                 continue
             model.check()
             said = model.predict(judged.columns).predictions
-        except StoreUnavailable:
+        except (StoreUnavailable, MemoryError):
             raise
-        except PackageError as error:
+        except Exception as error:  # noqa: BLE001  # a model may raise anything
             log.info("earlier model %s is left out: %s", announced.digest, error)
             continue
         yield announced, objects(list(said))

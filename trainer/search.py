@@ -9,8 +9,9 @@ stream's metric on the held-out rows, and all trials. It never fits on a held-ou
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 # With this many rows, parameters matter more than noise, and trying a grid takes seconds.
 TUNE_ROWS: Final = 10_000
+NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits the threads of libraries, by the number of modules at its creation.
 _controllers: dict[int, Any] = {}
 
@@ -76,17 +78,21 @@ def search(
     ranges: Sequence[Range],
     held: Places,
     progress: Progress = no_progress,
+    *,
+    failed: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Found, tuple[Trial, ...]]:
     """Try all candidates on all ranges. Return the best (of equals, the first) and all trials.
 
-    Raises TrainingError if a candidate is unknown or unsuitable, or none could be trained.
+    `failed` are candidates to leave out, with the reasons. Raises TrainingError if a candidate is
+    unknown or unsuitable, or none could be trained.
     """
-    candidates = [candidate(name, stream.task) for name in stream.models.candidates]
+    names = [name for name in stream.models.candidates if name not in failed]
+    candidates = [candidate(name, stream.task) for name in names]
     truth = rows.take(held)
     total = len(candidates) * len(ranges)
     best: Found | None = None
     trials: list[Trial] = []
-    failures: list[str] = []
+    failures = [f"{name}: {reason}" for name, reason in failed.items()]
     for number, (span, kind) in enumerate((s, c) for s in ranges for c in candidates):
         progress(f"training {kind.name} on {span.name}", number, total)
         train = rows.take(span.places)
@@ -98,8 +104,9 @@ def search(
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
             failures.append(f"{kind.name}: {error}")
             continue
-        if not np.isfinite(metric):
-            failures.append(f"{kind.name}: its predictions are not finite")
+        if not np.isfinite(metric) or scores.not_finite():
+            log.warning("candidate %s on %s failed: %s", kind.name, span.name, NOT_FINITE)
+            failures.append(f"{kind.name}: {NOT_FINITE}")
             continue
         trials.append(Trial(kind.name, fitted.parameters, span.name, len(train), metric))
         if best is None or better(stream.judged_by, metric, best.metric):
@@ -114,7 +121,9 @@ def search(
 
 
 def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
-    """Return the best parameters of the grid, judged on a part of the newest `TUNE_ROWS` rows."""
+    """Return the best parameters of the grid, judged on a part of the newest `TUNE_ROWS` rows.
+
+    They are the default ones if none could be fitted on the other part."""
     if not stream.models.tune or len(kind.grid) == 1:
         return kind.grid[0]
     recent = train.take(np.arange(max(0, len(train) - TUNE_ROWS), len(train)))
@@ -128,7 +137,11 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
     learn, truth = recent.take(fit_on), recent.take(judge_on)
     best, best_metric = kind.grid[0], None
     for parameters in kind.grid:
-        scores = fit(stream, kind, parameters, learn).score(stream, truth)
+        try:
+            scores = fit(stream, kind, parameters, learn).score(stream, truth)
+        except Exception as error:  # noqa: BLE001  # as in `search`
+            log.info("candidate %s with %s failed: %s", kind.name, parameters, error)
+            continue
         metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
         if best_metric is None or better(stream.judged_by, metric, best_metric):
             best, best_metric = parameters, metric

@@ -119,6 +119,13 @@ def test_tuning_chooses_from_the_grid_and_can_be_turned_off() -> None:
     assert tune(with_candidates(REGRESSION, tune=False), kind, rows(REGRESSION)) == kind.grid[0]
 
 
+def test_tuning_that_fails_leaves_the_default_parameters() -> None:
+    kind, given = candidate("logistic_regression", "classification"), rows(CLASSIFICATION, 100)
+    given.labels[:80] = "yes"  # tuning learns from one class only
+    given.labels[80:] = "no"
+    assert tune(CLASSIFICATION, kind, given) == kind.grid[0]
+
+
 def test_nearest_neighbours_are_trained_only_on_the_newest_rows() -> None:
     kind = candidate("k_nearest_neighbours", "classification")
     assert kind.max_rows == 20_000

@@ -2,21 +2,37 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
-from driftline.errors import BrokerUnavailable, PackageError, StoreUnavailable
+from driftline.codec.columns import Columns
+from driftline.errors import BrokerUnavailable, PackageError, StoreUnavailable, TrainingError
 from driftline.events import ModelAnnounced, Outcome, RetrainRequest
+from driftline.models.keys import new_key
 from driftline.models.load import Models
+from driftline.models.score import Model, Scores
 from driftline.models.store import ModelStore
 from driftline.stream import Stream
-from tests.training import CLASSIFICATION, Outcomes, first_model, outcome, request, settings
+from tests.training import (
+    CLASSIFICATION,
+    REGRESSION,
+    Outcomes,
+    first_model,
+    outcome,
+    request,
+    settings,
+    with_candidates,
+)
+from trainer import assemble as assemble_module
 from trainer import retrain as retrain_module
+from trainer.candidates import Candidate
 from trainer.first import TrainedModel
 from trainer.publish import Publisher
 from trainer.retrain import TrainingJob, TrainingResult, retrain
+from trainer.search import Fitted, fit
 
 TRAINED_AT = "2024-01-01T00:00:00Z"
 
@@ -188,11 +204,92 @@ def test_labels_of_a_single_class_fail_with_a_reason(home: Path, champion: Train
     assert result.reason.startswith("training failed: stream 'paint': no candidate")
 
 
+def poisoned(first: int, last: int, value: float) -> list[Outcome]:
+    """Return outcomes of a regression whose prices are ± `value`."""
+    found = []
+    for i in range(first, last):
+        fields = msgspec.json.decode(outcome(REGRESSION, i).record)
+        fields["price"] = -value if i % 3 else value
+        raw = msgspec.Raw(msgspec.json.encode(fields))
+        found.append(msgspec.structs.replace(outcome(REGRESSION, i), record=raw))
+    return found
+
+
+@pytest.mark.parametrize("value", [3.4028234663852886e38, 1e38, 1e20])
+def test_a_column_with_extreme_values_does_not_end_a_training(tmp_path: Path, value: float) -> None:
+    new_key(settings(tmp_path).keys)
+    linear = with_candidates(REGRESSION, "linear_regression")
+    ordinary = [outcome(REGRESSION, i) for i in range(300)]
+    for stream, log in (
+        (REGRESSION, [*ordinary, *poisoned(300, 360, value)]),  # among the held-out rows
+        (linear, [*poisoned(0, 300, value), *poisoned(300, 400, 1.0)]),
+        (linear, poisoned(0, 300, value)),
+    ):
+        result = run(tmp_path, None, Outcomes(log), stream=stream)
+        assert result.announcement is not None, result.reason
+        Models.of(settings(tmp_path), stream).load(result.announcement).check()
+
+
+def test_a_winner_that_cannot_be_fitted_with_the_held_out_rows_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(stream: Stream, kind: Candidate, *args: Any) -> Fitted:
+        if kind.name in failing:
+            raise ValueError("Input X contains infinity")
+        return fit(stream, kind, *args)
+
+    monkeypatch.setattr(assemble_module, "fit", fail)
+    new_key(settings(tmp_path).keys)
+    log = Outcomes([outcome(REGRESSION, i) for i in range(300)])
+    failing = {"linear_regression"}  # the best one
+    result = run(tmp_path, None, log, stream=REGRESSION)
+    assert result.announcement is not None
+    assert result.announcement.candidate == "decision_tree"
+    assert "linear_regression: Input X contains infinity; trying the others" in caplog.text
+    assert first_model(REGRESSION, tmp_path).candidate == "decision_tree"
+    failing = {"linear_regression", "decision_tree"}
+    result = run(tmp_path, None, log, stream=REGRESSION)
+    assert result.announcement is None
+    assert result.reason == (
+        "training failed: stream 'paint': no candidate could be trained: linear_regression: "
+        "Input X contains infinity; decision_tree: Input X contains infinity"
+    )
+    with pytest.raises(TrainingError, match="decision_tree: Input X contains infinity"):
+        first_model(REGRESSION, tmp_path)
+
+
+def test_a_champion_whose_predictions_are_not_finite_loses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(_: Model, columns: Columns) -> Scores:
+        return Scores(np.append(np.ones(len(columns) - 1), np.nan), None)
+
+    champion = first_model(REGRESSION, tmp_path).announcement
+    monkeypatch.setattr(Model, "predict", predict)
+    log = Outcomes([outcome(REGRESSION, i) for i in range(300, 600)])
+    result = run(tmp_path, champion, log, stream=REGRESSION)
+    assert result.announcement is not None
+    assert "against nan of the champion" in result.reason
+
+
+def test_an_earlier_model_that_raises_is_left_out(
+    home: Path, champion: TrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(Model, "check", fail)
+    log = Outcomes(concept(300, 900, turned=True))
+    result = run(home, champion.announcement, log, earlier=(champion.announcement,))
+    assert result.announcement is not None
+    assert "earlier model" not in result.reason
+
+
 @pytest.mark.parametrize("error", [PackageError("the disk is full"), ZeroDivisionError("oh")])
 def test_an_unexpected_error_is_returned_as_a_reason(
     home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(retrain_module, "search", fail)
