@@ -7,8 +7,11 @@ A key folder contains `signing.pem` (private, readable by its owner only), `sign
 others) and `trusted/<key id>.pem`, the public keys whose packages may be loaded.
 """
 
+import fcntl
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -46,29 +49,34 @@ def key_id(public: Ed25519PublicKey) -> str:
 def new_key(folder: Path) -> str:
     """Create a signing key in `folder`, trust it there, and return its id.
 
-    Raises SettingsError if the folder already has one. Packages that were signed with it still need
-    its public key.
+    Raises SettingsError if the folder already has one, or if a file cannot be written; then the
+    folder has no new key. Packages that were signed with the old key still need its public key.
     """
-    path = folder / _PRIVATE
-    if path.exists():
-        raise SettingsError(
-            f"{path} exists", hint="move it away first; packages signed with it need its public key"
-        )
     private = Ed25519PrivateKey.generate()
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    folder.mkdir(parents=True, exist_ok=True)
-    # Set the mode at creation. If it were restricted later, others could read the file until then.
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
     public = private.public_key()
-    (folder / _PUBLIC).write_bytes(_public_pem(public))
-    return _trust(public, folder)
+    with _locked(folder):
+        path = folder / _PRIVATE
+        if path.exists():
+            raise SettingsError(
+                f"{path} exists",
+                hint="move it away first; packages signed with it need its public key",
+            )
+        # Write the private key last: a folder that has one is complete.
+        name = _trust(public, folder)
+        try:
+            _write(folder / _PUBLIC, _public_pem(public))
+            _write(path, pem, mode=0o600)
+        except SettingsError:
+            (folder / _TRUSTED / f"{name}.pem").unlink(missing_ok=True)
+            raise
+    return name
 
 
 def trust(public_key: Path, folder: Path) -> str:
     """Trust packages signed by the owner of this public key (PEM), and return the key's id.
 
-    Raises SettingsError if the file is not an Ed25519 public key.
+    Raises SettingsError if the file is not an Ed25519 public key, or if it cannot be stored.
     """
     return _trust(_read_public(public_key), folder)
 
@@ -76,7 +84,7 @@ def trust(public_key: Path, folder: Path) -> str:
 def ensure_key(folder: Path) -> str:
     """Return the id of the folder's signing key; create the key if there is none.
 
-    Raises SettingsError if the key cannot be read.
+    Raises SettingsError if the key cannot be read or created.
     """
     return signing_key(folder) or new_key(folder)
 
@@ -184,9 +192,52 @@ class Trusted:
 
 def _trust(public: Ed25519PublicKey, folder: Path) -> str:
     name = key_id(public)
-    (folder / _TRUSTED).mkdir(parents=True, exist_ok=True)
-    (folder / _TRUSTED / f"{name}.pem").write_bytes(_public_pem(public))
+    _write(folder / _TRUSTED / f"{name}.pem", _public_pem(public))
     return name
+
+
+def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file that is complete or absent, also after a full disk or a power failure.
+
+    Raises SettingsError.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        # Set the mode at creation. If it were restricted later, others could read it until then.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise _not_written(path, error) from error
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process creates a key in the folder. Raises SettingsError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise _not_written(folder, error) from error
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _not_written(path: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"cannot write {path}: {error.strerror}",
+        hint="make it writable, or free space on its disk, and try again",
+    )
 
 
 def _public_pem(public: Ed25519PublicKey) -> bytes:

@@ -1,6 +1,9 @@
 """Signing keys and trusted keys, and the signatures that are rejected."""
 
+import errno
+import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,55 @@ def test_a_key_is_never_overwritten(tmp_path: Path) -> None:
     new_key(tmp_path)
     with pytest.raises(SettingsError, match="exists"):
         new_key(tmp_path)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_key_can_be_created_once_the_disk_is_no_longer_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    """Whichever of the three files does not fit, nothing of the first attempt remains in use."""
+    opened = os.open
+    count = 0
+
+    def full(path: str | Path, flags: int, *rest: int, **named: int) -> int:
+        nonlocal count
+        count += bool(flags & os.O_CREAT)
+        if flags & os.O_CREAT and count == failing:
+            os.close(opened(path, flags, *rest, **named))  # the file is created, but not filled
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, flags, *rest, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.open", full)
+        patched.setattr("pathlib.Path.write_bytes", lambda path, _: full(path, os.O_CREAT))
+        with pytest.raises((SettingsError, OSError), match="No space left on device"):
+            new_key(tmp_path)
+    assert signing_key(tmp_path) is None
+    assert Trusted(tmp_path).ids() == ()
+    assert not [*tmp_path.rglob("*.part")]
+
+    name = ensure_key(tmp_path)
+    Trusted(tmp_path).verify(DIGEST, Signer(tmp_path).sign(DIGEST))
+    assert trust(tmp_path / "signing.pub", tmp_path / "other") == name
+
+
+def test_processes_that_create_a_key_at_the_same_time_get_one(tmp_path: Path) -> None:
+    def create(_: int) -> str | None:
+        try:
+            return new_key(tmp_path)
+        except SettingsError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [name for name in pool.map(create, range(8)) if name]
+    assert made == [signing_key(tmp_path)]
+    assert Trusted(tmp_path).ids() == tuple(made)
+
+
+def test_an_error_names_a_key_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"a file where the folder should be")
+    with pytest.raises(SettingsError, match="cannot write"):
+        new_key(tmp_path / "keys")
 
 
 def test_a_signature_by_another_key_is_accepted_only_once_that_key_is_trusted(
