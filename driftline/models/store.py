@@ -73,12 +73,7 @@ class ModelStore:
         """
         path = self._path(digest, "zip")
         try:
-            if (self._files.size(path) or 0) > MAX_PACKAGE_BYTES:
-                raise PackageError(
-                    f"{self.url}: {digest} is larger than {MAX_PACKAGE_BYTES >> 20} MiB",
-                    hint="train smaller models: fewer trees, or less depth",
-                )
-            data: bytes = self._files.cat_file(path)
+            return self._read(path, MAX_PACKAGE_BYTES, digest)
         except PackageError:
             raise
         except FileNotFoundError as error:
@@ -93,7 +88,6 @@ class ModelStore:
             ) from error
         except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read {digest}", error) from error
-        return data
 
     def signature(self, digest: str) -> Signature | None:
         """Return the signature that was stored with a package, unverified, or None.
@@ -102,9 +96,8 @@ class ModelStore:
         """
         path = self._path(digest, "sig")
         try:
-            if (self._files.size(path) or 0) > _MAX_SIGNATURE_BYTES:
-                raise PackageError(f"{self.url}: the signature of {digest} is too large")
-            return msgspec.json.decode(self._files.cat_file(path), type=Signature)
+            data = self._read(path, _MAX_SIGNATURE_BYTES, f"the signature of {digest}")
+            return msgspec.json.decode(data, type=Signature)
         except PackageError:
             raise
         except FileNotFoundError:
@@ -115,6 +108,33 @@ class ModelStore:
             ) from error
         except Exception as error:  # as in `get`
             raise self._unavailable(f"cannot read the signature of {digest}", error) from error
+
+    def _read(self, path: str, max_bytes: int, what: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises PackageError if it is too large, or no regular file: opening a pipe may block
+        forever, and a device may have no end. Raises the exceptions of the driver.
+        """
+        info = self._files.info(path)
+        if info["type"] != "file":
+            raise PackageError(
+                f"{self.url}: cannot read {what}: it is not a regular file",
+                hint="replace it by the file that the trainer wrote",
+            )
+        data = bytearray()
+        too_large = (info.get("size") or 0) > max_bytes
+        if not too_large:
+            # The size may be unknown or wrong. Some drivers return less than was asked for.
+            with self._files.open(path, "rb") as file:
+                while chunk := file.read(max_bytes + 1 - len(data)):
+                    data += chunk
+            too_large = len(data) > max_bytes
+        if too_large:
+            raise PackageError(
+                f"{self.url}: {what} is larger than {max_bytes:,} bytes",
+                hint="train smaller models: fewer trees, or less depth",
+            )
+        return bytes(data)
 
     def _unavailable(self, what: str, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(

@@ -1,6 +1,7 @@
 """The model store returns the bytes of a digest and never other bytes, on any fsspec storage."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,42 @@ def test_a_package_that_is_too_large_is_not_read(
         store.get(digest_of(b"package"))
 
 
+def test_a_package_that_is_larger_than_its_reported_size_is_read_only_up_to_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ModelStore(str(tmp_path))
+    store.put(b"package", SIGNATURE)
+    info = type(store._files).info
+    monkeypatch.setattr(
+        type(store._files), "info", lambda self, path: info(self, path) | {"size": 0}
+    )
+    monkeypatch.setattr("driftline.models.store.MAX_PACKAGE_BYTES", 3)
+    monkeypatch.setattr("driftline.models.store._MAX_SIGNATURE_BYTES", 3)
+    for call in (store.get, store.signature):
+        with pytest.raises(PackageError, match="larger than 3 bytes"):
+            call(digest_of(b"package"))
+
+
+@pytest.mark.parametrize("suffix", ["zip", "sig"])
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "device"])
+@pytest.mark.parametrize("url", ["{}", "simplecache::{}"])
+def test_only_regular_files_are_read(tmp_path: Path, url: str, kind: str, suffix: str) -> None:
+    """Reading a pipe blocks, and a device such as /dev/zero has no end."""
+    store = ModelStore(url.format(tmp_path / "models"))
+    store.put(b"package", SIGNATURE)
+    path = next((tmp_path / "models").glob(f"*.{suffix}"))
+    path.unlink()
+    if kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        pipe = path if kind == "pipe" else tmp_path / "pipe"
+        os.mkfifo(pipe)
+        if pipe != path:
+            path.symlink_to(pipe)
+    with pytest.raises(PackageError, match="not a regular file"):
+        (store.get if suffix == "zip" else store.signature)(digest_of(b"package"))
+
+
 @pytest.mark.parametrize(
     "error", [OSError(5, "Input/output error"), RuntimeError("403"), EOFError()]
 )
@@ -77,7 +114,7 @@ def test_an_unreachable_store_is_distinguished_from_a_missing_package(
     def fail(*_: object) -> bytes:
         raise error
 
-    monkeypatch.setattr(type(store._files), "cat_file", fail)
+    monkeypatch.setattr(type(store._files), "open", fail)
     for call in (store.get, store.signature):
         with pytest.raises(StoreUnavailable, match="cannot read"):
             call(digest_of(b"package"))
