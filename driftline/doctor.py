@@ -12,7 +12,13 @@ from typing import Literal
 import msgspec
 
 from driftline.broker.port import Admin, Broker, OffsetRange
-from driftline.errors import BrokerError, DriftlineError, PackageError, SettingsError
+from driftline.errors import (
+    BrokerError,
+    DriftlineError,
+    PackageError,
+    SettingsError,
+    UnsupportedCodec,
+)
 from driftline.events import Freeze, RolePointer
 from driftline.models.keys import Signer, Trusted, is_open
 from driftline.placement import Placement, Side
@@ -140,7 +146,7 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
             yield from _check_placement(admin, broker, stream)
             if admin.describe([Topics(stream).models]):
                 yield from _check_champion(settings, broker, stream)
-    except BrokerError as error:
+    except (BrokerError, UnsupportedCodec) as error:
         yield Check("broker", "fail", error.message, error.hint or f"see the log of {where}")
     finally:
         admin.close()

@@ -4,6 +4,7 @@ DriftlineError
 ├── StreamFileError        the stream file is wrong: file, key, what was expected
 ├── SettingsError          a setting, flag or environment variable is wrong
 ├── MissingExtra           an optional library is not installed
+├── UnsupportedCodec       the client cannot decompress the records of a topic
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            the broker reported an error, or cannot be used
 │   ├── BrokerUnavailable  it cannot be reached
@@ -55,6 +56,10 @@ class MissingExtra(DriftlineError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed", hint=f"pip install 'driftline[{extra}]'")
+
+
+class UnsupportedCodec(DriftlineError):
+    """The Kafka client cannot decompress the records of a topic. To try again does not help."""
 
 
 class DataError(DriftlineError):

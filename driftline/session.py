@@ -143,6 +143,7 @@ class Session:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
         Without partitions no request is sent, so only a new assignment proves it, even if empty.
+        Unread records must be read first, because that may fail. The next commit then proves it.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
         self._looks += 1
@@ -151,7 +152,7 @@ class Session:
         ends = self._consumer.ends(partitions)
         self._note_progress(positions, ends)
         self._handler.look(GroupView(positions, ends, self._committed_of_all))
-        return was_assigned or bool(partitions)
+        return (was_assigned or bool(partitions)) and not self._behind
 
     def _note_progress(
         self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]

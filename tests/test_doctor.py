@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftline.broker.memory import MemoryAdmin, MemoryBroker
+from driftline.broker.memory import MemoryAdmin, MemoryBroker, MemoryConsumer
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker
 from driftline.doctor import Check, check_broker, check_installation, check_models
-from driftline.errors import BrokerUnavailable
+from driftline.errors import BrokerUnavailable, UnsupportedCodec
 from driftline.models.keys import new_key, trust
 from driftline.models.store import ModelStore, digest_of
 from driftline.settings import Settings
@@ -190,3 +190,18 @@ def test_a_producer_that_sends_labels_to_other_partitions_than_records_fails(
 
     assert found.result == "fail"
     assert "labels by CRC32 (librdkafka's default)" in found.found
+
+
+def test_records_that_the_client_cannot_decompress_fail_with_a_remedy(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll(*_: object, **__: object) -> None:
+        raise UnsupportedCodec("cannot read s.features[0]@0", hint="pip install zstandard")
+
+    world = World()
+    world.feature("1")
+    monkeypatch.setattr(MemoryConsumer, "poll", poll)
+    found = [check for check in on_broker(settings, world.broker) if check.name == "broker"][-1]
+
+    expected = ("fail", "cannot read s.features[0]@0", "pip install zstandard")
+    assert (found.result, found.found, found.todo) == expected

@@ -6,6 +6,7 @@ behind its position: after a restart, it must rebuild that state and publish no 
 
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,12 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import ManualClock
-from driftline.errors import BrokerUnavailable, StoreUnavailable, TransactionAborted
+from driftline.errors import (
+    BrokerUnavailable,
+    StoreUnavailable,
+    TransactionAborted,
+    UnsupportedCodec,
+)
 from driftline.handler import GroupView, LogChange
 from driftline.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
 from driftline.stream import Delivery
@@ -445,6 +451,58 @@ def test_the_loop_waits_for_kafka_until_partitions_are_assigned_again(
 
     assert before == ["no Kafka answers"]
     assert problems == ["no Kafka answers", None]
+
+
+def test_kafka_works_again_only_when_unread_records_were_read(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[str | None] = []
+    stop, polls = _OutOfTime(4), 0
+    poll = MemoryConsumer.poll
+
+    def fails_after_an_empty_poll(consumer: MemoryConsumer, **wanted: Any) -> Sequence[Message]:
+        nonlocal polls
+        polls += 1
+        clock.advance(LOOK_INTERVAL_S)
+        if polls > 6:
+            stop.set()
+            return poll(consumer, **wanted)
+        if polls % 2:
+            poll(consumer, max_records=1, timeout_s=0)  # assigns the partitions
+            consumer.seek(TopicPartition(IN, 0), 0)
+            return []
+        raise BrokerUnavailable("no records can be read")
+
+    monkeypatch.setattr(MemoryConsumer, "poll", fails_after_an_empty_poll)
+    put(broker, 1, 2)
+    clock = ManualClock()
+    loop = Loop(
+        PairSums(),
+        broker,
+        group="pairs",
+        delivery="exactly_once",
+        clock=clock,
+        on_connection=problems.append,
+    )
+    loop.run(stop, max_wait_s=0)
+
+    assert problems == ["no records can be read"] * 3 + [None]
+    assert got(broker) == [3]
+
+
+def test_the_loop_ends_if_its_client_cannot_decompress_records(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poll(*_: object, **__: object) -> None:
+        raise UnsupportedCodec("zstandard is not installed")
+
+    problems: list[str | None] = []
+    monkeypatch.setattr(MemoryConsumer, "poll", poll)
+    loop = new_loop(broker)
+    loop._on_connection = problems.append
+    with pytest.raises(UnsupportedCodec):
+        loop.run(_OutOfTime(3), max_wait_s=0)
+    assert problems == []
 
 
 class _OutOfTime(Event):

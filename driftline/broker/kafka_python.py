@@ -22,7 +22,12 @@ from driftline.broker import probe
 from driftline.broker.bounded import let_go
 from driftline.broker.kafka_python_consumer import KafkaPythonConsumer
 from driftline.broker.kafka_python_producer import KafkaPythonProducer
-from driftline.broker.kafka_python_values import ANSWER_TIMEOUT_MS, committed_of, translated
+from driftline.broker.kafka_python_values import (
+    ANSWER_TIMEOUT_MS,
+    committed_of,
+    translated,
+    unsupported_codec,
+)
 from driftline.broker.limits import (
     CLIENT_MAX_BYTES,
     MAX_MESSAGE_BYTES,
@@ -179,6 +184,11 @@ class KafkaPythonBroker:
                 _close(made)
                 why = without_secrets(str(error), self._given)
                 raise SettingsError(f"kafka-python refuses its client properties: {why}") from None
+            except RuntimeError as error:
+                _close(made)
+                if "codec" not in str(error):
+                    raise
+                raise unsupported_codec("write", error) from None
             except kafka_errors.KafkaError as error:
                 _close(made)
                 # Keep only the text. The traceback of the error would keep the client.

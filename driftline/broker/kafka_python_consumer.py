@@ -18,6 +18,7 @@ from driftline.broker.kafka_python_values import (
     kafka_offsets,
     kafka_partition,
     translated,
+    unsupported_codec,
 )
 from driftline.broker.limits import TopicLimits, fenced_instance
 from driftline.broker.port import Committed, Message, Rebalanced, TopicPartition
@@ -61,6 +62,11 @@ class KafkaPythonConsumer:
                 batches = poll(timeout_ms=timeout_s * 1000, max_records=max_records)
             except kafka_errors.OffsetOutOfRangeError as error:
                 raise OffsetOutOfRange(*next(iter(error.args[0]))) from error
+            except kafka_errors.UnsupportedCodecError as error:
+                # The error does not name the batch. The client is still at it (3.0.12).
+                batch = self._client._fetcher._next_partition_records
+                place = "{}[{}]@{}".format(*batch.topic_partition, batch.next_fetch_offset)
+                raise unsupported_codec(f"read {place}", error) from error
         if self._static and self._is_fenced():
             raise fenced_instance()
         return [

@@ -10,7 +10,7 @@ from kafka.structs import OffsetAndMetadata
 
 from driftline.broker.limits import fenced_instance, not_allowed
 from driftline.broker.port import Committed, TopicPartition
-from driftline.errors import BrokerError, BrokerUnavailable
+from driftline.errors import BrokerError, BrokerUnavailable, UnsupportedCodec
 
 # A reachable broker replies in milliseconds. This timeout also covers the election of a leader.
 ANSWER_TIMEOUT_MS = 30_000
@@ -20,6 +20,10 @@ PROGRESS_TIMEOUT_MS = 5_000
 # librdkafka (2.16) commits metadata with the zero byte that ends strings in C. When it reads
 # metadata without this byte, it continues into other memory. So this adapter writes the byte, too.
 _END = "\0"
+
+# Compression codec → the package that the client decompresses it with. Driftline requires them all,
+# but they may be missing after `pip install --no-deps`.
+_CODECS = {"lz4": "lz4", "snappy": "python-snappy", "zstd": "zstandard"}
 
 
 def kafka_partition(partition: TopicPartition) -> Any:
@@ -40,6 +44,20 @@ def kafka_offsets(offsets: Mapping[TopicPartition, Committed]) -> dict[Any, Any]
         )
         for partition, position in offsets.items()
     }
+
+
+def unsupported_codec(doing: str, error: Exception) -> UnsupportedCodec:
+    """Return the error for records or a setting with a codec that the client does not have."""
+    for codec, package in _CODECS.items():
+        if codec in str(error):
+            return UnsupportedCodec(
+                f"cannot {doing} with {codec} compression: {package} is not installed",
+                hint=f"pip install {package}",
+            )
+    return UnsupportedCodec(
+        f"cannot {doing}: kafka-python does not know its compression ({error})",
+        hint="set DRIFTLINE_CLIENT=librdkafka, or write with gzip, lz4, snappy or zstd",
+    )
 
 
 @contextlib.contextmanager

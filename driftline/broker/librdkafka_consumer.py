@@ -21,7 +21,7 @@ from driftline.broker.librdkafka_values import (
 )
 from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed
 from driftline.broker.port import Committed, Headers, Message, Messages, Rebalanced, TopicPartition
-from driftline.errors import BrokerError, OffsetOutOfRange
+from driftline.errors import BrokerError, OffsetOutOfRange, UnsupportedCodec
 
 _log = logging.getLogger(__name__)
 
@@ -380,6 +380,12 @@ def _is_notice(record: Any, group: str | None) -> bool:
         if group is None:
             return True  # harmless, because the client never joins its group
         raise not_allowed(f"join group {group!r}", error.str())
+    if error.code() == ck.KafkaError._NOT_IMPLEMENTED:
+        raise UnsupportedCodec(
+            f"cannot read {record.topic()}[{record.partition()}]: "
+            f"this build of librdkafka lacks the codec of its records ({error.str()})",
+            hint="reinstall confluent-kafka from a wheel, or set DRIFTLINE_CLIENT=kafka-python",
+        )
     if error.fatal() or error.code() in _LASTING:
         raise _fatal(error.str())
     _log.warning("%s", error.str())

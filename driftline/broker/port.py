@@ -182,9 +182,10 @@ class Consumer(Protocol):
     def poll(self, *, max_records: int, timeout_s: float) -> Sequence[Message]:
         """Return the next records, at most `max_records`. Wait up to `timeout_s` if there are none.
 
-        Raises BrokerUnavailable, BrokerError. A group member raises OffsetOutOfRange, until `seek`,
-        if a position is outside of its log: retention has deleted the record, or the topic was
-        created again. A consumer without a group resumes at the earliest record instead.
+        Raises BrokerUnavailable, BrokerError, and UnsupportedCodec if the client cannot decompress
+        the records. A group member raises OffsetOutOfRange, until `seek`, if a position is outside
+        of its log: retention has deleted the record, or the topic was created again. A consumer
+        without a group resumes at the earliest record instead.
         """
 
     def assignment(self) -> frozenset[TopicPartition]:

@@ -16,7 +16,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.cli.stream_file import find_stream_file
-from driftline.errors import BrokerError
+from driftline.errors import BrokerError, UnsupportedCodec
 from driftline.models.keys import Trusted
 from driftline.operations import Status
 from driftline.operations import status as look
@@ -50,7 +50,7 @@ def status(
     problems = tuple(here.problems())
     try:
         found = look(context.broker, context.stream, here, Trusted(context.settings.keys))
-    except BrokerError:
+    except (BrokerError, UnsupportedCodec):
         # The state of services on this machine is known without a broker.
         if not json:
             _show_workers(context.stream.name, here.workers, {})
