@@ -97,7 +97,9 @@ class MemoryBroker:
         broker = cls(clock)
         broker._topics, broker._groups = memory_log.load(folder)
         broker._created = max(
-            (int(topic.id.rpartition("-")[2]) for topic in broker._topics.values()), default=0
+            # Topics that earlier versions saved have no id.
+            (int(topic.id.rpartition("-")[2] or 0) for topic in broker._topics.values()),
+            default=0,
         )
         return broker
 
