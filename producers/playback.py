@@ -13,7 +13,9 @@ in which to send them. This module sends nothing and never waits.
   is the label, known at the time of that row. `@row` numbers only the feature records, so that
   windows count records. (With a delay, `@row` is the number of the data row, from 0.)
 - `"@at"`: each row contains in `@at` when its label was known; an empty `@at` means immediately.
-  `@row`, if present, is the number of the row.
+  `@row`, if present, is the number of the row. If the stream cannot use one of the two, it is sent
+  as it is, and the record or label takes the position after its predecessor: it becomes a dead
+  letter. An implausibly large `@row` does not move later labels either.
 """
 
 import heapq
@@ -24,19 +26,22 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from driftline.codec.values import parse_time
+from driftline.codec.values import MAX_TIME_US
 from driftline.errors import DataError
-from driftline.partition_clock import MAX_AHEAD_US, PartitionClock
+from driftline.events import MAX_ROW
+from driftline.partition_clock import MAX_AHEAD_ROWS, MAX_AHEAD_US, PartitionClock
 from driftline.stream import AT, ROW, LabelDelay, Span, Stream
+from producers.recorded import recorded_row, recorded_time
 from producers.rows import Change, Changing, Row, Source
-from producers.shaping import Shaped, Shaper
+from producers.shaping import Shaped, Shaper, Unusable
 
 
 class Play(msgspec.Struct, frozen=True, gc=False):
     """One message to send.
 
     row: the data row (from 0) that playback has read when the message is sent.
-    position: the position on the stream's axis; None for a record with an unreadable event time.
+    position: the position on the stream's axis; None if the event time of a record, or the `@at` of
+    a label, is unusable.
     """
 
     kind: Literal["record", "label"]
@@ -91,6 +96,10 @@ class Playback:
         self._delay = _checked(stream)
         self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
         self._recorded = stream.simulate.label_delay == AT
+        # It ignores implausible numbers; otherwise one wrong number would make all labels due.
+        self._row_clock = PartitionClock(
+            stream.max_ahead if stream.axis == "row" else MAX_AHEAD_ROWS
+        )
         self._before: set[str] = set()  # ids of warm-up records; only with `label_delay = "data"`
 
     @property
@@ -130,8 +139,7 @@ class Playback:
                 self._number += 1
                 unlabelled += 1
                 continue
-            self._number = self._number_of(row)
-            shaped = self._shaper.shape(row, self._number)
+            shaped = self._shaper.shape(row, self._number_of(row))
             label = self._shaper.label_value(shaped)
             if self._brings_label(shaped, self._before):
                 record = open_records.pop(shaped.record_id or "", None)
@@ -222,7 +230,8 @@ class Playback:
         """
         draw, by_time = self._draw(delay), _is_duration(delay)
         same_axis = by_time == (self._stream.axis == "time")
-        waiting: list[tuple[int, int, Shaped]] = []
+        last = MAX_ROW if self._stream.axis == "row" else MAX_TIME_US
+        waiting: list[tuple[int, int, Shaped, Unusable | None]] = []
         reached = -(2**63)  # the max position of the records so far, on the delay's axis
         reached_us = 0
         # It ignores implausible times; otherwise one wrong time would make all labels due.
@@ -232,8 +241,8 @@ class Playback:
             if isinstance(row, bytes):
                 yield self._unreadable(index, row)
                 continue
-            number = self._number = self._number_of(row)
-            shaped = self._shaper.shape(row, number)
+            shaped = self._shaper.shape(row, self._number_of(row))
+            number = self._number
             time_us = shaped.time_us
             if time_us is not None and not clock.believes(time_us):
                 time_us = None
@@ -244,8 +253,8 @@ class Playback:
             reached_us = max(reached_us, time_us or 0)
             at = number if self._stream.axis == "row" else reached_us
             while waiting and waiting[0][0] <= reached:
-                due, _, earlier = heapq.heappop(waiting)
-                yield self._label(earlier, index, due if same_axis else at)
+                due, _, earlier, wrong = heapq.heappop(waiting)
+                yield self._label(earlier, index, wrong or (due if same_axis else at))
             yield self._record(shaped, index)
             wait, withheld = draw(), self._withheld()
             if shaped.target is None or shaped.record_id is None:
@@ -254,16 +263,17 @@ class Playback:
                 self.counts.labels_withheld += 1
             else:
                 known = self._known_at(row)
-                due = (here or 0) + wait if known is None else known
-                heapq.heappush(waiting, (due, number, shaped))
+                wrong = known if isinstance(known, Unusable) else None
+                due = known if isinstance(known, int) else (here or 0) + wait
+                heapq.heappush(waiting, (min(due, last), index, shaped, wrong))
                 while waiting and waiting[0][0] <= reached:  # no delay, or a late record
-                    due, _, earlier = heapq.heappop(waiting)
-                    yield self._label(earlier, index, due if same_axis else at)
+                    due, _, earlier, wrong = heapq.heappop(waiting)
+                    yield self._label(earlier, index, wrong or (due if same_axis else at))
         # All rows are played; send the remaining labels in the order in which they are due.
         end = self._number if self._stream.axis == "row" else reached_us
         while waiting:
-            due, _, earlier = heapq.heappop(waiting)
-            yield self._label(earlier, index, due if same_axis else end)
+            due, _, earlier, wrong = heapq.heappop(waiting)
+            yield self._label(earlier, index, wrong or (due if same_axis else end))
 
     def _draw(self, delay: Span | LabelDelay) -> "_Draw":
         return _Draw(delay, self._random)
@@ -273,24 +283,27 @@ class Playback:
 
     # ---- recorded numbers and times (`label_delay = "@at"`) -------------------------------------
 
-    def _number_of(self, row: Mapping[str, Any]) -> int:
-        """Return the number of the next record, which is the recorded `@row` if there is one."""
-        if not self._recorded or row.get(ROW) is None:
-            return self._number
-        try:
-            return int(row[ROW])
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"{self._source.name}: {ROW!r} is no number: {row[ROW]!r}") from error
+    def _number_of(self, row: Mapping[str, Any]) -> int | Unusable:
+        """Return the number to send with a row: its `@row`, if recorded, or else `_number`.
 
-    def _known_at(self, row: Mapping[str, Any]) -> int | None:
+        `_number` moves to a recorded number that is usable and plausible.
+        """
+        if not self._recorded:
+            return self._number
+        found = recorded_row(row.get(ROW), textual=self._source.textual)
+        if found is None:
+            return self._number
+        if isinstance(found, int) and self._row_clock.believes(found):
+            self._number = found
+        return found
+
+    def _known_at(self, row: Mapping[str, Any]) -> int | Unusable | None:
         """Return the recorded position at which the row's label was known, or None."""
-        at = row.get(AT) if self._recorded else None
-        if at is None:
+        if not self._recorded:
             return None
-        try:
-            return int(at) if self._stream.axis == "row" else parse_time(str(at))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{self._source.name}: {AT!r} of a row: {error}") from error
+        if self._stream.axis == "row":
+            return recorded_row(row.get(AT), textual=self._source.textual)
+        return recorded_time(row.get(AT))
 
     # ---- items ----------------------------------------------------------------------------------
 
@@ -311,11 +324,12 @@ class Playback:
         position = number if self._stream.axis == "row" else None
         return Play("record", index, str(number).encode(), row, None, position)
 
-    def _label(self, shaped: Shaped, index: int, at: int | None) -> Play:
+    def _label(self, shaped: Shaped, index: int, at: int | Unusable | None) -> Play:
         record_id = shaped.record_id or ""
         self.counts.labels += 1
         value = self._shaper.label(shaped, record_id, at)
-        return Play("label", index, shaped.key, value, record_id, at)
+        position = None if isinstance(at, Unusable) else at
+        return Play("label", index, shaped.key, value, record_id, position)
 
 
 class _Draw:

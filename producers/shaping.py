@@ -38,6 +38,12 @@ class Shaped(msgspec.Struct, frozen=True, gc=False):
     time_us: int | None
 
 
+class Unusable(msgspec.Struct, frozen=True):
+    """A recorded `@row` or `@at` to send as it is, so that its record or label is rejected."""
+
+    value: Any
+
+
 class Shaper:
     """Convert the rows of one source to records of one stream."""
 
@@ -57,7 +63,7 @@ class Shaper:
         self._numbers = frozenset(numbers)
         self._labels = LabelCodec(stream)
 
-    def shape(self, row: Mapping[str, Any], number: int) -> Shaped:
+    def shape(self, row: Mapping[str, Any], number: int | Unusable) -> Shaped:
         """Convert a row to the record with number `number`.
 
         Raises DataError if the row cannot be encoded as JSON, or if inference would reject the
@@ -71,11 +77,16 @@ class Shaper:
             elif name == self._stream.target:
                 target = self._value(name, value)
         if self._stream.needs_row:
-            if not 0 <= number <= MAX_ROW:
+            if isinstance(number, Unusable):
+                record[ROW] = number.value
+            elif 0 <= number <= MAX_ROW:
+                record[ROW] = number
+            else:
                 raise DataError(f"field {ROW!r}: expected 0 to {MAX_ROW}, got {number}")
-            record[ROW] = number
-        record_id = text(number) if self._stream.record.id == ROW else None
-        if (found := record.get(self._stream.record.id)) is not None and record_id is None:
+        record_id = None
+        if self._stream.record.id == ROW:
+            record_id = text(number) if isinstance(number, int) else None
+        elif (found := record.get(self._stream.record.id)) is not None:
             record_id = text(found)
         match self._stream.record.key:
             case key if key in (ID, self._stream.record.id):
@@ -95,13 +106,17 @@ class Shaper:
             time_us=self._time(record),
         )
 
-    def label(self, shaped: Shaped, record_id: str, at: int | None) -> bytes:
+    def label(self, shaped: Shaped, record_id: str, at: int | Unusable | None) -> bytes:
         """Encode the label of a converted row. A regression target stays as it is if it is not a
         number."""
         target = shaped.target
         if self._stream.task == "classification":
             target = text(target)
-        return self._labels.encode(record_id, target, at=at, key=shaped.key_value)
+        position = None if isinstance(at, Unusable) else at
+        value = self._labels.encode(record_id, target, at=position, key=shaped.key_value)
+        if isinstance(at, Unusable):
+            value = msgspec.json.encode({**msgspec.json.decode(value), AT: at.value})
+        return value
 
     def label_value(self, shaped: Shaped) -> str | float | None:
         """Return the target for training; None if it or the id is missing, or if a regression

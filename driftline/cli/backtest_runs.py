@@ -4,6 +4,7 @@ In: a `Job`, which can be sent to another process. Out: its result, as `Played`.
 those of `driftline run`, in the same steps, so the result is that of a run with this policy.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from monitor.estimates.coverage import Coverage
 from producers.playback import Playback
 from producers.rows import Row, Source
 from producers.sources import open_source
+
+log = logging.getLogger(__name__)
 
 # Seed of the random order, so that false alarms are reproducible.
 _SHUFFLE_SEED: Final = 1
@@ -123,6 +126,8 @@ def play(job: Job, progress: Callable[[int, int], None]) -> Played:
     )
     try:
         simulation.play()
+        for item in simulation.too_large:
+            log.warning("data row %d is left out: %s", item.row, item.reason)
         return Played(
             name=job.name,
             records=simulation.records,

@@ -15,9 +15,9 @@ from driftline.cli.options import (
     Json,
     StreamFile,
     open_context,
-    stderr,
     stdout,
 )
+from driftline.cli.unsent import report_unsent
 from driftline.clock import SystemClock
 from driftline.errors import SettingsError
 from driftline.plain import json_line
@@ -30,7 +30,6 @@ from producers.playback import Playback
 from producers.rows import Source
 from producers.sources import open_source
 
-_SHOWN_TOO_LARGE = 5
 # Rows between two updates of the progress bar. An update costs more than sending a record.
 _PROGRESS_EVERY = 500
 
@@ -181,7 +180,4 @@ def _report(delivery: Delivery, interrupted: bool, json: bool) -> None:
             f"{delivery.labels} labels delivered"
             + ("" if delivery.row is None else f", up to data row {delivery.row}")
         )
-    for item in delivery.too_large[:_SHOWN_TOO_LARGE]:
-        stderr.print(f"not sent: data row {item.row}: {item.reason}", style="red")
-    if (more := len(delivery.too_large) - _SHOWN_TOO_LARGE) > 0:
-        stderr.print(f"not sent: {more} more", style="red")
+    report_unsent(delivery.too_large)

@@ -107,6 +107,7 @@ def play(
     """Run a stream file over a data set, and print what happens. Raises DriftlineError."""
     # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
     from driftline.cli.narrator import Narrator, write_run_report
+    from driftline.cli.unsent import report_unsent
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     stream = load(file)
@@ -152,7 +153,8 @@ def play(
             shutil.rmtree(folder, ignore_errors=True)
     if as_json:
         print(json_line(result))
-    if result.lost:
+    report_unsent(simulation.too_large)
+    if result.lost or result.too_large:
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ byte for byte. On a real Kafka the steps are the same, and take as long as Kafka
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,12 @@ import numpy as np
 
 from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
-from driftline.broker.port import Broker, Outgoing
+from driftline.broker.port import Broker
 from driftline.cli.compose import build_loop
 from driftline.cli.observer import Happening, Observer
 from driftline.clock import Clock, ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
-from driftline.errors import TopicMismatch
+from driftline.errors import DataError, TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
 from driftline.loop import Loop
 from driftline.models.load import Models
@@ -32,6 +33,7 @@ from driftline.settings import Settings
 from driftline.stream import DriftKind, Metric, Stream
 from driftline.topics import SERVICES, Service, Topics, apply, require
 from monitor.estimates.coverage import Coverage, coverage
+from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
 from producers.rows import Source
 from trainer.first import TrainedModel, train_first
@@ -84,6 +86,7 @@ class RunResult(msgspec.Struct, frozen=True):
     estimates: Coverage | None
     seconds: float
     duplicate_ids: int = 0  # records with the id of an earlier record
+    too_large: int = 0  # records and labels that were not sent, because no topic takes them
 
 
 class FirstModel(msgspec.Struct, frozen=True):
@@ -138,10 +141,10 @@ class Simulation:
         self._clock = clock  # None on a real Kafka, which uses the real time
         self._on_happening = on_happening
         self._on_progress = on_progress
-        self._topics = Topics(stream)
         self._last_known = first.prior
         self.training_s = 0.0  # CPU time of the trainer
         self._producer = broker.producer(client_id="driftline-run")
+        self._delivery = Delivery(self._producer, Topics(stream))
         self._label_codec = LabelCodec(stream)
 
     def run(self) -> RunResult:
@@ -159,7 +162,7 @@ class Simulation:
         while turn := list(islice(plays, size)):
             for play in turn:
                 self._send(play)
-            self._producer.flush()
+            self._delivery.confirm()
             row = turn[-1].row
             if self._clock:
                 self._clock.advance(len(turn) / 1000)  # simulate a thousand records per second
@@ -184,17 +187,14 @@ class Simulation:
         self.observer.close()
 
     def _send(self, play: Play) -> None:
-        if play.kind == "record":
-            self._producer.send(Outgoing(self._topics.features, play.value, play.key))
-            if play.record_id is not None:
-                last = self._last_known
-                prior = self.first.prior if self.stream.baseline == "prior" else last
-                self.observer.expect(
-                    play.record_id, play.row, {"baseline": prior, "persistence": last}
-                )
-        else:
-            self._producer.send(Outgoing(self._topics.labels, play.value, play.key))
-            self._last_known = self._label_codec.decode(play.value).label
+        self._delivery.send(play)
+        if play.kind == "label":
+            with suppress(DataError):  # the label becomes a dead letter
+                self._last_known = self._label_codec.decode(play.value).label
+        elif play.record_id is not None:
+            last = self._last_known
+            prior = self.first.prior if self.stream.baseline == "prior" else last
+            self.observer.expect(play.record_id, play.row, {"baseline": prior, "persistence": last})
 
     def _settle(self) -> None:
         """Step all services in order until none has work left."""
@@ -248,6 +248,11 @@ class Simulation:
         return self._playback.counts.records
 
     @property
+    def too_large(self) -> tuple[TooLarge, ...]:
+        """Return the records and labels that were not sent because they are too large."""
+        return tuple(self._delivery.too_large)
+
+    @property
     def estimates(self) -> Coverage | None:
         """Return how good the estimates of the metric were; None if there were no estimates."""
         return coverage(self.observer.truth.compare(self.observer.windows))
@@ -262,6 +267,7 @@ class Simulation:
             dead_letters=counts.dead_letters,
             lost=counts.missing + counts.labels.missing,
             duplicate_ids=counts.duplicate_ids,
+            too_large=len(self.too_large),
             windows=self.observer.counts["windows"],
             alerts=self.alerts,
             retrains=self.retrains,

@@ -160,8 +160,12 @@ def labelled_records(
         if play.kind == "record":
             waiting[play.record_id] = play.value
         elif (record := waiting.pop(play.record_id, None)) is not None:
+            try:
+                label = codec.decode(play.value).label
+            except DataError:
+                continue  # outcomes would reject it, so the record has no label
             records.append(record)
-            labels.append(codec.decode(play.value).label)
+            labels.append(label)
     if not records:
         raise DataError(
             f"{data}: no row has a label in column {stream.target!r}",

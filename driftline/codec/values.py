@@ -8,7 +8,7 @@ from driftline.stream import Stream, to_time_us
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MIN_US: Final = to_time_us(datetime.min.replace(tzinfo=UTC))
-_MAX_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
+MAX_TIME_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
 # Every whole number up to 2^53 has an exact float. A larger float may differ from the identifier
 # that it was read from.
 _EXACT: Final = 2.0**53
@@ -75,7 +75,7 @@ def moment_of(us: int) -> datetime | None:
     >>> moment_of(2**60) is None
     True
     """
-    return _EPOCH + timedelta(microseconds=us) if _MIN_US <= us <= _MAX_US else None
+    return _EPOCH + timedelta(microseconds=us) if _MIN_US <= us <= MAX_TIME_US else None
 
 
 def shown_time(us: int) -> str:
@@ -215,7 +215,7 @@ def bounded_time(us: int) -> int:
     >>> bounded_time(1_500_000)
     1500000
     """
-    if not _MIN_US <= us <= _MAX_US:
+    if not _MIN_US <= us <= MAX_TIME_US:
         raise ValueError("Expected a time in years 1 to 9999 UTC")
     return us
 

@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from driftline.cli.simulation import RunResult
+from driftline.cli.train import labelled_records
+from driftline.stream import loads
 from tests.cli.invoke import invoke
 
 FILE = """
@@ -60,3 +62,43 @@ def test_an_unterminated_quote_in_a_csv_file_hides_no_rows(tmp_path: Path, comma
     done = invoke(tmp_path / "home", command, str(data), *more)
     assert done.exit_code == 2
     assert "unterminated quote from line 301" in " ".join(done.stderr.split())
+
+
+def test_odd_cells_become_dead_letters_and_end_no_run(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = []
+    for row in range(600):
+        time = (START + timedelta(minutes=row)).isoformat()
+        rows.append({"id": row, "t": time, "a": row % 10, "y": float(row % 10), "@row": row})
+    for row, field, odd in (
+        (300, "@row", -5),
+        (310, "@row", "abc"),
+        (320, "@at", 1e300),
+        (330, "@at", True),
+        (340, "y", "high"),
+        (350, "a", "x" * 1_100_000),
+    ):
+        rows[row][field] = odd
+    text = FILE.replace("classification", "regression").replace('span = "1h"', "records = 60")
+    simulate = 'simulate = { label_delay = "@at" }\n'
+    (tmp_path / "odd.toml").write_text(text + simulate)
+    (tmp_path / "odd.jsonl").write_bytes(b"\n".join(map(msgspec.json.encode, rows)) + b"\n")
+    done = invoke(tmp_path / "home", "run", str(tmp_path / "odd.jsonl"), "--json")
+    assert done.exit_code == 1, done.stderr
+    result = msgspec.json.decode(done.stdout.splitlines()[-1], type=RunResult)
+    assert (result.records, result.dead_letters, result.too_large, result.lost) == (479, 2, 1, 0)
+    assert result.outcomes == 479 - 2 - 3
+    assert "not sent: data row 350: a record of 1100" in done.stderr
+    assert "max.message.bytes" not in done.stderr
+    letters = invoke(tmp_path / "home", "deadletters", "list", "--run", "last", "--json")
+    reasons = letters.stdout
+    assert reasons.count("'@row'") == 2
+    assert reasons.count("'@at'") == 2
+    assert reasons.count("column 'y': expected a number or null, got str") == 1
+
+
+def test_training_skips_a_target_that_is_no_number(tmp_path: Path) -> None:
+    data = tmp_path / "odd.jsonl"
+    data.write_text('{"id":1,"t":"x","a":1,"y":2}\n{"id":2,"t":"x","a":1,"y":"high"}\n')
+    stream = loads(FILE.replace("classification", "regression"))
+    records, labels = labelled_records(stream, str(data))
+    assert (len(records), labels) == (1, [2.0])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from driftline.clock import ManualClock
 from driftline.codec.records import LabelCodec, RecordCodec, format_time
 from driftline.errors import DataError, SettingsError
+from driftline.events import MAX_ROW
 from driftline.stream import Stream, loads
 from producers.pacing import paced
 from producers.playback import Play, Playback
@@ -224,6 +225,94 @@ def test_skipped_rows_are_numbered_and_numbers_may_start_higher() -> None:
     assert playback.next_row == 2
     playback.number_from(100)
     assert [p.position for p in playback.play() if p.kind == "record"] == [100, 101, 102]
+
+
+def recorded(count: int, field: str, place: int, odd: object) -> list[Row]:
+    """Return rows with `@row` and `@at`; the field of the row at `place` is odd."""
+    told: list[Row] = []
+    for row, data in enumerate(rows(range(count))):
+        assert isinstance(data, dict)
+        own = {"@row": row, "@at": row + 2}
+        told.append({**data, **own, **({field: odd} if row == place else {})})
+    return told
+
+
+ODD = [-5, 10**20, 1e300, "abc", "7", [1], {"a": 1}, True, 3.7, MAX_ROW + 1, float("inf")]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_record_with_an_unusable_row_number_becomes_a_dead_letter(odd: object) -> None:
+    told = stream('label_delay = "@at"')
+    plain = list(Playback(told, Rows(recorded(9, "@row", 4, 4))).play())
+    plays = list(Playback(told, Rows(recorded(9, "@row", 4, odd))).play())
+    assert order(plays) == order(plain)
+    records = [play.value for play in plays if play.kind == "record"]
+    batch = RecordCodec(told).decode(records)
+    assert [item.index for item in batch.rejected] == [4]
+    assert batch.rows == [0, 1, 2, 3, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_label_with_an_unusable_position_becomes_a_dead_letter(odd: object) -> None:
+    told = stream('label_delay = "@at"')
+    plays = list(Playback(told, Rows(recorded(9, "@at", 4, odd))).play())
+    without = [name for name in order(plays) if name != "l4"]
+    plain = order(list(Playback(told, Rows(recorded(9, "@at", 4, 4))).play()))
+    assert without == [name for name in plain if name != "l4"]
+    assert order(plays)[order(plays).index("r4") + 1] == "l4"
+    labels = LabelCodec(told).decode_all([play.value for play in plays if play.kind == "label"])
+    assert len(labels.rejected) == 1
+    assert "'@at'" in labels.rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    "odd", ["2025-03-01T00:00:00+24:00", "noon", 5, 10**20, True, [1], "9999-12-31T23:59:59-01:00"]
+)
+def test_a_label_with_an_unusable_time_becomes_a_dead_letter(odd: object) -> None:
+    told = stream('label_delay = "@at"', windows='span = "1h"')
+    data: list[Row] = [
+        {"id": "r0", "t": 0, "a": 1, "y": "A", "@at": "1970-01-01T00:00:01Z"},
+        {"id": "r1", "t": 0, "a": 1, "y": "A", "@at": odd},
+        {"id": "r2", "t": 2, "a": 1, "y": "A", "@at": None},
+    ]
+    plays = list(Playback(told, Rows(data)).play())
+    assert order(plays) == ["r0", "r1", "l1", "l0", "r2", "l2"]
+    labels = LabelCodec(told).decode_all([play.value for play in plays if play.kind == "label"])
+    assert [item.index for item in labels.rejected] == [0]
+
+
+def test_an_implausible_row_number_makes_no_label_due() -> None:
+    told = stream('label_delay = "@at"')
+    plain = order(list(Playback(told, Rows(recorded(9, "@row", 4, 4))).play()))
+    plays = list(Playback(told, Rows(recorded(9, "@row", 4, MAX_ROW))).play())
+    assert order(plays) == plain
+
+
+def test_recorded_fields_may_be_text_or_whole_floats() -> None:
+    told = stream('label_delay = "@at"')
+    source = Rows([{"id": "r0", "t": 0, "a": 1, "y": "A", "@row": 7.0, "@at": 9.0}])
+    plays = list(Playback(told, source).play())
+    assert RecordCodec(told).decode([plays[0].value]).rows == [7]
+    assert LabelCodec(told).decode(plays[1].value).at == 9
+    source = Rows([{"id": "r0", "t": "0", "a": "1", "y": "A", "@row": "7", "@at": "NA"}])
+    source.textual = True
+    plays = list(Playback(told, source).play())
+    assert RecordCodec(told).decode([plays[0].value]).rows == [7]
+    assert LabelCodec(told).decode(plays[1].value).at == 7
+
+
+def test_rows_with_the_same_number_and_label_position_are_played() -> None:
+    told = stream('label_delay = "@at"')
+    data: list[Row] = [{"id": f"r{i}", "t": 0, "a": 1, "@row": 3, "@at": 9, "y": "A"} for i in "ab"]
+    assert order(list(Playback(told, Rows(data)).play())) == ["ra", "rb", "la", "lb"]
+
+
+@pytest.mark.parametrize("windows", ["records = 100", 'span = "1h"'])
+def test_a_label_is_due_before_the_end_of_time(windows: str) -> None:
+    told = stream('label_delay = "5m"', windows=windows)
+    plays = list(Playback(told, Rows(rows([253_402_300_799]))).play())
+    assert order(plays) == ["r0", "l0"]
+    assert LabelCodec(told).decode(plays[1].value).record_id == "r0"
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1.0])

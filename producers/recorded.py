@@ -1,0 +1,52 @@
+"""Read the fields `@row` and `@at` of recorded data (`[simulate] label_delay = "@at"`).
+
+A value that the decoders of the stream would reject is `Unusable`. It is sent as it is, so that its
+record or label becomes a dead letter.
+"""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from driftline.codec.values import parse_time
+from driftline.events import MAX_ROW
+from driftline.stream import to_time_us
+from producers.shaping import Unusable, as_number
+
+
+def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
+    """Return a recorded record number; None if it is missing. `textual`: numbers are text.
+
+    >>> recorded_row(7.0, textual=False), recorded_row("7", textual=True)
+    (7, 7)
+    >>> recorded_row(-5, textual=False)
+    Unusable(value=-5)
+    """
+    if textual and isinstance(value, str):
+        value = as_number(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer() and abs(value) <= MAX_ROW:  # a column with missing values
+            value = int(value)
+        elif math.isinf(value):
+            return Unusable(str(value))  # JSON has no infinities
+    if value is None or (type(value) is int and 0 <= value <= MAX_ROW):
+        return value
+    return Unusable(value)
+
+
+def recorded_time(value: Any) -> int | Unusable | None:
+    """Return a recorded time in microseconds since 1970 UTC; None if it is missing.
+
+    >>> recorded_time("1970-01-01T00:00:01Z"), recorded_time("soon")
+    (1000000, Unusable(value='soon'))
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, datetime):
+        return to_time_us(value if value.tzinfo else value.replace(tzinfo=UTC))
+    try:
+        return parse_time(value) if isinstance(value, str) else Unusable(value)
+    except ValueError:
+        return Unusable(value)
