@@ -5,6 +5,7 @@ rotating file. Times are UTC. Repeated messages are counted instead of written, 
 that cannot be reached does not fill the disk.
 """
 
+import copy
 import logging
 import re
 import sys
@@ -173,11 +174,11 @@ class Collapsing(logging.Handler):
         key = (record.name, record.levelno, _text(record))
         if key in self._seen:
             written_s, count, _ = self._seen[key]
-            self._seen[key] = (written_s, count + 1, record)
+            self._seen[key] = (written_s, count + 1, _without_arguments(record))
             return
         if len(self._seen) < _MOST_REMEMBERED:
             is_gathered = self._gather and hasattr(record, _ALIKE)
-            self._seen[key] = (now_s, int(is_gathered), record)
+            self._seen[key] = (now_s, int(is_gathered), _without_arguments(record))
             if is_gathered:
                 return
         self._inner.handle(record)
@@ -237,6 +238,14 @@ def _text(record: logging.LogRecord) -> str:
     is_client = record.name.split(".")[0] in CLIENT_LOGGERS
     message = record.getMessage() if about is None else f"{record.msg} {about}"
     return message if about is None and not is_client else _NUMBER.sub("#", message)
+
+
+def _without_arguments(record: logging.LogRecord) -> logging.LogRecord:
+    """Return a copy with the text of the message only. An error among the arguments would keep the
+    frames of its traceback, and with them a failed client and its threads."""
+    kept = copy.copy(record)
+    kept.msg, kept.args, kept.exc_info = record.getMessage(), None, None
+    return kept
 
 
 def _repeated(record: logging.LogRecord, count: int) -> logging.LogRecord:

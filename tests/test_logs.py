@@ -2,6 +2,7 @@
 
 import json
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,6 +209,27 @@ def test_a_command_logs_one_line_for_each_topic_with_unreadable_records(
     ]
     assert [line.endswith("… and 97 more") for line in lines] == [True, True, False]
     assert max(map(len, lines)) < 500
+
+
+def test_a_remembered_message_does_not_keep_the_error_that_it_shows() -> None:
+    class Refused(Exception):
+        pass
+
+    collapsed, error = Collapsed(), Refused("refused")
+    known = weakref.ref(error)
+    for _ in range(2):
+        collapsed.handler.handle(
+            logging.LogRecord("a", logging.WARNING, "", 1, "failed: %s", (error,), None)
+        )
+    collapsed.kept.messages.append("the end")
+    del error
+    assert known() is None
+    collapsed.handler.close()
+    assert collapsed.kept.messages == [
+        "failed: refused",
+        "the end",
+        "failed: refused … repeated once more",
+    ]
 
 
 def test_different_messages_are_all_written() -> None:

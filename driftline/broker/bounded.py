@@ -28,18 +28,23 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
     # A queue does not keep what was taken out of it. A local variable would keep an exception in a
     # reference cycle with its own frames, and with it the client and its threads.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    is_given_up = threading.Event()  # nobody takes a late answer out of the queue
 
     def work() -> None:
         try:
-            answers.put((call(*args, **kwargs), None))
+            result = call(*args, **kwargs)
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            answers.put((None, error))
+            if not is_given_up.is_set():
+                answers.put((None, error))
+        else:
+            answers.put((result, None))
 
     # A daemon thread, because the process would wait for a thread of a pool when it ends.
     threading.Thread(target=work, name="driftline-call", daemon=True).start()
     try:
         result, failure = answers.get(timeout=timeout_s)
     except Empty:
+        is_given_up.set()
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     if failure is not None:
         try:

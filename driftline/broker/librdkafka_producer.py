@@ -4,11 +4,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice, repeat
 from operator import length_hint
 from typing import Any
 
-from driftline.broker.bounded import call_within, let_go
+from driftline.broker.bounded import call_within, end_elsewhere, let_go
 from driftline.broker.librdkafka_values import ANSWER_TIMEOUT_S, ck, is_forbidden, kafka_offsets
 from driftline.broker.limits import TopicLimits, fenced_instance, not_allowed, unpacked
 from driftline.broker.port import Committed, Outgoing, OutgoingBatch, TopicPartition
@@ -177,8 +178,9 @@ class LibrdkafkaProducer:
             return
         self.abort()
         self._closed = True
-        if self._fatal is not None:
-            return  # the client rejects every call now; it is freed with this object
+        if self._fatal is not None:  # the client rejects every call now
+            end_elsewhere(self._taken())
+            return
         try:
             if left := self._client.flush(ANSWER_TIMEOUT_S):
                 _log.warning("the producer was closed with %d records unsent", left)
@@ -190,15 +192,16 @@ class LibrdkafkaProducer:
         if self._closed:
             return
         self._closed = True
-        # Drop the last reference. The client's own `close` would try to abort forever.
-        clients, self._client = [self._client], None
+        # The client ends with its last reference: its own `close` would try to abort forever.
+        client = self._taken()
+        end_elsewhere(client)
+        let_go(partial(client.purge, blocking=False))
+
+    def _taken(self) -> Any:
+        """Return the client, and keep no reference to it."""
+        client, self._client = self._client, None
         self._fatal = self._denied = None  # their tracebacks keep the client
-
-        def end() -> None:
-            clients[0].purge(blocking=False)
-            clients.clear()
-
-        let_go(end)
+        return client
 
     def _delivered(self, error: Any, record: Any) -> None:
         if error is not None:

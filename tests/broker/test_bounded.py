@@ -49,6 +49,28 @@ def test_a_call_that_does_not_return_is_given_up() -> None:
     done.set()
 
 
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_a_call_that_fails_after_it_was_given_up_keeps_no_client_alive() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.released = threading.Event()
+
+        def fail(self) -> None:
+            self.released.wait()
+            raise KeyError("refused")
+
+    client = Slow()
+    known = weakref.ref(client)
+    with pytest.raises(TimeoutError):
+        call_within(0.01, client.fail)
+    client.released.set()
+    del client
+    for thread in threading.enumerate():
+        if thread.name == "driftline-call":
+            thread.join()
+    assert known() is None
+
+
 def test_the_error_of_a_call_is_raised_in_the_callers_thread() -> None:
     with pytest.raises(KeyError, match="refused"):
         call_within(5.0, Client().fail)
