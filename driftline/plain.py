@@ -28,11 +28,17 @@ def visible(text: str, *, keep: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in _ACTIVE and c not in _JOINERS and c not in keep
-        else c
-        for c in text
+        c.encode("unicode_escape").decode() if is_control(c) and c not in keep else c for c in text
     )
+
+
+def is_control(character: str) -> bool:
+    r"""Return whether a character controls a terminal, a line or the direction of text.
+
+    >>> [is_control(c) for c in "a\n\u202e\u200d"]
+    [False, True, True, False]
+    """
+    return unicodedata.category(character) in _ACTIVE and character not in _JOINERS
 
 
 def visible_lines(text: str) -> str:
@@ -64,10 +70,7 @@ def visible_json(encoded: bytes) -> str:
     text = msgspec.json.format(encoded, indent=-1).decode()
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        json.dumps(c)[1:-1] if unicodedata.category(c) in _ACTIVE and c not in _JOINERS else c
-        for c in text
-    )
+    return "".join(json.dumps(c)[1:-1] if is_control(c) else c for c in text)
 
 
 def labels(texts: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,8 @@ import msgspec
 from msgspec import NODEFAULT, Meta
 from msgspec.structs import FieldInfo, fields
 
+from driftline.plain import is_control
+
 _SPAN: Final = 'a duration such as "90s", "30m", "7d" or a number of records'
 
 
@@ -117,9 +119,18 @@ def toml(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Format a text as a basic TOML string."""
+    r"""Format a text as a basic TOML string in one line, without control characters.
+
+    >>> print(quoted('say "x"\n\x9b\U000e0041'))
+    "say \"x\"\u000a\u009b\U000e0041"
+    """
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda c: f"\\u{ord(c[0]):04x}", escaped) + '"'
+    return '"' + "".join(_toml_escape(c) if is_control(c) else c for c in escaped) + '"'
+
+
+def _toml_escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def quoted_key(name: str) -> str:

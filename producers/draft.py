@@ -68,8 +68,8 @@ def _head(profile: Profile, name: str) -> str:
         else "the last value is nearer than the mean"
     )
     lines = [
-        f"# Drafted from {Path(profile.source).name}, {profile.rows} rows. Every key and its "
-        "meaning:",
+        f"# Drafted from {_one_line(Path(profile.source).name)}, {profile.rows} rows. Every "
+        "key and its meaning:",
         f"# driftline config --stream {name}.toml",
         "version = 1",
         f"name = {quoted(name)}",

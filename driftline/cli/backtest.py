@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, get_args
 import typer
 from rich.console import Console
 from rich.progress import TaskID
+from rich.text import Text
 
 from driftline.cli import completion
 from driftline.cli.bar import counting_bar, progress_bar
@@ -25,7 +26,7 @@ from driftline.cli.options import (
 from driftline.cli.run import Limit, Seed, WarmUpShare
 from driftline.cli.stream_file import find_stream
 from driftline.errors import DriftlineError, SettingsError
-from driftline.plain import json_line
+from driftline.plain import json_line, visible_lines
 from driftline.stream import Policy, Stream
 from driftline.topics import Topics
 
@@ -186,7 +187,7 @@ def _write_report(out: Console, folder: Path, stream: Stream, body: list["Elemen
     try:
         pictures = write_pictures(folder, body)
     except (DriftlineError, OSError) as error:  # the page contains the same plots
-        out.print(f"no pictures: {error}", highlight=False, markup=False, soft_wrap=True)
+        out.print(Text(visible_lines(f"no pictures: {error}")), soft_wrap=True)
     else:
         out.print(f"pictures: {len(pictures)} PNG files in the same folder", highlight=False)
 
@@ -206,4 +207,5 @@ def _tell_recorded(out: Console, stream: Stream, recorded: "Recorded") -> None:
     for field, words in _LEFT_OUT.items():
         if count := getattr(recorded, field):
             lines.append(f"  left out: {count:,} {words}")
-    out.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -40,7 +40,7 @@ from driftline.events import (
     Watermark,
     WindowsEvent,
 )
-from driftline.plain import json_line, visible_json
+from driftline.plain import json_line, visible, visible_json
 from driftline.topics import Role
 
 # Hex digits of a digest that are printed. `models show` and `trace` accept as few.
@@ -48,9 +48,9 @@ _DIGEST_DIGITS = 12
 
 
 def line(role: Role, message: Message) -> str:
-    """Return a message as text without line breaks."""
+    """Return a message as text without line breaks or other control characters."""
     try:
-        return _said(role, message)
+        return visible(_said(role, message))
     except DataError:
         return f"unreadable: {plain(message.value)}"
 

@@ -61,8 +61,9 @@ class Narrator:
         repeated = (
             f"{plural(result.duplicate_ids, 'repeated id')}, " if result.duplicate_ids else ""
         )
+        self._console.print()
         self._say(
-            f"\n{plural(result.records, 'record')} → {plural(result.predictions, 'prediction')}, "
+            f"{plural(result.records, 'record')} → {plural(result.predictions, 'prediction')}, "
             f"{plural(result.outcomes, 'outcome')}, {plural(result.dead_letters, 'dead letter')}, "
             f"{repeated}{lost}; {plural(len(result.alerts), 'drift event')}, "
             f"{plural(len(result.retrains), 'retraining')}, "

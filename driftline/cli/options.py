@@ -10,11 +10,12 @@ One grammar for all commands:
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.text import Text
 
 from driftline.broker import Broker, connect
 from driftline.cli import completion
@@ -26,6 +27,16 @@ from driftline.stream import Stream, load
 
 # Subfolder of a run's folder that contains its topics.
 TOPICS = "topics"
+
+
+class _Console(Console):
+    """Print each string in one line: a line break in a value could forge a line of output.
+
+    This applies to strings in tables and trees as well. Use `rich.text.Text` for several lines.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
 
 
 class _Visible(RenderHook):
@@ -48,7 +59,7 @@ class _Cleaned:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr)
+    console = _Console(stderr=stderr)
     console.push_render_hook(_Visible())
     return console
 

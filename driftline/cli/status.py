@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import typer
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from driftline.cli.lines import short_digest
 from driftline.cli.options import (
@@ -20,7 +21,7 @@ from driftline.errors import BrokerError, UnsupportedCodec
 from driftline.models.keys import Trusted
 from driftline.operations import Status
 from driftline.operations import status as look
-from driftline.plain import json_line
+from driftline.plain import json_line, visible
 from driftline.processes import file_digest, folder_of
 from driftline.topics import SERVICES, Role, Service
 from driftline.workers import Worker, look_at_workers
@@ -68,7 +69,7 @@ def status(
 def _show(found: Status) -> None:
     lags = {
         service.service: _counts({role: count for role, count in service.lag.items() if count})
-        or "0"
+        or Text("0")
         for service in found.services
     }
     workers = [worker for service in found.services for worker in service.workers]
@@ -103,23 +104,23 @@ def _show(found: Status) -> None:
         stdout.print(f"last decision:    {decision.id} {escape(said)}", highlight=False)
 
 
-def _show_workers(stream: str, workers: Sequence[Worker], lags: Mapping[Service, str]) -> None:
+def _show_workers(stream: str, workers: Sequence[Worker], lags: Mapping[Service, Text]) -> None:
     table = Table(box=None, title=stream, title_justify="left", padding=(0, 1, 0, 0))
     for name in ("service", "state", "since (UTC)", "consumed", "published", "lag"):
         wraps = name in ("state", "since (UTC)")
         table.add_column(name, no_wrap=not wraps, min_width=11 if name == "state" else None)
     for service in SERVICES:
-        lag = lags.get(service, "unknown")
+        lag = lags.get(service, Text("unknown"))
         own = [worker for worker in workers if worker.said.service == service]
         if not own:
             table.add_row(service, "[dim]not here[/]", "", "", "", lag)
         for worker in own:
             table.add_row(*_row(worker, lag))
-            lag = ""  # the lag is that of the service, not of a worker
+            lag = Text()  # the lag is that of the service, not of a worker
     stdout.print(table)
 
 
-def _row(worker: Worker, lag: str) -> tuple[str, ...]:
+def _row(worker: Worker, lag: Text) -> tuple[str | Text, ...]:
     said = worker.said
     ended = said.state if said.state in ("stopped", "failed") else "killed"
     state = said.state if worker.alive else f"[red]{ended}[/]"
@@ -129,8 +130,9 @@ def _row(worker: Worker, lag: str) -> tuple[str, ...]:
     return (worker.name, state, since, _short(said.consumed), _counts(said.published), lag)
 
 
-def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> str:
-    return "\n".join(f"{role} {_short(count)}" for role, count in counts.items())
+def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> Text:
+    """Return a line for each count."""
+    return Text("\n".join(visible(f"{role} {_short(count)}") for role, count in counts.items()))
 
 
 def _short(count: int) -> str:

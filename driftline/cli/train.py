@@ -186,8 +186,8 @@ def _tell(result: TrainResult) -> None:
     stdout.print(table)
     for item in result.removed:
         stdout.print(f"left out: {item.count:,} × {item.reason}", markup=False)
+    stdout.print(result.digest, markup=False, soft_wrap=True)
     stdout.print(
-        f"{result.digest}\n"
         f"{result.candidate}, {result.metric} {result.value:.4g} on held-out rows; "
         f"fitted on {result.rows:,}; scored by {result.scoring} ({result.scoring_reason})",
         markup=False,

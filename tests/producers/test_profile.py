@@ -1,6 +1,7 @@
 """The profile that `init` makes of data, and the stream file that it drafts."""
 
 import gzip
+import json
 import os
 from pathlib import Path
 
@@ -142,6 +143,18 @@ def test_the_task_is_derived_from_the_target(tmp_path: Path, values: list[str], 
 def test_a_draft_quotes_names_that_need_it(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, '"a ""b"" \\c",7,y', "1,2,a", "2,3,b"), "y")
     assert list(loaded(seen).features) == ['a "b" \\c', "7"]
+
+
+def test_a_draft_contains_no_control_characters(tmp_path: Path) -> None:
+    """They could hide or forge lines in an editor or terminal."""
+    rows = [{"a\u202e\x9b\x85b": index, "y": "yes\u2028\x9b\U000e0041"} for index in range(30)]
+    rows += [{"a\u202e\x9b\x85b": index, "y": "no\u202e"} for index in range(30)]
+    path = tmp_path / "name\u202e\nforged.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    content = draft(look(open_source(str(path)), "y"), "s")
+    assert all(c.isprintable() or c == "\n" for c in content)
+    assert not any(text.startswith("forged") for text in content.splitlines())
+    assert "a\u202e\x9b\x85b" in loads(content).features
 
 
 def test_an_error_names_a_column_that_does_not_exist(tmp_path: Path) -> None:
