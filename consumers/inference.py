@@ -79,6 +79,11 @@ class InferenceHandler:
         return self._champion.digest
 
     @property
+    def champion(self) -> str | None:
+        """Return the digest of the published champion, which may not serve yet, or None."""
+        return self._champion.catalog.champion_digest
+
+    @property
     def refused(self) -> Mapping[str, str]:
         """Return what is rejected and why: models by digest, records of `models` by key."""
         return self._champion.refused

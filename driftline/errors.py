@@ -5,6 +5,7 @@ DriftlineError
 ├── SettingsError          a setting, flag or environment variable is wrong
 ├── MissingExtra           an optional library is not installed
 ├── UnsupportedCodec       the client cannot decompress the records of a topic
+├── MachineError           a file or process of this machine cannot be used: rights, space, type
 ├── DataError              a data file or record cannot be used
 ├── BrokerError            the broker reported an error, or cannot be used
 │   ├── BrokerUnavailable  it cannot be reached
@@ -60,6 +61,10 @@ class MissingExtra(DriftlineError):
 
 class UnsupportedCodec(DriftlineError):
     """The Kafka client cannot decompress the records of a topic. To try again does not help."""
+
+
+class MachineError(DriftlineError):
+    """A file or process of this machine cannot be used, for example without the rights to it."""
 
 
 class DataError(DriftlineError):

@@ -21,8 +21,12 @@ PATIENCE_S: Mapping[TroubleKind, float] = {
     "waiting for Kafka": 120.0,
     "too few partitions": 60.0,
     "no progress": 120.0,
+    "no model": 60.0,
 }
 _WELL = ("running", "waiting for a model", "waiting for Kafka")
+# The keys in `ServiceState.refused` that concern a model: its digest, its announcement, the pointer
+# to the champion. Other records of the `models` topic, such as a freeze, do not.
+_OF_A_MODEL = ("sha256:", "model/", "role/champion")
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -43,11 +47,26 @@ def judge(state: ServiceState | None, *, now: datetime) -> Health:
     silent_s = seconds_since(state.updated, now)
     if silent_s > MAX_SILENCE_S:
         return Health(False, f"it has not written its state for {silent_s:.0f} s")
+    if (outage := _no_usable_model(state)) is not None:
+        return Health(False, outage)
     for trouble in state.troubles:
         lasts_s = seconds_since(trouble.since, now)
         if lasts_s > PATIENCE_S[trouble.kind]:
             return Health(False, f"{trouble.kind} for {lasts_s:.0f} s: {trouble.detail}")
     return Health(True, state.state)
+
+
+def _no_usable_model(state: ServiceState) -> str | None:
+    """Return why inference has no model although one was published, or None."""
+    if state.service != "inference" or state.model is not None:
+        return None
+    rejected = [(key, why) for key, why in state.refused.items() if key.startswith(_OF_A_MODEL)]
+    if not rejected:
+        return None
+    key, why = rejected[0]  # the champion, if it is known
+    more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
+    reason = why if why.startswith(key.removeprefix("model/")) else f"{key}: {why}"
+    return f"no model can be used, so no record is scored: {reason}{more}"
 
 
 def seconds_since(moment: str, now: datetime) -> float:

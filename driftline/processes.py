@@ -7,6 +7,9 @@ The folder of a stream contains:
 - `processes.json` and `supervisor.json`: the processes and the supervisor, which writes both
 
 The start time of a process distinguishes it from a later process with the same pid.
+
+A file that cannot be read counts as missing, so that a damaged file does not stop supervision.
+`unreadable` names such files.
 """
 
 import hashlib
@@ -15,14 +18,15 @@ import signal
 import subprocess
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, cast
 
 import msgspec
 import psutil
 
-from driftline.errors import SettingsError
+from driftline.codec.values import parse_time
+from driftline.errors import MachineError
 from driftline.settings import Settings
 from driftline.stream import Stream
 from driftline.topics import Service
@@ -30,10 +34,13 @@ from driftline.topics import Service
 State = Literal[
     "starting", "waiting for Kafka", "waiting for a model", "running", "stopped", "failed"
 ]
-TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress"]
+TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress", "no model"]
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Running")
+
+# Other numbers mean groups of processes to `kill`, or do not fit in the kernel's type.
+Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 
 # The number of consecutive ends soon after the start that counts as a crash loop.
 CRASHES = 3
@@ -48,7 +55,7 @@ _LOOK_EVERY_S = 0.05
 class Running(msgspec.Struct, frozen=True):
     """A process, identified by its pid and its start time."""
 
-    pid: int
+    pid: Pid
     born: str
 
     @property
@@ -85,6 +92,11 @@ class ServiceState(Running, frozen=True, kw_only=True):
     error: str | None = None
     stream_digest: str | None = None  # of the stream file that the service has loaded
     troubles: tuple[Trouble, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the times, so that a file with another one counts as unreadable."""
+        for moment in (self.started, self.updated, *(trouble.since for trouble in self.troubles)):
+            parse_time(moment)
 
 
 class Process(Running, frozen=True, kw_only=True):
@@ -164,28 +176,51 @@ def born(pid: int) -> str | None:
 
 def write_state(folder: Path, state: ServiceState) -> None:
     """Replace the state file of a service at once, so that readers never see a partial file."""
-    _replace(folder / f"{state.service}-{state.slot}.json", msgspec.json.encode(state))
+    # Not flushed to the disk: the service writes again in a second, and does not outlive the
+    # machine.
+    path = folder / f"{state.service}-{state.slot}.json"
+    _replace(path, msgspec.json.encode(state), flush=False)
 
 
 def read_states(folder: Path) -> tuple[ServiceState, ...]:
-    """Return the last state of each service, also of those that ended. Raises SettingsError."""
-    return tuple(
-        _read(path, ServiceState)
-        for path in sorted(folder.glob("*-*.json"))  # the hyphen excludes processes.json
-    )
+    """Return the last state of each service, also of those that ended."""
+    states = (_read(path, ServiceState) for path in _state_files(folder))
+    return tuple(state for state in states if state is not None)
 
 
 def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None:
-    """Return the last state of a service, or None if it wrote none. Raises SettingsError."""
-    path = folder / f"{service}-{slot}.json"
-    return _read(path, ServiceState) if path.exists() else None
+    """Return the last state of a service, or None if it is unknown."""
+    return _read(folder / f"{service}-{slot}.json", ServiceState)
+
+
+def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
+    """Yield which state files cannot be read, and why. `name` is that of one file, without suffix.
+
+    The supervisor and the services replace their files soon.
+    """
+    kinds: dict[str, object] = {
+        _PROCESSES: tuple[Process, ...],
+        _SUPERVISOR: SupervisorState,
+        _WANTED: Request,
+    }
+    for path in sorted(folder.glob(f"{name}.json")):
+        try:
+            _decode(path, kinds.get(path.name, ServiceState))
+        except FileNotFoundError:
+            continue  # removed since the listing
+        except (OSError, msgspec.DecodeError) as error:
+            yield f"{path} cannot be read, so its content is ignored: {error}"
 
 
 def forget_ended(folder: Path) -> None:
-    """Remove the state files of processes that have ended. Raises SettingsError."""
-    for state in read_states(folder):
-        if not state.alive:
-            (folder / f"{state.service}-{state.slot}.json").unlink(missing_ok=True)
+    """Remove the state files of processes that have ended, and those that cannot be read.
+
+    A service that runs writes its file again.
+    """
+    for path in _state_files(folder):
+        state = _read(path, ServiceState)
+        if path.is_file() and (state is None or not state.alive):
+            path.unlink(missing_ok=True)
 
 
 def write_processes(folder: Path, processes: Sequence[Process]) -> None:
@@ -194,9 +229,8 @@ def write_processes(folder: Path, processes: Sequence[Process]) -> None:
 
 
 def read_processes(folder: Path) -> tuple[Process, ...]:
-    """Return the supervised services, also those that await a restart. Raises SettingsError."""
-    path = folder / _PROCESSES
-    return _read(path, tuple[Process, ...]) if path.exists() else ()
+    """Return the supervised services, also those that await a restart."""
+    return _read(folder / _PROCESSES, tuple[Process, ...]) or ()
 
 
 def write_request(folder: Path, request: Request) -> None:
@@ -204,10 +238,9 @@ def write_request(folder: Path, request: Request) -> None:
     _replace(folder / _WANTED, msgspec.json.encode(request))
 
 
-def read_request(folder: Path) -> Request:
-    """Return the last request. Raises SettingsError."""
-    path = folder / _WANTED
-    return _read(path, Request) if path.exists() else Request()
+def read_request(folder: Path) -> Request | None:
+    """Return the last request, or None if it is unknown."""
+    return _read(folder / _WANTED, Request)
 
 
 def write_supervisor(folder: Path, state: SupervisorState) -> None:
@@ -216,9 +249,8 @@ def write_supervisor(folder: Path, state: SupervisorState) -> None:
 
 
 def read_supervisor(folder: Path) -> SupervisorState | None:
-    """Return the state of the supervisor, or None if it does not run. Raises SettingsError."""
-    path = folder / _SUPERVISOR
-    state = _read(path, SupervisorState) if path.exists() else None
+    """Return the state of the supervisor, or None if it does not run or is unknown."""
+    state = _read(folder / _SUPERVISOR, SupervisorState)
     return state if state is not None and state.alive else None
 
 
@@ -240,43 +272,67 @@ def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
 
     The others are killed and returned. A kill loses no data, because services resume from committed
     offsets; the restart only takes longer.
+
+    Raises MachineError if a process belongs to another user, after the others have ended.
     """
-    for process in processes:
-        _send(process, signal.SIGTERM)
+    foreign = [process for process in processes if not _send(process, signal.SIGTERM)]
+    own = [process for process in processes if process not in foreign]
     deadline_s = time.monotonic() + patience_s
-    while any(process.alive for process in processes) and time.monotonic() < deadline_s:
+    while any(process.alive for process in own) and time.monotonic() < deadline_s:
         _look_again()
-    stubborn = tuple(process for process in processes if process.alive)
+    stubborn = tuple(process for process in own if process.alive)
     for process in stubborn:
         _send(process, signal.SIGKILL)
     while any(process.alive for process in stubborn):
         _look_again()
+    if foreign:
+        pids = ", ".join(str(process.pid) for process in foreign)
+        raise MachineError(
+            f"these processes belong to another user and still run: {pids}",
+            hint="stop them as that user",
+        )
     return stubborn
 
 
-def _send(process: Running, sign: signal.Signals) -> None:
+def _send(process: Running, sign: signal.Signals) -> bool:
+    """Send a signal to a process that runs. Return whether this user may do so."""
     if process.alive:
         try:
             os.kill(process.pid, sign)
         except ProcessLookupError:
-            return  # it has ended since the check
+            pass  # it has ended since the check
+        except PermissionError:
+            return False
+    return True
 
 
 def _look_again() -> None:
     time.sleep(_LOOK_EVERY_S)  # they may not be child processes, so `wait` would not work
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes, *, flush: bool = True) -> None:
+    """Replace a file at once. With `flush`, it is complete even after a power failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
+    with part.open("wb") as file:
+        file.write(content)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _state_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*-*.json"))  # the hyphen excludes processes.json
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return the content of a file, or None if there is none, or none that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (OSError, msgspec.DecodeError) as error:
-        raise SettingsError(
-            f"{path} cannot be read: {error}", hint="delete it if no service runs"
-        ) from error
+        return cast(T, _decode(path, kind))
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _decode(path: Path, kind: object) -> object:
+    return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, ParamSpec, Protocol
 
 import msgspec
 
 from driftline.clock import Clock, SystemClock
-from driftline.errors import DriftlineError
+from driftline.errors import DriftlineError, MachineError
 from driftline.logs import Speaker, log_service
 from driftline.processes import (
     CRASHES,
@@ -32,6 +32,7 @@ from driftline.processes import (
     read_processes,
     read_request,
     read_state,
+    read_supervisor,
     spawn,
     stop,
     write_processes,
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 # service has run for `RAN_WELL_S`.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
+# Doublings after which the pause is the longest one. More of them would overflow.
+_MOST_DOUBLINGS: Final = 6
 RAN_WELL_S: Final = 60.0
 # A service that stops commits and leaves its group. This takes less than a second, unless the
 # broker cannot be reached.
@@ -55,6 +58,8 @@ MAX_OUTPUT_BYTES: Final = 500_000
 _STEP_EVERY_S: Final = 0.2
 # The start of an error message of the command line.
 _ERROR: Final = "error: "
+
+P = ParamSpec("P")
 
 
 class Child(Protocol):
@@ -85,23 +90,18 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        self._written: tuple[tuple[Process, ...], SupervisorState] | None = None
+        self._failing: dict[str, str] = {}  # what fails at each step → why, logged once
 
     def step(self) -> None:
         """Handle a new request, detect services that have ended, and start those that are due.
 
-        Raises OSError, SettingsError. The next call then continues from there.
+        Whatever fails is logged once and tried again by the next call. The rest is done anyway.
         """
-        request = read_request(self._folder)
-        if request.number != self._request.number:
-            self._take_up(request)
+        self._try("the request", self._look_for_a_request)
         for kept in self._kept.values():
-            if kept.is_running:
-                self._look_at(kept)
-            elif self._clock.monotonic() >= kept.due_s:
-                self._start_again(kept)
-            _limit_output(kept.wanted)
-        self._write()
+            self._try(kept.wanted.name, self._supervise, kept)
+            self._try(f"output of {kept.wanted.name}", _limit_output, kept.wanted)
+        self._try("the state files", self._write)
 
     def stop(self) -> None:
         """Stop all services, and wait until they have ended."""
@@ -110,17 +110,41 @@ class Supervisor:
             log.warning("%s did not end within %g s and was killed", process.name, STOP_PATIENCE_S)
         write_processes(self._folder, ())
 
+    def _try(self, what: str, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Do a part of a step. Log an error, unless it is the one of the step before."""
+        try:
+            do(*args, **kwargs)
+        except Exception as error:
+            if self._failing.get(what) != repr(error):
+                self._failing[what] = repr(error)
+                expected = isinstance(error, OSError | DriftlineError)
+                log.error("%s: %s; trying again", what, error, exc_info=not expected)
+        else:
+            self._failing.pop(what, None)
+
+    def _supervise(self, kept: "_Kept") -> None:
+        if kept.is_running:
+            self._look_at(kept)
+        elif self._clock.monotonic() >= kept.due_s:
+            self._start_again(kept)
+
     def _processes(self) -> tuple[Process, ...]:
         kept = [kept.process for kept in self._kept.values() if kept.process is not None]
         # The request does not include these, but `driftline down` must find and stop them.
         return (*kept, *(process for process in self._left.values() if process.alive))
 
     def _write(self) -> None:
-        written = (self._processes(), _myself(self._request.number))
-        if written != self._written:
-            write_processes(self._folder, written[0])
-            write_supervisor(self._folder, written[1])
-            self._written = written
+        # They are compared with the files, so that files that are damaged or removed are replaced.
+        processes, myself = self._processes(), _myself(self._request.number)
+        if processes != read_processes(self._folder):
+            write_processes(self._folder, processes)
+        if myself != read_supervisor(self._folder):
+            write_supervisor(self._folder, myself)
+
+    def _look_for_a_request(self) -> None:
+        request = read_request(self._folder)
+        if request is not None and request.number != self._request.number:
+            self._take_up(request)
 
     def _take_up(self, request: Request) -> None:
         for wanted in request.services:
@@ -144,8 +168,11 @@ class Supervisor:
                 kept.change(failures=0)
             return
         failures = 1 if ran_s >= RAN_WELL_S else kept.process.failures + 1
-        pause_s = min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)
-        error = self._how_it_ended(kept)
+        pause_s = _pause_s(failures)
+        try:
+            error = self._how_it_ended(kept)
+        except Exception as unknown:  # noqa: BLE001  # the restart does not need the reason
+            error = f"ended; the reason is unknown: {unknown}"
         kept.ended(
             due_s=self._clock.monotonic() + pause_s,
             failures=failures,
@@ -158,9 +185,9 @@ class Supervisor:
     def _start_again(self, kept: "_Kept") -> None:
         try:
             child = self._start(kept.wanted)
-        except OSError as error:  # no memory, no such program, a full disk
+        except Exception as error:  # noqa: BLE001  # no memory, no such program, a full disk
             failures = 1 + (kept.process.failures if kept.process else 0)
-            kept.due_s = self._clock.monotonic() + min(2 ** (failures - 1), LONGEST_PAUSE_S)
+            kept.due_s = self._clock.monotonic() + _pause_s(failures)
             kept.change(failures=failures, error=str(error))
             log.error("%s cannot be started: %s", kept.wanted.name, error)
             return
@@ -177,7 +204,7 @@ class Supervisor:
         if code is None:
             end = "ended"
         elif code < 0:
-            end = f"killed by {signal.Signals(-code).name}"
+            end = f"killed by {_signal_name(-code)}"
         else:
             end = f"exit code {code}"
         said = read_state(self._folder, kept.process.service, kept.process.slot)
@@ -228,6 +255,19 @@ class _Kept:
             failures=0 if before is None else before.failures,
             error=None if before is None else before.error,
         )
+
+
+def _pause_s(failures: int) -> float:
+    """Return the pause before the next start, after this many ends or failed starts in a row."""
+    doublings = min(failures - 1, _MOST_DOUBLINGS)
+    return min(FIRST_PAUSE_S * float(2**doublings), LONGEST_PAUSE_S)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def output_of(wanted: Wanted) -> Path:
@@ -303,12 +343,12 @@ def main(folder: Path) -> None:
             return
         supervisor = Supervisor(folder, SystemClock())
         while not halt.is_set():
-            try:
-                supervisor.step()
-            except (OSError, DriftlineError) as error:  # a full disk, a damaged file
-                log.error("supervising goes on after: %s", error)
+            supervisor.step()
             halt.wait(_STEP_EVERY_S)
-        supervisor.stop()
+        try:
+            supervisor.stop()
+        except (OSError, MachineError) as error:  # a full disk, a service of another user
+            log.error("%s", error)
 
 
 if __name__ == "__main__":

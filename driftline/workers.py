@@ -17,6 +17,7 @@ from driftline.processes import (
     read_processes,
     read_states,
     read_supervisor,
+    unreadable,
 )
 from driftline.topics import SERVICES, Service
 
@@ -48,9 +49,11 @@ class Workers(msgspec.Struct, frozen=True):
     folder: Path  # with their states and logs
     workers: tuple[Worker, ...]
     supervisor: Literal["running", "ended", "none"]
+    unreadable: tuple[str, ...] = ()  # the state files that cannot be read, and why
 
     def problems(self) -> Iterator[str]:
         """Yield what is wrong: nothing if all four services run and are healthy."""
+        yield from self.unreadable
         if self.supervisor == "ended":
             yield UNSUPERVISED
         missing = self.missing()
@@ -70,7 +73,8 @@ class Workers(msgspec.Struct, frozen=True):
 
 
 def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Workers:
-    """Inspect all processes. `digest` is that of the stream file. Raises SettingsError."""
+    """Inspect all processes. `digest` is that of the stream file."""
+    damaged = tuple(unreadable(folder))
     processes = {process.name: process for process in read_processes(folder)}
     said = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
     workers = []
@@ -97,6 +101,7 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
         folder=folder,
         workers=tuple(workers),
         supervisor="running" if is_supervised else "ended" if processes else "none",
+        unreadable=damaged,
     )
 
 

@@ -9,20 +9,27 @@ import msgspec
 import psutil
 import pytest
 
-from driftline.errors import SettingsError
+from driftline.errors import MachineError
 from driftline.processes import (
     Process,
+    Request,
     ServiceState,
+    SupervisorState,
     born,
     file_digest,
     forget_ended,
     read_processes,
+    read_request,
     read_state,
     read_states,
+    read_supervisor,
     spawn,
     stop,
+    unreadable,
     write_processes,
+    write_request,
     write_state,
+    write_supervisor,
 )
 
 # Reports that it is running, then sleeps until a signal arrives.
@@ -115,11 +122,92 @@ def test_only_the_states_of_ended_processes_are_deleted(tmp_path: Path) -> None:
     assert len(read_states(tmp_path)) == 1
 
 
-def test_an_error_names_an_invalid_state_file(tmp_path: Path) -> None:
-    (tmp_path / "monitor-0.json").write_text("{", encoding="utf-8")
+DAMAGED = [
+    ("monitor-0.json", ""),
+    ("monitor-0.json", "{"),
+    ("monitor-0.json", '{"pid": 1}'),
+    ("monitor-0.json", "a time"),
+    ("monitor-0.json", "a folder"),
+    ("processes.json", ""),
+    ("processes.json", '[{"pid":-1,"born":"1","service":"inference","slot":0,"log":"x"}]'),
+    ("processes.json", '[{"pid":0,"born":"1","service":"inference","slot":0,"log":"x"}]'),
+    ("processes.json", '[{"pid":99999999999,"born":"1","service":"inference","slot":0,"log":"x"}]'),
+    ("supervisor.json", '{"pid":-5,"born":"1","request":1}'),
+    ("supervisor.json", '{"pid":99999999999999999999,"born":"1","request":1}'),
+    ("wanted.json", "[]"),
+]
 
-    with pytest.raises(SettingsError, match=r"monitor-0\.json cannot be read"):
-        read_states(tmp_path)
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED)
+def test_a_damaged_state_file_counts_as_missing_and_is_named(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    path = tmp_path / name
+    if content == "a folder":
+        path.mkdir()
+    elif content == "a time":
+        said = msgspec.to_builtins(state(os.getpid(), "1")) | {"updated": "garbage"}
+        path.write_bytes(msgspec.json.encode(said))
+    else:
+        path.write_text(content, encoding="utf-8")
+
+    assert read_states(tmp_path) == ()
+    assert read_state(tmp_path, "monitor", 0) is None
+    assert read_processes(tmp_path) == ()
+    assert read_supervisor(tmp_path) is None
+    assert read_request(tmp_path) is None
+    (problem,) = unreadable(tmp_path)
+    assert problem.startswith(f"{path} cannot be read, so its content is ignored: ")
+    forget_ended(tmp_path)
+    assert path.exists() == (content == "a folder" or name != "monitor-0.json")
+
+
+def test_a_folder_without_damage_has_no_unreadable_file(tmp_path: Path) -> None:
+    mine = state(os.getpid(), born(os.getpid()) or "")
+    write_state(tmp_path, mine)
+    write_processes(tmp_path, [process(mine.pid, mine.born)])
+    write_supervisor(tmp_path, SupervisorState(pid=mine.pid, born=mine.born, request=1))
+    write_request(tmp_path, Request(1))
+
+    assert list(unreadable(tmp_path)) == []
+    assert list(unreadable(tmp_path / "missing")) == []
+
+
+def test_what_must_survive_a_power_failure_is_flushed_before_it_replaces_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    def fsync(number: int) -> None:
+        flushed.append(Path(f"/dev/fd/{number}").resolve().name.split(".")[0])
+        assert os.fstat(number).st_size  # written before
+
+    monkeypatch.setattr("os.fsync", fsync)
+    write_processes(tmp_path, [])
+    write_supervisor(tmp_path, SupervisorState(pid=1, born="1", request=1))
+    write_request(tmp_path, Request(1))
+    write_state(tmp_path, state(1, "1"))
+
+    assert flushed == ["processes", "supervisor", "wanted"]  # a state is written each second
+
+
+def test_processes_of_another_user_are_named_after_the_others_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    obedient = started(OBEDIENT, tmp_path / "log")
+    foreign = process(os.getpid(), born(os.getpid()) or "")
+    kill = os.kill
+
+    def refuse(pid: int, sign: int) -> None:
+        if pid == foreign.pid:
+            raise PermissionError(1, "Operation not permitted")
+        kill(pid, sign)
+
+    monkeypatch.setattr("os.kill", refuse)
+    with pytest.raises(MachineError, match=f"another user and still run: {foreign.pid}"):
+        stop([foreign, obedient], patience_s=20)
+
+    assert not obedient.alive
 
 
 def test_a_process_file_of_an_older_version_is_read(tmp_path: Path) -> None:

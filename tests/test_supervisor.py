@@ -369,3 +369,97 @@ def test_the_output_of_a_process_is_kept_after_its_restart(
 
     assert output_of(wanted).read_text() == str(second)
     assert output_of(wanted).with_suffix(".err.1").read_text() == str(first)
+
+
+@pytest.mark.parametrize("damage", ["", "{", "a folder"])
+def test_a_damaged_state_file_does_not_keep_services_from_being_restarted(
+    supervised: Supervised, damage: str
+) -> None:
+    supervised.ask("inference", "outcomes")
+    path = supervised.folder / "inference-0.json"
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_text(damage)
+    for child in supervised.children:
+        child.code = -signal.SIGKILL
+    supervised.supervisor.step()
+
+    assert supervised.noted().error == "killed by SIGKILL"
+    assert supervised.after(1) == 4
+
+
+def test_output_that_cannot_be_read_does_not_keep_a_service_from_being_restarted(
+    supervised: Supervised,
+) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "monitor-0.err").mkdir()
+
+    assert supervised.end(1).error.startswith("ended; the reason is unknown: ")  # type: ignore[union-attr]
+    assert supervised.after(1) == 2
+
+
+def test_a_service_that_is_killed_by_a_real_time_signal_is_restarted(
+    supervised: Supervised,
+) -> None:
+    supervised.ask("monitor")
+
+    assert supervised.end(-37).error == "killed by signal 37"
+    assert supervised.after(1) == 2
+
+
+def test_a_service_that_has_crashed_for_days_is_still_restarted(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    supervised.supervisor._kept["monitor-0"].change(failures=1100)  # a float holds 1023 doublings
+    supervised.end()
+
+    assert supervised.after(LONGEST_PAUSE_S) == 2
+
+
+def test_an_unexpected_error_of_one_service_is_logged_once_and_the_others_are_handled(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervised.ask("inference", "outcomes")
+    for child in supervised.children:
+        child.code = 1
+    poll = Child.poll
+
+    def fail(child: Child) -> int | None:
+        if child is supervised.children[0]:
+            raise ValueError("unexpected")
+        return poll(child)
+
+    monkeypatch.setattr(Child, "poll", fail)
+    supervised.supervisor.step()
+    assert supervised.after(1) == 3
+    assert [r.message for r in caplog.records if "unexpected" in r.message] == [
+        "inference-0: unexpected; trying again"
+    ]
+    monkeypatch.undo()
+    supervised.supervisor.step()
+    assert supervised.after(1) == 4
+
+
+@pytest.mark.parametrize("name", ["processes.json", "supervisor.json"])
+@pytest.mark.parametrize("damage", ["", "missing"])
+def test_the_supervisor_replaces_its_damaged_files(
+    supervised: Supervised, name: str, damage: str
+) -> None:
+    supervised.ask("monitor")
+    path = supervised.folder / name
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_text(damage)
+    supervised.supervisor.step()
+
+    assert path.read_bytes() == content
+
+
+def test_a_damaged_request_does_not_replace_the_one_before(supervised: Supervised) -> None:
+    supervised.ask("monitor")
+    (supervised.folder / "wanted.json").write_text("{")
+    supervised.end()
+    found = read_supervisor(supervised.folder)
+
+    assert supervised.after(1) == 2
+    assert found is not None
+    assert found.request == 1

@@ -232,3 +232,36 @@ def test_the_doctor_warns_if_no_service_runs(machine: Machine) -> None:
     (check,) = check_services(machine.look())
 
     assert (check.result, check.found) == ("warn", "none is running on this machine")
+
+
+def test_a_damaged_state_file_is_a_problem_and_hides_no_other_service(machine: Machine) -> None:
+    machine.all_run()
+    path = machine.folder / "inference-0.json"
+    path.write_text("{")
+    problems = machine.problems()
+
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{path} cannot be read, so its content is ignored: ")
+    assert [worker.said.state for worker in machine.look().workers] == ["starting"] + [
+        "running"
+    ] * 3
+
+
+REJECTED = {"sha256:b": "its digest is wrong", "sha256:a": "its digest is wrong"}
+
+
+def test_inference_without_a_usable_model_is_a_problem(machine: Machine) -> None:
+    machine.all_run()
+    machine.say("inference", "waiting for a model", refused=REJECTED)
+
+    assert machine.problems() == [
+        "inference-0 is unhealthy: no model can be used, so no record is scored: "
+        "sha256:b: its digest is wrong (and 1 more)"
+    ]
+
+
+def test_inference_that_waits_for_its_first_model_is_no_problem(machine: Machine) -> None:
+    machine.all_run()
+    machine.say("inference", "waiting for a model", refused={"freeze": "unsigned"})
+
+    assert machine.problems() == []

@@ -11,9 +11,9 @@ import typer
 
 from driftline.cli.options import Json, StreamFile, stdout
 from driftline.cli.stream_file import find_stream
-from driftline.health import judge
+from driftline.health import Health, judge
 from driftline.plain import json_line
-from driftline.processes import folder_of, read_state
+from driftline.processes import folder_of, read_state, unreadable
 from driftline.settings import load_settings
 from driftline.topics import Service
 
@@ -39,16 +39,19 @@ def health(
     For health checks and cron jobs. Exit code 0: the service is healthy. 1: its process has ended,
     or has not written its state file for 30 s; it has waited for Kafka for 2 minutes; it has had
     fewer partitions than its fair share for a minute; or it has read nothing for 2 minutes although
-    there are records to read. 2: the check failed, for example because there is no stream file.
+    there are records to read; it is inference, and no published model can be used. 2: the check
+    failed, for example because there is no stream file.
 
-    A service that waits for the first model is healthy. The check does not connect to the broker;
+    Inference that waits for the first model is healthy. The check does not connect to the broker;
     `driftline status` does.
 
     Example: driftline health inference --stream elec2.toml
     """
     stream = find_stream(file)
-    state = read_state(folder_of(load_settings(), stream), service, slot)
-    found = judge(state, now=datetime.now(UTC))
+    folder = folder_of(load_settings(), stream)
+    found = judge(read_state(folder, service, slot), now=datetime.now(UTC))
+    for damaged in unreadable(folder, f"{service}-{slot}"):
+        found = Health(False, damaged)
     if json:
         print(json_line(found))
     else:

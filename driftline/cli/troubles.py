@@ -1,4 +1,4 @@
-"""Detect what keeps a service from working: no broker, too few partitions, no progress.
+"""Detect what keeps a service from working: no broker, partitions, progress or model.
 
 In: the calls of the loop. Out: `Trouble`s, each with its start time. `driftline health` decides how
 long a trouble may last.
@@ -87,6 +87,11 @@ class Troubles:
         missing = count < self._share
         detail = f"{count} of {total}, its fair share is {self._share}"
         self._set("too few partitions", detail if missing else None, now)
+
+    def note_model(self, missing: str | None, now: str) -> None:
+        """Note which champion was published but does not serve yet; or, with None, none."""
+        detail = None if missing is None else f"the champion {missing} does not serve"
+        self._set("no model", detail, now)
 
     def _count(self, count_members: Callable[[], int]) -> None:
         try:

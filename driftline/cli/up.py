@@ -1,5 +1,6 @@
 """`driftline up` and `driftline down`: run the services as supervised processes of this machine."""
 
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ from driftline.processes import (
     read_state,
     read_supervisor,
     stop,
+    unreadable,
     write_processes,
     write_request,
 )
@@ -47,6 +49,8 @@ from driftline.workers import START_PATIENCE_S
 
 _LOOK_EVERY_S = 0.1
 _LOG_LINES = 15
+# The time that a supervisor needs to end after its services.
+_STOP_MARGIN_S = 5.0
 
 
 def up(
@@ -104,9 +108,9 @@ def up(
     _create_topics(context, json)
     before = {process.pid for process in read_processes(folder) if process.alive}
     wanted = _wanted(folder, slots, path, context.settings.bootstrap_servers)
-    request = _ask(folder, wanted)
+    request, started = _ask(folder, wanted)
     with stderr.status(f"starting {len(request.services) - len(before)} services"):
-        processes = _wait_until_they_run(folder, request)
+        processes = _wait_until_they_run(folder, request, started)
     if json:
         for process in processes:
             print(json_line(process))
@@ -133,8 +137,11 @@ def down(file: StreamFile = None, json: Json = False) -> None:
         stubborn = {process.pid for process in stop(everything, patience_s=STOP_PATIENCE_S)}
         # Then whatever the supervisor was starting in that moment.
         stop(read_processes(folder), patience_s=STOP_PATIENCE_S)
+    for damaged in unreadable(folder, "processes"):
+        text = f"{damaged}; services that it names may still run; `driftline status` shows them"
+        stderr.print(text, style="yellow", highlight=False, soft_wrap=True, markup=False)
     write_processes(folder, ())
-    write_request(folder, Request(read_request(folder).number))
+    write_request(folder, Request((read_request(folder) or Request()).number))
     killed = [process for process in running if process.pid in stubborn]
     if json:
         result = {
@@ -198,7 +205,7 @@ def _has_champion(context: Context) -> bool:
 def _replace_supervisor(folder: Path) -> None:
     """Start a supervisor if services run without one. Raises DriftlineError."""
     if read_supervisor(folder) is None and any(p.alive for p in read_processes(folder)):
-        _wait_for_supervisor(folder, _ask(folder, ()))
+        _wait_for_supervisor(folder, *_ask(folder, ()))
         stderr.print("the supervisor had ended; started another one for the running services")
 
 
@@ -217,11 +224,16 @@ def _wanted(
     return tuple(wanted)
 
 
-def _ask(folder: Path, services: Sequence[Wanted]) -> Request:
-    """Ask the supervisor to run these services too. Start a supervisor if there is none."""
+def _ask(
+    folder: Path, services: Sequence[Wanted]
+) -> tuple[Request, subprocess.Popen[bytes] | None]:
+    """Ask the supervisor to run these services too. Start a supervisor if there is none.
+
+    Return the request, and the supervisor if it was started.
+    """
     wanted = {}
     supervisor = read_supervisor(folder)
-    last = read_request(folder)
+    last = read_request(folder) or Request()
     alive = {process.name for process in read_processes(folder) if process.alive}
     for known in last.services:
         if supervisor is not None or known.name in alive:
@@ -229,31 +241,55 @@ def _ask(folder: Path, services: Sequence[Wanted]) -> Request:
     for each in services:
         wanted[each.name] = each
     forget_ended(folder)
-    request = Request(last.number + 1, tuple(wanted.values()))
+    handled = 0 if supervisor is None else supervisor.request
+    request = Request(max(last.number, handled) + 1, tuple(wanted.values()))
     write_request(folder, request)
-    if supervisor is None:
-        start_supervisor(folder)
-    return request
+    return request, start_supervisor(folder) if supervisor is None else None
 
 
-def _wait_for_supervisor(folder: Path, request: Request) -> None:
-    """Wait until the supervisor has accepted the request. Raises DriftlineError."""
+def _wait_for_supervisor(
+    folder: Path, request: Request, started: subprocess.Popen[bytes] | None
+) -> None:
+    """Wait until the supervisor has accepted the request. Raises DriftlineError.
+
+    If it does not, stop the supervisor that was `started` for it, unless services ran before: it
+    would stop them, too.
+    """
     deadline_s = time.monotonic() + START_PATIENCE_S
     while not _has_taken_up(read_supervisor(folder), request):
         if time.monotonic() > deadline_s:
-            output = folder / "supervisor.err"
-            raise DriftlineError(
-                f"the supervisor does not start; the last lines of {output}:\n{_end_of(output)}"
-            )
+            raise _no_supervisor(folder, started)
         time.sleep(_LOOK_EVERY_S)  # until the other process writes its file
 
 
-def _wait_until_they_run(folder: Path, request: Request) -> tuple[Process, ...]:
+def _no_supervisor(folder: Path, started: subprocess.Popen[bytes] | None) -> DriftlineError:
+    """Return the error that the supervisor does not accept a request, after stopping it."""
+    shown = _ends_of(folder / "supervisor.log", folder / "supervisor.err")
+    hint = "check that the disk is not full and the folder is writable, then run it again"
+    if started is None or any(process.alive for process in read_processes(folder)):
+        who = "the supervisor" if started is None else f"the supervisor (pid {started.pid})"
+        return DriftlineError(f"{who} runs, but does not accept the request{shown}", hint=hint)
+    if started.poll() is None:
+        started.terminate()  # it stops the services that it has started
+        try:
+            started.wait(STOP_PATIENCE_S + _STOP_MARGIN_S)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+        end = "did not write its state, and was stopped"
+    else:
+        end = f"ended with exit code {started.returncode}"
+    return DriftlineError(f"the supervisor does not start: it {end}{shown}", hint=hint)
+
+
+def _wait_until_they_run(
+    folder: Path, request: Request, started: subprocess.Popen[bytes] | None
+) -> tuple[Process, ...]:
     """Wait until the supervisor has accepted the request and each service has joined its group.
 
     Raises DriftlineError.
     """
-    _wait_for_supervisor(folder, request)
+    _wait_for_supervisor(folder, request, started)
     deadline_s = time.monotonic() + START_PATIENCE_S
     for wanted in request.services:
         while True:
@@ -274,8 +310,7 @@ def _has_taken_up(supervisor: SupervisorState | None, request: Request) -> bool:
 
 
 def _failed(wanted: Wanted, problem: str) -> DriftlineError:
-    ends = [path for path in (Path(wanted.log), output_of(wanted)) if _end_of(path)]
-    shown = "".join(f"\nthe last lines of {path}:\n{_end_of(path)}" for path in ends)
+    shown = _ends_of(Path(wanted.log), output_of(wanted))
     return DriftlineError(
         f"{wanted.name} {problem}{shown}",
         hint="the supervisor keeps restarting it, and the other services run; `driftline status` "
@@ -291,6 +326,12 @@ def _said(folder: Path, process: Process) -> ServiceState | None:
     """Return the state that this process has written, and not an earlier one of the same name."""
     said = read_state(folder, process.service, process.slot)
     return said if said is not None and said.pid == process.pid else None
+
+
+def _ends_of(*logs: Path) -> str:
+    """Return the last lines of those files that are not empty, each after a title."""
+    ends = ((path, _end_of(path)) for path in logs)
+    return "".join(f"\nthe last lines of {path}:\n{end}" for path, end in ends if end)
 
 
 def _end_of(log: Path) -> str:

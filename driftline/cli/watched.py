@@ -157,6 +157,11 @@ class Watched:
         if state != self._state.state:
             log.info("%s", state)
         self._written_s = self._clock.monotonic()
+        # Only inference has these three attributes.
+        model: str | None = getattr(self._handler, "model", None)
+        champion: str | None = getattr(self._handler, "champion", None)
+        refused: Mapping[str, str] = getattr(self._handler, "refused", {})
+        self._troubles.note_model(champion if model is None else None, self._now())
         self._state = msgspec.structs.replace(
             self._state,
             state=state,
@@ -168,9 +173,8 @@ class Watched:
             lost=self._lost,
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
-            # Only inference has these two attributes.
-            model=getattr(self._handler, "model", None),
-            refused=dict(getattr(self._handler, "refused", {})),
+            model=model,
+            refused=dict(refused),
             error=error,
             troubles=self._troubles.now(),
         )

@@ -2,12 +2,16 @@
 
 import os
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from driftline.cli.main import command_line
 from driftline.health import MAX_SILENCE_S, PATIENCE_S, Health, judge
 from driftline.processes import ServiceState, State, Trouble, TroubleKind, born
+from tests.world import STREAM_FILE
 
 NOW = datetime(2026, 1, 6, 8, 0, 40, tzinfo=UTC)
 LIVING = ServiceState(
@@ -76,3 +80,36 @@ def test_a_state_from_an_older_version_is_judged() -> None:
         type=ServiceState,
     )
     assert judge(said, now=NOW).healthy
+
+
+@pytest.mark.parametrize("key", ["sha256:b", "model/sha256:b", "role/champion"])
+@pytest.mark.parametrize("state", ["waiting for a model", "waiting for Kafka"])
+def test_inference_without_a_usable_model_is_unhealthy(key: str, state: State) -> None:
+    said = msgspec.structs.replace(LIVING, state=state, refused={key: "no trusted key"})
+    found = judge(said, now=NOW)
+
+    assert not found.healthy
+    expected = f"no model can be used, so no record is scored: {key}: no trusted key"
+    assert found.reason == expected
+
+
+def test_inference_that_rejects_a_model_while_another_serves_is_healthy() -> None:
+    said = msgspec.structs.replace(LIVING, model="sha256:a", refused={"sha256:b": "unsigned"})
+    assert judge(said, now=NOW).healthy
+
+
+def test_a_damaged_state_file_makes_a_service_unhealthy_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path))
+    (tmp_path / "s.toml").write_text(STREAM_FILE, encoding="utf-8")
+    folder = tmp_path / "services" / "s"
+    folder.mkdir(parents=True)
+    (folder / "monitor-0.json").write_text("{")
+    damaged = CliRunner().invoke(command_line(), ["health", "monitor", "--json"])
+    missing = CliRunner().invoke(command_line(), ["health", "outcomes", "--json"])
+
+    assert (damaged.exit_code, missing.exit_code) == (1, 1)
+    assert "monitor-0.json cannot be read" in damaged.output
+    assert "not started yet" in missing.output

@@ -178,6 +178,7 @@ def test_a_killed_supervisor_is_replaced_even_if_up_fails(site: Site) -> None:
 def test_a_service_that_cannot_run_is_named_with_its_error(site: Site) -> None:
     assert site.driftline("up").returncode == 0
     request = read_request(site.states)
+    assert request is not None
     broken = [
         msgspec.structs.replace(wanted, command=(sys.executable, "-c", "import no_such_module"))
         for wanted in request.services

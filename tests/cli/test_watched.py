@@ -24,6 +24,7 @@ class Inference:
     inputs = ("s.features",)
     follows = ("s.models",)
     model: str | None = None
+    champion: str | None = None
     refused: Mapping[str, str] = {}
 
     def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
@@ -181,3 +182,23 @@ def test_unread_records_are_a_trouble_unless_their_partition_is_paused(
     assert troubles() == ()  # it waits for a model
     watch.handler.model = MODEL
     assert troubles() == ("no progress",)
+
+
+def test_a_champion_that_does_not_serve_is_a_trouble_until_it_does(watch: Watch) -> None:
+    def troubles_after(seconds: float) -> list[tuple[str, str]]:
+        watch.clock.advance(seconds)
+        watch.watched.tick()
+        return [(trouble.kind, trouble.since) for trouble in watch.said.troubles]
+
+    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
+    assert troubles_after(1) == []  # it waits for the first model
+    watch.handler.champion = MODEL
+    first = troubles_after(1)
+    since = watch.said.updated
+    later = troubles_after(61)
+    detail = watch.said.troubles[0].detail
+    watch.handler.model = MODEL
+
+    assert first == later == [("no model", since)]
+    assert MODEL in detail
+    assert troubles_after(1) == []

@@ -373,6 +373,7 @@ def test_after_a_restart_the_parent_of_an_invalid_champion_serves(
         service.publish(msgspec.structs.replace(bad, records=(first.records[0], *bad.records)))
         assert service.handler.model == first.announcement.digest
         assert bad.digest in service.handler.refused
+        assert service.handler.champion == bad.digest
     finally:
         path.write_bytes(kept)
 
