@@ -53,6 +53,11 @@ class PartitionJoin:
         # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
         self._max_ahead = stream.max_ahead
+        # What is added to a position for the watermark. After row 4,999, row 5,000 comes next.
+        self._beyond = (1 if stream.axis == "row" else 0) - stream.lateness
+        self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
+        self._pane = stream.pane_size
+        self._passed_on = BEFORE_ALL  # the last watermark of `_pass_silence`
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
         self.pace = Pace(self.progress.predictions, self.progress.labels)
@@ -68,6 +73,19 @@ class PartitionJoin:
     def in_memory(self) -> int:
         """Return how many records of both topics are in memory."""
         return self.kept_predictions.in_memory + self.kept_labels.in_memory
+
+    @property
+    def watermark(self) -> int | None:
+        """Return the position before which no more outcomes are expected, None if unknown.
+
+        Outcomes of earlier labels were published, because both topics were read beyond it, or these
+        labels are too late. No single label moves it: see `Progress`.
+        """
+        progress = self.progress
+        if progress.floor == BEFORE_ALL:
+            return None
+        both = min(progress.predictions.reached, progress.labels.reached) + self._beyond
+        return max(both, progress.floor - self.horizon, self._lowest)
 
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""
@@ -139,6 +157,14 @@ class PartitionJoin:
         at = found[-1].at
         position = side.reached if at is None or found[-1].ahead else at
         self.pace.read(side, found[0].offset, found[-1].offset, position)
+
+    def refuse_label(self, at: int | None) -> int | None:
+        """Take the position of a new label that is rejected. Return it unless it is ahead."""
+        if at is None or self.progress.label_clock.take([at]):
+            return None
+        self.progress.labels.reach(at)
+        self.progress.raise_floor()
+        return at
 
     def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
         """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
@@ -340,8 +366,18 @@ class PartitionJoin:
             self._place_labels(passed.labels_before)
         if passed.watermark is not None:
             results.watermark(passed.watermark)
+        self._pass_silence(results)
         self._forget_labels(results)
         self._forget_predictions(results)
+
+    def _pass_silence(self, results: Results) -> None:
+        """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
+        the windows of the other partitions, whose labels may be rejected, would wait for them."""
+        position = self.progress.floor - self.horizon
+        reached = max(self.progress.labels.reached, self._lowest, self._passed_on + self._pane)
+        if position > reached:
+            self._passed_on = position
+            results.watermark(position)
 
     def _place_labels(self, end: int) -> None:
         """Give unpositioned labels before offset `end` the max position of predictions.

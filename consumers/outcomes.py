@@ -36,6 +36,7 @@ from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.codec.decoding import Decoded, decode_each
 from driftline.codec.envelope import lost_unread
+from driftline.codec.labels import Label
 from driftline.codec.records import LabelCodec, parse_time
 from driftline.commit_metadata import Kind, usable
 from driftline.events import Prediction, Source, Watermark
@@ -175,7 +176,7 @@ class OutcomesHandler:
             join = self._join(partition)
             publication = publications.get(partition)
             if publication is None:
-                publication = publications[partition] = self._publication(partition)
+                publication = publications[partition] = self._publication(partition, join)
             self._read_deferred(partition, join, publication)
             own = found[at]
             self._read(join, topic, partition, own, publication)
@@ -211,15 +212,18 @@ class OutcomesHandler:
         join = self._join(message.partition)
         is_label = message.topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
-        publication = self._publication(message.partition)
-        self._refuse(0, message, reason, publication)
+        publication = self._publication(message.partition, join)
+        if is_label:
+            self._refuse_label(join, message, reason, publication)
+        else:
+            self._refuse(0, message, reason, publication)
         side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
     def tick(self) -> Output:
         output: list[Publication] = []
         for partition, join in self._joins.items():
-            publication = self._publication(partition)
+            publication = self._publication(partition, join)
             join.pass_time(publication)
             output.append(publication)
             self._read_deferred(partition, join, publication)
@@ -292,8 +296,10 @@ class OutcomesHandler:
         self._is_full = is_full
         return is_full
 
-    def _publication(self, partition: int) -> Publication:
-        return Publication(self._stream, self._topics, partition, self.counts)
+    def _publication(self, partition: int, join: PartitionJoin) -> Publication:
+        return Publication(
+            self._stream, self._topics, partition, self.counts, lambda: join.watermark
+        )
 
     def _tell_when_rebuilt(self) -> None:
         since_s = self._rebuilding_since_s
@@ -406,18 +412,37 @@ class OutcomesHandler:
     def _read_labels(
         self, join: PartitionJoin, messages: Messages, publication: Publication
     ) -> None:
-        values = messages.values
-        found = self._labels.decode_all(values)
-        for item in found.rejected:
-            published = join.progress.labels.published
-            self._refuse(published, messages[item.index], item.reason, publication)
-        if found.rejected:
-            messages = messages.take(found.kept)
-            values = messages.values
-        ids, labels, at = (list(map(of, found.items)) for of in (_id_of, _label_of, _at_of))
+        found = self._labels.decode_all(messages.values)
+        start = 0
+        # Keep the order of the log, so that the results do not depend on the batches.
+        for place, item in enumerate(found.rejected):
+            usable = found.items[start - place : item.index - place]
+            self._take_labels(join, messages[start : item.index], usable, publication)
+            message, start = messages[item.index], item.index + 1
+            if message.offset >= join.progress.labels.published:
+                self._refuse_label(join, message, item.reason, publication)
+        usable = found.items[start - len(found.rejected) :]
+        self._take_labels(join, messages[start:], usable, publication)
+
+    def _take_labels(
+        self,
+        join: PartitionJoin,
+        messages: Messages,
+        found: Sequence[Label],
+        publication: Publication,
+    ) -> None:
+        ids, labels, at = (list(map(of, found)) for of in (_id_of, _label_of, _at_of))
         offsets, keys, headers = messages.offsets, messages.keys, messages.headers
-        read = list(map(KeptLabel, offsets, at, labels, keys, values, headers))
+        read = list(map(KeptLabel, offsets, at, labels, keys, messages.values, headers))
         join.take_labels(ids, read, publication)
+
+    def _refuse_label(
+        self, join: PartitionJoin, message: Message, reason: str, publication: Publication
+    ) -> None:
+        """Reject a label that was not rejected before a restart."""
+        self.counts["invalid"] += 1
+        position = join.refuse_label(self._labels.position(message.value))
+        publication.refused_label(message, reason, position)
 
     def _refuse(
         self, published: int, message: Message, reason: str, publication: Publication

@@ -5,7 +5,7 @@ outcome would exceed the topic's size limit, its label becomes a dead letter.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import methodcaller
 from typing import Final
 
@@ -14,7 +14,7 @@ from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.codec.envelope import dead_letter, encode
 from driftline.codec.predictions import marked_ahead
 from driftline.codec.values import format_time
-from driftline.events import Prediction, Value, Watermark
+from driftline.events import Prediction, RefusedRecord, Value, Watermark
 from driftline.stream import Stream
 from driftline.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
@@ -59,14 +59,23 @@ def are_plain(values: Sequence[bytes]) -> bool:
 
 
 class Publication:
-    """Collects the results of a join for one partition, and adds their numbers to `counts`."""
+    """Collects the results of a join for one partition, and adds their numbers to `counts`.
+
+    `reached` returns the watermark of the partition's outcomes when a label is rejected.
+    """
 
     def __init__(
-        self, stream: Stream, topics: Topics, partition: int, counts: Counter[str]
+        self,
+        stream: Stream,
+        topics: Topics,
+        partition: int,
+        counts: Counter[str],
+        reached: Callable[[], int | None],
     ) -> None:
         self._topics = topics
         self._partition = partition
         self._counts = counts
+        self._reached = reached
         self._by_row = stream.axis == "row"
         self._keys: list[bytes | None] = []
         self._values: list[bytes] = []
@@ -129,6 +138,14 @@ class Publication:
         self._keys.append(None)
         self._values.append(encode(Watermark(position=position)))
 
+    def refused_label(self, message: Message, reason: str, position: int | None) -> None:
+        """Add a dead letter for a label, and a watermark with its position in place of its outcome.
+        Without the watermark, windows would not close if every label is rejected."""
+        self.dead_letter(message, reason)
+        letter = RefusedRecord(message.offset, position)
+        self._keys.append(None)
+        self._values.append(encode(Watermark(self._reached(), dead_letter=letter)))
+
     def dead_letter(self, message: Message, reason: str) -> None:
         """Add a dead letter for an input record."""
         self._letters.append(
@@ -156,14 +173,12 @@ class Publication:
         return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
 
     def _refuse(self, label: KeptLabel, reason: str) -> None:
-        self.dead_letter(
-            Message(
-                self._topics.labels,
-                self._partition,
-                label.offset,
-                label.key,
-                label.value,
-                label.headers,
-            ),
-            reason,
+        message = Message(
+            self._topics.labels,
+            self._partition,
+            label.offset,
+            label.key,
+            label.value,
+            label.headers,
         )
+        self.refused_label(message, reason, None if label.ahead else label.at)

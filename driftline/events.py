@@ -84,7 +84,10 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
 
 
 class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A feature record that became a dead letter, with its position if that is readable."""
+    """A record that became a dead letter, with its position if that is readable.
+
+    In `predictions` it is a feature record, in `outcomes` a label.
+    """
 
     offset: Offset
     position: Position | None = None
@@ -120,7 +123,8 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     `position` is None until the partition has had a record with a readable position. Inference also
     writes a watermark for each dead letter and each gap, in offset order, so that the predictions
     topic accounts for every feature record. It writes another one when it starts to read a new log.
-    Outcomes and monitor write one to the outcomes topic for each gap that they find.
+    Outcomes writes one to the outcomes topic for each label that became a dead letter. Outcomes and
+    monitor write one there for each gap that they find.
     """
 
     position: Position | None
@@ -292,7 +296,8 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
 
     Only the first label of a record counts. Changes of a label are counted as `revised`. `lost`
     counts the offsets of labels, predictions and outcomes that were deleted before they were read.
-    All other fields are as in `DataWindow`.
+    `dead_letters` counts labels that became dead letters. `quality` contains `dead_letters` if they
+    are too many. All other fields are as in `DataWindow`.
     """
 
     id: str
@@ -305,10 +310,12 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     row: RowNumber | None
     time: str | None
     metric: Metric
-    value: float | None  # None if all outcomes are late or revised
+    value: float | None  # None if there are no outcomes, or all are late or revised
     groups: tuple[PerformanceGroup, ...]
     standard_error: float | None = None  # of `value`, if records were independent
     lost: Count = 0
+    dead_letters: Count = 0
+    quality: tuple[WindowQuality, ...] = ()
 
     def __post_init__(self) -> None:
         _check_time(self.time)
@@ -469,6 +476,7 @@ class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
     revised: Count = 0
     models: tuple[ModelPart, ...] = ()
     lost: Count = 0
+    dead_letters: Count = 0
 
 
 class PerformanceParts(Event, frozen=True, tag="performance_parts"):

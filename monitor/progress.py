@@ -120,8 +120,9 @@ class Arrivals(NamedTuple):
     marks: NDArray[np.bool_] | None = None  # True for watermark records; None: there are none
     # Offsets of the feature records, -1 for watermark records without one. None: no repeats.
     sources: Ints | None = None
+    letters: NDArray[np.bool_] | None = None  # True for dead letters; None: there are no marks
     # Positions of dead letters, at the places of their watermark records, and BEFORE_ALL if
-    # unreadable. Other places contain arbitrary values. None: there are no dead letters.
+    # unreadable. Other places contain arbitrary values. None: there are no marks.
     refused: Ints | None = None
     # Number of records that a gap deleted, 0 elsewhere; None: there are no gaps.
     lost: Ints | None = None
@@ -226,7 +227,7 @@ class Track(Generic[Part]):
     def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, NDArray[np.bool_]]:
         """Process events of one log. `is_new_log`: the first event starts a log that was
         unknown."""
-        offsets, positions, marks, sources, refused, lost, ahead, _ = arrivals
+        offsets, positions, marks, sources, letters, refused, lost, ahead, _ = arrivals
         # 1. Select new records, not watermark records or source offsets that were read before.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         reached = positions + self._ahead
@@ -257,12 +258,13 @@ class Track(Generic[Part]):
         cells: Ints = np.maximum(panes, passed) // self._panes
         # 4. Assign dead letters and gaps, which arrive as watermark records.
         unscored = early = None
-        if lost is not None and marks is not None:
-            named, at = marks & (lost > 0), watermarks[1:]
-            if refused is not None and sources is not None:
+        if letters is not None and refused is not None and lost is not None:
+            named = letters | (lost > 0)
+            if sources is not None:
                 is_new[:1] |= is_new_log
-                named = marks & is_new & ((sources >= 0) | (lost > 0))
-                at = np.where(refused > BEFORE_ALL, np.maximum(refused, watermarks[:-1]), at)
+                named &= is_new
+            own = np.maximum(refused, watermarks[:-1])
+            at = np.where(letters & (refused > BEFORE_ALL), own, watermarks[1:])
             # Without any known position there is no cell: only gaps are buffered, in `_early`.
             unscored = named & (watermarks[1:] > BEFORE_ALL)
             early = named & ~unscored & (lost > 0)

@@ -82,9 +82,9 @@ def _said(role: Role, message: Message) -> str:
         case "features" | "labels":
             return plain(message.value)
         case "predictions":
-            return _scored(decode(predictions_decoder, message))
+            return _scored(decode(predictions_decoder, message), "record")
         case "outcomes":
-            return _scored(decode(outcomes_decoder, message))
+            return _scored(decode(outcomes_decoder, message), "label")
         case "parts":
             return _parts(decode(parts_decoder, message))
         case "windows":
@@ -101,10 +101,10 @@ def _said(role: Role, message: Message) -> str:
             return f"{origin.service} rejected {where}: {origin.reason}"
 
 
-def _scored(event: PredictionsEvent | OutcomesEvent) -> str:
+def _scored(event: PredictionsEvent | OutcomesEvent, what: str) -> str:
     match event:
         case Watermark(dead_letter=RefusedRecord(offset=offset)):
-            return f"dead letter: the record at offset {offset} could not be scored"
+            return f"dead letter: the {what} at offset {offset} was rejected"
         case Watermark(gaps=(Gap(start=start, end=end, topic=topic), *_)):
             until = "the end of the old topic" if end is None else f"{end - 1}"
             of = f" of {topic}" if topic else ""
@@ -160,7 +160,8 @@ def _window(event: WindowsEvent) -> str:
             value = "none" if event.value is None else f"{event.value:.4f}"
             said = f"performance window {event.index}: {span}, {event.metric} {value}"
             lost = f", {event.lost} deleted unread" if event.lost else ""
-            return said + _late(event.late) + lost
+            letters = f", {event.dead_letters} dead letters" if event.dead_letters else ""
+            return said + _late(event.late) + letters + lost
         case PerformancePane():
             mean = sum(event.errors) / len(event.errors) if event.errors else 0.0
             return f"pane {event.index}: {span}, mean error {mean:.4f}"

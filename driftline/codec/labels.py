@@ -65,6 +65,7 @@ class LabelCodec:
         fields = [0, 1, 2] if self._key is None else [0, 1, 2, list(types).index(self._key)]
         self._fields = attrgetter(*(f"f{place}" for place in fields))
         self._decode = make_decoder(types, refuse_unknown=False)
+        self._decode_at = make_decoder({AT: types[AT]}, refuse_unknown=False)
 
     def decode(self, value: bytes | None) -> Label:
         """Decode one label. Raises DataError with the column and the reason."""
@@ -137,6 +138,26 @@ class LabelCodec:
             return parse_time(str(at))
         except ValueError as error:
             raise DataError(f"field {AT!r}: {shortened(str(error))}") from error
+
+    def position(self, value: bytes | None) -> int | None:
+        """Return the `@at` of a label that cannot be used otherwise, None if that is unreadable.
+
+        >>> from driftline.stream import loads
+        >>> stream = loads('''
+        ... version = 1
+        ... name = "iris"
+        ... task = "classification"
+        ... target = "species"
+        ... features = { petal_width = "number" }
+        ... ''')
+        >>> LabelCodec(stream).position(b'{"kind": "setosa", "@at": 12}')
+        12
+        """
+        try:
+            at = self._decode_at(value or b"").f0
+            return None if at is None else self._position(at)
+        except (*DECODE_ERRORS, DataError):
+            return None
 
     def encode(
         self, record_id: str, label: str | float, *, at: int | None = None, key: object = None

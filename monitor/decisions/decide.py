@@ -59,7 +59,8 @@ class Decider:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
-        # The lifecycle of events on outcomes that were lost. Performance windows have no fixed
+        # The lifecycle of events on labels that became dead letters, and on labels, predictions and
+        # outcomes that were lost. Performance windows have no fixed
         # order relative to data windows, so these events are separate, and never request a
         # retraining.
         self._lost = Lane(stream, "quality")
@@ -198,10 +199,20 @@ class Decider:
         return [] if event is None else [event]
 
     def _unread(self, window: PerformanceWindow) -> list[DriftEvent]:
-        finding = None
+        labels = window.records + window.revised + window.dead_letters
+        share, said = 0.0, []
         if window.lost:
             share = window.lost / (window.records + window.lost)
-            finding = Finding((), share, _deleted(window.lost), window.start, is_drawn=False)
+            said.append(_deleted(window.lost))
+        if "dead_letters" in window.quality:
+            refused = window.dead_letters / labels
+            share = max(share, refused)
+            said.append(f"{refused:.1%} of the labels became dead letters")
+        elif window.dead_letters and labels < self._stream.windows.min_records and not said:
+            return []  # too few to open or resolve an event
+        finding = None
+        if said:
+            finding = Finding((), share, "; ".join(said), window.start, is_drawn=False)
         event = self._lost.observe(finding, model=None, window=window.id, position=window.end)
         return [] if event is None else [event]
 

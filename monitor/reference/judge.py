@@ -38,8 +38,9 @@ class Judge:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._watched = watched(stream)
-        # The false-alarm rate is divided among the tests of each column and that of dead letters.
-        tests = len(QUALITIES) * len(self._watched) + 1
+        # The false-alarm rate is divided among the tests of each column and those of dead letters,
+        # which are records or labels.
+        tests = len(QUALITIES) * len(self._watched) + 2
         self._quality_level = stream.drift.false_alarm_rate / tests
 
     def untested(self, model: str, records: int) -> DataGroup:
@@ -47,8 +48,8 @@ class Judge:
         return DataGroup(model=model, records=records, sampled=0, tested=False)
 
     def window(self, records: int, dead_letters: int, lost: int) -> tuple[WindowQuality, ...]:
-        """Return the quality problems of a window, over the records of all models. A lost record is
-        never due to chance, so one is enough."""
+        """Return the quality problems of a window, over the records of all models, or over labels.
+        A lost record is never due to chance, so one is enough."""
         found: list[WindowQuality] = []
         total = records + dead_letters
         is_tested = total >= self._stream.windows.min_records

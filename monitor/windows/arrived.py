@@ -123,16 +123,20 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
         ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
     lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
     lost = np.concatenate([np.zeros_like(arrivals.offsets), lost])[order]
-    if arrivals.sources is None:
-        return Arrivals(offsets[order], positions[order], is_mark[order], lost=lost, ahead=ahead)
     letters = [mark.dead_letter for _, mark in marks]
     own = [None if letter is None else letter.position for letter in letters]
+    are_letters = ints([letter is not None for letter in letters])
+    are_letters = np.concatenate([np.zeros_like(arrivals.offsets), are_letters])[order]
+    sources = arrivals.sources
+    if sources is not None:
+        sources = np.concatenate([sources, ints([_source(mark) for _, mark in marks])])[order]
     logs = [(offset, mark.log) for offset, mark in marks if mark.log is not None]
     return Arrivals(
         offsets[order],
         positions[order],
         is_mark[order],
-        np.concatenate([arrivals.sources, ints([_source(mark) for _, mark in marks])])[order],
+        sources,
+        are_letters > 0,
         np.concatenate([arrivals.positions, optional_ints(own)])[order],
         lost,
         ahead,

@@ -21,6 +21,7 @@ from driftline.events import (
 from driftline.stream import Stream
 from monitor.metrics import Tally, new_tally, rise
 from monitor.progress import Grid, later
+from monitor.reference.judge import Judge
 from monitor.reference.references import References
 from monitor.sample import Smallest
 from monitor.windows.parts import unpack_errors
@@ -34,6 +35,7 @@ class PerformanceWindows:
         self._stream = stream
         self._grid = Grid.of(stream)
         self._references = references
+        self._judge = Judge(stream)
         self._limit = errors_kept(stream)
         # Slides of incomplete windows by index: `add` adds them, `close` removes them.
         self._slices: dict[int, _Slice] = {}
@@ -54,6 +56,7 @@ class PerformanceWindows:
             piece.late += part.late
             piece.revised += part.revised
             piece.lost += part.lost
+            piece.dead_letters += part.dead_letters
             self._gather(piece, parts.partition, part)
 
     def close(
@@ -144,6 +147,9 @@ class PerformanceWindows:
                 row, time_us = later(row, part.row), later(time_us, part.time_us)
         ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
         start, end = self._grid.window(index)
+        revised = sum(piece.revised for piece in slices)
+        dead_letters = sum(piece.dead_letters for piece in slices)
+        lost = sum(piece.lost for piece in slices)
         return PerformanceWindow(
             id=event_id("window", stream.name, "performance", start, end),
             index=index,
@@ -151,8 +157,10 @@ class PerformanceWindows:
             end=end,
             records=whole.records,
             late=sum(piece.late for piece in slices),
-            revised=sum(piece.revised for piece in slices),
-            lost=sum(piece.lost for piece in slices),
+            revised=revised,
+            lost=lost,
+            dead_letters=dead_letters,
+            quality=self._judge.window(whole.records + revised, dead_letters, lost),
             row=row,
             time=None if time_us is None else format_time(time_us),
             metric=stream.judged_by,
@@ -224,4 +232,5 @@ class _Slice:
         self.late = 0
         self.revised = 0
         self.lost = 0
+        self.dead_letters = 0
         self.panes: dict[int, dict[str, _Model]] = {}

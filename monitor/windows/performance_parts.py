@@ -107,6 +107,7 @@ class PerformanceGathering:
             revised=part.revised,
             models=tuple(models[:1]),
             lost=slot.lost,
+            dead_letters=slot.dead_letters,
         )
         for model in models[1:]:
             yield PanePart(index=pane, models=(model,))

@@ -13,9 +13,9 @@ from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.codec.envelope import encode, outcomes_decoder, predictions_decoder
-from driftline.events import Outcome, Prediction, Source, Watermark
+from driftline.events import Outcome, Prediction, RefusedRecord, Source, Watermark
 from driftline.handler import GroupView
-from driftline.stream import Labels, Span, Stream, loads
+from driftline.stream import Labels, Span, Stream, Windows, loads
 
 STREAM = loads(
     """
@@ -134,7 +134,7 @@ def test_a_label_without_prediction_becomes_a_dead_letter_after_the_join_window(
     handler.handle([label(1, 10, "b", at=10)])
     assert not handler.tick()
     handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
-    letters = list(single(handler.tick()))
+    letters = [o for o in single(handler.tick()) if o.topic == "s.deadletters"]
     assert reasons(letters) == ["no prediction with this id within the horizon"]
     assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
@@ -212,7 +212,7 @@ def test_an_unpositioned_label_waits_until_predictions_have_been_read_and_advanc
     handler = joined()
     handler.handle([label(0, "nobody", "b"), prediction(0, 50)])
     handler.look(view(handler, predictions=1))
-    assert not handler.tick()
+    assert not reasons(handler.tick())
     handler.handle([prediction(1, 60)])
     handler.tick()
     handler.handle([prediction(2, 70)])
@@ -251,9 +251,63 @@ def test_a_label_joined_before_a_restart_is_not_rejected_after_it() -> None:
 
 
 def test_an_unreadable_label_becomes_a_dead_letter_at_once() -> None:
-    (letter,) = single(joined().handle([Message(*LABELS, 0, None, b"{")]))
+    mark, letter = single(joined().handle([Message(*LABELS, 0, None, b"{")]))
+    assert mark.topic == "s.outcomes"
     assert reasons([letter])
     assert letter.value == b"{"
+
+
+def test_each_rejected_label_is_a_watermark_record_in_place_of_its_outcome() -> None:
+    handler = joined()
+    renamed = [Message(*LABELS, row, None, b'{"z":1,"@at":%d}' % (row + 1)) for row in (1, 2, 3)]
+    handler.handle([prediction(0, 0), label(0, 0, "b", at=1), prediction(1, 3)])
+    output = [*handler.handle([*renamed, label(4, 3, "b", at=3)])]
+    assert marks(output) == [
+        Watermark(3, dead_letter=RefusedRecord(1, 2)),
+        Watermark(4, dead_letter=RefusedRecord(2, 3)),
+        Watermark(4, dead_letter=RefusedRecord(3, 4)),  # predictions have only reached row 3
+    ]
+    assert outcomes(output) == [("3", "b", 0)]
+    successor = joined(resume=handler.holds())
+    assert not marks(successor.handle([prediction(1, 3), *renamed, label(4, 3, "b", at=3)]))
+
+
+def test_a_label_without_prediction_is_a_watermark_record_when_it_is_rejected() -> None:
+    handler = joined()
+    handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 20)])
+    handler.handle([label(1, 20, "b", at=20)])
+    assert marks(handler.tick()) == [Watermark(21, dead_letter=RefusedRecord(0, 0))]
+
+
+def test_a_rejected_label_from_the_far_future_moves_no_watermark() -> None:
+    handler = joined()
+    handler.handle([prediction(0, 0), label(0, 0, "b", at=0), prediction(1, 20)])
+    odd = Message(*LABELS, 1, None, b'{"@at":9000000}')
+    assert marks(handler.handle([odd])) == [Watermark(1, dead_letter=RefusedRecord(1))]
+
+
+def test_a_rejected_label_before_unread_predictions_moves_no_watermark() -> None:
+    handler = joined()
+    waiting = [label(0, 0, "b", at=0), label(1, 50, "b", at=50)]
+    output = handler.handle([prediction(0, 0), *waiting, Message(*LABELS, 2, None, b'{"@at":51}')])
+    assert marks(output) == [Watermark(1, dead_letter=RefusedRecord(2, 51))]
+
+
+def test_a_partition_without_labels_advances_a_join_window_behind_its_predictions() -> None:
+    handler = joined(msgspec.structs.replace(STREAM, windows=Windows(records=40)))
+    found = []
+    for row in range(16):
+        handler.handle([prediction(row, row)])
+        handler.look(view(handler))
+        found += marks(handler.tick())
+    assert found == [Watermark(position) for position in (1, 4)]  # at most once per pane
+
+
+def marks(output: Iterable[Outgoing | OutgoingBatch]) -> list[Watermark]:
+    events = [
+        outcomes_decoder.decode(o.value or b"") for o in single(output) if o.topic == "s.outcomes"
+    ]
+    return [event for event in events if isinstance(event, Watermark)]
 
 
 def test_a_redelivered_prediction_is_recognised_by_its_source() -> None:
@@ -484,7 +538,7 @@ def test_a_label_whose_outcome_is_too_large_becomes_a_dead_letter() -> None:
         value=(message.value or b"").replace(b'{"x":1}', b'{"x":"%b"}' % (b"x" * 1_047_500)),
     )
     ours = label(0, 7, "b")
-    (letter,) = single(joined().handle([long, ours]))
+    _, letter = single(joined().handle([long, ours]))
     assert "outcome too large" in reasons([letter])[0]
     assert letter.value == ours.value
 

@@ -136,6 +136,14 @@ class Log:
         mark = Watermark(None, gaps=(Gap(partition, start, end, topic),))
         self._append(self.topics.outcomes, partition, mark)
 
+    def rejected_label(
+        self, row: int | None, *, partition: int = 0, watermark: int | None = None
+    ) -> None:
+        """Write the record that outcomes publishes for a label that became a dead letter."""
+        own = self.messages.get((self.topics.outcomes, partition), [])
+        mark = Watermark(watermark, dead_letter=RefusedRecord(len(own), row))
+        self._append(self.topics.outcomes, partition, mark)
+
     def new_topic(self, topic_id: str, *, partition: int, unread: int) -> None:
         """Write the record that inference publishes after the features topic was recreated."""
         self._sources[partition] = -1

@@ -452,6 +452,28 @@ def test_a_window_in_which_nothing_was_scored_opens_an_event() -> None:
     )
 
 
+def rejected(index: int, labels: int, dead_letters: int) -> PerformanceWindow:
+    """Return a window with outcomes, and labels that became dead letters."""
+    return msgspec.structs.replace(
+        performance(index),
+        records=labels - dead_letters,
+        dead_letters=dead_letters,
+        quality=("dead_letters",) if dead_letters and labels >= 1000 else (),
+    )
+
+
+def test_many_rejected_labels_are_a_quality_event_that_resolves_when_they_are_few() -> None:
+    decider = Decider(STREAM)
+    (event,) = decider.read(rejected(1, 1000, 980))
+    assert isinstance(event, DriftEvent)
+    assert (event.kind, event.model, event.severity) == ("quality", None, 0.98)
+    assert event.message == "98.0% of the labels became dead letters"
+    few = STREAM.windows.min_records - 1
+    assert drift(decider, *(rejected(n, few, few) for n in range(2, 12))) == []
+    found = drift(decider, *(rejected(n, 1000, 0) for n in range(12, 17)))
+    assert [(kind, action) for kind, action, _ in found] == [("quality", "resolved")]
+
+
 def test_an_event_is_updated_when_many_more_records_become_dead_letters() -> None:
     decider = Decider(STREAM)
     found = drift(decider, broken(1, 0.1, group()), broken(2, 0.12, group()), broken(3, 1.0))

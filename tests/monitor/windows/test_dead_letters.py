@@ -252,6 +252,66 @@ def test_the_monitor_publishes_gaps_of_records_deleted_before_it_read_them() -> 
     assert not monitor.log_changed(first)
 
 
+@pytest.mark.parametrize("batch", [1, 7, 100])
+@pytest.mark.parametrize("killed", [False, True])
+def test_windows_close_and_are_judged_even_if_every_label_is_rejected(
+    batch: int, killed: bool
+) -> None:
+    log = Log(stream())
+    for row in range(200):
+        if row < 80:
+            log.outcome(row, partition=row % 2)
+        else:
+            log.rejected_label(row, partition=row % 2, watermark=row + 1)
+    driver = Driver(stream(), Packages({}), log.messages, workers=2)
+    for turn in range(40):
+        driver.deliver(TopicPartition(log.topics.outcomes, turn % 2), batch)
+        if turn % 5 == 4:
+            for number in range(2):
+                driver.kill(number) if killed and turn % 10 == 9 else driver.commit(number)
+    driver.drain()
+    assert label_windows(driver) == [
+        (40, 0, ()),
+        (40, 0, ()),
+        (0, 40, ("dead_letters",)),
+        (0, 40, ("dead_letters",)),
+    ]
+    (opened,) = driver.drift()
+    assert (opened.kind, opened.action, opened.position) == ("quality", "opened", 120)
+    assert opened.message == "100.0% of the labels became dead letters"
+
+
+def test_a_single_rejected_label_among_many_is_no_finding() -> None:
+    log = Log(stream())
+    for row in range(100):
+        log.outcome(row, partition=row % 2)
+    log.rejected_label(60, partition=0, watermark=50)
+    for row in range(100, 130):
+        log.outcome(row, partition=row % 2)
+    driver = Driver(stream(), Packages({}), log.messages)
+    driver.drain()
+    assert label_windows(driver) == [(40, 0, ()), (40, 0, ()), (40, 1, ())]
+    assert not driver.drift()
+
+
+def test_rejected_labels_without_a_position_count_at_the_watermark_of_their_partition() -> None:
+    log = Log(stream())
+    for row in range(130):
+        log.outcome(row, partition=row % 2)
+        if 40 <= row < 80:
+            log.rejected_label(None, partition=row % 2)
+    driver = Driver(stream(), Packages({}), log.messages)
+    driver.drain()
+    # The letter after row 79, the last of its window, counts in the next window.
+    assert label_windows(driver) == [(40, 0, ()), (40, 39, ("dead_letters",)), (40, 1, ())]
+
+
+def label_windows(driver: Driver) -> list[tuple[int, int, tuple[str, ...]]]:
+    """Return records, dead letters and verdict of each performance window."""
+    windows = [event for event in driver.windows() if isinstance(event, PerformanceWindow)]
+    return [(event.records, event.dead_letters, event.quality) for event in windows]
+
+
 def lost_in_windows(driver: Driver) -> list[tuple[int, int]]:
     windows = [event for event in driver.windows() if isinstance(event, PerformanceWindow)]
     return [(event.records, event.lost) for event in windows]
