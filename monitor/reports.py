@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -64,12 +65,14 @@ class Reports:
         if name == self._newest:
             return  # a window may open several events
         self._newest = name
-        task = self._task(self._folder / name, sample, reference)
+        try:
+            self._draw(self._task(self._folder / name, sample, reference))
+        except Exception:  # Evidently's own errors have no common base
+            log.exception("report %s could not be drawn", self._folder / name)
+
+    def _draw(self, task: Task) -> None:
         if self._in_process:
-            try:
-                draw(task)
-            except Exception:  # Evidently's own errors have no common base
-                log.exception("report %s could not be drawn", task.path)
+            draw(task)
             return
         self.poll()
         if len(self._waiting) >= MAX_WAITING:
@@ -78,7 +81,12 @@ class Reports:
         if self._pool is None:
             # Spawned, not forked: the threads and locks of a broker client must not be copied.
             self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        self._waiting.append((task.path, self._pool.submit(draw, task)))
+        try:
+            self._waiting.append((task.path, self._pool.submit(draw, task)))
+        except BrokenProcessPool:  # the process was killed, so the next report starts another
+            self._pool.shutdown(wait=False)
+            self._pool = None
+            raise
 
     def poll(self) -> None:
         """Log the reports that failed, and remove all that are done."""

@@ -64,7 +64,8 @@ class Calibration:
         predicted = _places(reference.held_predictions[newest], classes)
         if scores is None or len(classes) != scores.shape[1] or (predicted < 0).any():
             return None
-        known = actual >= 0  # labels of classes that the model has never seen are excluded
+        # Labels of classes that the model has never seen are excluded, and scores that are NaN.
+        known = (actual >= 0) & np.isfinite(scores[newest]).all(axis=1)
         if not known.any():
             return None
         # Round the scores in the same way as those of windows.

@@ -67,7 +67,8 @@ class Estimator(Protocol):
 
     def estimate(self, sample: Sample, records: int) -> MetricEstimate | None:
         """Return an estimate for a window with this number of records of the model, of which
-        `sample` is a part (n ≥ 1). None if the sample lacks a necessary field."""
+        `sample` is a part (n ≥ 1). None if the sample lacks a necessary field. Raises ValueError if
+        the estimate is not finite."""
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
@@ -116,6 +117,8 @@ class MetricEstimator(Generic[Inputs, Fitted]):
         spread = math.sqrt(labels + drawn + uncertain)
         reach = spread * _quantile(spread**2, uncertain)
         low, high = guess.value - reach, guess.value + reach
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError("the estimate is not finite")
         if self._metric in ("mae", "rmse"):
             low = max(0.0, low)
         else:

@@ -6,7 +6,7 @@ regressor learns the absolute (for rmse, squared) error from the inputs and the 
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,17 @@ PARAMETERS: Final[Mapping[str, Any]] = {
     "early_stopping": False,
     "random_state": 0,
 }
+
+
+# Trees calculate in float32. Losses above this are divided by the largest one for the fit.
+LARGEST_UNSCALED: Final = 1e30
+
+
+class Fit(NamedTuple):
+    """A regressor, and the unit in which it predicts losses."""
+
+    regressor: Any
+    unit: float
 
 
 class LossModel:
@@ -70,14 +81,19 @@ class LossModel:
     def __len__(self) -> int:
         return len(self._losses)
 
-    def fit(self, places: Places) -> Any:
-        """Fit a regressor to the losses."""
+    def fit(self, places: Places) -> Fit:
+        """Fit a regressor to the losses. It makes no use of columns without any value."""
         from sklearn.ensemble import HistGradientBoostingRegressor
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # of sklearn
 
+        matrix, losses = self._matrix[places], self._losses[places]
+        # scikit-learn raises for a column without any value. No tree can split a constant one.
+        matrix[:, np.isnan(matrix).all(axis=0)] = 0.0
+        largest = float(losses.max())
+        unit = largest if largest > LARGEST_UNSCALED else 1.0
         with threadpool_limits(1):  # a fixed order of sums makes the result reproducible
             model = HistGradientBoostingRegressor(**PARAMETERS)
-            return model.fit(self._matrix[places], self._losses[places])
+            return Fit(model.fit(matrix, losses / unit), unit)
 
     def held(self, places: Places) -> Array:
         """See `Approach`."""
@@ -91,7 +107,7 @@ class LossModel:
             return None
         return _matrix(columns, sample.predictions, self._numbers, self._levels)
 
-    def guess(self, fitted: Any, inputs: Array) -> Guess:
+    def guess(self, fitted: Fit, inputs: Array) -> Guess:
         """See `Approach`."""
         losses = _predicted(fitted, inputs)
         mean = float(losses.mean())
@@ -99,15 +115,16 @@ class LossModel:
         value = float(np.sqrt(mean)) if self._metric == "rmse" else mean
         return Guess(value, slope * losses, slope**2 * self._relative_variance * losses**2)
 
-    def residuals(self, fitted: Any, places: Places) -> tuple[Array, Array]:
+    def residuals(self, fitted: Fit, places: Places) -> tuple[Array, Array]:
         """See `Approach`."""
         expected = _predicted(fitted, self._matrix[places])
         variances = self._slope**2 * self._relative_variance * expected**2
         return self._slope * (self._losses[places] - expected), variances
 
 
-def _predicted(fitted: Any, inputs: Array) -> Array:
-    found: Array = np.maximum(0.0, fitted.predict(inputs))  # a loss is never negative
+def _predicted(fitted: Fit, inputs: Array) -> Array:
+    losses = fitted.regressor.predict(inputs) * fitted.unit
+    found: Array = np.maximum(0.0, losses)  # a loss is never negative
     return found
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from driftline.events import ColumnResult, DataGroup, RelationResult, WindowQuality
 from driftline.stream import Stream
+from monitor.optional import optional
 from monitor.reference.column_tests import compare
 from monitor.reference.profile import Measured, Profile
 from monitor.reference.quality import (
@@ -106,7 +107,11 @@ class Judge:
         test = drift.number_test if column.kind == "number" else drift.category_test
         found = None
         if reference is not None and current is not None:
-            found = compare(column.kind, test, reference, present(current))
+            found = optional(
+                lambda: compare(column.kind, test, reference, present(current)),
+                None,
+                f"column {column.name!r} of a window is not tested",
+            )
         if found is None:
             return ColumnResult(column.name, column.kind, test, None, 0.0, drifted=False)
         score = measured.scores[column.name]
@@ -139,7 +144,11 @@ class Judge:
         """Run the classifier if nothing else was found, and return what it found."""
         if any(column.drifted for column in columns):
             return ()
-        told = profile.tell_apart(sample, measured.limits)
+        told = optional(
+            lambda: profile.tell_apart(sample, measured.limits),
+            None,
+            "a window is published without the domain classifier",
+        )
         return () if told is None or not self._matters(told, measured) else (told,)
 
     def _matters(self, relation: RelationResult, measured: Measured) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 from functools import lru_cache
+from math import isfinite
 from typing import Final, Protocol
 
 from driftline.errors import PackageError, StoreUnavailable
@@ -11,6 +12,7 @@ from driftline.stream import Stream
 from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
+from monitor.optional import optional
 from monitor.reference.dependence import inflation
 from monitor.reference.profile import Profile
 
@@ -36,8 +38,8 @@ class References:
         self._inflation = lru_cache(KEPT)(self._inflation_of)
 
     def of(self, digest: str) -> Reference | None:
-        """Return a model's reference. None if its package is missing or was rejected: its records
-        are then not tested. Raises StoreUnavailable while the store cannot be read."""
+        """Return a model's reference. None if its package is missing, damaged or was rejected: its
+        records are then not tested. Raises StoreUnavailable while the store cannot be read."""
         return self._reference(digest)
 
     def error_inflation(self, digest: str) -> float:
@@ -45,17 +47,22 @@ class References:
         return self._inflation(digest)
 
     def _load(self, digest: str) -> Reference | None:
+        consequence = f"records of model {digest} are not tested"
         try:
-            return self._packages.reference(digest)
+            return optional(lambda: self._packages.reference(digest), None, consequence)
         except StoreUnavailable:
             raise  # the caller retries: results must not depend on when a window is tested
         except PackageError as error:
-            log.warning("records of model %s are not tested: %s", digest, error)
+            log.warning("%s: %s", consequence, error)
             return None
 
     def _inflation_of(self, digest: str) -> float:
         reference = self.of(digest)
-        return 1.0 if reference is None else inflation(reference.errors)
+        if reference is None:
+            return 1.0
+        consequence = f"errors of model {digest} count as independent"
+        found = optional(lambda: inflation(reference.errors), 1.0, consequence)
+        return found if isfinite(found) else 1.0
 
 
 class Profiles:
@@ -68,20 +75,27 @@ class Profiles:
         self._estimator = lru_cache(KEPT)(self._estimator_of)
 
     def of(self, digest: str) -> Profile | None:
-        """Return the profile of a model, None if it has no reference."""
+        """Return the profile of a model, None if it has no reference or an unusable one."""
         return self._profile(digest)
 
     def estimator(self, digest: str) -> Estimator | None:
-        """Return the estimator of a model, None if it has no reference or too small a one."""
+        """Return the estimator of a model, None if it has no reference, or one that is too small or
+        unusable."""
         return self._estimator(digest)
 
     def _profile_of(self, digest: str) -> Profile | None:
         reference = self._references.of(digest)
-        return None if reference is None else Profile(self._stream, reference)
+        if reference is None:
+            return None
+        consequence = f"records of model {digest} are not tested"
+        return optional(lambda: Profile(self._stream, reference), None, consequence)
 
     def _estimator_of(self, digest: str) -> Estimator | None:
         reference = self._references.of(digest)
-        return None if reference is None else estimator_for(self._stream, reference)
+        if reference is None:
+            return None
+        consequence = f"windows are published without an estimate for model {digest}"
+        return optional(lambda: estimator_for(self._stream, reference), None, consequence)
 
 
 def estimator_for(stream: Stream, reference: Reference) -> Estimator | None:

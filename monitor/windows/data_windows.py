@@ -14,6 +14,7 @@ from driftline.codec.columns import Columns
 from driftline.codec.records import format_time, parse_time
 from driftline.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
 from driftline.stream import Stream
+from monitor.optional import optional
 from monitor.progress import Grid, later
 from monitor.reference.judge import Judge
 from monitor.reference.references import Profiles
@@ -127,9 +128,17 @@ class DataWindows:
         if profile is None or few:
             return self._judge.untested(model, group.records)
         sample = self._sample(group)
-        result = self._judge.test(model, group.records, sample, profile)
+        result = optional(
+            lambda: self._judge.test(model, group.records, sample, profile),
+            self._judge.untested(model, group.records),
+            f"window {identity} is published without tests for model {model}",
+        )
         if (estimator := self._profiles.estimator(model)) is not None:
-            estimate = estimator.estimate(sample, group.records)
+            estimate = optional(
+                lambda: estimator.estimate(sample, group.records),
+                None,
+                f"window {identity} is published without an estimate for model {model}",
+            )
             result = msgspec.structs.replace(result, estimate=estimate)
         everything = (*result.columns, *filter(None, [result.prediction]))
         found = any(column.drifted or column.quality for column in everything)

@@ -5,6 +5,7 @@ events with the realised metric.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from driftline.events import (
 )
 from driftline.stream import Stream
 from monitor.metrics import Tally, new_tally, rise
+from monitor.optional import optional
 from monitor.progress import Grid, later
 from monitor.reference.judge import Judge
 from monitor.reference.references import References
@@ -127,7 +129,8 @@ class PerformanceWindows:
         reference = self._references.of(model)
         if reference is None or not len(reference.errors):
             return None
-        return float(reference.errors.mean())
+        mean = float(reference.errors.mean())
+        return mean if isfinite(mean) else None
 
     def _trained_on(self, model: str) -> int | None:
         reference = self._references.of(model)
@@ -174,12 +177,16 @@ class PerformanceWindows:
         found = None
         reference = self._references.of(model)
         if reference is not None and tally.records >= stream.windows.min_records:
-            found = rise(
-                tally,
-                reference.errors,
-                inflation=self._references.error_inflation(model),
-                level=stream.drift.false_alarm_rate,
-                min_loss=stream.drift.min_metric_loss,
+            found = optional(
+                lambda: rise(
+                    tally,
+                    reference.errors,
+                    inflation=self._references.error_inflation(model),
+                    level=stream.drift.false_alarm_rate,
+                    min_loss=stream.drift.min_metric_loss,
+                ),
+                None,
+                f"a performance window is published without a test of model {model}",
             )
         return PerformanceGroup(
             model=model,

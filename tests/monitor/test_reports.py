@@ -1,6 +1,9 @@
 """Reports are drawn for any columns, in the background or not, and never stop the monitor."""
 
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -117,3 +120,31 @@ def test_a_report_that_cannot_be_drawn_is_logged(
     reports = Reports(ODD, tmp_path / "taken", in_process=True)
     reports.draw("drift-1.html", *parts())
     assert "could not be drawn" in caplog.text
+
+
+def test_a_reference_that_lacks_a_column_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sample, old = parts()
+    old.columns.numbers.pop("constant")
+    for in_process in (True, False):
+        Reports(ODD, tmp_path, in_process=in_process).draw("drift-1.html", sample, old)
+    assert caplog.text.count("drift-1.html could not be drawn") == 2
+
+
+def test_after_the_process_was_killed_another_one_draws_the_next_reports(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Killed(ProcessPoolExecutor):
+        def submit(self, *_: object, **__: object) -> NoReturn:
+            raise BrokenProcessPool("terminated abruptly")
+
+    reports = Reports(ODD, tmp_path, in_process=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("monitor.reports.ProcessPoolExecutor", Killed)
+        reports.draw("1.html", *parts())
+    assert "1.html could not be drawn" in caplog.text
+    reports.draw("2.html", *parts())
+    reports.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["2.html"]
+    reports.close()
