@@ -445,12 +445,16 @@ class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return None if self.label_delay == "data" else Span.parse(self.label_delay)
 
 
+# Names become parts of file names and topic names.
+StreamName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
+
+
 class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A stream: its records, features, windows, drift rules, models and topics."""
 
     version: Annotated[Literal[1], Meta(description="version of the stream file format")]
     name: Annotated[
-        Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")],
+        StreamName,
         Meta(description="name of the stream: lower-case letters, digits and hyphens"),
     ]
     task: Annotated[Task, Meta(description="classification or regression")]

@@ -19,7 +19,8 @@ in which to send them. This module sends nothing and never waits.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, Literal
 
@@ -91,7 +92,13 @@ class Playback:
         self._shaper = Shaper(stream, textual=source.textual)
         self._random = np.random.default_rng(seed)
         self._limit = limit
-        self._rows: Iterator[tuple[int, Row]] = enumerate(islice(source.rows(), limit))
+        # Columns that no row has had yet, with their keys in the stream file; and, until none is
+        # left, the columns of the rows that were read.
+        self._absent = {stream.target: "target", stream.record.id: "[record] id"}
+        self._absent.pop(ROW, None)
+        self._columns: set[str] = set()
+        rows = self._noted(islice(source.rows(), limit))
+        self._rows: Iterator[tuple[int, Row]] = enumerate(rows)
         self._number = 0
         self._delay = _checked(stream)
         self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
@@ -127,7 +134,7 @@ class Playback:
 
         With `label_delay = "data"`, only records whose label is also in the share are used for
         training. `play` does not send the later labels of warm-up records but counts them.
-        Raises DataError.
+        Raises DataError, also if no row has the target or the id.
         """
         records: list[bytes] = []
         labels: list[str | float] = []
@@ -155,6 +162,8 @@ class Playback:
                 open_records[shaped.record_id] = shaped.value
             else:
                 unlabelled += 1
+        if not labels:
+            self.require_columns()
         return WarmUp(tuple(records), tuple(labels), taken, unlabelled + len(open_records))
 
     def skip(self, rows: int) -> None:
@@ -170,6 +179,30 @@ class Playback:
         if self._delay is None:
             return self._play_own_labels()
         return self._play_with_delay(self._delay)
+
+    def require_columns(self) -> None:
+        """Raise DataError if none of the rows that were read has the target, or the id."""
+        for name, key in self._absent.items():
+            if self._columns:
+                near = get_close_matches(name, self._columns, n=1)
+                raise DataError(
+                    f"{self._source.name}: column {name!r} (`{key}` in the stream file) is in no "
+                    "row",
+                    hint=f"did you mean {near[0]!r}?" if near else f"the columns are {self._named}",
+                )
+
+    @property
+    def _named(self) -> str:
+        first = ", ".join(map(repr, sorted(self._columns)[:10]))
+        return f"{first}, …" if len(self._columns) > 10 else first
+
+    def _noted(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            if self._absent and not isinstance(row, bytes):
+                self._columns.update(row)
+                for name in self._absent.keys() & row.keys():
+                    del self._absent[name]
+            yield row
 
     def _first(self, share: float) -> int:
         if not 0 < share < 1:

@@ -69,7 +69,7 @@ def status(
 def _show(found: Status) -> None:
     lags = {
         service.service: _counts({role: count for role, count in service.lag.items() if count})
-        or Text("0")
+        or "0"
         for service in found.services
     }
     workers = [worker for service in found.services for worker in service.workers]
@@ -104,23 +104,25 @@ def _show(found: Status) -> None:
         stdout.print(f"last decision:    {decision.id} {escape(said)}", highlight=False)
 
 
-def _show_workers(stream: str, workers: Sequence[Worker], lags: Mapping[Service, Text]) -> None:
+def _show_workers(
+    stream: str, workers: Sequence[Worker], lags: Mapping[Service, str | Text]
+) -> None:
     table = Table(box=None, title=stream, title_justify="left", padding=(0, 1, 0, 0))
     for name in ("service", "state", "since (UTC)", "consumed", "published", "lag"):
         wraps = name in ("state", "since (UTC)")
         table.add_column(name, no_wrap=not wraps, min_width=11 if name == "state" else None)
     for service in SERVICES:
-        lag = lags.get(service, Text("unknown"))
+        lag = lags.get(service, "unknown")
         own = [worker for worker in workers if worker.said.service == service]
         if not own:
             table.add_row(service, "[dim]not here[/]", "", "", "", lag)
         for worker in own:
             table.add_row(*_row(worker, lag))
-            lag = Text()  # the lag is that of the service, not of a worker
+            lag = ""  # the lag is that of the service, not of a worker
     stdout.print(table)
 
 
-def _row(worker: Worker, lag: Text) -> tuple[str | Text, ...]:
+def _row(worker: Worker, lag: str | Text) -> tuple[str | Text, ...]:
     said = worker.said
     ended = said.state if said.state in ("stopped", "failed") else "killed"
     state = said.state if worker.alive else f"[red]{ended}[/]"

@@ -167,6 +167,7 @@ def labelled_records(
             records.append(record)
             labels.append(label)
     if not records:
+        playback.require_columns()
         raise DataError(
             f"{data}: no row has a label in column {stream.target!r}",
             hint="the data must have the stream file's `target` column",

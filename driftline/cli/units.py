@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from driftline.errors import SettingsError
+from driftline.plain import visible
 from driftline.processes import folder_of
 from driftline.settings import Settings
 from driftline.stream import Stream
@@ -45,9 +47,13 @@ WantedBy=default.target
 def systemd_units(
     file: Path, stream: Stream, settings: Settings, slots: Sequence[tuple[Service, int]]
 ) -> str:
-    """Return all units, each after a comment with its file name."""
+    """Return all units, each after a comment with its file name.
+
+    Raises SettingsError if a path has a line break or another character that cannot be printed.
+    """
     base = folder_of(settings, stream).name
-    secrets = (settings.home / f"{base}.env").absolute()
+    secrets = str((settings.home / f"{base}.env").absolute())
+    secrets_file = _percent(secrets)
     names = sorted(
         name
         for name in os.environ
@@ -60,9 +66,8 @@ def systemd_units(
         f"# Write client properties and other settings to {secrets}, one NAME=value per line.",
     ]
     if names:
-        lines.append(
-            f"# These variables are set in this shell and may be needed there: {', '.join(names)}."
-        )
+        shown = visible(", ".join(names))
+        lines.append(f"# These variables are set in this shell and may be needed there: {shown}.")
     units = [
         _UNIT.format(
             name=f"driftline-{base}-{service}-{slot}.service",
@@ -72,7 +77,7 @@ def systemd_units(
             command=_command(file, service, slot, settings),
             folder=_percent(str(Path.cwd())),
             home=_quoted(f"DRIFTLINE_HOME={settings.home.absolute()}"),
-            secrets=_percent(str(secrets)),
+            secrets=secrets_file,
         )
         for service, slot in slots
     ]
@@ -95,4 +100,10 @@ def _quoted(word: str) -> str:
 
 
 def _percent(text: str) -> str:
+    """Double percent signs. Raises SettingsError for a text that could add a line to the unit."""
+    if not text.isprintable():
+        raise SettingsError(
+            f"{text!r} has characters that cannot be written to a systemd unit",
+            hint="rename the folder or file",
+        )
     return text.replace("%", "%%")

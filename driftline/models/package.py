@@ -16,7 +16,7 @@ from driftline.events import Removed, Trial, Value
 from driftline.features import FeatureSchema
 from driftline.models.archive import Limits, archive
 from driftline.models.reference import Reference, save_reference
-from driftline.stream import Metric, Task
+from driftline.stream import Metric, StreamName, Task
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -50,7 +50,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """The description of a package: the model, how it was trained and how to score with it."""
 
     format: Literal[1] = FORMAT
-    stream: str
+    stream: StreamName
     task: Task
     target: str
     schema: FeatureSchema

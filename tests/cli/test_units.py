@@ -4,9 +4,11 @@ import configparser
 import shlex
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from driftline.cli.units import systemd_units
+from driftline.errors import SettingsError
 from driftline.settings import load_settings
 from driftline.stream import loads
 from tests.world import STREAM_FILE
@@ -58,6 +60,26 @@ def test_there_is_a_unit_for_each_service_and_slot(
     assert service["Restart"] == "always"
     assert service["Environment"] == f"DRIFTLINE_HOME={tmp_path / 'home'}"
     assert read(found["driftline-s-inference-1.service"])["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+@pytest.mark.parametrize("where", ["working folder", "stream file", "home"])
+def test_a_path_with_a_line_break_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It would add a line to the unit, for example a command."""
+    folder = tmp_path / "a\nExecStartPre=touch evil"
+    folder.mkdir()
+    file, home = tmp_path / "s.toml", tmp_path
+    if where == "working folder":
+        monkeypatch.chdir(folder)
+    elif where == "stream file":
+        file = folder / "s.toml"
+    else:
+        monkeypatch.chdir(folder)
+        home = Path("home")
+    settings = msgspec.structs.replace(load_settings({}), home=home)
+    with pytest.raises(SettingsError, match="systemd unit"):
+        systemd_units(file, loads(STREAM_FILE), settings, [("trainer", 0)])
 
 
 def test_a_path_with_spaces_percent_signs_and_dollars_is_quoted(

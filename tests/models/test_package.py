@@ -17,7 +17,7 @@ from driftline.models import load as load_module
 from driftline.models import score as score_module
 from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
-from driftline.models.load import Models
+from driftline.models.load import Models, VerifiedPackage
 from driftline.models.package import MANIFEST, REFERENCE, read_file, read_manifest
 from driftline.models.reference import load_reference, save_reference
 from driftline.models.store import ModelStore, digest_of
@@ -268,6 +268,24 @@ def test_a_model_is_exported_as_joblib_onnx_and_pickle(
     assert (pickle.loads(paths[3].read_bytes()).predict(matrix) == said).all()
 
 
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "s\x1b[31m", "s\n", ""])
+def test_a_package_with_an_invalid_name_of_its_stream_is_not_exported(
+    tmp_path: Path, data: bytes, name: str
+) -> None:
+    """The name becomes part of file names."""
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(changed, "w") as new:
+        for item in old.namelist():
+            content = old.read(item)
+            if item == "manifest.json":
+                content = msgspec.json.encode(msgspec.json.decode(content) | {"stream": name})
+            new.writestr(item, content)
+    package = VerifiedPackage(digest_of(changed.getvalue()), changed.getvalue())
+    with pytest.raises(PackageCheckFailed, match="stream"):
+        export_model(package, tmp_path / "out" / "here")
+    assert not [*tmp_path.rglob("*")]
+
+
 def test_a_model_without_onnx_cannot_be_exported_as_onnx(tmp_path: Path) -> None:
     stream = with_candidates(REGRESSION, "hist_gradient_boosting", tune=False)
     trained = first_model(stream, tmp_path, 120)
@@ -324,7 +342,7 @@ def test_another_process_creates_the_same_packages(tmp_path: Path) -> None:
 _SCORE_ONLY = """
 import sys
 from pathlib import Path
-from driftline.models.load import Models
+from driftline.models.load import Models, VerifiedPackage
 from driftline.settings import load_settings
 from driftline.stream import loads
 settings = load_settings({"DRIFTLINE_HOME": sys.argv[1], "DRIFTLINE_CLIENT": "memory"})

@@ -206,6 +206,31 @@ def test_later_labels_of_warm_up_records_are_counted_but_not_sent() -> None:
     assert plays[0].position == 3
 
 
+@pytest.mark.parametrize("delay", ["0", '"data"', '"@at"'])
+@pytest.mark.parametrize("absent", ["y", "id"])
+def test_an_error_names_a_target_or_id_that_is_in_no_row(delay: str, absent: str) -> None:
+    names = {name: name for name in ("id", "t", "a", "y")} | {absent: f"{absent}2"}
+    data = [{names["id"]: f"r{i}", "t": i, "a": i, names["y"]: "A"} for i in range(40)]
+    key = "target" if absent == "y" else r"\[record\] id"
+    with pytest.raises(DataError, match=f"column '{absent}' .`{key}` .* is in no row") as caught:
+        Playback(stream(f"label_delay = {delay}"), Rows(data)).warm_up(0.5)
+    assert f"did you mean '{absent}2'?" in caught.value.hint
+
+
+def test_an_absent_column_without_a_similar_name_is_reported_with_the_columns() -> None:
+    data = [{"id": f"r{i}", "t": i, "a": i} for i in range(40)]
+    with pytest.raises(DataError, match="column 'y'") as caught:
+        Playback(stream("label_delay = 0"), Rows(data)).warm_up(0.5)
+    assert "the columns are 'a', 'id', 't'" in caught.value.hint
+
+
+def test_a_target_that_only_later_rows_have_is_no_error() -> None:
+    data = rows(range(40))
+    early: list[Row] = [{"id": f"e{i}", "t": i, "a": i} for i in range(30)]
+    playback = Playback(stream("label_delay = 0"), Rows([*early, *data[30:]]))
+    assert len(playback.warm_up(0.9).labels) == 6
+
+
 @given(st.floats(0.05, 0.95), st.integers(2, 60))
 def test_play_continues_the_rows_and_numbers_after_the_warm_up(share: float, count: int) -> None:
     told = stream("label_delay = 1", id="@row")
