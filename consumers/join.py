@@ -176,6 +176,10 @@ class PartitionJoin:
                 else self._mark_ahead((label,))[0]
                 for label in found
             ]
+        reached = self.progress.predictions.reached
+        if clock.reached is None and reached > BEFORE_ALL:
+            # The first label has no earlier ones. A record's label is known within a join window.
+            clock.latest_start = reached + self.horizon + self._max_ahead
         known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
         ahead = clock.take([at for _, at in known])
         if not ahead:

@@ -105,6 +105,20 @@ def test_a_record_and_a_label_from_the_far_future_do_not_affect_others(seed: int
     assert len(reasons(output)) <= 1
 
 
+@pytest.mark.parametrize("wrong", range(1, AGREEING))
+def test_the_first_labels_from_the_far_future_do_not_affect_others(wrong: int) -> None:
+    join = handler()
+    output = join.handle(predictions([*range(wrong + 1)]))
+    output += join.handle([label(offset, offset, "b", at=FAR) for offset in range(wrong)])
+    output += join.handle(predictions([*range(100)])[wrong + 1 :])  # long before their labels
+    output += join.handle(
+        [label(row, row, "b", at=row + HORIZON) for row in range(wrong, 100)],
+    )
+    assert {record_id for record_id, _, _ in outcomes(output)} >= {
+        str(row) for row in range(wrong, 100)
+    }
+
+
 def test_a_record_from_the_future_is_matched_and_its_outcome_is_marked_ahead() -> None:
     join = handler()
     output = join.handle([*predictions([0, 1, FAR, 2]), label(0, FAR, "b", at=3)])
