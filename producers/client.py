@@ -20,8 +20,9 @@ class FeatureProducer:
 
     broker: a broker object, or `"host:port"` of a Kafka broker; the client library and its
     properties then come from the environment. stream: a stream that `driftline.stream.load`
-    returned. Inference can score every record that `send` accepts, except for records with
-    categories that the model does not know.
+    returned. first_row: the number (`@row`) of the first record, instead of the one after the
+    topic's last number; without meaning if the stream has no numbers. Inference can score every
+    record that `send` accepts, except for records with categories that the model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
     producer at a time: a new producer continues after the highest number in the topic.
@@ -45,7 +46,9 @@ class FeatureProducer:
     '17'
     """
 
-    def __init__(self, broker: Broker | str, stream: Stream) -> None:
+    def __init__(
+        self, broker: Broker | str, stream: Stream, *, first_row: int | None = None
+    ) -> None:
         if isinstance(broker, str):
             from driftline.broker import connect
 
@@ -56,7 +59,9 @@ class FeatureProducer:
         self._records = RecordCodec(stream)
         self._labels = LabelCodec(stream)
         self._shaper = Shaper(stream, textual=False)
-        self._row = next_row(broker, stream) if stream.needs_row else 0
+        if first_row is None:
+            first_row = next_row(broker, stream) if stream.needs_row else 0
+        self._row = first_row
         self._producer = broker.producer()
 
     def send(self, record: Mapping[str, Any]) -> str:

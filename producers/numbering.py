@@ -1,61 +1,89 @@
-"""Find the number (`@row`) with which a stream's features topic continues."""
+"""Find the number (`@row`) with which a stream's features topic continues.
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+In: the end of the features topic. If records were deleted there, also the ends of `predictions` and
+`windows`. Out: a number above those of all earlier records.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
-from driftline.broker.port import Broker, TopicPartition
+from driftline.broker.port import Broker, OffsetRange, TopicPartition
 from driftline.codec.schema import DECODE_ERRORS
-from driftline.errors import BrokerUnavailable, DataError
-from driftline.events import MAX_ROW, RowNumber
+from driftline.errors import BrokerError, BrokerUnavailable, DataError
+from driftline.events import MAX_ROW, RowNumber, Source
 from driftline.partition_clock import MAX_AHEAD_ROWS, PartitionClock
+from driftline.scan import ranges, scan
 from driftline.stream import ROW, Stream
 from driftline.topics import Topics
 
+log = logging.getLogger(__name__)
+
 # Offsets to read at the end of each partition: enough to include a numbered record despite
 # transaction markers and other programs' records without numbers, and few enough to read at once.
+# If they include none, ten times as many are read before them, and so on.
 _TAIL_OFFSETS: Final = 100
-_POLL_S: Final = 1.0
-_MAX_EMPTY_POLLS: Final = 30
+_GIVE_IT: Final = (
+    "give the first number: `driftline produce --first-row N`, or `first_row=N` of FeatureProducer"
+)
+
+T = TypeVar("T")
 
 
-class _Numbered(msgspec.Struct, rename={"row": ROW}):
+class _Record(msgspec.Struct, rename={"row": ROW}):
     row: RowNumber | None = None
 
 
+class _Published(msgspec.Struct):
+    """A prediction or a window, as far as it is needed here."""
+
+    row: RowNumber | None = None
+    source: Source | None = None
+    ahead: bool = False
+
+
 def next_row(broker: Broker, stream: Stream) -> int:
-    """Return one more than the highest plausible `@row` near the end of the features topic.
+    """Return one more than the highest plausible `@row` of the records sent so far.
 
-    Returns 0 if the topic is empty. A number counts only if inference accepts it and if it is not
-    too far above the next lower ones; a `PartitionClock` decides that. So a single record of
-    another program with a huge number does not use up the numbers. Run only one producer for a
-    numbered stream, because two at the same time would use the same numbers.
+    Returns 0 if there was no record yet. A number counts only if inference accepts it and if it is
+    not too far above the next lower ones; a `PartitionClock` decides that. So a single record of
+    another program with a huge number does not use up the numbers. If retention has emptied a
+    partition, its numbers are those of its newest prediction, of the windows, and as many more as
+    it had records after that prediction. Run only one producer for a numbered stream, because two
+    at the same time would use the same numbers.
 
-    Raises BrokerError, and DataError if the last records have no numbers or no number is left.
+    Raises BrokerError, and DataError if the numbers of earlier records cannot be found, or if no
+    number is left.
     """
     topics = Topics(stream)
-    admin = broker.admin()
-    ends: dict[TopicPartition, int] = {}
-    starts: dict[TopicPartition, int] = {}
-    try:
-        for partition, found in admin.offsets(topics.features).items():
-            if found.end > found.start:
-                ends[partition] = found.end
-                starts[partition] = max(found.start, found.end - _TAIL_OFFSETS)
-    finally:
-        admin.close()
-    if not ends:
-        return 0
-    rows = _rows(broker, starts, ends)
-    if not rows:
+    spans = ranges(broker, [topics.features])
+    tails = _tails(broker, spans, _row_of)
+    rows = [row for tail in tails.values() for row in tail]
+    max_ahead = stream.max_ahead if stream.axis == "row" else MAX_AHEAD_ROWS
+    highest = highest_plausible(rows, max_ahead) if rows else -1
+    deleted = {
+        partition.partition: span.end
+        for partition, span in spans.items()
+        if span.start and not tails[partition]
+    }
+    if deleted or not any(span.end for span in spans.values()):
+        published, unknown = _published(broker, topics, deleted)
+        highest = max(highest, published)
+        if deleted and highest < 0:
+            raise DataError(
+                f"records of {topics.features} were deleted, and neither {topics.predictions} nor "
+                f"{topics.windows} has their numbers ({ROW})",
+                hint=_GIVE_IT,
+            )
+        highest += unknown
+    elif highest < 0:
         raise DataError(
             f"{topics.features} ends in records without {ROW!r}",
             hint="their producer does not number them; this stream file needs numbers",
         )
-    max_ahead = stream.max_ahead if stream.axis == "row" else MAX_AHEAD_ROWS
-    highest = highest_plausible(rows, max_ahead)
-    if highest == MAX_ROW:
+    if highest >= MAX_ROW:
         raise DataError(
             f"the numbers ({ROW}) of {topics.features} are used up: it ends with {MAX_ROW}, the "
             "largest that inference accepts",
@@ -78,31 +106,76 @@ def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
     return ordered[0] if clock.reached is None else clock.reached
 
 
-def _rows(
-    broker: Broker, starts: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
-) -> list[int]:
-    """Return the numbers of the records from `starts` to `ends`; skip records without one."""
-    decode = msgspec.json.Decoder(_Numbered).decode
-    rows: list[int] = []
-    empty = 0
-    consumer = broker.consumer()
+def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tuple[int, int]:
+    """Return the highest number in predictions and windows, and the number of unknown records.
+
+    The highest number is -1 if there is none. `deleted` maps partitions of the features topic
+    without readable records to their end. Records after their newest prediction are unknown.
+    """
     try:
-        consumer.assign(starts)
-        while any(consumer.position(partition) < end for partition, end in ends.items()):
-            messages = consumer.poll(max_records=1000, timeout_s=_POLL_S)
-            empty = 0 if messages else empty + 1
-            if empty > _MAX_EMPTY_POLLS:
-                raise BrokerUnavailable(
-                    f"the end of {next(iter(ends)).topic} could not be read "
-                    f"within {_MAX_EMPTY_POLLS * _POLL_S:g} s"
-                )
+        spans = ranges(broker, [topics.predictions, topics.windows])
+        tails = _tails(broker, spans, _published_of)
+    except BrokerUnavailable:
+        raise
+    except BrokerError as error:  # a missing topic, or no right to read it
+        log.warning(
+            "%s: the numbers of deleted records are not taken into account, because %s or %s "
+            "cannot be read: %s",
+            topics.features,
+            topics.predictions,
+            topics.windows,
+            error.message,
+        )
+        return -1, 0
+    unknown = 0
+    for partition, end in deleted.items():
+        place = TopicPartition(topics.predictions, partition)
+        after = [event.source.offset + 1 for event in tails.get(place, ()) if event.source]
+        if after:
+            # A prediction beyond the end is of an earlier topic with the same name.
+            unknown += end - max(after) if max(after) <= end else end
+        elif place not in spans or not spans[place].end:  # otherwise it expired, too
+            unknown += end
+    rows = [event.row for tail in tails.values() for event in tail if event.row is not None]
+    return max(rows, default=-1), unknown
+
+
+def _tails(
+    broker: Broker,
+    spans: Mapping[TopicPartition, OffsetRange],
+    read: Callable[[bytes], T | None],
+) -> dict[TopicPartition, list[T]]:
+    """Return what `read` finds at the end of each partition; skip records where it is None."""
+    found: dict[TopicPartition, list[T]] = {partition: [] for partition in spans}
+    length = _TAIL_OFFSETS
+    todo = dict(spans)
+    while todo:
+        tail = {
+            p: OffsetRange(max(span.start, span.end - length), span.end) for p, span in todo.items()
+        }
+        for messages in scan(broker, tail):
             for message in messages:
-                try:
-                    row = decode(message.value or b"{}").row
-                except DECODE_ERRORS:
-                    continue  # inference dead-letters such a record, so it has used no number
-                if row is not None:
-                    rows.append(row)
-    finally:
-        consumer.close()
-    return rows
+                if (value := read(message.value or b"{}")) is not None:
+                    found[TopicPartition(message.topic, message.partition)].append(value)
+        todo = {
+            p: OffsetRange(span.start, tail[p].start)
+            for p, span in todo.items()
+            if not found[p] and tail[p].start > span.start
+        }
+        length *= 10
+    return found
+
+
+def _row_of(value: bytes) -> int | None:
+    try:
+        return msgspec.json.decode(value, type=_Record).row
+    except DECODE_ERRORS:
+        return None  # inference dead-letters such a record, so it has used no number
+
+
+def _published_of(value: bytes) -> _Published | None:
+    try:
+        event = msgspec.json.decode(value, type=_Published)
+    except DECODE_ERRORS:
+        return None
+    return None if event.row is None or event.ahead else event

@@ -20,6 +20,7 @@ from driftline.cli.options import (
 from driftline.cli.unsent import report_unsent
 from driftline.clock import SystemClock
 from driftline.errors import SettingsError
+from driftline.events import MAX_ROW
 from driftline.plain import json_line
 from driftline.stream import Stream
 from driftline.topics import Topics, require
@@ -71,6 +72,18 @@ def produce(
             show_default=False,
         ),
     ] = None,
+    first_row: Annotated[
+        int | None,
+        typer.Option(
+            "--first-row",
+            min=0,
+            max=MAX_ROW,
+            metavar="N",
+            help="Number (@row) of the first record, if rows that are skipped have no higher one. "
+            "Default: one more than the highest number in the topic.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         bool,
         typer.Option("--labels/--no-labels", help="Whether to send labels as well."),
@@ -84,7 +97,7 @@ def produce(
     """
     source = open_source(data)
     context = open_context(file, bootstrap_server)
-    playback = _playback(context.stream, context.broker, source, seed, limit, skip)
+    playback = _playback(context.stream, context.broker, source, seed, limit, skip, first_row)
     producer = context.broker.producer()
     delivery = Delivery(producer, Topics(context.stream))
     interrupted = False
@@ -112,6 +125,7 @@ def _playback(
     seed: int,
     limit: int | None,
     skip: str | None,
+    first_row: int | None,
 ) -> Playback:
     topics = Topics(stream)
     admin = broker.admin()
@@ -119,14 +133,15 @@ def _playback(
         require(admin, topics, role="producers")
     finally:
         admin.close()
-    reached = next_row(broker, stream) if stream.needs_row else 0
+    if first_row is None:
+        first_row = next_row(broker, stream) if stream.needs_row else 0
     skipped = 0 if skip is None else _rows_to_skip(skip, source.count())
     last = None if limit is None else skipped + limit
     playback = Playback(stream, source, seed=seed, limit=last)
     playback.skip(skipped)
     # Rows of an empty topic get the numbers of the data. In others, numbers continue from the
     # highest one.
-    playback.number_from(reached)
+    playback.number_from(first_row)
     return playback
 
 

@@ -8,6 +8,7 @@ import pytest
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Message, Outgoing, TopicPartition
+from driftline.cli.produce import _playback
 from driftline.codec.records import LabelCodec, RecordCodec
 from driftline.errors import DataError
 from driftline.events import MAX_ROW
@@ -17,6 +18,7 @@ from producers.client import FeatureProducer
 from producers.delivery import Delivery
 from producers.numbering import next_row
 from producers.playback import Play
+from producers.sources import JsonLinesSource
 
 
 def stream(more: str = "", id: str = "order", windows: str = "records = 100") -> Stream:
@@ -140,6 +142,125 @@ def test_a_topic_with_unnumbered_records_cannot_be_continued() -> None:
     raw.flush()
     with pytest.raises(DataError, match="ends in records without '@row'"):
         FeatureProducer(broker, told)
+
+
+def send(told: Stream, broker: MemoryBroker, count: int) -> None:
+    with FeatureProducer(broker, told) as producer:
+        for _ in range(count):
+            producer.send({"price": 1, "at": NOW})
+
+
+def empty(broker: MemoryBroker, topic: str, *partitions: int) -> None:
+    """Delete the records of these partitions, or of all, as retention does."""
+    for partition, span in broker.admin().offsets(topic).items():
+        if partition.partition in (partitions or range(3)):
+            broker.truncate(partition, span.end)
+
+
+def predict(told: Stream, broker: MemoryBroker, *, upto: int = 10**9) -> None:
+    """Write the predictions of the records with numbers below `upto`, without inference."""
+    producer = broker.producer()
+    for message in messages(broker, Topics(told).features):
+        row = json.loads(message.value or b"")["@row"]
+        if row < upto:
+            event = {
+                "type": "prediction",
+                "row": row,
+                "source": {
+                    "topic": message.topic,
+                    "partition": message.partition,
+                    "offset": message.offset,
+                },
+            }
+            value = json.dumps(event).encode()
+            producer.send(Outgoing(Topics(told).predictions, value, partition=message.partition))
+    producer.flush()
+
+
+WINDOWS = ["records = 100", 'span = "1h"']
+
+
+@pytest.mark.parametrize("windows", WINDOWS)
+@pytest.mark.parametrize("predicted", [40, 35, 1])
+@pytest.mark.parametrize("emptied", [(), (0,), (0, 1)])
+def test_numbers_continue_after_retention_has_emptied_the_topic(
+    windows: str, predicted: int, emptied: tuple[int, ...]
+) -> None:
+    told = stream(id="@row", windows=windows)
+    broker = broker_of(told)
+    send(told, broker, 40)
+    predict(told, broker, upto=predicted)
+    empty(broker, Topics(told).features, *emptied)
+
+    first = next_row(broker, told)
+
+    # Records without a prediction may have used as many numbers.
+    assert 40 <= first <= 40 + (40 - predicted if emptied else 0)
+
+
+def test_numbers_of_a_partition_that_was_never_predicted_are_not_used_again() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    raw = broker.producer()
+    for row in range(30):
+        value = b'{"@row": %d}' % row
+        raw.send(Outgoing(Topics(told).features, value, partition=0 if row == 5 else 1))
+    raw.flush()
+    empty(broker, Topics(told).features, 1)
+    assert next_row(broker, told) >= 30
+
+
+def test_numbers_continue_after_those_of_the_windows_if_predictions_were_deleted_too() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    send(told, broker, 40)
+    predict(told, broker)
+    raw = broker.producer()
+    for row in (19, 39):
+        value = b'{"type":"data_window","row":%d}' % row
+        raw.send(Outgoing(Topics(told).windows, value, partition=0))
+    raw.flush()
+    empty(broker, Topics(told).features)
+    empty(broker, Topics(told).predictions)
+    assert next_row(broker, told) == 40
+    send(told, broker, 1)
+    assert next_row(broker, told) == 41
+
+
+def test_unknown_numbers_of_deleted_records_are_an_error_unless_the_first_is_given() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    send(told, broker, 40)
+    empty(broker, Topics(told).features)
+    with pytest.raises(DataError, match=r"were deleted[^\0]*--first-row N"):
+        FeatureProducer(broker, told)
+    source = JsonLinesSource("x", [b'{"price": 1}'])
+    assert _playback(told, broker, source, 0, None, None, first_row=40).next_row == 40
+    with FeatureProducer(broker, told, first_row=40) as producer:
+        assert producer.send({"price": 1, "at": NOW}) == "40"
+
+
+def test_numbers_continue_if_the_topic_was_created_again() -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    send(told, broker, 40)
+    predict(told, broker)
+    topics = Topics(told)
+    broker.admin().delete([topics.features])
+    broker.admin().create([new for new in topics.creation() if new.name == topics.features])
+    assert next_row(broker, told) == 40
+
+
+@pytest.mark.parametrize("value", [b"no JSON", b'{"@row": "7"}', b'{"@row": -1}', b"{}", None])
+def test_many_records_without_a_number_do_not_hide_earlier_numbers(value: bytes | None) -> None:
+    told = stream(id="@row")
+    broker = broker_of(told)
+    send(told, broker, 5)
+    raw = broker.producer()
+    for place in range(3 * 1200):
+        raw.send(Outgoing(Topics(told).features, value, partition=place % 3))
+    raw.flush()
+    assert next_row(broker, told) == 5
 
 
 @pytest.mark.parametrize(
