@@ -4,22 +4,26 @@ Input: settings, and a stream if there is one. Output: `Check`s. It changes noth
 writes an empty file to the model store and removes it.
 """
 
+import contextlib
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Literal
 
 import msgspec
 
-from driftline.broker.port import Admin, Broker, OffsetRange
+from driftline.broker.port import Admin, Broker, Message, OffsetRange
+from driftline.codec.envelope import dead_letter_origin, decode_or_skip
 from driftline.errors import (
     BrokerError,
+    DataError,
     DriftlineError,
     PackageError,
     SettingsError,
     UnsupportedCodec,
 )
-from driftline.events import Freeze, RolePointer
+from driftline.events import Freeze, RefusedRecord, RolePointer
 from driftline.models.keys import Signer, Trusted, is_open
 from driftline.placement import Placement, Side
 from driftline.scan import scan
@@ -42,6 +46,18 @@ _EXTRAS = {
 _DAY_MS = 86_400_000
 # The newest records of each partition show, by their keys, how producers choose partitions.
 _NEWEST = 50
+# So many dead letters in a row, without a record in between, are no coincidence.
+_FEWEST_REJECTED = 20
+
+
+class _Account(msgspec.Struct, frozen=True):
+    """Those fields of an event that tell whether it is in place of a dead letter."""
+
+    type: str
+    dead_letter: RefusedRecord | None = None
+
+
+_accounts = msgspec.json.Decoder(_Account)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -144,6 +160,7 @@ def check_broker(settings: Settings, broker: Broker, stream: Stream | None) -> I
             yield from _check_topics(admin, stream)
             yield from _check_history(admin, stream)
             yield from _check_placement(admin, broker, stream)
+            yield from _check_rejected(admin, broker, stream)
             if admin.describe([Topics(stream).models]):
                 yield from _check_champion(settings, broker, stream)
     except (BrokerError, UnsupportedCodec) as error:
@@ -199,18 +216,57 @@ def _check_placement(admin: Admin, broker: Broker, stream: Stream) -> Iterator[C
     placement = Placement(stream.kafka.partitions)
     sides: tuple[tuple[Side, str], ...] = (("records", topics.features), ("labels", topics.labels))
     for side, topic in sides:
-        newest = {
-            partition: OffsetRange(max(span.start, span.end - _NEWEST), span.end)
-            for partition, span in admin.offsets(topic).items()
-        }
-        for messages in scan(broker, newest):
-            for message in messages:
-                placement.see(side, message.partition, [message.key])
+        for message in _newest(admin, broker, topic):
+            placement.see(side, message.partition, [message.key])
     name = "partitions of labels"
     if (problem := placement.problem) is not None:
         yield Check(name, "fail", problem, "`driftline reconcile` lists the labels")
     else:
         yield Check(name, "ok", "no misplaced labels were found")
+
+
+def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Check]:
+    """Check that the newest records and labels of each partition are not all dead letters."""
+    topics = Topics(stream)
+    if len(admin.describe([topics.predictions, topics.outcomes, topics.deadletters])) < 3:
+        return
+    reasons: dict[tuple[str, int], str] = {}  # of the newest dead letter, by topic and partition
+    for message in _newest(admin, broker, topics.deadletters):
+        with contextlib.suppress(DataError):
+            origin = dead_letter_origin(message)
+            reasons[origin.topic, origin.partition] = origin.reason
+    name, found = "rejected records", []
+    for source, topic, what in (
+        (topics.features, topics.predictions, "records"),
+        (topics.labels, topics.outcomes, "labels"),
+    ):
+        rejected: Counter[int] = Counter()  # consecutive ones at the end of each partition
+        for message in _newest(admin, broker, topic):
+            event = decode_or_skip(_accounts, message)
+            if event is None or event.type != "watermark":
+                rejected[message.partition] = 0
+            elif event.dead_letter is not None:
+                rejected[message.partition] += 1
+        found += [
+            f"the last {count} {what} of partition {partition} were all rejected: "
+            f"{reasons.get((source, partition), 'the reason is no longer among the dead letters')}"
+            for partition, count in sorted(rejected.items())
+            if count >= _FEWEST_REJECTED
+        ]
+    for problem in found:
+        yield Check(name, "fail", problem, "correct the producer; see `driftline deadletters list`")
+    if not found:
+        yield Check(name, "ok", "no partition has only dead letters at its end")
+
+
+def _newest(admin: Admin, broker: Broker, topic: str) -> Iterator[Message]:
+    """Yield the newest records of each partition, in the order of its log."""
+    newest = {
+        partition: OffsetRange(max(span.start, span.end - _NEWEST), span.end)
+        for partition, span in admin.offsets(topic).items()
+    }
+    for messages in scan(broker, newest):
+        yield from messages
 
 
 def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> Check:

@@ -7,9 +7,11 @@ import pytest
 
 from driftline.broker.memory import MemoryAdmin, MemoryBroker, MemoryConsumer
 from driftline.broker.partitioner import PARTITIONERS
-from driftline.broker.port import Broker
+from driftline.broker.port import Broker, Outgoing
+from driftline.codec.envelope import encode
 from driftline.doctor import Check, check_broker, check_installation, check_models
 from driftline.errors import BrokerUnavailable, UnsupportedCodec
+from driftline.events import RefusedRecord, Watermark
 from driftline.models.keys import new_key, trust
 from driftline.models.store import ModelStore, digest_of
 from driftline.settings import Settings
@@ -205,3 +207,25 @@ def test_records_that_the_client_cannot_decompress_fail_with_a_remedy(
 
     expected = ("fail", "cannot read s.features[0]@0", "pip install zstandard")
     assert (found.result, found.found, found.todo) == expected
+
+
+@pytest.mark.parametrize(("rejected", "verdict"), [(19, "ok"), (20, "fail")])
+def test_partitions_whose_last_records_were_all_rejected_fail(
+    settings: Settings, rejected: int, verdict: str
+) -> None:
+    world = World()
+    for row in range(40):
+        record = world.feature(str(row), partition=1, row=row)
+        if row < 40 - rejected:
+            world.prediction(record)
+            continue
+        world.letter(record, "missing time: column 't' is absent")
+        mark = encode(Watermark(12, dead_letter=RefusedRecord(record.offset)))
+        world.send(Outgoing(world.topics.predictions, mark, partition=1))
+    check = result(on_broker(settings, world.broker), "rejected records")
+    assert check.result == verdict
+    if verdict == "fail":
+        assert check.found == (
+            "the last 20 records of partition 1 were all rejected: "
+            "missing time: column 't' is absent"
+        )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from driftline.broker.memory import MemoryBroker
@@ -12,6 +13,7 @@ from driftline.broker.port import Outgoing
 from driftline.cli.compose import build_loop
 from driftline.clock import ManualClock
 from driftline.codec.envelope import drift_decoder
+from driftline.doctor import Check, check_broker
 from driftline.events import DriftEvent
 from driftline.scan import ranges, scan
 from driftline.settings import load_settings
@@ -59,7 +61,7 @@ class Site:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, home: str) -> None:
         monkeypatch.setenv("DRIFTLINE_HOME", home)
-        settings = load_settings()
+        self._settings = settings = load_settings()
         self._clock = ManualClock(946_684_800.0)
         self._broker = MemoryBroker(self._clock)
         self._topics = Topics(STREAM)
@@ -116,6 +118,12 @@ class Site:
             for message in batch:
                 yield drift_decoder.decode(message.value or b"")
 
+    def rejected(self) -> list[Check]:
+        """Return what the doctor finds about rejected records."""
+        settings = msgspec.structs.replace(self._settings, client="memory")
+        checks = check_broker(settings, self._broker, STREAM)
+        return [check for check in checks if check.name == "rejected records"]
+
     def _send(self, topic: str, values: Values) -> None:
         key = str(values.get("id")).encode()
         self._producer.send(Outgoing(topic, json.dumps(values).encode(), key))
@@ -133,3 +141,15 @@ def test_renamed_columns_of_labels_open_a_quality_event(site: Site, column: str)
     (event,) = site.drift()
     assert (event.kind, event.action) == ("quality", "opened")
     assert "of the labels became dead letters" in event.message
+
+
+def test_the_doctor_reports_records_without_readable_times(site: Site) -> None:
+    site.feed(range(180))
+    assert [check.result for check in site.rejected()] == ["ok"]
+    site.feed(range(180, 360), change_record=renamed("t"))
+    assert not list(site.drift())  # no window closes, because no time is known
+    assert [check.found for check in site.rejected()] == [
+        f"the last 50 records of partition {partition} were all rejected: "
+        "missing time: column 't' is null or absent"
+        for partition in range(2)
+    ]
