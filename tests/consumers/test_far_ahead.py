@@ -108,7 +108,7 @@ def test_a_record_and_a_label_from_the_far_future_do_not_affect_others(seed: int
 @pytest.mark.parametrize("wrong", range(1, AGREEING))
 def test_the_first_labels_from_the_far_future_do_not_affect_others(wrong: int) -> None:
     join = handler()
-    output = join.handle(predictions([*range(wrong + 1)]))
+    output = [*join.handle(predictions([*range(wrong + 1)]))]
     output += join.handle([label(offset, offset, "b", at=FAR) for offset in range(wrong)])
     output += join.handle(predictions([*range(100)])[wrong + 1 :])  # long before their labels
     output += join.handle(

@@ -155,7 +155,7 @@ def test_the_checkpoint_is_at_the_first_record_of_the_oldest_open_slide() -> Non
     committed = of.hold()
     assert committed.offset == 10
     resume = msgspec.json.decode(committed.metadata, type=Resume)
-    assert resume == Resume(watermark=43, source=9, closed=2, published=11, grid=GRID)
+    assert resume == Resume(watermark=43, source=9, closed=2, published=11, grid=GRID, axis="row")
 
 
 def test_after_a_restart_late_records_stay_late_and_published_windows_closed() -> None:
@@ -170,7 +170,7 @@ def test_after_a_restart_late_records_stay_late_and_published_windows_closed() -
 
 def test_the_checkpoint_of_a_partition_without_records_is_unchanged() -> None:
     assert track(at=12, metadata=f'{{"watermark":7,"grid":"{GRID}"}}').hold() == Committed(
-        12, f'{{"watermark":7,"grid":"{GRID}"}}'
+        12, f'{{"watermark":7,"grid":"{GRID}","axis":"row"}}'
     )
 
 
