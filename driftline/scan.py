@@ -12,6 +12,7 @@ import msgspec
 from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
 from driftline.commit_metadata import Offset, metadata_of
 from driftline.errors import BrokerUnavailable
+from driftline.interrupts import check
 
 # Large batches need fewer calls. A batch of records of 1 kB has 5 MB.
 _BATCH_RECORDS = 5000
@@ -74,6 +75,7 @@ def scan(
         consumer.assign(todo)
         last_move_s = time.monotonic()
         while todo:
+            check()
             messages = consumer.poll(max_records=_BATCH_RECORDS, timeout_s=_POLL_S)
             inside = [
                 m for m in messages if m.offset < span[TopicPartition(m.topic, m.partition)].end

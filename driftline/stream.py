@@ -617,7 +617,7 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except ValueError as error:  # a number has thousands of digits
         raise StreamFileError(f"{name}: a number is too long: {error}") from error
     except RecursionError as error:
-        raise StreamFileError(f"{name}: arrays or tables are nested too deeply") from error
+        raise _too_deep(name) from error
     try:
         if (wrong := unusable_number(raw)) is not None:
             raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
@@ -625,9 +625,15 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except msgspec.ValidationError as error:
         problem = explain(str(error), raw, Stream, _fits)
         raise StreamFileError(f"{name}: {problem}") from error
+    except RecursionError as error:  # a key with thousands of dots
+        raise _too_deep(name) from error
     if (wrong := unusable_span(stream)) is not None:
         raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
     return _with_defaults(stream, name)
+
+
+def _too_deep(name: str) -> StreamFileError:
+    return StreamFileError(f"{name}: arrays or tables are nested too deeply")
 
 
 def _decode_span(kind: type, value: object) -> Any:

@@ -279,3 +279,9 @@ def test_a_horizon_in_time_is_converted_to_records_by_the_time_step() -> None:
 def test_an_error_for_a_horizon_in_time_without_a_step_names_a_remedy() -> None:
     with pytest.raises(StreamFileError, match=r"\[labels.horizon\] Expected a number of records"):
         loads(TIMED + 'time = { column = "at" }')
+
+
+@pytest.mark.parametrize("text", ["a" + ".a" * 3000 + " = 1", "a = " + "[" * 3000])
+def test_a_stream_file_that_is_nested_too_deeply_is_rejected(text: str) -> None:
+    with pytest.raises(StreamFileError, match="nested too deeply"):
+        loads(text)

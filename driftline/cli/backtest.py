@@ -121,6 +121,8 @@ def backtest(
             raise SettingsError(
                 f"--policy {name}: unknown policy", hint=f"expected one of {', '.join(known)}"
             )
+    if report is not None:
+        report.mkdir(parents=True, exist_ok=True)  # fails before the plays, not after them
     out = stderr if as_json else stdout
     with tempfile.TemporaryDirectory(prefix="driftline-backtest-") as folder:
         if context is not None:
@@ -180,7 +182,6 @@ def _write_report(out: Console, folder: Path, stream: Stream, body: list["Elemen
     from driftline.cli.pictures import write_pictures
     from driftline.cli.report import write_page
 
-    folder.mkdir(parents=True, exist_ok=True)
     page = folder / "report.html"
     write_page(page, f"Backtest of {stream.name}", body)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)

@@ -8,11 +8,13 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import cast
 
 from driftline.cli.backtest_runs import Job, Played, play
 from driftline.errors import DriftlineError
+from driftline.interrupts import check
 
 Tell = Callable[[str, int, int], None]  # name of the play, rows done, all rows
 
@@ -41,6 +43,7 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
             workers.append((ours, process))
             next_job(ours)
         while playing:
+            check()
             for ready in wait(list(playing)):
                 pipe = cast(Connection, ready)
                 name = jobs[playing[pipe]].name
@@ -73,11 +76,13 @@ def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
 
     Ctrl-C reaches all processes of the group. This process then terminates the others.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process inherits this
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    # The process inherits the mask. This process receives a Ctrl-C of this moment afterwards.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _work(pipe: Connection) -> None:

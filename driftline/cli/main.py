@@ -4,6 +4,8 @@ Exit codes: 0 for success, 1 if a check failed or nothing was found, 2 for an er
 explains, 130 after Ctrl-C.
 """
 
+import errno
+import logging
 import os
 import sys
 from functools import cache
@@ -11,15 +13,18 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Final, NoReturn
 
 import msgspec
 import typer
 
 from driftline.cli.command import Command
-from driftline.errors import DriftlineError
+from driftline.errors import DriftlineError, MachineError
+from driftline.interrupts import EXIT_CODE, catch, pressed
 from driftline.logs import log_command
 from driftline.plain import json_line, visible_lines
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="driftline",
@@ -64,6 +69,18 @@ _COMMANDS: dict[str, list[tuple[str, tuple[str, ...]]]] = {
         ("estimates", ("estimates",)),
         ("reconcile", ("reconcile",)),
     ],
+}
+
+
+# Error number of the operating system → what to do.
+_HINTS: Final[dict[int, str]] = {
+    errno.EACCES: "check the owner and the permissions of its folder, or set DRIFTLINE_HOME",
+    errno.EROFS: "choose a folder that is writable, for example by DRIFTLINE_HOME",
+    errno.ENOSPC: "free some space on this disk",
+    errno.EDQUOT: "free some space on this disk",
+    errno.EEXIST: "a file or a broken link is in the place of a folder; move it away",
+    errno.ENOTDIR: "a file is in the place of a folder; move it away",
+    errno.EMFILE: "raise the limit of open files: ulimit -n",
 }
 
 
@@ -135,19 +152,41 @@ def command_line() -> typer.Typer:
 def main() -> None:
     """Run the `driftline` script."""
     as_json = "--json" in sys.argv[1:]
+    catch()
     try:
         if as_json:
             sys.exit(_run_for_scripts())
         command_line()()
-    except DriftlineError as error:
-        if as_json:
-            _print_error(type(error).__name__, error.message, error.hint)
-        else:
-            print(visible_lines(f"error: {error}"), file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end_interrupted()
+    except BrokenPipeError:  # the reader of a pipe has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        sys.exit(1)
+    except (DriftlineError, OSError) as error:
+        known = error if isinstance(error, DriftlineError) else _explained(error)
+        if as_json:
+            _print_error(type(known).__name__, known.message, known.hint)
+        else:
+            print(visible_lines(f"error: {known}"), file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        if pressed():  # a library has turned the interrupt into another error
+            _end_interrupted()
+        raise
+
+
+def _end_interrupted() -> NoReturn:
+    print("interrupted", file=sys.stderr)
+    sys.exit(EXIT_CODE)
+
+
+def _explained(error: OSError) -> MachineError:
+    """Return an error of the operating system with the path and the reason."""
+    log.debug("the cause:", exc_info=error)
+    paths = [str(path) for path in (error.filename, error.filename2) if path is not None]
+    reason = error.strerror or str(error) or type(error).__name__
+    message = f"{' and '.join(paths)}: {reason}" if paths else reason
+    return MachineError(message, hint=_HINTS.get(error.errno or 0, ""))
 
 
 def _run_for_scripts() -> int:

@@ -21,6 +21,7 @@ from driftline.cli.unsent import report_unsent
 from driftline.clock import SystemClock
 from driftline.errors import SettingsError
 from driftline.events import MAX_ROW
+from driftline.interrupts import check
 from driftline.plain import json_line
 from driftline.stream import Stream
 from driftline.topics import Topics, require
@@ -173,6 +174,7 @@ def _send(
     step = 1 if rate else _PROGRESS_EVERY
     shown = -step
     for play in paced(plays, rate, clock=SystemClock(), sleep=time.sleep):
+        check()
         delivery.send(play)
         if play.row - shown >= step:
             shown = play.row

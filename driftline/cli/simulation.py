@@ -25,6 +25,7 @@ from driftline.clock import Clock, ManualClock, SystemClock
 from driftline.codec.labels import LabelCodec
 from driftline.errors import DataError, TopicMismatch
 from driftline.events import DriftEvent, RetrainDecision, RolePointer, Value
+from driftline.interrupts import check
 from driftline.loop import Loop
 from driftline.models.load import Models
 from driftline.models.score import Model
@@ -160,6 +161,7 @@ class Simulation:
         self._settle()  # the services read the models topic before the first record is sent
         row = 0
         while turn := list(islice(plays, size)):
+            check()
             for play in turn:
                 self._send(play)
             self._delivery.confirm()

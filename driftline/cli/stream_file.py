@@ -30,7 +30,7 @@ def find_stream_file(file: Path | None) -> Path:
         try:
             if is_stream_file(path):
                 found.append(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             unreadable.append(f"{path} ({error})")
     if len(found) == 1:
         return found[0]
@@ -52,6 +52,6 @@ def find_stream_file(file: Path | None) -> Path:
 
 
 def is_stream_file(path: Path) -> bool:
-    """Return whether a TOML file is a stream file. Raises OSError, ValueError if unreadable."""
+    """Return whether a TOML file is a stream file. Raises OSError, ValueError, RecursionError."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     return len(_KEYS & content.keys()) >= _ENOUGH_KEYS

@@ -17,6 +17,7 @@ from driftline.cli.options import (
     stdout,
 )
 from driftline.errors import SettingsError
+from driftline.interrupts import check
 from driftline.operations import newest
 from driftline.scan import ranges, scan
 from driftline.stream import Stream
@@ -103,6 +104,7 @@ def _follow(
     try:
         consumer.assign({partition: offsets.end for partition, offsets in span.items()})
         while True:
+            check()
             for message in consumer.poll(max_records=500, timeout_s=_FOLLOW_WAIT_S):
                 show(message)
     finally:

@@ -1,5 +1,6 @@
 """All commands: how they name the stream file, errors, version, completion."""
 
+import errno
 import json
 import os
 import subprocess
@@ -138,6 +139,7 @@ def test_an_id_that_looks_like_a_stream_file_is_an_id(here: Path) -> None:
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["driftline", *arguments])
+    monkeypatch.setattr("driftline.cli.main.catch", lambda: None)  # pytest handles Ctrl-C
     with pytest.raises(SystemExit) as ended:
         main()
     assert isinstance(ended.value.code, int)
@@ -186,6 +188,78 @@ def test_version_is_printed(
 ) -> None:
     assert run(monkeypatch, "--version") == 0
     assert capsys.readouterr().out.startswith("driftline ")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "home/runs"), "home/runs: Permission"),
+        (OSError(errno.ENOSPC, "No space left on device", "a", None, "b"), "a and b: No space"),
+        (ConnectionResetError("gone"), "gone"),
+    ],
+)
+def test_an_error_of_the_operating_system_is_explained(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: OSError,
+    message: str,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    (here / "mine.toml").write_text(STREAM_FILE)
+    monkeypatch.setattr("driftline.cli.health.read_state", fail)
+    codes = [run(monkeypatch, "health", "inference", *more) for more in ((), ("--json",))]
+    text, line = capsys.readouterr().err.strip().rsplit("\n", 1)
+
+    assert codes == [2, 2]
+    assert text.startswith(f"error: {message}")
+    assert json.loads(line)["error"]["type"] == "MachineError"
+    assert json.loads(line)["error"]["message"].startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "place"),
+    [
+        ("run iris", "home"),
+        ("run iris", "home/runs"),
+        ("demo --limit 400", "home/keys"),
+        ("keys new", "home"),
+        ("keys new", "home/keys"),
+        ("broker up", "home"),
+        ("backtest iris --report home", "home"),
+    ],
+)
+@pytest.mark.parametrize("what", ["file", "dangling link"])
+def test_a_file_in_the_place_of_a_folder_is_named(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    place: str,
+    what: str,
+) -> None:
+    (here / "mine.toml").write_text(STREAM_FILE)
+    path = here / place
+    path.parent.mkdir(exist_ok=True)
+    path.touch() if what == "file" else path.symlink_to("nowhere")
+    code = run(monkeypatch, *arguments.split())
+    error = capsys.readouterr().err
+
+    assert code == 2
+    assert error.startswith("error: ")
+    assert place in error
+
+
+def test_an_unknown_error_is_no_usage_error_and_keeps_its_traceback(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "mine.toml").write_text(STREAM_FILE)
+    monkeypatch.setattr("driftline.cli.health.read_state", lambda *_: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        run(monkeypatch, "health", "inference", "--json")
 
 
 # ---- completion ----------------------------------------------------------------------------------

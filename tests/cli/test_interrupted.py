@@ -1,6 +1,7 @@
 """Ctrl-C during a run, at any moment: a run is saved completely or not at all."""
 
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +27,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
     (tmp_path / "s.toml").write_text(STREAM_FILE, encoding="utf-8")
-    simulation = MagicMock(total_rows=10)
+    simulation = MagicMock(total_rows=10, too_large=[])
 
     def save(folder: Path) -> None:
         folder.mkdir()
         (folder / "s.features-0.log").touch()
 
     simulation.save = save
-    simulation.run.return_value = MagicMock(lost=0)
+    simulation.run.return_value = MagicMock(lost=0, too_large=0)
     monkeypatch.setattr("driftline.cli.narrator.Narrator", MagicMock())
     monkeypatch.setattr("driftline.cli.narrator.write_run_report", MagicMock())
     monkeypatch.setattr("driftline.cli.simulation.prepare", lambda *_, **__: simulation)
@@ -110,11 +111,18 @@ def test_the_last_run_is_the_newest_one_with_topics(run: Command, tmp_path: Path
 
 
 def test_processes_of_a_backtest_ignore_ctrl_c_from_their_start() -> None:
-    code = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     process = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
-    before = signal.getsignal(signal.SIGINT)
     start_deaf(process)
     process.join()
 
-    assert process.exitcode == int(True)
-    assert signal.getsignal(signal.SIGINT) == before
+    assert process.exitcode == 7
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_while_a_process_of_a_backtest_starts_is_not_lost() -> None:
+    process = MagicMock()
+    process.start = lambda: os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        start_deaf(process)

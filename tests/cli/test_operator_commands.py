@@ -101,6 +101,7 @@ def test_an_error_is_explained_and_the_exit_code_is_2(
     message: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["driftline", *arguments])
+    monkeypatch.setattr("driftline.cli.main.catch", lambda: None)  # pytest handles Ctrl-C
 
     with pytest.raises(SystemExit) as ended:
         main()
