@@ -148,6 +148,8 @@ class InferenceHandler:
         return output
 
     def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        if change.partition.topic != self._topics.features:
+            return []  # `models`: the current model serves, and the trainer publishes all again
         partition = change.partition.partition
         log = Log(change.topic_id, change.start) if change.is_new_topic else None
         gaps: tuple[Gap, ...] = ()

@@ -293,6 +293,9 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
     if any(isinstance(event, RolePointer | Freeze) for event in catalog.restatements()):
         todo = "start the trainer, or run `driftline models sign`; either signs it again"
         yield Check("pointers", "warn", "the newest pointer or freeze is unsigned", todo)
+    if catalog.lost is not None:
+        found, _, todo = catalog.lost.partition("; ")
+        yield Check("models topic", "fail", found, todo)
     lineage = catalog.lineage()
     if not lineage and CHAMPION_KEY in catalog.refused:
         todo = "run `driftline keys trust KEY` if it is the trainer's key, then restart inference"

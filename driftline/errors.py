@@ -113,7 +113,7 @@ class InstanceFenced(BrokerError):
 
 
 class TopicRecreated(BrokerError):
-    """An input topic was deleted and created again while it was read."""
+    """An input or broadcast topic was deleted and created again while it was read."""
 
 
 class TransactionAborted(BrokerError):

@@ -46,6 +46,8 @@ class GroupView:
 class LogChange(msgspec.Struct, frozen=True):
     """A change of an input partition's log since the group last read it.
 
+    Also: a broadcast topic that was created again while this worker ran, before it is read.
+
     Reading resumes at `start`. `unread` is the first offset that was deleted before it was read, or
     None if nothing was lost. `is_new_topic`: the group is not known to have read this topic.
     """

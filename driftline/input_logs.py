@@ -60,8 +60,23 @@ class InputLogs:
             for partition in wanted
         }
 
+    def follow(self, topics: Iterable[str]) -> dict[str, str]:
+        """Return the new ids of the topics that were created again since the last call with them.
+
+        From now on, `have_changed` checks these topics too. Raises BrokerError.
+        """
+        admin = self._broker.admin()
+        try:
+            ids = admin.topic_ids(sorted(topics))
+        finally:
+            admin.close()
+        changed = {topic: id for topic, id in ids.items() if self._ids.get(topic, id) != id}
+        self._ids |= ids
+        return changed
+
     def have_changed(self) -> bool:
-        """Return whether a topic was created again since it was compared. Raises BrokerError."""
+        """Return whether a topic was created again since it was compared or followed. Raises
+        BrokerError."""
         admin = self._broker.admin()
         try:
             ids = admin.topic_ids(sorted(self._ids))

@@ -40,7 +40,7 @@ class Status(msgspec.Struct, frozen=True):
 
     stream: str
     services: tuple[ServiceStatus, ...]
-    problems: tuple[str, ...]  # of the services on this machine
+    problems: tuple[str, ...]  # of the services on this machine, and of the models topic
     answering: tuple[str, ...]  # digests of the models that serve on this machine
     champion: str | None
     frozen: bool
@@ -75,7 +75,7 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
             )
             for service in SERVICES
         ),
-        problems=tuple(here.problems()),
+        problems=(*here.problems(), *filter(None, [catalog.lost])),
         answering=tuple(sorted(answering)),
         champion=catalog.champion_digest,
         frozen=catalog.frozen,

@@ -204,6 +204,7 @@ class Session:
         return bool(messages)
 
     def _follow_to_end(self) -> None:
+        created_again = self._logs.follow(self._handler.follows)
         admin = self._broker.admin()
         try:
             ranges = {
@@ -217,6 +218,15 @@ class Session:
         self._followed = consumer
         starts = {}
         for partition, offsets in ranges.items():
+            if (id := created_again.get(partition.topic)) is not None:
+                log.error(
+                    "%s was created again: its earlier records are lost; reading the new topic "
+                    "from its beginning",
+                    partition.topic,
+                )
+                self._followed_from.pop(partition, None)
+                change = LogChange(partition, id, offsets.start, is_new_topic=True)
+                self.send(self._handler.log_changed(change))
             known = self._followed_from.get(partition, offsets.start)
             starts[partition] = known if offsets.start <= known <= offsets.end else offsets.start
         consumer.assign(starts)
@@ -274,11 +284,11 @@ class Session:
         self._positions[partition] = start
 
     def _check_topics(self) -> None:
-        """Commit and raise TopicRecreated if a topic was created again. The session must end,
-        because its clients may still read the deleted topic."""
+        """Commit and raise TopicRecreated if a topic that is read was created again. The session
+        must end, because its clients may still read the deleted topic."""
         if self._logs.have_changed():
             self.commit()
-            raise TopicRecreated("an input topic was created again; reading it with new clients")
+            raise TopicRecreated("a topic was created again; reading it with new clients")
 
     def _report_changes(self) -> None:
         changes, self._changes = self._changes, []

@@ -143,6 +143,19 @@ def test_a_missing_champion_is_a_warning(settings: Settings) -> None:
     assert result(on_broker(settings, World().broker), "champion").result == "warn"
 
 
+def test_a_champion_without_an_announcement_fails(settings: Settings) -> None:
+    """The models topic was created again, and only the pointer was published since then."""
+    world = World()
+    trust(KEYS / "signing.pub", settings.keys)
+    world.event(world.topics.models, pointer("role-1", sequence=1), "role-1")
+
+    found = result(on_broker(settings, world.broker), "models topic")
+
+    assert found.result == "fail"
+    assert f"no announcement of the champion, {MODEL}" in found.found
+    assert "driftline train --promote" in found.todo
+
+
 def test_a_champion_that_cannot_be_verified_fails(settings: Settings) -> None:
     world = World()
     trust(KEYS / "signing.pub", settings.keys)

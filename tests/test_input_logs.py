@@ -193,6 +193,47 @@ def test_a_recreated_topic_is_detected_even_if_the_position_exists_in_it(
 
 
 @by_delivery
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_broadcast_topic_that_is_created_again_is_read_from_its_beginning(
+    delivery: Delivery,
+    count: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    followed: list[object] = []
+    handler.follows = ("all",)
+
+    def follow(messages: Sequence[Message]) -> Sequence[Outgoing]:
+        followed.extend(message.value for message in messages)
+        return ()
+
+    monkeypatch.setattr(handler, "follow", follow)
+    setting.admin.create([NewTopic("all", 1, 1, {})])
+    producer = setting.broker.producer()
+    for value in (b"a", b"b"):
+        producer.send(Outgoing("all", value, partition=0))
+    setting.put(0)
+    drain(loop)
+    setting.admin.delete(["all"])
+    setting.admin.create([NewTopic("all", 1, 1, {})])
+    fresh = [str(number).encode() for number in range(count)]
+    for value in fresh:
+        producer.send(Outgoing("all", value, partition=0))
+    for _ in range(30):
+        setting.clock.advance(1)
+        drain(loop)
+    assert followed[:2] == [b"a", b"b"]
+    assert followed[-count:] == fresh
+    (change,) = [at for at in handler.changes if at.partition.topic == "all"]
+    assert (change.start, change.unread, change.is_new_topic) == (0, None, True)
+    assert caplog.text.count("all was created again: its earlier records are lost") == 1
+    assert setting.got() == ["0"]
+    loop.close()
+
+
+@by_delivery
 def test_a_commit_for_a_deleted_topic_of_the_same_name_is_recognised(
     delivery: Delivery,
 ) -> None:

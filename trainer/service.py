@@ -174,6 +174,8 @@ class TrainerHandler:
         return letters
 
     def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        if change.partition.topic == self._topics.models:
+            self._catalog.outdate()  # `tick` publishes everything again
         return ()  # the loop reports it
 
     def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:

@@ -80,7 +80,8 @@ def list_(
     for key, why in catalog.refused.items():
         stdout.print(f"ignored record {key}: {why}", style="red", markup=False, soft_wrap=True)
     if not found:
-        stdout.print("no models; `driftline train --data DATA` creates the first one")
+        none = "no models; `driftline train --data DATA` creates the first one"
+        stdout.print(catalog.lost or none, markup=False, soft_wrap=True)
         return
     stdout.print(_table(found))
     if (pointer := catalog.champion) is not None:
@@ -315,6 +316,8 @@ def _find(catalog: Catalog, digest: str) -> ModelAnnounced:
     if digest == "champion":
         if catalog.champion_digest is None:
             raise SettingsError("there is no champion", hint="`driftline train` creates one")
+        if catalog.lost is not None:
+            raise SettingsError(catalog.lost)
         digest = catalog.champion_digest
     found = catalog.find(digest)
     if len(found) == 1:

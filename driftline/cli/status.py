@@ -38,8 +38,9 @@ def status(
     """Show the state and lag of each service, the models in use, and the last drift and decision.
 
     Exit code 0: all four services run on this machine and are healthy. 1: a service does not run,
-    keeps crashing, or is unhealthy by the rules of `driftline health`; the output names it. 2: the
-    broker cannot be reached, or another error that the message explains.
+    keeps crashing, or is unhealthy by the rules of `driftline health`, or the champion has no
+    announcement; the output names it. 2: the broker cannot be reached, or another error that the
+    message explains.
 
     Example: driftline status --json
     """
@@ -61,8 +62,8 @@ def status(
         print(json_line(found))
     else:
         _show(found)
-        _show_problems(problems, here.workers)
-    if problems:
+        _show_problems(found.problems, here.workers)
+    if found.problems:
         raise typer.Exit(1)
 
 

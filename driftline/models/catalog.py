@@ -202,6 +202,22 @@ class Catalog:
         found += [event for event in (pointer, freeze) if event is not None]
         return tuple(found)
 
+    def outdate(self) -> None:
+        """Let `restatements` return everything: the topic was created again, and is empty."""
+        self._outdated |= {key_of(announced) for announced in self.announcements.values()}
+        self._outdated |= {CHAMPION_KEY, FREEZE_KEY}
+
+    @property
+    def lost(self) -> str | None:
+        """Return what is missing if the topic has lost the champion's announcement, or None."""
+        if self.champion_digest is None or self.champion_digest in self.announcements:
+            return None
+        return (
+            f"the models topic has no announcement of the champion, {self.champion_digest}: it was "
+            "created again; a trainer that ran before publishes it again, otherwise run "
+            "`driftline train --promote`"
+        )
+
     def _keep(self, key: str) -> None:
         """Mark a key as one whose newest record is not the current one."""
         known = key in (CHAMPION_KEY, FREEZE_KEY)

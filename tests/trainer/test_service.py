@@ -16,6 +16,7 @@ from driftline.events import (
     RolePointer,
     Trial,
 )
+from driftline.handler import LogChange
 from driftline.models.catalog import Catalog
 from driftline.stream import Stream
 from driftline.topics import Topics
@@ -190,6 +191,31 @@ def test_a_model_that_is_not_better_gives_only_a_decision(bench: Bench) -> None:
     (decision,) = bench.decisions
     assert (decision.published, decision.promoted, decision.model) == (False, False, None)
     assert decision.reason == "the champion stays"
+
+
+def test_everything_is_published_again_if_the_models_topic_was_created_again(bench: Bench) -> None:
+    bench.champion(NEW)
+    freeze = bench.catalog.freezing(frozen=True, reason="audit", at=AT)
+    bench.follow(freeze)
+    bench.tick()
+    assert bench.published == []
+    before = bench.catalog.champion
+    bench.catalog, bench.models = Catalog(TRUSTED), []
+    models = TopicPartition(TOPICS.models, 0)
+    bench.handler.log_changed(LogChange(models, "id", 0, is_new_topic=True))
+    bench.tick()
+    bench.tick()
+    assert len(bench.published) == 4
+    bench.read_back()
+    assert list(bench.catalog.announcements) == [OLD, NEW]
+    assert bench.catalog.champion_digest == NEW
+    assert bench.catalog.champion is not None
+    assert before is not None
+    assert bench.catalog.champion.sequence == before.sequence + 1
+    assert bench.catalog.champion.set_aside == before.set_aside
+    assert bench.catalog.frozen
+    bench.tick()
+    assert bench.published == []
 
 
 def test_a_rollback_during_training_takes_effect(bench: Bench) -> None:
