@@ -16,6 +16,7 @@ RUN pip install --no-cache-dir --require-hashes --requirement requirements.txt
 
 COPY pyproject.toml README.md LICENSE ./
 COPY driftline driftline
+COPY driftline_app driftline_app
 COPY producers producers
 COPY consumers consumers
 COPY monitor monitor

@@ -16,7 +16,7 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.throughput import rates
 from benchmarks.world import World
-from driftline.topics import Service
+from driftline.wire.topics import Service
 
 MONITORED_COLUMNS = 20
 

@@ -20,8 +20,8 @@ from benchmarks.latency import Paced, warm_up
 from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.world import World
-from driftline.events import RetrainRequest, event_id
-from driftline.topics import Topics
+from driftline.wire.events import RetrainRequest, event_id
+from driftline.wire.topics import Topics
 
 CANDIDATES = ("logistic_regression", "decision_tree", "k_nearest_neighbours")
 FEATURES = 4

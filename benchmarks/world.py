@@ -20,8 +20,8 @@ from confluent_kafka import admin as ck_admin
 from benchmarks.data import Plan
 from benchmarks.process import BenchmarkError, Measured
 from driftline.broker.local import LocalKafka
-from driftline.stream import load
-from driftline.topics import Service, Topics
+from driftline.config.stream import load
+from driftline.wire.topics import Service, Topics
 
 _WAIT_S = 30.0
 # Errors that pass: members that have not left yet, or a broker that is still creating its internal
@@ -98,7 +98,7 @@ class World:
     def driftline(self, *words: str | Path) -> Any:
         """Run a `driftline` command to its end; return its decoded output if `--json` is given."""
         done = subprocess.run(
-            [sys.executable, "-m", "driftline.cli", *map(str, words)],
+            [sys.executable, "-m", "driftline_app.cli", *map(str, words)],
             env=self.environment(),
             capture_output=True,
             check=False,
@@ -121,7 +121,7 @@ class World:
         self, service: Service, file: Path, client: str | None = None, home: Path | None = None
     ) -> Measured:
         """Start a Driftline service by its command."""
-        command = [sys.executable, "-m", "driftline.cli", service, "--stream", str(file)]
+        command = [sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file)]
         return self.start(service, command, client, home)
 
     # ---- streams and topics ---------------------------------------------------------------------

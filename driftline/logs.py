@@ -19,8 +19,8 @@ from typing import Final
 
 import msgspec
 
-from driftline.plain import json_line, visible_lines
-from driftline.settings import LogFormat, LogLevel
+from driftline.config.settings import LogFormat, LogLevel
+from driftline.safe_text import json_line, visible_lines
 
 # The loggers of the Kafka clients. They log each connection attempt, at levels that they choose.
 # Their messages help to find the cause of an error that Driftline reports itself.

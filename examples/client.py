@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from driftline.stream import load
+from driftline.config.stream import load
 from producers import FeatureProducer
 
 

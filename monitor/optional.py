@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from driftline.isolation import is_caused_by_data
 from driftline.logs import alike
+from driftline.runtime.bad_record_isolation import is_caused_by_data
 
 log = logging.getLogger(__name__)
 

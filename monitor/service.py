@@ -16,25 +16,25 @@ from typing import Final
 import msgspec
 
 from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicPartition
-from driftline.codec.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
-from driftline.commit_metadata import Kind, metadata_of, usable
+from driftline.config.stream import Stream
 from driftline.errors import DataError
-from driftline.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
-from driftline.handler import GroupView, LogChange
 from driftline.logs import alike
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.runtime.handler import GroupView, LogChange
+from driftline.wire.commit_metadata import Kind, metadata_of, usable
+from driftline.wire.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
+from driftline.wire.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
+from driftline.wire.topics import Topics
 from monitor.decisions import detectors
-from monitor.decisions.decide import Decider
+from monitor.decisions.decider import Decider
 from monitor.decisions.snapshot import Decided, Snapshots
-from monitor.progress import Resume
+from monitor.evidently_reports import Reports
+from monitor.merged_windows.closed_panes import MergedSoFar
+from monitor.merged_windows.merger import Merger
+from monitor.panes import Resume
+from monitor.partition_windows.aggregate_outcomes import PerformanceGathering
+from monitor.partition_windows.aggregate_predictions import DataGathering
 from monitor.reference import column_tests
 from monitor.reference.references import Packages, Profiles, References
-from monitor.reports import Reports
-from monitor.windows.data_parts import DataGathering
-from monitor.windows.merge import Merger
-from monitor.windows.merging import MergedSoFar
-from monitor.windows.performance_parts import PerformanceGathering
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ MAX_TESTED: Final = 200_000
 
 
 class MonitorHandler:
-    """Monitor one stream. `driftline.handler.Handler` describes the contract of each method.
+    """Monitor one stream. `driftline.runtime.handler.Handler` describes the contract of each
+    method.
 
     The offsets to commit differ by topic:
 

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
-from driftline.codec.records import LabelCodec, RecordCodec, key_bytes, text
+from driftline.config.settings import load_settings
+from driftline.config.stream import ID, ROW, Stream, to_time_us
 from driftline.errors import DataError
-from driftline.settings import load_settings
-from driftline.stream import ID, ROW, Stream, to_time_us
-from driftline.topics import Topics
+from driftline.wire.feature_records import LabelCodec, RecordCodec, key_bytes, text
+from driftline.wire.topics import Topics
 from producers.numbering import next_row
 from producers.shaping import Shaper
 
@@ -19,7 +19,7 @@ class FeatureProducer:
     """Check records against the stream file, number them if the stream needs it, and send them.
 
     broker: a broker object, or `"host:port"` of a Kafka broker; the client library and its
-    properties then come from the environment. stream: a stream that `driftline.stream.load`
+    properties then come from the environment. stream: a stream that `driftline.config.stream.load`
     returned. first_row: the number (`@row`) of the first record, instead of the one after the
     topic's last number; without meaning if the stream has no numbers. Inference can score every
     record that `send` accepts, except for records with categories that the model does not know.
@@ -28,7 +28,7 @@ class FeatureProducer:
     producer at a time: a new producer continues after the highest number in the topic.
 
     >>> from driftline.broker.memory import MemoryBroker
-    >>> from driftline.stream import loads
+    >>> from driftline.config.stream import loads
     >>> stream = loads('''
     ... version = 1
     ... name = "shop"

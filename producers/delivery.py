@@ -6,7 +6,7 @@ import msgspec
 
 from driftline.broker.port import Outgoing, Producer
 from driftline.errors import MessageTooLarge
-from driftline.topics import Topics
+from driftline.wire.topics import Topics
 from producers.playback import Play
 
 # Messages between two waits for confirmation. Fewer would leave batches half empty; with many more,

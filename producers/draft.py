@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from driftline.stream_keys import quoted, quoted_key
+from driftline.config.stream_keys import quoted, quoted_key
 from producers.profile import Column, Profile
 
 # Twenty windows in the data show when a change happened; each needs enough records for its tests.

@@ -11,13 +11,13 @@ from typing import Final, TypeVar
 import msgspec
 
 from driftline.broker.port import Broker, OffsetRange, TopicPartition
-from driftline.codec.schema import DECODE_ERRORS
+from driftline.broker.scan import ranges, scan
+from driftline.config.stream import ROW, Stream
 from driftline.errors import BrokerError, BrokerUnavailable, DataError
-from driftline.events import MAX_ROW, RowNumber, Source
-from driftline.partition_clock import MAX_AHEAD_ROWS, PartitionClock
-from driftline.scan import ranges, scan
-from driftline.stream import ROW, Stream
-from driftline.topics import Topics
+from driftline.runtime.partition_clock import MAX_AHEAD_ROWS, PartitionClock
+from driftline.wire.column_decoders import DECODE_ERRORS
+from driftline.wire.events import MAX_ROW, RowNumber, Source
+from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 

@@ -27,11 +27,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from driftline.codec.values import MAX_TIME_US
+from driftline.config.stream import AT, ROW, LabelDelay, Span, Stream
 from driftline.errors import DataError
-from driftline.events import MAX_ROW
-from driftline.partition_clock import MAX_AHEAD_ROWS, MAX_AHEAD_US, PartitionClock
-from driftline.stream import AT, ROW, LabelDelay, Span, Stream
+from driftline.runtime.partition_clock import MAX_AHEAD_ROWS, MAX_AHEAD_US, PartitionClock
+from driftline.wire.events import MAX_ROW
+from driftline.wire.values import MAX_TIME_US
 from producers.recorded import recorded_row, recorded_time
 from producers.rows import Change, Changing, Row, Source
 from producers.shaping import Shaped, Shaper, Unusable

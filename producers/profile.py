@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from driftline.codec.records import text
+from driftline.config.stream import Kind, Task
 from driftline.errors import DataError
-from driftline.stream import Kind, Task
+from driftline.wire.feature_records import text
 from producers.clocks import Clock, look_at_clock
 from producers.rows import Source
 from producers.shaping import as_number

@@ -8,9 +8,9 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from driftline.codec.values import parse_time
-from driftline.events import MAX_ROW
-from driftline.stream import to_time_us
+from driftline.config.stream import to_time_us
+from driftline.wire.events import MAX_ROW
+from driftline.wire.values import parse_time
 from producers.shaping import Unusable, as_number
 
 

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import msgspec
 
-from driftline.codec.records import LabelCodec, key_bytes, text
-from driftline.codec.values import time_reader
+from driftline.config.stream import AT, ID, ROW, Stream
 from driftline.errors import DataError
-from driftline.events import MAX_ROW
-from driftline.stream import AT, ID, ROW, Stream
+from driftline.wire.events import MAX_ROW
+from driftline.wire.feature_records import LabelCodec, key_bytes, text
+from driftline.wire.values import time_reader
 
 # Texts that files use for a missing number. They do not apply to categories, which may well be
 # called "None" or "NA".

@@ -10,7 +10,7 @@ from types import UnionType
 
 import msgspec
 
-from driftline.events import (
+from driftline.wire.events import (
     DriftEvent,
     ModelsEvent,
     OutcomesEvent,

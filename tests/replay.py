@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker, Message, Outgoing
+from driftline.broker.scan import ranges, scan
 from driftline.clock import ManualClock
-from driftline.loop import Loop
-from driftline.scan import ranges, scan
-from driftline.stream import Stream
-from driftline.topics import Topics, apply
+from driftline.config.stream import Stream
+from driftline.runtime.loop import Loop
+from driftline.wire.topics import Topics, apply
 from monitor.reference.references import Packages
 from monitor.service import MonitorHandler
 

@@ -18,8 +18,8 @@ from benchmarks.process import BenchmarkError, Measured
 from benchmarks.report import Report
 from benchmarks.summary import throughput_rows, throughput_table
 from benchmarks.throughput import Throughput, rates
-from driftline.codec.records import LabelCodec, RecordCodec
-from driftline.stream import loads
+from driftline.config.stream import loads
+from driftline.wire.feature_records import LabelCodec, RecordCodec
 
 ROOT = Path(__file__).parents[1]
 

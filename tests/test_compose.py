@@ -23,9 +23,9 @@ import typer
 import yaml
 
 from driftline.broker.local import KAFKA_VERSION
-from driftline.cli.main import command_line
-from driftline.settings import load_settings
-from driftline.topics import SERVICES
+from driftline.config.settings import load_settings
+from driftline.wire.topics import SERVICES
+from driftline_app.cli.main import command_line
 
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -87,7 +87,7 @@ def test_the_container_of_a_service_has_its_name_and_a_health_check(service: str
 @by_container
 def test_the_settings_of_a_container_are_known_to_the_code(name: str) -> None:
     environment = OURS[name]["environment"]
-    documented = (ROOT / "driftline" / "settings.py").read_text(encoding="utf-8")
+    documented = (ROOT / "driftline" / "config" / "settings.py").read_text(encoding="utf-8")
     for variable in environment:
         assert variable in documented, variable
     settings = load_settings(environment)
@@ -171,7 +171,7 @@ class Here:
             str(self._stream) if word == "/app/examples/iris.toml" else word for word in arguments
         ]
         return subprocess.Popen(
-            [sys.executable, "-m", "driftline.cli", *moved],
+            [sys.executable, "-m", "driftline_app.cli", *moved],
             env=os.environ | OURS[name]["environment"] | self._environment,
             cwd=self._folder,
             stdout=output,

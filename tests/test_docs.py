@@ -15,8 +15,8 @@ import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from driftline.cli.main import command_line
-from driftline.stream import load
+from driftline.config.stream import load
+from driftline_app.cli.main import command_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -44,7 +44,7 @@ def test_the_targets_of_links_exist(page: Path) -> None:
 @BY_PATH
 def test_paths_of_the_project_exist(page: Path) -> None:
     named = re.findall(
-        r"`((?:driftline|producers|consumers|monitor|trainer|tests|docs|scripts|examples)/[^\s`]*)",
+        r"`((?:driftline|driftline_app|producers|consumers|monitor|trainer|tests|docs|scripts|examples)/[^\s`]*)",
         prose(page),
     )
     for path in named:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from driftline.processes import born
+from driftline.ops.processes import born
 
 PRESS = "os.kill(os.getpid(), signal.SIGINT)"
 HEAD = """
@@ -105,13 +105,13 @@ def test_an_interrupt_during_the_imports_prints_no_traceback(then: str) -> None:
     code = f"""
 class Presses:
     def find_spec(self, name, *_):
-        if name == "driftline.cli.main":
+        if name == "driftline_app.cli.main":
             try:
                 {PRESS}
             finally:
                 {then}
 sys.meta_path.insert(0, Presses())
-from driftline.cli.entry import start
+from driftline_app.cli.entry import start
 start()
 """
     assert ended(code) == (130, "interrupted\n")
@@ -127,7 +127,7 @@ def late(self):
 simpleeval.SimpleEval.__del__ = late
 os.environ["DRIFTLINE_HOME"] = {str(tmp_path)!r}
 sys.argv = ["driftline", "demo", "--limit", "1500"]
-from driftline.cli.main import main
+from driftline_app.cli.main import main
 main()
 """
     exit_code, error = ended(code)

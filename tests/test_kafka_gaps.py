@@ -8,20 +8,20 @@ import pytest
 from confluent_kafka import TopicPartition as KafkaPartition
 from confluent_kafka.admin import AdminClient
 
-from consumers.outcomes import OutcomesHandler
+from consumers.outcomes.handler import OutcomesHandler
+from driftline.audit.reconcile import reconcile
+from driftline.audit.reconcile_findings import Lost
 from driftline.broker import Client, NewTopic, Outgoing, TopicPartition, connect
 from driftline.broker.port import Broker
+from driftline.broker.scan import handled
 from driftline.clock import SystemClock
-from driftline.codec.envelope import encode, outcomes_decoder
-from driftline.codec.labels import LabelCodec
+from driftline.config.stream import Stream, loads
 from driftline.errors import BrokerError
-from driftline.events import Gap, Watermark
-from driftline.loop import Loop
-from driftline.reconcile import reconcile
-from driftline.reconcile_findings import Lost
-from driftline.scan import handled
-from driftline.stream import Stream, loads
-from driftline.topics import Topics
+from driftline.runtime.loop import Loop
+from driftline.wire.envelope import encode, outcomes_decoder
+from driftline.wire.events import Gap, Watermark
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import Topics
 
 DEADLINE_S = 60.0
 FILE = """

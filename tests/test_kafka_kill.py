@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from driftline.stream import Client
-from driftline.topics import SERVICES
+from driftline.config.stream import Client
+from driftline.wire.topics import SERVICES
 from tests.faults.killers import moments
 from tests.faults.run import run
 from tests.faults.scenario import Data, Scenario, sea

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from driftline.broker import connect
+from driftline.config.settings import load_settings
+from driftline.config.stream import Client, load
 from driftline.models.load import Models
-from driftline.settings import load_settings
-from driftline.stream import Client, load
-from tests.cli.invoke import Invoked, invoke
+from tests.app.cli.invoke import Invoked, invoke
 from tests.replay import replayed, written
 
 FILE = """

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driftline.cli.heatmap import Cell, heat_map, histogram
-from driftline.cli.report import write_page as write
-from driftline.cli.report import write_report
-from driftline.cli.report_values import MetricOverTime, RunEvent, RunReport, Totals
-from monitor.reports import Task, draw
+from driftline_app.report.heatmap import Cell, heat_map, histogram
+from driftline_app.report.page import write_page as write
+from driftline_app.report.page import write_report
+from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, Totals
+from monitor.evidently_reports import Task, draw
 from tests.browser import Opened
 from tests.hostile import HOSTILE, RUN
 

@@ -10,15 +10,15 @@ import pytest
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Outgoing
-from driftline.cli.compose import build_loop
+from driftline.broker.scan import ranges, scan
 from driftline.clock import ManualClock
-from driftline.codec.envelope import drift_decoder
-from driftline.doctor import Check, check_broker
-from driftline.events import DriftEvent
-from driftline.scan import ranges, scan
-from driftline.settings import load_settings
-from driftline.stream import loads
-from driftline.topics import Topics, apply
+from driftline.config.settings import load_settings
+from driftline.config.stream import loads
+from driftline.ops.doctor import Check, check_broker
+from driftline.wire.envelope import drift_decoder
+from driftline.wire.events import DriftEvent
+from driftline.wire.topics import Topics, apply
+from driftline_app.assembly import build_loop
 from trainer.first import train_first
 
 STREAM = loads(

@@ -15,7 +15,26 @@ from driftline import errors
 
 ROOT = Path(__file__).parents[1]
 SERVICES = ("producers", "consumers", "monitor", "trainer")
-PACKAGES = ("driftline", *SERVICES)
+PACKAGES = ("driftline", "driftline_app", *SERVICES)
+# The parts of a package, lowest first. A module imports from its own part and from lower ones.
+LAYERS = {
+    "driftline": (
+        *("interrupts", "errors", "clock", "safe_text", "config", "logs", "broker", "wire"),
+        *("learning", "models", "runtime", "audit", "ops"),
+    ),
+    "driftline_app": (
+        *("message_lines", "service_troubles", "systemd_units", "observed_handler", "assembly"),
+        *("report", "replay", "backtest", "cli"),
+    ),
+}
+# The imports that still point up. Each ends when one of the two modules is split.
+UPWARD = {
+    ("driftline.broker.scan", "driftline.wire.commit_metadata"),
+    ("driftline.wire.envelope", "driftline.runtime.handler"),
+    ("driftline_app.backtest.page", "driftline_app.cli.backtest_table"),
+    ("driftline_app.backtest.page", "driftline_app.cli.estimates"),
+    ("driftline_app.replay.narrator", "driftline_app.cli.estimates"),
+}
 # Packages that take seconds and hundreds of megabytes, which a process that scores must not load.
 NOT_IN_INFERENCE = {
     "evidently",
@@ -49,15 +68,44 @@ def imported_packages(path: Path) -> set[str]:
     return found
 
 
-def of_command_line(path: Path) -> bool:
-    return path.is_relative_to(ROOT / "driftline" / "cli")
+def module_of(path: Path) -> str:
+    """Return the dotted name of a module or of a package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def test_only_the_command_line_of_driftline_imports_services() -> None:
+def imported_modules(path: Path, known: set[str]) -> set[str]:
+    """Return those of the `known` modules that a file imports anywhere in its code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (inside & known) or {node.module}
+    return found & known
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_inside_a_package_point_down(package: str) -> None:
+    modules = {module_of(path): path for path in sources(package)}
+    layer = {module: module.split(".")[1] for module in modules if module != package}
+    missing = set(layer.values()) - set(LAYERS[package])
+    assert not missing, "place these in LAYERS"
+    upward = {
+        (module, other)
+        for module in layer
+        for other in imported_modules(modules[module], set(layer))
+        if LAYERS[package].index(layer[other]) > LAYERS[package].index(layer[module])
+    }
+    assert upward == {pair for pair in UPWARD if pair[0] in modules}
+
+
+def test_driftline_imports_no_service() -> None:
     wrong = {
         str(path.relative_to(ROOT)): sorted(imported_packages(path) & set(SERVICES))
         for path in sources("driftline")
-        if not of_command_line(path) and imported_packages(path) & set(SERVICES)
+        if imported_packages(path) & set(SERVICES)
     }
     assert not wrong
 
@@ -73,17 +121,20 @@ def test_a_service_imports_no_other_service(service: str) -> None:
     assert not wrong
 
 
-def test_no_service_imports_the_command_line() -> None:
+def test_no_other_package_names_the_application() -> None:
     wrong = [
         str(path.relative_to(ROOT))
-        for path in sources(*PACKAGES)
-        if not of_command_line(path) and "driftline.cli" in path.read_text(encoding="utf-8")
+        for path in sources("driftline", *SERVICES)
+        if "driftline_app" in path.read_text(encoding="utf-8")
     ]
     assert not wrong
 
 
 def test_importing_inference_loads_no_heavy_package() -> None:
-    code = "import consumers.inference, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    code = (
+        "import sys, consumers.inference.handler as _;"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )

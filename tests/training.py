@@ -8,9 +8,9 @@ import msgspec
 import numpy as np
 
 from driftline.clock import ManualClock
-from driftline.events import Outcome, RetrainRequest, Source, Value
-from driftline.settings import Settings, load_settings
-from driftline.stream import Stream, loads
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Stream, loads
+from driftline.wire.events import Outcome, RetrainRequest, Source, Value
 from trainer.first import TrainedModel, train_first
 
 CLASSIFICATION = loads("""

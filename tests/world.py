@@ -6,13 +6,16 @@ from pathlib import Path
 
 import msgspec
 
-from driftline import topics as planned
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Headers, Message, Outgoing, TopicPartition
 from driftline.clock import ManualClock
-from driftline.codec.envelope import dead_letter, encode, rare
-from driftline.codec.labels import LabelCodec
-from driftline.events import (
+from driftline.config.stream import Stream, loads
+from driftline.models.catalog import record_of
+from driftline.models.keys import Signer, Trusted, new_key
+from driftline.models.signed import sign
+from driftline.wire import topics as planned
+from driftline.wire.envelope import dead_letter, encode, rare
+from driftline.wire.events import (
     Event,
     ModelAnnounced,
     ModelsEvent,
@@ -21,11 +24,8 @@ from driftline.events import (
     RolePointer,
     Source,
 )
-from driftline.models.catalog import record_of
-from driftline.models.keys import Signer, Trusted, new_key
-from driftline.models.signed import sign
-from driftline.stream import Stream, loads
-from driftline.topics import Service, Topics
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import Service, Topics
 
 STREAM_FILE = """
 version = 1

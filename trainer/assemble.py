@@ -12,16 +12,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
-from driftline.codec.records import RecordCodec
+from driftline.config.stream import Stream
 from driftline.errors import TrainingError
-from driftline.evaluation import errors
-from driftline.events import Removed, Trial
-from driftline.features import encode_matrix
+from driftline.learning.encoding import encode_matrix
+from driftline.learning.metrics import errors
 from driftline.models.package import CheckRecord, Manifest, write_package
 from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
 from driftline.models.score import OnnxScorer, Scorer, Scores, SklearnScorer
-from driftline.stream import Stream
+from driftline.wire.columns import Columns
+from driftline.wire.events import Removed, Trial
+from driftline.wire.feature_records import RecordCodec
 from trainer.convert import Conversion, convert
 from trainer.dump import dump
 from trainer.rows import TrainingRows, objects

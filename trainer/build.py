@@ -7,13 +7,13 @@ import msgspec
 from driftline.broker import connect
 from driftline.broker.port import Broker
 from driftline.clock import Clock
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
 from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.load import Models
 from driftline.models.store import ModelStore
-from driftline.settings import Settings
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.wire.topics import Topics
 from trainer.collect import BrokerOutcomeLog
 from trainer.publish import Publisher
 from trainer.retrain import TrainingJob, TrainingResult, retrain

@@ -11,8 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from driftline.config.stream import Task
 from driftline.errors import TrainingError
-from driftline.stream import Task
 
 Parameters = dict[str, str | int | float | bool | None]
 

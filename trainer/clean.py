@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import Removed
-from driftline.stream import Stream
+from driftline.config.stream import Stream
+from driftline.wire.events import Removed
 from trainer.rows import TrainingRows
 
 # If at most 1% of the records are outside a column's declared range, those are measurement errors.

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.broker.port import Broker
-from driftline.codec.envelope import decode_or_skip, outcomes_decoder
-from driftline.codec.records import RecordCodec
-from driftline.events import Outcome, Removed, Value
-from driftline.scan import ranges, scan
-from driftline.stream import Span, Stream
-from driftline.topics import Topics
+from driftline.broker.scan import ranges, scan
+from driftline.config.stream import Span, Stream
+from driftline.wire.envelope import decode_or_skip, outcomes_decoder
+from driftline.wire.events import Outcome, Removed, Value
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.topics import Topics
 from trainer.rows import TrainingRows, from_batch
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.stream import Stream
 from driftline.errors import DriftlineError
 from driftline.models.package import Scoring
 from driftline.models.score import ONNX_INPUT, OnnxScorer, Scorer, Scores, SklearnScorer
-from driftline.stream import Stream
 from trainer.search import Fitted, one_thread
 
 log = logging.getLogger(__name__)

@@ -7,17 +7,17 @@ import msgspec
 
 from driftline.broker.port import Outgoing
 from driftline.clock import Clock
-from driftline.codec.records import format_time
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
 from driftline.errors import TrainingError
-from driftline.events import ModelAnnounced, Value
 from driftline.models.catalog import Catalog, announcement_record, pointer_record
 from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.package import Manifest
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
-from driftline.settings import Settings
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.wire.events import ModelAnnounced, Value
+from driftline.wire.feature_records import format_time
+from driftline.wire.topics import Topics
 from trainer.assemble import CandidateFailed, Origin, assemble
 from trainer.clean import clean
 from trainer.collect import from_records

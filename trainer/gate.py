@@ -8,8 +8,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from driftline.evaluation import Values, better, evaluate, higher_is_better
-from driftline.stream import Metric, Stream
+from driftline.config.stream import Metric, Stream
+from driftline.learning.metrics import Values, better, evaluate, higher_is_better
 from trainer.split import Places
 
 # The standard error of the gain comes from its values in this many blocks of held-out rows. Blocks

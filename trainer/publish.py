@@ -6,10 +6,10 @@ before it is announced, so that every reader of the announcement can fetch it.
 
 from pathlib import Path
 
-from driftline.events import ModelAnnounced
 from driftline.models.keys import Signer
 from driftline.models.package import Manifest
 from driftline.models.store import ModelStore, digest_of
+from driftline.wire.events import ModelAnnounced
 
 
 class Publisher:

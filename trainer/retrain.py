@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.values import shown_time
+from driftline.config.stream import Stream
 from driftline.errors import BrokerError, DriftlineError, PackageError, StoreUnavailable
-from driftline.evaluation import better
-from driftline.events import ModelAnnounced, Removed, RetrainRequest, Trial
+from driftline.learning.metrics import better
 from driftline.models.load import Models
-from driftline.stream import Stream
+from driftline.wire.events import ModelAnnounced, Removed, RetrainRequest, Trial
+from driftline.wire.values import shown_time
 from trainer.assemble import CandidateFailed, Origin, assemble
 from trainer.clean import clean
 from trainer.collect import OutcomeLog, collect

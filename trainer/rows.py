@@ -7,9 +7,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Batch, Columns
-from driftline.events import Value
-from driftline.stream import Stream
+from driftline.config.stream import Stream
+from driftline.wire.columns import Batch, Columns
+from driftline.wire.events import Value
 
 # Replaces a missing row number or time. It is smaller than every real one.
 NONE = np.iinfo(np.int64).min

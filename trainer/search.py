@@ -17,12 +17,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from driftline.config.stream import Stream
 from driftline.errors import TrainingError
-from driftline.evaluation import better, evaluate
-from driftline.events import Trial
-from driftline.features import FeatureSchema, encode_matrix, fit_schema
+from driftline.learning.encoding import FeatureSchema, encode_matrix, fit_schema
+from driftline.learning.metrics import better, evaluate
 from driftline.models.score import Scores, SklearnScorer
-from driftline.stream import Stream
+from driftline.wire.events import Trial
 from trainer.candidates import Candidate, Parameters, candidate
 from trainer.rows import TrainingRows
 from trainer.split import Places, split

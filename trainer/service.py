@@ -14,23 +14,23 @@ from msgspec import Meta
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import Clock
-from driftline.codec.envelope import dead_letter, decode, rare, retrain_decoder
-from driftline.codec.records import format_time
-from driftline.commit_metadata import metadata_of
+from driftline.config.stream import Stream
 from driftline.errors import DataError
-from driftline.events import (
+from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
+from driftline.models.keys import Signer, Trusted
+from driftline.models.signed import sign
+from driftline.runtime.handler import GroupView, LogChange
+from driftline.wire.commit_metadata import metadata_of
+from driftline.wire.envelope import dead_letter, decode, rare, retrain_decoder
+from driftline.wire.events import (
     ModelsEvent,
     RetrainDecision,
     RetrainRequest,
     RolePointer,
     event_id,
 )
-from driftline.handler import GroupView, LogChange
-from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
-from driftline.models.keys import Signer, Trusted
-from driftline.models.signed import sign
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.wire.feature_records import format_time
+from driftline.wire.topics import Topics
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.runner import Runner
 
@@ -74,7 +74,7 @@ class _Held(msgspec.Struct, frozen=True):
 
 
 class TrainerHandler:
-    """Handles retrain requests. `driftline.handler.Handler` documents the contract.
+    """Handles retrain requests. `driftline.runtime.handler.Handler` documents the contract.
 
     `count` returns how many records the outcomes topic has. Records for `models` are signed by
     `signer`, and those read from it must be signed by a `trusted` key. `seen` are the champion's

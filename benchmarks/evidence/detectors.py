@@ -32,7 +32,7 @@ from benchmarks.evidence.models_over import (
 )
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS
-from driftline.stream import Drift, Stream
+from driftline.config.stream import Drift, Stream
 from monitor.decisions.detectors import DETECTORS
 
 SEEDS: Final = 30  # streams of each family, abrupt and gradual each

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, follow
 from benchmarks.evidence.options import options
-from driftline.evaluation import errors
+from driftline.learning.metrics import errors
+from monitor.decisions.autocorrelation_check import Runs
 from monitor.decisions.detectors import ErrorDetector
-from monitor.decisions.runs import Runs
-from monitor.reference.dependence import inflation
+from monitor.reference.autocorrelation import inflation
 
 # Rows in a block: a week, or a month if rows are days. Without a calendar, a block has 200 rows, so
 # that it preserves the autocorrelation.

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.clock import ManualClock
-from driftline.codec.columns import Columns
-from driftline.codec.records import RecordCodec
-from driftline.evaluation import evaluate
+from driftline.config.settings import load_settings
+from driftline.config.stream import Metric, Stream, loads
+from driftline.learning.metrics import evaluate
 from driftline.models.load import Models
 from driftline.models.reference import Reference
 from driftline.models.score import Scores
-from driftline.settings import load_settings
-from driftline.stream import Metric, Stream, loads
+from driftline.wire.columns import Columns
+from driftline.wire.feature_records import RecordCodec
 from producers.draft import window_records
 from trainer.first import train_first
 

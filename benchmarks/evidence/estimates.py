@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
 from benchmarks.evidence.options import options
-from driftline.events import MetricEstimate
+from driftline.config.stream import Metric
 from driftline.models.reference import Reference
-from driftline.stream import Metric
+from driftline.wire.events import MetricEstimate
+from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.coverage import Compared, coverage
 from monitor.reference.references import estimator_for
-from monitor.sample import Sample
 
 Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if missing
 
@@ -131,7 +131,7 @@ def _own(followed: Followed) -> Estimates:
 
 
 def _own_reference(followed: Followed) -> float:
-    from driftline.evaluation import evaluate
+    from driftline.learning.metrics import evaluate
 
     stream, reference = followed.stream, followed.reference
     return evaluate(

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
-from driftline.stream import loads
+from driftline.config.stream import loads
 from monitor.reference.default_tests import jensenshannon, wasserstein
 from monitor.reference.domain_classifier import DomainClassifier, Told
 from monitor.reference.histograms import Histograms
 from monitor.reference.judge import RELATION_EFFECT
 from monitor.reference.thresholds import IN_A_ROW, Calibration, Thresholds
-from monitor.watched import watched
+from monitor.watched_columns import watched
 from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source

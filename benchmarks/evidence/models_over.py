@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
-from driftline.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
-from driftline.stream import Stream, loads
-from monitor.decisions.decide import Decider
+from driftline.config.stream import Stream, loads
+from driftline.wire.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
+from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
-from monitor.metrics import new_tally, rise
-from monitor.reference.dependence import inflation
+from monitor.metric_sums import new_tally, rise
+from monitor.reference.autocorrelation import inflation
 
 Floats = NDArray[np.float64]
 

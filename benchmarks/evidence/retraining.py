@@ -21,13 +21,13 @@ import msgspec
 
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
-from driftline.cli.backtest_pool import cores, play_all
-from driftline.cli.backtest_result import persistence
-from driftline.cli.backtest_runs import Job, Played, periodic, train_first_model, with_policy
-from driftline.cli.chart import element
-from driftline.cli.simulation import Alert
-from driftline.evaluation import errors
-from driftline.stream import Stream, loads
+from driftline.config.stream import Stream, loads
+from driftline.learning.metrics import errors
+from driftline_app.backtest.policy_runs import Job, Played, periodic, train_first_model, with_policy
+from driftline_app.backtest.process_pool import cores, play_all
+from driftline_app.backtest.result import persistence
+from driftline_app.replay.simulation import Alert
+from driftline_app.report.line_chart import element
 from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source

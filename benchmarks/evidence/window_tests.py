@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.evidence.options import options
-from driftline.codec.columns import Columns
+from driftline.config.stream import Stream, loads
 from driftline.models.reference import Reference
-from driftline.stream import Stream, loads
+from driftline.wire.columns import Columns
+from monitor.bottom_k_sample import Sample
 from monitor.reference.judge import Judge
 from monitor.reference.profile import Profile
-from monitor.sample import Sample
 
 ROWS = 10_000
 

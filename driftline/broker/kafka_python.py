@@ -43,7 +43,7 @@ from driftline.broker.port import (
     TopicInfo,
     TopicPartition,
 )
-from driftline.broker.properties import for_kafka_python, without_secrets
+from driftline.config.client_properties import for_kafka_python, without_secrets
 from driftline.errors import (
     BrokerError,
     SettingsError,

@@ -34,7 +34,7 @@ from driftline.broker.port import (
     TopicInfo,
     TopicPartition,
 )
-from driftline.broker.properties import check, unknown_property, without_secrets
+from driftline.config.client_properties import check, unknown_property, without_secrets
 from driftline.errors import (
     BrokerError,
     SettingsError,
@@ -42,7 +42,8 @@ from driftline.errors import (
 
 # The library's own log messages, see driftline.logs.
 _client_log = logging.getLogger("librdkafka")
-# It warns at each start that this property is experimental. tests/broker/test_gapless.py tests it.
+# It warns at each start that this property is experimental. tests/driftline/broker/test_gapless.py
+# tests it.
 _client_log.addFilter(lambda record: "enable.gapless.guarantee is" not in record.getMessage())
 
 # Long enough for a broker that starts slowly, short enough for a user who waits for an error.

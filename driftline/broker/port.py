@@ -1,8 +1,8 @@
 """Define the broker interface: four protocols, and the values that they exchange.
 
 The adapters `memory`, `kafka_python` and `librdkafka` implement it and pass one contract suite
-(`tests/broker/test_contract.py`). All consumers read only committed records. All producers choose
-the partition of a key with murmur2, as Java clients do.
+(`tests/driftline/broker/test_contract.py`). All consumers read only committed records. All
+producers choose the partition of a key with murmur2, as Java clients do.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

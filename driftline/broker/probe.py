@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from driftline.broker.properties import variable
+from driftline.config.client_properties import variable
 from driftline.errors import AccessDenied, BrokerUnavailable, SettingsError
 
 # A reachable broker accepts a client within this time. If not, the probe looks for the reason.

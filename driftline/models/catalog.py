@@ -12,15 +12,15 @@ from typing import Final, Literal
 import msgspec
 
 from driftline.broker.port import Broker, Message, Outgoing
-from driftline.codec.envelope import decode, models_decoder, rare
-from driftline.commit_metadata import metadata_of
+from driftline.broker.scan import ranges, scan
 from driftline.errors import BrokerError, DataError, UntrustedPackage
-from driftline.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
 from driftline.models.current import Current
 from driftline.models.keys import Signature, Trusted
 from driftline.models.signed import is_signed
-from driftline.scan import ranges, scan
-from driftline.topics import Topics
+from driftline.wire.commit_metadata import metadata_of
+from driftline.wire.envelope import decode, models_decoder, rare
+from driftline.wire.events import Freeze, ModelAnnounced, ModelsEvent, RolePointer, event_id
+from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 

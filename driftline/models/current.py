@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from driftline.events import Freeze, RolePointer, event_id
+from driftline.wire.events import Freeze, RolePointer, event_id
 
 T = TypeVar("T", RolePointer, Freeze)
 

@@ -7,8 +7,9 @@ import logging
 
 import msgspec
 
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
 from driftline.errors import DigestMismatch, MissingExtra, PackageCheckFailed, PackageError
-from driftline.events import ModelAnnounced
 from driftline.models.keys import Signature, Trusted
 from driftline.models.package import (
     JOBLIB,
@@ -21,8 +22,7 @@ from driftline.models.package import (
 from driftline.models.reference import Reference, load_reference
 from driftline.models.score import Model, OnnxScorer, Scorer, SklearnScorer
 from driftline.models.store import ModelStore, digest_of
-from driftline.settings import Settings
-from driftline.stream import Stream
+from driftline.wire.events import ModelAnnounced
 
 log = logging.getLogger(__name__)
 

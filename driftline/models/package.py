@@ -11,12 +11,12 @@ from typing import Final, Literal
 
 import msgspec
 
+from driftline.config.stream import Metric, StreamName, Task
 from driftline.errors import PackageCheckFailed
-from driftline.events import Removed, Trial, Value
-from driftline.features import FeatureSchema
+from driftline.learning.encoding import FeatureSchema
 from driftline.models.archive import Limits, archive
 from driftline.models.reference import Reference, save_reference
-from driftline.stream import Metric, StreamName, Task
+from driftline.wire.events import Removed, Trial, Value
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

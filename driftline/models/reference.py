@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
 from driftline.models.archive import Limits, archive
+from driftline.wire.columns import Columns
 
 # Enough rows for any test at the significance levels in use. They add a few hundred kB to the
 # package.

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
-from driftline.codec.records import RecordCodec
+from driftline.config.stream import Stream, Task
 from driftline.errors import MissingExtra, PackageCheckFailed, PackageError
-from driftline.features import FeatureSchema, MatrixEncoder
+from driftline.learning.encoding import FeatureSchema, MatrixEncoder
 from driftline.models.package import Manifest, Scoring
-from driftline.stream import Stream, Task
+from driftline.wire.columns import Columns
+from driftline.wire.feature_records import RecordCodec
 
 # The most columns of a model's matrix: enough for 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000

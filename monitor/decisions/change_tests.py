@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from monitor.decisions.keep import Count, Piece, State, put, take
-from monitor.decisions.runs import Runs
+from monitor.decisions.autocorrelation_check import Runs
+from monitor.decisions.plain_state import Count, Piece, State, put, take
 
 # Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
 

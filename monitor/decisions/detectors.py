@@ -12,9 +12,10 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
+from driftline.config.stream import Stream, Task
 from driftline.errors import StreamFileError
-from driftline.stream import Stream, Task
 from monitor.decisions import river_detectors as river
+from monitor.decisions.autocorrelation_check import Runs, RunsState
 from monitor.decisions.change_tests import (
     Cusum,
     LikelihoodRatio,
@@ -23,8 +24,7 @@ from monitor.decisions.change_tests import (
     Stepd,
     TestState,
 )
-from monitor.decisions.keep import State, put, take
-from monitor.decisions.runs import Runs, RunsState
+from monitor.decisions.plain_state import State, put, take
 
 # Absolute errors are divided by five times the mean of this number of values, and clipped at 1: the
 # detectors need bounded values, and a single extreme error is not drift.

@@ -7,11 +7,11 @@ large enough to matter.
 from collections import deque
 from typing import Final
 
-from driftline.events import PerformancePane
-from driftline.stream import Stream
+from driftline.config.stream import Stream
+from driftline.wire.events import PerformancePane
 from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Rise
-from monitor.decisions.keep import Count, State, put, take
-from monitor.decisions.lanes import Finding
+from monitor.decisions.event_lifecycle import Finding
+from monitor.decisions.plain_state import Count, State, put, take
 
 # If the earlier error is 0, an increase has no limit as a share of it.
 MAX_SEVERITY: Final = 100.0

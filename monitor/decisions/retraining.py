@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from driftline.codec.records import parse_time
-from driftline.events import DriftEvent, PerformancePane, RetrainRequest, event_id
-from driftline.stream import Policy, Span, Stream
-from monitor.decisions.keep import Count, State, put, take
+from driftline.config.stream import Policy, Span, Stream
+from driftline.wire.events import DriftEvent, PerformancePane, RetrainRequest, event_id
+from driftline.wire.feature_records import parse_time
+from monitor.decisions.plain_state import Count, State, put, take
 
 
 class _Reached(msgspec.Struct, frozen=True):

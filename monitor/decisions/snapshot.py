@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from driftline.commit_metadata import Offset
-from driftline.stream import Stream
-from monitor.decisions.decide import Decider, DeciderState
-from monitor.decisions.keep import Count, State
+from driftline.config.stream import Stream
+from driftline.wire.commit_metadata import Offset
+from monitor.decisions.decider import Decider, DeciderState
+from monitor.decisions.plain_state import Count, State
 
 log = logging.getLogger(__name__)
 

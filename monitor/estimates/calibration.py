@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.stream import Metric
 from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
-from driftline.stream import Metric
+from monitor.bottom_k_sample import Sample
 from monitor.class_scores import packed, unpacked
 from monitor.estimates.estimator import Array, Guess, Places
-from monitor.metrics import metric_of, slopes_of
-from monitor.sample import Sample
+from monitor.metric_sums import metric_of, slopes_of
 
 
 class Map(NamedTuple):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from driftline.codec.records import parse_time
-from driftline.events import DataWindow, MetricEstimate, Outcome, Value
-from driftline.stream import Stream
-from monitor.metrics import Tally, new_tally
-from monitor.progress import Grid
+from driftline.config.stream import Stream
+from driftline.wire.events import DataWindow, MetricEstimate, Outcome, Value
+from driftline.wire.feature_records import parse_time
+from monitor.metric_sums import Tally, new_tally
+from monitor.panes import Grid
 
 
 class Compared(msgspec.Struct, frozen=True):

@@ -11,9 +11,9 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.events import MetricEstimate
-from driftline.stream import Metric
-from monitor.sample import Sample
+from driftline.config.stream import Metric
+from driftline.wire.events import MetricEstimate
+from monitor.bottom_k_sample import Sample
 
 # With fewer held-out records, an estimate would be mostly noise.
 MIN_HELD: Final = 50

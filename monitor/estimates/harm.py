@@ -5,8 +5,8 @@ In: the estimate of a window. Out: the harm, and a severity that combines harm a
 
 from typing import Final
 
-from driftline.evaluation import higher_is_better
-from driftline.events import MetricEstimate
+from driftline.learning.metrics import higher_is_better
+from driftline.wire.events import MetricEstimate
 
 # If the held-out error is 0, an increase has no limit as a share of it.
 MAX_HARM: Final = 100.0

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
+from driftline.config.stream import Metric, Stream
 from driftline.models.reference import Reference
-from driftline.stream import Metric, Stream
+from driftline.wire.columns import Columns
+from monitor.bottom_k_sample import Sample
 from monitor.estimates.estimator import MIN_HELD, Array, Guess, Places
-from monitor.sample import Sample
 
 # There are few rows and errors are noisy, so trees are small, with many records per leaf.
 PARAMETERS: Final[Mapping[str, Any]] = {

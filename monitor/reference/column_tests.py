@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from driftline.config.stream import Kind, Stream
 from driftline.errors import MissingExtra, StreamFileError
-from driftline.stream import Kind, Stream
 from monitor.reference.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
 
 # Evidently's registry does not contain what a test returns, so it is listed here.

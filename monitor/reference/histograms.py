@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.reference.relations import pairs
+from monitor.reference.dependence_drift import pairs
 
 # Bins change a Kolmogorov-Smirnov distance by about 1/64 of the reference at most. Windows and
 # resamples use the same bins, so the comparison stays fair.

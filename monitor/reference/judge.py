@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 from numpy.typing import NDArray
 
-from driftline.events import ColumnResult, DataGroup, RelationResult, WindowQuality
-from driftline.stream import Stream
+from driftline.config.stream import Stream
+from driftline.wire.events import ColumnResult, DataGroup, RelationResult, WindowQuality
+from monitor.bottom_k_sample import Sample
 from monitor.optional import optional
 from monitor.reference.column_tests import compare
 from monitor.reference.profile import Measured, Profile
@@ -23,8 +24,7 @@ from monitor.reference.quality import (
     longest_run,
     rising,
 )
-from monitor.sample import Sample
-from monitor.watched import Watched, present, watched
+from monitor.watched_columns import Watched, present, watched
 
 # Smallest effect of a pair, as a share of `effect_size`. A new correlation of 0.18 moves 0.05 of
 # the records to other cells.

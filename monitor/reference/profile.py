@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
-from driftline.events import Limits, RelationResult
+from driftline.config.stream import Stream
 from driftline.models.reference import Reference
-from driftline.stream import Stream
+from driftline.wire.columns import Columns
+from driftline.wire.events import Limits, RelationResult
+from monitor.bottom_k_sample import Sample
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.quality import Counts, count_categories, count_numbers, longest_run
 from monitor.reference.thresholds import Calibration
-from monitor.sample import Sample
-from monitor.watched import present, watched
+from monitor.watched_columns import present, watched
 
 
 class Measured(NamedTuple):

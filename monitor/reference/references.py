@@ -5,15 +5,15 @@ from functools import lru_cache
 from math import isfinite
 from typing import Final, Protocol
 
+from driftline.config.stream import Stream
 from driftline.errors import PackageError, StoreUnavailable
-from driftline.evaluation import evaluate
+from driftline.learning.metrics import evaluate
 from driftline.models.reference import Reference
-from driftline.stream import Stream
 from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
 from monitor.optional import optional
-from monitor.reference.dependence import inflation
+from monitor.reference.autocorrelation import inflation
 from monitor.reference.profile import Profile
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.reference.dependence import block_length
+from monitor.reference.autocorrelation import block_length
 from monitor.reference.histograms import Histograms
 
 # Number of drawn references, and of consecutive windows for each: a decision uses as many.

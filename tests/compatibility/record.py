@@ -19,24 +19,24 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from consumers.outcomes import OutcomesHandler
-from driftline import topics as planned
+from consumers.outcomes.handler import OutcomesHandler
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Outgoing
-from driftline.cli.compose import build_loop
 from driftline.clock import ManualClock
-from driftline.codec.labels import LabelCodec
-from driftline.codec.values import format_time
-from driftline.events import RetrainRequest, event_id
-from driftline.handler import Handler
-from driftline.loop import Loop
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Stream, loads
 from driftline.models import catalog as catalogs
 from driftline.models.keys import Signer, Trusted
 from driftline.models.load import Models
 from driftline.models.signed import sign
-from driftline.settings import Settings, load_settings
-from driftline.stream import Stream, loads
-from driftline.topics import SERVICES, Service, Topics
+from driftline.runtime.handler import Handler
+from driftline.runtime.loop import Loop
+from driftline.wire import topics as planned
+from driftline.wire.events import RetrainRequest, event_id
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import SERVICES, Service, Topics
+from driftline.wire.values import format_time
+from driftline_app.assembly import build_loop
 from monitor.decisions import snapshot
 from monitor.service import MonitorHandler
 from trainer.first import train_first

@@ -10,22 +10,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from driftline.audit.reconcile import reconcile
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Message
+from driftline.broker.scan import ranges, scan
 from driftline.clock import ManualClock
-from driftline.codec import envelope
-from driftline.codec.columns import Batch
-from driftline.codec.labels import LabelCodec
-from driftline.codec.records import RecordCodec
-from driftline.events import Outcome, Prediction
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Stream, load
 from driftline.models.catalog import Catalog, read_catalog
 from driftline.models.keys import Trusted, new_key
 from driftline.models.load import Models
-from driftline.reconcile import reconcile
-from driftline.scan import ranges, scan
-from driftline.settings import Settings, load_settings
-from driftline.stream import Stream, load
-from driftline.topics import Topics
+from driftline.wire import envelope
+from driftline.wire.columns import Batch
+from driftline.wire.events import Outcome, Prediction
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import Topics
 from tests.compatibility import record
 
 ARCHIVES = sorted(Path(__file__).parent.glob("*/*.tar.xz"))

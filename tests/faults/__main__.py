@@ -18,8 +18,8 @@ from rich.table import Table
 
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
-from driftline.stream import Client, Delivery
-from driftline.topics import SERVICES, Topics
+from driftline.config.stream import Client, Delivery
+from driftline.wire.topics import SERVICES, Topics
 from tests.faults import campaign
 from tests.faults import scenario as scenarios
 from tests.faults import soak as soaking

@@ -14,11 +14,11 @@ import msgspec
 
 from driftline.broker import connect
 from driftline.broker.port import Message
+from driftline.config.settings import load_settings
+from driftline.config.stream import load
 from driftline.errors import BrokerError
-from driftline.settings import load_settings
-from driftline.stream import load
-from driftline.topics import Topics, apply
-from tests.cli.invoke import invoke
+from driftline.wire.topics import Topics, apply
+from tests.app.cli.invoke import invoke
 from tests.faults.scenario import Data, Scenario
 from tests.faults.site import Site, copy_models, edited
 

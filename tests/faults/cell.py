@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
+from driftline.audit.reconcile import Reconciliation
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.port import Admin
-from driftline.codec.envelope import decode, rare, retrain_decoder
+from driftline.broker.scan import handled
 from driftline.errors import DriftlineError
-from driftline.events import RetrainDecision, RetrainRequest
-from driftline.operations import INPUTS
-from driftline.partition_clock import AGREEING
-from driftline.reconcile import Reconciliation
-from driftline.scan import handled
-from driftline.topics import Role, Service
+from driftline.ops.status import INPUTS
+from driftline.runtime.partition_clock import AGREEING
+from driftline.wire.envelope import decode, rare, retrain_decoder
+from driftline.wire.events import RetrainDecision, RetrainRequest
+from driftline.wire.topics import Role, Service
 from tests.faults import checks
 from tests.faults.entry import Inside
 from tests.faults.load import Item, Load

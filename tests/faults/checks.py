@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from driftline.codec.envelope import decode, retrain_decoder
-from driftline.events import ModelAnnounced, RetrainDecision, RetrainRequest
+from driftline.audit.reconcile import Reconciliation, reconcile
 from driftline.models.catalog import Catalog
 from driftline.models.keys import Trusted
-from driftline.reconcile import Reconciliation, reconcile
+from driftline.wire.envelope import decode, retrain_decoder
+from driftline.wire.events import ModelAnnounced, RetrainDecision, RetrainRequest
 from tests.faults.site import Site
 from tests.replay import Written
 

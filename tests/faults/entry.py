@@ -1,4 +1,4 @@
-"""Start a service as `python -m driftline.cli` does, with faults inside the process.
+"""Start a service as `python -m driftline_app.cli` does, with faults inside the process.
 
 In: the environment variable `FAULTS_ENTRY`, an `Inside` as JSON. Out: the service, unchanged except
 for these faults. The product's code does not know this module.
@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from driftline.broker.port import Message
-from driftline.cli import compose
-from driftline.handler import Handler, Output
-from driftline.topics import SERVICES
+from driftline.runtime.handler import Handler, Output
+from driftline.wire.topics import SERVICES
+from driftline_app import assembly as compose
 
 VARIABLE: Final = "FAULTS_ENTRY"
 _READ_EVERY_S: Final = 0.05
@@ -88,7 +88,7 @@ def _raise_in_handlers(flag: Path) -> None:
 
 
 def _use_the_disk(memory_records: int) -> None:
-    from consumers.outcomes import OutcomesHandler
+    from consumers.outcomes.handler import OutcomesHandler
 
     defaults = OutcomesHandler.__init__.__kwdefaults__
     assert defaults is not None
@@ -104,7 +104,7 @@ def main() -> None:
         _raise_in_handlers(Path(inside.raising))
     if inside.memory_records is not None:
         _use_the_disk(inside.memory_records)
-    from driftline.cli.main import main as command_line
+    from driftline_app.cli.main import main as command_line
 
     command_line()
 

@@ -5,7 +5,7 @@ In: a site. Out: feature records and labels, as `driftline produce` sends them.
 
 import threading
 
-from driftline.topics import Topics
+from driftline.wire.topics import Topics
 from producers.delivery import Delivery
 from producers.playback import Playback
 from producers.sources import open_source

@@ -6,10 +6,10 @@ The lost records are known exactly. They must be reported, and nothing else may 
 import time
 from typing import Final
 
+from driftline.audit.reconcile import Reconciliation, reconcile
 from driftline.broker.port import NewTopic
-from driftline.codec.envelope import decode, drift_decoder
-from driftline.reconcile import Reconciliation, reconcile
-from driftline.scan import ranges, size
+from driftline.broker.scan import ranges, size
+from driftline.wire.envelope import decode, drift_decoder
 from tests.faults.cell import Cell
 from tests.faults.topic_config import delete_before
 

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from driftline.codec.envelope import rare
-from driftline.events import RetrainRequest
-from driftline.topics import SERVICES, Role, Service
+from driftline.wire.envelope import rare
+from driftline.wire.events import RetrainRequest
+from driftline.wire.topics import SERVICES, Role, Service
 from tests.faults.feed import Feed
 from tests.faults.meter import Meter
 from tests.faults.scenario import Scenario

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import confluent_kafka as ck
 
-from driftline.topics import Topics
+from driftline.wire.topics import Topics
 from producers.playback import Playback
 from producers.sources import open_source
 from tests.faults.site import Site

@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
+from driftline.audit.reconcile import Reconciliation
+from driftline.config.stream import Client, Delivery
 from driftline.errors import DriftlineError
-from driftline.reconcile import Reconciliation
-from driftline.stream import Client, Delivery
 from tests.faults import evidence
 from tests.faults.base import Base, delete_topics, make_site
 from tests.faults.cell import Accounted, Cell

@@ -13,12 +13,12 @@ from typing import Final, Protocol
 
 import msgspec
 
+from driftline.audit.reconcile import Reconciliation
+from driftline.broker.scan import ranges, size
 from driftline.models.keys import Trusted
-from driftline.operations import status
-from driftline.processes import folder_of
-from driftline.reconcile import Reconciliation
-from driftline.scan import ranges, size
-from driftline.workers import look_at_workers
+from driftline.ops.processes import folder_of
+from driftline.ops.status import status
+from driftline.ops.workers import look_at_workers
 from tests.faults import checks
 from tests.faults.feed import Feed
 from tests.faults.killers import Killers

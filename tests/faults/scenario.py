@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from driftline.stream import Client, Delivery
-from driftline.topics import SERVICES, Service
+from driftline.config.stream import Client, Delivery
+from driftline.wire.topics import SERVICES, Service
 from producers.river_sets import TARGET, open_river
 
 # Number of SEA concepts in a run. They cause drift, decisions and requests throughout it.

@@ -12,15 +12,15 @@ import msgspec
 
 from driftline.broker import connect
 from driftline.broker.port import Broker, Message, Outgoing
+from driftline.broker.scan import ranges, scan
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Stream, load
 from driftline.models.keys import Signer
 from driftline.models.load import Models
 from driftline.models.signed import sign
-from driftline.scan import ranges, scan
-from driftline.settings import Settings, load_settings
-from driftline.stream import Stream, load
-from driftline.topics import Topics
-from monitor.progress import PANES
-from tests.cli.invoke import invoke
+from driftline.wire.topics import Topics
+from monitor.panes import PANES
+from tests.app.cli.invoke import invoke
 from tests.faults.scenario import Scenario
 
 # Appended to what `init` drafts. Candidates train quickly: the model does not matter here.

@@ -21,7 +21,7 @@ import psutil
 import typer
 
 from driftline.errors import DriftlineError
-from driftline.processes import ServiceState, folder_of, read_states
+from driftline.ops.processes import ServiceState, folder_of, read_states
 from tests.faults import checks, plot, results
 from tests.faults import scenario as scenarios
 from tests.faults.base import make_base, make_site
@@ -311,7 +311,7 @@ class _Soak:
 
     @staticmethod
     def _command(*arguments: str) -> list[str]:
-        return [sys.executable, "-m", "driftline.cli", *arguments]
+        return [sys.executable, "-m", "driftline_app.cli", *arguments]
 
     # ---- samples --------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from driftline.operations import INPUTS
-from driftline.processes import folder_of, read_state
-from driftline.topics import SERVICES, Service
+from driftline.ops.processes import folder_of, read_state
+from driftline.ops.status import INPUTS
+from driftline.wire.topics import SERVICES, Service
 from tests.faults.entry import VARIABLE, Inside
 from tests.faults.site import Site
 
@@ -67,7 +67,7 @@ class Workers:
     def start(self, slot: Slot) -> None:
         """Start a worker as `driftline up` does, in a session of its own."""
         code, added = os.environ.get(CODE), dict[str, str]()
-        program: tuple[str, ...] = ("-m", "driftline.cli")
+        program: tuple[str, ...] = ("-m", "driftline_app.cli")
         if code:
             program, added = ("-P", *program), {"PYTHONPATH": code}
         if self._inside is not None:

@@ -8,14 +8,13 @@ from tests.fuzz.targets import ROOT
 
 # The modules that turn bytes from outside into values.
 _READERS = (
-    *(
-        "driftline/codec/*",
-        "driftline/events.py",
-        "driftline/stream.py",
-        "driftline/stream_keys.py",
-    ),
-    *("driftline/expressions.py", "driftline/models/package.py", "driftline/models/reference.py"),
-    *("driftline/models/catalog.py",),
+    "driftline/wire/*",
+    "driftline/config/stream.py",
+    "driftline/config/stream_keys.py",
+    "driftline/config/expressions.py",
+    "driftline/models/package.py",
+    "driftline/models/reference.py",
+    "driftline/models/catalog.py",
 )
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 from random import Random
 
 # The modules that turn bytes from outside into values.
-_READERS = ["driftline.codec", "driftline.stream", "driftline.expressions", "driftline.models"]
+_READERS = [
+    "driftline.wire",
+    "driftline.config.stream",
+    "driftline.config.expressions",
+    "driftline.models",
+]
 
 
 def main() -> None:

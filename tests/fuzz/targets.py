@@ -13,24 +13,24 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from consumers.idle import IdlePartitions
-from consumers.progress import Progress
+from consumers.inference.idle_partitions import IdlePartitions
+from consumers.outcomes.low_watermark import Progress
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
+from driftline.broker.scan import handled
 from driftline.clock import ManualClock
-from driftline.codec import envelope
-from driftline.codec.labels import LabelCodec
-from driftline.codec.predictions import PredictionEncoder
-from driftline.codec.records import RecordCodec
-from driftline.codec.values import format_time
+from driftline.config.stream import loads
 from driftline.errors import DriftlineError
-from driftline.events import Event, Prediction
 from driftline.models.catalog import CHAMPION_KEY, Catalog, key_of
 from driftline.models.signed import sign
-from driftline.scan import handled
-from driftline.stream import loads
-from driftline.topics import Topics
-from monitor.progress import Track
-from monitor.windows.merging import Merging
+from driftline.wire import envelope
+from driftline.wire.events import Event, Prediction
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
+from driftline.wire.predictions import PredictionEncoder
+from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
+from monitor.merged_windows.closed_panes import Merging
+from monitor.panes import Track
 from tests.fuzz import packages, streams
 from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 

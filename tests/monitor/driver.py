@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
-from driftline.codec.envelope import drift_decoder, retrain_decoder, windows_decoder
-from driftline.events import DriftEvent, RetrainRequest, WindowsEvent
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.config.stream import Stream
+from driftline.wire.envelope import drift_decoder, retrain_decoder, windows_decoder
+from driftline.wire.events import DriftEvent, RetrainRequest, WindowsEvent
+from driftline.wire.topics import Topics
 from monitor.reference.references import Packages
 from monitor.service import MonitorHandler
 

@@ -7,15 +7,15 @@ import msgspec
 import numpy as np
 
 from driftline.broker.port import Message
-from driftline.codec.columns import Columns
-from driftline.codec.envelope import encode
-from driftline.codec.records import format_time
+from driftline.config.stream import Stream, loads
 from driftline.errors import PackageNotFound
-from driftline.events import Gap, Outcome, Prediction, RefusedRecord, Source, Value, Watermark
-from driftline.events import Log as EventLog
 from driftline.models.reference import Reference
-from driftline.stream import Stream, loads
-from driftline.topics import Topics
+from driftline.wire.columns import Columns
+from driftline.wire.envelope import encode
+from driftline.wire.events import Gap, Outcome, Prediction, RefusedRecord, Source, Value, Watermark
+from driftline.wire.events import Log as EventLog
+from driftline.wire.feature_records import format_time
+from driftline.wire.topics import Topics
 
 
 def small_stream(**sections: str) -> Stream:

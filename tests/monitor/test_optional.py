@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
+from driftline.config.stream import Stream, Task, loads
 from driftline.errors import StoreUnavailable
-from driftline.evaluation import errors
-from driftline.events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
+from driftline.learning.metrics import errors
 from driftline.models.reference import Reference
-from driftline.stream import Stream, Task, loads
+from driftline.wire.columns import Columns
+from driftline.wire.events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
+from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.estimator import Guess, MetricEstimator
+from monitor.merged_windows import performance_windows as performance
 from monitor.optional import optional
 from monitor.reference import column_tests, domain_classifier, judge, references
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.judge import Judge
 from monitor.reference.profile import Profile
 from monitor.reference.references import Profiles, References, estimator_for
-from monitor.sample import Sample
-from monitor.windows import performance
 from tests.monitor.driver import play
 from tests.monitor.streams import Log, Packages, small_stream
 

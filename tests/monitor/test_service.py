@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from driftline.broker.port import Committed, TopicPartition
+from driftline.config.stream import Stream
 from driftline.errors import StreamFileError
-from driftline.events import (
+from driftline.wire.events import (
     DataWindow,
     DriftEvent,
     PerformancePane,
     PerformanceWindow,
     RetrainRequest,
 )
-from driftline.stream import Stream
 from monitor.decisions import snapshot
-from monitor.decisions.decide import Decider
+from monitor.decisions.decider import Decider
 from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver, play
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream

@@ -8,12 +8,12 @@ import pytest
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.partitioner import partition_for
 from driftline.broker.port import Message, Outgoing, TopicPartition
-from driftline.cli.produce import _playback
-from driftline.codec.records import LabelCodec, RecordCodec
+from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
-from driftline.events import MAX_ROW
-from driftline.stream import Stream, loads
-from driftline.topics import MAX_RECORD_BYTES, Topics
+from driftline.wire.events import MAX_ROW
+from driftline.wire.feature_records import LabelCodec, RecordCodec
+from driftline.wire.topics import MAX_RECORD_BYTES, Topics
+from driftline_app.cli.produce import _playback
 from producers.client import FeatureProducer
 from producers.delivery import Delivery
 from producers.numbering import next_row

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from driftline.clock import ManualClock
-from driftline.codec.records import LabelCodec, RecordCodec, format_time
+from driftline.config.stream import Stream, loads
 from driftline.errors import DataError, SettingsError
-from driftline.events import MAX_ROW
-from driftline.stream import Stream, loads
+from driftline.wire.events import MAX_ROW
+from driftline.wire.feature_records import LabelCodec, RecordCodec, format_time
 from producers.pacing import paced
 from producers.playback import Play, Playback
 from producers.rows import Row

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from driftline.codec.records import RecordCodec
+from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
-from driftline.stream import Stream, loads
+from driftline.wire.feature_records import RecordCodec
 from producers import profile as profiles
 from producers.draft import draft
 from producers.playback import Playback

@@ -184,7 +184,7 @@ def test_an_error_for_an_unknown_name_lists_the_known_ones(name: str, problem: s
 
 
 def test_values_of_tables_are_converted_to_json(iris_like: str) -> None:
-    from driftline.stream import loads
+    from driftline.config.stream import loads
 
     stream = loads(iris_like)
     frame = pd.DataFrame(

@@ -11,16 +11,16 @@ import pytest
 from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker, Outgoing
+from driftline.broker.scan import ranges, scan
 from driftline.clock import SystemClock
-from driftline.codec.envelope import decode, encode, rare, retrain_decoder
-from driftline.events import RetrainDecision
-from driftline.loop import Loop
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Client, Stream
 from driftline.models.catalog import read_catalog
 from driftline.models.keys import Trusted
-from driftline.scan import ranges, scan
-from driftline.settings import Settings, load_settings
-from driftline.stream import Client, Stream
-from driftline.topics import Topics, apply
+from driftline.runtime.loop import Loop
+from driftline.wire.envelope import decode, encode, rare, retrain_decoder
+from driftline.wire.events import RetrainDecision
+from driftline.wire.topics import Topics, apply
 from tests.training import CLASSIFICATION, CLOCK, first_model, outcome, request, settings
 from trainer.build import TrainAlone, build_trainer
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from driftline.config.stream import Stream
 from driftline.errors import TrainingError
-from driftline.stream import Stream
 from tests.training import CLASSIFICATION, REGRESSION, label, record, with_candidates
 from trainer.candidates import NAMES, candidate
 from trainer.collect import from_records

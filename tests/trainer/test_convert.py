@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from driftline.features import encode_matrix
+from driftline.config.stream import Stream
+from driftline.learning.encoding import encode_matrix
 from driftline.models.score import OnnxScorer, Scores, SklearnScorer
-from driftline.stream import Stream
 from tests.training import CLASSIFICATION, REGRESSION, label, record
 from trainer import convert as convert_module
 from trainer.candidates import candidate

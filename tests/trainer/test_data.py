@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Outgoing
-from driftline.codec.envelope import encode
-from driftline.events import Outcome, Removed, Watermark
-from driftline.stream import Span, Stream, loads
-from driftline.topics import Topics, apply
+from driftline.config.stream import Span, Stream, loads
+from driftline.wire.envelope import encode
+from driftline.wire.events import Outcome, Removed, Watermark
+from driftline.wire.topics import Topics, apply
 from tests.training import CLASSIFICATION, REGRESSION, outcome, record
 from trainer.clean import clean
 from trainer.collect import BrokerOutcomeLog, collect, from_records

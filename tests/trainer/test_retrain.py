@@ -8,14 +8,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from driftline.codec.columns import Columns
+from driftline.config.stream import Stream
 from driftline.errors import BrokerUnavailable, PackageError, StoreUnavailable, TrainingError
-from driftline.events import ModelAnnounced, Outcome, RetrainRequest
 from driftline.models.keys import new_key
 from driftline.models.load import Models
 from driftline.models.score import Model, Scores
 from driftline.models.store import ModelStore
-from driftline.stream import Stream
+from driftline.wire.columns import Columns
+from driftline.wire.events import ModelAnnounced, Outcome, RetrainRequest
 from tests.training import (
     CLASSIFICATION,
     REGRESSION,

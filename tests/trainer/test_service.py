@@ -7,8 +7,11 @@ import pytest
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.clock import ManualClock
-from driftline.codec.envelope import encode, models_decoder, retrain_decoder
-from driftline.events import (
+from driftline.config.stream import Stream
+from driftline.models.catalog import Catalog
+from driftline.runtime.handler import LogChange
+from driftline.wire.envelope import encode, models_decoder, retrain_decoder
+from driftline.wire.events import (
     Freeze,
     ModelAnnounced,
     ModelsEvent,
@@ -16,10 +19,7 @@ from driftline.events import (
     RolePointer,
     Trial,
 )
-from driftline.handler import LogChange
-from driftline.models.catalog import Catalog
-from driftline.stream import Stream
-from driftline.topics import Topics
+from driftline.wire.topics import Topics
 from tests.training import CLASSIFICATION, request
 from tests.world import SIGNER, TRUSTED, announced, pointer, signed
 from trainer.retrain import TrainingJob, TrainingResult

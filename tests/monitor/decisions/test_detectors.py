@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.stream import Task
+from driftline.config.stream import Task
+from monitor.decisions.autocorrelation_check import HISTORY, Runs
 from monitor.decisions.detectors import (
     DETECTORS,
     REMEMBERED,
@@ -19,8 +20,7 @@ from monitor.decisions.detectors import (
     ErrorDetector,
     Rise,
 )
-from monitor.decisions.runs import HISTORY, Runs
-from monitor.reference.dependence import inflation
+from monitor.reference.autocorrelation import inflation
 
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")

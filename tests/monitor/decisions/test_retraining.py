@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from driftline.codec.values import format_time
-from driftline.events import DriftEvent, RetrainRequest
-from driftline.stream import DriftKind, Stream
+from driftline.config.stream import DriftKind, Stream
+from driftline.wire.events import DriftEvent, RetrainRequest
+from driftline.wire.values import format_time
 from monitor.decisions.retraining import RetrainRule
-from tests.monitor.decisions.test_decide import GOOD, pane
+from tests.monitor.decisions.test_decider import GOOD, pane
 from tests.monitor.streams import small_stream
 
 WINDOW = 1000

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.events import PerformancePane, WindowsEvent
-from driftline.stream import Stream
+from driftline.config.stream import Stream
+from driftline.wire.events import PerformancePane, WindowsEvent
 from monitor.decisions import snapshot
-from monitor.decisions.decide import Decider, DeciderState
+from monitor.decisions.decider import Decider, DeciderState
 from monitor.decisions.snapshot import Decided, Snapshots
 from tests.monitor.streams import small_stream
 

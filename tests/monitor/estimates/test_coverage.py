@@ -2,8 +2,8 @@
 
 import pytest
 
-from driftline.codec.envelope import outcomes_decoder
-from driftline.events import DataGroup, DataWindow, MetricEstimate, Outcome
+from driftline.wire.envelope import outcomes_decoder
+from driftline.wire.events import DataGroup, DataWindow, MetricEstimate, Outcome
 from monitor.estimates.coverage import Truth, coverage
 from tests.monitor.streams import Log, small_stream
 

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftline.codec.columns import Columns
-from driftline.evaluation import errors, evaluate
+from driftline.config.stream import Metric, Stream, loads
+from driftline.learning.metrics import errors, evaluate
 from driftline.models.reference import Reference
-from driftline.stream import Metric, Stream, loads
+from driftline.wire.columns import Columns
+from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.calibration import calibrated, isotonic
 from monitor.estimates.estimator import Estimator
 from monitor.reference.references import Profiles, References, estimator_for
-from monitor.sample import Sample
 from tests.monitor.streams import Packages
 
 CLASSES = ("a", "b", "c")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from driftline.events import ColumnResult, DataGroup, DataWindow, DriftEvent, MetricEstimate
-from driftline.stream import Metric
-from monitor.decisions.decide import Decider
+from driftline.config.stream import Metric
+from driftline.wire.events import ColumnResult, DataGroup, DataWindow, DriftEvent, MetricEstimate
+from monitor.decisions.decider import Decider
 from monitor.estimates.harm import MAX_HARM, harm_of
 from tests.monitor.streams import small_stream
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from driftline.config.stream import Kind
 from driftline.errors import StreamFileError
-from driftline.stream import Kind
 from monitor.reference.column_tests import (
     DISTANCES,
     LEFT_OUT,

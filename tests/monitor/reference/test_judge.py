@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from driftline.codec.columns import Columns
-from driftline.events import DataGroup
+from driftline.wire.columns import Columns
+from driftline.wire.events import DataGroup
+from monitor.bottom_k_sample import Sample
 from monitor.reference import domain_classifier
 from monitor.reference.judge import Judge
 from monitor.reference.profile import Profile
 from monitor.reference.quality import count_categories, count_numbers, is_stuck, longest_run, rising
-from monitor.sample import Sample
-from monitor.watched import watched
+from monitor.watched_columns import watched
 from tests.monitor.streams import columns, reference, small_stream
 
 STREAM = small_stream(

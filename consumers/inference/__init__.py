@@ -1,0 +1,1 @@
+"""Score feature records with the champion."""

@@ -1,0 +1,165 @@
+"""Load the champion that the `models` topic names, check it, and swap it in.
+
+Input: records of the `models` topic. Output: the model to score with. A champion that cannot be
+used is rejected and tried again later. Meanwhile the current model serves or, after a restart, the
+newest ancestor that can be used. A swap takes place between two batches.
+"""
+
+import logging
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
+
+import msgspec
+
+from driftline.broker.port import Message
+from driftline.clock import Clock
+from driftline.config.stream import Stream
+from driftline.errors import PackageError, StoreUnavailable
+from driftline.models.catalog import Catalog
+from driftline.models.load import Models
+from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
+
+log = logging.getLogger(__name__)
+
+# How long the loading thread may hold the interpreter lock. With Python's default of 5 ms, each
+# call of the scoring thread into the Kafka client could wait that long.
+_SWITCH_INTERVAL_S = 0.0005
+# A package that cannot be used is tried again after one second, then after twice as long each time.
+# By then a missing package may be restored, its key trusted, or the store reachable again.
+FIRST_RETRY_S: Final = 1.0
+LONGEST_RETRY_S: Final = 300.0
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    why: str
+    passes: bool  # the store is unreachable; the package may be fine
+    wait_s: float
+    retry_at_s: float
+
+
+class Champion:
+    """Serves the catalog's champion. With `in_thread`, models are loaded in the background."""
+
+    def __init__(self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool) -> None:
+        self._models = models
+        self._clock = clock
+        self.catalog = Catalog(models.trusted)
+        self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
+        if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
+            self._loader.submit(import_sklearn)
+        self._loading: Future[Model] | None = None  # from the start of a load until it is taken
+        self._wanted = ""  # digest of the model in `_loading`
+        self._failed: dict[str, _Failure] = {}  # by digest, until the model can be loaded
+        self.model: Model | None = None  # the model that serves; replaced by `swap`
+
+    @property
+    def digest(self) -> str | None:
+        """Return the digest of the model that serves, or None while there is none."""
+        return self.model.digest if self.model else None
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Return what is rejected and why: models by digest, records of `models` by key."""
+        failed = {
+            digest: self._failed[digest].why
+            for digest in self.catalog.lineage()
+            if digest in self._failed
+        }
+        return failed | self.catalog.refused
+
+    def apply(self, message: Message) -> None:
+        """Apply a record of the `models` topic. Raises DataError if it cannot be read."""
+        self.catalog.apply(message)
+
+    def swap(self) -> None:
+        """Swap in the champion once it is loaded and checked. Until then the current model serves.
+
+        If there is no current model (after a restart), try the ancestors too, the newest first.
+        """
+        while True:
+            if self._loading is None:
+                wanted = self._next()
+                if wanted is None:
+                    return
+                self._wanted = wanted
+                self._loading = self._load(wanted)
+            if not self._loading.done():
+                return
+            self._take(self._loading)
+            self._loading = None
+
+    def close(self) -> None:
+        """Stop the loading thread without waiting for a model that is being loaded."""
+        if self._loader is not None:
+            self._loader.shutdown(wait=False, cancel_futures=True)
+
+    def _better(self) -> tuple[str, ...]:
+        """Return the models that should serve instead of the current one, the best first."""
+        lineage = self.catalog.lineage()
+        if self.digest is None:
+            return lineage
+        if self.digest in lineage:
+            return lineage[: lineage.index(self.digest)]
+        return lineage[:1]  # the current model serves until the champion itself can be used
+
+    def _next(self) -> str | None:
+        """Return the digest of the model to load now, or None."""
+        now_s = self._clock.monotonic()
+        for digest in self._better():
+            failure = self._failed.get(digest)
+            if failure is None or now_s >= failure.retry_at_s:
+                return digest
+            if failure.passes:
+                return None  # the ancestors are in the same unreachable store
+        return None
+
+    def _load(self, digest: str) -> Future[Model]:
+        if self._loader is not None:
+            sys.setswitchinterval(_SWITCH_INTERVAL_S)
+            return self._loader.submit(self._loaded, digest)
+        future: Future[Model] = Future()
+        try:
+            future.set_result(self._loaded(digest))
+        except PackageError as error:
+            future.set_exception(error)
+        return future
+
+    def _loaded(self, digest: str) -> Model:
+        # The signature of the pointer covers the digest, so no announcement is needed.
+        model = self._models.load(self.catalog.announcements.get(digest, digest))
+        model.warm_up()
+        model.check()
+        return model
+
+    def _take(self, loading: "Future[Model]") -> None:
+        digest = self._wanted
+        try:
+            model = loading.result()
+        except PackageError as error:
+            self._fail(digest, error)
+            return
+        self._failed.pop(digest, None)
+        if digest not in self._better():
+            log.info("model %s is no longer wanted", digest)  # rolled back while it was loaded
+            return
+        log.info("model %s answers, instead of %s", digest, self.digest or "none")
+        self.model = model
+
+    def _fail(self, digest: str, error: PackageError) -> None:
+        before = self._failed.get(digest)
+        wait_s = FIRST_RETRY_S if before is None else min(before.wait_s * 2, LONGEST_RETRY_S)
+        self._failed[digest] = _Failure(
+            why=error.message,
+            passes=isinstance(error, StoreUnavailable),
+            wait_s=wait_s,
+            retry_at_s=self._clock.monotonic() + wait_s,
+        )
+        if before is None or before.why != error.message:
+            log.error(
+                "model %s refused: %s; serving: %s; trying again until it can be used",
+                digest,
+                error.message,
+                self.digest or "none",
+            )

@@ -1,0 +1,251 @@
+"""Advance the watermarks of idle partitions, so that windows can close.
+
+Input: the positions of records, and the watermarks that the group's other workers committed.
+Output: watermarks for partitions that were silent for `windows.idle`. They advance to where the
+furthest partition was that long ago, so that records on their way are not late. A watermark is
+published as a record, so every reader of the topic sees time advance at the same place.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from driftline.broker.port import Committed, TopicPartition
+from driftline.clock import Clock
+from driftline.config.stream import Stream
+from driftline.runtime.handler import GroupView
+from driftline.runtime.partition_clock import (
+    MAX_AHEAD_ROWS,
+    MAX_AHEAD_US,
+    ClockState,
+    PartitionClock,
+)
+from driftline.wire.commit_metadata import Axis, Offset, Position, metadata_of
+
+# A stream is live if its newest record is at most this old when it is read. Its event time then
+# advances with the clock, unlike that of recorded data that is played back.
+_LIVE_WITHIN_S = 60.0
+
+
+class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Metadata beside a committed offset of the features topic. `clock` and `other_clock` are the
+    clocks of the records before that offset, on the axis of windows and on the other axis."""
+
+    watermark: Position | None = None
+    clock: ClockState = ClockState()
+    other_clock: ClockState = ClockState()
+    models: Offset = 0  # partition 0: unreadable records of `models` before it are dead letters
+    sequence: Offset = 0  # sequence of the newest champion pointer that was seen
+    champion: str | None = None  # the model of that pointer
+    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
+
+
+class _Partition:
+    def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
+        at = metadata_of(committed, Reached) or Reached()
+        self.watermark = at.watermark  # raised by records, dead letters and idle time
+        # The watermark at the last prediction or idle advance: dead letters do not raise it.
+        self.passed_on = at.watermark
+        clock = at.clock
+        if clock.reached is None and at.watermark is not None:  # the commit has no clock
+            clock = ClockState(at.watermark)
+        self.clock = PartitionClock(stream.max_ahead, clock)
+        other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
+        self.other_clock = PartitionClock(other, at.other_clock)
+        self.next_offset = committed.offset
+        self.since_s = now_s  # when records were last read
+        # When records were first read after the last prediction: set by `read`, reset by `scored`.
+        self.refusing_since_s: float | None = None
+        # The next three are set by `look`.
+        self.lag: int | None = None
+        self.end: int | None = None
+        self.is_caught_up = False  # everything before the previous `end` was handled
+
+
+class IdlePartitions:
+    """Tracks the partitions of one inference worker, and the furthest watermark of all workers."""
+
+    def __init__(self, stream: Stream, clock: Clock) -> None:
+        self._clock = clock
+        self._stream = stream
+        self._by_time = stream.axis == "time"
+        self._idle_s = (stream.windows.idle.us or 0) / 1e6
+        # Watermark minus position. On the row axis, the row after the largest may come next.
+        self._ahead = (0 if self._by_time else 1) - stream.lateness
+        # The times and values at which the largest watermark increased. `_reach` adds them,
+        # `_front_at` removes those that are too old to matter.
+        self._front: deque[tuple[float, int]] = deque()
+        self._is_live = False  # updated when a record of this worker raises the largest watermark
+        # The last call of `watermarks`, and the last one before the last `look`.
+        self._ticked_s = self._looked_s = clock.monotonic()
+        self._own: dict[int, _Partition] = {}  # from `assigned` to `revoked`
+        # The largest plausible position of a partition's first record, None if unknown. Set by the
+        # owner whenever another model serves.
+        self.latest_start: int | None = None
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        """Start tracking these partitions."""
+        now_s = self._clock.monotonic()
+        for (_, partition), committed in resume.items():
+            own = self._own[partition] = _Partition(self._stream, committed, now_s)
+            self._reach(own.watermark)
+
+    def revoked(self, partitions: Iterable[TopicPartition]) -> None:
+        """Stop tracking these partitions."""
+        for partition in partitions:
+            self._own.pop(partition.partition, None)
+
+    def read(self, partition: int, next_offset: int) -> None:
+        """Note that records of a partition were read, and the next offset to read."""
+        own = self._own[partition]
+        own.next_offset = max(next_offset, own.next_offset)
+        own.since_s = self._clock.monotonic()
+        if own.refusing_since_s is None:
+            own.refusing_since_s = own.since_s
+
+    def wait(self) -> None:
+        """Restart all idle times. Called while there is no model, so that nothing is read."""
+        now_s = self._clock.monotonic()
+        for own in self._own.values():
+            own.since_s = now_s
+            if own.refusing_since_s is not None:
+                own.refusing_since_s = now_s
+
+    def ahead(
+        self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
+    ) -> list[int]:
+        """Return the indices of those of the partition's next records that are implausibly far
+        ahead of earlier ones, on the axis of windows (`positions`) or on the other (`others`)."""
+        own = self._own[partition]
+        own.clock.latest_start = self.latest_start
+        found = _take(own.clock, positions)
+        further = _take(own.other_clock, others)
+        return sorted({*found, *further}) if further else found
+
+    def scored(self, partition: int, position: int | None) -> None:
+        """Note that records of a partition were scored. `position` is their largest accepted
+        position, or None."""
+        own = self._own[partition]
+        own.refusing_since_s = None
+        if position is not None:
+            self._advance(own, position)
+        own.passed_on = own.watermark
+
+    def refused(self, partition: int, position: int | None) -> int | None:
+        """Note the position of a dead letter, if it has one. Return the partition's watermark.
+
+        A partition with nothing but dead letters counts as idle after `windows.idle`. Otherwise the
+        join and the windows of outcomes would wait for predictions that never come.
+        """
+        own = self._own[partition]
+        if position is not None:
+            self._advance(own, position)
+        return own.watermark
+
+    def look(self, view: GroupView) -> None:
+        """Note what is left to read. If a partition was silent for half of `windows.idle`, also
+        fetch the watermarks that the group's workers committed."""
+        now_s = self._clock.monotonic()
+        self._looked_s = self._ticked_s  # the view was fetched after this
+        for (topic, partition), lag in view.lags.items():
+            if (own := self._own.get(partition)) is not None:
+                own.lag = lag
+                at = TopicPartition(topic, partition)
+                own.is_caught_up = own.end is not None and view.positions[at] >= own.end
+                own.end = view.ends[at]
+        if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
+            for committed in view.committed().values():
+                self._reach((metadata_of(committed, Reached) or Reached()).watermark)
+
+    def watermarks(self) -> list[tuple[int, int]]:
+        """Return (partition, watermark) of each idle partition to advance now.
+
+        Idle time counts up to the last `look`, not up to now: a partition that seems idle to a
+        delayed worker may have many unread records.
+        """
+        self._ticked_s = self._clock.monotonic()
+        reached = self._front_at(self._looked_s - self._idle_s)
+        if reached is None:
+            return []
+        moved = []
+        for partition, own in sorted(self._own.items()):
+            if self._is_silent(own) and (own.passed_on is None or own.passed_on < reached):
+                own.passed_on = reached
+                own.watermark = reached if own.watermark is None else max(own.watermark, reached)
+                moved.append((partition, reached))
+        return moved
+
+    def _is_silent(self, own: _Partition) -> bool:
+        """Return whether nothing, or nothing but dead letters, was read for `windows.idle`."""
+        if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
+            return True
+        refusing_s = own.refusing_since_s
+        return (
+            refusing_s is not None
+            and own.is_caught_up
+            and self._looked_s - refusing_s >= self._idle_s
+        )
+
+    def holds(
+        self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
+    ) -> dict[TopicPartition, Committed]:
+        """Return the offsets to commit, with watermarks, clocks and the state of `models`."""
+        return {
+            TopicPartition(topic, partition): Committed(
+                own.next_offset,
+                msgspec.json.encode(
+                    Reached(
+                        own.watermark,
+                        own.clock.state,
+                        own.other_clock.state,
+                        models=models if partition == 0 else 0,
+                        sequence=sequence,
+                        champion=champion,
+                        axis=self._stream.axis,
+                    )
+                ).decode(),
+            )
+            for partition, own in self._own.items()
+        }
+
+    def _advance(self, own: _Partition, position: int) -> None:
+        watermark = position + self._ahead
+        if own.watermark is None or watermark > own.watermark:
+            own.watermark = watermark
+        if self._reach(watermark):
+            delay_s = self._clock.time() - position / 1e6
+            self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
+
+    def _reach(self, watermark: int | None) -> bool:
+        """Record a watermark. Return whether it is the largest of all partitions so far."""
+        if watermark is None or (self._front and watermark <= self._front[-1][1]):
+            return False
+        now_s = self._clock.monotonic()
+        grain_s = max(self._idle_s / 20, 0.001)  # `_front` has one entry per grain
+        if self._front and self._front[-1][0] // grain_s == now_s // grain_s:
+            self._front.pop()
+        self._front.append((now_s, watermark))
+        return True
+
+    def _front_at(self, at_s: float) -> int | None:
+        """Return the largest watermark of all partitions at that time, or None if unknown."""
+        while len(self._front) > 1 and self._front[1][0] <= at_s:
+            self._front.popleft()
+        if not self._front or self._front[0][0] > at_s:
+            return None
+        since_s, watermark = self._front[0]
+        if self._is_live and len(self._front) == 1:
+            # Advance in steps of `windows.idle`, so that a silent stream gets few watermarks.
+            step_s = max(self._idle_s, 0.001)
+            watermark += int((at_s - since_s) // step_s * step_s * 1e6)
+        return watermark
+
+
+def _take(clock: PartitionClock, positions: Sequence[int | None]) -> list[int]:
+    """Pass the positions that are not None to `clock.take`. Return the indices of those ahead."""
+    if None not in positions:
+        return clock.take(positions)  # type: ignore[arg-type]  # there is no None
+    places = [place for place, position in enumerate(positions) if position is not None]
+    known = [position for position in positions if position is not None]
+    return [places[at] for at in clock.take(known)]

@@ -1,0 +1,1 @@
+"""Join predictions with their labels: a windowed join over a state store."""

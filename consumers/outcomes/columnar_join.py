@@ -1,0 +1,129 @@
+"""Join an ordinary batch by columns, at a third of the cost of joining record by record.
+
+In an ordinary batch all records are new, their ids are unique and new in their topic, each has at
+most one match, and no match is near a time limit. So the result does not depend on the order of
+records within the batch. The functions change nothing and return False for any other batch.
+"""
+
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Protocol, TypeVar
+
+from consumers.outcomes.buffer import Block, Pending, Positioned
+from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
+from consumers.outcomes.low_watermark import Progress
+
+_position_of = attrgetter("position")
+_source_of = attrgetter("source")
+_at_of = attrgetter("at")
+_ahead_of = attrgetter("ahead")
+T = TypeVar("T", bound=Positioned)
+P = TypeVar("P")
+
+
+class Join(Protocol):
+    """The part of `window_join.PartitionJoin` that this module uses."""
+
+    horizon: int
+    progress: Progress
+    kept_predictions: Pending[KeptPrediction]
+    kept_labels: Pending[KeptLabel]
+
+
+def take_ordinary_predictions(
+    join: Join, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+) -> bool:
+    """Join a batch of predictions if it is ordinary. Return whether it is."""
+    progress, side = join.progress, join.progress.predictions
+    if found[0].offset < side.published or not join.kept_predictions.knows_none(ids):
+        return False
+    partners = join.kept_labels.newest(ids)
+    if partners is None:
+        return False
+    labels = [label for label in partners if label is not None]
+    predictions = [p for p, label in zip(found, partners, strict=True) if label is not None]
+    if any(map(_ahead_of, found)):
+        return False
+    positions = list(map(_position_of, found))
+    reached = max(side.reached, max(positions))
+    floor = max(progress.floor, min(reached, progress.labels.reached))
+    if not _all_in_time(predictions, labels, join.horizon, floor):
+        return False
+    sources = list(map(_source_of, found))
+    for block, start, end in join.kept_predictions.add_all(ids, found, positions, sources):
+        block.last_source = sources[end - 1]
+        block.joined += end - start - partners[start:end].count(None)
+    for block, prediction in _with_blocks(join.kept_labels, labels, predictions):
+        if prediction.offset < block.needs:
+            block.needs = prediction.offset
+        if prediction.position > block.newest:
+            block.newest = prediction.position
+    if labels:
+        results.first_outcomes(predictions, labels)
+    progress.source = sources[-1]
+    side.reached = reached
+    progress.raise_floor()
+    return True
+
+
+def take_ordinary_labels(
+    join: Join, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+) -> bool:
+    """Join a batch of labels if it is ordinary. Return whether it is."""
+    progress, side = join.progress, join.progress.labels
+    if found[0].offset < side.published or not join.kept_labels.knows_none(ids):
+        return False
+    partners = join.kept_predictions.newest(ids)
+    at = list(map(_at_of, found))
+    if partners is None or None in at:
+        return False
+    predictions = [prediction for prediction in partners if prediction is not None]
+    if any(map(_ahead_of, found)) or any(map(_ahead_of, predictions)):
+        return False
+    labels = [label for label, p in zip(found, partners, strict=True) if p is not None]
+    reached = max(side.reached, max(at))
+    floor = max(progress.floor, min(reached, progress.predictions.reached))
+    if not _all_in_time(predictions, labels, join.horizon, floor):
+        return False
+    positions = [
+        place if partner is None else partner.position
+        for place, partner in zip(at, partners, strict=True)
+    ]
+    for block, start, end in join.kept_labels.add_all(ids, found, positions):
+        here = partners[start:end]
+        block.waiting = block.waiting or None in here
+        for partner in here:
+            if partner is not None and partner.offset < block.needs:
+                block.needs = partner.offset
+    for block, _ in _with_blocks(join.kept_predictions, predictions, labels):
+        block.joined += 1
+    if labels:
+        results.first_outcomes(predictions, labels)
+    side.reached = reached
+    progress.raise_floor()
+    return True
+
+
+def _all_in_time(
+    predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel], horizon: int, floor: int
+) -> bool:
+    """Return whether all pairs are surely within the join window, and `floor` has passed none."""
+    if not labels:
+        return True
+    positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))
+    if None in at:
+        return False
+    first: int = min(min(positions), min(at))
+    last: int = max(max(positions), max(at))
+    return last - first <= horizon and first + horizon >= floor
+
+
+def _with_blocks(
+    kept: Pending[T], records: Sequence[T], partners: Sequence[P]
+) -> Iterator[tuple[Block, P]]:
+    """Yield the block of each record with the record's partner. Most neighbours share a block."""
+    block: Block | None = None
+    for record, partner in zip(records, partners, strict=True):
+        if block is None or not block.first <= record.offset < block.end:
+            block = kept.block_of(record.offset)
+        yield block, partner

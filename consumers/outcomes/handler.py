@@ -1,0 +1,471 @@
+"""Outcomes: join predictions with their labels, by record id.
+
+| label | result |
+|---|---|
+| read after its prediction | an outcome, revision 0 |
+| read before its prediction | buffered; an outcome as soon as the prediction is read |
+| the same label again | counted as repeated; nothing is published |
+| a changed label | an outcome with the next revision, even if the prediction is read last |
+| several predictions have its id | it belongs to the first of them that it is in time for |
+| known more than a join window after its record | a dead letter, whichever is read first |
+| no prediction within the join window | a dead letter |
+| outcome too large | a dead letter |
+| none within the join window | the prediction is counted as unlabelled |
+
+The join window (`[labels] horizon`) is measured by positions: those of records and the `@at` of
+labels, never by a clock. So a backlog in one topic makes no label late. Each partition is joined
+separately: a label must have the same key as its record.
+"""
+
+import logging
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import attrgetter, lt
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from consumers.outcomes.join_records import KeptLabel, KeptPrediction
+from consumers.outcomes.low_watermark import Resume, Stand
+from consumers.outcomes.output_records import Publication, are_plain, plain
+from consumers.outcomes.state_store import CacheFailed, Caches
+from consumers.outcomes.window_join import PartitionJoin
+from driftline.audit.partition_placement import Placement, Side
+from driftline.broker.port import Committed, Message, Messages, TopicPartition
+from driftline.clock import Clock
+from driftline.config.stream import Stream
+from driftline.runtime.handler import GroupView, LogChange, Output
+from driftline.wire.batch_decoding import Decoded, decode_each
+from driftline.wire.commit_metadata import Kind, usable
+from driftline.wire.envelope import lost_unread
+from driftline.wire.events import Prediction, Source, Watermark
+from driftline.wire.feature_records import LabelCodec, parse_time
+from driftline.wire.labels import Label
+from driftline.wire.topics import Topics
+
+log = logging.getLogger(__name__)
+
+_RESUME: Final = Kind(
+    Resume,
+    "outcomes of the records from there on are published again, and labels of earlier predictions "
+    "that are not joined yet become dead letters",
+)
+
+# How many records of each topic a worker with a cache on disk keeps in memory, for all partitions
+# together. A prediction of four columns takes 0.8 kB, a label 0.4 kB.
+MEMORY_RECORDS = 300_000
+# How many records of both topics a worker buffers in memory if its cache has failed (about 2 GB).
+UNCACHED_RECORDS = 3_000_000
+
+
+class _Source(Source, frozen=True, gc=False):
+    """Not tracked by the garbage collector, because thousands exist while a batch is handled."""
+
+
+class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
+    source: _Source
+
+    def __post_init__(self) -> None:
+        """Skip the check of the time, which takes three times as long as decoding. The time is
+        parsed by `_read_one_by_one` if it is the position."""
+
+
+_id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
+_source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead"))
+_decode = msgspec.json.Decoder(_Prediction | Watermark).decode
+
+
+class OutcomesHandler:
+    """Joins predictions with labels. `driftline.runtime.handler.Handler` documents the contract.
+
+    `state` is the folder of the cache for records that do not fit in memory. Without it, all
+    records within the join window stay in memory. If the cache fails, they do too, and all
+    partitions are paused while `uncached_records` or more are in memory. `counts` has the results
+    since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
+    (labels without a prediction), oversized, invalid.
+    """
+
+    follows: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        stream: Stream,
+        clock: Clock,
+        *,
+        state: Path | None = None,
+        memory_records: int = MEMORY_RECORDS,
+        uncached_records: int = UNCACHED_RECORDS,
+    ) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._caches = Caches(state)
+        self._memory_records = memory_records
+        self._uncached_records = uncached_records
+        self._is_full = False  # the last result of `_has_too_much`, which logs a change to True
+        self._topics = Topics(stream)
+        self._labels = LabelCodec(stream)
+        self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
+        # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
+        # by `_read_deferred` or `revoked`.
+        self._deferred: dict[int, list[tuple[str, Messages]]] = {}
+        self._rebuilding_since_s: float | None = None  # from `assigned` until all are rebuilt
+        self.counts: Counter[str] = Counter()
+        self._placement = Placement(stream.kafka.partitions)
+        self._warned = False  # whether `problem` was logged
+
+    @property
+    def problem(self) -> str | None:
+        """Return why labels and predictions are in different partitions, or None if nothing is
+        wrong or too few keys were seen."""
+        return self._placement.problem
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self._topics.predictions, self._topics.labels)
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        if self._has_too_much():
+            return assigned
+        held = set()
+        for partition, join in self._joins.items():
+            predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
+            waiting = join.pace.waiting()
+            if waiting is not None and predictions in assigned and labels in assigned:
+                held.add(labels if waiting is join.progress.labels else predictions)
+        return frozenset(held)
+
+    def follow(self, messages: Sequence[Message]) -> Output:
+        raise RuntimeError("the join follows no topic")
+
+    def assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int] | None:
+        kinds = dict.fromkeys(self.inputs, _RESUME)
+        resume = usable(resume, self._topics.group("outcomes"), kinds, self._stream.axis)
+        starts: dict[TopicPartition, int] = {}
+        for partition in sorted({at.partition for at in resume}):
+            predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
+            join = self._new_join(
+                partition, resume.get(predictions, Committed(0)), resume.get(labels, Committed(0))
+            )
+            starts[predictions] = join.progress.predictions.next_offset
+            starts[labels] = join.progress.labels.next_offset
+        for join in self._joins.values():
+            join.limit_memory(self._memory_records // len(self._joins))
+        if again := sum(join.to_reread for join in self._joins.values()):
+            self._rebuilding_since_s = self._clock.monotonic()
+            log.info(
+                "the join goes back %d records in %d partitions to rebuild its state",
+                again,
+                sum(join.progress.is_rebuilding for join in self._joins.values()),
+            )
+        return {partition: start for partition, start in starts.items() if partition in resume}
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self._deferred.pop(partition.partition, None)
+            if (join := self._joins.pop(partition.partition, None)) is not None:
+                join.close()
+
+    def handle(self, messages: Sequence[Message]) -> Output:
+        publications: dict[int, Publication] = {}
+        found = Messages.of(messages)
+        for (topic, partition), at in found.runs:
+            join = self._join(partition)
+            publication = publications.get(partition)
+            if publication is None:
+                publication = publications[partition] = self._publication(partition, join)
+            self._read_deferred(partition, join, publication)
+            own = found[at]
+            self._read(join, topic, partition, own, publication)
+            self._read_deferred(partition, join, publication)
+            side: Side = "labels" if topic == self._topics.labels else "records"
+            self._placement.see(side, partition, own.keys)
+        if not self._warned and self.problem is not None:
+            self._warned = True
+            log.warning("labels do not meet their predictions: %s", self.problem)
+        return [record for p in publications.values() for record in p.records()]
+
+    def log_changed(self, change: LogChange) -> Output:
+        if change.is_new_topic and change.unread is None:
+            change = self._remembered(change)
+        return lost_unread(change, self._topics.outcomes)
+
+    def _remembered(self, change: LogChange) -> LogChange:
+        """Return a change with `unread` set from the commit of the other topic, if it is known.
+
+        A topic that was created again while no worker ran has lost its own commits.
+        """
+        progress = self._join(change.partition.partition).progress
+        is_label = change.partition.topic == self._topics.labels
+        unread = (progress.predictions if is_label else progress.labels).at.beside
+        if unread == 0:
+            return change
+        log.error(
+            "%s[%d] was created again: from offset %d on it was not read", *change.partition, unread
+        )
+        return msgspec.structs.replace(change, unread=unread)
+
+    def refuse(self, message: Message, reason: str) -> Output:
+        join = self._join(message.partition)
+        is_label = message.topic == self._topics.labels
+        side = join.progress.labels if is_label else join.progress.predictions
+        publication = self._publication(message.partition, join)
+        if is_label:
+            self._refuse_label(join, message, reason, publication)
+        else:
+            self._refuse(0, message, reason, publication)
+        side.next_offset = max(message.offset + 1, side.next_offset)
+        return list(publication.records())
+
+    def tick(self) -> Output:
+        output: list[Publication] = []
+        for partition, join in self._joins.items():
+            publication = self._publication(partition, join)
+            join.pass_time(publication)
+            output.append(publication)
+            self._read_deferred(partition, join, publication)
+        self._tell_when_rebuilt()
+        return [record for publication in output for record in publication.records()]
+
+    def look(self, view: GroupView) -> None:
+        for partition, join in self._joins.items():
+            stands = [
+                Stand(view.positions[at], view.ends[at])
+                for topic in self.inputs
+                if (at := TopicPartition(topic, partition)) in view.ends
+            ]
+            if len(stands) == len(self.inputs):
+                join.look(*stands)
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        held = {}
+        for partition, join in self._joins.items():
+            predictions, labels = join.hold()
+            held[TopicPartition(self._topics.predictions, partition)] = predictions
+            held[TopicPartition(self._topics.labels, partition)] = labels
+        return held
+
+    def close(self) -> None:
+        for join in self._joins.values():
+            join.close()
+        self._joins.clear()
+
+    # ---- partitions -----------------------------------------------------------------------------
+
+    def _join(self, partition: int) -> PartitionJoin:
+        if partition not in self._joins:
+            return self._new_join(partition, Committed(0), Committed(0))
+        return self._joins[partition]
+
+    def _new_join(self, partition: int, predictions: Committed, labels: Committed) -> PartitionJoin:
+        if (former := self._joins.pop(partition, None)) is not None:
+            former.close()
+        try:
+            join = self._cached_join(partition, predictions, labels)
+        except CacheFailed:  # it is logged, and no cache is opened from now on
+            join = self._cached_join(partition, predictions, labels)
+        self._joins[partition] = join
+        return join
+
+    def _cached_join(
+        self, partition: int, predictions: Committed, labels: Committed
+    ) -> PartitionJoin:
+        return PartitionJoin(
+            self._stream,
+            predictions,
+            labels,
+            cache=self._caches.open(partition),
+            topics=(self._topics.predictions, self._topics.labels),
+        )
+
+    def _has_too_much(self) -> bool:
+        """Return whether memory is full of records that a failed cache should hold."""
+        if not self._caches.have_failed:
+            return False
+        kept = sum(join.in_memory for join in self._joins.values())
+        is_full = kept >= self._uncached_records
+        if is_full and not self._is_full:
+            log.error(
+                "the join reads no more: it keeps %d records in memory because its cache has "
+                "failed. Make room on the disk and restart outcomes; nothing is lost meanwhile",
+                kept,
+            )
+        self._is_full = is_full
+        return is_full
+
+    def _publication(self, partition: int, join: PartitionJoin) -> Publication:
+        return Publication(
+            self._stream, self._topics, partition, self.counts, lambda: join.watermark
+        )
+
+    def _tell_when_rebuilt(self) -> None:
+        since_s = self._rebuilding_since_s
+        if since_s is not None and not any(j.progress.is_rebuilding for j in self._joins.values()):
+            self._rebuilding_since_s = None
+            log.info("the join's state is rebuilt after %.1f s", self._clock.monotonic() - since_s)
+
+    # ---- records --------------------------------------------------------------------------------
+
+    def _read(
+        self,
+        join: PartitionJoin,
+        topic: str,
+        partition: int,
+        messages: Messages,
+        publication: Publication,
+    ) -> None:
+        """Read records of one topic and partition into the join.
+
+        While the state from before a restart is rebuilt, new records are deferred: the records that
+        they match may be among those of the other topic that are still to be read again.
+        """
+        is_label = topic == self._topics.labels
+        side = join.progress.labels if is_label else join.progress.predictions
+        next_offset = messages[-1].offset + 1
+        if join.progress.is_rebuilding and next_offset > side.published:
+            first = bisect_left(messages.offsets, side.published)
+            self._deferred.setdefault(partition, []).append((topic, messages[first:]))
+            messages = messages[:first]
+            next_offset = side.published  # even if retention deleted the last old ones
+        (self._read_labels if is_label else self._read_predictions)(join, messages, publication)
+        side.next_offset = next_offset
+
+    def _read_deferred(self, partition: int, join: PartitionJoin, publication: Publication) -> None:
+        if self._deferred and not join.progress.is_rebuilding:
+            for topic, messages in self._deferred.pop(partition, ()):
+                self._read(join, topic, partition, messages, publication)
+
+    def _read_predictions(
+        self, join: PartitionJoin, messages: Messages, publication: Publication
+    ) -> None:
+        values = messages.values
+        found = decode_each(_decode, values)
+        for item in found.rejected:
+            published = join.progress.predictions.published
+            self._refuse(published, messages[item.index], item.reason, publication)
+        read = None
+        if self._stream.axis == "row" and not found.rejected:
+            read = _plain_ones(messages, values, found.items, join.progress.source)
+        if read is None:
+            self._read_one_by_one(join, messages, found, publication)
+        else:
+            join.take_predictions(list(map(_id_of, found.items)), read, publication)
+
+    def _read_one_by_one(
+        self,
+        join: PartitionJoin,
+        messages: Messages,
+        found: Decoded[_Prediction | Watermark],
+        publication: Publication,
+    ) -> None:
+        """Read predictions, any of which may be a watermark, a duplicate or unusable."""
+        values, offsets, keys = messages.values, messages.offsets, messages.keys
+        published = join.progress.predictions.published
+        by_row = self._stream.axis == "row"
+        ids: list[str] = []
+        read: list[KeptPrediction] = []
+        newest = join.progress.source
+        for index, event in zip(found.kept, found.items, strict=True):
+            offset = offsets[index]
+            if type(event) is Watermark:
+                if event.log is not None:
+                    join.take_predictions(ids, read, publication)
+                    ids, read = [], []
+                    join.progress.source = newest
+                    join.progress.take_log(offset, event.log)
+                    newest = join.progress.source
+                    continue
+                # Only the watermark of an idle partition counts. After that of a dead letter or a
+                # gap, labels of earlier records may still be read.
+                is_silence = event.dead_letter is None and not event.gaps
+                if offset >= published and is_silence and event.position is not None:
+                    # First join what was read before it. Otherwise a batch that is longer than the
+                    # join window would find its own labels late.
+                    join.take_predictions(ids, read, publication)
+                    ids, read = [], []
+                    join.progress.take_watermark(event.position)
+                continue
+            assert type(event) is _Prediction
+            source = event.source.offset
+            if source <= newest:
+                self.counts["duplicates"] += offset >= published
+                continue
+            newest = source
+            try:
+                position = event.row if by_row else event.time and parse_time(event.time)
+                value = plain(values[index] or b"", event)
+            except ValueError as error:
+                self._refuse(published, messages[index], str(error), publication)
+                continue
+            if not isinstance(position, int):
+                reason = f"no position: its {self._stream.axis} is missing"
+                self._refuse(published, messages[index], reason, publication)
+                continue
+            ids.append(event.record_id)
+            read.append(KeptPrediction(offset, source, position, keys[index], value, event.ahead))
+        join.take_predictions(ids, read, publication)
+        join.progress.source = newest
+
+    def _read_labels(
+        self, join: PartitionJoin, messages: Messages, publication: Publication
+    ) -> None:
+        found = self._labels.decode_all(messages.values)
+        start = 0
+        # Keep the order of the log, so that the results do not depend on the batches.
+        for place, item in enumerate(found.rejected):
+            usable = found.items[start - place : item.index - place]
+            self._take_labels(join, messages[start : item.index], usable, publication)
+            message, start = messages[item.index], item.index + 1
+            if message.offset >= join.progress.labels.published:
+                self._refuse_label(join, message, item.reason, publication)
+        usable = found.items[start - len(found.rejected) :]
+        self._take_labels(join, messages[start:], usable, publication)
+
+    def _take_labels(
+        self,
+        join: PartitionJoin,
+        messages: Messages,
+        found: Sequence[Label],
+        publication: Publication,
+    ) -> None:
+        ids, labels, at = (list(map(of, found)) for of in (_id_of, _label_of, _at_of))
+        offsets, keys, headers = messages.offsets, messages.keys, messages.headers
+        read = list(map(KeptLabel, offsets, at, labels, keys, messages.values, headers))
+        join.take_labels(ids, read, publication)
+
+    def _refuse_label(
+        self, join: PartitionJoin, message: Message, reason: str, publication: Publication
+    ) -> None:
+        """Reject a label that was not rejected before a restart."""
+        self.counts["invalid"] += 1
+        position = join.refuse_label(self._labels.position(message.value))
+        publication.refused_label(message, reason, position)
+
+    def _refuse(
+        self, published: int, message: Message, reason: str, publication: Publication
+    ) -> None:
+        if message.offset >= published:  # otherwise it was rejected before the restart
+            self.counts["invalid"] += 1
+            publication.dead_letter(message, reason)
+
+
+def _plain_ones(
+    messages: Messages,
+    values: Sequence[bytes | None],
+    events: Sequence[_Prediction | Watermark],
+    source: int,
+) -> list[KeptPrediction] | None:
+    """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
+    watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
+    plains = [value for value in values if value is not None]
+    if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
+        return None
+    sources, rows = list(map(_source_of, events)), list(map(_row_of, events))
+    if any(map(_ahead_of, events)):
+        return None
+    if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
+        return None
+    return list(map(KeptPrediction, messages.offsets, sources, rows, messages.keys, plains))

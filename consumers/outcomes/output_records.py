@@ -1,0 +1,184 @@
+"""Build the records that the join publishes for one partition: outcomes and dead letters.
+
+An outcome is the prediction's own bytes with the label appended, so nothing is encoded again. If an
+outcome would exceed the topic's size limit, its label becomes a dead letter.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from operator import methodcaller
+from typing import Final
+
+from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Reason
+from driftline.broker.port import Message, Outgoing, OutgoingBatch
+from driftline.config.stream import Stream
+from driftline.wire.envelope import dead_letter, encode
+from driftline.wire.events import Prediction, RefusedRecord, Value, Watermark
+from driftline.wire.predictions import marked_ahead
+from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
+from driftline.wire.values import format_time
+
+_PREDICTION: Final = b'{"type":"prediction",'
+_FIRST: Final = b'{"type":"outcome",%b,%b,"revision":0}'
+_begins: Final = methodcaller("startswith", _PREDICTION)
+_ends: Final = methodcaller("endswith", b"}")
+_SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
+
+_REASONS: Final[dict[Reason, str]] = {
+    "late": "known later than the horizon after its record",
+    "orphan": "no prediction with this id within the horizon",
+}
+
+
+def plain(value: bytes, event: Prediction) -> bytes:
+    """Return a prediction's bytes in the form that Driftline writes, to build an outcome from.
+    `event` is the decoded `value`.
+
+    >>> from driftline.wire.envelope import predictions_decoder
+    >>> value = (
+    ...     b'{ "type": "prediction", "record_id": "7", "time": null, "row": 1,'
+    ...     b' "prediction": 2.5, "scores": null, "model": "sha256:1",'
+    ...     b' "source": {"topic": "f", "partition": 0, "offset": 3}, "record": {"x": 1.50}}'
+    ... )
+    >>> plain(value, predictions_decoder.decode(value))[:38]
+    b'{"type":"prediction","record_id":"7","'
+    """
+    if value.startswith(_PREDICTION) and value.endswith(b"}"):
+        return value
+    return encode(event)
+
+
+def _with_label_ahead(value: bytes, prediction: KeptPrediction) -> bytes:
+    """Mark an outcome whose label is ahead. It is marked already if its prediction is ahead."""
+    return value if prediction.ahead else marked_ahead(value)
+
+
+def are_plain(values: Sequence[bytes]) -> bool:
+    """Return whether `plain` would return all these values unchanged."""
+    return all(map(_begins, values)) and all(map(_ends, values))
+
+
+class Publication:
+    """Collects the results of a join for one partition, and adds their numbers to `counts`.
+
+    `reached` returns the watermark of the partition's outcomes when a label is rejected.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        topics: Topics,
+        partition: int,
+        counts: Counter[str],
+        reached: Callable[[], int | None],
+    ) -> None:
+        self._topics = topics
+        self._partition = partition
+        self._counts = counts
+        self._reached = reached
+        self._by_row = stream.axis == "row"
+        self._keys: list[bytes | None] = []
+        self._values: list[bytes] = []
+        self._letters: list[Outgoing] = []
+        self._first = self._revised = 0
+        self._texts: dict[Value, bytes] = {}  # the JSON of each label that is a string
+
+    def first_outcomes(
+        self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
+    ) -> None:
+        """See `consumers.outcomes.join_records.Results`, also for the methods below."""
+        known = [self._known(label) for label in labels]
+        shared = [prediction.value[_SHARED] for prediction in predictions]
+        values = list(map(_FIRST.__mod__, zip(shared, known, strict=True)))
+        for place, label in enumerate(labels):
+            if label.ahead:
+                values[place] = _with_label_ahead(values[place], predictions[place])
+        keys = [prediction.key for prediction in predictions]
+        limit = MAX_KEY_AND_VALUE_BYTES - max(len(key or b"") for key in keys)
+        if max(map(len, values)) > limit:
+            for prediction, label in zip(predictions, labels, strict=True):
+                self.outcome(prediction, label, 0)
+            return
+        self._first += len(values)
+        self._keys += keys
+        self._values += values
+
+    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
+        value = b'{"type":"outcome",%b,%b,"revision":%d}' % (
+            prediction.value[_SHARED],
+            self._known(label),
+            revision,
+        )
+        if label.ahead:
+            value = _with_label_ahead(value, prediction)
+        key = prediction.key
+        if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
+            self._counts["oversized"] += 1
+            reason = f"outcome too large: {len(value)} bytes with the prediction inside"
+            self._refuse(label, reason)
+            return
+        if revision:
+            self._revised += 1
+        else:
+            self._first += 1
+        self._keys.append(key)
+        self._values.append(value)
+
+    def refused(self, label: KeptLabel, reason: Reason) -> None:
+        self._counts["late" if reason == "late" else "orphans"] += 1
+        self._refuse(label, _REASONS[reason])
+
+    def repeated(self, label: KeptLabel) -> None:
+        self._counts["repeated"] += 1
+
+    def unlabelled(self, predictions: int) -> None:
+        self._counts["unlabelled"] += predictions
+
+    def watermark(self, position: int) -> None:
+        self._keys.append(None)
+        self._values.append(encode(Watermark(position=position)))
+
+    def refused_label(self, message: Message, reason: str, position: int | None) -> None:
+        """Add a dead letter for a label, and a watermark with its position in place of its outcome.
+        Without the watermark, windows would not close if every label is rejected."""
+        self.dead_letter(message, reason)
+        letter = RefusedRecord(message.offset, position)
+        self._keys.append(None)
+        self._values.append(encode(Watermark(self._reached(), dead_letter=letter)))
+
+    def dead_letter(self, message: Message, reason: str) -> None:
+        """Add a dead letter for an input record."""
+        self._letters.append(
+            dead_letter(self._topics.deadletters, message, reason=reason, service="outcomes")
+        )
+
+    def records(self) -> Iterator[Outgoing | OutgoingBatch]:
+        """Count the outcomes, and yield all records to send."""
+        self._counts.update(outcomes=self._first, revised=self._revised)
+        if self._values:
+            yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
+        yield from self._letters
+
+    def _known(self, label: KeptLabel) -> bytes:
+        """Return the part of an outcome's bytes that describes its label."""
+        value = label.label
+        text = self._texts.get(value) if type(value) is str else encode(value)
+        if text is None:
+            text = self._texts[value] = encode(value)
+        at = label.at
+        if at is None:
+            return b'"label":%b,"label_time":null,"label_row":null' % text
+        if self._by_row:
+            return b'"label":%b,"label_time":null,"label_row":%d' % (text, at)
+        return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
+
+    def _refuse(self, label: KeptLabel, reason: str) -> None:
+        message = Message(
+            self._topics.labels,
+            self._partition,
+            label.offset,
+            label.key,
+            label.value,
+            label.headers,
+        )
+        self.refused_label(message, reason, None if label.ahead else label.at)

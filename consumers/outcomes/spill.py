@@ -1,0 +1,132 @@
+"""Write the join's cache after each successful commit, and never before it.
+
+After an abort, records that were read since the last commit are read again, maybe followed by
+others, and records that were evicted since then may be needed again. So the cache always has the
+state of a commit, and a restart continues from there.
+"""
+
+import logging
+import secrets
+from typing import Any
+
+import msgspec
+
+from consumers.outcomes.buffer import Pending
+from consumers.outcomes.low_watermark import Progress
+from consumers.outcomes.state_store import Batch, Cache, CacheFailed, Covered
+
+log = logging.getLogger(__name__)
+
+
+class _Commit(msgspec.Struct, frozen=True):
+    """The extent of a commit: next offsets, and how many evicted blocks may then be deleted."""
+
+    predictions: int
+    labels: int
+    dropped_predictions: int
+    dropped_labels: int
+
+
+class Spill:
+    """Keeps the cache of one partition, if there is one, at the state of the last commit.
+
+    `token` is stored in the cache and beside the committed offsets. If both tokens are the same,
+    the cache belongs to these commits and not to those of deleted topics or another group.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        predictions: Pending[Any],
+        labels: Pending[Any],
+        cache: Cache | None,
+        topics: tuple[str, str],
+    ) -> None:
+        self._progress = progress
+        self._predictions = predictions
+        self._labels = labels
+        self._cache = cache
+        self._topics = topics
+        tokens = {progress.predictions.at.token, progress.labels.at.token}
+        self.token = tokens.pop() if len(tokens) == 1 else ""
+        # The next offsets of the last successful commit, and the commit that `begin_commit` noted.
+        # `settle` takes it as successful, because after a failure there is a new join.
+        self._committed = (progress.predictions.published, progress.labels.published)
+        self._commit: _Commit | None = None
+        if cache is not None:
+            self._begin(cache)
+
+    def begin_commit(self) -> None:
+        """Note what the loop is about to commit."""
+        if not self._progress.is_rebuilding:
+            self._note_commit(
+                self._progress.predictions.next_offset, self._progress.labels.next_offset
+            )
+
+    def settle(self) -> None:
+        """Write what the last commit covers to the cache. Called in each iteration of the loop."""
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            self._committed = (commit.predictions, commit.labels)
+            self._predictions.settle()
+            self._labels.settle()
+            self._write(commit.dropped_predictions, commit.dropped_labels)
+        elif self._progress.is_rebuilding:
+            self._write()  # records that are read again were committed before
+
+    def close(self) -> None:
+        """Write everything committed, and close the cache. If that fails, records are reread."""
+        if self._cache is not None:
+            try:
+                self._predictions.restore()
+                self._labels.restore()
+                self._write(everything=True)
+            except CacheFailed as error:
+                log.debug("closed without its cache: %s", error)
+            self._cache.close()
+            self._cache = None
+
+    def _note_commit(self, predictions: int, labels: int) -> None:
+        self._commit = _Commit(
+            predictions, labels, self._predictions.dropped(), self._labels.dropped()
+        )
+
+    def _begin(self, cache: Cache) -> None:
+        predictions, labels = self._progress.predictions, self._progress.labels
+        covered = cache.covered()
+        # Empty a cache that is new, unreadable, of other topics or commits, or newer than them.
+        if (
+            covered is None
+            or covered.topics != self._topics
+            or covered.token != self.token
+            or covered.predictions > predictions.published
+            or covered.labels > labels.published
+        ):
+            cache.clear()
+            covered = None
+        self.token = self.token or secrets.token_hex(8)
+        self._predictions.load(cache, predictions.resumed.offset)
+        self._labels.load(cache, labels.resumed.offset)
+        if covered is None:
+            return
+        if covered.predictions > predictions.next_offset:
+            predictions.next_offset = covered.predictions
+            self._progress.source = covered.source
+        labels.next_offset = max(labels.next_offset, covered.labels)
+        self._note_commit(*self._committed)  # the blocks that `load` evicted can be deleted
+
+    def _write(
+        self, dropped_predictions: int = 0, dropped_labels: int = 0, *, everything: bool = False
+    ) -> None:
+        if self._cache is None:
+            return
+        batch = Batch()
+        for pending, dropped, committed in (
+            (self._predictions, dropped_predictions, self._committed[0]),
+            (self._labels, dropped_labels, self._committed[1]),
+        ):
+            pending.write(batch, deletions=dropped, committed=committed, everything=everything)
+        if not batch.operations.is_empty():
+            predictions, source = self._predictions.next_uncached or (0, -1)
+            labels, _ = self._labels.next_uncached or (0, -1)
+            self._cache.write(batch, Covered(self._topics, self.token, predictions, source, labels))

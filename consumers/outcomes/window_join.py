@@ -1,0 +1,446 @@
+"""Match the predictions and labels of one partition, and evict those that can no longer match.
+
+Input: decoded predictions and labels, each topic in its order. How the two interleave affects only
+the results that decision 14 lists. Output: outcomes and rejected labels, passed to `Results`. It
+decodes nothing and publishes nothing.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from consumers.outcomes.backpressure import Pace
+from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Pending
+from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
+from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
+from consumers.outcomes.low_watermark import Progress, Stand
+from consumers.outcomes.spill import Spill
+from consumers.outcomes.state_store import Cache
+from driftline.broker.port import Committed
+from driftline.config.stream import Stream
+from driftline.runtime.partition_clock import AGREEING
+
+# Records are evicted in blocks, which span at most 1/8 of the join window.
+_BLOCKS_OF_HORIZON = 8
+# One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
+# more pauses, each of which discards fetched records. A larger one leaves the join less memory.
+_SLACK_OF_MEMORY = 6
+
+
+class PartitionJoin:
+    """Buffers the records of one partition of both topics that may still match.
+
+    A prediction and a label with the same id match if the label's `@at` is at most one join window
+    (`horizon`) away from the record's position. If several predictions match, the label belongs to
+    the first of them. A record is evicted when the low watermark (`progress.floor`) is more than a
+    join window past it.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        predictions: Committed,
+        labels: Committed,
+        *,
+        cache: Cache | None = None,
+        topics: tuple[str, str] = ("", ""),
+    ) -> None:
+        self.horizon = stream.horizon
+        span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
+        self.progress = Progress(predictions, labels, stream)
+        # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
+        # clears it when the next prediction is not ahead.
+        self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
+        self._max_ahead = stream.max_ahead
+        # What is added to a position for the watermark. After row 4,999, row 5,000 comes next.
+        self._beyond = (1 if stream.axis == "row" else 0) - stream.lateness
+        self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
+        self._pane = stream.pane_size
+        self._passed_on = BEFORE_ALL  # the last watermark of `_pass_silence`
+        self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
+        self.kept_labels = Pending(b"l", KeptLabel, span=span)
+        self.pace = Pace(self.progress.predictions, self.progress.labels)
+        self._spill = Spill(self.progress, self.kept_predictions, self.kept_labels, cache, topics)
+
+    @property
+    def to_reread(self) -> int:
+        """Return how many offsets are to be read again until the state is rebuilt."""
+        sides = (self.progress.predictions, self.progress.labels)
+        return sum(max(0, side.published - side.next_offset) for side in sides)
+
+    @property
+    def in_memory(self) -> int:
+        """Return how many records of both topics are in memory."""
+        return self.kept_predictions.in_memory + self.kept_labels.in_memory
+
+    @property
+    def watermark(self) -> int | None:
+        """Return the position before which no more outcomes are expected, None if unknown.
+
+        Outcomes of earlier labels were published, because both topics were read beyond it, or these
+        labels are too late. No single label moves it: see `Progress`.
+        """
+        progress = self.progress
+        if progress.floor == BEFORE_ALL:
+            return None
+        both = min(progress.predictions.reached, progress.labels.reached) + self._beyond
+        return max(both, progress.floor - self.horizon, self._lowest)
+
+    def limit_memory(self, records: int) -> None:
+        """Set how many records of each topic stay in memory if a cache can hold the others."""
+        self.kept_predictions.limit = self.kept_labels.limit = records
+        self.pace.slack = records // _SLACK_OF_MEMORY
+
+    # ---- records --------------------------------------------------------------------------------
+
+    def take_predictions(
+        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+    ) -> None:
+        """Buffer predictions with these record ids, and match them with labels read earlier.
+
+        Their source offsets must increase, from above `progress.source`.
+        """
+        if not found:
+            return
+        self._fetch(ids)
+        side = self.progress.predictions
+        if self._ahead or not take_ordinary_predictions(self, ids, found, results):
+            self._take_predictions(ids, found, results)
+        self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
+
+    def _take_predictions(
+        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+    ) -> None:
+        progress, side = self.progress, self.progress.predictions
+        kept, labels_of = self.kept_predictions, self.kept_labels.get
+        for record_id, prediction in zip(ids, found, strict=True):
+            position, source = self._place_of(prediction), prediction.source
+            block = kept.add(record_id, prediction, position, source=source)
+            block.last_source = progress.source = source
+            if labels := labels_of(record_id):
+                self._meet_labels(record_id, prediction, labels, results)
+            if prediction.ahead:
+                self._ahead.append((prediction.offset, prediction.position))
+                continue
+            if self._ahead:
+                self._confirm(position)
+            if position > side.reached:
+                side.reached = position
+                progress.raise_floor()
+
+    def _place_of(self, prediction: KeptPrediction) -> int:
+        """Return the position from which a prediction is buffered for a join window."""
+        if not prediction.ahead:
+            return prediction.position
+        reached = self.progress.predictions.reached
+        return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
+
+    def _confirm(self, position: int) -> None:
+        """Compare the preceding predictions, which were ahead, with an accepted position. Those not
+        ahead of it are buffered for a join window from their own positions."""
+        for offset, ahead in self._ahead:
+            if self.progress.predictions.reached < ahead <= position + self._max_ahead:
+                block = self.kept_predictions.block_of(offset)
+                block.newest = max(block.newest, ahead)
+        self._ahead.clear()
+
+    def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
+        """Buffer labels with these record ids, and match them with predictions read earlier."""
+        if not found:
+            return
+        self._fetch(ids)
+        side = self.progress.labels
+        found = self._mark_ahead(found)
+        if not take_ordinary_labels(self, ids, found, results):
+            self._take_labels(ids, found, results)
+        at = found[-1].at
+        position = side.reached if at is None or found[-1].ahead else at
+        self.pace.read(side, found[0].offset, found[-1].offset, position)
+
+    def refuse_label(self, at: int | None) -> int | None:
+        """Take the position of a new label that is rejected. Return it unless it is ahead."""
+        if at is None or self.progress.label_clock.take([at]):
+            return None
+        self.progress.labels.reach(at)
+        self.progress.raise_floor()
+        return at
+
+    def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
+        """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
+        published, clock = self.progress.labels.published, self.progress.label_clock
+        if found[0].offset < published:  # the clock took these labels before the restart
+            return [
+                msgspec.structs.replace(label, ahead=self._is_ahead(label))
+                if label.offset < published
+                else self._mark_ahead((label,))[0]
+                for label in found
+            ]
+        reached = self.progress.predictions.reached
+        if clock.reached is None and reached > BEFORE_ALL:
+            # The first label has no earlier ones. A record's label is known within a join window.
+            clock.latest_start = reached + self.horizon + self._max_ahead
+        known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
+        ahead = clock.take([at for _, at in known])
+        if not ahead:
+            return found
+        marked = list(found)
+        for place, _ in map(known.__getitem__, ahead):
+            marked[place] = msgspec.structs.replace(marked[place], ahead=True)
+        return marked
+
+    def _is_ahead(self, label: KeptLabel) -> bool:
+        reached = self.progress.label_clock.reached
+        return label.at is not None and reached is not None and label.at > reached + self._max_ahead
+
+    def _take_labels(
+        self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+    ) -> None:
+        side, predictions_of = self.progress.labels, self.kept_predictions.get
+        for record_id, label in zip(ids, found, strict=True):
+            at = label.at
+            predictions = predictions_of(record_id)
+            if predictions and at is not None:
+                last = at + self.horizon  # a prediction after this is of a later record
+                if len(predictions) > 1 or predictions[0].position > last:
+                    predictions = [p for p in predictions if p.ahead or p.position <= last]
+            if predictions:
+                self._meet_predictions(record_id, label, predictions, results)
+            else:
+                block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
+                block.waiting = True
+                block.placeless = block.placeless or at is None
+            if at is not None and not label.ahead and at > side.reached:
+                side.reached = at
+                self.progress.raise_floor()
+
+    def _fetch(self, ids: Sequence[str]) -> None:
+        if self.kept_predictions.is_cached or self.kept_labels.is_cached:
+            self.kept_predictions.fetch(ids)
+            self.kept_labels.fetch(ids)
+
+    def _meet_predictions(
+        self,
+        record_id: str,
+        label: KeptLabel,
+        predictions: Sequence[KeptPrediction],
+        results: Results,
+    ) -> None:
+        """Match a label with the predictions of its id that were read before it."""
+        # A label that was handled before a restart only rebuilds the state and publishes nothing.
+        is_new = label.offset >= self.progress.labels.published
+        # The label is late for records before `oldest`. A label that was handled before a restart
+        # is not compared with the low watermark again, because it was in time then.
+        oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
+        if is_new and self.progress.floor - self.horizon > oldest:
+            oldest = self.progress.floor - self.horizon
+        newest = self._place_of(predictions[-1])
+        if len(predictions) > 1:
+            newest = max(map(self._place_of, predictions))
+        if newest < oldest and not any(prediction.ahead for prediction in predictions):
+            # It is late for all of them. Its block covers its offset but does not buffer it.
+            block = self.kept_labels.cover(label.offset, newest)
+            if is_new:
+                results.refused(label, "late")
+        else:
+            # The label belongs to the first prediction that it is in time for. But a label without
+            # `@at` changes the last label of its id, so it belongs to that label's prediction.
+            earlier = self.kept_labels.get(record_id)
+            owner = None
+            if label.at is None and earlier:
+                owner = self._owner(record_id, earlier[-1])
+            if owner is None:
+                owner = next(p for p in predictions if p.position >= oldest or p.ahead)
+            known, revision = self._newest(record_id, owner, earlier)
+            if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
+                label = msgspec.structs.replace(label, owner=owner.offset)
+            block = self.kept_labels.add(record_id, label, newest)
+            is_repeated = known is not None and known.label == label.label
+            if is_new and is_repeated:
+                results.repeated(label)
+            elif is_new:
+                results.outcome(owner, label, revision + 1)
+                if revision < 0:
+                    self.kept_predictions.block_of(owner.offset).joined += 1
+            # A label without `@at` counts as known at the position of its newest prediction.
+            if label.at is None and newest > self.progress.labels.reached:
+                self.progress.labels.reached = newest
+                self.progress.raise_floor()
+        # If the label is read again after a restart, these predictions must be too.
+        if predictions[0].offset < block.needs:
+            block.needs = predictions[0].offset
+
+    def _meet_labels(
+        self,
+        record_id: str,
+        prediction: KeptPrediction,
+        labels: Sequence[KeptLabel],
+        results: Results,
+    ) -> None:
+        """Match a prediction with the labels of its id that were read before it."""
+        position, horizon = self._place_of(prediction), self.horizon
+        is_new = prediction.offset >= self.progress.predictions.published
+        known, revision = None, -1
+        for label in labels:
+            at = label.at
+            if not self._may_be_of(prediction, label):
+                continue  # of an earlier record with this id
+            is_first = not self._was_met(record_id, label, prediction)
+            # Buffer the label for as long as the prediction, and evict the prediction after it.
+            block = self.kept_labels.block_of(label.offset)
+            block.needs = min(block.needs, prediction.offset)
+            block.newest = max(block.newest, position)
+            if not is_first and self._owner(record_id, label) is not prediction:
+                continue  # it belongs to an earlier prediction with this id
+            if not self._is_in_time(prediction, label):
+                if is_new and is_first:
+                    results.refused(label, "late")
+            elif is_new and at is not None and at + horizon < self.progress.floor:
+                if is_first:
+                    results.refused(label, "orphan")
+            elif known is not None and known.label == label.label:
+                if is_new and is_first:
+                    results.repeated(label)
+            else:
+                known, revision = label, revision + 1
+                if is_new:
+                    results.outcome(prediction, label, revision)
+                    if revision == 0:
+                        self.kept_predictions.block_of(prediction.offset).joined += 1
+            if at is None:
+                self.progress.labels.reach(position)
+                self.progress.raise_floor()
+
+    def _newest(
+        self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
+    ) -> tuple[KeptLabel | None, int]:
+        """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
+        known, revision = None, -1
+        for label in labels:
+            if (known is None or known.label != label.label) and (
+                self._owner(record_id, label) is prediction
+            ):
+                known, revision = label, revision + 1
+        return known, revision
+
+    def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
+        """Return the prediction that a label belongs to: the one that is stored with it, or else
+        the first one with its id that it is in time for."""
+        predictions = self.kept_predictions.get(record_id)
+        if label.owner is not None:
+            return next((p for p in predictions if p.offset == label.owner), None)
+        return next(
+            (p for p in predictions if self._may_be_of(p, label) and self._is_in_time(p, label)),
+            None,
+        )
+
+    def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+        return (
+            label.at is None or prediction.ahead or label.at - prediction.position <= self.horizon
+        )
+
+    def _may_be_of(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+        return (
+            label.at is None or prediction.ahead or label.at >= prediction.position - self.horizon
+        )
+
+    def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
+        """Return whether a prediction other than `by` has decided the result of this label."""
+        return any(
+            prediction is not by and self._may_be_of(prediction, label)
+            for prediction in self.kept_predictions.get(record_id)
+        )
+
+    # ---- time -----------------------------------------------------------------------------------
+
+    def look(self, predictions: Stand, labels: Stand) -> None:
+        """Note the reader positions of both topics, and set a barrier if there is none."""
+        if self.progress.look(predictions, labels):
+            blocks = self.kept_labels.blocks
+            if blocks and self._has_no_place(blocks[-1]):
+                self.kept_labels.seal()  # `_place_labels` needs blocks that end at the barrier
+
+    def pass_time(self, results: Results) -> None:
+        """Apply what a passed barrier shows, and evict records that can no longer match."""
+        self._spill.settle()
+        if self.progress.is_rebuilding:
+            return
+        passed = self.progress.pass_fence()
+        if passed.labels_before is not None:
+            self._place_labels(passed.labels_before)
+        if passed.watermark is not None:
+            results.watermark(passed.watermark)
+        self._pass_silence(results)
+        self._forget_labels(results)
+        self._forget_predictions(results)
+
+    def _pass_silence(self, results: Results) -> None:
+        """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
+        the windows of the other partitions, whose labels may be rejected, would wait for them."""
+        position = self.progress.floor - self.horizon
+        reached = max(self.progress.labels.reached, self._lowest, self._passed_on + self._pane)
+        if position > reached:
+            self._passed_on = position
+            results.watermark(position)
+
+    def _place_labels(self, end: int) -> None:
+        """Give unpositioned labels before offset `end` the max position of predictions.
+
+        They have met all predictions that were published before the barrier, so their join window
+        starts here. Labels that are ahead of all predictions are treated in the same way.
+        """
+        reached = self.progress.predictions.reached
+        if reached == BEFORE_ALL:
+            return
+        for block in self.kept_labels.select(end, self._has_no_place):
+            block.newest = reached
+            block.placeless = False
+
+    def _has_no_place(self, block: Block) -> bool:
+        return block.placeless or block.newest > self.progress.predictions.reached
+
+    def _forget_labels(self, results: Results) -> None:
+        labels = self.kept_labels
+        while labels.blocks:
+            block = labels.blocks[0]
+            if block.placeless or block.newest + self.horizon >= self.progress.floor:
+                return
+            if block.waiting:  # those that met no prediction are orphans
+                waiting = labels.oldest()
+                self.kept_predictions.fetch([record_id for record_id, _ in waiting])
+                for record_id, label in waiting:
+                    if not self._was_met(record_id, label):
+                        results.refused(label, "orphan")
+            labels.drop()
+
+    def _forget_predictions(self, results: Results) -> None:
+        predictions = self.kept_predictions
+        needed: int | None = None
+        while predictions.blocks:
+            block = predictions.blocks[0]
+            if block.newest + self.horizon >= self.progress.floor:
+                return
+            if needed is None:
+                # If these labels are read again after a restart, they must meet the block again.
+                needed = min((labels.needs for labels in self.kept_labels.blocks), default=NEVER)
+            if block.end > needed:
+                return
+            results.unlabelled(block.count - block.joined)
+            predictions.drop()
+
+    # ---- commits --------------------------------------------------------------------------------
+
+    def hold(self) -> tuple[Committed, Committed]:
+        """Return what to commit for predictions and for labels."""
+        self._spill.begin_commit()
+        blocks = self.kept_predictions.blocks
+        return self.progress.hold(
+            self.kept_predictions.held,
+            blocks[0].source if blocks else None,
+            self.kept_labels.held,
+            self._spill.token,
+        )
+
+    def close(self) -> None:
+        """Write everything committed to the cache, and close it."""
+        self._spill.close()

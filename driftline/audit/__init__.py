@@ -1,0 +1,1 @@
+"""Audit the topics: account for every record, follow causes, resend dead letters."""

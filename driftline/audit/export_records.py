@@ -1,0 +1,172 @@
+"""Export the topics `features` and `labels` of a stream to a data file that can be played again.
+
+Input: a broker and a stream. Output: JSON lines, and `Recorded`, which counts records and labels.
+Each line is a record with its label, and `@at` is the position at which the label became known.
+Labels are joined within a partition, as the outcomes service does. All records are in memory while
+the file is written.
+"""
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from driftline.broker.port import Broker, Message
+from driftline.broker.scan import Progress, ranges, scan, size
+from driftline.config.stream import AT, Simulate, Stream
+from driftline.errors import DataError
+from driftline.runtime.partition_clock import PartitionClock
+from driftline.wire.events import Value
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import Label, LabelCodec
+from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """The content of the topics. The file has all records except unreadable ones."""
+
+    records: int
+    labelled: int  # records with a label
+    unreadable_records: int
+    unreadable_labels: int
+    repeated_labels: int  # the same label as before
+    revised_labels: int  # changed labels; the file has the last one, with its own `@at`
+    labels_without_record: int  # without a readable record with their id in their partition
+
+
+def as_recorded(stream: Stream) -> Stream:
+    """Return the stream with its simulation set to play labels at the recorded positions."""
+    return msgspec.structs.replace(stream, simulate=Simulate(label_delay=AT))
+
+
+def write_recorded(
+    broker: Broker,
+    stream: Stream,
+    file: Path,
+    *,
+    progress: Progress | None = None,
+    total: Progress | None = None,
+) -> Recorded:
+    """Read both topics up to their current ends and write `file`.
+
+    Records keep the order of their partition. Partitions are merged by the max position up to each
+    record. `total` is called once with the number of offsets to read, and `progress` with the
+    number read since its last call. Raises DataError (no record, no label), BrokerError (no such
+    topic).
+    """
+    topics = Topics(stream)
+    span = ranges(broker, [topics.features, topics.labels])
+    if total is not None:
+        total(size(span))
+    reader = _Reader(stream)
+    for messages in scan(broker, span, progress=progress):
+        for topic, take in ((topics.features, reader.records), (topics.labels, reader.labels)):
+            if found := [message for message in messages if message.topic == topic]:
+                take(found)
+    if not reader.partitions:
+        bad = reader.counts["unreadable_records"]
+        raise DataError(
+            f"{topics.features}: {'no record can be read' if bad else 'no records'}",
+            hint="name a data file to play that",
+        )
+    with file.open("wb") as lines:
+        for line in reader.lines():
+            lines.write(line + b"\n")
+    if not reader.counts["labelled"]:
+        raise DataError(
+            f"{topics.labels}: no label for any of {reader.counts['records']} records",
+            hint="a backtest needs labels, with the keys of their records",
+        )
+    return Recorded(
+        **{name: reader.counts[name] for name in Recorded.__struct_fields__},
+    )
+
+
+class _Record(NamedTuple):
+    """A decoded record. Records are merged by the first three fields."""
+
+    reached: int  # the largest accepted position of its partition up to this record
+    partition: int
+    offset: int
+    position: int
+    id: str
+    value: bytes
+
+
+class _Known(NamedTuple):
+    label: Value
+    at: int | None
+
+
+class _Reader:
+    """Collect the messages of both topics.
+
+    Each partition must be read in order. The two topics may be interleaved in any way.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self.counts: Counter[str] = Counter()
+        self.partitions: dict[int, list[_Record]] = {}
+        self._stream = stream
+        self._records = RecordCodec(stream)
+        self._labels = LabelCodec(stream)
+        self._clocks: dict[int, PartitionClock] = {}
+        self._known: dict[tuple[int, str], _Known] = {}
+
+    def records(self, messages: list[Message]) -> None:
+        found = self._records.decode([message.value for message in messages])
+        self.counts["unreadable_records"] += len(found.rejected)
+        positions = found.positions(self._stream.axis)
+        for index, record_id, position in zip(found.kept, found.ids, positions, strict=True):
+            message = messages[index]
+            before = self.partitions.setdefault(message.partition, [])
+            clock = self._clocks.get(message.partition)
+            if clock is None:
+                clock = PartitionClock(self._stream.max_ahead)
+                self._clocks[message.partition] = clock
+            clock.believes(position)
+            reached = position if clock.reached is None else clock.reached
+            value = message.value or b""
+            before.append(
+                _Record(reached, message.partition, message.offset, position, record_id, value)
+            )
+
+    def labels(self, messages: list[Message]) -> None:
+        found = self._labels.decode_all([message.value for message in messages])
+        self.counts["unreadable_labels"] += len(found.rejected)
+        for index, label in zip(found.kept, found.items, strict=True):
+            self._learn(messages[index].partition, label)
+
+    def _learn(self, partition: int, label: Label) -> None:
+        place = (partition, label.record_id)
+        known = self._known.get(place)
+        if known is not None and known.label == label.label:
+            self.counts["repeated_labels"] += 1
+            return
+        self.counts["revised_labels"] += known is not None
+        self._known[place] = _Known(label.label, label.at)
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield each record as a line of JSON.
+
+        If several records have the same id, only the first one gets the label.
+        """
+        decode = msgspec.json.Decoder(dict[str, Any]).decode
+        for record in heapq.merge(*self.partitions.values()):
+            known = self._known.pop((record.partition, record.id), None)
+            row = decode(record.value)
+            row[self._stream.target] = row[AT] = None
+            if known is not None:
+                row[self._stream.target] = known.label
+                row[AT] = self._moment(record.position if known.at is None else known.at)
+                self.counts["labelled"] += 1
+            self.counts["records"] += 1
+            yield msgspec.json.encode(row)
+        self.counts["labels_without_record"] = len(self._known)
+
+    def _moment(self, position: int) -> int | str:
+        return position if self._stream.axis == "row" else format_time(position)

@@ -1,0 +1,401 @@
+"""Account for every feature record and every label from the topics, and list what is missing.
+
+Input: a broker and a stream. Output: a `Reconciliation`. It uses no counters of services. The data
+is in a temporary SQLite file, so that memory does not grow with the topics.
+
+Each record that inference has handled must be the source of a prediction or of a dead letter. Each
+label that the join has handled must be in an outcome or a dead letter. Exceptions are labels that
+repeat a known one, were replaced before the prediction came, or wait for their prediction. Records
+and labels whose results retention may have deleted count as expired, not as missing.
+"""
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from driftline.audit.dead_letters import REPLAYED
+from driftline.audit.reconcile_findings import Lost, Misplaced, lost_records, misplaced_labels
+from driftline.audit.reconcile_logs import ReadLogs
+from driftline.audit.reconcile_sql import (
+    ANALYSIS,
+    DOUBLED_OUTCOMES,
+    MISPLACED_LABELS,
+    MISSING_LABELS,
+    MISSING_RECORDS,
+    REVISED,
+    TABLES,
+)
+from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.broker.scan import Progress, handled, ranges, scan, size
+from driftline.config.stream import Stream
+from driftline.errors import DataError
+from driftline.wire.column_decoders import DECODE_ERRORS, IdType, make_decoder
+from driftline.wire.envelope import dead_letter_origin, decode_or_skip
+from driftline.wire.events import Count, Gap, Log, Source
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import Topics
+from driftline.wire.values import text
+
+# The size of SQLite's page cache. All other pages are on disk.
+_CACHE_KIB = 64 * 1024
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A record or label without a result. `id` is None if it is unreadable."""
+
+    partition: int
+    offset: int
+    id: str | None
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """The number of labels by result. `total` is the sum of the others."""
+
+    total: int
+    joined: int  # in an outcome
+    repeated: int  # the same label as before
+    replaced: int  # changed before the prediction came, so that only a later label was joined
+    dead_letters: int  # unreadable, or without a prediction in the join window
+    waiting: int  # not read yet, or waiting for their prediction
+    expired: int  # retention may have deleted their results
+    missing: int
+
+
+class Reconciliation(msgspec.Struct, frozen=True):
+    """The results of all records and labels, up to the ends of the topics when counting started.
+
+    records = predictions + dead_letters + waiting + expired + missing
+    predictions = outcomes + unlabelled
+    """
+
+    stream: str
+    records: int
+    predictions: int  # records with a prediction, each counted once
+    dead_letters: int  # rejected records without a prediction
+    waiting: int  # not read by inference yet
+    expired: int  # retention may have deleted their results
+    missing: int
+    outcomes: int  # records with a prediction and a label
+    unlabelled: int
+    revised: int  # changes of labels, each published as a further outcome
+    duplicate_ids: int  # records with the id of an earlier one, except replayed records
+    replayed: int  # records sent again from a dead letter
+    redelivered: int  # further predictions of the same record, which readers drop
+    doubled_outcomes: int  # copies of an outcome, which exactly-once delivery rules out
+    labels: Labels
+    misplaced_labels: int  # in another partition than their record, so that they are never joined
+    foreign_letters: int  # in the dead letters, but not written by Driftline
+    missing_records: tuple[Missing, ...]
+    missing_labels: tuple[Missing, ...]
+    named_misplaced: tuple[Misplaced, ...] = ()
+    foreign_records: int = 0  # in predictions and outcomes, but not written by Driftline
+    lost: tuple[Lost, ...] = ()  # deleted before they were read, so not counted in `records`
+
+    @property
+    def clean(self) -> bool:
+        """Return whether nothing is missing, lost or misplaced, and no outcome is doubled."""
+        return not (
+            self.missing
+            or self.labels.missing
+            or self.doubled_outcomes
+            or self.misplaced_labels
+            or self.lost
+        )
+
+
+def reconcile(
+    broker: Broker,
+    stream: Stream,
+    *,
+    limit: int | None = 20,
+    progress: Progress | None = None,
+    total: Progress | None = None,
+) -> Reconciliation:
+    """Read the topics of the stream once and account for every record and label.
+
+    At most `limit` missing records and labels are listed, or all if it is None. `total` is called
+    once with the number of offsets to read, and `progress` with the number read since its last
+    call. Services may run at the same time. Raises BrokerError.
+    """
+    topics = Topics(stream)
+    # Read the commits before the ends of the logs, so that every committed result is below an end.
+    committed, ids = _committed(broker, topics)
+    inference, outcomes, _ = committed
+    names = (
+        topics.features,
+        topics.predictions,
+        topics.labels,
+        topics.outcomes,
+        topics.deadletters,
+    )
+    spans = {name: ranges(broker, [name]) for name in names}
+    if total is not None:
+        total(sum(size(span) for span in spans.values()))
+    with tempfile.TemporaryDirectory(prefix="driftline-reconcile-") as folder:
+        database = sqlite3.connect(Path(folder) / "records.sqlite", isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode = OFF")
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            database.executescript(TABLES)
+            database.execute("BEGIN")
+            loader = _Loader(database, broker, stream, spans, progress, ids[topics.features])
+            loader.load({**inference, **outcomes})
+            held = {at: span for own in spans.values() for at, span in own.items()}
+            lost = {
+                (at.topic, at.partition, at.start): at
+                for at in (
+                    *(at for group in committed for at in lost_records(group, ids, held)),
+                    *loader.lost,
+                    *loader.logs.lost,
+                )
+            }
+            found = _judge(database, stream, loader.foreign_letters, limit)
+            return msgspec.structs.replace(
+                found,
+                foreign_records=loader.foreign_records,
+                lost=tuple(lost[at] for at in sorted(lost)),
+            )
+        finally:
+            database.close()
+
+
+def _committed(
+    broker: Broker, topics: Topics
+) -> tuple[list[Mapping[TopicPartition, Committed]], Mapping[str, str]]:
+    """Return the commits of inference, outcomes and monitor, and the ids of their input topics."""
+    admin = broker.admin()
+    try:
+        found: list[Mapping[TopicPartition, Committed]] = [
+            admin.group_offsets(topics.group(service))
+            for service in ("inference", "outcomes", "monitor")
+        ]
+        read = {at.topic for committed in found for at in committed}
+        return found, admin.topic_ids(sorted({topics.features, *read}))
+    finally:
+        admin.close()
+
+
+_Row = tuple[str | int | float | bytes | None, ...]
+_RowOf = Callable[[Message], _Row | None]  # returns None for a message that is not counted
+
+
+class _PredictionHead(msgspec.Struct, frozen=True, gc=False):
+    """The fields of a prediction or a watermark that counting needs."""
+
+    type: str
+    record_id: str = ""
+    source: Source | None = None
+    log: Log | None = None
+    gaps: tuple[Gap, ...] = ()
+
+
+class _OutcomeHead(msgspec.Struct, frozen=True, gc=False):
+    type: str
+    record_id: str = ""
+    source: Source | None = None
+    label: str | float = ""
+    revision: Count = 0
+    gaps: tuple[Gap, ...] = ()
+
+
+_predictions = msgspec.json.Decoder(_PredictionHead)
+_outcomes = msgspec.json.Decoder(_OutcomeHead)
+
+
+class _Loader:
+    """Fill the tables from the topics."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        broker: Broker,
+        stream: Stream,
+        spans: Mapping[str, Mapping[TopicPartition, OffsetRange]],
+        progress: Progress | None,
+        topic_id: str,
+    ) -> None:
+        self._database = database
+        self._broker = broker
+        self._topics = Topics(stream)
+        self._spans = spans
+        self._progress = progress
+        self._id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+        self._label = LabelCodec(stream).decode
+        self.foreign_letters = self.foreign_records = 0
+        self.logs = ReadLogs(self._topics.features, topic_id)
+        self.lost: list[Lost] = []  # in the topics that outcomes and monitor read
+        # Partition of an output → publish time of its oldest record, if older ones were deleted.
+        self._oldest_ms: dict[tuple[str, int], int] = {}
+
+    def load(self, committed: Mapping[TopicPartition, Committed]) -> None:
+        topics = self._topics
+        roles = {
+            topics.features: "features",
+            topics.predictions: "predictions",
+            topics.labels: "labels",
+        }
+        self._fill(topics.predictions, "predictions", 5, self._prediction)
+        self._fill(topics.outcomes, "outcomes", 5, self._outcome)
+        self._fill(topics.deadletters, "letters", 3, self._letter)
+        self._fill(topics.features, "features", 5, self._feature)
+        self._fill(topics.labels, "labels", 6, self._labelled)
+        self._database.executemany(
+            "INSERT INTO groups VALUES (?, ?, ?, ?, ?)",
+            [
+                (
+                    partition.topic,
+                    roles.get(partition.topic, ""),
+                    partition.partition,
+                    at.offset,
+                    handled(at),
+                )
+                for partition, at in committed.items()
+            ],
+        )
+        self._database.executemany(
+            "INSERT INTO logs VALUES (?, ?, ?, ?)",
+            [
+                (partition.topic, partition.partition, span.start, span.end)
+                for spans in self._spans.values()
+                for partition, span in spans.items()
+            ],
+        )
+        outputs = {
+            "features": (topics.predictions, topics.deadletters),
+            "labels": (topics.outcomes, topics.deadletters),
+        }
+        self._database.executemany(
+            "INSERT INTO kept VALUES (?, ?, ?)",
+            [
+                (role, partition, max(oldest))
+                for role, names in outputs.items()
+                for partition in {at.partition for at in self._spans[names[0]]}
+                if (
+                    oldest := [
+                        self._oldest_ms[name, partition]
+                        for name in names
+                        if (name, partition) in self._oldest_ms
+                    ]
+                )
+            ],
+        )
+
+    def _fill(self, topic: str, table: str, width: int, row: _RowOf) -> None:
+        insert = f"INSERT INTO {table} VALUES ({', '.join('?' * width)})"
+        span = self._spans[topic]
+        for messages in scan(self._broker, span, progress=self._progress):
+            for message in messages:
+                start = span[TopicPartition(topic, message.partition)].start
+                if start > 0:
+                    self._oldest_ms.setdefault((topic, message.partition), message.timestamp_ms)
+            self._database.executemany(
+                insert, (found for message in messages if (found := row(message)) is not None)
+            )
+
+    def _prediction(self, message: Message) -> _Row | None:
+        event = decode_or_skip(_predictions, message)
+        self.foreign_records += event is None
+        if event is not None and (event.log is not None or event.gaps):
+            self.logs.mark(message.partition, event.log, event.gaps)
+        if event is None or event.source is None or event.source.topic != self._topics.features:
+            return None
+        source = event.source
+        if not self.logs.is_present(source.partition, source.offset):
+            return None
+        return (source.partition, source.offset, message.offset, event.record_id, message.key)
+
+    def _outcome(self, message: Message) -> _Row | None:
+        event = decode_or_skip(_outcomes, message)
+        self.foreign_records += event is None
+        if event is not None:
+            self.lost += (Lost(g.topic, g.partition, g.start, g.end) for g in event.gaps)
+        if event is None or event.source is None or event.source.topic != self._topics.features:
+            return None
+        source = event.source
+        return (source.partition, source.offset, event.record_id, event.revision, event.label)
+
+    def _letter(self, message: Message) -> _Row | None:
+        try:
+            origin = dead_letter_origin(message)
+        except DataError:
+            self.foreign_letters += 1
+            return None
+        role = {self._topics.features: "features", self._topics.labels: "labels"}.get(origin.topic)
+        return None if role is None else (role, origin.partition, origin.offset)
+
+    def _feature(self, message: Message) -> _Row:
+        replayed = any(name == REPLAYED for name, _ in message.headers)
+        at = (message.partition, message.offset, message.timestamp_ms)
+        try:
+            value = self._id(message.value or b"").f0
+        except DECODE_ERRORS:
+            value = None
+        return (*at, None if value is None else text(value), replayed)
+
+    def _labelled(self, message: Message) -> _Row:
+        at = (message.partition, message.offset, message.timestamp_ms)
+        try:
+            label = self._label(message.value)
+        except DataError:
+            return (*at, None, None, message.key)
+        return (*at, label.record_id, label.label, message.key)
+
+
+def _judge(
+    database: sqlite3.Connection, stream: Stream, foreign_letters: int, limit: int | None
+) -> Reconciliation:
+    database.executescript(ANALYSIS)
+
+    def count(table: str) -> dict[str, int]:
+        rows: Iterable[tuple[str, int]] = database.execute(
+            f"SELECT fate, count(*) FROM {table} GROUP BY fate"
+        )
+        return dict(rows)
+
+    def number(query: str) -> int:
+        return int(database.execute(query).fetchone()[0])
+
+    def named(query: str) -> Iterator[Missing]:
+        rows = database.execute(query + " LIMIT ?", (-1 if limit is None else limit,))
+        return (Missing(*row) for row in rows)
+
+    records, labels = count("record_fates"), count("label_fates")
+    predicted = records.get("predicted", 0)
+    joined = number("SELECT count(*) FROM record_fates WHERE fate = 'predicted' AND joined")
+    return Reconciliation(
+        stream=stream.name,
+        records=sum(records.values()),
+        predictions=predicted,
+        dead_letters=records.get("dead letter", 0),
+        waiting=records.get("waiting", 0),
+        expired=records.get("expired", 0),
+        missing=records.get("missing", 0),
+        outcomes=joined,
+        unlabelled=predicted - joined,
+        revised=number(REVISED),
+        duplicate_ids=number(
+            "SELECT count(id) - count(DISTINCT id) FROM features WHERE NOT replayed"
+        ),
+        replayed=number("SELECT count(*) FROM features WHERE replayed"),
+        redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
+        doubled_outcomes=number(DOUBLED_OUTCOMES),
+        labels=Labels(
+            total=sum(labels.values()),
+            joined=labels.get("joined", 0),
+            repeated=labels.get("repeated", 0),
+            replaced=labels.get("replaced", 0),
+            dead_letters=labels.get("dead letter", 0),
+            waiting=labels.get("waiting", 0),
+            expired=labels.get("expired", 0),
+            missing=labels.get("missing", 0),
+        ),
+        misplaced_labels=number(MISPLACED_LABELS),
+        foreign_letters=foreign_letters,
+        missing_records=tuple(named(MISSING_RECORDS)),
+        missing_labels=tuple(named(MISSING_LABELS)),
+        named_misplaced=tuple(misplaced_labels(database, stream, limit)),
+    )

@@ -1,0 +1,96 @@
+"""Find misplaced labels and lost records for `driftline.audit.reconcile`.
+
+Input: its tables, and the commits of a group. Output: `Misplaced`, with the cause, and `Lost`.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from driftline.audit.reconcile_sql import NAMED_MISPLACED_LABELS
+from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
+from driftline.broker.port import Committed, OffsetRange, TopicPartition
+from driftline.broker.scan import handled
+from driftline.config.stream import Stream
+from driftline.runtime.input_logs import without_topic_id
+
+
+class Misplaced(msgspec.Struct, frozen=True):
+    """A label in another partition than the record with its id, and the cause."""
+
+    partition: int
+    offset: int
+    id: str
+    record_partition: int
+    cause: str
+
+
+class Lost(msgspec.Struct, frozen=True):
+    """Records `[start, end)` of a partition that were deleted before they were read.
+
+    `end` is None if the topic was created again: the number of lost records is unknown.
+    """
+
+    topic: str
+    partition: int
+    start: int
+    end: int | None
+
+
+def misplaced_labels(
+    database: sqlite3.Connection, stream: Stream, limit: int | None
+) -> Iterator[Misplaced]:
+    """Return the first `limit` labels that are not in the partition of their record, or all."""
+    rows = database.execute(NAMED_MISPLACED_LABELS + " LIMIT ?", (-1 if limit is None else limit,))
+    for partition, offset, id, key, of_record, record_key in rows:
+        cause = _cause(key, partition, record_key, of_record, stream.kafka.partitions)
+        yield Misplaced(partition, offset, id, of_record, cause)
+
+
+def _cause(
+    key: bytes | None, partition: int, record_key: bytes | None, of_record: int, partitions: int
+) -> str:
+    """Explain why a label and its record are in different partitions."""
+    if key is None:
+        return "it has no key; send it with the key of its record"
+    if key != record_key:
+        return f"its key is {_shown(key)}, the key of its record {_shown(record_key)}"
+    own, other = (_partitioner(key, at, partitions) for at in (partition, of_record))
+    if own is None or other is None:
+        which = "label" if own is None else "record"
+        return f"both have the key {_shown(key)}; the {which}'s partition was chosen without it"
+    return (
+        f"both have the key {_shown(key)}; {own} gives partition {partition}, {other} gives "
+        f"{of_record}: use one partitioner, {MURMUR2}, in both producers"
+    )
+
+
+def _partitioner(key: bytes, partition: int, partitions: int) -> str | None:
+    """Return the first known partitioner that chooses this partition for the key, or None."""
+    found = partitioners_for(key, partition, partitions)
+    return next((name for name in PARTITIONERS if name in found), None)
+
+
+def _shown(key: bytes | None) -> str:
+    return "missing" if key is None else repr(key.decode("utf-8", "replace"))
+
+
+def lost_records(
+    committed: Mapping[TopicPartition, Committed],
+    ids: Mapping[str, str],
+    spans: Mapping[TopicPartition, OffsetRange],
+) -> Iterator[Lost]:
+    """Return the records that a group had not read, by its commits, and that no longer exist.
+
+    Retention has deleted them, or their topic was created again.
+    """
+    for partition, at in committed.items():
+        span = spans.get(partition)
+        topic_id, _ = without_topic_id(at)
+        unread = handled(at)
+        is_other = bool(topic_id) and topic_id != ids.get(partition.topic, topic_id)
+        if is_other or (span is not None and unread > span.end):
+            yield Lost(*partition, unread, None)
+        elif span is not None and unread < span.start:
+            yield Lost(*partition, unread, span.start)

@@ -1,0 +1,127 @@
+"""Read topics once, from the start to the end that they had when reading started.
+
+Input: a broker and ranges of partitions. Output: batches of messages, of which one at a time is in
+memory. It joins no consumer group and commits nothing, so it does not affect services.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import msgspec
+
+from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.errors import BrokerUnavailable
+from driftline.interrupts import check
+from driftline.wire.commit_metadata import Offset, metadata_of
+
+# Large batches need fewer calls. A batch of records of 1 kB has 5 MB.
+_BATCH_RECORDS = 5000
+_POLL_S = 0.2
+# Reading fails if no record arrives for this long although there are some.
+_PATIENCE_S = 30.0
+
+Progress = Callable[[int], None]
+
+
+def ranges(broker: Broker, topics: Iterable[str]) -> dict[TopicPartition, OffsetRange]:
+    """Return the offsets that can be read from each partition of these topics now.
+
+    Raises BrokerError, also for an unknown topic.
+    """
+    admin = broker.admin()
+    try:
+        return {
+            partition: offsets
+            for topic in topics
+            for partition, offsets in admin.offsets(topic).items()
+        }
+    finally:
+        admin.close()
+
+
+def size(span: Mapping[TopicPartition, OffsetRange]) -> int:
+    """Return the number of offsets in these ranges, of records and transaction markers."""
+    return sum(offsets.end - offsets.start for offsets in span.values())
+
+
+def scan(
+    broker: Broker,
+    span: Mapping[TopicPartition, OffsetRange],
+    *,
+    progress: Progress | None = None,
+) -> Iterator[list[Message]]:
+    """Yield all messages in these ranges, in the order of each partition.
+
+    `progress` is called with the number of offsets read since its last call. Raises
+    BrokerUnavailable if no record arrives for 30 s, BrokerError.
+
+    >>> from driftline.broker.memory import MemoryBroker
+    >>> from driftline.broker.port import NewTopic, Outgoing
+    >>> broker = MemoryBroker()
+    >>> broker.admin().create([NewTopic("words", 2)])
+    >>> broker.producer().send(Outgoing("words", b"hello", partition=1))
+    >>> [m.value for batch in scan(broker, ranges(broker, ["words"])) for m in batch]
+    [b'hello']
+    """
+    todo = {
+        partition: offsets.start
+        for partition, offsets in span.items()
+        if offsets.start < offsets.end
+    }
+    if not todo:
+        return
+    consumer = broker.consumer(client_id="driftline-scan")
+    try:
+        consumer.assign(todo)
+        last_move_s = time.monotonic()
+        while todo:
+            check()
+            messages = consumer.poll(max_records=_BATCH_RECORDS, timeout_s=_POLL_S)
+            inside = [
+                m for m in messages if m.offset < span[TopicPartition(m.topic, m.partition)].end
+            ]
+            if inside:
+                yield inside
+            passed, done = 0, []
+            for partition, before in todo.items():
+                position = min(consumer.position(partition), span[partition].end)
+                passed += position - before
+                todo[partition] = position
+                if position >= span[partition].end:
+                    done.append(partition)
+            for partition in done:
+                del todo[partition]
+            if done:
+                consumer.pause(done)
+            if passed:
+                last_move_s = time.monotonic()
+                if progress is not None:
+                    progress(passed)
+            elif time.monotonic() - last_move_s > _PATIENCE_S:
+                partition, position = next(iter(todo.items()))
+                raise BrokerUnavailable(
+                    f"{partition.topic}[{partition.partition}]: no record for {_PATIENCE_S:g} s, "
+                    f"at offset {position} of {span[partition].end}",
+                    hint="see the broker's log; then try again",
+                )
+    finally:
+        consumer.close()
+
+
+class _Metadata(msgspec.Struct, frozen=True):
+    published: Offset = 0
+
+
+def handled(committed: Committed | None) -> int:
+    """Return the first offset that a group has not handled yet.
+
+    The committed offset may be smaller, because the group rebuilds its state from there. Its
+    metadata then contains the offset up to which results were published.
+
+    >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
+    (25, 10, 0)
+    """
+    if committed is None:
+        return 0
+    found = metadata_of(committed, _Metadata)  # None if another program has committed
+    return committed.offset if found is None else max(committed.offset, found.published)

@@ -1,1 +1,0 @@
-"""Encode and decode feature records, labels, and the events that Driftline publishes."""

@@ -1,0 +1,1 @@
+"""Read what a user configures: the stream file and environment variables."""

@@ -1,0 +1,1 @@
+"""Turn columns into the matrix of a model, and compute metrics."""

@@ -1,0 +1,1 @@
+"""Operate services: processes, supervision, health, status, access rights."""

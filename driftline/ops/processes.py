@@ -1,0 +1,338 @@
+"""Read and write the state files of the services on this machine, and start and stop processes.
+
+The folder of a stream contains:
+
+- `<service>-<slot>.json`: the state of a service, which it writes about once a second
+- `wanted.json`: the services that `driftline up` asks for
+- `processes.json` and `supervisor.json`: the processes and the supervisor, which writes both
+
+The start time of a process distinguishes it from a later process with the same pid.
+
+A file that cannot be read counts as missing, so that a damaged file does not stop supervision.
+`unreadable` names such files.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, cast
+
+import msgspec
+import psutil
+
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
+from driftline.errors import MachineError
+from driftline.wire.topics import Service
+from driftline.wire.values import parse_time
+
+State = Literal[
+    "starting", "waiting for Kafka", "waiting for a model", "running", "stopped", "failed"
+]
+TroubleKind = Literal["waiting for Kafka", "too few partitions", "no progress", "no model"]
+
+T = TypeVar("T")
+R = TypeVar("R", bound="Running")
+
+# Other numbers mean groups of processes to `kill`, or do not fit in the kernel's type.
+Pid = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+
+# The number of consecutive ends soon after the start that counts as a crash loop.
+CRASHES = 3
+
+_PROCESSES = "processes.json"
+_SUPERVISOR = "supervisor.json"
+_WANTED = "wanted.json"
+# How often to check whether a process has ended.
+_LOOK_EVERY_S = 0.05
+
+
+class Running(msgspec.Struct, frozen=True):
+    """A process, identified by its pid and its start time."""
+
+    pid: Pid
+    born: str
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process still runs."""
+        return born(self.pid) == self.born
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """A problem that keeps a service from working. `driftline health` allows each some time."""
+
+    kind: TroubleKind
+    since: str  # RFC 3339 UTC
+    detail: str
+
+
+class ServiceState(Running, frozen=True, kw_only=True):
+    """The state that a service process writes about itself. Times are RFC 3339 UTC."""
+
+    service: Service
+    slot: int
+    state: State
+    started: str
+    updated: str
+    partitions: int = 0  # assigned to it
+    consumed: int = 0  # messages handled since it started
+    lag: int = 0  # unread messages of its partitions, about a second ago
+    published: dict[str, int] = {}  # role of a topic → messages published there since it started
+    model: str | None = None  # inference: digest of the model that serves
+    gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
+    lost: int = 0  # offsets in those gaps whose ends are known
+    problem: str | None = None  # outcomes: why labels and records are in different partitions
+    refused: dict[str, str] = {}  # inference: digest of a rejected model → why
+    error: str | None = None
+    stream_digest: str | None = None  # of the stream file that the service has loaded
+    troubles: tuple[Trouble, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the times, so that a file with another one counts as unreadable."""
+        for moment in (self.started, self.updated, *(trouble.since for trouble in self.troubles)):
+            parse_time(moment)
+
+
+class Process(Running, frozen=True, kw_only=True):
+    """A supervised service: its current process, or its last one."""
+
+    service: Service
+    slot: int
+    log: str
+    restarts: int = 0  # since `driftline up` asked for it
+    failures: int = 0  # consecutive ends; reset to 0 when the service has run for a minute
+    error: str | None = None  # the reason for its last end
+    retry: str | None = None  # RFC 3339 UTC: when it is restarted, if it has ended
+
+    @property
+    def name(self) -> str:
+        """Return the name of the service's log and state file, without suffix."""
+        return f"{self.service}-{self.slot}"
+
+    @property
+    def crash_looping(self) -> bool:
+        """Return whether the service has ended `CRASHES` times in a row soon after its start."""
+        return self.failures >= CRASHES
+
+
+class SupervisorState(Running, frozen=True, kw_only=True):
+    """The state that the supervisor writes about itself."""
+
+    request: int  # the number of the last request that it has handled
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A service that should run, with its command and log file."""
+
+    service: Service
+    slot: int
+    command: tuple[str, ...]
+    log: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.service}-{self.slot}"
+
+
+class Request(msgspec.Struct, frozen=True):
+    """The services that `driftline up` asks for. Each request has its own number."""
+
+    number: int = 0
+    services: tuple[Wanted, ...] = ()
+
+
+def folder_of(settings: Settings, stream: Stream) -> Path:
+    """Return the folder with the states and logs of the services of a stream."""
+    return settings.services / f"{stream.kafka.topic_prefix}{stream.name}"
+
+
+def file_digest(file: Path) -> str:
+    """Return a digest of a stream file that does not depend on comments, order or layout."""
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
+    return f"sha256:{hashlib.sha256(msgspec.json.encode(content, order='sorted')).hexdigest()}"
+
+
+def born(pid: int) -> str | None:
+    """Return the start time of a process, or None if it has ended or is a zombie.
+
+    The time is in hundredths of a second since the machine booted, so that a change of the wall
+    clock does not change it.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        # Both times depend on the wall clock in the same way, so their difference does not.
+        return str(round((process.create_time() - psutil.boot_time()) * 100))
+    except psutil.NoSuchProcess:
+        return None
+
+
+def write_state(folder: Path, state: ServiceState) -> None:
+    """Replace the state file of a service at once, so that readers never see a partial file."""
+    # Not flushed to the disk: the service writes again in a second, and does not outlive the
+    # machine.
+    path = folder / f"{state.service}-{state.slot}.json"
+    _replace(path, msgspec.json.encode(state), flush=False)
+
+
+def read_states(folder: Path) -> tuple[ServiceState, ...]:
+    """Return the last state of each service, also of those that ended."""
+    states = (_read(path, ServiceState) for path in _state_files(folder))
+    return tuple(state for state in states if state is not None)
+
+
+def read_state(folder: Path, service: Service, slot: int) -> ServiceState | None:
+    """Return the last state of a service, or None if it is unknown."""
+    return _read(folder / f"{service}-{slot}.json", ServiceState)
+
+
+def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
+    """Yield which state files cannot be read, and why. `name` is that of one file, without suffix.
+
+    The supervisor and the services replace their files soon.
+    """
+    kinds: dict[str, object] = {
+        _PROCESSES: tuple[Process, ...],
+        _SUPERVISOR: SupervisorState,
+        _WANTED: Request,
+    }
+    for path in sorted(folder.glob(f"{name}.json")):
+        try:
+            _decode(path, kinds.get(path.name, ServiceState))
+        except FileNotFoundError:
+            continue  # removed since the listing
+        except (OSError, msgspec.DecodeError) as error:
+            yield f"{path} cannot be read, so its content is ignored: {error}"
+
+
+def forget_ended(folder: Path) -> None:
+    """Remove the state files of processes that have ended, and those that cannot be read.
+
+    A service that runs writes its file again.
+    """
+    for path in _state_files(folder):
+        state = _read(path, ServiceState)
+        if path.is_file() and (state is None or not state.alive):
+            path.unlink(missing_ok=True)
+
+
+def write_processes(folder: Path, processes: Sequence[Process]) -> None:
+    """Replace the list of supervised services."""
+    _replace(folder / _PROCESSES, msgspec.json.encode(processes))
+
+
+def read_processes(folder: Path) -> tuple[Process, ...]:
+    """Return the supervised services, also those that await a restart."""
+    return _read(folder / _PROCESSES, tuple[Process, ...]) or ()
+
+
+def write_request(folder: Path, request: Request) -> None:
+    """Ask the supervisor to run services."""
+    _replace(folder / _WANTED, msgspec.json.encode(request))
+
+
+def read_request(folder: Path) -> Request | None:
+    """Return the last request, or None if it is unknown."""
+    return _read(folder / _WANTED, Request)
+
+
+def write_supervisor(folder: Path, state: SupervisorState) -> None:
+    """Replace the state file of the supervisor."""
+    _replace(folder / _SUPERVISOR, msgspec.json.encode(state))
+
+
+def read_supervisor(folder: Path) -> SupervisorState | None:
+    """Return the state of the supervisor, or None if it does not run or is unknown."""
+    state = _read(folder / _SUPERVISOR, SupervisorState)
+    return state if state is not None and state.alive else None
+
+
+def spawn(command: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    """Start a process in its own session, and append its output to a file."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C in the terminal must not stop it
+        )
+
+
+def stop(processes: Sequence[R], *, patience_s: float) -> tuple[R, ...]:
+    """Send SIGTERM to all processes and wait until they have ended, at most `patience_s`.
+
+    The others are killed and returned. A kill loses no data, because services resume from committed
+    offsets; the restart only takes longer.
+
+    Raises MachineError if a process belongs to another user, after the others have ended.
+    """
+    foreign = [process for process in processes if not _send(process, signal.SIGTERM)]
+    own = [process for process in processes if process not in foreign]
+    deadline_s = time.monotonic() + patience_s
+    while any(process.alive for process in own) and time.monotonic() < deadline_s:
+        _look_again()
+    stubborn = tuple(process for process in own if process.alive)
+    for process in stubborn:
+        _send(process, signal.SIGKILL)
+    while any(process.alive for process in stubborn):
+        _look_again()
+    if foreign:
+        pids = ", ".join(str(process.pid) for process in foreign)
+        raise MachineError(
+            f"these processes belong to another user and still run: {pids}",
+            hint="stop them as that user",
+        )
+    return stubborn
+
+
+def _send(process: Running, sign: signal.Signals) -> bool:
+    """Send a signal to a process that runs. Return whether this user may do so."""
+    if process.alive:
+        try:
+            os.kill(process.pid, sign)
+        except ProcessLookupError:
+            pass  # it has ended since the check
+        except PermissionError:
+            return False
+    return True
+
+
+def _look_again() -> None:
+    time.sleep(_LOOK_EVERY_S)  # they may not be child processes, so `wait` would not work
+
+
+def _replace(path: Path, content: bytes, *, flush: bool = True) -> None:
+    """Replace a file at once. With `flush`, it is complete even after a power failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _state_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*-*.json"))  # the hyphen excludes processes.json
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """Return the content of a file, or None if there is none, or none that can be read."""
+    try:
+        return cast(T, _decode(path, kind))
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _decode(path: Path, kind: object) -> object:
+    return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -1,0 +1,141 @@
+"""Inspect the services of a stream on this machine: which run, which are healthy, what is wrong.
+
+In: the folder with their states, and the present time. Out: `Workers`. It connects to no broker.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from driftline.ops.health import judge, seconds_since
+from driftline.ops.processes import (
+    Process,
+    ServiceState,
+    read_processes,
+    read_states,
+    read_supervisor,
+    unreadable,
+)
+from driftline.wire.topics import SERVICES, Service
+
+# Importing scikit-learn, pandas and Evidently takes about 10 s on two slow cores.
+START_PATIENCE_S = 90.0
+UNSUPERVISED = (
+    "the supervisor has ended: services keep running, but are not restarted; "
+    "`driftline up` starts another one"
+)
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A process of a service: its last state, and its health."""
+
+    said: ServiceState
+    alive: bool
+    problem: str | None = None  # why it is unhealthy
+    restarts: int = 0
+    outdated: bool = False  # it started with an earlier version of the stream file
+
+    @property
+    def name(self) -> str:
+        return f"{self.said.service}-{self.said.slot}"
+
+
+class Workers(msgspec.Struct, frozen=True):
+    """All workers of a stream on this machine."""
+
+    folder: Path  # with their states and logs
+    workers: tuple[Worker, ...]
+    supervisor: Literal["running", "ended", "none"]
+    unreadable: tuple[str, ...] = ()  # the state files that cannot be read, and why
+
+    def problems(self) -> Iterator[str]:
+        """Yield what is wrong: nothing if all four services run and are healthy."""
+        yield from self.unreadable
+        if self.supervisor == "ended":
+            yield UNSUPERVISED
+        missing = self.missing()
+        if len(missing) == len(SERVICES):
+            yield "no service is running; `driftline up` starts them"
+            return
+        for service in missing:
+            yield f"no worker of {service} is running"
+        for worker in self.workers:
+            if worker.problem:
+                yield f"{worker.name} {worker.problem}"
+
+    def missing(self) -> tuple[Service, ...]:
+        """Return the services without a worker that runs or should run."""
+        here = {worker.said.service for worker in self.workers if worker.alive or worker.problem}
+        return tuple(service for service in SERVICES if service not in here)
+
+
+def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Workers:
+    """Inspect all processes. `digest` is that of the stream file."""
+    damaged = tuple(unreadable(folder))
+    processes = {process.name: process for process in read_processes(folder)}
+    said = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
+    workers = []
+    for name in (*processes, *(name for name in said if name not in processes)):
+        process = processes.get(name)
+        state = said.get(name)
+        if state is None or (process is not None and state.pid != process.pid):
+            assert process is not None
+            state = _speechless(process, now)
+        alive = process.alive if process is not None else state.alive
+        workers.append(
+            Worker(
+                said=state,
+                alive=alive,
+                problem=_problem(process, state, alive, now),
+                restarts=process.restarts if process is not None else 0,
+                outdated=alive and digest is not None and state.stream_digest not in (None, digest),
+            )
+        )
+    order = {service: number for number, service in enumerate(SERVICES)}
+    workers.sort(key=lambda worker: (order[worker.said.service], worker.said.slot))
+    is_supervised = read_supervisor(folder) is not None
+    return Workers(
+        folder=folder,
+        workers=tuple(workers),
+        supervisor="running" if is_supervised else "ended" if processes else "none",
+        unreadable=damaged,
+    )
+
+
+def _problem(
+    process: Process | None, state: ServiceState, alive: bool, now: datetime
+) -> str | None:
+    """Return why a worker is unhealthy; None if it is healthy, or was stopped on purpose."""
+    if process is not None and process.crash_looping:
+        again = f", next start at {process.retry}" if process.retry else ""
+        return f"keeps crashing, {process.failures} times in a row{again}: {process.error}"
+    if not alive:
+        if process is not None and process.retry:
+            return f"has ended, next start at {process.retry}: {process.error}"
+        if state.state == "stopped" and process is None:
+            return None
+        return f"has failed: {state.error}" if state.error else "was killed"
+    if state.state == "starting" and seconds_since(state.started, now) <= START_PATIENCE_S:
+        return None
+    found = judge(state, now=now)
+    if not found.healthy:
+        return f"is unhealthy: {found.reason}"
+    return None if state.problem is None else f"reports: {state.problem}"
+
+
+def _speechless(process: Process, now: datetime) -> ServiceState:
+    """Return a state for a process that has not written one yet."""
+    moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return ServiceState(
+        service=process.service,
+        slot=process.slot,
+        pid=process.pid,
+        born=process.born,
+        state="starting" if process.alive else "failed",
+        started=moment,
+        updated=moment,
+        error=None if process.alive else process.error,
+    )

@@ -1,0 +1,1 @@
+"""Run a handler in a loop that reads, sends and commits."""

@@ -1,0 +1,166 @@
+"""Compare the committed offsets of a group with the current logs of its input topics.
+
+Input: committed offsets, and the broker. Output: where to resume, and a `LogChange` if records were
+deleted unread, the topic was created again, or the group reads it for the first time. The metadata
+of each committed offset contains the id of its topic.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from driftline.broker.port import Broker, Committed, OffsetRange, TopicPartition
+from driftline.broker.scan import handled
+from driftline.runtime.handler import LogChange
+
+log = logging.getLogger(__name__)
+
+_TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
+
+
+class Compared(NamedTuple):
+    """The checkpoint to resume from, the range of the log, and its change, if there is one."""
+
+    committed: Committed
+    start: int
+    end: int
+    change: LogChange | None
+
+
+class InputLogs:
+    """The logs of one worker's input topics. One object serves all sessions of the worker.
+
+    Kafka deletes committed offsets together with their topic. Therefore this object remembers what
+    the worker has committed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._ids: dict[str, str] = {}  # ids of the topics, updated by `compare`
+        # Topic id and next offset to handle at the last commit, set by `remember`; never reset.
+        self._read: dict[TopicPartition, tuple[str, int]] = {}
+
+    def compare(
+        self, partitions: Iterable[TopicPartition], found: Mapping[TopicPartition, Committed]
+    ) -> dict[TopicPartition, Compared]:
+        """Return where to resume, given the committed offsets in `found`. Raises BrokerError."""
+        wanted = list(partitions)
+        topics = sorted({partition.topic for partition in wanted})
+        spans: dict[TopicPartition, OffsetRange] = {}
+        admin = self._broker.admin()
+        try:
+            self._ids |= admin.topic_ids(topics)
+            for topic in topics:
+                spans |= admin.offsets(topic)
+        finally:
+            admin.close()
+        return {
+            partition: self._compare(partition, found.get(partition), spans[partition])
+            for partition in wanted
+        }
+
+    def follow(self, topics: Iterable[str]) -> dict[str, str]:
+        """Return the new ids of the topics that were created again since the last call with them.
+
+        From now on, `have_changed` checks these topics too. Raises BrokerError.
+        """
+        admin = self._broker.admin()
+        try:
+            ids = admin.topic_ids(sorted(topics))
+        finally:
+            admin.close()
+        changed = {topic: id for topic, id in ids.items() if self._ids.get(topic, id) != id}
+        self._ids |= ids
+        return changed
+
+    def have_changed(self) -> bool:
+        """Return whether a topic was created again since it was compared or followed. Raises
+        BrokerError."""
+        admin = self._broker.admin()
+        try:
+            ids = admin.topic_ids(sorted(self._ids))
+        finally:
+            admin.close()
+        return any(self._ids[topic] != id for topic, id in ids.items())
+
+    def committed(
+        self, offsets: Mapping[TopicPartition, Committed]
+    ) -> dict[TopicPartition, Committed]:
+        """Return these offsets to commit with the ids of their topics in the metadata."""
+        return {
+            partition: _with_topic_id(at, self._ids.get(partition.topic, ""))
+            for partition, at in offsets.items()
+        }
+
+    def remember(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        """Remember what was committed."""
+        for partition, at in offsets.items():
+            self._read[partition] = (self._ids.get(partition.topic, ""), handled(at))
+
+    def _compare(
+        self, partition: TopicPartition, found: Committed | None, span: OffsetRange
+    ) -> Compared:
+        topic_id = self._ids.get(partition.topic, "")
+        if found is None:  # never committed, or deleted by Kafka together with the topic
+            known, unread = self._read.get(partition, ("", None))
+            change = LogChange(
+                partition,
+                topic_id,
+                span.start,
+                unread if known != topic_id else None,
+                is_new_topic=True,
+            )
+            return Compared(Committed(span.start), *span, change)
+        known, at = without_topic_id(found)
+        unread = handled(at)
+        # The topic was created again. If the known id is missing, an offset above the end shows it.
+        if (known and known != topic_id) or (not known and at.offset > span.end):
+            change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
+            return Compared(Committed(span.start), *span, change)
+        if at.offset <= span.end < unread:
+            log.warning(
+                "%s[%d]: the metadata beside the committed offset %d says that results up to %d "
+                "are published, but the log ends at %d: it is ignored, and results from the "
+                "committed offset on are published again",
+                partition.topic,
+                partition.partition,
+                at.offset,
+                unread,
+                span.end,
+            )
+            at, unread = Committed(at.offset), at.offset
+        if unread < span.start:  # unread records were deleted
+            change = LogChange(partition, topic_id, span.start, unread)
+            return Compared(Committed(span.start, at.metadata), *span, change)
+        if not known:  # committed by an old version, or by a tool that moves offsets
+            change = LogChange(partition, topic_id, unread, is_new_topic=True)
+            return Compared(at, *span, change)
+        return Compared(at, *span, None)
+
+
+def _with_topic_id(at: Committed, topic_id: str) -> Committed:
+    """Put the id of the topic in front of the metadata.
+
+    >>> _with_topic_id(Committed(7, '{"watermark":5}'), "abc").metadata
+    '{"topic_id":"abc","watermark":5}'
+    >>> _with_topic_id(Committed(7, "any text"), "abc").metadata
+    '{"topic_id":"abc"} any text'
+    """
+    own, rest = f'{{"topic_id":"{topic_id}"', at.metadata
+    if len(rest) > 2 and rest.startswith("{"):
+        return Committed(at.offset, f"{own},{rest[1:]}")
+    return Committed(at.offset, f"{own}}} {rest}" if rest.strip("{}") else f"{own}}}")
+
+
+def without_topic_id(at: Committed) -> tuple[str, Committed]:
+    """Return the topic's id, empty if it is unknown, and the offset and metadata of the handler.
+
+    >>> without_topic_id(Committed(7, '{"topic_id":"abc","watermark":5}'))
+    ('abc', Committed(offset=7, metadata='{"watermark":5}'))
+    """
+    match = _TOPIC_ID.match(at.metadata)
+    if match is None:
+        return "", at
+    rest = at.metadata[match.end() :]
+    return match[1], Committed(at.offset, rest[2:] if rest.startswith("}") else "{" + rest)

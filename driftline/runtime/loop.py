@@ -1,0 +1,379 @@
+"""Run a service: poll records, have its handler process them, send the results, commit offsets.
+
+A service is a `Handler` run by this loop. The handler turns records into records and returns the
+offsets to commit. The loop and its session guarantee delivery: with exactly-once, no record is lost
+and no result is published twice; with at-least-once, no record is lost.
+"""
+
+import ctypes
+import gc
+import logging
+import threading
+from collections.abc import Callable
+
+from driftline.broker.port import Broker, Messages, TopicPartition
+from driftline.clock import Clock
+from driftline.config.stream import Delivery
+from driftline.errors import (
+    BrokerError,
+    InstanceFenced,
+    StoreUnavailable,
+    Stuck,
+    TopicRecreated,
+    TransactionAborted,
+)
+from driftline.runtime.bad_record_isolation import Isolation, is_caused_by_data
+from driftline.runtime.handler import Handler
+from driftline.runtime.input_logs import InputLogs
+from driftline.runtime.session import Session
+
+log = logging.getLogger(__name__)
+
+# A transaction of one record takes 11 ms at the median; for 200 ms of batches that is negligible.
+COMMIT_INTERVAL_S = 0.2
+# Without transactions, each commit waits for all acknowledgements. Once a second costs little
+# speed, and the successor of a killed worker repeats little.
+AT_LEAST_ONCE_INTERVAL_S = 1.0
+# The interval of `look`, the progress callback. Each call costs a round trip to the broker.
+LOOK_INTERVAL_S = 1.0
+# The session is replaced after more aborted transactions in a row than this.
+MAX_ABORTS_IN_A_ROW = 5
+# The wait before a failed session is replaced. It doubles with each failure, up to the longest.
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 15.0
+# A worker that is fenced twice within this time has a live rival in its slot.
+RIVAL_WITHIN_S = 60.0
+
+OnConnection = Callable[[str | None], None]
+
+
+class Loop:
+    """Run one handler on one broker. Each `step` does the following:
+
+    1. Open a session if there is none: fence a predecessor's transaction, then join the group.
+    2. Pass new records of the broadcast topics to the handler. The first step of a session reads
+       these topics to their end.
+    3. Pause the partitions that the handler wants paused now, and resume the others.
+    4. Poll. Partitions may be assigned or revoked during this call. The session commits before
+       partitions are revoked, because it cannot do so later.
+    5. Call `handle` with the batch, then `tick`. Between them, call `look` if partitions were
+       assigned or the last call was a second ago.
+    6. Send the results and dead letters in the order of the input records. With exactly-once, the
+       first record begins a transaction. Only now advance the positions past the batch.
+    7. If `commit_interval_s` has passed since the last commit, commit (`Session.commit`).
+
+    A failure can leave the handler's state ahead of the results that were sent. The offsets to
+    commit come from that state, so committing them would lose results. Therefore nothing is
+    committed after a failure until that state is rebuilt:
+
+    - If a transaction is aborted, readers see none of its records. The handler drops its
+      partitions and is assigned them again at the committed offsets.
+    - If the data of a batch made the handler fail, the same happens. Then the batch is handled in
+      smaller and smaller chunks until its bad records are dead letters
+      (`driftline.runtime.bad_record_isolation`).
+    - After any other failure the session is abandoned and the error is raised. The next step opens
+      a new one. If an input topic was created again, the session commits before that.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        broker: Broker,
+        *,
+        group: str,
+        delivery: Delivery,
+        clock: Clock,
+        slot: int = 0,
+        max_records: int = 5000,
+        commit_interval_s: float | None = None,
+        on_connection: OnConnection = lambda problem: None,
+    ) -> None:
+        """Prepare a loop. It connects in its first step.
+
+        `on_connection` is called with the reason after each failure of Kafka, and with None once
+        Kafka works again.
+        """
+        self._handler = handler
+        self._broker = broker
+        self._clock = clock
+        self._group = group
+        self._client_id = f"{group}-{slot}"
+        self._exactly_once = delivery == "exactly_once"
+        self._max_records = max_records
+        if commit_interval_s is None:
+            commit_interval_s = (
+                COMMIT_INTERVAL_S if self._exactly_once else AT_LEAST_ONCE_INTERVAL_S
+            )
+        self._commit_interval_s = commit_interval_s
+        self._last_commit_s = clock.monotonic()  # set by `_commit`, even if it has nothing to do
+        self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S  # set before each `look`
+        # Opened by `step`. None again once it is abandoned, so that `close` cannot commit after a
+        # failure.
+        self._session: Session | None = None
+        # These three outlive the sessions.
+        self._logs = InputLogs(broker)
+        # Next offset to read of the broadcast topics. The session sets it after each commit.
+        self._followed: dict[TopicPartition, int] = {}
+        self._isolation = Isolation()
+        self._aborts = 0  # in a row; reset by a commit, or when they exceed the limit
+        self._on_connection = on_connection
+        self._problem_since_s: float | None = None  # first failure; None once Kafka works again
+        self._failures = 0  # failed sessions since Kafka last worked
+        self._fenced_s = float("-inf")  # when this worker was last fenced; never reset
+        # Positions that last made the loop replace its clients; never reset.
+        self._stuck_at: dict[TopicPartition, int] = {}
+
+    def step(self, timeout_s: float) -> bool:
+        """Do one iteration and return whether it did any work.
+
+        Wait up to `timeout_s` for records. Raises BrokerError if the broker cannot be reached or
+        rejects a request, and errors of the handler that the data cannot have caused. The next step
+        then starts from the committed offsets.
+        """
+        session = self._session or self._open()
+        try:
+            try:
+                return self._turn(session, timeout_s)
+            except TransactionAborted as error:
+                self._recover(session, error)
+                return True
+            except TopicRecreated as error:
+                log.warning("%s", error.message)
+                self._abandon()
+                return True
+        except BaseException:
+            self._abandon()
+            raise
+
+    def run(self, stop: threading.Event, *, max_wait_s: float) -> None:
+        """Call `step` until `stop` is set, then commit and close.
+
+        After an error of Kafka or the model store, wait and open a new session. Raises the other
+        errors of `step`, and InstanceFenced if this worker is fenced twice within a minute.
+        """
+        try:
+            while not stop.is_set():
+                pause_s = 0.0
+                try:
+                    self.step(max_wait_s)
+                except BrokerError as error:
+                    self._check_rival(error)
+                    self._failed(error)
+                    pause_s = self._next_backoff_s()
+                except StoreUnavailable as error:
+                    log.warning("waiting for the model store, and trying again: %s", error.message)
+                    pause_s = LONGEST_BACKOFF_S
+                if pause_s:
+                    # In another thread: to free a failed client may block while the broker is away.
+                    threading.Thread(target=_free_memory, name="driftline-gc", daemon=True).start()
+                    stop.wait(pause_s)
+        finally:
+            self.close()
+
+    @property
+    def paused(self) -> frozenset[TopicPartition]:
+        """Return the paused partitions."""
+        return self._session.paused if self._session is not None else frozenset()
+
+    def close(self) -> None:
+        """Commit, leave the group and close the handler. Safe to call twice and after a failure.
+
+        If the broker fails, log this and abandon the session. The next start repeats the rest.
+        """
+        session, self._session = self._session, None
+        try:
+            if session is not None:
+                session.close()
+        except BrokerError as error:
+            log.warning("closed without a last commit; the next start repeats it: %s", error)
+            assert session is not None
+            session.abandon()
+        except BaseException:
+            assert session is not None
+            session.abandon()
+            raise
+        finally:
+            self._handler.close()
+
+    # ---- one step -------------------------------------------------------------------------------
+
+    def _turn(self, session: Session, timeout_s: float) -> bool:
+        busy = session.follow()
+        messages = session.poll(timeout_s)
+        left = len(messages)
+        for chunk in self._isolation.chunks(messages) if messages else ():
+            left -= len(chunk)
+            if not self._process(session, chunk, is_last=not left):
+                return True
+        if not messages:
+            if not self._settle_culprits(session, is_idle=True):
+                return True
+            self._look(session)
+            output = self._handler.tick()
+            session.send(output)
+            busy = busy or bool(output)
+        if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
+            self._commit(session)
+        return busy or bool(messages)
+
+    def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
+        """Handle records and send the results. Return False if they must be read again."""
+        if self._isolation.sets_aside(messages):
+            return True
+        try:
+            output = list(self._handler.handle(messages))
+            if is_last:
+                self._look(session)
+            output.extend(self._handler.tick())
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            self._search(session, messages, error)
+            return False
+        # Earlier records may still wait to become dead letters. Settle them before sending these
+        # results, because readers drop results that are out of order as repeats.
+        if not self._settle_culprits(session, is_idle=False):
+            return False
+        try:
+            session.send(output)
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            self._search(session, messages, error)
+            return False
+        self._isolation.succeeded(messages)
+        session.handled(messages)
+        if self._isolation.is_searching:
+            self._commit(session)  # otherwise the next failure would undo this chunk
+        return True
+
+    def _search(self, session: Session, messages: Messages, error: Exception) -> None:
+        """Rewind, so that records that failed are read again in smaller chunks."""
+        if self._isolation.failed(messages, error):
+            log.error(
+                "%s cannot be handled; it becomes a dead letter",
+                messages[0].place,
+                exc_info=error,
+            )
+        else:
+            log.warning(
+                "handling %d records failed, trying smaller parts: %r", len(messages), error
+            )
+        session.rewind()
+
+    def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
+        """Send the dead letters of culprits. Return False if records must be read again first,
+        because a culprit failed only once."""
+        if self._isolation.try_again(is_idle=is_idle):
+            session.rewind()
+            return False
+        for message, reason in self._isolation.take_proven(is_idle=is_idle):
+            output = self._handler.refuse(message, reason)
+            if not session.was_handled_before(message):
+                session.send(output)
+            session.handled(Messages([message]))
+        return True
+
+    def _commit(self, session: Session) -> None:
+        self._last_commit_s = self._clock.monotonic()
+        if session.is_dirty:
+            self._isolation.committed(session.commit())
+            self._aborts = 0
+            self._works()
+
+    def _look(self, session: Session) -> None:
+        now_s = self._clock.monotonic()
+        if now_s < self._next_look_s and not session.was_assigned:
+            return
+        if self._isolation.is_unproven:
+            return  # the consumer is past records that the handler did not process
+        self._next_look_s = now_s + LOOK_INTERVAL_S
+        try:
+            answered = session.look()
+            self._check_stuck(session)
+        except (InstanceFenced, Stuck, TransactionAborted):
+            raise
+        except BrokerError as error:
+            # The clients may recover by themselves. Try again at the next `look`.
+            self._failed(error)
+        else:
+            if answered and not session.is_dirty:
+                self._works()
+
+    def _check_stuck(self, session: Session) -> None:
+        """Raise Stuck, once for the same positions. New clients may be able to read on."""
+        stuck_at = session.stuck_at
+        if stuck_at and stuck_at != self._stuck_at:
+            self._stuck_at = dict(stuck_at)
+            raise Stuck("no records arrive although there are some; trying with new clients")
+
+    # ---- sessions -------------------------------------------------------------------------------
+
+    def _open(self) -> Session:
+        self._session = Session(
+            self._handler,
+            self._broker,
+            group=self._group,
+            client_id=self._client_id,
+            exactly_once=self._exactly_once,
+            max_records=self._max_records,
+            followed=self._followed,
+            logs=self._logs,
+            on_reread=self._isolation.reread,
+        )
+        return self._session
+
+    def _abandon(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.abandon()
+
+    def _recover(self, session: Session, error: TransactionAborted) -> None:
+        self._aborts += 1
+        if self._aborts > MAX_ABORTS_IN_A_ROW:
+            self._aborts = 0
+            raise error
+        log.warning("transaction aborted, rebuilding from the committed offsets: %s", error.message)
+        session.rewind()
+
+    def _next_backoff_s(self) -> float:
+        backoff_s = FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10)
+        self._failures += 1
+        return min(backoff_s, LONGEST_BACKOFF_S)
+
+    def _check_rival(self, error: BrokerError) -> None:
+        """Raise the second InstanceFenced within a minute. One alone does not prove that there is a
+        rival, because a stalled broker fences members, too."""
+        if isinstance(error, InstanceFenced):
+            now_s = self._clock.monotonic()
+            if now_s - self._fenced_s < RIVAL_WITHIN_S:
+                raise error
+            self._fenced_s = now_s
+
+    def _failed(self, error: BrokerError) -> None:
+        if self._problem_since_s is None:
+            self._problem_since_s = self._clock.monotonic()
+            log.warning("waiting for Kafka, and trying again until it answers: %s", error.message)
+        else:
+            log.debug("still waiting for Kafka: %s", error.message)
+        self._on_connection(error.message)
+
+    def _works(self) -> None:
+        self._failures = 0
+        if self._problem_since_s is not None:
+            waited_s = self._clock.monotonic() - self._problem_since_s
+            self._problem_since_s = None
+            log.info("Kafka answers again after %.0f s", waited_s)
+            self._on_connection(None)
+
+
+def _free_memory() -> None:
+    """Free failed clients that only reference cycles keep, and return unused memory to the system.
+
+    glibc keeps what is freed between blocks still in use: without `malloc_trim`, the backlogs of
+    ten outages left 50 MB of unused memory in a process that used 30. Other C libraries lack it.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

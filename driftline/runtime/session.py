@@ -1,0 +1,458 @@
+"""Manage the Kafka clients of one worker, from joining its group until they fail or are closed.
+
+Input: a handler and a broker. Output: batches to handle, records sent, offsets committed. It
+commits only offsets of handled records. After a failure the loop rewinds or abandons it.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from driftline.broker.port import (
+    Broker,
+    Committed,
+    Consumer,
+    Message,
+    Messages,
+    OutgoingBatch,
+    Producer,
+    TopicPartition,
+)
+from driftline.broker.scan import handled
+from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
+from driftline.runtime.handler import GroupView, Handler, LogChange, Output
+from driftline.runtime.input_logs import InputLogs, without_topic_id
+
+log = logging.getLogger(__name__)
+
+# An abandoned transaction hides later records, also those of other workers, until it times out.
+TRANSACTION_TIMEOUT_S = 10.0
+# Topic ids are compared after this many calls of `look`, about every 10 s. This detects a topic
+# that was created again even if its new log contains the old position.
+_LOOKS_BETWEEN_IDS = 10
+# The clients are replaced if unread records do not arrive for this many calls of `look`, or 100 s.
+_PATIENT_LOOKS = 100
+
+
+class Session:
+    """One membership in the group of a service, with the producer and the broadcast consumer.
+
+    `followed` contains the next offset to read of each partition of the broadcast topics. Each
+    commit updates it. `on_reread` is called when uncommitted records will be read again, here or by
+    another worker. Raises BrokerError if the broker cannot be reached or rejects a request.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        broker: Broker,
+        *,
+        group: str,
+        client_id: str,
+        exactly_once: bool,
+        max_records: int,
+        followed: dict[TopicPartition, int],
+        logs: InputLogs,
+        on_reread: Callable[[], None],
+    ) -> None:
+        self._handler = handler
+        self._broker = broker
+        self._client_id = client_id
+        self._exactly_once = exactly_once
+        self._max_records = max_records
+        self._followed_from = followed
+        self._logs = logs
+        # Found by an assignment or `_go_on`; `poll` passes them to the handler and empties it.
+        self._changes: list[LogChange] = []
+        self._looks = 0  # calls of `look` since topic ids were last compared
+        # Positions below the log's end at the last `look`, without paused partitions.
+        self._behind: dict[TopicPartition, int] = {}
+        self._looks_without_progress = 0  # reset by `look` when `_behind` changes or is empty
+        self._on_reread = on_reread
+        self._in_transaction = False  # set by `_begin`, reset by a commit or with a new producer
+        self.is_dirty = False  # something was handled or sent since the last commit or rewind
+        self.was_assigned = False  # an assignment or rewind was completed since the last `look`
+        self.paused: frozenset[TopicPartition] = frozenset()  # set before each poll
+        # Next offset to handle of each assigned partition. It is set by an assignment, advanced
+        # only after results were sent, and removed by a revocation.
+        self._positions: dict[TopicPartition, int] = {}
+        # Set like `_positions`, but never advanced: results of records before it are committed, so
+        # they are read only to rebuild the handler's state.
+        self._unread: dict[TopicPartition, int] = {}
+        self._all_partitions: tuple[TopicPartition, ...] | None = None  # set at the first use
+        self._followed: Consumer | None = None  # made by the first `follow`
+        self._producer = self._new_producer()
+        try:
+            self._consumer = self._join(group)
+        except BaseException:
+            self._producer.abandon()
+            raise
+
+    def _join(self, group: str) -> Consumer:
+        # With an instance id, a worker that is restarted in its slot gets its partitions at once.
+        consumer = self._broker.consumer(
+            group, client_id=self._client_id, instance_id=self._client_id
+        )
+        try:
+            consumer.subscribe(
+                self._handler.inputs, assigned=self._on_assigned, revoked=self._on_revoked
+            )
+        except BaseException:
+            consumer.abandon()
+            raise
+        return consumer
+
+    # ---- input ----------------------------------------------------------------------------------
+
+    def poll(self, timeout_s: float) -> Messages:
+        """Return the next records of the partitions that are not paused.
+
+        Raises TopicRecreated after committing; the session must then be abandoned.
+        """
+        if self._looks >= _LOOKS_BETWEEN_IDS:
+            self._looks = 0
+            self._check_topics()
+        self._pause_or_resume()
+        found: Sequence[Message] = ()
+        for _ in range(2):
+            try:
+                found = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
+                break
+            except OffsetOutOfRange as error:
+                self._go_on(TopicPartition(error.topic, error.partition))
+        self._report_changes()
+        return self._put_back(Messages.of(found))
+
+    def handled(self, messages: Messages) -> None:
+        """Advance the positions past these records. Call it after their results were sent."""
+        for partition, at in messages.runs:
+            next_offset = messages[at.stop - 1].offset + 1
+            self._positions[partition] = max(next_offset, self._positions.get(partition, 0))
+        self.is_dirty = True
+
+    def was_handled_before(self, message: Message) -> bool:
+        """Return whether a record is read only to rebuild the handler's state."""
+        partition = TopicPartition(message.topic, message.partition)
+        return message.offset < self._unread.get(partition, 0)
+
+    @property
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Return the next offset to handle of each assigned partition."""
+        return self._positions
+
+    def look(self) -> bool:
+        """Pass the group's progress to the handler. Return whether this proves that Kafka works.
+
+        Without partitions no request is sent, so only a new assignment proves it, even if empty.
+        Unread records must be read first, because that may fail. The next commit then proves it.
+        """
+        was_assigned, self.was_assigned = self.was_assigned, False
+        self._looks += 1
+        partitions = sorted(self._consumer.assignment())
+        positions = {partition: self._consumer.position(partition) for partition in partitions}
+        ends = self._consumer.ends(partitions)
+        self._note_progress(positions, ends)
+        self._handler.look(GroupView(positions, ends, self._committed_of_all))
+        return (was_assigned or bool(partitions)) and not self._behind
+
+    def _note_progress(
+        self, positions: Mapping[TopicPartition, int], ends: Mapping[TopicPartition, int]
+    ) -> None:
+        behind = {
+            partition: position
+            for partition, position in positions.items()
+            if partition not in self.paused and position < ends.get(partition, 0)
+        }
+        self._looks_without_progress = (
+            self._looks_without_progress + 1 if behind and behind == self._behind else 0
+        )
+        self._behind = behind
+
+    @property
+    def stuck_at(self) -> Mapping[TopicPartition, int]:
+        """Return the positions of partitions with unread records, if none has advanced for long."""
+        return self._behind if self._looks_without_progress >= _PATIENT_LOOKS else {}
+
+    def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
+        if self._all_partitions is None:
+            admin = self._broker.admin()
+            try:
+                described = admin.describe(self._handler.inputs)
+            finally:
+                admin.close()
+            self._all_partitions = tuple(
+                TopicPartition(topic, number)
+                for topic, info in described.items()
+                for number in range(info.partitions)
+            )
+        found = self._consumer.committed(self._all_partitions)
+        return {partition: without_topic_id(at)[1] for partition, at in found.items()}
+
+    # ---- broadcast topics -----------------------------------------------------------------------
+
+    def follow(self) -> bool:
+        """Pass new records of the broadcast topics to the handler. Return whether there were any.
+        The first call reads the topics to their end and returns True."""
+        if not self._handler.follows:
+            return False
+        if self._followed is None:
+            self._follow_to_end()
+            return True
+        messages = self._followed.poll(max_records=self._max_records, timeout_s=0)
+        if messages:
+            self.send(self._handler.follow(messages))
+            self.is_dirty = True
+        return bool(messages)
+
+    def _follow_to_end(self) -> None:
+        created_again = self._logs.follow(self._handler.follows)
+        admin = self._broker.admin()
+        try:
+            ranges = {
+                partition: offsets
+                for topic in self._handler.follows
+                for partition, offsets in admin.offsets(topic).items()
+            }
+        finally:
+            admin.close()
+        consumer = self._broker.consumer(client_id=f"{self._client_id}-follow")
+        self._followed = consumer
+        starts = {}
+        for partition, offsets in ranges.items():
+            if (id := created_again.get(partition.topic)) is not None:
+                log.error(
+                    "%s was created again: its earlier records are lost; reading the new topic "
+                    "from its beginning",
+                    partition.topic,
+                )
+                self._followed_from.pop(partition, None)
+                change = LogChange(partition, id, offsets.start, is_new_topic=True)
+                self.send(self._handler.log_changed(change))
+            known = self._followed_from.get(partition, offsets.start)
+            starts[partition] = known if offsets.start <= known <= offsets.end else offsets.start
+        consumer.assign(starts)
+        while any(consumer.position(p) < offsets.end for p, offsets in ranges.items()):
+            found = consumer.poll(max_records=self._max_records, timeout_s=0.05)
+            self.send(self._handler.follow(found))
+        self.is_dirty = True
+
+    # ---- partitions -----------------------------------------------------------------------------
+
+    def rewind(self) -> None:
+        """Abort what was not committed and resume at the committed offsets. Raises BrokerError."""
+        self._replace_producer()
+        self.is_dirty = False
+        partitions = sorted(self._consumer.assignment())
+        self._drop(partitions)
+        self._resume(partitions)
+
+    def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        self._resume(partitions)
+
+    def _resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Assign these partitions to the handler at their committed offsets."""
+        found = self._logs.compare(partitions, self._consumer.committed(partitions))
+        starts = dict(self._handler.assigned({p: at.committed for p, at in found.items()}) or {})
+        for partition, at in found.items():
+            # The log may start later. Only the loss of unhandled records is reported as a change.
+            start = max(starts.get(partition, at.committed.offset), at.start)
+            self._consumer.seek(partition, start)
+            self._positions[partition] = start
+            self._unread[partition] = max(start, handled(at.committed))
+        self._changes += [at.change for at in found.values() if at.change is not None]
+        self.was_assigned = True
+
+    def _go_on(self, partition: TopicPartition) -> None:
+        """Move a position that is outside of its log to the nearest offset in the log, and report
+        lost records. Raises TopicRecreated, BrokerError."""
+        position = self._consumer.position(partition)
+        self._check_topics()
+        (found,) = self._logs.compare([partition], {}).values()
+        unread = max(position, self._unread.get(partition, 0))
+        if unread < found.start:
+            assert found.change is not None
+            self._changes.append(LogChange(partition, found.change.topic_id, found.start, unread))
+        start = max(position, found.start)
+        if position > found.end:
+            log.error(
+                "%s[%d] ends at offset %d, before offset %d that was read: Kafka has lost records",
+                *partition,
+                found.end,
+                position,
+            )
+            start = found.end
+        self._consumer.seek(partition, start)
+        self._positions[partition] = start
+
+    def _check_topics(self) -> None:
+        """Commit and raise TopicRecreated if a topic that is read was created again. The session
+        must end, because its clients may still read the deleted topic."""
+        if self._logs.have_changed():
+            self.commit()
+            raise TopicRecreated("a topic was created again; reading it with new clients")
+
+    def _report_changes(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            if change.partition not in self._positions:
+                continue
+            if change.unread is not None:
+                log.error("%s", _told(change))
+            self.send(self._handler.log_changed(change))
+            self.is_dirty = True
+
+    def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        if any(partition in self._positions for partition in partitions):
+            try:
+                self.commit()
+            except TransactionAborted as error:
+                # The next owner of the partitions handles their uncommitted records again.
+                log.warning("transaction lost while handing over partitions: %s", error.message)
+                self._replace_producer()
+        self._drop(partitions)
+        self.paused -= frozenset(partitions)
+
+    def _drop(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+            self._unread.pop(partition, None)
+        self._changes = [at for at in self._changes if at.partition in self._positions]
+        self._on_reread()
+        self._handler.revoked(partitions)
+
+    def _pause_or_resume(self) -> None:
+        held = self._handler.held_back(self._consumer.assignment())
+        if held == self.paused:
+            return
+        if released := self.paused - held:
+            self._consumer.resume(released)
+        if fresh := held - self.paused:
+            self._consumer.pause(fresh)
+        self.paused = held
+
+    def _put_back(self, messages: Messages) -> Messages:
+        """Undo the poll for partitions that were assigned during it and must be paused, which the
+        next step does. Return the other records."""
+        held = self._handler.held_back(self._consumer.assignment()) - self.paused
+        if not held:
+            return messages
+        first: dict[TopicPartition, int] = {}
+        kept: list[Message] = []
+        for partition, at in messages.runs:
+            if partition in held:
+                first.setdefault(partition, messages[at.start].offset)
+            else:
+                kept.extend(messages[at])
+        for partition, offset in first.items():
+            self._consumer.seek(partition, offset)
+        return Messages(kept)
+
+    # ---- output ---------------------------------------------------------------------------------
+
+    def send(self, records: Output) -> None:
+        """Send records. With exactly-once, the first one after a commit begins a transaction."""
+        if not records:
+            return
+        self._begin()
+        for record in records:
+            if isinstance(record, OutgoingBatch):
+                self._producer.send_batch(record)
+            else:
+                self._producer.send(record)
+        self.is_dirty = True
+
+    def commit(self) -> Mapping[TopicPartition, Committed]:
+        """Commit if anything was handled or sent since the last commit. Return the offsets.
+
+        1. Collect the offsets to commit: the handler's, or else the next offset to handle.
+        2. With exactly-once, add them to the transaction and commit it. With at-least-once, wait
+           until all sent records are acknowledged, then commit the offsets.
+        3. Remember the offsets, and the positions in the broadcast topics.
+        """
+        if not self.is_dirty:
+            return {}
+        holds = self._handler.holds()
+        offsets = self._logs.committed(
+            {
+                partition: holds.get(partition, Committed(offset))
+                for partition, offset in self._positions.items()
+            }
+        )
+        if self._exactly_once:
+            self._begin()
+            if offsets:
+                self._producer.send_offsets(offsets, self._consumer.group_metadata())
+            self._producer.commit()
+            self._in_transaction = False
+        else:
+            self._producer.flush()
+            if offsets:
+                self._consumer.commit(offsets)
+        self.is_dirty = False
+        self._logs.remember(offsets)
+        if self._followed is not None:
+            for partition in self._followed.assignment():
+                self._followed_from[partition] = self._followed.position(partition)
+        return offsets
+
+    def _new_producer(self) -> Producer:
+        producer = self._broker.producer(
+            self._client_id if self._exactly_once else None,
+            transaction_timeout_s=TRANSACTION_TIMEOUT_S,
+            client_id=self._client_id,
+            # Readers drop a result whose source offset is not above all earlier ones. If a record
+            # failed but a later one was written, they would drop the repeated record.
+            gapless=not self._exactly_once,
+        )
+        if self._exactly_once:
+            # Fence a predecessor now. If its open transaction includes offsets, Kafka returns no
+            # committed offsets until that transaction ends or times out.
+            try:
+                producer.begin()
+                producer.abort()
+            except BaseException:
+                producer.abandon()
+                raise
+        return producer
+
+    def _replace_producer(self) -> None:
+        """Replace the producer. This drops the records that were sent but not committed."""
+        self._in_transaction = False
+        self._producer.abandon()
+        self._producer = self._new_producer()
+
+    def _begin(self) -> None:
+        if self._exactly_once and not self._in_transaction:
+            self._producer.begin()
+            self._in_transaction = True
+
+    # ---- end ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Commit, leave the group and close the clients. Raises BrokerError."""
+        self.commit()
+        for client in (self._followed, self._consumer, self._producer):
+            if client is not None:
+                client.close()
+
+    def abandon(self) -> None:
+        """Free the clients after a failure, without a commit and without waiting for the broker."""
+        for client in (self._followed, self._consumer, self._producer):
+            if client is not None:
+                client.abandon()
+        self._drop(sorted(self._positions))
+
+
+def _told(change: LogChange) -> str:
+    """Return the log message for lost records."""
+    topic, partition = change.partition
+    if change.is_new_topic:
+        return (
+            f"{topic} was created again: records of {topic}[{partition}] from offset "
+            f"{change.unread} on were not read; going on at offset {change.start} of the new topic"
+        )
+    assert change.unread is not None
+    return (
+        f"{change.start - change.unread} offsets of {topic}[{partition}] were deleted before they "
+        f"were read, from {change.unread} on; going on at {change.start}. Raise the topic's "
+        "retention above the longest downtime"
+    )

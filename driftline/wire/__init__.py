@@ -1,0 +1,1 @@
+"""Define what the topics contain: topics, events, and how both are encoded."""

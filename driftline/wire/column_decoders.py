@@ -1,0 +1,115 @@
+"""Build JSON decoders from the columns of a stream, and explain their errors.
+
+Input: column names, with the JSON types that each allows. Output: a function from bytes to a
+struct with one field per column, in which an absent column is None.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from driftline.wire.values import shortened
+
+Scalar = str | int | float | bool | None
+IdType = str | int | float | None
+
+# UnicodeDecodeError comes from callers, which check the encoding of fields that the schema skips.
+DECODE_ERRORS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def make_struct(types: Mapping[str, Any], *, refuse_unknown: bool) -> type[msgspec.Struct] | None:
+    """Return a struct type with one field for each name, in this order, with default None.
+
+    Return None if a name contains a quote, a backslash or a control character, because msgspec
+    cannot decode such field names.
+    """
+    if not all(map(_can_be_renamed, types)):
+        return None
+    return _struct(types, {f"f{place}": name for place, name in enumerate(types)}, refuse_unknown)
+
+
+def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[[bytes], Any]:
+    """Return a function that decodes JSON to a struct with the fields of `make_struct`.
+
+    The function raises `DECODE_ERRORS`; `reason_of` explains them.
+    """
+    known = make_struct(types, refuse_unknown=refuse_unknown)
+    if known is not None:
+        return msgspec.json.Decoder(known).decode
+    # msgspec cannot decode to a struct with these names, so decode to a dict, which is slower.
+    struct = _struct(types, None, refuse_unknown)
+    names = {f"f{place}": name for place, name in enumerate(types)}
+    to_dict = msgspec.json.Decoder(dict[str, Any])
+    aliases = {name: alias for alias, name in names.items()}
+
+    def decode(value: bytes) -> Any:
+        raw = to_dict.decode(value)
+        try:
+            return msgspec.convert(
+                {aliases.get(name, f"column {name}"): item for name, item in raw.items()}, struct
+            )
+        except msgspec.ValidationError as error:
+            message = str(error)
+            for alias, name in names.items():
+                if message.endswith(f"`$.{alias}`"):
+                    message = message[: -len(alias) - 1] + f"{name}`"
+            raise msgspec.ValidationError(message.replace("field `column ", "field `")) from error
+
+    return decode
+
+
+def _struct(
+    types: Mapping[str, Any], rename: dict[str, str] | None, refuse_unknown: bool
+) -> type[msgspec.Struct]:
+    return msgspec.defstruct(
+        "FeatureRecord",
+        [(f"f{place}", type_, None) for place, type_ in enumerate(types.values())],
+        rename=rename,
+        frozen=True,
+        gc=False,
+        forbid_unknown_fields=refuse_unknown,
+    )
+
+
+def _can_be_renamed(name: str) -> bool:
+    return not any(character in '\\"' or character < " " for character in name)
+
+
+_TYPES: Final = {
+    "float": "a number",
+    "int": "a whole number",
+    "str": "text",
+    "bool": "true or false",
+    "null": "null",
+    "object": "an object",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """Explain why a record or label was rejected: the column and what was expected, shortened."""
+    return shortened(_whole_reason(error))
+
+
+def _whole_reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"not JSON: not UTF-8 at byte {error.start}"
+    if isinstance(error, RecursionError):
+        return "not JSON: nested too deeply"
+    message = str(error)
+    if not isinstance(error, msgspec.ValidationError):
+        return f"not JSON: {message}"
+    said, _, path = message.partition(" - at `$.")
+    if said.startswith("Object contains unknown field "):
+        return f"unknown column {said.removeprefix('Object contains unknown field ').strip('`')!r}"
+    if said.startswith("Expected `object`") and not path:
+        return "not a JSON object: " + said.partition(", ")[2].replace("`", "")
+    where = f"column {path.removesuffix('`')!r}: " if path else ""
+    if said.startswith("Expected `"):
+        expected, _, got = said.removeprefix("Expected `").partition("`, got ")
+        parts = [_TYPES.get(part, part) for part in expected.split(" | ")]
+        if "float" in expected and "int" in expected:
+            parts.remove(_TYPES["int"])
+        words = " or ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return f"{where}expected {words}, got {got.strip('`')}"
+    return where + said[0].lower() + said[1:]

@@ -1,0 +1,150 @@
+"""Encode and decode events: JSON values, CloudEvents headers, dead letters.
+
+Events in single-partition topics have headers that follow CloudEvents 1.0 in Kafka's binary mode
+(`ce_id`, `ce_type`, …). Predictions and outcomes have none, because headers double the cost of
+producing.
+"""
+
+import logging
+from typing import TypeVar
+
+import msgspec
+
+from driftline.broker.port import Headers, Message, Outgoing
+from driftline.errors import DataError
+from driftline.logs import alike
+from driftline.runtime.handler import LogChange
+from driftline.wire.column_decoders import DECODE_ERRORS, reason_of
+from driftline.wire.events import (
+    DriftEvent,
+    Event,
+    Gap,
+    ModelsEvent,
+    Offset,
+    OutcomesEvent,
+    PartitionNumber,
+    PartsEvent,
+    PredictionsEvent,
+    RetrainEvent,
+    Watermark,
+    WindowsEvent,
+)
+from driftline.wire.values import shortened
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+predictions_decoder: msgspec.json.Decoder[PredictionsEvent] = msgspec.json.Decoder(PredictionsEvent)
+outcomes_decoder: msgspec.json.Decoder[OutcomesEvent] = msgspec.json.Decoder(OutcomesEvent)
+parts_decoder: msgspec.json.Decoder[PartsEvent] = msgspec.json.Decoder(PartsEvent)
+windows_decoder: msgspec.json.Decoder[WindowsEvent] = msgspec.json.Decoder(WindowsEvent)
+drift_decoder: msgspec.json.Decoder[DriftEvent] = msgspec.json.Decoder(DriftEvent)
+retrain_decoder: msgspec.json.Decoder[RetrainEvent] = msgspec.json.Decoder(RetrainEvent)
+models_decoder: msgspec.json.Decoder[ModelsEvent] = msgspec.json.Decoder(ModelsEvent)
+
+
+def decode(decoder: msgspec.json.Decoder[T], message: Message) -> T:
+    """Decode one message. Raises DataError with its topic, partition, offset and the reason."""
+    try:
+        return decoder.decode(message.value or b"")
+    except msgspec.DecodeError as error:
+        raise DataError(f"{message.place}: {shortened(str(error))}") from error
+    except DECODE_ERRORS as error:
+        raise DataError(f"{message.place}: {reason_of(error)}") from error
+
+
+def decode_or_skip(decoder: msgspec.json.Decoder[T], message: Message) -> T | None:
+    """Decode one message; log a warning and return None if it is not an event of Driftline.
+
+    Use it to report on a topic, where one foreign record must not hide the others. Repeated
+    warnings about one topic are counted instead of written.
+    """
+    try:
+        return decode(decoder, message)
+    except DataError as error:
+        log.warning(
+            "skipping a record that is not Driftline's: %s",
+            error.message,
+            extra=alike(message.topic),
+        )
+        return None
+
+
+def cloud_event_headers(event: Event, *, id: str, source: str) -> Headers:
+    """Return headers with which a CloudEvents consumer can route an event without decoding it."""
+    kind = type(event).__struct_config__.tag
+    return (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", id.encode()),
+        ("ce_type", f"driftline.{kind}".encode()),
+        ("ce_source", f"/driftline/{source}".encode()),
+        ("content-type", b"application/json"),
+    )
+
+
+def rare(topic: str, event: Event, *, id: str, key: str | None = None) -> Outgoing:
+    """Return an event as a record for a single-partition topic: windows, drift, retrain, models."""
+    return Outgoing(
+        topic=topic,
+        key=(key or id).encode(),
+        value=encode(event),
+        partition=0,
+        headers=cloud_event_headers(event, id=id, source=topic),
+    )
+
+
+def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> Outgoing:
+    """Return a dead letter: the unchanged message, with its origin and the reason as headers."""
+    return Outgoing(
+        topic=topic,
+        key=message.key,
+        value=message.value,
+        partition=message.partition,
+        headers=(
+            *message.headers,
+            ("driftline_reason", shortened(reason).encode()),
+            ("driftline_service", service.encode()),
+            ("driftline_topic", message.topic.encode()),
+            ("driftline_partition", str(message.partition).encode()),
+            ("driftline_offset", str(message.offset).encode()),
+        ),
+    )
+
+
+def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
+    """Return the watermark for the topic `outcomes` that reports offsets deleted before they were
+    read. The list is empty if none were deleted."""
+    if change.unread is None:
+        return []
+    topic, partition = change.partition
+    end = None if change.is_new_topic else change.start
+    mark = Watermark(None, gaps=(Gap(partition, change.unread, end, topic),))
+    return [Outgoing(outcomes, encode(mark), partition=partition)]
+
+
+class DeadLetterOrigin(msgspec.Struct, frozen=True):
+    """The headers of a dead letter: the origin of the record, and why `service` rejected it."""
+
+    reason: str
+    service: str
+    topic: str
+    partition: PartitionNumber
+    offset: Offset
+
+
+def dead_letter_origin(message: Message) -> DeadLetterOrigin:
+    """Read the headers of a dead letter. Raises DataError if they are missing or invalid."""
+    # A dead letter that was sent again with its headers has two sets; the last one is its own.
+    headers = {name: value.decode("utf-8", "replace") for name, value in message.headers}
+    try:
+        return msgspec.convert(
+            {name: headers[f"driftline_{name}"] for name in DeadLetterOrigin.__struct_fields__},
+            DeadLetterOrigin,
+            strict=False,  # numbers are text in headers
+        )
+    except (KeyError, msgspec.ValidationError) as error:
+        raise DataError(f"{message.place}: not a dead letter: {shortened(str(error))}") from error

@@ -1,0 +1,290 @@
+"""Plan the topics of a stream: names, keys, partitions, retention, writers and readers.
+
+Input: a `Stream`. Output: the plan of its ten topics, and the differences between plan and broker.
+`driftline topics apply` creates missing topics. Other differences are reported but never changed:
+it is a warning if a topic only keeps records longer or accepts larger ones than planned, otherwise
+an error.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from driftline.broker.port import Admin, NewTopic
+from driftline.config.stream import Stream
+from driftline.errors import TopicMismatch
+
+Role = Literal[
+    "features",
+    "labels",
+    "predictions",
+    "outcomes",
+    "parts",
+    "windows",
+    "drift",
+    "retrain",
+    "models",
+    "deadletters",
+]
+Service = Literal["inference", "outcomes", "monitor", "trainer"]
+SERVICES: tuple[Service, ...] = ("inference", "outcomes", "monitor", "trainer")
+# The role that runs commands such as `train`, `models promote` and `deadletters replay`.
+OPERATOR: Final = "operator"
+
+# Kafka's default. The size of a record is checked before it is sent.
+MAX_RECORD_BYTES = 1_048_588
+# Leaves more than enough room for what Kafka adds to one record in its own batch.
+MAX_KEY_AND_VALUE_BYTES = MAX_RECORD_BYTES - 1024
+# A dead letter contains a whole record and the reason, so its topic accepts larger records.
+MAX_DEAD_LETTER_BYTES = MAX_RECORD_BYTES + 65_536
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One topic of the plan. `key` describes its keys for users."""
+
+    role: Role
+    name: str
+    partitions: int
+    key: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    config: Mapping[str, str]
+
+
+class Topics:
+    """The topics of one stream, by role.
+
+    >>> from driftline.config.stream import loads
+    >>> stream = loads('''
+    ... version = 1
+    ... name = "iris"
+    ... task = "classification"
+    ... target = "species"
+    ... features = { petal_width = "number" }
+    ... ''')
+    >>> topics = Topics(stream)
+    >>> topics.features, topics.group("monitor")
+    ('iris.features', 'iris.monitor')
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._base = f"{stream.kafka.topic_prefix}{stream.name}"
+        self._stream = stream
+        self.features = self._name("features")
+        self.labels = self._name("labels")
+        self.predictions = self._name("predictions")
+        self.outcomes = self._name("outcomes")
+        self.parts = self._name("parts")
+        self.windows = self._name("windows")
+        self.drift = self._name("drift")
+        self.retrain = self._name("retrain")
+        self.models = self._name("models")
+        self.deadletters = self._name("deadletters")
+
+    def _name(self, role: Role) -> str:
+        return f"{self._base}.{role}"
+
+    def group(self, reader: str) -> str:
+        """Return the consumer group of a service or another reader.
+
+        The transactional ids of a service start with it, too.
+        """
+        return f"{self._base}.{reader}"
+
+    def plan(self) -> tuple[Topic, ...]:
+        """Return all ten topics as they should be on the broker."""
+        kafka = self._stream.kafka
+        retention_ms = (kafka.retention.us or 0) // 1000 if kafka.retention else -1
+        kept = {
+            "retention.ms": str(retention_ms),
+            "cleanup.policy": "delete",
+            "max.message.bytes": str(MAX_RECORD_BYTES),
+        }
+        # The history of decisions is small, and `trace` needs all of it.
+        forever = kept | {"retention.ms": "-1"}
+        compacted = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
+        large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
+        many = kafka.partitions
+
+        def topic(
+            role: Role,
+            partitions: int,
+            key: str,
+            writers: str,
+            readers: str,
+            config: Mapping[str, str],
+        ) -> Topic:
+            return Topic(
+                role=role,
+                name=self._name(role),
+                partitions=partitions,
+                key=key,
+                writers=tuple(writers.split()),
+                readers=tuple(readers.split()),
+                config=config,
+            )
+
+        return (
+            topic(
+                "features",
+                many,
+                f"[record] key = {self._stream.record.key}",
+                "producers operator",
+                # A producer that numbers records reads the last number.
+                "inference producers" if self._stream.needs_row else "inference",
+                kept,
+            ),
+            topic("labels", many, "as features", "producers operator", "outcomes", kept),
+            topic(
+                "predictions",
+                many,
+                "as its source",
+                "inference",
+                "outcomes monitor subscribers",
+                kept,
+            ),
+            topic(
+                "outcomes",
+                many,
+                "as its source",
+                "outcomes monitor",
+                "monitor trainer subscribers",
+                kept,
+            ),
+            topic("parts", 1, "none", "monitor", "monitor", kept),
+            topic("windows", 1, "id of the window", "monitor", "monitor", forever),
+            topic("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
+            topic(
+                "retrain", 1, "id of the request", "monitor operator trainer", "trainer", forever
+            ),
+            topic(
+                "models",
+                1,
+                "model/<digest>, role/<role>",
+                "trainer operator",
+                "inference trainer",
+                compacted,
+            ),
+            topic(
+                "deadletters",
+                many,
+                "as its source",
+                "inference outcomes monitor trainer",
+                "operator",
+                large,
+            ),
+        )
+
+    def limited_by_size(self, admin: Admin) -> dict[str, int]:
+        """Return `retention.bytes` of each topic that also deletes records by size.
+
+        The plan deletes records only by age. A topic without the setting has the broker's value,
+        which counts too. Raises BrokerError.
+        """
+        names = [t.name for t in self.plan() if t.config["cleanup.policy"] == "delete"]
+        found = {
+            name: info.config.get("retention.bytes", "-1")
+            for name, info in admin.describe(names).items()
+        }
+        return {name: int(limit) for name, limit in found.items() if limit.isdigit()}
+
+    def creation(self) -> tuple[NewTopic, ...]:
+        """Return the plan as new topics for the broker."""
+        return tuple(
+            NewTopic(
+                name=topic.name,
+                partitions=topic.partitions,
+                replication_factor=self._stream.kafka.replication_factor,
+                config=topic.config,
+            )
+            for topic in self.plan()
+        )
+
+
+class TopicDifference(msgspec.Struct, frozen=True):
+    """A difference between the broker and the plan. `found` is None if the topic is missing."""
+
+    topic: str
+    what: str
+    planned: str
+    found: str | None
+    keeps_more: bool = False  # the topic keeps and accepts all that the plan does: only a warning
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.topic} is missing"
+        return f"{self.topic}: {self.what} is {self.found}, planned {self.planned}"
+
+
+def differences(
+    admin: Admin, topics: Topics, role: str | None = None
+) -> tuple[TopicDifference, ...]:
+    """Compare the plan with the broker, for all topics or those that `role` writes or reads.
+
+    Raises BrokerError.
+    """
+    plan = [
+        topic for topic in topics.plan() if role is None or role in (*topic.writers, *topic.readers)
+    ]
+    found = admin.describe([topic.name for topic in plan])
+    result = []
+    for topic in plan:
+        if (info := found.get(topic.name)) is None:
+            result.append(
+                TopicDifference(topic.name, "topic", f"{topic.partitions} partitions", None)
+            )
+            continue
+        if info.partitions != topic.partitions:
+            result.append(
+                TopicDifference(
+                    topic.name, "partitions", str(topic.partitions), str(info.partitions)
+                )
+            )
+        for key, planned in topic.config.items():
+            value = info.config.get(key, "unset")
+            if value != planned:
+                more = _keeps_more(key, planned, value)
+                result.append(TopicDifference(topic.name, key, planned, value, more))
+    return tuple(result)
+
+
+def _keeps_more(key: str, planned: str, found: str) -> bool:
+    """Return whether a topic with `found` keeps and accepts all that one with `planned` does."""
+    if key not in ("retention.ms", "max.message.bytes"):
+        return False
+    try:
+        planned_number, found_number = int(planned), int(found)
+    except ValueError:
+        return False  # the value is unset, or this principal may not see it
+    if key == "retention.ms" and found_number == -1:
+        return True
+    return found_number > planned_number != -1
+
+
+def apply(admin: Admin, topics: Topics) -> tuple[str, ...]:
+    """Create the missing topics and return their names. Raises BrokerError."""
+    found = admin.describe([topic.name for topic in topics.plan()])
+    missing = [topic for topic in topics.creation() if topic.name not in found]
+    if missing:
+        admin.create(missing)
+    return tuple(topic.name for topic in missing)
+
+
+def require(
+    admin: Admin, topics: Topics, *, role: str | None = None
+) -> tuple[TopicDifference, ...]:
+    """Check that the broker has the topics as planned.
+
+    With `role`, only the topics that it writes or reads are checked, because it may lack the rights
+    to describe others. Returns the differences by which a topic only keeps or accepts more. Raises
+    TopicMismatch for all other differences, BrokerError.
+    """
+    found = differences(admin, topics, role)
+    if wrong := [difference for difference in found if not difference.keeps_more]:
+        raise TopicMismatch(
+            "; ".join(map(str, wrong)),
+            hint="`driftline topics apply` creates missing topics; "
+            "change the stream file or the topic where they differ",
+        )
+    return found

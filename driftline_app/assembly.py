@@ -1,0 +1,115 @@
+"""Build each service from a stream, settings and a broker. This is the composition root.
+
+A service is imported only when it is built, so that each process loads the libraries of its own
+service only.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from driftline.broker.port import Broker
+from driftline.clock import Clock
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
+from driftline.models.load import Models
+from driftline.runtime.handler import Handler
+from driftline.runtime.loop import Loop, OnConnection
+from driftline.wire.topics import Service, Topics
+
+
+def build_handler(
+    service: Service,
+    stream: Stream,
+    settings: Settings,
+    broker: Broker,
+    clock: Clock,
+    *,
+    reports: Path | None,
+    in_process: bool = False,
+) -> Handler:
+    """Return the handler of a service.
+
+    `reports` is the folder for reports by Evidently; without it none are written. With
+    `in_process` (`driftline run`), training and reports run synchronously in this thread.
+    Otherwise they run in processes of their own, while the loop keeps polling.
+    """
+    match service:
+        case "inference":
+            from consumers.inference.handler import InferenceHandler
+
+            return InferenceHandler(
+                stream, Models.of(settings, stream), clock, in_thread=not in_process
+            )
+        case "outcomes":
+            from consumers.outcomes.handler import OutcomesHandler
+
+            # A run in memory is never restarted, so it needs no state on disk.
+            state = None if in_process else state_of(settings, stream) / "outcomes"
+            return OutcomesHandler(stream, clock, state=state)
+        case "monitor":
+            from monitor.service import MonitorHandler
+
+            return MonitorHandler(
+                stream,
+                Models.of(settings, stream),
+                reports=reports,
+                state=None if in_process else state_of(settings, stream) / "monitor",
+                in_process=in_process,
+            )
+        case "trainer":
+            from trainer.build import build_trainer
+
+            return build_trainer(stream, settings, broker, clock, in_process=in_process)
+
+
+def build_loop(
+    service: Service,
+    stream: Stream,
+    settings: Settings,
+    broker: Broker,
+    *,
+    clock: Clock,
+    reports: Path | Literal["default"] | None = "default",
+    slot: int = 0,
+    in_process: bool = False,
+    commit_interval_s: float | None = None,
+    wrap: Callable[[Handler], Handler] = lambda handler: handler,
+    on_connection: OnConnection = lambda problem: None,
+) -> Loop:
+    """Return the loop that runs worker number `slot` of a service.
+
+    `wrap` may wrap the handler, to observe it. `on_connection` is called when the connection to
+    Kafka fails or recovers.
+    """
+    if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
+        # Training the classifier for a new model takes longer than a transaction may stay open.
+        commit_interval_s = 0.0
+    return Loop(
+        wrap(
+            build_handler(
+                service,
+                stream,
+                settings,
+                broker,
+                clock,
+                reports=settings.home / "reports" / stream.name
+                if reports == "default"
+                else reports,
+                in_process=in_process,
+            )
+        ),
+        broker,
+        group=Topics(stream).group(service),
+        delivery=stream.kafka.inference_delivery if service == "inference" else "exactly_once",
+        clock=clock,
+        slot=slot,
+        max_records=stream.kafka.max_batch,
+        commit_interval_s=commit_interval_s,
+        on_connection=on_connection,
+    )
+
+
+def state_of(settings: Settings, stream: Stream) -> Path:
+    """Return the folder for caches of services. Streams of the same name may differ in prefix."""
+    return settings.home / "state" / f"{stream.kafka.topic_prefix}{stream.name}"

@@ -1,0 +1,1 @@
+"""Compare retrain policies on recorded data, and draw their report."""

@@ -1,0 +1,294 @@
+"""Build the report of a backtest: one HTML page with plots, without scripts.
+
+In: a `Backtest`, and its data, which are read once more for the distributions. Out: the elements of
+the page.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.config.stream import Stream
+from driftline.learning.metrics import higher_is_better
+from driftline.wire.events import ColumnResult, DataWindow
+from driftline.wire.feature_records import RecordCodec
+from driftline_app.backtest.policy_runs import Played
+from driftline_app.backtest.result import Backtest
+from driftline_app.cli.backtest_table import gain
+from driftline_app.cli.estimates import error_sentence
+from driftline_app.replay.narrator import report_event
+from driftline_app.report.heatmap import Cell, heat_map, histogram
+from driftline_app.report.line_chart import Series, chart, element, format_value
+from driftline_app.report.page import events_table, marks_of
+from driftline_app.report.values import title_of
+from producers.playback import Playback
+from producers.sources import open_source
+
+# Blocks of the metric over time, as in the report of a run.
+_BLOCKS: Final = 100
+# The most columns that are shown: those that shift most.
+_COLUMNS: Final = 40
+_DISTRIBUTIONS: Final = 6
+# Order of events that were observed at the same row: causes first.
+_ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
+# Records that are read at once for the distributions.
+_CHUNK: Final = 5000
+
+
+def backtest_page(
+    stream: Stream,
+    data: str,
+    found: Backtest,
+    *,
+    title: str,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+) -> list[ET.Element]:
+    """Return the elements of the page. `title` names the data. Raises DriftlineError, OSError."""
+    first = next(iter(found.policies.values()))
+    body = [
+        element("p", "Driftline backtest of ", element("code", title), class_="over"),
+        element("h1", stream.name),
+        element("p", _summary(found), class_="lead"),
+        _scroll(_results(found)),
+    ]
+    for play in found.policies.values():
+        body += _policy(stream, play, found)
+    shifting = _shifting(first.windows)
+    body.append(element("h2", "Drift of columns"))
+    if shifting:
+        note = (
+            f"Size of the shift in each window with policy {first.name}, compared with the "
+            "reference data of the model in use (the largest shift if models changed). A frame "
+            "marks a column that drifted. The numbers below are the last rows of windows."
+        )
+        body += [
+            element("p", note, class_="note"),
+            _scroll(heat_map([(name, _cells(name, first.windows)) for name in shifting])),
+            *_distributions(
+                stream, data, first.windows, shifting, warmup=warmup, limit=limit, seed=seed
+            ),
+        ]
+    else:
+        body.append(element("p", "No window had enough records for a test."))
+    return body
+
+
+def _summary(found: Backtest) -> str:
+    result = found.result
+    better = "higher" if higher_is_better(result.metric) else "lower"
+    parts = [
+        f"{name}: {result.metric} {format_value(policy.metric)} with "
+        f"{len(policy.retrains)} trainings"
+        for name, policy in result.policies.items()
+    ]
+    never = format_value(result.baselines.never)
+    return f"{'; '.join(parts)}; never retrained {never}. {better.capitalize()} is better."
+
+
+def _results(found: Backtest) -> ET.Element:
+    result, base = found.result, found.result.baselines
+    rate = result.false_alarm_rate
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            format_value(policy.metric),
+            gain(policy.gain, policy.gain_error).replace(" ", "\u00a0"),
+            gain(policy.periodic_gain, policy.periodic_gain_error).replace(" ", "\u00a0"),
+            str(len(policy.alerts)),
+            str(len(policy.retrains)),
+            f"{policy.train_seconds:.1f}",
+        )
+        for name, policy in result.policies.items()
+    ]
+    rows += [
+        ("never", format_value(base.never), "", "", "", "0", "0.0"),
+        (
+            "after each window",
+            format_value(base.every_window),
+            "",
+            "",
+            "",
+            str(result.every_window_retrains),
+            f"{result.every_window_train_seconds:.1f}",
+        ),
+        *(
+            (
+                f"periodic, as often as {name}",
+                format_value(policy.periodic),
+                "",
+                "",
+                "",
+                str(len(policy.periodic_retrains)),
+                "",
+            )
+            for name, policy in result.policies.items()
+        ),
+        ("previous label", format_value(base.persistence), "", "", "", "", ""),
+        (
+            "rows in random order",
+            "",
+            "",
+            "",
+            "–" if rate is None else f"{rate:.3f}\u00a0per\u00a0window",
+            "",
+            "",
+        ),
+    ]
+    names = (
+        "Policy",
+        title_of(result.metric),
+        "Gain over never",
+        "Gain over periodic",
+        "Drift events",
+        "Trainings",
+        "Seconds of training",
+    )
+    return element(
+        "table",
+        element("thead", element("tr", *(element("th", name) for name in names))),
+        element("tbody", *(element("tr", *(element("td", t) for t in row)) for row in rows)),
+    )
+
+
+def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
+    """Return the metric over time, with a list of events."""
+    rows = play.compared.rows
+    block = max(1, (max(rows) - min(rows) + 1) // _BLOCKS) if rows else 1
+    ends, values = play.compared.over_time(block)
+    every = found.every_window.compared.over_time(block)[1]["loop"]
+    every = [*every, *[None] * len(ends)][: len(ends)]
+    events = [
+        # Ids are anchors on the page, and policies share drift events.
+        msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
+        for happening in play.happenings
+        if (event := report_event(happening)) is not None
+    ]
+    events.sort(key=lambda event: (event.row, _ORDER.get(event.what, 0)))
+    drawn = chart(
+        rows=tuple(ends),
+        block=block,
+        series=(
+            Series("baseline", "every window (retrained after each)", tuple(every)),
+            Series("static", "never (the first model)", tuple(values["static"])),
+            Series("loop", play.name, tuple(values["loop"])),
+        ),
+        marks=marks_of(events, ends[-1] if ends else 0),
+        label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
+    )
+    estimates = [] if play.estimates is None else [error_sentence(play.estimates)]
+    told = _scroll(events_table(events)) if events else element("p", "No drift and no retraining.")
+    return [
+        element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
+        _scroll(drawn),
+        *(element("p", sentence, class_="note") for sentence in estimates),
+        told,
+    ]
+
+
+# ---- drift of columns ---------------------------------------------------------------------------
+
+
+def _shifts(window: DataWindow) -> list[ColumnResult]:
+    """Return the largest shift of each column in a window.
+
+    If models changed within the window, each model has a group, and drift may be in any of them.
+    """
+    most: dict[str, ColumnResult] = {}
+    for group in window.groups:
+        for column in group.columns if group.tested else ():
+            known = most.setdefault(column.column, column)
+            if (column.drifted, column.effect) > (known.drifted, known.effect):
+                most[column.column] = column
+    return list(most.values())
+
+
+def _shifting(windows: Sequence[DataWindow]) -> list[str]:
+    """Return the columns, those with the largest shift first."""
+    largest: dict[str, float] = {}
+    for window in windows:
+        for column in _shifts(window):
+            largest[column.column] = max(largest.get(column.column, 0.0), column.effect)
+    return sorted(largest, key=lambda name: -largest[name])[:_COLUMNS]
+
+
+def _cells(name: str, windows: Sequence[DataWindow]) -> list[Cell]:
+    cells = []
+    for window in windows:
+        found = next((c for c in _shifts(window) if c.column == name), None)
+        row = window.row if window.row is not None else window.end - 1
+        if found is None:
+            cells.append(Cell(row, None, drifted=False))
+        else:
+            cells.append(Cell(row, found.effect, drifted=found.drifted))
+    return cells
+
+
+def _distributions(
+    stream: Stream,
+    data: str,
+    windows: Sequence[DataWindow],
+    shifting: Sequence[str],
+    *,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+) -> list[ET.Element]:
+    """Return histograms of the columns that shift most: warm-up and window of the largest shift."""
+    chosen: dict[str, DataWindow] = {}
+    for name in shifting[:_DISTRIBUTIONS]:
+        effects = [
+            max((c.effect for c in _shifts(window) if c.column == name), default=-1.0)
+            for window in windows
+        ]
+        chosen[name] = windows[int(np.argmax(effects))]
+    playback = Playback(stream, open_source(data), seed=seed, limit=limit)
+    warm = RecordCodec(stream).decode(playback.warm_up(warmup).records).columns
+    samples = _samples(stream, playback, chosen)
+    drawn = [
+        element(
+            "div",
+            element("p", element("b", name), _where(window), class_="small"),
+            element("div", histogram(name, warm[name], samples[name]), class_="scroll"),
+        )
+        for name, window in chosen.items()
+    ]
+    return [
+        element("h2", "Reference and window"),
+        element(
+            "p",
+            "Distributions in the warm-up rows, and in the window with the largest shift.",
+            class_="note",
+        ),
+        element("div", *drawn, class_="grid"),
+    ]
+
+
+def _where(window: DataWindow) -> str:
+    return f" in the window until row {window.row:,}" if window.row is not None else ""
+
+
+def _samples(
+    stream: Stream, playback: Playback, chosen: dict[str, DataWindow]
+) -> dict[str, NDArray[Any]]:
+    """Return the values of each column in its window."""
+    codec = RecordCodec(stream)
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
+    records = (play.value for play in playback.play() if play.kind == "record")
+    while chunk := list(islice(records, _CHUNK)):
+        batch = codec.decode(chunk)
+        positions = np.array(batch.positions(stream.axis), dtype=np.int64)
+        for name, window in chosen.items():
+            inside = (positions >= window.start) & (positions < window.end)
+            parts[name].append(batch.columns[name][inside])
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _scroll(child: ET.Element) -> ET.Element:
+    return element("div", child, class_="scroll", tabindex="0")

@@ -1,0 +1,222 @@
+"""Play one policy over a data set, or over the same data in random order.
+
+In: a `Job`, which can be sent to another process. Out: its result, as `Played`. The services are
+those of `driftline run`, in the same steps, so the result is that of a run with this policy.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from driftline.clock import ManualClock
+from driftline.config.settings import Settings
+from driftline.config.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
+from driftline.errors import DataError
+from driftline.wire.events import DataWindow
+from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.observer import Happening
+from driftline_app.replay.simulation import START_S, Alert, FirstModel, prepare, train_on_warm_up
+from monitor.estimates.coverage import Coverage
+from producers.playback import Playback
+from producers.rows import Row, Source
+from producers.sources import open_source
+
+log = logging.getLogger(__name__)
+
+# Seed of the random order, so that false alarms are reproducible.
+_SHUFFLE_SEED: Final = 1
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One play of the data. Without `first`, the first model is trained on the warm-up rows."""
+
+    name: str
+    stream: Stream
+    data: str
+    folder: Path  # for the models and keys of this backtest
+    warmup: float
+    limit: int | None
+    seed: int
+    first: FirstModel | None = None
+    shuffled: bool = False
+
+
+class Played(msgspec.Struct, frozen=True):
+    """The result of one play."""
+
+    name: str
+    records: int
+    compared: Compared
+    happenings: tuple[Happening, ...]
+    windows: tuple[DataWindow, ...]
+    alerts: tuple[Alert, ...]
+    retrains: tuple[int, ...]
+    train_seconds: float
+    estimates: Coverage | None
+
+    @property
+    def metric(self) -> float | None:
+        """Return the stream's metric for the predictions of the play."""
+        return self.compared.metric("loop")
+
+
+def with_policy(stream: Stream, policy: Policy) -> Stream:
+    """Return the stream with another policy, and otherwise unchanged."""
+    return _with_retrain(stream, msgspec.structs.replace(stream.retrain, policy=policy))
+
+
+def periodic(stream: Stream, records: int, trainings: int) -> Stream:
+    """Return the stream with `trainings` trainings at regular intervals over `records` records.
+
+    There is no cooldown. The budget prevents another training at the end, whose model would never
+    be used.
+    """
+    every = Span(records=records // (trainings + 1))
+    budget = Budget(requests=trainings, per=Span(records=2 * records))
+    return _with_retrain(
+        stream,
+        msgspec.structs.replace(
+            stream.retrain, policy="schedule", every=every, cooldown=Span(records=0), budget=budget
+        ),
+    )
+
+
+def every_window(stream: Stream) -> Stream:
+    """Return the stream with a training after each window, without cooldown and budget."""
+    return _with_retrain(
+        stream,
+        msgspec.structs.replace(
+            stream.retrain, policy="always", cooldown=Span(records=0), budget=None
+        ),
+    )
+
+
+def _with_retrain(stream: Stream, retrain: Retrain) -> Stream:
+    return msgspec.structs.replace(stream, retrain=retrain)
+
+
+def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> FirstModel:
+    """Train the model with which all plays begin. Raises DriftlineError."""
+    playback = Playback(job.stream, _source(job), seed=job.seed, limit=job.limit)
+    clock = ManualClock(START_S)
+    return train_on_warm_up(
+        job.stream, playback, job.warmup, _settings(job.folder), clock, progress
+    )
+
+
+def play(job: Job, progress: Callable[[int, int], None]) -> Played:
+    """Play a job. `progress` is called with the rows done and all rows. Raises DriftlineError."""
+    simulation = prepare(
+        job.stream,
+        _source(job),
+        _settings(job.folder),
+        reports=None,
+        warmup=job.warmup,
+        limit=job.limit,
+        seed=job.seed,
+        first=job.first,
+        on_happening=lambda happening: None,
+        on_progress=lambda row: progress(row, simulation.total_rows or row),
+        on_training=lambda step, done, total: None,
+    )
+    try:
+        simulation.play()
+        for item in simulation.too_large:
+            log.warning("data row %d is left out: %s", item.row, item.reason)
+        return Played(
+            name=job.name,
+            records=simulation.records,
+            compared=simulation.observer.compared,
+            happenings=tuple(simulation.happenings),
+            windows=tuple(simulation.observer.windows),
+            alerts=simulation.alerts,
+            retrains=simulation.retrains,
+            train_seconds=simulation.training_s,
+            estimates=simulation.estimates,
+        )
+    finally:
+        simulation.close()
+
+
+def _settings(folder: Path) -> Settings:
+    return Settings(
+        home=folder,
+        bootstrap_servers="",
+        client="memory",
+        properties={},
+        model_store=str(folder / "models"),
+    )
+
+
+def _source(job: Job) -> Source:
+    if job.data == "-":
+        raise DataError(
+            "a backtest reads its data several times, which standard input does not allow",
+            hint="write it to a file first",
+        )
+    source = open_source(job.data)
+    return Shuffled(source, job.stream, job.limit) if job.shuffled else source
+
+
+class Shuffled:
+    """The rows of a source, with features and targets in random order.
+
+    Ids, keys, event times and delays stay in their rows, so that nothing is late. The features and
+    the target of a row move together. Labels in later rows move with their records.
+    """
+
+    def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
+        self.name = source.name
+        self.textual = source.textual
+        self._source = source
+        self._limit = limit
+        self._id = stream.record.id if stream.simulate.delay is None else None
+        self._target = stream.target
+        time = stream.time.column
+        own = (stream.record.id, stream.record.key, ROW, AT)
+        self._stay = {*own, *([] if time is None else [time])}
+        if time in stream.features:
+            self._stay.remove(str(time))
+
+    def count(self) -> int | None:
+        return self._source.count()
+
+    def rows(self) -> Iterator[Row]:
+        yield from self._shuffled
+
+    @cached_property
+    def _shuffled(self) -> list[Row]:
+        rows = [dict(row) for row in self._read() if not isinstance(row, bytes)]
+        labels: dict[int, int] = {}  # index of a record → index of the row with its label
+        first: dict[Any, int] = {}
+        if self._id is not None:
+            for place, row in enumerate(rows):
+                if (known := first.setdefault(row.get(self._id), place)) != place:
+                    labels.setdefault(known, place)
+        later = set(labels.values())
+        records = [place for place in range(len(rows)) if place not in later]
+        # Only records with a label are exchanged, so that each has a row for its label.
+        chosen = [place for place in records if place in labels] if labels else records
+        order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(chosen))
+        result: list[Row] = list(rows)
+        for place, other in zip(chosen, (chosen[i] for i in order), strict=True):
+            result[place] = self._moved(rows[place], rows[other])
+            if place in labels:
+                ours = labels[place]
+                truth = rows[labels[other]][self._target]
+                result[ours] = {**rows[ours], self._target: truth}
+        return result
+
+    def _read(self) -> Iterator[Row]:
+        for place, row in enumerate(self._source.rows()):
+            if self._limit is not None and place >= self._limit:
+                return
+            yield row
+
+    def _moved(self, place: dict[str, Any], content: dict[str, Any]) -> Row:
+        return {**content, **{name: place[name] for name in self._stay if name in place}}

@@ -1,0 +1,101 @@
+"""Run the plays of a backtest in parallel processes.
+
+In: jobs. Out: the result of each job, in the same order, and progress. After Ctrl-C the processes
+are terminated at once.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import cast
+
+from driftline.errors import DriftlineError
+from driftline.interrupts import check
+from driftline_app.backtest.policy_runs import Job, Played, play
+
+Tell = Callable[[str, int, int], None]  # name of the play, rows done, all rows
+
+
+def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
+    """Play all jobs. Raises DriftlineError: the first error of a play."""
+    context = multiprocessing.get_context(
+        "spawn"
+    )  # libraries start threads, which fork does not support
+    waiting = list(enumerate(jobs))
+    workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
+    playing: dict[Connection, int] = {}
+    results: dict[int, Played] = {}
+
+    def next_job(pipe: Connection) -> None:
+        if waiting:
+            playing[pipe], job = waiting.pop(0)
+            pipe.send(job)
+
+    try:
+        for _ in range(min(processes, len(jobs))):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,), daemon=True)
+            start_deaf(process)
+            theirs.close()  # the pipe ends when the process ends
+            workers.append((ours, process))
+            next_job(ours)
+        while playing:
+            check()
+            for ready in wait(list(playing)):
+                pipe = cast(Connection, ready)
+                name = jobs[playing[pipe]].name
+                try:
+                    message = pipe.recv()
+                except EOFError:
+                    raise DriftlineError(f"playing {name}: its process has died") from None
+                if isinstance(message, tuple):
+                    tell(name, *message)
+                elif isinstance(message, str):
+                    raise DriftlineError(f"playing {name}: {message}")
+                else:
+                    results[playing.pop(pipe)] = message
+                    next_job(pipe)
+    finally:
+        for pipe, worker in workers:
+            worker.terminate()
+            worker.join()
+            pipe.close()
+    return [results[number] for number in range(len(jobs))]
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
+    """Start a process that ignores Ctrl-C, even while it imports modules.
+
+    Ctrl-C reaches all processes of the group. This process then terminates the others.
+    """
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    # The process inherits the mask. This process receives a Ctrl-C of this moment afterwards.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(pipe: Connection) -> None:
+    """Play one job after the other, in a process of its own, until the parent terminates it.
+
+    Sends progress as (done, total), and then the result, or an error as text.
+    """
+
+    def progress(done: int, total: int) -> None:
+        pipe.send((done, total))
+
+    while True:
+        try:
+            pipe.send(play(pipe.recv(), progress))
+        except DriftlineError as error:
+            pipe.send(str(error))

@@ -1,0 +1,1 @@
+"""The commands of `driftline`, with their options and tables."""

@@ -1,0 +1,92 @@
+"""Change a stream's champion or freeze, and check that the services accept the change.
+
+In: the models topic and the signing key. Out: signed records in the models topic.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from driftline.errors import SettingsError
+from driftline.models.catalog import CHAMPION_KEY, FREEZE_KEY, Catalog, read_catalog, record_of
+from driftline.models.keys import Signer, Trusted
+from driftline.models.signed import sign
+from driftline.wire.events import ModelAnnounced, ModelsEvent, RolePointer
+from driftline.wire.topics import Topics
+from driftline_app.cli.options import Context
+
+
+class ChampionChange(msgspec.Struct, frozen=True):
+    """The output of `models promote --json` and of `models rollback --json`."""
+
+    champion: ModelAnnounced
+    before: ModelAnnounced | None  # None if there was no champion
+    changed: bool  # False if the model was the champion already
+
+
+def catalog_of(context: Context) -> Catalog:
+    """Read the models topic of the stream. Raises BrokerError."""
+    return read_catalog(context.broker, Topics(context.stream), Trusted(context.settings.keys))
+
+
+def make_champion(
+    context: Context, catalog: Catalog, announced: ModelAnnounced, reason: str
+) -> ChampionChange:
+    """Make a model the champion. Raises BrokerError; SettingsError if services will ignore it."""
+    if announced.digest == catalog.champion_digest:
+        return ChampionChange(announced, announced, changed=False)
+    signer = Signer(context.settings.keys)
+    pointer: RolePointer = catalog.pointer(announced.digest, by="person", reason=reason, at=_now())
+    _send(context, signer, pointer)
+    now = catalog_of(context)
+    if now.champion is None or now.champion.id != pointer.id:
+        # Our record is the newest of its key. Compaction would delete the record that is in
+        # effect, so that one is published again.
+        _send(context, signer, *now.restatements())
+        raise _ignored(context, CHAMPION_KEY)
+    before = catalog.announcements.get(catalog.champion_digest or "")
+    return ChampionChange(announced, before, changed=True)
+
+
+def set_freeze(context: Context, *, frozen: bool, reason: str) -> None:
+    """Stop or allow automatic promotion. Raises as `make_champion`."""
+    signer = Signer(context.settings.keys)
+    event = catalog_of(context).freezing(frozen=frozen, reason=reason, at=_now())
+    _send(context, signer, event)
+    if catalog_of(context).freeze != event:
+        raise _ignored(context, FREEZE_KEY)
+
+
+def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
+    """Sign and republish the unsigned records that are in effect. Return them."""
+    signer = Signer(context.settings.keys)
+    events = catalog_of(context).restatements()
+    _send(context, signer, *events)
+    return events
+
+
+def _ignored(context: Context, key: str) -> SettingsError:
+    why = catalog_of(context).refused.get(key)
+    if why is None:
+        return SettingsError(
+            f"{key}: another change was made at the same moment, so this one has no effect",
+            hint="check `driftline models list` and try again",
+        )
+    return SettingsError(
+        f"{key}: services will ignore this change: {why}",
+        hint="run `driftline keys trust signing.pub` wherever services of this stream run",
+    )
+
+
+def _send(context: Context, signer: Signer, *events: ModelsEvent) -> None:
+    producer = context.broker.producer(client_id="driftline-models")
+    try:
+        for event in events:
+            producer.send(sign(record_of(Topics(context.stream), event), signer))
+        producer.flush()
+    finally:
+        producer.close()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

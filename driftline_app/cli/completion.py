@@ -1,0 +1,87 @@
+"""Complete arguments and options in the shell: stream files, topics, runs, data sets, policies.
+
+In: the beginning of a word. Out: the words that begin with it. No function here raises, connects to
+a broker or writes anything; what cannot be read has no completions.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, get_args
+
+import typer
+
+from driftline.config.settings import load_settings
+from driftline.config.stream import Policy
+from driftline.errors import DriftlineError
+from driftline.wire.topics import Role, Topics
+from driftline_app.cli.stream_file import find_stream, is_stream_file
+
+_DATA_NAMES: Final = ("iris", "iris-drift", "river:")
+_DATA_SUFFIXES: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
+
+
+def stream_files(incomplete: str) -> list[str]:
+    """Return matching stream files, and folders in which there may be one."""
+    return _paths(incomplete, _is_readable_stream_file)
+
+
+def data_sets(incomplete: str) -> list[str]:
+    """Return matching names of data sets, data files and folders."""
+    names = [name for name in _DATA_NAMES if name.startswith(incomplete)]
+    return names + _paths(
+        incomplete, lambda path: path.name.lower().removesuffix(".gz").endswith(_DATA_SUFFIXES)
+    )
+
+
+def topics(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the roles of a stream's topics; where the stream is known, full names as well."""
+    names: list[str] = list(get_args(Role))
+    try:
+        file = ctx.params.get("file")
+        planned = Topics(find_stream(None if file is None else Path(file))).plan()
+    except (DriftlineError, OSError):
+        planned = ()
+    names += [topic.name for topic in planned]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def runs(incomplete: str) -> list[str]:
+    """Return "last" and the names of the runs, the newest first."""
+    try:
+        found = sorted(path.parent.name for path in load_settings().runs.glob("*/stream.toml"))
+    except (DriftlineError, OSError):
+        found = []
+    return [name for name in ("last", *reversed(found)) if name.startswith(incomplete)]
+
+
+def policies(incomplete: str) -> list[str]:
+    """Return the policies of retraining."""
+    return [name for name in get_args(Policy) if name.startswith(incomplete)]
+
+
+def _is_readable_stream_file(path: Path) -> bool:
+    try:
+        return path.suffix == ".toml" and is_stream_file(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _paths(incomplete: str, is_wanted: Callable[[Path], bool]) -> list[str]:
+    """Return the wanted files and all folders that begin with `incomplete`."""
+    folder, slash, beginning = incomplete.rpartition("/")
+    try:
+        return list(_matching(f"{folder}{slash}", beginning, is_wanted))
+    except OSError:
+        return []
+
+
+def _matching(folder: str, beginning: str, is_wanted: Callable[[Path], bool]) -> Iterator[str]:
+    for path in sorted(Path(folder or ".").iterdir()):
+        # Like shells, list hidden files only after a dot.
+        is_hidden = path.name.startswith(".") and not beginning
+        if is_hidden or not path.name.startswith(beginning):
+            continue
+        if path.is_dir():
+            yield f"{folder}{path.name}/"
+        elif is_wanted(path):
+            yield f"{folder}{path.name}"

@@ -1,0 +1,177 @@
+"""`driftline deadletters`: list, show and resend what services could not process."""
+
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from driftline.safe_text import json_line
+from driftline.wire.topics import Topics
+from driftline_app.cli.options import (
+    BootstrapServers,
+    Json,
+    Run,
+    StreamFile,
+    open_context,
+    stderr,
+    stdout,
+)
+from driftline_app.message_lines import moment, plain
+
+deadletters = typer.Typer(
+    help="List, show and resend records and labels that could not be processed.",
+    no_args_is_help=True,
+)
+
+Reason = Annotated[
+    str, typer.Option(metavar="TEXT", help="Only dead letters whose reason contains TEXT.")
+]
+
+
+@deadletters.command("list")
+def list_(
+    file: StreamFile = None,
+    reason: Reason = "",
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Count dead letters by reason, the most frequent first, with the position of the newest.
+
+    Example: driftline deadletters list --run last
+    """
+    from driftline.audit.dead_letters import groups
+
+    context = open_context(file, bootstrap_server, run)
+    found = groups(context.broker, context.stream, reason=reason)
+    if json:
+        for group in found:
+            print(json_line(group))
+        return
+    if not found:
+        stdout.print("no dead letters")
+        return
+    roles: dict[str, str] = {topic.name: topic.role for topic in Topics(context.stream).plan()}
+    table = Table(box=None, pad_edge=False)
+    table.add_column("count", justify="right", no_wrap=True)
+    for name in ("service", "topic", "newest (UTC)", "position"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("reason", overflow="fold")
+    for group in found:
+        table.add_row(
+            f"{group.count:,}",
+            escape(group.service),
+            escape(roles.get(group.topic, group.topic)),
+            moment(group.newest_ms)[:-3],  # without seconds
+            group.newest,
+            escape(group.reason),
+        )
+    stdout.print(table)
+
+
+class _Shown(msgspec.Struct, frozen=True):
+    """The output of `deadletters show --json`. Bytes that are not UTF-8 are escaped."""
+
+    at: str
+    id: str | None
+    reason: str
+    service: str
+    topic: str
+    partition: int
+    offset: int
+    published: str
+    key: str | None
+    headers: dict[str, str]
+    value: str
+
+
+@deadletters.command()
+def show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|PARTITION@OFFSET",
+            help="Id of a record, or position of a dead letter as `deadletters list` prints it.",
+        ),
+    ],
+    file: StreamFile = None,
+    bootstrap_server: BootstrapServers = None,
+    run: Run = None,
+    json: Json = False,
+) -> None:
+    """Show a dead letter: its reason, its origin and its original bytes. Exit 1 if there is none.
+
+    Example: driftline deadletters show 3@17 --run last
+    """
+    from driftline.audit.dead_letters import find
+
+    context = open_context(file, bootstrap_server, run)
+    found = find(context.broker, context.stream, name)
+    for letter in found:
+        message, origin = letter.message, letter.origin
+        shown = _Shown(
+            at=letter.place,
+            id=letter.id,
+            reason=origin.reason,
+            service=origin.service,
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            published=moment(letter.timestamp_ms),
+            key=None if message.key is None else plain(message.key),
+            headers={
+                header: plain(value)
+                for header, value in message.headers
+                if not header.startswith("driftline_")
+            },
+            value=plain(message.value),
+        )
+        if json:
+            print(json_line(shown))
+            continue
+        for field, value in msgspec.structs.asdict(shown).items():
+            if field == "headers":
+                value = " ".join(f"{name}={text}" for name, text in shown.headers.items())
+            if value not in (None, ""):
+                stdout.print(f"{field:>10}  {value}", markup=False, highlight=False, soft_wrap=True)
+        stdout.print()
+    if not found:
+        if not json:
+            stderr.print(f"no dead letter {name!r}", markup=False, highlight=False)
+        raise typer.Exit(1)
+
+
+@deadletters.command()
+def replay(
+    file: StreamFile = None,
+    reason: Reason = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing, but count what would be sent.")
+    ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also resend what was resent before.")
+    ] = False,
+    bootstrap_server: BootstrapServers = None,
+    json: Json = False,
+) -> None:
+    """Send dead letters to their original topic and partition again, unchanged.
+
+    Use it after fixing the cause, for example a setting in the stream file. A record that fails
+    again becomes a new dead letter. Dead letters that were resent before are skipped.
+
+    Example: driftline deadletters replay --reason "missing value" --dry-run
+    """
+    from driftline.audit.dead_letters import replay as send
+
+    context = open_context(file, bootstrap_server)
+    done = send(context.broker, context.stream, reason=reason, dry_run=dry_run, again=again)
+    if json:
+        print(json_line(done))
+        return
+    stdout.print(f"{'would resend' if dry_run else 'resent'} {done.sent}")
+    if done.again:
+        stdout.print(f"skipped {done.again} that were resent before; --again resends them too")
+    if done.other:
+        stdout.print(f"skipped {done.other} that are neither records nor labels")

@@ -1,0 +1,149 @@
+"""`driftline init`: inspect a data set and draft its stream file."""
+
+from pathlib import Path
+from shlex import quote
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from driftline.config.stream import Stream, loads
+from driftline.errors import DataError, SettingsError
+from driftline.safe_text import json_line
+from driftline.wire.feature_records import RecordCodec
+from driftline_app.cli import completion
+from driftline_app.cli.options import DATA_HELP, Json, stdout
+from producers.draft import draft, slug, stream_name
+from producers.playback import Playback
+from producers.profile import MAX_ROWS, Profile, look
+from producers.rows import Source
+from producers.sources import open_source
+
+# Rows that are decoded as inference decodes them, to test the draft.
+_TRIED = 1000
+
+
+def init(
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help=f"{DATA_HELP} Or a folder with one such file.",
+            autocompletion=completion.data_sets,
+        ),
+    ],
+    target: Annotated[str, typer.Option(metavar="COL", help="Column to predict.")],
+    time: Annotated[
+        str | None,
+        typer.Option(metavar="COL", help="Column with the event time.", show_default=False),
+    ] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COL",
+            help="Column with the id of the record. Default: rows are numbered.",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COL",
+            help="Column whose value selects the Kafka partition. Default: the id.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COL", help="Column to ignore. May be repeated.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the stream. Default: from DATA.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite NAME.toml if it exists.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Inspect DATA and write a stream file, NAME.toml, with comments.
+
+    Prints what was found in each column, so that you can check and edit the file.
+
+    Example: driftline init elec2.csv.gz --target class --time at
+    """
+    source = open_source(data)
+    profile = look(source, target, time=time, id=id, key=key, drop=drop or [])
+    if not profile.features:
+        raise DataError(f"{data}: no feature columns are left")
+    chosen = stream_name(source.name) if name is None else name
+    if chosen != slug(chosen):
+        raise SettingsError(
+            f"--name {chosen!r}: expected lower-case letters, digits and hyphens",
+            hint=f"for example {slug(chosen)!r}",
+        )
+    content = draft(profile, chosen)
+    path = Path(f"{chosen}.toml")
+    if path.exists() and not force and path.read_text(encoding="utf-8") != content:
+        raise SettingsError(
+            f"{path} exists already", hint="use --force to overwrite it, or --name for another name"
+        )
+    path.write_text(content, encoding="utf-8")
+    if json:
+        print(json_line(profile))
+        return
+    _show(profile)
+    if profile.time is None or profile.time.format or profile.time.step:
+        _try_out(loads(content, name=str(path)), source)
+    stdout.print(
+        f"wrote {path}; next: driftline run {quote(data)} --stream {path}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show(profile: Profile) -> None:
+    rows = f"{profile.rows:,} rows"
+    if profile.total is None or profile.total > profile.rows:
+        rows = f"first {MAX_ROWS:,} of {_count(profile.total)} rows"
+    stdout.print(f"{escape(profile.source)}: {rows}", highlight=False, soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("column", "used as", "kind", "distinct", "missing", "notes"):
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("column", "notes"))
+    for column in profile.columns:
+        table.add_row(
+            escape(column.name),
+            column.use.replace("_", " "),
+            column.kind,
+            str(column.distinct),
+            str(column.missing or ""),
+            escape("; ".join(column.notes)),
+        )
+    stdout.print(table)
+    classes = f": {', '.join(profile.classes[:10])}" if profile.classes else ""
+    stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}", highlight=False)
+    if profile.time is not None and not profile.time.backwards:
+        stdout.print(f"{escape(profile.time.column)} never decreases", highlight=False)
+    for note in profile.notes:
+        stdout.print(f"- {escape(note)}", highlight=False)
+
+
+def _count(total: int | None) -> str:
+    return "an unknown number of" if total is None else f"{total:,}"
+
+
+def _try_out(stream: Stream, source: Source) -> None:
+    """Decode the first rows as inference does, and report those that it would reject."""
+    plays = Playback(stream, source, limit=_TRIED).play()
+    records = [play.value for play in plays if play.kind == "record"]
+    batch = RecordCodec(stream).decode(records)
+    if batch.rejected:
+        first = escape(batch.rejected[0].reason)
+        stdout.print(
+            f"- {len(batch.rejected)} of the first {len(records)} records would become dead "
+            f"letters, the first because of: {first}",
+            highlight=False,
+        )

@@ -1,0 +1,184 @@
+"""Options and arguments that commands share, and the streams, runs and brokers that they name.
+
+One grammar for all commands:
+
+- The stream file is always the option `--stream FILE` (`-s FILE`). Without it, a command uses the
+  only stream file in the current folder.
+- Arguments are what the command works on: DATA, a TOPIC, an ID, a model's DIGEST, a SERVICE.
+- `--bootstrap-server` (`-b`) names the Kafka. `--run` reads the topics of a run instead.
+- `--json` prints results for scripts to standard output, and errors to standard error.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.text import Text
+
+from driftline.broker import Broker, connect
+from driftline.config.settings import Settings, load_settings
+from driftline.config.stream import Stream, load
+from driftline.errors import SettingsError
+from driftline.safe_text import visible
+from driftline_app.cli import completion
+from driftline_app.cli.stream_file import find_stream
+
+# Subfolder of a run's folder that contains its topics.
+TOPICS = "topics"
+
+
+class _Console(Console):
+    """Print each string in one line: a line break in a value could forge a line of output.
+
+    This applies to strings in tables and trees as well. Use `rich.text.Text` for several lines.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
+class _Visible(RenderHook):
+    """Escape control characters in everything that is printed. Rich's own styles still work."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Cleaned(renderable) for renderable in renderables]
+
+
+class _Cleaned:
+    def __init__(self, renderable: ConsoleRenderable) -> None:
+        self._renderable = renderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield segment._replace(text=visible(segment.text, keep="\n"))
+
+
+def _console(*, stderr: bool) -> Console:
+    console = _Console(stderr=stderr)
+    console.push_render_hook(_Visible())
+    return console
+
+
+# Progress and notes go to standard error, results to standard output.
+stderr = _console(stderr=True)
+stdout = _console(stderr=False)
+
+DATA_HELP = (
+    "A CSV, CSV.gz, Parquet or JSON lines file, or a data set by name: iris, iris-drift, "
+    "river:NAME."
+)
+Data = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=completion.data_sets),
+]
+StreamFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--stream",
+        "-s",
+        metavar="FILE",
+        help="Stream file. Default: the only stream file in the current folder.",
+        show_default=False,
+        autocompletion=completion.stream_files,
+    ),
+]
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-server",
+        "-b",
+        metavar="HOST:PORT",
+        help='Address of the Kafka broker. "local" is the broker that `driftline broker up` '
+        "starts. Default: KAFKA_BOOTSTRAP_SERVERS, else local.",
+        show_default=False,
+    ),
+]
+Run = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help="Read the topics that `driftline run` saved instead of a broker's. NAME is the "
+        'name of a run, its folder, or "last".',
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object per line.")]
+
+
+def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path:
+    """Return the folder of a run, by its name, its path, or "last".
+
+    "last" is the newest run, or the newest of the given stream. Raises SettingsError.
+    """
+    if name == "last":
+        runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
+        for path in reversed(runs):
+            # Runs on Kafka, and runs that were killed, have no topics in their folder.
+            if not has_topics(path.parent):
+                continue
+            if stream is None or load(path).name == stream:
+                return path.parent
+        of = "" if stream is None else f" of stream {stream}"
+        raise SettingsError(
+            f"no run{of} in {settings.runs}", hint="`driftline run DATA` creates one"
+        )
+    # A plain name is the name of a run. Anything with a slash is a path.
+    plain = name not in ("", ".", "..") and Path(name).name == name
+    for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
+        try:
+            if name and (folder / "stream.toml").is_file():
+                if not has_topics(folder):
+                    raise SettingsError(
+                        f"run {folder.name} has no saved topics",
+                        hint="it ran on Kafka, which still has its topics, or it was killed",
+                    )
+                return folder
+        except (OSError, ValueError) as error:  # the name is too long, or is no file name
+            raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
+    raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
+
+
+def has_topics(folder: Path) -> bool:
+    """Return whether the folder of a run contains its topics, which are saved all or none."""
+    return (folder / TOPICS).is_dir()
+
+
+class Context(msgspec.Struct, frozen=True):
+    """The settings, the stream, and a broker with its topics. Most commands need these three."""
+
+    settings: Settings
+    stream: Stream
+    broker: Broker
+
+
+def open_context(
+    file: Path | None, bootstrap_servers: str | None = None, run: str | None = None
+) -> Context:
+    """Return the settings, stream and broker for a command.
+
+    With `run`, stream and topics are those that the run saved; if `file` is given as well, the run
+    must be one of its stream. Raises StreamFileError, SettingsError.
+    """
+    settings = load_settings(bootstrap_servers=bootstrap_servers)
+    if run is not None:
+        from driftline.broker.memory import MemoryBroker
+
+        asked = None if file is None else load(file).name
+        folder = run_folder(settings, run, asked)
+        stream = load(folder / "stream.toml")
+        if asked not in (None, stream.name):
+            raise SettingsError(
+                f"run {folder.name} is of stream {stream.name}, not of {asked}",
+                hint="`--run last` is the newest run of the stream; --run needs no --stream",
+            )
+        return Context(settings, stream, MemoryBroker.load(folder / TOPICS))
+    stream = find_stream(file)
+    broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+    return Context(settings, stream, broker)

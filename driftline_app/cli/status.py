@@ -1,0 +1,159 @@
+"""`driftline status`: show the services of a stream, on this machine and on its broker."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from driftline.errors import BrokerError, UnsupportedCodec
+from driftline.models.keys import Trusted
+from driftline.ops.processes import file_digest, folder_of
+from driftline.ops.status import Status
+from driftline.ops.status import status as look
+from driftline.ops.workers import Worker, look_at_workers
+from driftline.safe_text import json_line, visible
+from driftline.wire.topics import SERVICES, Role, Service
+from driftline_app.cli.options import BootstrapServers, Json, StreamFile, open_context, stdout
+from driftline_app.cli.stream_file import find_stream_file
+from driftline_app.message_lines import short_digest
+
+# Numbers below this are shown in full.
+_SHORTENED = 10_000
+# Above this many thousands, millions and so on, the next unit is used.
+_LARGEST_SHOWN = 999.5
+
+
+def status(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
+) -> None:
+    """Show the state and lag of each service, the models in use, and the last drift and decision.
+
+    Exit code 0: all four services run on this machine and are healthy. 1: a service does not run,
+    keeps crashing, or is unhealthy by the rules of `driftline health`, or the champion has no
+    announcement; the output names it. 2: the broker cannot be reached, or another error that the
+    message explains.
+
+    Example: driftline status --json
+    """
+    path = find_stream_file(file)
+    context = open_context(path, bootstrap_server)
+    here = look_at_workers(
+        folder_of(context.settings, context.stream), file_digest(path), now=datetime.now(UTC)
+    )
+    problems = tuple(here.problems())
+    try:
+        found = look(context.broker, context.stream, here, Trusted(context.settings.keys))
+    except (BrokerError, UnsupportedCodec):
+        # The state of services on this machine is known without a broker.
+        if not json:
+            _show_workers(context.stream.name, here.workers, {})
+            _show_problems(problems, here.workers)
+        raise
+    if json:
+        print(json_line(found))
+    else:
+        _show(found)
+        _show_problems(found.problems, here.workers)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+def _show(found: Status) -> None:
+    lags = {
+        service.service: _counts({role: count for role, count in service.lag.items() if count})
+        or "0"
+        for service in found.services
+    }
+    workers = [worker for service in found.services for worker in service.workers]
+    _show_workers(found.stream, workers, lags)
+    answering = (
+        ", ".join(short_digest(digest) for digest in found.answering) or "no model on this machine"
+    )
+    stdout.print(f"serving:   {answering}", highlight=False)
+    frozen = " (automatic promotion is frozen)" if found.frozen else ""
+    stdout.print(f"champion:  {short_digest(found.champion)}{frozen}", highlight=False)
+    refused = dict(found.refused)
+    for worker in workers:
+        refused |= worker.said.refused if worker.alive else {}
+        said_by = f"{worker.said.service}-{worker.said.slot}"
+        if worker.said.gaps:
+            lost = f"{worker.said.gaps} gaps: {worker.said.lost:,} offsets were deleted unread"
+            stdout.print(f"{said_by}: {lost}; `driftline reconcile` lists them", style="red")
+        if worker.alive and worker.said.problem is not None:
+            stdout.print(f"{said_by}: {escape(worker.said.problem)}", style="red")
+    for name, why in refused.items():
+        what = short_digest(name) if name.startswith("sha256:") else escape(name)
+        stdout.print(f"rejected:  {what}: {escape(why)}", style="red")
+    drift, decision = found.drift, found.decision
+    if drift is not None:
+        said = f"{drift.kind} {drift.action} at {drift.position}: {drift.message}"
+        stdout.print(f"last drift event: {drift.id} {escape(said)}", highlight=False)
+    if decision is not None:
+        what = (
+            "promoted" if decision.promoted else "published" if decision.published else "not used"
+        )
+        said = f"{short_digest(decision.model)} {what}: {decision.reason}"
+        stdout.print(f"last decision:    {decision.id} {escape(said)}", highlight=False)
+
+
+def _show_workers(
+    stream: str, workers: Sequence[Worker], lags: Mapping[Service, str | Text]
+) -> None:
+    table = Table(box=None, title=stream, title_justify="left", padding=(0, 1, 0, 0))
+    for name in ("service", "state", "since (UTC)", "consumed", "published", "lag"):
+        wraps = name in ("state", "since (UTC)")
+        table.add_column(name, no_wrap=not wraps, min_width=11 if name == "state" else None)
+    for service in SERVICES:
+        lag = lags.get(service, "unknown")
+        own = [worker for worker in workers if worker.said.service == service]
+        if not own:
+            table.add_row(service, "[dim]not here[/]", "", "", "", lag)
+        for worker in own:
+            table.add_row(*_row(worker, lag))
+            lag = ""  # the lag is that of the service, not of a worker
+    stdout.print(table)
+
+
+def _row(worker: Worker, lag: str | Text) -> tuple[str | Text, ...]:
+    said = worker.said
+    ended = said.state if said.state in ("stopped", "failed") else "killed"
+    state = said.state if worker.alive else f"[red]{ended}[/]"
+    if worker.restarts:
+        state += f", {worker.restarts} restart{'s' if worker.restarts > 1 else ''}"
+    since = said.started[5:16].replace("T", " ")
+    return (worker.name, state, since, _short(said.consumed), _counts(said.published), lag)
+
+
+def _counts(counts: Mapping[Role, int] | Mapping[str, int]) -> Text:
+    """Return a line for each count."""
+    return Text("\n".join(visible(f"{role} {_short(count)}") for role, count in counts.items()))
+
+
+def _short(count: int) -> str:
+    """Return a number in at most six characters.
+
+    >>> _short(9_999), _short(12_345), _short(24_345_678), _short(3_000_000_000)
+    ('9,999', '12.3k', '24.3M', '3G')
+    """
+    if count < _SHORTENED:
+        return f"{count:,}"
+    for unit, size in (("k", 1e3), ("M", 1e6), ("G", 1e9)):
+        if count < _LARGEST_SHOWN * size or unit == "G":
+            break
+    return f"{count / size:.3g}{unit}"
+
+
+def _show_problems(problems: Sequence[str], workers: Sequence[Worker]) -> None:
+    for problem in problems:
+        stdout.print(f"problem:   {escape(problem)}", style="red", highlight=False, soft_wrap=True)
+    if outdated := [worker.name for worker in workers if worker.outdated]:
+        stdout.print(
+            f"note:      {', '.join(outdated)} started with an earlier version of the stream file; "
+            "`driftline down` and then `driftline up` applies the present one",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )

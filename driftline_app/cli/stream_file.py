@@ -1,0 +1,57 @@
+"""Find the stream file of a command: the one that `--stream` names, else the only one here."""
+
+import tomllib
+from pathlib import Path
+from typing import Final
+
+from driftline.config.stream import Stream, load
+from driftline.errors import StreamFileError
+
+# A TOML file with two of these keys is a stream file, even if it lacks the third by mistake.
+_KEYS: Final = frozenset({"version", "task", "target"})
+_ENOUGH_KEYS: Final = 2
+
+
+def find_stream(file: Path | None) -> Stream:
+    """Load the named stream file, or the only one in the current folder. Raises StreamFileError."""
+    return load(find_stream_file(file))
+
+
+def find_stream_file(file: Path | None) -> Path:
+    """Return the path of the named stream file, or of the only one in the current folder.
+
+    Raises StreamFileError if no file is named and the folder contains none, or several.
+    """
+    if file is not None:
+        return file
+    found = []
+    unreadable = []
+    for path in sorted(Path().glob("*.toml")):
+        try:
+            if is_stream_file(path):
+                found.append(path)
+        except (OSError, ValueError, RecursionError) as error:
+            unreadable.append(f"{path} ({error})")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(str(path) for path in found)
+        raise StreamFileError(
+            f"several stream files in this folder: {names}",
+            hint="choose one with --stream FILE",
+        )
+    if unreadable:
+        raise StreamFileError(
+            f"no readable stream file in this folder; cannot read {', '.join(unreadable)}",
+            hint="correct the file, or name another one with --stream FILE",
+        )
+    raise StreamFileError(
+        "no stream file in this folder",
+        hint="name one with --stream FILE, or create one: driftline init DATA --target COLUMN",
+    )
+
+
+def is_stream_file(path: Path) -> bool:
+    """Return whether a TOML file is a stream file. Raises OSError, ValueError, RecursionError."""
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    return len(_KEYS & content.keys()) >= _ENOUGH_KEYS

@@ -1,0 +1,203 @@
+"""`driftline topics`: compare planned topics with the broker's, create them, print their ACLs."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.table import Table
+
+from driftline.broker.port import Admin
+from driftline.config.settings import load_settings
+from driftline.errors import SettingsError
+from driftline.ops import access_rights as access
+from driftline.safe_text import json_line
+from driftline.wire.topics import Topic, TopicDifference, Topics, differences
+from driftline.wire.topics import apply as create_missing
+from driftline_app.cli.options import (
+    BootstrapServers,
+    Context,
+    Json,
+    StreamFile,
+    open_context,
+    stdout,
+)
+from driftline_app.cli.stream_file import find_stream
+
+# Columns of a terminal in which the table with keys, writers and readers is readable.
+_WIDE = 120
+
+topics = typer.Typer(
+    help="Compare the stream's topics with the plan, create them, and print their ACLs.",
+    no_args_is_help=True,
+)
+
+
+class PlannedTopic(msgspec.Struct, frozen=True):
+    """One line of `topics plan --json`: a planned topic, and how the broker's differs."""
+
+    topic: Topic
+    differences: tuple[TopicDifference, ...]
+
+
+@topics.command()
+def plan(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
+) -> None:
+    """Show all planned topics, and how those on the broker differ.
+
+    Exit 1 if a topic is missing or differs. A topic that keeps records for longer, or accepts
+    larger ones, does not count. Terminals with 120 columns also show keys, writers and readers.
+
+    Example: driftline topics plan -b local
+    """
+    context = open_context(file, bootstrap_server)
+    admin = context.broker.admin()
+    try:
+        wrong = _show_plan(context, admin, json)
+    finally:
+        admin.close()
+    if wrong:
+        raise typer.Exit(1)
+
+
+@topics.command()
+def apply(
+    file: StreamFile = None, bootstrap_server: BootstrapServers = None, json: Json = False
+) -> None:
+    """Create missing topics. Report topics that differ from the plan, but never change them.
+
+    Exit 1 if a topic differs. A topic that keeps records for longer, or accepts larger ones, does
+    not count.
+
+    Example: driftline topics apply -b local
+    """
+    context = open_context(file, bootstrap_server)
+    planned = Topics(context.stream)
+    admin = context.broker.admin()
+    try:
+        created = create_missing(admin, planned)
+        different = differences(admin, planned)
+    finally:
+        admin.close()
+    if json:
+        print(json_line({"created": created, "differences": different}))
+    else:
+        for name in created:
+            stdout.print(f"created {name}", highlight=False)
+        if not created:
+            stdout.print("all topics exist")
+        for difference in different:
+            stdout.print(str(difference), style=_style([difference]), highlight=False)
+    if _is_wrong(different):
+        raise typer.Exit(1)
+
+
+@topics.command()
+def acls(
+    file: StreamFile = None,
+    principal: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--principal",
+            "-p",
+            metavar="ROLE=PRINCIPAL",
+            help="Kafka principal of a role, such as inference=User:CN=scorer. May be repeated. "
+            "Default: User:ROLE.",
+            show_default=False,
+        ),
+    ] = None,
+    bootstrap_server: BootstrapServers = None,
+    json: Json = False,
+) -> None:
+    """Print the minimal ACLs of services, producers, readers and operators.
+
+    They are printed as commands for kafka-acls.sh. Nothing is changed.
+
+    Example: driftline topics acls --principal monitor=User:watch
+    """
+    settings = load_settings(bootstrap_servers=bootstrap_server)
+    stream = find_stream(file)
+    rights = access.acls(stream, _principals(principal or [], access.roles(Topics(stream))))
+    if json:
+        for right in rights:
+            print(json_line(right))
+        return
+    for line in access.commands(rights, settings.bootstrap_servers):
+        print(line)
+
+
+def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for each in given:
+        role, _, principal = each.partition("=")
+        if role not in known or ":" not in principal:
+            raise SettingsError(
+                f"--principal {each}",
+                hint=f"expected ROLE=TYPE:NAME, where ROLE is one of {', '.join(known)}",
+            )
+        found[role] = principal
+    return found
+
+
+def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
+    """Print the plan. Return whether a topic is missing or differs in a way that matters."""
+    planned = Topics(context.stream)
+    different = differences(admin, planned)
+    items = [
+        PlannedTopic(topic, tuple(d for d in different if d.topic == topic.name))
+        for topic in planned.plan()
+    ]
+    if json:
+        for item in items:
+            print(json_line(item))
+        return _is_wrong(different)
+    stdout.print(_table(items, wide=stdout.width >= _WIDE))
+    if any(difference.found is None for difference in different):
+        stdout.print("`driftline topics apply` creates missing topics")
+    return _is_wrong(different)
+
+
+def _table(items: Sequence[PlannedTopic], *, wide: bool) -> Table:
+    """Return the plan as a table. Only a wide one has room for keys, writers and readers."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("topic", overflow="fold")
+    table.add_column("partitions", justify="right", no_wrap=True)
+    for name in ("key", "written by", "read by") if wide else ():
+        table.add_column(name)
+    table.add_column("retention", no_wrap=True)
+    table.add_column("on the broker")
+    for item in items:
+        topic = item.topic
+        who = (topic.key, ", ".join(topic.writers), ", ".join(topic.readers))
+        table.add_row(
+            topic.name,
+            str(topic.partitions),
+            *(who if wide else ()),
+            _retention(topic),
+            f"[{_style(item.differences)}]{'; '.join(map(_short, item.differences))}[/]"
+            if item.differences
+            else "[green]as planned[/]",
+        )
+    return table
+
+
+def _is_wrong(different: Sequence[TopicDifference]) -> bool:
+    return not all(difference.keeps_more for difference in different)
+
+
+def _style(different: Sequence[TopicDifference]) -> str:
+    return "red" if _is_wrong(different) else "yellow"
+
+
+def _retention(topic: Topic) -> str:
+    if topic.config["cleanup.policy"] == "compact":
+        return "newest per key"
+    kept_ms = int(topic.config["retention.ms"])
+    return "forever" if kept_ms < 0 else f"{kept_ms / 86_400_000:g} days"
+
+
+def _short(difference: TopicDifference) -> str:
+    if difference.found is None:
+        return "missing"
+    return f"{difference.what} is {difference.found}"

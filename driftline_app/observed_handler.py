@@ -1,0 +1,229 @@
+"""Wrap a service's handler, to write its state file and counts and to log what it publishes.
+
+In: any handler. Out: a handler for the loop. It changes nothing that is handled or published.
+"""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
+from driftline.clock import Clock
+from driftline.ops.processes import ServiceState, State, born, write_state
+from driftline.runtime.handler import GroupView, Handler, LogChange, Output
+from driftline.wire.topics import Role, Service, Topics
+from driftline_app.message_lines import line
+from driftline_app.service_troubles import Troubles
+
+log = logging.getLogger(__name__)
+
+# Often enough for an operator who watches, and rare enough to cost nothing.
+_WRITE_EVERY_S = 1.0
+# Topics whose messages are rare enough to be logged, one line each. Dead letters are counted.
+_TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
+
+
+class Watched:
+    """A handler that calls another one and observes it. `driftline.runtime.handler.Handler`
+    documents it.
+
+    `count_members` returns the number of all workers of the service, and may raise BrokerError. It
+    is called only while this worker does not have all partitions.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        service: Service,
+        topics: Topics,
+        *,
+        clock: Clock,
+        slot: int,
+        folder: Path,
+        stream_digest: str | None = None,
+        count_members: Callable[[], int] | None = None,
+    ) -> None:
+        plan = topics.plan()
+        self._handler = handler
+        self._roles: dict[str, Role] = {topic.name: topic.role for topic in plan}
+        self._clock = clock
+        self._folder = folder
+        self._published: Counter[str] = Counter()
+        self._consumed = 0
+        self._gaps = self._lost = 0
+        self._lag: dict[TopicPartition, int] = {}
+        self._partitions: set[TopicPartition] = set()
+        self._held_back: frozenset[TopicPartition] = frozenset()
+        self._joined = False
+        self._cannot_write = False  # logged once
+        self._written_s = clock.monotonic()
+        now = self._now()
+        self._troubles = Troubles(
+            [topic.partitions for topic in plan if topic.name in handler.inputs],
+            count_members,
+            clock.monotonic,
+        )
+        pid = os.getpid()
+        self._state = ServiceState(
+            service=service,
+            slot=slot,
+            pid=pid,
+            born=born(pid) or "unknown",
+            state="starting",
+            started=now,
+            updated=now,
+            stream_digest=stream_digest,
+        )
+        self._write()
+
+    def on_connection(self, problem: str | None) -> None:
+        """Note that Kafka cannot be used, for this reason, or with None that it can be used again.
+
+        Called at each attempt to reach it.
+        """
+        self._troubles.note_connection(problem, self._now())
+        self.write(self._current())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self._handler.inputs
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        return self._handler.follows
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        self._held_back = self._handler.held_back(assigned)
+        return self._held_back
+
+    def follow(self, messages: Sequence[Message]) -> Output:
+        return self._note(self._handler.follow(messages))
+
+    def assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int] | None:
+        self._partitions |= resume.keys()
+        self._joined = True
+        log.info("%d partitions assigned", len(self._partitions))
+        return self._handler.assigned(resume)
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self._partitions.difference_update(partitions)
+        self._lag = {}
+        self._handler.revoked(partitions)
+
+    def handle(self, messages: Sequence[Message]) -> Output:
+        self._consumed += len(messages)
+        return self._note(self._handler.handle(messages))
+
+    def refuse(self, message: Message, reason: str) -> Output:
+        self._consumed += 1
+        return self._note(self._handler.refuse(message, reason))
+
+    def look(self, view: GroupView) -> None:
+        self._lag = dict(view.lags)
+        now = self._now()
+        self._troubles.note_progress(view.positions, self._lag, self._held_back, now)
+        self._troubles.note_partitions(len(self._partitions), now)
+        self._handler.look(view)
+
+    def log_changed(self, change: LogChange) -> Output:
+        if change.unread is not None:
+            self._gaps += 1
+            self._lost += 0 if change.is_new_topic else change.start - change.unread
+        return self._note(self._handler.log_changed(change))
+
+    def tick(self) -> Output:
+        output = self._note(self._handler.tick())
+        if (
+            self._clock.monotonic() - self._written_s >= _WRITE_EVERY_S
+            or self._current() != self._state.state
+        ):
+            self.write(self._current())
+        return output
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return self._handler.holds()
+
+    def close(self) -> None:
+        self._handler.close()
+
+    def write(self, state: State, *, error: str | None = None) -> None:
+        """Write the state file now."""
+        if state != self._state.state:
+            log.info("%s", state)
+        self._written_s = self._clock.monotonic()
+        # Only inference has these three attributes.
+        model: str | None = getattr(self._handler, "model", None)
+        champion: str | None = getattr(self._handler, "champion", None)
+        refused: Mapping[str, str] = getattr(self._handler, "refused", {})
+        self._troubles.note_model(champion if model is None else None, self._now())
+        self._state = msgspec.structs.replace(
+            self._state,
+            state=state,
+            updated=self._now(),
+            partitions=len(self._partitions),
+            consumed=self._consumed,
+            lag=sum(self._lag.values()),
+            gaps=self._gaps,
+            lost=self._lost,
+            published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
+            problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
+            model=model,
+            refused=dict(refused),
+            error=error,
+            troubles=self._troubles.now(),
+        )
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            write_state(self._folder, self._state)
+        except OSError as error:
+            # The service keeps working. `driftline health` reports that its state file is old.
+            if not self._cannot_write:
+                log.warning(
+                    "cannot write the state file, so `driftline health` will report this service "
+                    "as unhealthy: %s",
+                    error,
+                )
+            self._cannot_write = True
+        else:
+            self._cannot_write = False
+
+    def _current(self) -> State:
+        if self._troubles.waits_for_kafka:
+            return "waiting for Kafka"
+        if not self._joined:
+            return "starting"
+        if self._state.service == "inference" and getattr(self._handler, "model", None) is None:
+            return "waiting for a model"
+        return "running"
+
+    def _note(self, output: Output) -> Output:
+        if output:
+            counts: Counter[str] = Counter()
+            for record in output:
+                counts[record.topic] += (
+                    len(record.values) if isinstance(record, OutgoingBatch) else 1
+                )
+            self._published += counts
+            if any(self._roles.get(topic) in _TOLD for topic in counts):
+                self._tell(output)
+        return output
+
+    def _tell(self, output: Output) -> None:
+        for record in output:
+            role = self._roles.get(record.topic)
+            if role in _TOLD and isinstance(record, Outgoing):
+                message = Message(record.topic, 0, 0, record.key, record.value, record.headers)
+                log.info("%s: %s", role, line(role, message))
+
+    def _now(self) -> str:
+        moment = datetime.fromtimestamp(self._clock.time(), UTC)
+        return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

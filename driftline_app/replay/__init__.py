@@ -1,0 +1,1 @@
+"""Play a data set through all services in one process, and observe it."""

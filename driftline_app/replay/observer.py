@@ -1,0 +1,128 @@
+"""Read the topics of a run while it runs: events, data windows, and predictions to compare.
+
+In: the topics of the stream. Out: happenings, data windows, and for each outcome the prediction of
+the loop, of the first model and of the baselines. It publishes nothing.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from driftline.broker.port import Broker, Consumer
+from driftline.config.stream import Stream
+from driftline.models.score import Model
+from driftline.wire.envelope import (
+    decode,
+    drift_decoder,
+    models_decoder,
+    outcomes_decoder,
+    retrain_decoder,
+    windows_decoder,
+)
+from driftline.wire.events import (
+    DataWindow,
+    DriftEvent,
+    Outcome,
+    PerformanceWindow,
+    RetrainDecision,
+    RetrainRequest,
+    RolePointer,
+    Value,
+)
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.topics import Topics
+from driftline_app.replay.compared_predictors import Compared
+from monitor.estimates.coverage import Truth
+
+# Predictions that are buffered for records with the same id. Older ones are evicted.
+MAX_REPEATS: Final = 1000
+
+Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
+
+
+class Happening(msgspec.Struct, frozen=True):
+    """An event, and the row of the data (from 0) at which it was observed."""
+
+    row: int
+    event: Noteworthy
+
+
+class Observer:
+    """Reader of the topics of a run while they are written."""
+
+    def __init__(self, stream: Stream, broker: Broker, static: Model) -> None:
+        self._stream = stream
+        self._static = static
+        self._codec = RecordCodec(stream)
+        topics = Topics(stream)
+        self._topics = topics
+        self._consumer: Consumer = broker.consumer(client_id="driftline-run")
+        admin = broker.admin()
+        watched = (topics.outcomes, topics.windows, topics.drift, topics.retrain, topics.models)
+        self._consumer.assign(
+            {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
+        )
+        admin.close()
+        # Record id → the row and the baselines' predictions of each record with this id that has
+        # no outcome yet, in order. Most ids have one record; a repeated id has several.
+        self._rivals: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
+        self.compared = Compared(
+            stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
+        )
+        self.windows: list[DataWindow] = []
+        self.truth = Truth(stream)  # to compare with the estimates of windows
+        self.counts: Counter[str] = Counter()
+
+    def expect(self, record_id: str, row: int, rivals: dict[str, Value]) -> None:
+        """Note that a record was sent, with the prediction of each baseline at that moment."""
+        self._rivals.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, rivals))
+
+    def poll(self, row: int) -> Iterator[Happening]:
+        """Yield the events since the last call. `row` is the last row that was sent."""
+        while messages := self._consumer.poll(max_records=5000, timeout_s=0):
+            outcomes = []
+            for message in messages:
+                if message.topic == self._topics.outcomes:
+                    event = decode(outcomes_decoder, message)
+                    if isinstance(event, Outcome) and event.revision == 0:
+                        outcomes.append(event)
+                elif message.topic == self._topics.windows:
+                    window = decode(windows_decoder, message)
+                    self.counts["windows"] += isinstance(window, DataWindow | PerformanceWindow)
+                    if isinstance(window, DataWindow):
+                        self.windows.append(window)
+                elif message.topic == self._topics.drift:
+                    yield Happening(row, decode(drift_decoder, message))
+                elif message.topic == self._topics.retrain:
+                    yield Happening(row, decode(retrain_decoder, message))
+                elif isinstance(model := decode(models_decoder, message), RolePointer):
+                    yield Happening(row, model)
+            self._compare(outcomes)
+            self.truth.add(outcomes)
+
+    def _compare(self, outcomes: list[Outcome]) -> None:
+        known = [outcome for outcome in outcomes if outcome.record_id in self._rivals]
+        self.counts["outcomes"] += len(outcomes)
+        if not known:
+            return
+        batch = self._codec.decode([bytes(outcome.record) for outcome in known])
+        scores = self._static.predict(batch.columns).predictions
+        values = scores.tolist() if isinstance(scores, np.ndarray) else scores
+        for index, static in zip(batch.kept, values, strict=True):
+            outcome = known[index]
+            waiting = self._rivals.get(outcome.record_id)
+            if not waiting:
+                continue  # more outcomes than records with this id; another program may cause that
+            row, rivals = waiting.popleft()
+            if not waiting:
+                del self._rivals[outcome.record_id]
+            self.compared.add(
+                row, outcome.label, {"loop": outcome.prediction, "static": static, **rivals}
+            )
+
+    def close(self) -> None:
+        """Close the consumer."""
+        self._consumer.close()

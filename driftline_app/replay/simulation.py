@@ -1,0 +1,397 @@
+"""Play a data set through all services, step by step in one thread.
+
+In: a stream, a source, a broker. Out: a `RunResult` with the events and the metric. On the
+in-memory broker, whose clock the simulation advances, the same input and seed give the same topics,
+byte for byte. On a real Kafka the steps are the same, and take as long as Kafka takes.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from driftline.audit.reconcile import Reconciliation, reconcile
+from driftline.broker import connect
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Broker
+from driftline.clock import Clock, ManualClock, SystemClock
+from driftline.config.settings import Settings
+from driftline.config.stream import DriftKind, Metric, Stream
+from driftline.errors import DataError, TopicMismatch
+from driftline.interrupts import check
+from driftline.models.load import Models
+from driftline.models.score import Model
+from driftline.runtime.loop import Loop
+from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer, Value
+from driftline.wire.labels import LabelCodec
+from driftline.wire.topics import SERVICES, Service, Topics, apply, require
+from driftline_app.assembly import build_loop
+from driftline_app.replay.observer import Happening, Observer
+from monitor.estimates.coverage import Coverage, coverage
+from producers.delivery import Delivery, TooLarge
+from producers.playback import Play, Playback
+from producers.rows import Source
+from trainer.first import TrainedModel, train_first
+
+# Rows that are sent between two turns of the services. More rows make the row of an event less
+# exact and delay a new model. On Kafka each turn waits for commits, so there are fewer turns.
+ROWS_A_TURN = 100
+ROWS_A_TURN_ON_KAFKA = 2000
+# The simulated clock starts in the year 2000, so that every run has the same timestamps.
+START_S = 946_684_800.0
+# One round without work is not enough on Kafka: it may fall between two transactions.
+IDLE_ROUNDS_ON_KAFKA = 3
+
+
+E = TypeVar("E")
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """A drift event when it opened."""
+
+    kind: DriftKind
+    row: int
+    columns: tuple[str, ...]
+
+
+class MetricResult(msgspec.Struct, frozen=True):
+    """The stream's metric for the loop, for the first model alone, and for the baseline."""
+
+    name: Metric
+    static: float | None
+    loop: float | None
+    baseline: float | None
+    gain: float | None
+    gain_error: float | None
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """The result of a run, which `driftline run --json` prints."""
+
+    records: int
+    predictions: int
+    outcomes: int
+    dead_letters: int
+    lost: int
+    windows: int
+    alerts: tuple[Alert, ...]
+    retrains: tuple[int, ...]
+    models: tuple[str, ...]
+    metric: MetricResult
+    estimates: Coverage | None
+    seconds: float
+    duplicate_ids: int = 0  # records with the id of an earlier record
+    too_large: int = 0  # records and labels that were not sent, because no topic takes them
+
+
+class FirstModel(msgspec.Struct, frozen=True):
+    """The model trained on the warm-up rows, which precede the stream."""
+
+    trained: TrainedModel
+    prior: Value  # the prediction of a model without inputs
+    rows: int  # data rows of the warm-up
+    unlabelled: int  # of these without a label
+
+    @property
+    def digest(self) -> str:
+        """Return the digest of its package."""
+        return self.trained.digest
+
+    @property
+    def candidate(self) -> str:
+        """Return the name of the candidate that was chosen."""
+        return self.trained.candidate
+
+    @property
+    def value(self) -> float:
+        """Return the stream's metric on its held-out rows."""
+        return self.trained.value
+
+
+class Simulation:
+    """A run: it sends rows of a source, and steps all services after each batch of rows."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        broker: Broker,
+        loops: Mapping[Service, Loop],
+        playback: Playback,
+        *,
+        static: Model,
+        first: FirstModel,
+        clock: ManualClock | None,
+        on_happening: Callable[[Happening], None],
+        on_progress: Callable[[int], None],
+    ) -> None:
+        self.observer = Observer(stream, broker, static)
+        self.happenings: list[Happening] = []
+        self.stream = stream
+        self.first = first
+        self.total_rows = playback.total
+        self.changes = playback.changes
+        self._broker = broker
+        self._loops = loops
+        self._playback = playback
+        self._clock = clock  # None on a real Kafka, which uses the real time
+        self._on_happening = on_happening
+        self._on_progress = on_progress
+        self._last_known = first.prior
+        self.training_s = 0.0  # CPU time of the trainer
+        self._producer = broker.producer(client_id="driftline-run")
+        self._delivery = Delivery(self._producer, Topics(stream))
+        self._label_codec = LabelCodec(stream)
+
+    def run(self) -> RunResult:
+        """Play everything and reconcile. Raises BrokerError, DataError."""
+        started_s = time.perf_counter()
+        self.play()
+        return self._result(reconcile(self._broker, self.stream), time.perf_counter() - started_s)
+
+    def play(self) -> None:
+        """Play everything, then let the services finish. Raises BrokerError, DataError."""
+        plays = self._playback.play()
+        size = ROWS_A_TURN if self._clock else ROWS_A_TURN_ON_KAFKA
+        self._settle()  # the services read the models topic before the first record is sent
+        row = 0
+        while turn := list(islice(plays, size)):
+            check()
+            for play in turn:
+                self._send(play)
+            self._delivery.confirm()
+            row = turn[-1].row
+            if self._clock:
+                self._clock.advance(len(turn) / 1000)  # simulate a thousand records per second
+            self._settle()
+            self._look(row)
+            self._on_progress(row + 1)
+        self._let_idle()
+        self._look(row)
+        for loop in self._loops.values():
+            loop.close()
+
+    def save(self, folder: Path) -> None:
+        """Save the topics of an in-memory broker to a folder. Topics on a Kafka stay there."""
+        if isinstance(self._broker, MemoryBroker):
+            self._broker.save(folder)
+
+    def close(self) -> None:
+        """Close all clients. It is safe to call this twice."""
+        for loop in self._loops.values():
+            loop.close()
+        self._producer.close()
+        self.observer.close()
+
+    def _send(self, play: Play) -> None:
+        self._delivery.send(play)
+        if play.kind == "label":
+            with suppress(DataError):  # the label becomes a dead letter
+                self._last_known = self._label_codec.decode(play.value).label
+        elif play.record_id is not None:
+            last = self._last_known
+            prior = self.first.prior if self.stream.baseline == "prior" else last
+            self.observer.expect(play.record_id, play.row, {"baseline": prior, "persistence": last})
+
+    def _settle(self) -> None:
+        """Step all services in order until none has work left."""
+        idle_rounds = 0
+        needed, wait_s = (1, 0.0) if self._clock else (IDLE_ROUNDS_ON_KAFKA, 0.05)
+        while idle_rounds < needed:
+            busy = False
+            for service in SERVICES:
+                began_s = time.thread_time()
+                while self._loops[service].step(wait_s):
+                    busy = True
+                if service == "trainer":
+                    self.training_s += time.thread_time() - began_s
+            idle_rounds = 0 if busy else idle_rounds + 1
+
+    def _let_idle(self) -> None:
+        """Wait until all partitions count as idle, so that the last windows close."""
+        idle_s = (self.stream.windows.idle.us or 0) / 1e6 + 0.001
+        if self._clock:
+            self._clock.advance(idle_s)
+        else:
+            until_s = time.monotonic() + idle_s
+            while time.monotonic() < until_s:
+                self._settle()
+        self._settle()
+
+    def _look(self, row: int) -> None:
+        for happening in self.observer.poll(row):
+            self.happenings.append(happening)
+            self._on_happening(happening)
+
+    # ---- result ---------------------------------------------------------------------------------
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        """Return the drift events, as they opened."""
+        return tuple(
+            Alert(event.kind, row, event.columns)
+            for row, event in self._events(DriftEvent)
+            if event.action == "opened"
+        )
+
+    @property
+    def retrains(self) -> tuple[int, ...]:
+        """Return the rows at which models were trained, promoted or not."""
+        return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
+
+    @property
+    def records(self) -> int:
+        """Return the number of records that were sent."""
+        return self._playback.counts.records
+
+    @property
+    def too_large(self) -> tuple[TooLarge, ...]:
+        """Return the records and labels that were not sent because they are too large."""
+        return tuple(self._delivery.too_large)
+
+    @property
+    def estimates(self) -> Coverage | None:
+        """Return how good the estimates of the metric were; None if there were no estimates."""
+        return coverage(self.observer.truth.compare(self.observer.windows))
+
+    def _result(self, counts: Reconciliation, seconds: float) -> RunResult:
+        compared = self.observer.compared
+        gain, error = compared.gain("loop", "static")
+        return RunResult(
+            records=counts.records,
+            predictions=counts.predictions,
+            outcomes=self.observer.counts["outcomes"],
+            dead_letters=counts.dead_letters,
+            lost=counts.missing + counts.labels.missing,
+            duplicate_ids=counts.duplicate_ids,
+            too_large=len(self.too_large),
+            windows=self.observer.counts["windows"],
+            alerts=self.alerts,
+            retrains=self.retrains,
+            models=(self.first.digest, *(e.digest for _, e in self._events(RolePointer))),
+            metric=MetricResult(
+                name=self.stream.judged_by,
+                static=compared.metric("static"),
+                loop=compared.metric("loop"),
+                baseline=compared.metric("baseline"),
+                gain=gain,
+                gain_error=error,
+            ),
+            estimates=self.estimates,
+            seconds=round(seconds, 2),
+        )
+
+    def _events(self, kind: type[E]) -> list[tuple[int, E]]:
+        return [(h.row, h.event) for h in self.happenings if isinstance(h.event, kind)]
+
+
+def train_on_warm_up(
+    stream: Stream,
+    playback: Playback,
+    warmup: float,
+    settings: Settings,
+    clock: Clock,
+    progress: Callable[[str, int, int], None],
+) -> FirstModel:
+    """Train the first model on the first rows of the playback. Raises DriftlineError."""
+    warm = playback.warm_up(warmup)  # those rows are not played
+    return FirstModel(
+        trained=train_first(
+            stream, warm.records, warm.labels, settings=settings, clock=clock, progress=progress
+        ),
+        prior=prior_prediction(stream, warm.labels),
+        rows=warm.rows,
+        unlabelled=warm.unlabelled,
+    )
+
+
+def prepare(
+    stream: Stream,
+    source: Source,
+    settings: Settings,
+    *,
+    reports: Path | None,
+    warmup: float,
+    limit: int | None,
+    seed: int,
+    on_kafka: bool = False,
+    first: FirstModel | None = None,
+    on_happening: Callable[[Happening], None],
+    on_progress: Callable[[int], None],
+    on_training: Callable[[str, int, int], None],
+) -> Simulation:
+    """Create topics, the first model and the services of a run. Raises DriftlineError.
+
+    On Kafka, the run uses the stream's topics, and the features topic must be empty. `first` is the
+    model of the same warm-up rows, if it has been trained before. Without `reports`, no Evidently
+    reports are written.
+    """
+    clock = None if on_kafka else ManualClock(START_S)
+    broker = (
+        MemoryBroker(clock)
+        if clock
+        else connect(settings.client, settings.bootstrap_servers, settings.properties)
+    )
+    topics = Topics(stream)
+    admin = broker.admin()
+    try:
+        apply(admin, topics)
+        require(admin, topics)
+        if any(offsets.end for offsets in admin.offsets(topics.features).values()):
+            raise TopicMismatch(
+                f"topic {topics.features} is not empty",
+                hint="set [kafka] topic_prefix in the stream file to give the run its own topics",
+            )
+    finally:
+        admin.close()
+    playback = Playback(stream, source, seed=seed, limit=limit)
+    if first is None:
+        first = train_on_warm_up(
+            stream, playback, warmup, settings, clock or SystemClock(), on_training
+        )
+    else:
+        playback.warm_up(warmup)  # those rows are not played
+    producer = broker.producer(client_id="driftline-run")
+    for record in first.trained.records:
+        producer.send(record)
+    producer.close()
+    return Simulation(
+        stream,
+        broker,
+        {
+            service: build_loop(
+                service,
+                stream,
+                settings,
+                broker,
+                clock=clock or SystemClock(),
+                reports=reports,
+                in_process=True,
+                commit_interval_s=0.0 if clock else None,
+            )
+            for service in SERVICES
+        },
+        playback,
+        static=Models.of(settings, stream).load(first.trained.announcement),
+        first=first,
+        clock=clock,
+        on_happening=on_happening,
+        on_progress=on_progress,
+    )
+
+
+def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
+    """Return the prediction of a model without inputs.
+
+    It is the most frequent class, the median for the metric `mae`, or else the mean.
+    """
+    if stream.task == "classification":
+        counts = Counter(labels)
+        return max(sorted(counts, key=str), key=lambda label: counts[label])
+    numbers = np.array(labels, dtype=np.float64)
+    return float(np.median(numbers) if stream.judged_by == "mae" else np.mean(numbers))

@@ -1,0 +1,1 @@
+"""Draw the report of a run: one HTML page with charts, without scripts."""

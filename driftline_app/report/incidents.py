@@ -1,0 +1,174 @@
+"""The incidents of a run: what changed, when it was noticed, what was done, when quality recovered.
+
+In: the events of a run and its metric over time. Out: `Incident`s, and sentences about them. An
+incident lasts while at least one drift event is open.
+"""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+
+import msgspec
+
+from driftline_app.report.line_chart import format_value
+from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, title_of
+from producers.rows import Change
+
+# Blocks before a change that give the level of the metric: enough to average out noise.
+_BLOCKS_BEFORE = 20
+
+
+class Incident(msgspec.Struct, frozen=True, kw_only=True):
+    """One incident. Rows are rows of the data, from 0."""
+
+    change: Change | None  # the known cause; None where the data do not tell
+    detected: int  # the row at which the first drift event opened
+    findings: tuple[str, ...]  # what the events report
+    swaps: tuple[int, ...]  # rows at which a new model took over
+    resolved: int | None  # the row at which the last event resolved; None: it is still open
+
+    @property
+    def began(self) -> int:
+        """The row of the change, as far as it is known."""
+        return self.detected if self.change is None else self.change.row
+
+
+def incidents(events: Sequence[RunEvent], changes: Sequence[Change]) -> tuple[Incident, ...]:
+    """Return the incidents in their order. Events are in the order of their rows.
+
+    A known change belongs to the first incident that is detected after it.
+    """
+    found: list[Incident] = []
+    open_ids: set[str] = set()
+    since: list[RunEvent] = []
+    for event in events:
+        if event.what == "drift opened":
+            open_ids.add(event.id)
+        if open_ids:
+            since.append(event)
+        if event.what == "drift resolved":
+            open_ids.discard(event.id)
+            if since and not open_ids:
+                found.append(_incident(since, changes, found, event.row))
+                since = []
+    if since:
+        found.append(_incident(since, changes, found, None))
+    return tuple(found)
+
+
+def _incident(
+    events: Sequence[RunEvent],
+    changes: Sequence[Change],
+    earlier: Sequence[Incident],
+    resolved: int | None,
+) -> Incident:
+    detected = events[0].row
+    after = earlier[-1].detected if earlier else -1
+    causes = [change for change in changes if after < change.row <= detected]
+    return Incident(
+        change=causes[-1] if causes else None,
+        detected=detected,
+        findings=tuple(event.text for event in events if event.what == "drift opened"),
+        swaps=tuple(event.row for event in events if event.what == "swap"),
+        resolved=resolved,
+    )
+
+
+def conclusion(report: RunReport) -> str:
+    """Return one sentence that sums the run up."""
+    found = incidents(report.events, report.changes)
+    records = f"{report.totals.records:,} records"
+    if not found:
+        return f"No drift was found in {records}."
+    if len(found) > 1:
+        state = "all are over" if found[-1].resolved is not None else "the last is still open"
+        return f"Driftline found {len(found)} incidents in {records}; {state}."
+    return _sentence(found[0], report)
+
+
+def comparison(report: RunReport) -> str:
+    """Return how the metric compares with that of the first model; empty without outcomes."""
+    totals = report.totals
+    if totals.loop is None or totals.static is None:
+        return ""
+    return (
+        f"{title_of(report.metric)} over the whole run is {format_value(totals.loop)}. With the "
+        f"first model, never retrained, it would have been {format_value(totals.static)}."
+    )
+
+
+def _sentence(incident: Incident, report: RunReport) -> str:
+    """Change, detection, replacement, recovery: as far as each is known."""
+    change, swaps, resolved = incident.change, incident.swaps, incident.resolved
+    levels, metric = levels_of(incident, report.over_time), report.metric
+    if change is None:
+        parts = [f"Driftline found drift at row {incident.detected:,}"]
+        if swaps:
+            parts.append(f"replaced the model at row {swaps[0]:,}")
+    else:
+        found = f"Driftline found the drift after {incident.detected - change.row:,} records"
+        if levels.before is None or levels.meanwhile is None:
+            found = f"{change.text.capitalize()} at row {change.row:,}; {found}"
+        else:
+            found = (
+                f"{title_of(metric)} went from {format_value(levels.before)} to "
+                f"{format_value(levels.meanwhile)} when {change.text} at row {change.row:,}; "
+            ) + found
+        parts = [found]
+        if swaps:
+            parts.append(f"replaced the model after {swaps[0] - change.row:,}")
+    if resolved is None:
+        parts.append("the incident is still open")
+    elif levels.after is None:
+        parts.append(f"the incident ended at row {resolved:,}")
+    else:
+        parts.append(f"{metric} has been {format_value(levels.after)} since row {resolved:,}")
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}."
+
+
+class Levels(msgspec.Struct, frozen=True):
+    """The mean metric of the blocks before, during and after an incident; None without a block."""
+
+    before: float | None
+    meanwhile: float | None  # from the change until the first new model, or until the end
+    after: float | None
+
+
+def levels_of(incident: Incident, over: MetricOverTime) -> Levels:
+    """Return the levels of the loop's metric around an incident."""
+    repaired = incident.swaps[0] if incident.swaps else incident.resolved
+
+    def mean(is_wanted: Callable[[int, int], bool], newest: int = 0) -> float | None:
+        chosen = [
+            value
+            for row, value in zip(over.rows, over.loop, strict=True)
+            if value is not None and is_wanted(row - over.block + 1, row)
+        ]
+        return fmean(chosen[-newest:]) if chosen else None
+
+    return Levels(
+        before=mean(lambda first, last: last < incident.began, _BLOCKS_BEFORE),
+        meanwhile=mean(
+            lambda first, last: first >= incident.began and (repaired is None or last <= repaired)
+        ),
+        after=None
+        if incident.resolved is None
+        else mean(lambda first, last: first > (incident.resolved or 0)),
+    )
+
+
+def extra_errors(incident: Incident, report: RunReport) -> int | None:
+    """Return how many more predictions were wrong, from the change until the incident ended, than
+    at the level before it; None if the metric is not the accuracy."""
+    if report.metric != "accuracy":
+        return None
+    before = levels_of(incident, report.over_time).before
+    if before is None:
+        return None
+    end = report.over_time.rows[-1] if incident.resolved is None else incident.resolved
+    over = report.over_time
+    lost = sum(
+        (before - value) * over.block
+        for row, value in zip(over.rows, over.loop, strict=True)
+        if value is not None and incident.began <= row <= end
+    )
+    return max(0, round(lost))

@@ -1,0 +1,100 @@
+"""Write the plots of a page as PNG files, for chats, tickets and papers.
+
+In: the elements of a page; each `svg` is a plot. Out: a file for each plot, named after its title.
+The drawings and their style are the same, on a white background.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Final
+from xml.etree import ElementTree as ET
+
+from driftline.errors import DriftlineError, MissingExtra
+from driftline_app.report.line_chart import element
+from driftline_app.report.page import STYLE
+
+# The first installed font is used. If none is installed, the machine may have a substitute.
+FONTS: Final = (
+    "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "Liberation Sans", "DejaVu Sans", "Noto Sans",
+)  # fmt: skip
+_SCALE: Final = 2.0  # pixels per unit of the drawing, for screens with high resolution
+_TITLE: Final = 30  # height of the title
+_MAX_NAME: Final = 60  # characters of a file name, of up to 4 bytes each; systems allow 255 bytes
+
+
+def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
+    """Write all plots of a page to an existing folder. Return their paths.
+
+    Raises MissingExtra without resvg, DriftlineError without a font, OSError.
+    """
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise MissingExtra("resvg", "png") from error
+
+    def drawn(svg: ET.Element) -> bytes:
+        text = ET.tostring(svg, encoding="unicode")
+        return bytes(
+            svg_to_bytes(svg_string=text, style_sheet=_style(), background="#fff", zoom=_SCALE)
+        )
+
+    if drawn(_lettered("M")) == drawn(_lettered("")):
+        raise DriftlineError(
+            "pictures would have no text, because none of their fonts is installed",
+            hint=f"install one of {', '.join(FONTS)} (Debian: apt-get install fonts-dejavu-core)",
+        )
+    paths: list[Path] = []
+    for svg in (found for part in body for found in part.iter("svg")):
+        path = _new_path(folder, svg.get("aria-label", ""), paths)
+        path.write_bytes(drawn(_titled(svg)))
+        paths.append(path)
+    return paths
+
+
+def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
+    name = re.sub(r"\W+", "-", label).strip("-").lower()[:_MAX_NAME] or "plot"
+    path, number = folder / f"{name}.png", 2
+    while path in taken:
+        path, number = folder / f"{name}-{number}.png", number + 1
+    return path
+
+
+def _titled(svg: ET.Element) -> ET.Element:
+    """Return the plot with its title above, because a file has no heading that explains it."""
+    width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
+    children: Sequence[ET.Element] = deepcopy(list(svg))
+    return _svg(
+        element("text", svg.get("aria-label", ""), x=10, y=20, class_="title"),
+        element("g", *children, transform=f"translate(0,{_TITLE})"),
+        width=width,
+        height=height + _TITLE,
+    )
+
+
+def _lettered(text: str) -> ET.Element:
+    return _svg(element("text", text, x=2, y=18), width=20, height=20)
+
+
+def _svg(*children: ET.Element, width: float, height: float) -> ET.Element:
+    return element(
+        "svg",
+        *children,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+    )
+
+
+def _style() -> str:
+    """Return the page's CSS rules for plots, with the light colours."""
+    page = STYLE.read_text(encoding="utf-8")
+    colours = dict(re.findall(r"--([\w-]+): ([^;]+);", page.partition("@media")[0]))
+    rules = [line for line in page.splitlines() if line.startswith("svg ")]
+    names = ", ".join(f"'{font}'" for font in FONTS)
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], "\n".join(rules)) + (
+        f"\nsvg {{ font-size: 12px; font-family: {names}; }}"
+        f"\nsvg .title {{ font-size: 15px; fill: {colours['ink']}; }}"
+    )

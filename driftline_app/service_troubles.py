@@ -1,0 +1,112 @@
+"""Detect what keeps a service from working: no broker, partitions, progress or model.
+
+In: the calls of the loop. Out: `Trouble`s, each with its start time. `driftline health` decides how
+long a trouble may last.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from driftline.broker.port import TopicPartition
+from driftline.errors import BrokerError
+from driftline.ops.processes import Trouble, TroubleKind
+
+log = logging.getLogger(__name__)
+
+# How often a worker that shares its service's partitions counts the workers. It counts more often
+# while it has too few partitions, because other workers may just have joined.
+_COUNT_EVERY_S = 30.0
+_COUNT_AGAIN_S = 10.0
+
+
+class Troubles:
+    """The troubles of one worker.
+
+    `partitions` contains the number of partitions of each topic that the service consumes.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[int],
+        count_members: Callable[[], int] | None,
+        monotonic_s: Callable[[], float],
+    ) -> None:
+        self._all_partitions = partitions
+        self._count_members = count_members
+        self._monotonic_s = monotonic_s
+        self._troubles: dict[TroubleKind, Trouble] = {}
+        self._share = 0  # the least number of partitions that this worker should have
+        self._counted_s = float("-inf")
+        # Partition → the position at which reading stopped, and since when.
+        self._stopped: dict[TopicPartition, tuple[int, str]] = {}
+
+    def now(self) -> tuple[Trouble, ...]:
+        """Return the present troubles."""
+        return tuple(self._troubles.values())
+
+    @property
+    def waits_for_kafka(self) -> bool:
+        return "waiting for Kafka" in self._troubles
+
+    def note_connection(self, problem: str | None, now: str) -> None:
+        """Note that Kafka cannot be used, for this reason; or, with None, that it can."""
+        self._set("waiting for Kafka", problem, now)
+
+    def note_progress(
+        self,
+        positions: Mapping[TopicPartition, int],
+        lags: Mapping[TopicPartition, int],
+        held_back: Set[TopicPartition],
+        now: str,
+    ) -> None:
+        """Note positions and lags. Partitions that the handler has paused do not count."""
+        work = {p for p, lag in lags.items() if lag > 0 and p not in held_back}
+        before = self._stopped
+        self._stopped = {
+            p: before[p] if p in before and before[p][0] == positions[p] else (positions[p], now)
+            for p in work
+        }
+        if not self._stopped:
+            self._set("no progress", None, now)
+            return
+        oldest = min(self._stopped, key=lambda p: (self._stopped[p][1], p))
+        position, since = self._stopped[oldest]
+        where = f"{oldest.topic}[{oldest.partition}]@{position}"
+        self._set("no progress", f"{lags[oldest]:,} to read at {where}", since, anew=True)
+
+    def note_partitions(self, count: int, now: str) -> None:
+        """Note the number of partitions of this worker. It may count the workers of the service."""
+        total = sum(self._all_partitions)
+        if count >= total or self._count_members is None:
+            self._set("too few partitions", None, now)
+            return
+        every_s = _COUNT_AGAIN_S if count < self._share else _COUNT_EVERY_S
+        if self._monotonic_s() - self._counted_s >= every_s:
+            self._counted_s = self._monotonic_s()
+            self._count(self._count_members)
+        missing = count < self._share
+        detail = f"{count} of {total}, its fair share is {self._share}"
+        self._set("too few partitions", detail if missing else None, now)
+
+    def note_model(self, missing: str | None, now: str) -> None:
+        """Note which champion was published but does not serve yet; or, with None, none."""
+        detail = None if missing is None else f"the champion {missing} does not serve"
+        self._set("no model", detail, now)
+
+    def _count(self, count_members: Callable[[], int]) -> None:
+        try:
+            # This worker counts, even if it is not in the group.
+            members = max(1, count_members())
+        except BrokerError as error:
+            log.debug("cannot count the workers of this service: %s", error.message)
+            return
+        self._share = sum(partitions // members for partitions in self._all_partitions)
+
+    def _set(self, kind: TroubleKind, detail: str | None, now: str, *, anew: bool = False) -> None:
+        """Start a trouble, or continue it. Without `detail`, end it."""
+        if detail is None:
+            self._troubles.pop(kind, None)
+            return
+        known = self._troubles.get(kind)
+        since = now if known is None or anew else known.since
+        self._troubles[kind] = Trouble(kind, since, detail)

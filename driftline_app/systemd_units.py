@@ -1,0 +1,109 @@
+"""`driftline up --print systemd`: print a systemd unit for each service and slot.
+
+In: stream file, settings, slots. Out: text without secrets. The units read client properties from a
+file of environment variables that the operator writes.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from driftline.config.settings import Settings
+from driftline.config.stream import Stream
+from driftline.errors import SettingsError
+from driftline.ops.processes import folder_of
+from driftline.safe_text import visible
+from driftline.wire.topics import Service
+
+_UNIT = """\
+# {name}
+[Unit]
+Description=Driftline {stream}: {service}, slot {slot}
+Wants=network-online.target
+After=network-online.target
+# Never give up: a broker may be down for a long time.
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+WorkingDirectory={folder}
+Environment={home}
+EnvironmentFile=-{secrets}
+Restart=always
+RestartSec=1
+# From 1 s to a minute in six steps; systemd before 254 ignores these two lines.
+RestartSteps=6
+RestartMaxDelaySec=60
+# SIGTERM lets a service commit and leave its group.
+TimeoutStopSec=40
+KillMode=mixed
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def systemd_units(
+    file: Path, stream: Stream, settings: Settings, slots: Sequence[tuple[Service, int]]
+) -> str:
+    """Return all units, each after a comment with its file name.
+
+    Raises SettingsError if a path has a line break or another character that cannot be printed.
+    """
+    base = folder_of(settings, stream).name
+    secrets = str((settings.home / f"{base}.env").absolute())
+    secrets_file = _percent(secrets)
+    names = sorted(
+        name
+        for name in os.environ
+        if name.startswith(("KAFKA_", "DRIFTLINE_"))
+        and name not in ("DRIFTLINE_HOME", "KAFKA_BOOTSTRAP_SERVERS")
+    )
+    lines = [
+        "# Write each unit to the named file in ~/.config/systemd/user, then run:",
+        "# systemctl --user daemon-reload; systemctl --user enable --now NAME...",
+        f"# Write client properties and other settings to {secrets}, one NAME=value per line.",
+    ]
+    if names:
+        shown = visible(", ".join(names))
+        lines.append(f"# These variables are set in this shell and may be needed there: {shown}.")
+    units = [
+        _UNIT.format(
+            name=f"driftline-{base}-{service}-{slot}.service",
+            stream=stream.name,
+            service=service,
+            slot=slot,
+            command=_command(file, service, slot, settings),
+            folder=_percent(str(Path.cwd())),
+            home=_quoted(f"DRIFTLINE_HOME={settings.home.absolute()}"),
+            secrets=secrets_file,
+        )
+        for service, slot in slots
+    ]
+    return "\n".join(["\n".join(lines), "", *units])
+
+
+def _command(file: Path, service: Service, slot: int, settings: Settings) -> str:
+    words = (
+        *(sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file.absolute())),
+        *("--bootstrap-server", settings.bootstrap_servers, "--slot", str(slot)),
+    )
+    return " ".join(_quoted(word.replace("$", "$$")) for word in words)
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for systemd: percent signs are doubled, and special characters quoted."""
+    escaped = _percent(word).replace("\\", "\\\\").replace('"', '\\"')
+    plain = all(character.isalnum() or character in "/._-:=,%+@$" for character in escaped)
+    return escaped if plain else f'"{escaped}"'
+
+
+def _percent(text: str) -> str:
+    """Double percent signs. Raises SettingsError for a text that could add a line to the unit."""
+    if not text.isprintable():
+        raise SettingsError(
+            f"{text!r} has characters that cannot be written to a systemd unit",
+            hint="rename the folder or file",
+        )
+    return text.replace("%", "%%")

@@ -1,0 +1,175 @@
+"""Sample the records of a window: keep those with the smallest hashes of their ids (bottom-k
+sample).
+
+Samples of partial aggregates merge to the sample of the whole window, in any order. A hash is a
+mixed CRC-32 of the id. Equal hashes are ordered by position, partition and offset.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.wire.columns import Columns
+from monitor.class_scores import ClassScores
+
+
+def hashes_of(record_ids: Sequence[str]) -> NDArray[np.uint32]:
+    """Return hashes (n,) that are the same on every machine and in every version of Python. CRC-32
+    is the fastest function available (0.15 µs per id), but it is linear: consecutive ids get
+    regular patterns. Murmur3's finalizer removes the patterns and keeps different values
+    different."""
+    mixed = np.fromiter(map(crc32, map(str.encode, record_ids)), np.uint32, len(record_ids))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed ^= mixed >> np.uint32(shift)
+        mixed *= np.uint32(factor)
+    mixed ^= mixed >> np.uint32(16)
+    return mixed
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """The sample of a complete window, by position. `repeated` is the number of records that have
+    the same id as another one."""
+
+    columns: Columns
+    predictions: NDArray[Any]  # object (class names) or float64
+    scores: ClassScores | None = None
+    repeated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """Records as aligned arrays of length n. `values` are the sampled columns of each record.
+    `scores` are the model's class scores, if they are sampled."""
+
+    hashes: NDArray[np.uint32]
+    positions: NDArray[np.int64]
+    partitions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    values: tuple[NDArray[Any], ...]
+    scores: ClassScores | None = None
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def take(self, at: NDArray[np.intp] | NDArray[np.bool_] | slice) -> "Rows":
+        """Return the records at these places."""
+        return Rows(
+            self.hashes[at],
+            self.positions[at],
+            self.partitions[at],
+            self.offsets[at],
+            tuple(values[at] for values in self.values),
+            None if self.scores is None else self.scores.take(at),
+        )
+
+    def ordered(self) -> "Rows":
+        """Return the records by position, then hash, so that partitions have no effect."""
+        return self.take(np.lexsort((self.offsets, self.partitions, self.hashes, self.positions)))
+
+    @classmethod
+    def concat(cls, rows: Sequence["Rows"]) -> "Rows":
+        """Concatenate them. There must be at least one."""
+        if len(rows) == 1:
+            return rows[0]
+        return cls(
+            np.concatenate([part.hashes for part in rows]),
+            np.concatenate([part.positions for part in rows]),
+            np.concatenate([part.partitions for part in rows]),
+            np.concatenate([part.offsets for part in rows]),
+            tuple(map(np.concatenate, zip(*(part.values for part in rows), strict=True))),
+            None
+            if any(part.scores is None for part in rows)
+            else ClassScores.concat([part.scores for part in rows if part.scores is not None]),
+        )
+
+
+class Bound:
+    """The threshold of a sample: the `limit`-th smallest hash seen so far in a window. A record
+    with a larger hash cannot be in the sample.
+
+    `value` is lowered each time that more than 1.25 × `limit` hashes are buffered. A larger buffer
+    would admit more records, and a smaller one would sort more often.
+
+    >>> bound = Bound(4)
+    >>> bound.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
+    >>> bound.value
+    5
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.value = 2**32 - 1  # only ever falls, even across `forget`
+        self._limit = limit
+        self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `forget`
+        self._held = 0
+
+    def add(self, hashes: NDArray[np.uint32]) -> None:
+        """Add the hashes of more records. Add each record only once."""
+        self._chunks.append(hashes)
+        self._held += len(hashes)
+        if self._held > self._limit + self._limit // 4:
+            last = self._limit - 1
+            smallest = np.partition(np.concatenate(self._chunks), last)[: self._limit]
+            self.value = min(self.value, int(smallest[last]))
+            self._chunks, self._held = [smallest], self._limit
+
+    def forget(self) -> None:
+        """Drop the buffered hashes, but not `value`: some records may be added again."""
+        self._chunks, self._held = [], 0
+
+
+class Smallest:
+    """A bottom-k sample of `limit` records. It buffers at most twice as many and one batch.
+
+    Samples of the same window that will be merged may share a threshold. Together they then buffer
+    as much as one of them would alone.
+
+    >>> kept = Smallest(2)
+    >>> empty = np.zeros(4, dtype=np.int64)
+    >>> kept.add(Rows(hashes_of(["a", "b", "c", "d"]), empty, empty, empty, (np.arange(4),)))
+    >>> kept.rows().values
+    (array([2, 3]),)
+    """
+
+    def __init__(self, limit: int, bound: Bound | None = None) -> None:
+        self._limit = limit
+        self._bound = Bound(limit) if bound is None else bound
+        self._chunks: list[Rows] = []
+        self._held = 0
+
+    def __len__(self) -> int:
+        return min(self._held, self._limit)
+
+    def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Return which records (n,) may still be among the smallest."""
+        return hashes <= np.uint32(self._bound.value)
+
+    def add(self, rows: Rows) -> None:
+        """Add more records."""
+        rows = self._useful(rows)
+        if not len(rows):
+            return
+        self._bound.add(rows.hashes)
+        self._chunks.append(rows)
+        self._held += len(rows)
+        if self._held > 2 * self._limit:
+            self.rows()
+
+    def rows(self) -> Rows:
+        """Return the sampled records. At least one record must have been added."""
+        rows = self._useful(Rows.concat(self._chunks))
+        if len(rows) > self._limit:
+            order = np.lexsort((rows.offsets, rows.partitions, rows.positions, rows.hashes))
+            rows = rows.take(np.sort(order[: self._limit]))
+        self._chunks = [rows]
+        self._held = len(rows)
+        return rows
+
+    def _useful(self, rows: Rows) -> Rows:
+        admitted = self.admits(rows.hashes)
+        return rows if admitted.all() else rows.take(admitted)

@@ -1,0 +1,400 @@
+"""Decide on drift events and retrain requests, given the events of the topic `windows`.
+
+In: its events, in the order of its one partition. Out: the events to publish. A drift event depends
+either on data windows only, or on performance panes and windows only. So it does not matter whether
+predictions or outcomes were read first.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from driftline.config.stream import DriftKind, Stream
+from driftline.wire.events import (
+    ColumnResult,
+    DataGroup,
+    DataWindow,
+    DriftEvent,
+    PerformanceGroup,
+    PerformancePane,
+    PerformanceWindow,
+    RelationResult,
+    RetrainRequest,
+    WindowsEvent,
+)
+from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
+from monitor.decisions.event_lifecycle import Finding, Lane, LaneState
+from monitor.decisions.plain_state import State
+from monitor.decisions.retraining import RetrainRule, RetrainState
+from monitor.estimates.harm import harm_of, severity
+from monitor.reference.quality import MIN_RISE
+from monitor.reference.thresholds import IN_A_ROW
+
+_KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
+
+
+class DriftedState(State, frozen=True):
+    """The ends of a model's newest windows, and whether each had a finding of this kind."""
+
+    kind: DriftKind
+    model: str
+    windows: list[tuple[int, bool]]
+
+
+class DeciderState(State, frozen=True):
+    """All state that depends on the events read so far and affects decisions on later ones."""
+
+    lanes: dict[DriftKind, LaneState]
+    errors: ErrorWatchState
+    rule: RetrainState
+    drifted: list[DriftedState]
+    lost: LaneState
+
+
+class Decider:
+    """The state of all decisions of one stream. It depends only on the events read so far."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        # The lifecycle of events on labels that became dead letters, and on labels, predictions and
+        # outcomes that were lost. Performance windows have no fixed
+        # order relative to data windows, so these events are separate, and never request a
+        # retraining.
+        self._lost = Lane(stream, "quality")
+        self._errors = ErrorWatch(stream)
+        self._rule = RetrainRule(stream)
+        # By kind and model: the ends of the newest windows, and whether each had a finding.
+        # `_confirmed` adds, and `_data` removes models that are no longer in the window.
+        self._drifted: dict[tuple[DriftKind, str], deque[tuple[int, bool]]] = {}
+
+    def state(self) -> DeciderState | None:
+        """Return the state, None if a detector is River's. Encode it before the next event."""
+        errors = self._errors.state()
+        if errors is None:
+            return None
+        return DeciderState(
+            lanes={kind: lane.state() for kind, lane in self._lanes.items()},
+            errors=errors,
+            rule=self._rule.state(),
+            drifted=[
+                DriftedState(kind, model, list(windows))
+                for (kind, model), windows in self._drifted.items()
+            ],
+            lost=self._lost.state(),
+        )
+
+    @classmethod
+    def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
+        """Build from a state. Raises ValueError or LookupError if it is of another stream."""
+        decider = cls(stream)
+        for kind, lane in decider._lanes.items():
+            lane.restore(state.lanes[kind])
+        decider._errors.restore(state.errors)
+        decider._rule.restore(state.rule)
+        decider._lost.restore(state.lost)
+        for drifted in state.drifted:
+            decider._recent(drifted.kind, drifted.model).extend(drifted.windows)
+        return decider
+
+    def _recent(self, kind: DriftKind, model: str) -> deque[tuple[int, bool]]:
+        kept = (IN_A_ROW - 1) * self._stream.overlap
+        return self._drifted.setdefault((kind, model), deque(maxlen=kept))
+
+    def read(self, event: WindowsEvent) -> list[DriftEvent | RetrainRequest]:
+        """Add one event. Return the resulting events in order."""
+        if isinstance(event, DataWindow):
+            events = self._data(event)
+        elif isinstance(event, PerformancePane):
+            events = self._pane(event)
+        else:
+            events = [*self._unread(event), *self._performance(event)]
+        if not isinstance(event, PerformancePane):
+            return [*events]
+        self._rule.see(event)
+        request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
+        return [*events, *([request] if request is not None else [])]
+
+    # ---- data, predictions, quality -------------------------------------------------------------
+
+    def _data(self, window: DataWindow) -> list[DriftEvent]:
+        # Groups with too few records neither open nor resolve an event.
+        tested = [group for group in window.groups if group.tested]
+        if not tested:
+            return self._untested(window)
+        events: list[DriftEvent | None] = []
+        for kind, verdict in _VERDICTS.items():
+            lane = self._lanes[kind]
+            findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
+            if kind == "quality":
+                findings[-1] = _with_window(findings[-1], window)
+            # Only the newest model counts: an older one never changes an event of its successor.
+            if not _is_newer(lane.open, tested[-1].model, window):
+                events.append(
+                    lane.observe(
+                        findings[-1],
+                        model=tested[-1].model,
+                        window=window.id,
+                        position=window.end,
+                    )
+                )
+        names = {group.model for group in window.groups}
+        self._drifted = {key: seen for key, seen in self._drifted.items() if key[1] in names}
+        return [event for event in events if event is not None]
+
+    def _untested(self, window: DataWindow) -> list[DriftEvent]:
+        """Judge only the dead letters and gaps of a window in which no group was tested."""
+        finding = _with_window(None, window)
+        if finding is None:
+            return []
+        lane = self._lanes["quality"]
+        model = window.groups[-1].model if window.groups else None
+        event = lane.observe(finding, model=model, window=window.id, position=window.end)
+        return [] if event is None else [event]
+
+    def _confirmed(
+        self, kind: DriftKind, window: DataWindow, group: DataGroup, finding: Finding | None
+    ) -> Finding | None:
+        """Return the finding with its onset, or None if nothing confirms it. An alarm needs no
+        confirmation. A warning needs a finding in one of the two previous windows that share no
+        record with this one. Findings for an open event and quality findings always count."""
+        size, slide = window.end - window.start, self._slide(window)
+        recent = self._recent(kind, group.model)
+        # `before`: an earlier window confirms this one. `since`: end of the first window of this
+        # drift.
+        before = _in_disjoint(recent, window.end, size)
+        since = _first_drifted(recent, window.end, size + slide)
+        recent.append((window.end, finding is not None))
+        if finding is None:
+            return None
+        finding = msgspec.structs.replace(finding, onset=since - slide)
+        limits = group.limits
+        if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
+            return finding
+        columns = group.columns if kind == "data" else _prediction(group)
+        scores = [column.score for column in columns if column.drifted]
+        if kind == "data":
+            scores += [relation.score for relation in group.relations]
+        highest = max(scores)
+        return finding if limits.alarm is not None and highest >= limits.alarm else None
+
+    def _slide(self, window: DataWindow | PerformanceWindow) -> int:
+        return (window.end - window.start) // self._stream.overlap
+
+    def _newest_part(self, window: DataWindow | PerformanceWindow) -> int:
+        """Return the start of the slide that the previous window did not contain."""
+        return window.end - self._slide(window)
+
+    # ---- performance ----------------------------------------------------------------------------
+
+    def _pane(self, pane: PerformancePane) -> list[DriftEvent]:
+        finding = self._errors.update(pane)
+        if finding is None:
+            return []
+        event = self._lanes["performance"].observe(
+            finding, model=pane.model, window=pane.id, position=pane.end
+        )
+        return [] if event is None else [event]
+
+    def _unread(self, window: PerformanceWindow) -> list[DriftEvent]:
+        labels = window.records + window.revised + window.dead_letters
+        share, said = 0.0, []
+        if window.lost:
+            share = window.lost / (window.records + window.lost)
+            said.append(_deleted(window.lost))
+        if "dead_letters" in window.quality:
+            refused = window.dead_letters / labels
+            share = max(share, refused)
+            said.append(f"{refused:.1%} of the labels became dead letters")
+        elif window.dead_letters and labels < self._stream.windows.min_records and not said:
+            return []  # too few to open or resolve an event
+        finding = None
+        if said:
+            finding = Finding((), share, "; ".join(said), window.start, is_drawn=False)
+        event = self._lost.observe(finding, model=None, window=window.id, position=window.end)
+        return [] if event is None else [event]
+
+    def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
+        found_in, self._errors.found_in = self._errors.found_in, None
+        lane = self._lanes["performance"]
+        tested = [group for group in window.groups if group.p_value is not None]
+        if not tested or _is_newer(lane.open, tested[-1].model, window):
+            return []
+        group = tested[-1]
+        if not group.worse and group.model == found_in:
+            # The whole window shows no degradation, but a detector found one in it: it is not
+            # quiet.
+            return []
+        event = lane.observe(
+            _worse(group, self._newest_part(window)) if group.worse else None,
+            model=group.model,
+            window=window.id,
+            position=window.end,
+        )
+        return [] if event is None else [event]
+
+
+def _in_disjoint(windows: Sequence[tuple[int, bool]], end: int, size: int) -> bool:
+    """Return whether one of the last two windows had a finding that share no record with each
+    other, nor with the window that ends at `end`.
+
+    >>> _in_disjoint([(20, False), (30, True), (40, False), (50, True)], 60, 20)
+    False
+    >>> _in_disjoint([(20, True), (30, False), (40, False), (50, False)], 60, 20)
+    True
+    """
+    found = 0
+    for at, drifted in reversed(windows):
+        if at <= end - size and found < IN_A_ROW - 1:
+            if drifted:
+                return True
+            end, found = at, found + 1
+    return False
+
+
+def _first_drifted(windows: Sequence[tuple[int, bool]], end: int, reach: int) -> int:
+    """Return the end of the first window of the current drift, or `end` if only this one drifted.
+    From each window with a finding, it searches back over a distance of `reach`.
+
+    >>> _first_drifted([(10, True), (20, False), (30, True), (40, False)], 50, 20)
+    10
+    >>> _first_drifted([(10, True), (20, False), (30, False), (40, True)], 50, 20)
+    40
+    """
+    for at, drifted in reversed(windows):
+        if end - at > reach:
+            break
+        if drifted:
+            end = at
+    return end
+
+
+def _data_verdict(group: DataGroup) -> Finding | None:
+    return _drifted(group, group.columns, group.relations)
+
+
+def _prediction_verdict(group: DataGroup) -> Finding | None:
+    return _drifted(group, _prediction(group), ())
+
+
+def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
+    return () if group.prediction is None else (group.prediction,)
+
+
+def _drifted(
+    group: DataGroup,
+    columns: Sequence[ColumnResult],
+    relations: Sequence[RelationResult],
+) -> Finding | None:
+    drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
+    said = []
+    if drifted:
+        shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
+        said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
+    if relations:
+        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in relations]
+        said.append(f"go together otherwise: {_listed(changed)}")
+    if not said:
+        return None
+    harm = harm_of(group.estimate)
+    if harm:
+        said.append(f"the error is estimated to be {harm:.0%} higher")
+    if group.limits is not None and group.limits.alarm is None:
+        said.append("uncalibrated: the reference is too short")
+    names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
+    return Finding(
+        columns=tuple(dict.fromkeys(names)),
+        severity=severity(
+            max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
+        ),
+        message="; ".join(said),
+        onset=None,
+        harm=harm,
+    )
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Return the names as text.
+
+    >>> _joined(["x", "y"]), _joined(["x", "y", "z"])
+    ('x and y', 'x, y and z')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _quality_verdict(group: DataGroup) -> Finding | None:
+    risen = [
+        (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
+        for column in group.columns
+        for quality in column.quality
+    ]
+    columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
+    repeated = group.repeated / max(1, group.sampled)
+    # A model never learns from an id twice, so its reference has no repeats.
+    if repeated >= MIN_RISE:
+        risen.append((repeated, "ids", "repeated"))
+    if not risen:
+        return None
+    risen.sort(key=lambda item: -item[0])
+    return Finding(
+        columns=tuple(dict.fromkeys(columns)),
+        severity=risen[0][0],
+        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
+        onset=None,
+        harm=harm_of(group.estimate),
+    )
+
+
+def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
+    """Add the dead letters and gaps of the window to the finding."""
+    if not window.quality:
+        return finding
+    scored_or_refused = window.records + window.dead_letters
+    severity, said = 0.0, []
+    if "gaps" in window.quality:
+        severity = window.lost / (scored_or_refused + window.lost)
+        said.append(_deleted(window.lost))
+    if "dead_letters" in window.quality:
+        share = window.dead_letters / scored_or_refused
+        severity = max(severity, share)
+        said.append(f"{share:.1%} of the records became dead letters")
+    if finding is None:
+        return Finding((), severity, "; ".join(said), window.start, is_drawn=False)
+    return msgspec.structs.replace(
+        finding,
+        severity=max(severity, finding.severity),
+        message="; ".join([*said, finding.message]),
+    )
+
+
+def _deleted(lost: int) -> str:
+    return f"{lost:,} records or more were deleted before they were read"
+
+
+def _worse(group: PerformanceGroup, onset: int) -> Finding:
+    before = group.reference_error or 0.0
+    return Finding(
+        columns=(),
+        severity=loss(before, group.error),
+        message=f"error {group.error:.4g} in the window, {before:.4g} when the model was trained",
+        onset=onset,
+    )
+
+
+def _is_newer(event: DriftEvent | None, model: str, window: DataWindow | PerformanceWindow) -> bool:
+    """Return whether the open event is of a model that served after `model`."""
+    names = [group.model for group in window.groups]
+    return event is not None and event.model in names[names.index(model) + 1 :]
+
+
+_VERDICTS: Final[dict[DriftKind, Callable[[DataGroup], Finding | None]]] = {
+    "data": _data_verdict,
+    "prediction": _prediction_verdict,
+    "quality": _quality_verdict,
+}

@@ -1,0 +1,137 @@
+"""Manage the lifecycle of drift events: opened, updated, resolved, each time with the same id.
+
+In: the finding of each window or pane, or None. Out: `DriftEvent`s. It never uses data of records.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+from driftline.config.stream import DriftKind, Stream
+from driftline.wire.events import DriftEvent, event_id
+from monitor.decisions.plain_state import Count, State, put, take
+
+# Republish an open event when its severity has grown by 50% since it was last published.
+WORSENED: Final = 1.5
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """The evidence for a drift event."""
+
+    columns: tuple[str, ...]
+    severity: float
+    message: str
+    onset: int | None
+    detector: str | None = None
+    harm: float | None = None
+    is_drawn: bool = True  # False if there is no sample of records for a report
+    # True for a detector's finding: republished after a window's length, even without growth.
+    notable: bool = False
+
+
+class LaneState(State, frozen=True):
+    """The state of a `Lane`."""
+
+    quiet: Count
+    open: DriftEvent | None
+
+
+class Lane:
+    """The lifecycle of the drift events of one kind, of which at most one is open."""
+
+    def __init__(self, stream: Stream, kind: DriftKind) -> None:
+        self._stream = stream
+        self._kind = kind
+        # Windows in a row without a finding; reset by a finding and when the event is resolved.
+        self._quiet = 0
+        self.open: DriftEvent | None = None  # as last published; None: no event is open
+
+    def state(self) -> LaneState:
+        """Return the state as data."""
+        return take(LaneState, self)
+
+    def restore(self, state: LaneState) -> None:
+        """Restore a state."""
+        put(state, self)
+
+    def observe(
+        self, finding: Finding | None, *, model: str | None, window: str, position: int
+    ) -> DriftEvent | None:
+        """Add the finding of a window or pane, or None if it has none. Return the event to publish.
+        `model` is None if nothing could be scored."""
+        if finding is not None:
+            return self._found(finding, model, window, position)
+        return self._nothing(model, window, position)
+
+    def _found(
+        self, finding: Finding, model: str | None, window: str, position: int
+    ) -> DriftEvent | None:
+        self._quiet = 0
+        event = self.open
+        if event is None:
+            identity = event_id("drift", self._stream.name, self._kind, window)
+            return self._publish("opened", identity, finding, model, window, position)
+        # Republish for new columns, a higher severity, or a notable finding after a window's
+        # length.
+        more = set(finding.columns) - set(event.columns)
+        is_worse = finding.severity >= WORSENED * event.severity
+        is_new = finding.notable and position - event.position >= self._stream.window_size
+        if not (is_new or more or is_worse):
+            return None
+        columns = (*event.columns, *(name for name in finding.columns if name in more))
+        # Another increase of the error has its own onset. Shifted data keeps the first one.
+        onset = finding.onset if finding.notable else event.onset
+        finding = msgspec.structs.replace(finding, columns=columns, onset=onset)
+        return self._publish("updated", event.id, finding, model, window, position)
+
+    def _nothing(self, model: str | None, window: str, position: int) -> DriftEvent | None:
+        event = self.open
+        if event is None:
+            return None
+        self._quiet += 1
+        succeeded = event.model is not None and event.model != model
+        if not succeeded and self._quiet < self._stream.drift.resolve_after * self._stream.overlap:
+            return None
+        self.open = None
+        self._quiet = 0
+        message = (
+            "quiet again with a new model"
+            if succeeded
+            else "quiet again for enough windows in a row"
+        )
+        return msgspec.structs.replace(
+            event,
+            action="resolved",
+            message=message,
+            position=position,
+            model=model,
+            windows=(window,),
+            report=None,
+        )
+
+    def _publish(
+        self,
+        action: Literal["opened", "updated"],
+        identity: str,
+        finding: Finding,
+        model: str | None,
+        window: str,
+        position: int,
+    ) -> DriftEvent:
+        drawn = action == "opened" and self._kind != "performance" and finding.is_drawn
+        self.open = DriftEvent(
+            id=identity,
+            action=action,
+            kind=self._kind,
+            columns=finding.columns,
+            severity=finding.severity,
+            message=finding.message,
+            position=position,
+            onset=finding.onset,
+            model=model,
+            detector=finding.detector,
+            windows=(window,),
+            report=f"{window}.html" if drawn else None,
+            harm=finding.harm,
+        )
+        return self.open

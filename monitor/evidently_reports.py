@@ -1,0 +1,185 @@
+"""Draw Evidently's full HTML report of a window that opened a drift event.
+
+In: a window's sample and the reference of its model. Out: the file `<window id>.html` in a folder.
+Drawing takes seconds and holds Python's lock, so services draw in a separate process. It draws one
+report at a time. A report is skipped, and the skip is logged, if two others are pending.
+"""
+
+import logging
+import os
+import warnings
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.config.stream import Stream
+from driftline.models.reference import Reference
+from driftline.safe_text import labels
+from driftline.wire.columns import Columns
+from monitor.bottom_k_sample import Sample
+from monitor.safe_report_page import safe_page
+from monitor.watched_columns import watched
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING: Final = 2
+# The time to draw grows with the rows, and a plot of more rows looks the same.
+MAX_ROWS: Final = 10_000
+
+_Data = dict[str, NDArray[Any]]
+
+
+class Task(msgspec.Struct, frozen=True):
+    """All inputs of `draw`, in a form that can be pickled."""
+
+    path: Path
+    reference: _Data  # column name → float64 or object (n,)
+    current: _Data
+    numbers: tuple[str, ...]
+    categories: tuple[str, ...]
+
+
+class Reports:
+    """Draw reports into a folder, in this thread or in a separate process."""
+
+    def __init__(self, stream: Stream, folder: Path, *, in_process: bool) -> None:
+        self._stream = stream
+        self._folder = folder
+        self._in_process = in_process
+        # Name of the last report requested by `draw`.
+        self._newest: str | None = None
+        # Started by the first `draw` that needs it, stopped by `close`.
+        self._pool: ProcessPoolExecutor | None = None
+        # Reports that are being drawn or wait for it: added by `draw`, removed by `poll`.
+        self._waiting: list[tuple[Path, Future[None]]] = []
+
+    def draw(self, name: str, sample: Sample, reference: Reference) -> None:
+        """Draw the file `name`, or submit it to the process. If a report cannot be drawn, this is
+        only logged, because drift must be published anyway."""
+        if name == self._newest:
+            return  # a window may open several events
+        self._newest = name
+        try:
+            self._draw(self._task(self._folder / name, sample, reference))
+        except Exception:  # Evidently's own errors have no common base
+            log.exception("report %s could not be drawn", self._folder / name)
+
+    def _draw(self, task: Task) -> None:
+        if self._in_process:
+            draw(task)
+            return
+        self.poll()
+        if len(self._waiting) >= MAX_WAITING:
+            log.warning("report %s is left out: %d are waiting", task.path, len(self._waiting))
+            return
+        if self._pool is None:
+            # Spawned, not forked: the threads and locks of a broker client must not be copied.
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            self._waiting.append((task.path, self._pool.submit(draw, task)))
+        except BrokenProcessPool:  # the process was killed, so the next report starts another
+            self._pool.shutdown(wait=False)
+            self._pool = None
+            raise
+
+    def poll(self) -> None:
+        """Log the reports that failed, and remove all that are done."""
+        for path, future in self._waiting:
+            if future.done() and (error := future.exception()) is not None:
+                log.error("report %s could not be drawn: %s", path, error)
+        self._waiting = [(path, future) for path, future in self._waiting if not future.done()]
+
+    def wait(self) -> None:
+        """Block until all submitted reports are done."""
+        wait([future for _, future in self._waiting])
+        self.poll()
+
+    def close(self) -> None:
+        """Wait for the report being drawn and cancel the others. Safe to call twice."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        self._waiting = []
+
+    def _task(self, path: Path, sample: Sample, reference: Reference) -> Task:
+        columns = watched(self._stream)
+        prediction = f"{self._stream.target} (predicted)"
+        numbers = [column.name for column in columns if column.kind == "number"]
+        categories = [column.name for column in columns if column.kind == "category"]
+        (categories if self._stream.task == "classification" else numbers).append(prediction)
+
+        def data(of: Columns, predictions: NDArray[Any]) -> _Data:
+            found: _Data = {**of.numbers, **of.categories, prediction: predictions}
+            return {name: found[name][-MAX_ROWS:] for name in (*numbers, *categories)}
+
+        return Task(
+            path=path,
+            reference=data(reference.columns, reference.predictions),
+            current=data(sample.columns, sample.predictions),
+            numbers=tuple(numbers),
+            categories=tuple(categories),
+        )
+
+
+def draw(task: Task) -> None:
+    """Write one report. Columns without any value in either sample are left out."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # before the import: Evidently's telemetry is on
+    import evidently
+    import pandas as pd
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset, DataSummaryPreset
+
+    drawable = [
+        name
+        for name in (*task.numbers, *task.categories)
+        if _has_value(task.reference[name]) and _has_value(task.current[name])
+    ]
+    # Evidently and Plotly insert names and values into pages: they must contain no markup.
+    shown = labels(drawable)
+    values = labels(
+        value
+        for name in drawable
+        for data in (task.reference, task.current)
+        if data[name].dtype.kind != "f"
+        for value in data[name]
+        if value is not None
+    )
+    definition = DataDefinition(
+        numerical_columns=[shown[name] for name in task.numbers if name in shown],
+        categorical_columns=[shown[name] for name in task.categories if name in shown],
+    )
+
+    def dataset(data: _Data) -> Any:
+        frame = pd.DataFrame(
+            {
+                shown[name]: data[name]
+                if data[name].dtype.kind == "f"
+                else pd.Series([values.get(value) for value in data[name]], dtype=object)
+                for name in drawable
+            }
+        )
+        return Dataset.from_pandas(frame, data_definition=definition)
+
+    with warnings.catch_warnings():
+        # Correlations of constant columns are undefined. Evidently shows them as missing.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        snapshot = Report([DataDriftPreset(), DataSummaryPreset()]).run(
+            dataset(task.current), dataset(task.reference)
+        )
+    task.path.parent.mkdir(parents=True, exist_ok=True)
+    page = safe_page(snapshot.get_html_str(as_iframe=False), Path(evidently.__file__).parent)
+    partial = task.path.with_suffix(".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(task.path)  # readers never see a half-written file
+
+
+def _has_value(values: NDArray[Any]) -> bool:
+    if values.dtype.kind == "f":
+        return bool(np.isfinite(values).any())
+    return any(value is not None for value in values)

@@ -1,0 +1,1 @@
+"""Merge the partial aggregates of all partitions into windows, and judge them."""

@@ -1,0 +1,188 @@
+"""Merge the partial aggregates of slides into data windows, and test complete windows.
+
+In: `DataParts`. Out: `DataWindow` events, and the samples of windows with findings.
+"""
+
+from collections import OrderedDict
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.config.stream import Stream
+from driftline.wire.columns import Columns
+from driftline.wire.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
+from driftline.wire.feature_records import format_time, parse_time
+from monitor.bottom_k_sample import Rows, Sample, Smallest
+from monitor.optional import optional
+from monitor.panes import Grid, later
+from monitor.parts_codec import unpack_records
+from monitor.reference.judge import Judge
+from monitor.reference.references import Profiles
+from monitor.watched_columns import watched
+
+# The samples of this many windows with findings are buffered, plus one for each that overlaps: a
+# report is requested only after its window event was read back from the log.
+KEPT_SAMPLES: Final = 4
+
+
+class DataWindows:
+    """Merge partial aggregates into data windows."""
+
+    def __init__(self, stream: Stream, profiles: Profiles) -> None:
+        self._stream = stream
+        self._grid = Grid.of(stream)
+        self._profiles = profiles
+        self._judge = Judge(stream)
+        self._columns = watched(stream)
+        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        self._slices: dict[int, _Slice] = {}
+        # Window id → model, sample: added by `_test` if it has findings, evicted oldest first.
+        self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
+
+    def needed(self) -> int | None:
+        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
+        return min((piece.first_offset for piece in self._slices.values()), default=None)
+
+    def add(self, offset: int, parts: DataParts, *, closed: int | None) -> None:
+        """Add the record at this offset. Windows before `closed` were published."""
+        for part in parts.slices:
+            if closed is not None and part.index < closed:
+                continue
+            piece = self._slices.get(part.index)
+            if piece is None:
+                piece = self._slices[part.index] = _Slice(offset)
+            self._gather(piece, parts.partition, part)
+
+    def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
+        """Return the first window that is not published after this call, and the next complete
+        window, if any. Windows before `closed` were published. The slide `complete` is the first
+        that is not complete."""
+        end = complete - self._grid.overlap + 1
+        # After a restart, less may be known to be complete than was published.
+        if closed is not None and end <= closed:
+            return closed, None
+        index = self._grid.window_after(closed, self._slices)
+        if index is None or index >= end:
+            return end, None
+        window = self._window(index)
+        self._slices.pop(index, None)  # all later windows start after this slide
+        return index + 1, window
+
+    def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
+        piece.late += part.late
+        piece.dead_letters += part.dead_letters
+        piece.lost += part.lost
+        piece.row = later(piece.row, part.row)
+        piece.time_us = later(piece.time_us, None if part.time is None else parse_time(part.time))
+        for group in part.groups:
+            own = piece.groups.setdefault(group.model, _Group(self._stream.windows.max_sample))
+            sample = group.sample
+            own.add(
+                group.records,
+                group.last,
+                None if sample is None else unpack_records(sample, partition, self._columns),
+            )
+
+    # ---- complete windows -----------------------------------------------------------------------
+
+    def _window(self, index: int) -> DataWindow:
+        start, end = self._grid.window(index)
+        identity = event_id("window", self._stream.name, "data", start, end)
+        places = range(index, index + self._grid.overlap)
+        # A window merges its slides, which stay unchanged because overlapping windows share them.
+        slices = [self._slices[place] for place in places if place in self._slices]
+        row = time_us = None
+        groups: dict[str, _Group] = {}
+        for piece in slices:
+            row, time_us = later(row, piece.row), later(time_us, piece.time_us)
+            for model, own in piece.groups.items():
+                if len(slices) == 1:
+                    groups[model] = own
+                    continue
+                group = groups.setdefault(model, _Group(self._stream.windows.max_sample))
+                group.add(own.records, own.last, own.sample.rows() if len(own.sample) else None)
+        records = sum(group.records for group in groups.values())
+        dead_letters = sum(piece.dead_letters for piece in slices)
+        lost = sum(piece.lost for piece in slices)
+        ordered = sorted(groups.items(), key=lambda item: (item[1].last or 0, item[0]))
+        return DataWindow(
+            id=identity,
+            index=index,
+            start=start,
+            end=end,
+            records=records,
+            late=sum(piece.late for piece in slices),
+            row=row,
+            time=None if time_us is None else format_time(time_us),
+            groups=tuple(self._test(identity, model, group) for model, group in ordered),
+            dead_letters=dead_letters,
+            lost=lost,
+            quality=self._judge.window(records, dead_letters, lost),
+        )
+
+    def _test(self, identity: str, model: str, group: "_Group") -> DataGroup:
+        profile = self._profiles.of(model)
+        few = group.records < self._stream.windows.min_records or not len(group.sample)
+        if profile is None or few:
+            return self._judge.untested(model, group.records)
+        sample = self._sample(group)
+        result = optional(
+            lambda: self._judge.test(model, group.records, sample, profile),
+            self._judge.untested(model, group.records),
+            f"window {identity} is published without tests for model {model}",
+        )
+        if (estimator := self._profiles.estimator(model)) is not None:
+            estimate = optional(
+                lambda: estimator.estimate(sample, group.records),
+                None,
+                f"window {identity} is published without an estimate for model {model}",
+            )
+            result = msgspec.structs.replace(result, estimate=estimate)
+        everything = (*result.columns, *filter(None, [result.prediction]))
+        found = any(column.drifted or column.quality for column in everything)
+        if found or result.relations or result.repeated:
+            self.samples[identity] = (model, sample)
+            if len(self.samples) > KEPT_SAMPLES + self._grid.overlap:
+                self.samples.popitem(last=False)
+        return result
+
+    def _sample(self, group: "_Group") -> Sample:
+        rows = group.sample.rows().ordered()
+        numbers: dict[str, NDArray[Any]] = {}
+        categories: dict[str, NDArray[Any]] = {}
+        for (name, kind, _), values in zip(self._columns, rows.values, strict=False):
+            (numbers if kind == "number" else categories)[name] = values
+        # Equal ids have equal hashes. Two different ids share a hash once in 80 windows of 10,000.
+        repeated = len(rows) - len(np.unique(rows.hashes))
+        columns = Columns(numbers, categories, len(rows))
+        return Sample(columns, rows.values[-1], rows.scores, repeated)
+
+
+class _Group:
+    """The merged records of one model in one slide or window."""
+
+    def __init__(self, limit: int) -> None:
+        self.records = 0
+        self.last: int | None = None  # largest position
+        self.sample = Smallest(limit)
+
+    def add(self, records: int, last: int | None, sample: Rows | None) -> None:
+        self.records += records
+        self.last = later(self.last, last)
+        if sample is not None:
+            self.sample.add(sample)
+
+
+class _Slice:
+    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
+
+    def __init__(self, first_offset: int) -> None:
+        self.first_offset = first_offset
+        self.late = 0
+        self.dead_letters = 0
+        self.lost = 0
+        self.row: int | None = None
+        self.time_us: int | None = None
+        self.groups: dict[str, _Group] = {}

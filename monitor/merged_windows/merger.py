@@ -1,0 +1,99 @@
+"""Merge the partial aggregates in the topic `parts` into windows.
+
+In: the records of `parts`. Out: the events for `windows`, and the offset to commit. Windows of one
+kind are published in order. A window is complete when all partitions have passed its end.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from driftline.broker.port import Committed, Message
+from driftline.config.stream import Stream
+from driftline.errors import DataError
+from driftline.logs import alike
+from driftline.wire.envelope import decode, parts_decoder
+from driftline.wire.events import (
+    DataParts,
+    DataWindow,
+    PerformancePane,
+    PerformanceWindow,
+    WindowsEvent,
+)
+from monitor.bottom_k_sample import Sample
+from monitor.merged_windows.closed_panes import Kind, Merging
+from monitor.merged_windows.data_windows import DataWindows
+from monitor.merged_windows.performance_windows import PerformanceWindows
+from monitor.panes import Grid
+from monitor.reference.references import Profiles, References
+
+log = logging.getLogger(__name__)
+
+
+class Merger:
+    """The incomplete windows of one stream, built from the checkpoint of `parts` on."""
+
+    def __init__(
+        self, stream: Stream, references: References, profiles: Profiles, committed: Committed
+    ) -> None:
+        self._data = DataWindows(stream, profiles)
+        self._performance = PerformanceWindows(stream, references)
+        self._grid = Grid.of(stream).name
+        self._merging = Merging(stream.kafka.partitions, committed, self._grid)
+
+    @property
+    def samples(self) -> Mapping[str, tuple[str, Sample]]:
+        """Return the model and sample of the newest windows with findings, by window id."""
+        return self._data.samples
+
+    def read(self, message: Message) -> None:
+        """Add one record."""
+        merging = self._merging
+        merging.read(message.offset)
+        try:
+            event = decode(parts_decoder, message)
+        except DataError as error:
+            log.warning("not a part, left out: %s", error.message, extra=alike(error.message))
+            return
+        if event.grid != self._grid:  # from before the windows in the stream file were changed
+            return
+        kind: Kind = "data" if isinstance(event, DataParts) else "performance"
+        before = merging.closed(kind)
+        if isinstance(event, DataParts):
+            self._data.add(message.offset, event, closed=before)
+        else:
+            self._performance.add(message.offset, event, closed=before)
+        if event.passed is not None:
+            merging.advance(message.offset, kind, event.partition, event.passed)
+
+    def skip(self, offset: int) -> None:
+        """Skip a record."""
+        self._merging.read(offset)
+
+    def complete(self) -> list[WindowsEvent]:
+        """Return the next complete events: at most one data window, and the new panes of at most
+        one performance window, then that window if it is complete. Empty if nothing is."""
+        return [*self._complete_data(), *self._complete_performance()]
+
+    def _complete_data(self) -> list[DataWindow]:
+        merging, closed = self._merging, self._merging.closed("data")
+        complete = merging.complete("data")
+        if complete is None:
+            return []
+        closed, window = self._data.close(closed, complete)
+        merging.close("data", closed)
+        return [] if window is None else [window]
+
+    def _complete_performance(self) -> list[PerformancePane | PerformanceWindow]:
+        merging, closed = self._merging, self._merging.closed("performance")
+        complete = merging.complete("performance")
+        while complete is not None and (closed is None or closed < complete):
+            closed, events = self._performance.close(closed, complete)
+            merging.close("performance", closed)
+            if events:
+                return events
+        return []
+
+    def hold(self) -> Committed:
+        """Return the offset to commit for `parts`."""
+        needed = [n for n in (self._data.needed(), self._performance.needed()) if n is not None]
+        return self._merging.hold(min(needed, default=None))

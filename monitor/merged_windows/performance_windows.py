@@ -1,0 +1,243 @@
+"""Merge the partial aggregates of panes into performance panes and windows, when they are complete.
+
+In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `PerformanceWindow`
+events with the realised metric.
+"""
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+
+from driftline.config.stream import Stream
+from driftline.wire.events import (
+    ModelPart,
+    PanePart,
+    PerformanceGroup,
+    PerformancePane,
+    PerformanceParts,
+    PerformanceWindow,
+    event_id,
+)
+from driftline.wire.feature_records import format_time, parse_time
+from monitor.bottom_k_sample import Smallest
+from monitor.metric_sums import Tally, new_tally, rise
+from monitor.optional import optional
+from monitor.panes import Grid, later
+from monitor.partition_windows.aggregate_outcomes import errors_kept
+from monitor.parts_codec import unpack_errors
+from monitor.reference.judge import Judge
+from monitor.reference.references import References
+
+
+class PerformanceWindows:
+    """Merge partial aggregates into panes and windows."""
+
+    def __init__(self, stream: Stream, references: References) -> None:
+        self._stream = stream
+        self._grid = Grid.of(stream)
+        self._references = references
+        self._judge = Judge(stream)
+        self._limit = errors_kept(stream)
+        # Slides of incomplete windows by index: `add` adds them, `close` removes them.
+        self._slices: dict[int, _Slice] = {}
+
+    def needed(self) -> int | None:
+        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
+        return min((piece.first_offset for piece in self._slices.values()), default=None)
+
+    def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
+        """Add the record at this offset. Panes before `closed` were published."""
+        for part in parts.panes:
+            index = part.index // self._grid.panes
+            if closed is not None and index < self._first_open(closed):
+                continue
+            piece = self._slices.get(index)
+            if piece is None:
+                piece = self._slices[index] = _Slice(offset)
+            piece.late += part.late
+            piece.revised += part.revised
+            piece.lost += part.lost
+            piece.dead_letters += part.dead_letters
+            self._gather(piece, parts.partition, part)
+
+    def close(
+        self, closed: int | None, complete: int
+    ) -> tuple[int, list[PerformancePane | PerformanceWindow]]:
+        """Return the first pane that is not published after this call, and the events of the first
+        open window: its newly complete panes, then the window itself if it is complete. Panes
+        before `closed` were published. The pane `complete` is the first that is not complete."""
+        first = None if closed is None else self._first_open(closed)
+        index = self._grid.window_after(first, self._slices)
+        if index is None:
+            return complete, []
+        window_end = (index + self._grid.overlap) * self._grid.panes
+        end = min(window_end, complete)
+        panes = {pane: models for s in self._of(index) for pane, models in s.panes.items()}
+        events: list[PerformancePane | PerformanceWindow] = [
+            event
+            for pane in sorted(panes)
+            if pane < end and (closed is None or pane >= closed)
+            for event in self._pane_events(pane, panes[pane])
+        ]
+        if end == window_end:
+            events.append(self._window_event(index, self._of(index)))
+            self._slices.pop(index, None)  # all later windows start after this slide
+        return end, events
+
+    def _first_open(self, closed: int) -> int:
+        """Return the first window that is not complete when panes before `closed` are complete."""
+        return closed // self._grid.panes - self._grid.overlap + 1
+
+    def _of(self, index: int) -> "list[_Slice]":
+        places = range(index, index + self._grid.overlap)
+        return [self._slices[place] for place in places if place in self._slices]
+
+    def _gather(self, piece: "_Slice", partition: int, part: PanePart) -> None:
+        models = piece.panes.setdefault(part.index, {})
+        for own in part.models:
+            if (model := models.get(own.model)) is None:
+                model = models[own.model] = _Model(self._stream, self._limit)
+            model.add(own, partition)
+
+    # ---- complete ones --------------------------------------------------------------------------
+
+    def _pane_events(self, pane: int, models: "dict[str, _Model]") -> list[PerformancePane]:
+        start, end = self._grid.bounds(pane)
+        ordered = sorted(models.items(), key=lambda item: (item[1].last, item[0]))
+        return [
+            PerformancePane(
+                id=event_id("pane", self._stream.name, start, end, name),
+                index=pane,
+                start=start,
+                end=end,
+                model=name,
+                records=model.tally.records,
+                errors=model.errors(),
+                reference_error=self._reference_error(name),
+                first_position=model.first,
+                last_position=model.last,
+                row=model.row,
+                time=None if model.time_us is None else format_time(model.time_us),
+                error_inflation=self._references.error_inflation(name),
+                trained_on=self._trained_on(name),
+            )
+            for name, model in ordered
+        ]
+
+    def _reference_error(self, model: str) -> float | None:
+        reference = self._references.of(model)
+        if reference is None or not len(reference.errors):
+            return None
+        mean = float(reference.errors.mean())
+        return mean if isfinite(mean) else None
+
+    def _trained_on(self, model: str) -> int | None:
+        reference = self._references.of(model)
+        return None if reference is None else reference.rows
+
+    def _window_event(self, index: int, slices: "Sequence[_Slice]") -> PerformanceWindow:
+        stream = self._stream
+        whole = new_tally(stream.task)
+        row = time_us = None
+        models: dict[str, tuple[int, Tally]] = {}  # largest position of a record, sums
+        for pane in (models for piece in slices for models in piece.panes.values()):
+            for name, part in pane.items():
+                last, tally = models.get(name) or (part.last, new_tally(stream.task))
+                tally.merge(part.tally)
+                whole.merge(part.tally)
+                models[name] = (max(last, part.last), tally)
+                row, time_us = later(row, part.row), later(time_us, part.time_us)
+        ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
+        start, end = self._grid.window(index)
+        revised = sum(piece.revised for piece in slices)
+        dead_letters = sum(piece.dead_letters for piece in slices)
+        lost = sum(piece.lost for piece in slices)
+        return PerformanceWindow(
+            id=event_id("window", stream.name, "performance", start, end),
+            index=index,
+            start=start,
+            end=end,
+            records=whole.records,
+            late=sum(piece.late for piece in slices),
+            revised=revised,
+            lost=lost,
+            dead_letters=dead_letters,
+            quality=self._judge.window(whole.records + revised, dead_letters, lost),
+            row=row,
+            time=None if time_us is None else format_time(time_us),
+            metric=stream.judged_by,
+            value=whole.metric(stream.judged_by) if whole.records else None,
+            standard_error=whole.standard_error(stream.judged_by) if whole.records else None,
+            groups=tuple(self._group(name, tally) for name, (_, tally) in ordered),
+        )
+
+    def _group(self, model: str, tally: Tally) -> PerformanceGroup:
+        stream = self._stream
+        found = None
+        reference = self._references.of(model)
+        if reference is not None and tally.records >= stream.windows.min_records:
+            found = optional(
+                lambda: rise(
+                    tally,
+                    reference.errors,
+                    inflation=self._references.error_inflation(model),
+                    level=stream.drift.false_alarm_rate,
+                    min_loss=stream.drift.min_metric_loss,
+                ),
+                None,
+                f"a performance window is published without a test of model {model}",
+            )
+        return PerformanceGroup(
+            model=model,
+            records=tally.records,
+            metric=tally.metric(stream.judged_by),
+            error=tally.error(),
+            reference_error=None if found is None else found.reference_error,
+            p_value=None if found is None else found.p_value,
+            worse=found is not None and found.worse,
+            standard_error=tally.standard_error(stream.judged_by),
+        )
+
+
+class _Model:
+    """The merged outcomes of one model in one pane."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self.tally = new_tally(stream.task)
+        self.first = self.last = 0
+        self.row: int | None = None
+        self.time_us: int | None = None
+        self._sample = Smallest(limit)
+
+    def add(self, piece: ModelPart, partition: int) -> None:
+        """Add a chunk of a partition's partial aggregate."""
+        if piece.first is not None and piece.last is not None:
+            is_new = not self.tally.records
+            self.first = piece.first if is_new else min(self.first, piece.first)
+            self.last = piece.last if is_new else max(self.last, piece.last)
+        self.tally.merge_part(piece)
+        self.row = later(self.row, piece.row)
+        self.time_us = later(self.time_us, None if piece.time is None else parse_time(piece.time))
+        if piece.sample is not None:
+            self._sample.add(unpack_errors(piece.sample, partition))
+
+    def errors(self) -> tuple[float, ...]:
+        """Return the sampled errors, ordered by the position of the label, then of the record."""
+        rows = self._sample.rows()
+        own, errors = rows.values
+        order = np.lexsort((rows.offsets, rows.partitions, rows.hashes, own, rows.positions))
+        found: list[float] = errors[order].tolist()
+        return tuple(found)
+
+
+class _Slice:
+    """The merged partial aggregates of one slide, whose records start at `first_offset`."""
+
+    def __init__(self, first_offset: int) -> None:
+        self.first_offset = first_offset
+        self.late = 0
+        self.revised = 0
+        self.lost = 0
+        self.dead_letters = 0
+        self.panes: dict[int, dict[str, _Model]] = {}

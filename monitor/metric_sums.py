@@ -1,0 +1,277 @@
+"""Compute realised metrics from sums that merge exactly, in whatever order outcomes were read.
+
+In: labels and predictions, or sums from another worker. Out: the stream's metric, the mean error,
+and whether it is above the model's held-out error. Sums are counts and fixed-point integers, not
+floats.
+"""
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.config.stream import Metric, Task
+from driftline.wire.events import ErrorSums, ModelPart, Pair, Value
+
+# Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
+# digits of an error of 1e-7. Python's integers do not overflow.
+FIXED_POINT_BITS: Final = 64
+# Larger errors count as this one: its square times 2^64 is still a finite float.
+MAX_ERROR: Final = 1e140
+
+
+class Tally(Protocol):
+    """Mergeable sums over outcomes."""
+
+    records: int
+
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        """Add outcomes. Return their errors (n,)."""
+
+    def merge(self, other: Any) -> None:
+        """Add the sums of another tally of the same kind."""
+
+    def merge_part(self, part: ModelPart) -> None:
+        """Add sums that were read from a partial aggregate."""
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        """Return the sums for a partial aggregate."""
+
+    def metric(self, metric: Metric) -> float:
+        """Return the metric over all outcomes, of which there must be at least one."""
+
+    def standard_error(self, metric: Metric) -> float:
+        """Return the standard error of that metric for independent outcomes. It is too small if
+        errors are autocorrelated. There must be at least one outcome."""
+
+    def error(self) -> float:
+        """Return the mean error. There must be at least one outcome."""
+
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+        """Return the p-value of a mean error this high, if the model is as good as on `reference`,
+        errors (m,). `inflation` is the variance inflation of means of errors."""
+
+
+def new_tally(task: Task) -> Tally:
+    """Return an empty tally for a task."""
+    return ClassTally() if task == "classification" else NumberTally()
+
+
+class ClassTally:
+    """Counts of each pair of label and prediction."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self._pairs: Counter[tuple[Value, Value]] = Counter()
+
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        self.records += len(labels)
+        self._pairs.update(zip(labels, predictions, strict=True))
+        wrong = list(map(operator.ne, labels, predictions))
+        return np.array(wrong, dtype=np.float64)
+
+    def merge(self, other: "ClassTally") -> None:
+        self.records += other.records
+        self._pairs.update(other._pairs)
+
+    def merge_part(self, part: ModelPart) -> None:
+        for pair in part.pairs:
+            self.records += pair.count
+            self._pairs[pair.label, pair.prediction] += pair.count
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        return tuple(Pair(*names, count) for names, count in self._pairs.items()), None
+
+    def metric(self, metric: Metric) -> float:
+        if metric == "accuracy":
+            return (self.records - self._wrong()) / self.records
+        labels: Counter[Value] = Counter()
+        predictions: Counter[Value] = Counter()
+        for (label, prediction), count in self._pairs.items():
+            labels[label] += count
+            predictions[prediction] += count
+        if metric == "balanced_accuracy":
+            return math.fsum(
+                self._pairs[label, label] / count for label, count in labels.items()
+            ) / len(labels)
+        classes = labels.keys() | predictions.keys()
+        return math.fsum(
+            2 * self._pairs[name, name] / (labels[name] + predictions[name]) for name in classes
+        ) / len(classes)
+
+    def standard_error(self, metric: Metric) -> float:
+        names = sorted({name for pair in self._pairs for name in pair}, key=str)
+        places = {name: place for place, name in enumerate(names)}
+        shares = np.zeros((len(names), len(names)))
+        for (label, prediction), count in self._pairs.items():
+            shares[places[label], places[prediction]] = count / self.records
+        slopes = slopes_of(metric, shares)
+        mean = float((shares * slopes).sum())
+        return math.sqrt(max(0.0, float((shares * slopes**2).sum()) - mean**2) / self.records)
+
+    def error(self) -> float:
+        return self._wrong() / self.records
+
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+        from scipy.stats import fisher_exact
+
+        wrong, before = self._wrong(), int(reference.sum())
+        table = [[wrong, self.records - wrong], [before, len(reference) - before]]
+        # Autocorrelated records count as fewer records, by the variance inflation.
+        counts = [[round(count / inflation) for count in row] for row in table]
+        return float(fisher_exact(counts, alternative="greater").pvalue)
+
+    def _wrong(self) -> int:
+        return sum(
+            count for (label, prediction), count in self._pairs.items() if label != prediction
+        )
+
+
+class NumberTally:
+    """Fixed-point sums of the absolute errors, and of their second and fourth powers."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self._sum = 0
+        self._squares = 0
+        self._fourths = 0  # times 2^128, the others times 2^64
+
+    def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
+        errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))
+        errors = np.minimum(errors, MAX_ERROR)
+        self.records += len(errors)
+        self._sum += _fixed(errors)
+        squares = _fixed_each(errors * errors)
+        self._squares += sum(squares)
+        self._fourths += sum(square * square for square in squares)
+        return errors
+
+    def merge(self, other: "NumberTally") -> None:
+        self.records += other.records
+        self._sum += other._sum
+        self._squares += other._squares
+        self._fourths += other._fourths
+
+    def merge_part(self, part: ModelPart) -> None:
+        self.records += part.records
+        if part.sums is not None:
+            self._sum += int(part.sums.errors)
+            self._squares += int(part.sums.squares)
+            self._fourths += int(part.sums.fourths)
+
+    def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
+        return (), ErrorSums(str(self._sum), str(self._squares), str(self._fourths))
+
+    def metric(self, metric: Metric) -> float:
+        return math.sqrt(self._mean(self._squares)) if metric == "rmse" else self.error()
+
+    def standard_error(self, metric: Metric) -> float:
+        # n Σx² - (Σx)² is computed with integers: only the squares themselves are rounded.
+        if metric == "rmse":
+            # Delta method: the error of a root is that of its square, divided by twice the root.
+            root = self.metric("rmse")
+            spread = self._deviation(self._squares, self._fourths)
+            return spread / (2.0 * root) / math.sqrt(self.records) if root else 0.0
+        spread = self._deviation(self._sum, self._squares << FIXED_POINT_BITS)
+        return spread / math.sqrt(self.records)
+
+    def error(self) -> float:
+        return self._mean(self._sum)
+
+    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+        mean, known = self.error(), float(reference.mean())
+        variance = max(0.0, self._mean(self._squares) - mean * mean) / self.records
+        spread = math.sqrt(inflation * (variance + float(reference.var()) / len(reference)))
+        if spread == 0.0:
+            return 0.0 if mean > known else 1.0
+        # Welch's statistic. Windows are large enough for the normal distribution.
+        return 0.5 * math.erfc((mean - known) / spread / math.sqrt(2.0))
+
+    def _deviation(self, total: int, squares: int) -> float:
+        """Return the standard deviation, given the sums of values (times 2^64) and of squares
+        (times 2^128)."""
+        scaled = max(0, self.records * squares - total * total)
+        return math.isqrt(scaled) / (self.records << FIXED_POINT_BITS)
+
+    def _mean(self, total: int) -> float:
+        # The division of integers rounds once, even if both are too large for a float.
+        return total / (self.records << FIXED_POINT_BITS)
+
+
+def metric_of(metric: Metric, shares: NDArray[np.float64]) -> float:
+    """Return the metric, as `evaluate` does, of the shares (k, k) by label and prediction."""
+    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    if metric == "accuracy":
+        return float(right.sum())
+    of = actual if metric == "balanced_accuracy" else (actual + said) / 2.0
+    return float(np.mean(right[of > 0] / of[of > 0]))
+
+
+def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the gradient (k, k) of a metric with respect to each entry of the confusion matrix.
+
+    `shares` (k, k) by label and prediction sum to 1. With the gradient g, the delta method gives
+    the variance of the metric over n multinomial draws: (Σ pᵢⱼ gᵢⱼ² - (Σ pᵢⱼ gᵢⱼ)²) / n. For macro
+    F1 see Takahashi et al., Confidence interval for micro-averaged F1 and macro-averaged F1 scores
+    (Applied Intelligence, 2022).
+    """
+    same = np.eye(len(shares))
+    if metric == "accuracy":
+        return same
+    right, actual, said = np.diag(shares), shares.sum(axis=1), shares.sum(axis=0)
+    if metric == "balanced_accuracy":
+        present = actual > 0
+        weight = np.divide(1.0 / present.sum(), actual, out=np.zeros_like(actual), where=present)
+        recall = np.divide(right, actual, out=np.zeros_like(actual), where=present)
+        slopes: NDArray[np.float64] = (same - recall[:, None]) * weight[:, None]
+        return slopes
+    both = actual + said
+    known = both > 0
+    weight = np.divide(2.0 / known.sum(), both, out=np.zeros_like(both), where=known)
+    ratio: NDArray[np.float64] = weight * np.divide(
+        right, both, out=np.zeros_like(both), where=known
+    )
+    own: NDArray[np.float64] = same * weight[:, None]
+    return own - ratio[:, None] - ratio[None, :]
+
+
+class Rise(msgspec.Struct, frozen=True):
+    """The comparison of a window's error with the held-out error of its model."""
+
+    reference_error: float
+    p_value: float
+    worse: bool
+
+
+def rise(
+    tally: Tally,
+    reference: NDArray[np.float64],
+    *,
+    inflation: float = 1.0,
+    level: float,
+    min_loss: float,
+) -> Rise | None:
+    """Compare the error with the held-out one. It is `worse` if it increased significantly, and by
+    a share of `min_loss` or more. None if there is no held-out error or no outcome. `inflation` is
+    the variance inflation of means of errors."""
+    if not len(reference) or not tally.records:
+        return None
+    before = float(np.mean(reference))
+    p_value = tally.p_value(reference, inflation)
+    return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
+
+
+def _fixed(values: NDArray[np.float64]) -> int:
+    """Return the sum in fixed point."""
+    return sum(_fixed_each(values))
+
+
+def _fixed_each(values: NDArray[np.float64]) -> list[int]:
+    """Return each value in fixed point. Scaling by a power of two is exact. Further digits are cut
+    off."""
+    return list(map(int, np.ldexp(values, FIXED_POINT_BITS).tolist()))

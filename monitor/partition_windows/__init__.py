@@ -1,0 +1,1 @@
+"""Aggregate what one partition contributes to each window."""

@@ -1,0 +1,180 @@
+"""Aggregate the outcomes of each partition by pane and model: sums, and a sample of errors.
+
+In: outcomes, partition by partition. Out: `PerformanceParts` for the topic `parts`, as soon as a
+partition has closed a pane. The join publishes each outcome exactly once, so there is no check for
+repeats. Only the first label of a record counts in the sums.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Committed, Message, Outgoing
+from driftline.config.stream import Stream
+from driftline.wire.events import ModelPart, PanePart, PerformanceParts
+from driftline.wire.feature_records import format_time
+from driftline.wire.topics import Topics
+from monitor.bottom_k_sample import Rows, Smallest, hashes_of
+from monitor.metric_sums import new_tally
+from monitor.panes import PANES, Grid, Ints, Slot, Track, distinct
+from monitor.partition_windows.read_events import by_model, largest
+from monitor.partition_windows.read_outcomes import Labelled, read_outcomes
+from monitor.parts_codec import MAX_PAIRS, pack_errors, records
+
+
+def errors_kept(stream: Stream) -> int:
+    """Return how many errors to sample per pane: as many per window as a data sample has."""
+    return max(1, stream.windows.max_sample // PANES)
+
+
+class PerformanceGathering:
+    """Aggregate the outcomes of the partitions that this worker reads."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._topic = Topics(stream).parts
+        self._grid = Grid.of(stream).name
+        self._limit = errors_kept(stream)
+        # By partition: set by `resume`, removed by `drop`.
+        self._tracks: dict[int, Track[_Part]] = {}
+
+    def resume(self, partition: int, committed: Committed) -> None:
+        """Start reading a partition from its checkpoint."""
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="pane")
+
+    def drop(self, partition: int) -> None:
+        """Remove the state of a partition."""
+        self._tracks.pop(partition, None)
+
+    def skip(self, partition: int, offset: int) -> None:
+        """Skip a record."""
+        track = self._tracks[partition]
+        track.next_offset = max(offset + 1, track.next_offset)
+
+    def holds(self) -> dict[int, Committed]:
+        """Return the offsets to commit by partition."""
+        return {partition: track.hold() for partition, track in self._tracks.items()}
+
+    def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
+        """Add outcomes of one partition, in the order of its log. Return the partial aggregates of
+        the panes that this closes."""
+        track = self._tracks[partition]
+        track.next_offset = messages[-1].offset + 1
+        read = read_outcomes(messages, self._stream)
+        if len(read.arrivals.offsets):
+            self._gather(track, partition, read)
+        if (closed := track.close()) is None:
+            return []
+        passed, slots = closed
+        pieces = [piece for pane, slot in slots for piece in self._pieces(pane, slot)]
+        end = PerformanceParts(partition=partition, grid=self._grid, passed=passed, panes=())
+        return records(self._topic, end, pieces)
+
+    # ---- gathering ------------------------------------------------------------------------------
+
+    def _gather(self, track: "Track[_Part]", partition: int, read: Labelled) -> None:
+        cells, counting = track.admit(read.arrivals)
+        if read.arrivals.marks is not None:  # drop the watermark records
+            cells, counting = cells[~read.arrivals.marks], counting[~read.arrivals.marks]
+        revised = counting & read.revised
+        for pane in distinct(cells[revised]):
+            track.slots[pane].part.revised += int(np.count_nonzero(revised & (cells == pane)))
+        counting &= ~revised
+        if not counting.any():
+            return
+        hashes = hashes_of(read.ids)
+        for model, of_model in by_model(read.models):
+            of_model &= counting
+            for pane in distinct(cells[of_model]):
+                models = track.slots[pane].part.models
+                if (of_pane := models.get(model)) is None:
+                    of_pane = models[model] = _Model(self._stream, self._limit)
+                at = np.flatnonzero(of_model & (cells == pane))
+                of_pane.add(read, hashes, partition, at)
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    def _pieces(self, pane: int, slot: "Slot[_Part]") -> Iterator[PanePart]:
+        """Yield the partial aggregate of a pane in chunks that add up. Each chunk contains at most
+        one chunk of one model's sums."""
+        part = slot.part
+        models = [piece for name, model in part.models.items() for piece in model.pieces(name)]
+        yield PanePart(
+            index=pane,
+            late=slot.late,
+            revised=part.revised,
+            models=tuple(models[:1]),
+            lost=slot.lost,
+            dead_letters=slot.dead_letters,
+        )
+        for model in models[1:]:
+            yield PanePart(index=pane, models=(model,))
+
+
+class _Model:
+    """The outcomes of one partition, model and pane."""
+
+    def __init__(self, stream: Stream, limit: int) -> None:
+        self._tally = new_tally(stream.task)
+        self._sample = Smallest(limit)
+        self._first: int | None = None
+        self._last: int | None = None
+        self._row: int | None = None
+        self._time_us: int | None = None
+
+    def add(
+        self, read: Labelled, hashes: NDArray[np.uint32], partition: int, at: NDArray[Any]
+    ) -> None:
+        """Add the outcomes at these places."""
+        if len(at) == len(read):
+            labels, predictions = read.labels, read.predictions
+        else:
+            places = at.tolist()
+            labels = [read.labels[place] for place in places]
+            predictions = [read.predictions[place] for place in places]
+        errors = self._tally.add(labels, predictions)
+        own: Ints = read.own[at]
+        first = int(own.min())
+        self._first = first if self._first is None else min(self._first, first)
+        self._last = largest(own, self._last)
+        self._row = largest(read.rows[at], self._row)
+        self._time_us = largest(read.times_us[at], self._time_us)
+        self._sample.add(
+            Rows(
+                hashes[at],
+                read.positions[at],
+                np.full(len(at), partition),
+                read.offsets[at],
+                (own, errors),
+            )
+        )
+
+    def pieces(self, name: str) -> Iterator[ModelPart]:
+        """Yield the partial aggregate in chunks that add up."""
+        pairs, sums = self._tally.packed()
+        samples = pack_errors(self._sample.rows())
+        yield ModelPart(
+            model=name,
+            records=self._tally.records,
+            first=self._first,
+            last=self._last,
+            pairs=pairs[:MAX_PAIRS],
+            sums=sums,
+            sample=next(samples),
+            row=self._row,
+            time=None if self._time_us is None else format_time(self._time_us),
+        )
+        for start in range(MAX_PAIRS, len(pairs), MAX_PAIRS):
+            yield ModelPart(model=name, pairs=pairs[start : start + MAX_PAIRS])
+        for sample in samples:
+            yield ModelPart(model=name, sample=sample)
+
+
+class _Part:
+    """The partial aggregate of one partition for one pane."""
+
+    def __init__(self) -> None:
+        self.revised = 0
+        self.models: dict[str, _Model] = {}

@@ -1,0 +1,196 @@
+"""Aggregate the predictions of each partition by slide and model: their number, and a sample.
+
+In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
+partition has closed a slide. Memory grows with the columns and the sample size, not with traffic.
+Only records that may be in a sample are decoded in full.
+"""
+
+from collections.abc import Iterator, Sequence
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Committed, Message, Outgoing
+from driftline.config.stream import Stream
+from driftline.wire.events import DataParts, GroupPart, SlicePart
+from driftline.wire.feature_records import format_time
+from driftline.wire.topics import Topics
+from monitor.bottom_k_sample import Bound, Rows, Smallest, hashes_of
+from monitor.panes import Grid, Ints, Slot, Track, distinct, later
+from monitor.partition_windows.read_events import Positions, by_model, largest
+from monitor.partition_windows.read_predictions import Scored, ScoredReader
+from monitor.parts_codec import pack_records, records
+from monitor.watched_columns import watched
+
+
+class DataGathering:
+    """Aggregate the predictions of the partitions that this worker reads."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._topic = Topics(stream).parts
+        self._grid = Grid.of(stream).name
+        self._reader = ScoredReader(stream)
+        # Whether most records of the last batch might be in a sample. Set by `_gather` for the next
+        # batch, which is assumed to be similar.
+        self._most_are_wanted = True
+        self._columns = watched(stream)
+        self._names = tuple(column.name for column in self._columns)
+        # By partition: set by `resume`, removed by `drop`.
+        self._tracks: dict[int, Track[_Part]] = {}
+        # Sample thresholds by slide and model. Partitions share them, and one exists as long as one
+        # of these partitions has the slide open. If another partition's records keep a record out
+        # of a partial aggregate, they also keep it out of the merged sample: those records stay in
+        # the log, and whichever worker reads that partition later publishes them.
+        self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
+
+    def resume(self, partition: int, committed: Committed) -> None:
+        """Start reading a partition from its checkpoint."""
+        self.drop(partition)
+        self._tracks[partition] = Track(self._stream, committed, _Part, cell="slice")
+
+    def drop(self, partition: int) -> None:
+        """Remove the state of a partition."""
+        if self._tracks.pop(partition, None) is not None:
+            for bound in self._bounds.values():
+                bound.forget()  # this worker may read its records again
+
+    def skip(self, partition: int, offset: int) -> None:
+        """Skip a record."""
+        track = self._tracks[partition]
+        track.next_offset = max(offset + 1, track.next_offset)
+
+    def holds(self) -> dict[int, Committed]:
+        """Return the offsets to commit by partition."""
+        return {partition: track.hold() for partition, track in self._tracks.items()}
+
+    def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
+        """Add predictions of one partition, in the order of its log. Return the partial aggregates
+        of the slides that this closes."""
+        track = self._tracks[partition]
+        track.next_offset = messages[-1].offset + 1
+        scored = self._reader.read(messages, whole=self._most_are_wanted)
+        if len(scored.arrivals.offsets):
+            cells, counting = track.admit(scored.arrivals)
+            if scored.arrivals.marks is not None:  # drop the watermark records
+                cells = cells[~scored.arrivals.marks]
+                counting = counting[~scored.arrivals.marks]
+            if counting.any():
+                self._gather(track, partition, scored, cells, counting)
+        if (closed := track.close()) is None:
+            return []
+        passed, slots = closed
+        pieces = [piece for index, slot in slots for piece in self._pieces(index, slot)]
+        end = DataParts(partition=partition, grid=self._grid, passed=passed, slices=())
+        return records(self._topic, end, pieces)
+
+    def _gather(
+        self,
+        track: "Track[_Part]",
+        partition: int,
+        scored: Scored,
+        cells: Ints,
+        counting: NDArray[np.bool_],
+    ) -> None:
+        # Count every record, but decode in full only those whose hash is below the threshold.
+        hashes = hashes_of(scored.ids)
+        wanted = np.zeros(len(scored), dtype=bool)
+        groups: list[tuple[_Group, NDArray[np.bool_]]] = []
+        for model, of_model in by_model(scored.models):
+            of_model &= counting
+            for cell in distinct(cells[of_model]):
+                own = of_model & (cells == cell)
+                group = self._group_of(track.slots[cell].part, cell, model)
+                _count(track.slots[cell].part, group, scored.positions, own)
+                wanted |= own & group.sample.admits(hashes)
+                groups.append((group, own))
+        at, rows = self._rows(scored, hashes, partition, np.flatnonzero(wanted))
+        self._most_are_wanted = 2 * int(np.count_nonzero(wanted)) > len(wanted)
+        for group, own in groups:
+            group.sample.add(rows.take(own[at]) if len(groups) > 1 else rows)
+
+    def _group_of(self, part: "_Part", cell: int, model: str) -> "_Group":
+        group = part.groups.get(model)
+        if group is None:
+            limit = self._stream.windows.max_sample
+            bound = self._bounds.setdefault((cell, model), Bound(limit))
+            group = part.groups[model] = _Group(Smallest(limit, bound))
+        return group
+
+    def _rows(
+        self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], Rows]:
+        """Return the places of the readable ones of these records, and their rows."""
+        at, columns, predictions, scores = self._reader.details(scored, partition, at)
+        values = [
+            (columns.numbers if kind == "number" else columns.categories)[name]
+            for name, kind, _ in self._columns
+        ]
+        return at, Rows(
+            hashes[at],
+            scored.positions.on_axis[at],
+            np.full(len(at), partition),
+            scored.offsets[at],
+            (*values, predictions),
+            scores,
+        )
+
+    # ---- publishing -----------------------------------------------------------------------------
+
+    def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
+        """Yield the partial aggregate of a slide in chunks that add up. Each chunk contains at most
+        one chunk of one group's sample."""
+        part, row, time_us = slot.part, slot.part.row, slot.part.time_us
+        groups = [
+            piece for name, group in part.groups.items() for piece in self._group(name, group)
+        ]
+        if self._stream.axis == "row":
+            row = later(row, slot.refused)
+        else:
+            time_us = later(time_us, slot.refused)
+        yield SlicePart(
+            index=index,
+            late=slot.late,
+            row=row,
+            time=None if time_us is None else format_time(time_us),
+            groups=tuple(groups[:1]),
+            dead_letters=slot.dead_letters,
+            lost=slot.lost,
+        )
+        for group in groups[1:]:
+            yield SlicePart(index=index, groups=(group,))
+
+    def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
+        rows = group.sample.rows() if len(group.sample) else ()
+        samples = pack_records(rows, self._names) if rows else iter(())
+        yield GroupPart(
+            model=model, records=group.records, last=group.last, sample=next(samples, None)
+        )
+        for sample in samples:
+            yield GroupPart(model=model, sample=sample)
+
+
+class _Group:
+    """The records of one partition, model and slide."""
+
+    def __init__(self, sample: Smallest) -> None:
+        self.records = 0
+        self.last: int | None = None  # largest position
+        self.sample = sample  # of the readable ones
+
+
+class _Part:
+    """The partial aggregate of one partition for one slide."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, _Group] = {}
+        self.row: int | None = None
+        self.time_us: int | None = None
+
+
+def _count(part: _Part, group: _Group, positions: Positions, own: NDArray[np.bool_]) -> None:
+    part.row = largest(positions.rows[own], part.row)
+    part.time_us = largest(positions.times_us[own], part.time_us)
+    group.records += int(np.count_nonzero(own))
+    group.last = largest(positions.on_axis[own], group.last)

@@ -1,0 +1,98 @@
+"""Read outcomes of one partition as arrays: prediction, label, and position of the label.
+
+In: messages. Out: `Labelled`. Outcomes that cannot be read are logged and skipped.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Message, Messages
+from driftline.config.stream import Stream
+from driftline.wire.batch_decoding import decode_each
+from driftline.wire.events import Count, RowNumber, Value, Watermark
+from monitor.panes import BEFORE_ALL, Arrivals, Ints
+from monitor.partition_windows.read_events import (
+    Marks,
+    Positions,
+    flags,
+    ints,
+    optional_ints,
+    read_events,
+    times_us,
+    with_marks,
+)
+
+
+class _Outcome(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="outcome"):
+    """The fields of an outcome that are needed. The record and its scores are skipped."""
+
+    record_id: str
+    time: str | None
+    row: RowNumber | None
+    prediction: Value
+    model: str
+    label: Value
+    label_time: str | None
+    label_row: RowNumber | None
+    revision: Count
+    ahead: bool = False
+
+
+_decode = msgspec.json.Decoder(_Outcome | Watermark).decode
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
+
+    arrivals: Arrivals
+    ids: list[str]
+    models: list[str]
+    labels: list[Value]
+    predictions: list[Value]
+    offsets: Ints
+    positions: Ints  # of the labels, or of the record if its label has none
+    own: Ints  # positions of the records themselves
+    rows: Ints  # BEFORE_ALL if missing
+    times_us: Ints  # in microseconds, BEFORE_ALL if missing
+    revised: NDArray[np.bool_]  # True if not the record's first label
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_outcomes(messages: Sequence[Message], stream: Stream) -> Labelled:
+    """Decode messages of one partition, in the order of its log."""
+    found = Messages.of(messages)
+    decoded = decode_each(_decode, found.values)
+    return read_events(found, decoded, partial(_columns, by_row=stream.axis == "row"))
+
+
+def _columns(
+    outcomes: Sequence[_Outcome], offsets: Sequence[int], marks: Marks, *, by_row: bool
+) -> Labelled:
+    def column(name: str) -> list[Any]:
+        return list(map(attrgetter(name), outcomes))
+
+    own = Positions.of(column("row"), column("time"), by_row=by_row)
+    known = optional_ints(column("label_row")) if by_row else times_us(column("label_time"))
+    positions = np.where(known > BEFORE_ALL, known, own.on_axis)
+    arrivals = Arrivals(ints(offsets), positions, ahead=flags(column("ahead")))
+    return Labelled(
+        with_marks(arrivals, marks),
+        column("record_id"),
+        column("model"),
+        column("label"),
+        column("prediction"),
+        arrivals.offsets,
+        positions,
+        own.on_axis,
+        own.rows,
+        own.times_us,
+        ints(column("revision")) > 0,
+    )

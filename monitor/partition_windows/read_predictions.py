@@ -1,0 +1,179 @@
+"""Read predictions of one partition as arrays: records, models and positions.
+
+In: messages. Out: `Scored`, which is enough to count each record in its window, and the columns of
+those records that may be in a sample. Most records need not decode their columns, which is slow.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.broker.port import Message, Messages
+from driftline.config.stream import Stream
+from driftline.logs import alike
+from driftline.wire.batch_decoding import Decoded, decode_each
+from driftline.wire.columns import Columns
+from driftline.wire.events import Offset, RowNumber, Value, Watermark
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.topics import Topics
+from monitor.class_scores import ClassScores
+from monitor.panes import Arrivals, Ints
+from monitor.partition_windows.read_events import (
+    Marks,
+    Positions,
+    flags,
+    ints,
+    read_events,
+    with_marks,
+)
+
+log = logging.getLogger(__name__)
+
+_one_scores = msgspec.json.Decoder(dict[str, float] | None)
+_all_scores = msgspec.json.Decoder(list[dict[str, float] | None])
+
+
+class _Source(msgspec.Struct, frozen=True, gc=False):
+    offset: Offset
+
+
+class Read(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="prediction"):
+    """The fields of a prediction that are needed. The record inside stays encoded."""
+
+    record_id: str
+    time: str | None
+    row: RowNumber | None
+    prediction: Value
+    model: str
+    source: _Source
+    record: msgspec.Raw
+    scores: msgspec.Raw = msgspec.Raw(b"null")
+    ahead: bool = False
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """Arrays and lists of length n. `arrivals` also contains the watermark records."""
+
+    arrivals: Arrivals
+    events: list[Read]
+    ids: list[str]
+    models: list[str]
+    offsets: Ints
+    positions: Positions
+    whole: bool  # the records inside were decoded as well
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+class Details(NamedTuple):
+    """Inputs, predictions and scores of m records that the stream file can read."""
+
+    at: NDArray[np.intp]  # (m,) their places in `Scored`
+    columns: Columns
+    predictions: NDArray[Any]  # (m,) object (class names) or float64
+    scores: ClassScores  # of m records
+
+
+class ScoredReader:
+    """Decode the predictions of one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._codec = RecordCodec(stream)
+        self._topic = Topics(stream).predictions
+        self._by_row = stream.axis == "row"
+        self._is_number = stream.task == "regression"
+        self._light = msgspec.json.Decoder(Read | Watermark).decode
+        self._whole: Callable[[bytes], Any] | None = None
+        if self._codec.type is not None:
+            inside: Any = msgspec.defstruct(
+                "Whole", [("record", self._codec.type)], bases=(Read,), tag="prediction"
+            )
+            self._whole = msgspec.json.Decoder(inside | Watermark).decode
+
+    def read(self, messages: Sequence[Message], *, whole: bool = False) -> Scored:
+        """Decode messages of one partition, in the order of its log. `whole`: decode the records
+        inside as well. This is faster if most of them are needed, and makes no other difference."""
+        found = Messages.of(messages)
+        if whole and self._whole is not None:
+            decoded = decode_each(self._whole, found.values)
+            # An event counts even if its columns are unreadable: decode again without them.
+            if not decoded.rejected:
+                return read_events(found, decoded, partial(self._scored, True))
+        decoded = decode_each(self._light, found.values)
+        return read_events(found, decoded, partial(self._scored, False))
+
+    def _scored(
+        self, whole: bool, events: list[Read], offsets: Sequence[int], marks: Marks
+    ) -> Scored:
+        def column(name: str) -> list[Any]:
+            return list(map(attrgetter(name), events))
+
+        positions = Positions.of(column("row"), column("time"), by_row=self._by_row)
+        arrivals = Arrivals(
+            ints(offsets),
+            positions.on_axis,
+            None,
+            ints(column("source.offset")),
+            ahead=flags(column("ahead")),
+        )
+        return Scored(
+            with_marks(arrivals, marks),
+            events,
+            column("record_id"),
+            column("model"),
+            arrivals.offsets,
+            positions,
+            whole,
+        )
+
+    def details(self, scored: Scored, partition: int, at: NDArray[np.intp]) -> Details:
+        """Return the details of those records at these places (k,) that can be read."""
+        events = scored.events
+        if len(at) < len(events):
+            events = [events[place] for place in at.tolist()]
+        records: list[Any] = [event.record for event in events]
+        if scored.whole:
+            batch = self._codec.checked(Decoded(records, list(range(len(records))), []))
+        else:
+            batch = self._codec.decode(list(map(bytes, records)))
+        for rejected in batch.rejected:
+            where = f"{self._topic}[{partition}]@{scored.offsets[at[rejected.index]]}"
+            log.warning(
+                "%s is counted, but not sampled: %s",
+                where,
+                rejected.reason,
+                extra=alike(rejected.reason),
+            )
+        if batch.rejected:
+            at, events = at[batch.kept], [events[place] for place in batch.kept]
+        said = [event.prediction for event in events]
+        if self._is_number:
+            none = ClassScores.none(len(said))
+            return Details(at, batch.columns, np.array(said, dtype=np.float64), none)
+        names = np.empty(len(said), dtype=object)
+        names[:] = said
+        scores = ClassScores.of(_decode_scores([event.scores for event in events]))
+        return Details(at, batch.columns, names, scores)
+
+
+def _decode_scores(raw: Sequence[msgspec.Raw]) -> Sequence[Mapping[str, float] | None]:
+    """Return the scores by class of each record, None if they are invalid."""
+    try:  # decoding all at once takes a third of the time
+        return _all_scores.decode(b"[" + b",".join(map(bytes, raw)) + b"]")
+    except msgspec.DecodeError:
+        return [_scores_or_none(value) for value in raw]
+
+
+def _scores_or_none(raw: msgspec.Raw) -> Mapping[str, float] | None:
+    try:
+        found: Mapping[str, float] | None = _one_scores.decode(raw)
+    except msgspec.DecodeError:
+        return None
+    return found

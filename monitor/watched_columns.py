@@ -1,0 +1,36 @@
+"""List the watched columns of a stream, and select the values that are not missing."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from driftline.config.stream import Feature, Kind, Stream
+
+
+class Watched(NamedTuple):
+    """A column that is tested. `feature` is None for derived columns."""
+
+    name: str
+    kind: Kind
+    feature: Feature | None
+
+
+def watched(stream: Stream) -> tuple[Watched, ...]:
+    """Return the columns to test: declared ones unless `watch = false`, and all derived ones."""
+    declared = [
+        Watched(name, feature.kind, feature)
+        for name, feature in stream.inputs.items()
+        if feature.watch
+    ]
+    return (*declared, *(Watched(name, "number", None) for name in stream.derived))
+
+
+def present(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values that are not missing."""
+    if values.dtype.kind == "f":
+        keep = ~np.isnan(values)
+    else:
+        keep = np.array([value is not None for value in values], dtype=bool)
+    found: NDArray[Any] = values[keep]
+    return found

@@ -1,1 +1,0 @@
-"""Build windows: aggregate the records of each partition, then merge complete windows."""

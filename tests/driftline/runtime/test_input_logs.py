@@ -1,0 +1,283 @@
+"""Records deleted before they were read are detected at the start and while reading."""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+import pytest
+
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
+from driftline.clock import ManualClock
+from driftline.config.stream import Delivery
+from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.input_logs import InputLogs
+from driftline.runtime.loop import Loop
+
+IN, OUT, GROUP = "in", "out", "copiers"
+AT = TopicPartition(IN, 0)
+by_delivery = pytest.mark.parametrize("delivery", get_args(Delivery))
+
+
+class Copier:
+    """Publishes the records that it reads and the changes of logs, in their order."""
+
+    inputs = (IN,)
+    follows: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self.changes: list[LogChange] = []
+
+    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return frozenset()
+
+    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        pass
+
+    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        pass
+
+    def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        return [Outgoing(OUT, message.value, partition=0) for message in messages]
+
+    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+        self.changes.append(change)
+        return () if change.unread is None else (Outgoing(OUT, b"gap", partition=0),)
+
+    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+        raise NotImplementedError
+
+    def look(self, view: GroupView) -> None:
+        pass
+
+    def tick(self) -> Sequence[Outgoing]:
+        return ()
+
+    def holds(self) -> Mapping[TopicPartition, Committed]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+class Setting:
+    """A broker, and loops that run on it one after the other."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.clock = ManualClock()
+        self.broker = MemoryBroker(self.clock)
+        self.admin = self.broker.admin()
+        self.admin.create([NewTopic(IN, 1), NewTopic(OUT, 1)])
+        self._delivery = delivery
+
+    def loop(self) -> tuple[Loop, Copier]:
+        handler = Copier()
+        loop = Loop(
+            handler,
+            self.broker,
+            group=GROUP,
+            delivery=self._delivery,
+            clock=self.clock,
+            commit_interval_s=0,
+        )
+        return loop, handler
+
+    def put(self, *values: int) -> None:
+        producer = self.broker.producer()
+        for value in values:
+            producer.send(Outgoing(IN, b"%d" % value, partition=0))
+
+    def run(self) -> list[LogChange]:
+        """Let a new worker read everything; return the changes that it saw."""
+        loop, handler = self.loop()
+        drain(loop)
+        loop.close()
+        return handler.changes
+
+    def create_again(self) -> None:
+        self.admin.delete([IN])
+        self.admin.create([NewTopic(IN, 1)])
+
+    def got(self) -> list[str]:
+        consumer = self.broker.consumer()
+        consumer.assign({TopicPartition(OUT, 0): 0})
+        found = consumer.poll(max_records=1000, timeout_s=0)
+        return [(message.value or b"").decode() for message in found]
+
+
+def drain(loop: Loop) -> None:
+    while loop.step(0):
+        pass
+
+
+@by_delivery
+def test_only_the_first_start_reports_the_log_as_new(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(1, 2)
+    assert setting.run() == [LogChange(AT, "memory-1", 0, is_new_topic=True)]
+    setting.put(3)
+    assert setting.run() == []
+    assert setting.got() == ["1", "2", "3"]
+
+
+@by_delivery
+def test_records_deleted_while_no_worker_ran_are_reported_once_as_a_gap(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    setting.put(2, 3, 4)
+    setting.broker.truncate(AT, 4)
+    assert setting.run() == [LogChange(AT, "memory-1", 4, unread=2)]
+    assert setting.run() == []
+    assert setting.got() == ["0", "1", "gap", "4"]
+
+
+@by_delivery
+def test_records_deleted_after_they_were_read_are_not_a_gap(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    setting.put(2)
+    setting.broker.truncate(AT, 2)
+    assert setting.run() == []
+    assert setting.got() == ["0", "1", "2"]
+
+
+@by_delivery
+def test_records_deleted_ahead_of_a_running_worker_are_a_gap(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1)
+    drain(loop)
+    setting.put(2, 3, 4)
+    setting.broker.truncate(AT, 4)
+    drain(loop)
+    loop.close()
+    assert handler.changes[1:] == [LogChange(AT, "memory-1", 4, unread=2)]
+    assert setting.got() == ["0", "1", "gap", "4"]
+
+
+@by_delivery
+def test_a_recreated_topic_is_read_from_its_beginning(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1, 2)
+    drain(loop)
+    setting.create_again()
+    setting.put(10, 11)
+    drain(loop)  # the position is now beyond the end
+    assert handler.changes[1:] == [LogChange(AT, "memory-3", 0, unread=3, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "2", "gap", "10", "11"]
+    loop.close()
+    assert setting.run() == []
+
+
+@by_delivery
+def test_a_recreated_topic_is_detected_even_if_the_position_exists_in_it(
+    delivery: Delivery,
+) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    setting.put(0, 1)
+    drain(loop)
+    setting.create_again()
+    setting.put(10, 11, 12)
+    for _ in range(30):
+        setting.clock.advance(1)
+        drain(loop)
+    assert handler.changes[1:] == [LogChange(AT, "memory-3", 0, unread=3, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "12", "gap", "10", "11", "12"]
+    loop.close()
+
+
+@by_delivery
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_broadcast_topic_that_is_created_again_is_read_from_its_beginning(
+    delivery: Delivery,
+    count: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    setting = Setting(delivery)
+    loop, handler = setting.loop()
+    followed: list[object] = []
+    handler.follows = ("all",)
+
+    def follow(messages: Sequence[Message]) -> Sequence[Outgoing]:
+        followed.extend(message.value for message in messages)
+        return ()
+
+    monkeypatch.setattr(handler, "follow", follow)
+    setting.admin.create([NewTopic("all", 1, 1, {})])
+    producer = setting.broker.producer()
+    for value in (b"a", b"b"):
+        producer.send(Outgoing("all", value, partition=0))
+    setting.put(0)
+    drain(loop)
+    setting.admin.delete(["all"])
+    setting.admin.create([NewTopic("all", 1, 1, {})])
+    fresh = [str(number).encode() for number in range(count)]
+    for value in fresh:
+        producer.send(Outgoing("all", value, partition=0))
+    for _ in range(30):
+        setting.clock.advance(1)
+        drain(loop)
+    assert followed[:2] == [b"a", b"b"]
+    assert followed[-count:] == fresh
+    (change,) = [at for at in handler.changes if at.partition.topic == "all"]
+    assert (change.start, change.unread, change.is_new_topic) == (0, None, True)
+    assert caplog.text.count("all was created again: its earlier records are lost") == 1
+    assert setting.got() == ["0"]
+    loop.close()
+
+
+@by_delivery
+def test_a_commit_for_a_deleted_topic_of_the_same_name_is_recognised(
+    delivery: Delivery,
+) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1)
+    setting.run()
+    before = setting.admin.group_offsets(GROUP)
+    setting.create_again()
+    setting.put(10, 11, 12)
+    consumer = setting.broker.consumer(GROUP)
+    consumer.commit(before)  # as on a broker that keeps the commits of deleted topics
+    assert setting.run() == [LogChange(AT, "memory-3", 0, unread=2, is_new_topic=True)]
+    assert setting.got() == ["0", "1", "gap", "10", "11", "12"]
+
+
+@by_delivery
+def test_a_commit_of_an_old_version_without_a_topic_id_is_used(delivery: Delivery) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1, 2)
+    setting.broker.consumer(GROUP).commit({AT: Committed(2, '{"watermark":7}')})
+    assert setting.run() == [LogChange(AT, "memory-1", 2, is_new_topic=True)]
+    assert setting.got() == ["2"]
+
+
+@by_delivery
+@pytest.mark.parametrize("topic_id", ["", '"topic_id":"memory-1",'])
+def test_metadata_that_claims_results_beyond_the_end_of_the_log_is_ignored(
+    delivery: Delivery, topic_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting(delivery)
+    setting.put(0, 1, 2)
+    metadata = f'{{{topic_id}"published":9}}'
+    setting.broker.consumer(GROUP).commit({AT: Committed(1, metadata)})
+    logs = InputLogs(setting.broker)
+    found = setting.broker.consumer(GROUP).committed([AT])
+    assert logs.compare([AT], found)[AT].committed == Committed(1)
+    assert "the log ends at 3" in caplog.text
+    setting.run()
+    assert setting.got() == ["1", "2"]
+
+
+def test_metadata_that_claims_results_up_to_the_end_of_the_log_is_used() -> None:
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    found = {AT: Committed(1, '{"topic_id":"memory-1","published":3}')}
+    compared = InputLogs(setting.broker).compare([AT], found)[AT]
+    assert compared.committed == Committed(1, '{"published":3}')
