@@ -60,7 +60,7 @@ class MissingExtra(DriftlineError):
 
 
 class UnsupportedCodec(DriftlineError):
-    """The Kafka client cannot decompress the records of a topic. To try again does not help."""
+    """The Kafka client cannot decompress the records of a topic. Trying again does not help."""
 
 
 class MachineError(DriftlineError):

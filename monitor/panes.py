@@ -16,8 +16,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
-from driftline.config.stream import Stream
-from driftline.wire.commit_metadata import Axis, Offset, Position, metadata_of
+from driftline.config.stream import Axis, Stream
+from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
 PANES: Final = 20  # in a window
@@ -191,9 +191,7 @@ class Track(Generic[Part]):
         # Gaps that came before any position was known. `_place_early` moves them to the first cell.
         self._early: Slot[Part] | None = None
         self._published = at.published  # from the checkpoint, never changed
-        # What a record adds to its position for the watermark. After row 4,999 the next row is
-        # 5,000, but another record may have the same time.
-        self._ahead = (1 if stream.axis == "row" else 0) - stream.lateness
+        self._watermark_offset = stream.watermark_offset
         self._new_part = new_part
 
     def admit(self, arrivals: Arrivals) -> tuple[Ints, NDArray[np.bool_]]:
@@ -230,7 +228,7 @@ class Track(Generic[Part]):
         offsets, positions, marks, sources, letters, refused, lost, ahead, _ = arrivals
         # 1. Select new records, not watermark records or source offsets that were read before.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
-        reached = positions + self._ahead
+        reached = positions + self._watermark_offset
         if marks is not None:
             reached[marks] = positions[marks]
         if sources is not None:

@@ -17,8 +17,6 @@ from producers.csv_files import CsvSource
 from producers.opening import opened, readable
 from producers.rows import Row, Source
 
-__all__ = ["CsvSource", "JsonLinesSource", "ParquetSource", "TableSource", "open_source"]
-
 # Rows of a table that are converted to Python values at a time.
 CHUNK_ROWS: Final = 10_000
 

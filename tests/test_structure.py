@@ -19,8 +19,8 @@ PACKAGES = ("driftline", "driftline_app", *SERVICES)
 # The parts of a package, lowest first. A module imports from its own part and from lower ones.
 LAYERS = {
     "driftline": (
-        *("interrupts", "errors", "clock", "safe_text", "config", "logs", "broker", "wire"),
-        *("learning", "models", "runtime", "audit", "ops"),
+        *("interrupts", "files", "errors", "clock", "safe_text", "config", "logs", "broker"),
+        *("wire", "learning", "models", "runtime", "audit", "ops"),
     ),
     "driftline_app": (
         *("message_lines", "service_troubles", "systemd_units", "observed_handler", "assembly"),

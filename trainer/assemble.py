@@ -4,9 +4,12 @@ Input: the winner of the search. Output: a manifest and the package's bytes. The
 libraries give the same bytes.
 """
 
+import logging
 import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +31,10 @@ from trainer.rows import TrainingRows, objects
 from trainer.search import NOT_FINITE, Fitted, Found, fit
 from trainer.split import Places
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 _LIBRARIES = ("driftline", "numpy", "scikit-learn", "joblib", "skl2onnx", "onnx", "onnxruntime")
 
 
@@ -48,6 +55,29 @@ class CandidateFailed(TrainingError):
         self.reason = reason
 
 
+def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
+    """Return the result of `attempt`, which is called again without each candidate that fails.
+
+    Its argument has the candidates that failed so far, with the reasons. They are for `search`,
+    which raises TrainingError when none is left.
+    """
+    failed: dict[str, str] = {}
+    while True:
+        try:
+            return attempt(failed)
+        except CandidateFailed as error:
+            log.warning("the best candidate failed: %s; trying the others", error.message)
+            failed[error.candidate] = error.reason
+
+
+@contextmanager
+def _failures_of(candidate: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # libraries may raise anything
+        raise CandidateFailed(candidate, str(error)) from error
+
+
 def assemble(
     stream: Stream,
     rows: TrainingRows,
@@ -63,59 +93,44 @@ def assemble(
 
     `held` are the indices of the held-out rows in `rows`. Raises CandidateFailed.
     """
-    try:
-        return _assemble(stream, rows, found, held, value, origin, removed, trials)
-    except Exception as error:  # libraries may raise anything
-        raise CandidateFailed(found.fitted.candidate.name, str(error)) from error
-
-
-def _assemble(
-    stream: Stream,
-    rows: TrainingRows,
-    found: Found,
-    held: Places,
-    value: float,
-    origin: Origin,
-    removed: tuple[Removed, ...],
-    trials: tuple[Trial, ...],
-) -> tuple[Manifest, bytes]:
-    everything = rows.take(np.union1d(found.range.places, held))
     winner = found.fitted
-    fitted = fit(stream, winner.candidate, winner.parameters, everything)
-    sample = encode_matrix(fitted.schema, rows.take(held).columns)
-    conversion = convert(fitted, stream, sample)
-    scorer = _scorer(fitted, stream, conversion)
-    if scorer.score(sample).not_finite():
-        raise TrainingError(NOT_FINITE)
-    manifest = Manifest(
-        stream=stream.name,
-        task=stream.task,
-        target=stream.target,
-        schema=fitted.schema,
-        derived=stream.derived,
-        candidate=winner.candidate.name,
-        parameters=winner.parameters,
-        scoring=conversion.scoring,
-        scoring_reason=conversion.reason,
-        libraries=_libraries(),
-        metric=stream.judged_by,
-        value=value,
-        rows=len(everything),
-        held_out=len(held),
-        first_position=int(everything.positions[0]),
-        last_position=int(everything.positions[-1]),
-        range=found.range.name,
-        parent=origin.parent,
-        cause=origin.cause,
-        trained_at=origin.trained_at,
-        removed=removed,
-        trials=trials,
-        check=_check_records(stream, fitted, scorer, rows.newest),
-    )
-    reference = _reference(stream, fitted, scorer, everything, rows.take(held), found)
-    return manifest, write_package(
-        manifest, joblib=dump(fitted.estimator), onnx=conversion.onnx, reference=reference
-    )
+    with _failures_of(winner.candidate.name):
+        everything = rows.take(np.union1d(found.range.places, held))
+        fitted = fit(stream, winner.candidate, winner.parameters, everything)
+        sample = encode_matrix(fitted.schema, rows.take(held).columns)
+        conversion = convert(fitted, stream, sample)
+        scorer = _scorer(fitted, stream, conversion)
+        if scorer.score(sample).not_finite():
+            raise TrainingError(NOT_FINITE)
+        manifest = Manifest(
+            stream=stream.name,
+            task=stream.task,
+            target=stream.target,
+            schema=fitted.schema,
+            derived=stream.derived,
+            candidate=winner.candidate.name,
+            parameters=winner.parameters,
+            scoring=conversion.scoring,
+            scoring_reason=conversion.reason,
+            libraries=_libraries(),
+            metric=stream.judged_by,
+            value=value,
+            rows=len(everything),
+            held_out=len(held),
+            first_position=int(everything.positions[0]),
+            last_position=int(everything.positions[-1]),
+            range=found.range.name,
+            parent=origin.parent,
+            cause=origin.cause,
+            trained_at=origin.trained_at,
+            removed=removed,
+            trials=trials,
+            check=_check_records(stream, fitted, scorer, rows.newest),
+        )
+        reference = _reference(stream, fitted, scorer, everything, rows.take(held), found)
+        return manifest, write_package(
+            manifest, joblib=dump(fitted.estimator), onnx=conversion.onnx, reference=reference
+        )
 
 
 def _scorer(fitted: Fitted, stream: Stream, conversion: Conversion) -> Scorer:

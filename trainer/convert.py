@@ -88,7 +88,7 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
                 options={"zipmap": False} if classifies else None,
                 name="driftline",  # the default is random, so the digest would differ each time
             )
-    except Exception as error:  # noqa: BLE001  # a converter may raise anything
+    except Exception as error:  # noqa: BLE001 - a converter may raise anything
         log.info("%s does not convert to ONNX: %s", fitted.candidate.name, error)
         return f"does not convert to ONNX: {type(error).__name__}"
     # The converter keeps operator sets in a hash set, whose order differs between processes.

@@ -1,7 +1,6 @@
 """Train the first model from a file's records and labels. It is compared with no champion."""
 
-import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -18,14 +17,12 @@ from driftline.models.store import ModelStore
 from driftline.wire.events import ModelAnnounced, Value
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
-from trainer.assemble import CandidateFailed, Origin, assemble
+from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import from_records
 from trainer.publish import Publisher
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
-
-log = logging.getLogger(__name__)
 
 # With fewer rows, the default held-out share is fewer than three records, whose metric is chance.
 MIN_ROWS = 15
@@ -91,26 +88,22 @@ def train_first(
         seed=stream.models.seed,
     )
     origin = Origin(catalog.champion_digest, None, now)
-    failed: dict[str, str] = {}
-    packaged = None
-    while packaged is None:
+
+    def packaged(failed: Mapping[str, str]) -> tuple[Manifest, bytes]:
         found, trials = search(stream, rows, [Range("all", train)], held, progress, failed=failed)
         progress("packaging", 0, 1)
-        try:
-            packaged = assemble(
-                stream,
-                rows,
-                found,
-                held,
-                value=found.metric,
-                origin=origin,
-                removed=removed,
-                trials=trials,
-            )
-        except CandidateFailed as error:
-            log.warning("the best candidate failed: %s; trying the others", error.message)
-            failed[error.candidate] = error.reason
-    manifest, data = packaged
+        return assemble(
+            stream,
+            rows,
+            found,
+            held,
+            value=found.metric,
+            origin=origin,
+            removed=removed,
+            trials=trials,
+        )
+
+    manifest, data = without_failing(packaged)
     ensure_key(settings.keys)
     announced = Publisher(ModelStore(settings.model_store), settings.keys).publish(manifest, data)
     progress("packaging", 1, 1)

@@ -18,7 +18,7 @@ from driftline.learning.metrics import better
 from driftline.models.load import Models
 from driftline.wire.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.wire.values import shown_time
-from trainer.assemble import CandidateFailed, Origin, assemble
+from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import OutcomeLog, collect
 from trainer.gate import Verdict, judge, judged_places
@@ -104,13 +104,7 @@ def _retrain(
         return _too_few(stream, job.request, len(rows), len(recent), removed)
     ranges, held = ranges_and_held(stream, rows, recent, job.request)  # split (6)
     training = _Training(job, stream, rows, ranges, held, removed)
-    failed: dict[str, str] = {}
-    while True:
-        try:
-            return _searched(training, models, publisher, progress, failed)
-        except CandidateFailed as error:
-            log.warning("the best candidate failed: %s; trying the others", error.message)
-            failed[error.candidate] = error.reason
+    return without_failing(lambda failed: _searched(training, models, publisher, progress, failed))
 
 
 class _Training(msgspec.Struct, frozen=True):
@@ -255,7 +249,7 @@ def _answers(
             said = model.predict(judged.columns).predictions
         except (StoreUnavailable, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  # a model may raise anything
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
             log.info("earlier model %s is left out: %s", announced.digest, error)
             continue
         yield announced, objects(list(said))

@@ -100,7 +100,7 @@ def search(
             fitted = fit(stream, kind, tune(stream, kind, train), train)
             scores = fitted.score(stream, truth)
             metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)
-        except Exception as error:  # noqa: BLE001  # libraries may raise anything; try the others
+        except Exception as error:  # noqa: BLE001 - libraries may raise anything; try the others
             log.warning("candidate %s on %s failed: %s", kind.name, span.name, error)
             failures.append(f"{kind.name}: {error}")
             continue
@@ -139,7 +139,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
     for parameters in kind.grid:
         try:
             scores = fit(stream, kind, parameters, learn).score(stream, truth)
-        except Exception as error:  # noqa: BLE001  # as in `search`
+        except Exception as error:  # noqa: BLE001 - as in `search`
             log.info("candidate %s with %s failed: %s", kind.name, parameters, error)
             continue
         metric = evaluate(stream.judged_by, stream.task, truth.labels, scores.predictions)

@@ -13,7 +13,7 @@ import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
-from driftline.config.stream import Stream
+from driftline.config.stream import Axis, Stream
 from driftline.runtime.handler import GroupView
 from driftline.runtime.partition_clock import (
     MAX_AHEAD_ROWS,
@@ -21,7 +21,7 @@ from driftline.runtime.partition_clock import (
     ClockState,
     PartitionClock,
 )
-from driftline.wire.commit_metadata import Axis, Offset, Position, metadata_of
+from driftline.wire.commit_metadata import Offset, Position, metadata_of
 
 # A stream is live if its newest record is at most this old when it is read. Its event time then
 # advances with the clock, unlike that of recorded data that is played back.
@@ -71,8 +71,7 @@ class IdlePartitions:
         self._stream = stream
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
-        # Watermark minus position. On the row axis, the row after the largest may come next.
-        self._ahead = (0 if self._by_time else 1) - stream.lateness
+        self._watermark_offset = stream.watermark_offset
         # The times and values at which the largest watermark increased. `_reach` adds them,
         # `_front_at` removes those that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
@@ -210,7 +209,7 @@ class IdlePartitions:
         }
 
     def _advance(self, own: _Partition, position: int) -> None:
-        watermark = position + self._ahead
+        watermark = position + self._watermark_offset
         if own.watermark is None or watermark > own.watermark:
             own.watermark = watermark
         if self._reach(watermark):

@@ -53,8 +53,7 @@ class PartitionJoin:
         # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
         self._max_ahead = stream.max_ahead
-        # What is added to a position for the watermark. After row 4,999, row 5,000 comes next.
-        self._beyond = (1 if stream.axis == "row" else 0) - stream.lateness
+        self._watermark_offset = stream.watermark_offset
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
         self._pane = stream.pane_size
         self._passed_on = BEFORE_ALL  # the last watermark of `_pass_silence`
@@ -84,8 +83,8 @@ class PartitionJoin:
         progress = self.progress
         if progress.floor == BEFORE_ALL:
             return None
-        both = min(progress.predictions.reached, progress.labels.reached) + self._beyond
-        return max(both, progress.floor - self.horizon, self._lowest)
+        both = min(progress.predictions.reached, progress.labels.reached)
+        return max(both + self._watermark_offset, progress.floor - self.horizon, self._lowest)
 
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""

@@ -24,6 +24,7 @@ ID: Final = "@id"  # as a key: the id of the record, whatever the name of its co
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
+Axis = Literal["time", "row"]
 DriftKind = Literal["data", "prediction", "quality", "performance"]
 Metric = Literal["accuracy", "balanced_accuracy", "f1_macro", "mae", "rmse"]
 Client = Literal["memory", "kafka-python", "librdkafka"]
@@ -508,9 +509,15 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.time.sequence is None
 
     @property
-    def axis(self) -> Literal["time", "row"]:
+    def axis(self) -> Axis:
         """Return the axis of the windows: event time, or record numbers."""
         return "row" if self.windows.records is not None else "time"
+
+    @property
+    def watermark_offset(self) -> int:
+        """Return what is added to a position for the watermark: minus the lateness. On the
+        row axis also one: row 5,000 comes after row 4,999, but two records may have one time."""
+        return (1 if self.axis == "row" else 0) - self.lateness
 
     @property
     def needs_row(self) -> bool:

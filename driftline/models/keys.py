@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from driftline.errors import SettingsError, UntrustedPackage
+from driftline.files import replace_file
 
 _PRIVATE = "signing.pem"
 _PUBLIC = "signing.pub"
@@ -197,23 +198,10 @@ def _trust(public: Ed25519PublicKey, folder: Path) -> str:
 
 
 def _write(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file that is complete or absent, also after a full disk or a power failure.
-
-    Raises SettingsError.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    """Write a file of the key folder. Raises SettingsError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        # Set the mode at creation. If it were restricted later, others could read it until then.
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        replace_file(path, content, mode=mode)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink()
         raise _not_written(path, error) from error
 
 

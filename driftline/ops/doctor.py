@@ -51,7 +51,7 @@ _FEWEST_REJECTED = 20
 
 
 class _Account(msgspec.Struct, frozen=True):
-    """Those fields of an event that tell whether it is in place of a dead letter."""
+    """The fields of an event that show whether it stands for a dead letter."""
 
     type: str
     dead_letter: RefusedRecord | None = None

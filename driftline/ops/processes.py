@@ -28,6 +28,7 @@ import psutil
 from driftline.config.settings import Settings
 from driftline.config.stream import Stream
 from driftline.errors import MachineError
+from driftline.files import replace_file
 from driftline.wire.topics import Service
 from driftline.wire.values import parse_time
 
@@ -179,7 +180,7 @@ def write_state(folder: Path, state: ServiceState) -> None:
     # Not flushed to the disk: the service writes again in a second, and does not outlive the
     # machine.
     path = folder / f"{state.service}-{state.slot}.json"
-    _replace(path, msgspec.json.encode(state), flush=False)
+    replace_file(path, msgspec.json.encode(state), flush=False)
 
 
 def read_states(folder: Path) -> tuple[ServiceState, ...]:
@@ -225,7 +226,7 @@ def forget_ended(folder: Path) -> None:
 
 def write_processes(folder: Path, processes: Sequence[Process]) -> None:
     """Replace the list of supervised services."""
-    _replace(folder / _PROCESSES, msgspec.json.encode(processes))
+    replace_file(folder / _PROCESSES, msgspec.json.encode(processes))
 
 
 def read_processes(folder: Path) -> tuple[Process, ...]:
@@ -235,7 +236,7 @@ def read_processes(folder: Path) -> tuple[Process, ...]:
 
 def write_request(folder: Path, request: Request) -> None:
     """Ask the supervisor to run services."""
-    _replace(folder / _WANTED, msgspec.json.encode(request))
+    replace_file(folder / _WANTED, msgspec.json.encode(request))
 
 
 def read_request(folder: Path) -> Request | None:
@@ -245,7 +246,7 @@ def read_request(folder: Path) -> Request | None:
 
 def write_supervisor(folder: Path, state: SupervisorState) -> None:
     """Replace the state file of the supervisor."""
-    _replace(folder / _SUPERVISOR, msgspec.json.encode(state))
+    replace_file(folder / _SUPERVISOR, msgspec.json.encode(state))
 
 
 def read_supervisor(folder: Path) -> SupervisorState | None:
@@ -308,18 +309,6 @@ def _send(process: Running, sign: signal.Signals) -> bool:
 
 def _look_again() -> None:
     time.sleep(_LOOK_EVERY_S)  # they may not be child processes, so `wait` would not work
-
-
-def _replace(path: Path, content: bytes, *, flush: bool = True) -> None:
-    """Replace a file at once. With `flush`, it is complete even after a power failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(content)
-        if flush:
-            file.flush()
-            os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _state_files(folder: Path) -> list[Path]:

@@ -171,7 +171,7 @@ class Supervisor:
         pause_s = _pause_s(failures)
         try:
             error = self._how_it_ended(kept)
-        except Exception as unknown:  # noqa: BLE001  # the restart does not need the reason
+        except Exception as unknown:  # noqa: BLE001 - the restart does not need the reason
             error = f"ended; the reason is unknown: {unknown}"
         kept.ended(
             due_s=self._clock.monotonic() + pause_s,
@@ -185,7 +185,7 @@ class Supervisor:
     def _start_again(self, kept: "_Kept") -> None:
         try:
             child = self._start(kept.wanted)
-        except Exception as error:  # noqa: BLE001  # no memory, no such program, a full disk
+        except Exception as error:  # noqa: BLE001 - no memory, no such program, a full disk
             failures = 1 + (kept.process.failures if kept.process else 0)
             kept.due_s = self._clock.monotonic() + _pause_s(failures)
             kept.change(failures=failures, error=str(error))

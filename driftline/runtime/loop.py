@@ -164,7 +164,7 @@ class Loop:
                     log.warning("waiting for the model store, and trying again: %s", error.message)
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
-                    # In another thread: to free a failed client may block while the broker is away.
+                    # In another thread: freeing a client may block while the broker is unreachable.
                     threading.Thread(target=_free_memory, name="driftline-gc", daemon=True).start()
                     stop.wait(pause_s)
         finally:
@@ -370,8 +370,9 @@ class Loop:
 def _free_memory() -> None:
     """Free failed clients that only reference cycles keep, and return unused memory to the system.
 
-    glibc keeps what is freed between blocks still in use: without `malloc_trim`, the backlogs of
-    ten outages left 50 MB of unused memory in a process that used 30. Other C libraries lack it.
+    glibc does not return free memory between blocks that are still in use. Without `malloc_trim`,
+    a process that used 30 MB kept 50 MB of free memory after ten outages. Other C libraries do not
+    have this function.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

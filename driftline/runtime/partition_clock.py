@@ -102,8 +102,7 @@ class PartitionClock:
         self._ahead.append(position)
         if len(self._ahead) < AGREEING:
             return False
-        self._agree()
-        return self.reached is not None and position <= self.reached
+        return position <= self._agree()
 
     def _may_start_at(self, position: int) -> bool:
         return self.latest_start is None or position <= self.latest_start
@@ -111,8 +110,9 @@ class PartitionClock:
     def _limit(self) -> int:
         return max(self._max_ahead, _LONGER * max(self._steps, default=0))
 
-    def _agree(self) -> None:
-        """Advance to the records ahead, as far as the steps between them are plausible."""
+    def _agree(self) -> int:
+        """Advance to the records ahead, as far as the steps between them are plausible. Return the
+        position that the clock then has."""
         ordered = sorted(self._ahead)
         # Use the smaller half of the gaps, because some of these positions may be wrong.
         gaps = sorted(b - a for a, b in pairwise(ordered))
@@ -128,3 +128,4 @@ class PartitionClock:
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.reached]
+        return self.reached

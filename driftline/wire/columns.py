@@ -1,11 +1,13 @@
 """Hold decoded records as columns, the form in which models, monitor and trainer use them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from driftline.config.stream import Axis
 
 
 class Columns:
@@ -88,7 +90,7 @@ class Batch(msgspec.Struct, frozen=True):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def positions(self, axis: Literal["time", "row"]) -> list[int]:
+    def positions(self, axis: Axis) -> list[int]:
         """Return the positions of the records. `axis` must be the axis of the stream."""
         found = self.times_us if axis == "time" else self.rows
         return [position for position in found if position is not None]

@@ -6,12 +6,13 @@ bounds of the structs' fields say which numbers a service can go on from.
 
 import logging
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, NamedTuple, TypeVar
+from typing import Annotated, Final, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from driftline.broker.port import Committed, TopicPartition
+from driftline.config.stream import Axis
 from driftline.errors import StreamFileError
 from driftline.wire.column_decoders import DECODE_ERRORS
 
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
-Axis = Literal["time", "row"]
 Step = Annotated[int, Meta(ge=0, le=2 * _FURTHEST)]
 
 T = TypeVar("T")

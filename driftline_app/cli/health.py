@@ -38,8 +38,8 @@ def health(
 
     For health checks and cron jobs. Exit code 0: the service is healthy. 1: its process has ended,
     or has not written its state file for 30 s; it has waited for Kafka for 2 minutes; it has had
-    fewer partitions than its fair share for a minute; or it has read nothing for 2 minutes although
-    there are records to read; it is inference, and no published model can be used. 2: the check
+    fewer partitions than its fair share for a minute; it has read nothing for 2 minutes although
+    there are records to read; or it is inference, and no published model can be used. 2: the check
     failed, for example because there is no stream file.
 
     Inference that waits for the first model is healthy. The check does not connect to the broker;

@@ -60,9 +60,8 @@ class Decider:
         self._stream = stream
         self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
         # The lifecycle of events on labels that became dead letters, and on labels, predictions and
-        # outcomes that were lost. Performance windows have no fixed
-        # order relative to data windows, so these events are separate, and never request a
-        # retraining.
+        # outcomes that were lost. Performance windows have no fixed order relative to data windows,
+        # so these events are separate, and never request a retraining.
         self._lost = Lane(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)

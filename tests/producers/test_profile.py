@@ -11,10 +11,11 @@ from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec
 from producers import profile as profiles
+from producers.csv_files import CsvSource
 from producers.draft import draft
 from producers.playback import Playback
 from producers.profile import Column, Profile, look
-from producers.sources import CsvSource, open_source
+from producers.sources import open_source
 
 DATA = Path(
     os.environ.get("DRIFTLINE_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")

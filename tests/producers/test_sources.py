@@ -13,9 +13,10 @@ import pytest
 
 from driftline.errors import DataError
 from producers import sources
+from producers.csv_files import CsvSource
 from producers.iris import Iris, IrisDrift
 from producers.shaping import Shaper
-from producers.sources import CsvSource, JsonLinesSource, TableSource, open_source
+from producers.sources import JsonLinesSource, TableSource, open_source
 
 
 def test_csv_values_stay_text_under_any_column_names(tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""Replace a file so that readers never see a part of it."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes, *, mode: int = 0o666, flush: bool = True) -> None:
+    """Write a file that is complete or as before, and create its folder.
+
+    With `flush`, this holds after a power failure too. `mode`: the permissions, less the umask.
+    Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.unlink(missing_ok=True)
+        # Set the mode at creation. If it were restricted later, others could read it until then.
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+        raise
