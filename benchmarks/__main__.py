@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: start a Kafka, measure, print tables, and write JSON and plots.
+"""`python -m benchmarks`: start a Kafka, measure, print tables, and write JSON.
 
 Exit codes: 0 success, 1 a run failed (the results of the others are reported), 2 the benchmark
 stopped because of an error, 130 interrupted.
@@ -8,7 +8,6 @@ import argparse
 import os
 import platform
 import signal
-import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -193,24 +192,8 @@ def run(options: Options, report: Report) -> None:
             if not options.json and len(table) > 1:
                 print(f"\n{part}\n\n{aligned(table)}\n", flush=True)
     report.say(f"results: {folder / 'results.json'}")
-    _plot(folder, peers, report)
     if options.json:
         print((folder / "results.json").read_text("utf-8"))
-
-
-def _plot(folder: Path, peers: Peers, report: Report) -> None:
-    if not peers.has("matplotlib"):
-        report.say("no plots: matplotlib, one of the peers' libraries, is not installed")
-        return
-    command = [str(peers.python), "-m", "benchmarks.plot", str(folder / "results.json")]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        [*command, str(folder)], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        report.fail(f"plots: {done.stderr}")
-    for line in done.stdout.splitlines():
-        report.say(f"plot: {line}")
 
 
 def _machine() -> dict[str, Any]:
@@ -241,7 +224,7 @@ def _options() -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measures Driftline beside its peers on an Apache Kafka of its own, from "
-        "outside. Prints tables, writes results.json and plots.",
+        "outside. Prints tables and writes results.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument

@@ -139,8 +139,3 @@ def test_the_help_lists_the_options() -> None:
     said = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     for option in ("--features", "--records", "--repeats", "--peers", "--json"):
         assert option in said
-
-
-def test_plots_import_nothing_from_the_benchmarks() -> None:
-    text = (ROOT / "benchmarks" / "plot.py").read_text(encoding="utf-8")
-    assert "from benchmarks" not in text
