@@ -214,7 +214,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _versions(contestants: list[Contestant], peers: Peers) -> dict[str, str]:
-    own = ("driftline", "confluent-kafka", "kafka-python", "msgspec", "numpy", "onnxruntime")
+    own = ("driftline", "confluent-kafka", "msgspec", "numpy", "onnxruntime")
     found = {name: version(name) for name in own}
     libraries = [c.library for c in contestants if c.library is not None]
     return found | {library: peers.version(library) for library in libraries}

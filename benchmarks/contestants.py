@@ -22,7 +22,6 @@ class Contestant(msgspec.Struct, frozen=True):
     name: str
     about: str
     library: str | None = None
-    client: str | None = None  # only for Driftline: its Kafka client
     delivery: str | None = None  # only for Driftline: its delivery guarantee
 
     @property
@@ -33,18 +32,10 @@ class Contestant(msgspec.Struct, frozen=True):
 CONTESTANTS = (
     Contestant(DRIFTLINE, "at least once", delivery="at_least_once"),
     Contestant("driftline_exactly_once", "transactions of 200 ms", delivery="exactly_once"),
-    Contestant(
-        "driftline_kafka_python",
-        "at least once, by the client in pure Python",
-        client="kafka-python",
-        delivery="at_least_once",
-    ),
     Contestant("passthrough", "librdkafka passing bytes through"),
     Contestant("by_hand", "confluent-kafka, msgspec, ONNX in batches; prediction alone"),
     Contestant("by_hand_spliced", "the same; record spliced in, source, model"),
-    Contestant("by_hand_transactions", "by_hand in transactions of 200 ms"),
     Contestant("by_hand_spliced_transactions", "by_hand_spliced in transactions of 200 ms"),
-    Contestant("kafka_python_loop", "kafka-python, msgspec, ONNX in batches; prediction alone"),
     Contestant("quix", "Quix Streams, a record at a time; prediction alone", "quixstreams"),
     Contestant("pathway", "Pathway, ONNX in batches; prediction alone", "pathway"),
 )
@@ -147,7 +138,7 @@ def start(world: World, course: Course, contestant: Contestant, peers: Peers) ->
         group, sink = topics.group("inference"), topics.predictions
         world.forget(group)
         world.renew(course.file, sink)
-        program = world.service("inference", course.files[contestant.delivery], contestant.client)
+        program = world.service("inference", course.files[contestant.delivery])
         return Run(program, sink, group)
     group = sink = f"{course.plan.name}.by.{contestant.name}"
     world.forget(group)

@@ -42,9 +42,8 @@ class World:
     On exit, Kafka is stopped and its data are deleted. The logs of all programs are kept.
     """
 
-    def __init__(self, folder: Path, client: str = "librdkafka") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self._client = client
         self._started: list[Measured] = []
         self._runs = 0
         self._kafka = LocalKafka(self.folder / "kafka", 0)
@@ -79,7 +78,7 @@ class World:
         shutil.copytree(self.home / "keys", home / "keys", dirs_exist_ok=True)
         return home
 
-    def environment(self, client: str | None = None, home: Path | None = None) -> dict[str, str]:
+    def environment(self, home: Path | None = None) -> dict[str, str]:
         """Return the environment of all programs: this broker and home, and none of the user's own
         settings."""
         kept = {
@@ -91,7 +90,7 @@ class World:
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "DRIFTLINE_HOME": str(home or self.home),
             "DRIFTLINE_MODEL_STORE": str(self.home / "models"),
-            "DRIFTLINE_CLIENT": client or self._client,
+            "DRIFTLINE_CLIENT": "librdkafka",
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -107,22 +106,18 @@ class World:
             raise BenchmarkError(f"driftline {' '.join(map(str, words))}:\n{done.stderr.decode()}")
         return msgspec.json.decode(done.stdout) if "--json" in words else None
 
-    def start(
-        self, name: str, command: list[str], client: str | None = None, home: Path | None = None
-    ) -> Measured:
+    def start(self, name: str, command: list[str], home: Path | None = None) -> Measured:
         """Start a program; it is stopped on exit at the latest."""
         self._runs += 1
         log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
-        program = Measured(name, command, environment=self.environment(client, home), log=log)
+        program = Measured(name, command, environment=self.environment(home), log=log)
         self._started.append(program)
         return program
 
-    def service(
-        self, service: Service, file: Path, client: str | None = None, home: Path | None = None
-    ) -> Measured:
+    def service(self, service: Service, file: Path, home: Path | None = None) -> Measured:
         """Start a Driftline service by its command."""
         command = [sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file)]
-        return self.start(service, command, client, home)
+        return self.start(service, command, home)
 
     # ---- streams and topics ---------------------------------------------------------------------
 

@@ -1,9 +1,0 @@
-"""The hand-written loop that sends only the prediction, with transactions of 200 ms."""
-
-from benchmarks.peers.by_hand import predictions
-from benchmarks.peers.common import arguments
-from benchmarks.peers.loops import transactions
-
-if __name__ == "__main__":
-    given = arguments()
-    transactions(given, predictions(given))
