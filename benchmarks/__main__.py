@@ -22,12 +22,10 @@ from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
 from benchmarks.summary import (
     aligned,
-    latency_rows,
     latency_table,
     memory_table,
     services_table,
     swap_table,
-    throughput_rows,
     throughput_table,
 )
 from benchmarks.world import World
@@ -85,8 +83,7 @@ class Bench:
                 report=self.report,
             )
         )
-        rows = throughput_rows(runs)
-        return {"rows": rows, "runs": runs}, throughput_table(rows)
+        return {"runs": runs}, throughput_table(runs)
 
     def latency(self) -> tuple[dict[str, Any], list[list[str]]]:
         """Measure the time from sending a record to its prediction, for Driftline and its peers."""
@@ -104,8 +101,7 @@ class Bench:
                 report=self.report,
             )
         )
-        rows = latency_rows(runs)
-        return {"rows": rows, "runs": runs}, latency_table(rows)
+        return {"runs": runs}, latency_table(runs)
 
     def services(self) -> tuple[dict[str, Any], list[list[str]]]:
         """Measure the throughput of outcomes and the monitor."""

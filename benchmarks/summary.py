@@ -4,9 +4,10 @@ A ratio compares two programs in the same round, because they then ran shortly a
 under similar conditions. The spread is the least and the greatest value of the rounds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,8 +16,6 @@ from benchmarks.latency import Latency
 from benchmarks.services import Curve, ServiceRun
 from benchmarks.swap import Swap
 from benchmarks.throughput import Throughput
-
-Run = TypeVar("Run", Throughput, Latency)
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -46,112 +45,56 @@ class Spread(msgspec.Struct, frozen=True):
         return f"{self.median:{form}} ({self.least:{form}}–{self.greatest:{form}})"
 
 
-class ThroughputRow(msgspec.Struct, frozen=True):
-    """The throughput of one program with one number of features.
+class Column(NamedTuple):
+    """A column of a table: its head, the value of one run, and the format of the spread."""
 
-    driftline_is: Driftline's records per second divided by this program's in the same round.
+    head: str
+    value: Callable[[Any], float]
+    form: str
+    prefix: str = ""
+
+
+_RATE: Final = Column("records/s", attrgetter("records_per_s"), ",.0f")
+_CPU: Final = Column("µs CPU a record", attrgetter("cpu_us_per_record"), ".2f")
+_PEAK: Final = Column("peak MB", attrgetter("peak_mb"), ",.0f")
+
+
+def throughput_table(runs: Sequence[Throughput]) -> list[list[str]]:
+    """Return the table as text cells: a header, then a row for each program and number of features.
+
+    The ratio is Driftline's records per second divided by those of the program in the same round.
     """
-
-    features: int
-    name: str
-    records_per_s: Spread
-    driftline_is: Spread
-    cpu_us_per_record: Spread
-    peak_mb: Spread
-
-
-class LatencyRow(msgspec.Struct, frozen=True):
-    """The latency of one program with one number of features."""
-
-    features: int
-    name: str
-    p50_ms: Spread
-    p99_ms: Spread
-    max_ms: Spread
-    acknowledged_p99_ms: Spread
+    ours = {(run.features, run.round): run.records_per_s for run in runs if run.name == DRIFTLINE}
+    ratio = Column(
+        "Driftline is",
+        lambda run: ours[run.features, run.round] / run.records_per_s,
+        ".2f",
+        prefix="× ",
+    )
+    return _table(
+        [run for run in runs if (run.features, run.round) in ours],
+        {"features": "features", "program": "name"},
+        (_RATE, ratio, _CPU, _PEAK),
+    )
 
 
-def throughput_rows(runs: Sequence[Throughput]) -> list[ThroughputRow]:
-    """Return a row for each program and number of features, in the order of their first runs."""
-    ours = {(r.features, r.round): r.records_per_s for r in runs if r.name == DRIFTLINE}
-    return [
-        ThroughputRow(
-            features,
-            name,
-            _spread(group, lambda run: run.records_per_s),
-            _spread(group, lambda run: ours[run.features, run.round] / run.records_per_s),
-            _spread(group, lambda run: run.cpu_us_per_record),
-            _spread(group, lambda run: run.peak_mb),
-        )
-        for (features, name), group in _grouped(
-            [run for run in runs if (run.features, run.round) in ours]
-        ).items()
-    ]
-
-
-def latency_rows(runs: Sequence[Latency]) -> list[LatencyRow]:
-    """Return a row for each program and number of features, in the order of their first runs."""
-    return [
-        LatencyRow(
-            features,
-            name,
-            _spread(group, lambda run: run.p50_ms),
-            _spread(group, lambda run: run.p99_ms),
-            _spread(group, lambda run: run.max_ms),
-            _spread(group, lambda run: run.acknowledged_p99_ms),
-        )
-        for (features, name), group in _grouped(runs).items()
-    ]
-
-
-def throughput_table(rows: Sequence[ThroughputRow]) -> list[list[str]]:
-    """Return the table as text cells; the first row is the header."""
-    head = ["features", "program", "records/s", "Driftline is", "µs CPU a record", "peak MB"]
-    return [head] + [
-        [
-            str(row.features),
-            row.name,
-            row.records_per_s.text(",.0f"),
-            "× " + row.driftline_is.text(".2f"),
-            row.cpu_us_per_record.text(".2f"),
-            row.peak_mb.text(",.0f"),
-        ]
-        for row in rows
-    ]
-
-
-def latency_table(rows: Sequence[LatencyRow]) -> list[list[str]]:
-    """Return the table as text cells; the first row is the header."""
-    head = ["features", "program", "p50 ms", "p99 ms", "longest ms", "p99 of acknowledging"]
-    return [head] + [
-        [
-            str(row.features),
-            row.name,
-            row.p50_ms.text(".1f"),
-            row.p99_ms.text(".1f"),
-            row.max_ms.text(".0f"),
-            row.acknowledged_p99_ms.text(".1f"),
-        ]
-        for row in rows
-    ]
+def latency_table(runs: Sequence[Latency]) -> list[list[str]]:
+    """Return the table as text cells: a header, then a row for each program and its features."""
+    return _table(
+        runs,
+        {"features": "features", "program": "name"},
+        (
+            Column("p50 ms", attrgetter("p50_ms"), ".1f"),
+            Column("p99 ms", attrgetter("p99_ms"), ".1f"),
+            Column("longest ms", attrgetter("max_ms"), ".0f"),
+            Column("p99 of acknowledging", attrgetter("acknowledged_p99_ms"), ".1f"),
+        ),
+    )
 
 
 def services_table(runs: Sequence[ServiceRun]) -> list[list[str]]:
     """Return the table as text cells: a header, then a row for each service."""
-    head = ["features", "service", "records/s", "µs CPU a record", "peak MB"]
-    groups: dict[tuple[int, str], list[ServiceRun]] = {}
-    for run in runs:
-        groups.setdefault((run.features, run.service), []).append(run)
-    return [head] + [
-        [
-            str(features),
-            service,
-            _spread(group, lambda run: run.records_per_s).text(",.0f"),
-            _spread(group, lambda run: run.cpu_us_per_record).text(".2f"),
-            _spread(group, lambda run: run.peak_mb).text(",.0f"),
-        ]
-        for (features, service), group in groups.items()
-    ]
+    return _table(runs, {"features": "features", "service": "service"}, (_RATE, _CPU, _PEAK))
 
 
 def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
@@ -166,34 +109,19 @@ def memory_table(curves: Sequence[Curve], records: int) -> list[list[str]]:
 
 def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
     """Return the table as text cells: a header, then a row for each kind of model."""
-    head = [
-        "candidate",
-        "rows",
-        "seconds",
-        "usual p50 ms",
-        "usual p99",
-        "training p99",
-        "longest in the second of the swap",
-        "of a usual second",
-        "longest of all usual",
-    ]
-    groups: dict[str, list[Swap]] = {}
-    for run in runs:
-        groups.setdefault(run.candidate, []).append(run)
-    return [head] + [
-        [
-            candidate,
-            f"{group[0].rows:,}",
-            _spread(group, lambda run: run.seconds).text(".1f"),
-            _spread(group, lambda run: run.usual_p50_ms).text(".1f"),
-            _spread(group, lambda run: run.usual_p99_ms).text(".1f"),
-            _spread(group, lambda run: run.training_p99_ms).text(".1f"),
-            _spread(group, lambda run: run.at_swap_max_ms).text(".1f"),
-            _spread(group, lambda run: run.usual_longest_ms).text(".1f"),
-            _spread(group, lambda run: run.usual_max_ms).text(".1f"),
-        ]
-        for candidate, group in groups.items()
-    ]
+    return _table(
+        runs,
+        {"candidate": "candidate", "rows": "rows"},
+        (
+            Column("seconds", attrgetter("seconds"), ".1f"),
+            Column("usual p50 ms", attrgetter("usual_p50_ms"), ".1f"),
+            Column("usual p99", attrgetter("usual_p99_ms"), ".1f"),
+            Column("training p99", attrgetter("training_p99_ms"), ".1f"),
+            Column("longest in the second of the swap", attrgetter("at_swap_max_ms"), ".1f"),
+            Column("of a usual second", attrgetter("usual_longest_ms"), ".1f"),
+            Column("longest of all usual", attrgetter("usual_max_ms"), ".1f"),
+        ),
+    )
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
@@ -222,12 +150,23 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def _grouped(runs: Sequence[Run]) -> dict[tuple[int, str], list[Run]]:
-    groups: dict[tuple[int, str], list[Run]] = {}
+def _table(
+    runs: Sequence[Any], keys: Mapping[str, str], columns: Sequence[Column]
+) -> list[list[str]]:
+    """Return a header, and a row for all runs with the same keys, in the order of their first run.
+
+    `keys` maps heads to fields of a run.
+    """
+    groups: dict[tuple[str, ...], list[Any]] = {}
     for run in runs:
-        groups.setdefault((run.features, run.name), []).append(run)
-    return groups
-
-
-def _spread(runs: Sequence[Any], value: Callable[[Any], float]) -> Spread:
-    return Spread.of([value(run) for run in runs])
+        values = (getattr(run, field) for field in keys.values())
+        key = tuple(f"{value:,}" if isinstance(value, int) else value for value in values)
+        groups.setdefault(key, []).append(run)
+    rows = [
+        [
+            *key,
+            *(c.prefix + Spread.of([c.value(run) for run in group]).text(c.form) for c in columns),
+        ]
+        for key, group in groups.items()
+    ]
+    return [[*keys, *(column.head for column in columns)], *rows]
