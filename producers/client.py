@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
-from driftline.config.settings import load_settings
+from driftline.client.connection import as_broker, as_stream
 from driftline.config.stream import ID, ROW, Stream, to_time_us
 from driftline.errors import DataError
 from driftline.wire.feature_records import LabelCodec, RecordCodec, key_bytes, text
@@ -18,16 +19,16 @@ from producers.shaping import Shaper
 class FeatureProducer:
     """Check records against the stream file, number them if the stream needs it, and send them.
 
-    broker: a broker object, or `"host:port"` of a Kafka broker; the client library and its
-    properties then come from the environment. stream: a stream that `driftline.config.stream.load`
-    returned. first_row: the number (`@row`) of the first record, instead of the one after the
+    broker: the address of a Kafka broker, `"host:port"`; the client library and its properties then
+    come from the environment. Or a broker object. stream: the path of a stream file, or a loaded
+    stream. first_row: the number (`@row`) of the first record, instead of the one after the
     topic's last number; without meaning if the stream has no numbers. Inference can score every
     record that `send` accepts, except for records with categories that the model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
     producer at a time: a new producer continues after the highest number in the topic.
 
-    >>> from driftline.broker.memory import MemoryBroker
+    >>> from driftline.client.connection import memory_broker
     >>> from driftline.config.stream import loads
     >>> stream = loads('''
     ... version = 1
@@ -37,9 +38,7 @@ class FeatureProducer:
     ... record = { id = "order" }
     ... features = { price = "number", colour = "category" }
     ... ''')
-    >>> broker = MemoryBroker()
-    >>> broker.admin().create(Topics(stream).creation())
-    >>> with FeatureProducer(broker, stream) as producer:
+    >>> with FeatureProducer(memory_broker(stream), stream) as producer:
     ...     order = producer.send({"order": 17, "price": 9.5, "colour": "red"})
     ...     producer.label(order, "no")
     >>> order
@@ -47,13 +46,13 @@ class FeatureProducer:
     """
 
     def __init__(
-        self, broker: Broker | str, stream: Stream, *, first_row: int | None = None
+        self,
+        broker: Broker | str,
+        stream: Stream | str | Path,
+        *,
+        first_row: int | None = None,
     ) -> None:
-        if isinstance(broker, str):
-            from driftline.broker import connect
-
-            settings = load_settings(bootstrap_servers=broker)
-            broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+        broker, stream = as_broker(broker), as_stream(stream)
         self._stream = stream
         self._topics = Topics(stream)
         self._records = RecordCodec(stream)

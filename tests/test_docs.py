@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,13 @@ import typer
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from driftline import FeatureProducer
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Broker, Outgoing
+from driftline.broker.scan import ranges
 from driftline.config.stream import load
+from driftline.ops.status import newest
+from driftline.wire.topics import Topics
 from driftline_app.cli.main import command_line
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +141,69 @@ def test_the_commands_on_kafka_run(
         run(commands, folder, KAFKA_BOOTSTRAP_SERVERS=kafka_bootstrap)
     finally:
         run([down], folder)
+
+
+# ---- Python that runs ----------------------------------------------------------------------------
+
+
+def python_blocks() -> list[str]:
+    """Return the Python blocks of all pages."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+
+
+@pytest.fixture
+def saved_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Broker:
+    """Return the broker of the newest saved run, which has an outcome and a drift event."""
+    from producers.iris import STREAM_FILE
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DRIFTLINE_HOME", str(folder / "home"))
+    run = folder / "home" / "runs" / "1-iris"
+    run.mkdir(parents=True)
+    shutil.copyfile(STREAM_FILE, run / "stream.toml")
+    broker = MemoryBroker()
+    broker.admin().create(Topics(load(STREAM_FILE)).creation())
+    for event in ("predictions.prediction", "outcomes.outcome", "drift.drift"):
+        value = (ROOT / "tests" / "golden" / f"{event}.json").read_bytes()
+        broker.producer().send(Outgoing(f"iris.{event.split('.')[0]}", value, partition=0))
+    broker.save(run / "topics")
+    return broker
+
+
+def test_the_python_examples_of_the_documents_run(
+    saved_run: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Those that follow a topic do not end.
+    blocks = [block for block in python_blocks() if "follow=True" not in block]
+    assert len(blocks) == 5
+    for block in blocks:
+        # The broker under test is in memory.
+        exec(block.replace('"127.0.0.1:9092"', "kafka"), {"kafka": saved_run})
+    printed = capsys.readouterr().out
+    assert "flower-000017 setosa" in printed
+    assert "data opened petal_length shifted" in printed
+    assert "stream iris" in printed
+
+
+def test_the_example_of_a_producer_sends_a_record_and_its_label(saved_run: Broker) -> None:
+    example = runpy.run_path(str(ROOT / "examples" / "client.py"))
+    with FeatureProducer(saved_run, example["STREAM"]) as producer:
+        assert example["send"](producer) == "rose-1"
+    for role in ("features", "labels"):
+        (message,) = newest(saved_run, ranges(saved_run, [f"iris.{role}"]), 1)
+        assert b'"rose-1"' in (message.value or b"")
+
+
+def test_the_example_of_a_subscriber_prints_models_and_drift(
+    saved_run: Broker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["subscriber.py"])
+    runpy.run_path(str(ROOT / "examples" / "subscriber.py"), run_name="__main__")
+    assert capsys.readouterr().out.splitlines() == [
+        "sha256:5c1e5c1e5c1e  accuracy 1.000 of 1 records",
+        "data drift opened: petal_length shifted by 0.87 standard deviations",
+    ]
 
 
 # ---- decisions, examples, requirements -----------------------------------------------------------

@@ -595,13 +595,13 @@ def _amount(value: "Span | int | None") -> int:
     return value or 0
 
 
-def load(path: Path) -> Stream:
+def load(path: str | Path) -> Stream:
     """Read a stream file, check it and fill in its defaults.
 
     Raises StreamFileError with the file, the key and what was expected.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise StreamFileError(f"{path}: not UTF-8 at byte {error.start}") from error
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Final, get_args
 
 import typer
 
+from driftline.client.saved_runs import STREAM_FILE
 from driftline.config.settings import load_settings
 from driftline.config.stream import Policy
 from driftline.errors import DriftlineError
@@ -48,7 +49,7 @@ def topics(ctx: typer.Context, incomplete: str) -> list[str]:
 def runs(incomplete: str) -> list[str]:
     """Return "last" and the names of the runs, the newest first."""
     try:
-        found = sorted(path.parent.name for path in load_settings().runs.glob("*/stream.toml"))
+        found = sorted(path.parent.name for path in load_settings().runs.glob(f"*/{STREAM_FILE}"))
     except (DriftlineError, OSError):
         found = []
     return [name for name in ("last", *reversed(found)) if name.startswith(incomplete)]

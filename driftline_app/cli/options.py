@@ -25,9 +25,6 @@ from driftline.safe_text import visible
 from driftline_app.cli import completion
 from driftline_app.cli.stream_file import find_stream
 
-# Subfolder of a run's folder that contains its topics.
-TOPICS = "topics"
-
 
 class _Console(Console):
     """Print each string in one line: a line break in a value could forge a line of output.
@@ -112,44 +109,6 @@ Run = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object per line.")]
 
 
-def run_folder(settings: Settings, name: str, stream: str | None = None) -> Path:
-    """Return the folder of a run, by its name, its path, or "last".
-
-    "last" is the newest run, or the newest of the given stream. Raises SettingsError.
-    """
-    if name == "last":
-        runs = sorted(settings.runs.glob("*/stream.toml"), key=lambda path: path.parent.name)
-        for path in reversed(runs):
-            # Runs on Kafka, and runs that were killed, have no topics in their folder.
-            if not has_topics(path.parent):
-                continue
-            if stream is None or load(path).name == stream:
-                return path.parent
-        of = "" if stream is None else f" of stream {stream}"
-        raise SettingsError(
-            f"no run{of} in {settings.runs}", hint="`driftline run DATA` creates one"
-        )
-    # A plain name is the name of a run. Anything with a slash is a path.
-    plain = name not in ("", ".", "..") and Path(name).name == name
-    for folder in (settings.runs / name, Path(name)) if plain else (Path(name),):
-        try:
-            if name and (folder / "stream.toml").is_file():
-                if not has_topics(folder):
-                    raise SettingsError(
-                        f"run {folder.name} has no saved topics",
-                        hint="it ran on Kafka, which still has its topics, or it was killed",
-                    )
-                return folder
-        except (OSError, ValueError) as error:  # the name is too long, or is no file name
-            raise SettingsError(f"no run {name[:40]!r}…: {error.args[-1]}") from error
-    raise SettingsError(f"no run {name!r} in {settings.runs}", hint="`--run last` is the newest")
-
-
-def has_topics(folder: Path) -> bool:
-    """Return whether the folder of a run contains its topics, which are saved all or none."""
-    return (folder / TOPICS).is_dir()
-
-
 class Context(msgspec.Struct, frozen=True):
     """The settings, the stream, and a broker with its topics. Most commands need these three."""
 
@@ -168,17 +127,17 @@ def open_context(
     """
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     if run is not None:
-        from driftline.broker.memory import MemoryBroker
+        from driftline.client.saved_runs import load_run, run_folder
 
         asked = None if file is None else load(file).name
         folder = run_folder(settings, run, asked)
-        stream = load(folder / "stream.toml")
+        stream, broker = load_run(folder)
         if asked not in (None, stream.name):
             raise SettingsError(
                 f"run {folder.name} is of stream {stream.name}, not of {asked}",
                 hint="`--run last` is the newest run of the stream; --run needs no --stream",
             )
-        return Context(settings, stream, MemoryBroker.load(folder / TOPICS))
+        return Context(settings, stream, broker)
     stream = find_stream(file)
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     return Context(settings, stream, broker)

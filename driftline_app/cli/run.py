@@ -10,11 +10,11 @@ import msgspec
 import typer
 from rich.progress import Progress
 
+from driftline.client.saved_runs import STREAM_FILE, TOPICS
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.safe_text import json_line
 from driftline_app.cli.options import (
-    TOPICS,
     BootstrapServers,
     Data,
     Json,
@@ -115,7 +115,7 @@ def play(
     folder = _new_folder(settings, stream.name)
     kept = False
     try:
-        shutil.copyfile(file, folder / "stream.toml")
+        shutil.copyfile(file, folder / STREAM_FILE)
         with counting_bar() as bar:
             simulation = _prepare(
                 stream,

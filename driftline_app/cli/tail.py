@@ -1,22 +1,19 @@
 """`driftline tail`: print the newest messages of a topic, and optionally those that follow."""
 
-from collections.abc import Callable
 from typing import Annotated, get_args
 
 import typer
 
-from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
+from driftline.broker.port import Message
 from driftline.broker.scan import ranges, scan
+from driftline.client.read_events import new_messages
 from driftline.config.stream import Stream
 from driftline.errors import SettingsError
-from driftline.interrupts import check
 from driftline.ops.status import newest
 from driftline.wire.topics import Role, Topics
 from driftline_app.cli import completion
 from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, open_context, stdout
 from driftline_app.message_lines import line, moment, printed
-
-_FOLLOW_WAIT_S = 0.5
 
 
 def tail(
@@ -73,8 +70,10 @@ def tail(
         for message in newest(context.broker, span, lines):
             show(message)
     if follow:
+        ends = {partition: offsets.end for partition, offsets in span.items()}
         try:
-            _follow(context.broker, span, show)
+            for message in new_messages(context.broker, ends):
+                show(message)
         except KeyboardInterrupt:
             return  # the usual way to stop
 
@@ -88,17 +87,3 @@ def resolve(stream: Stream, topic: str) -> tuple[str, Role]:
         f"stream {stream.name!r} has no topic {topic!r}",
         hint=f"expected one of {', '.join(get_args(Role))}",
     )
-
-
-def _follow(
-    broker: Broker, span: dict[TopicPartition, OffsetRange], show: Callable[[Message], None]
-) -> None:
-    consumer = broker.consumer(client_id="driftline-tail")
-    try:
-        consumer.assign({partition: offsets.end for partition, offsets in span.items()})
-        while True:
-            check()
-            for message in consumer.poll(max_records=500, timeout_s=_FOLLOW_WAIT_S):
-                show(message)
-    finally:
-        consumer.close()

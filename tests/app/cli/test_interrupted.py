@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
+from driftline.client.saved_runs import run_folder
 from driftline.config.settings import load_settings
 from driftline.errors import SettingsError
 from driftline_app.backtest.process_pool import start_deaf
 from driftline_app.cli.main import command_line
-from driftline_app.cli.options import run_folder
 from tests.world import STREAM_FILE
 
 Command = Callable[..., Result]

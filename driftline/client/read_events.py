@@ -1,0 +1,144 @@
+"""Read the predictions, outcomes or drift events of a stream, and follow them.
+
+Input: a broker and a stream. Output: iterators over events. They join no consumer group and commit
+nothing, so they do not affect services or other readers.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from driftline.broker.port import Broker, Message, TopicPartition
+from driftline.broker.scan import ranges, scan
+from driftline.client.connection import as_broker, as_stream
+from driftline.config.stream import Stream
+from driftline.interrupts import check
+from driftline.wire.envelope import (
+    decode_or_skip,
+    drift_decoder,
+    outcomes_decoder,
+    predictions_decoder,
+)
+from driftline.wire.events import DriftEvent, Log, Outcome, Prediction, PredictionsEvent
+from driftline.wire.topics import Topics
+
+_POLL_S = 0.5
+
+Start = Literal["earliest", "latest"]
+T = TypeVar("T")
+
+
+def predictions(
+    broker: Broker | str,
+    stream: Stream | str | Path,
+    *,
+    start: Start = "earliest",
+    follow: bool = False,
+) -> Iterator[Prediction]:
+    """Iterate over the predictions of a stream.
+
+    broker: the address of a Kafka broker, `"host:port"`, or a broker object.
+    stream: the path of a stream file, or a loaded stream.
+    start: begin with the earliest stored event, or after the latest one.
+    follow: wait for new events. Without it, the iterator ends where the topic ended at the call.
+
+    Each partition is in the order of its feature records. Predictions that inference repeats after
+    a restart are left out, unless the first one is before the start. Records that Driftline did not
+    write are logged and skipped. Raises StreamFileError, SettingsError and BrokerError, the last
+    one also while iterating.
+    """
+    topic = Topics(as_stream(stream)).predictions
+    messages = _messages(as_broker(broker), topic, start, follow)
+    return _without_repeats(_decoded(predictions_decoder, messages))
+
+
+def outcomes(
+    broker: Broker | str,
+    stream: Stream | str | Path,
+    *,
+    start: Start = "earliest",
+    follow: bool = False,
+) -> Iterator[Outcome]:
+    """Iterate over the outcomes of a stream: predictions that are joined with their labels.
+
+    Parameters and errors are those of `predictions`. If a label changes, the same record has
+    another outcome with a larger `revision`.
+    """
+    topic = Topics(as_stream(stream)).outcomes
+    messages = _messages(as_broker(broker), topic, start, follow)
+    events = _decoded(outcomes_decoder, messages)
+    return (event for _, event in events if isinstance(event, Outcome))
+
+
+def drift_events(
+    broker: Broker | str,
+    stream: Stream | str | Path,
+    *,
+    start: Start = "earliest",
+    follow: bool = False,
+) -> Iterator[DriftEvent]:
+    """Iterate over the drift events of a stream: opened, updated or resolved.
+
+    Parameters and errors are those of `predictions`. All records of one event have the same `id`.
+    """
+    topic = Topics(as_stream(stream)).drift
+    messages = _messages(as_broker(broker), topic, start, follow)
+    return (event for _, event in _decoded(drift_decoder, messages))
+
+
+def new_messages(broker: Broker, offsets: Mapping[TopicPartition, int]) -> Iterator[Message]:
+    """Yield the messages of these partitions from these offsets on, and wait for more.
+
+    It never ends by itself. Raises BrokerError.
+    """
+    consumer = broker.consumer(client_id="driftline-follow")
+    try:
+        consumer.assign(offsets)
+        while True:
+            check()
+            yield from consumer.poll(max_records=500, timeout_s=_POLL_S)
+    finally:
+        consumer.close()
+
+
+def _messages(broker: Broker, topic: str, start: Start, follow: bool) -> Iterator[Message]:
+    span = ranges(broker, [topic])
+    stored: Iterable[Message] = ()
+    if start == "earliest":
+        stored = chain.from_iterable(scan(broker, span))
+    coming: Iterable[Message] = ()
+    if follow:
+        coming = new_messages(broker, {partition: found.end for partition, found in span.items()})
+    return chain(stored, coming)
+
+
+def _decoded(
+    decoder: msgspec.json.Decoder[T], messages: Iterable[Message]
+) -> Iterator[tuple[int, T]]:
+    """Yield the partition and the event of each message that is an event."""
+    for message in messages:
+        event = decode_or_skip(decoder, message)
+        if event is not None:
+            yield message.partition, event
+
+
+def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
+    """Leave out watermarks, and predictions of a source that has been predicted before.
+
+    Sources increase in a partition. They start again only in a new log, which a watermark names.
+    """
+    logs: dict[int, Log] = {}  # partition → log of feature records whose predictions follow
+    newest: dict[int, int] = {}  # partition → largest source offset
+    for partition, event in events:
+        if isinstance(event, Prediction):
+            if event.source.offset > newest.get(partition, -1):
+                newest[partition] = event.source.offset
+                yield event
+        elif event.log is not None:
+            before = logs.get(partition)
+            if before is None or before.topic_id != event.log.topic_id:
+                newest[partition] = event.log.offset - 1
+            logs[partition] = event.log
