@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def run(options: Options, report: Report) -> None:
-    """Measure one part after the other, and write the results so far to disk after each."""
+    """Measure the parts one after the other. Write all results to disk after each part."""
     parts = options.parts or list(PARTS)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     folder = options.folder / stamp
@@ -219,31 +219,35 @@ def _versions(contestants: list[Contestant], peers: Peers) -> dict[str, str]:
 def _options() -> Options:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures Driftline beside its peers on an Apache Kafka of its own, from "
-        "outside. Prints tables and writes results.json.",
+        description="Measure Driftline and comparable programs from outside, on a separate "
+        "Apache Kafka. Print tables and write results.json.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
-    add("--features", type=int, action="append", metavar="N", help="may be repeated [4 and 30]")
-    add("--records", type=int, default=1_000_000, help="records of a run")
-    add("--repeats", type=int, default=5, help="rounds: A B C A B C …")
+    parts = f"parts to run: {', '.join(PARTS)}; default: all"
+    add("parts", nargs="*", metavar="PART", help=parts)
+    features = "number of features; may be repeated; default: 4 and 30"
+    add("--features", type=int, action="append", metavar="N", help=features)
+    add("--records", type=int, default=1_000_000, help="throughput: records in a run")
+    add("--repeats", type=int, default=5, help="number of rounds, each with all programs in turn")
     names = ", ".join(contestant.name for contestant in CONTESTANTS)
-    add("--peers", type=lambda text: text.split(","), metavar="A,B", help=f"of {names} [all]")
-    add("--partitions", type=int, default=1, help="of each topic")
-    add("--per-s", type=int, default=1000, help="latency: records a second")
-    add("--seconds", type=int, default=20, help="latency: how long, after a warm-up")
-    add("--service-records", type=int, default=3_000_000, help="services: records of a run")
+    peers = f"programs to compare, separated by commas: {names}; default: all"
+    add("--peers", type=lambda text: text.split(","), metavar="A,B", help=peers)
+    add("--partitions", type=int, default=1, help="partitions of each topic")
+    add("--per-s", type=int, default=1000, help="latency: records per second")
+    add("--seconds", type=int, default=20, help="latency: duration after the warm-up")
+    add("--service-records", type=int, default=3_000_000, help="services: records in a run")
     add("--window", type=int, default=500_000, help="services: records in a window of the monitor")
-    add("--memory-records", type=int, default=5_000_000, help="memory: records of the run")
+    add("--memory-records", type=int, default=5_000_000, help="memory: records in the run")
     add("--rows", type=int, default=50_000, help="swap: outcomes to train on")
-    add("--folder", type=Path, default=Path(".driftline/benchmarks"), help="for all that is kept")
+    folder = "folder for results and logs"
+    add("--folder", type=Path, default=Path(".driftline/benchmarks"), help=folder)
     add("--json", action="store_true", help="print the results as JSON instead of tables")
     options = parser.parse_args(namespace=Options())
     if unknown := set(options.parts) - set(PARTS):
-        parser.error(f"no part {sorted(unknown)[0]!r}; there are {', '.join(PARTS)}")
+        parser.error(f"unknown part {sorted(unknown)[0]!r}; expected one of {', '.join(PARTS)}")
     if options.service_records < 3 * options.window:
-        parser.error("--service-records must hold three windows (--window) at least")
+        parser.error("--service-records must be at least three times --window")
     return options
 
 

@@ -30,8 +30,8 @@ class Sample(msgspec.Struct, frozen=True):
     memory_bytes: int
 
 
-def patiently(ask: Callable[[], Any]) -> Any:
-    """Call `ask`, and repeat it while the broker returns an error.
+def retried(ask: Callable[[], Any]) -> Any:
+    """Call `ask`, and try again while the broker returns an error.
 
     On a busy machine, a request may find no leader for a new topic although an earlier request
     found one. Raises BenchmarkError after 30 s.
@@ -42,7 +42,7 @@ def patiently(ask: Callable[[], Any]) -> Any:
             return ask()
         except ck.KafkaException as error:
             if time.monotonic() > deadline:
-                raise BenchmarkError(f"Kafka does not answer: {error}") from error
+                raise BenchmarkError(f"Kafka keeps returning an error: {error}") from error
             time.sleep(0.1)
 
 
@@ -54,9 +54,9 @@ class Ends:
         self._partitions = [ck.TopicPartition(topic, number) for number in range(partitions)]
 
     def total(self) -> int:
-        """Return the number of committed records; in transactions, their markers count too."""
+        """Return the number of committed records. Markers of transactions count as records."""
         return sum(
-            patiently(partial(self._consumer.get_watermark_offsets, partition, 10))[1]
+            retried(partial(self._consumer.get_watermark_offsets, partition, 10))[1]
             for partition in self._partitions
         )
 
@@ -76,7 +76,7 @@ class Committed:
 
     def total(self) -> int:
         """Return the sum of the committed offsets; a partition without one counts as 0."""
-        found = patiently(lambda: self._consumer.committed(self._partitions, 10))
+        found = retried(lambda: self._consumer.committed(self._partitions, 10))
         return sum(max(0, partition.offset) for partition in found)
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:
     """Yield the values of all committed records of a topic, up to its current end."""
     consumer = reader(world)
     ends = {
-        number: patiently(
+        number: retried(
             partial(consumer.get_watermark_offsets, ck.TopicPartition(topic, number), 10)
         )[1]
         for number in range(partitions)

@@ -17,12 +17,12 @@ REQUIREMENTS = Path(__file__).with_name("requirements-peers.txt")
 
 
 class Contestant(msgspec.Struct, frozen=True):
-    """One program to measure. `library`: its dependency that Driftline does not install."""
+    """One program to measure. `library` is a dependency of it that Driftline does not install."""
 
     name: str
     about: str
     library: str | None = None
-    delivery: str | None = None  # only for Driftline: its delivery guarantee
+    delivery: str | None = None  # only for Driftline: the delivery guarantee that it gives
 
     @property
     def is_driftline(self) -> bool:
@@ -90,7 +90,9 @@ def choose(names: list[str] | None, peers: Peers) -> tuple[list[Contestant], lis
     Raises BenchmarkError for an unknown name.
     """
     if unknown := set(names or ()) - set(NAMES):
-        raise BenchmarkError(f"no peer {sorted(unknown)[0]!r}; there are {', '.join(NAMES)}")
+        raise BenchmarkError(
+            f"unknown peer {sorted(unknown)[0]!r}; expected one of {', '.join(NAMES)}"
+        )
     wanted = [c for c in CONTESTANTS if names is None or c.name in names or c.name == DRIFTLINE]
     if any(contestant.library for contestant in wanted):
         peers.install()
@@ -136,12 +138,12 @@ def start(world: World, course: Course, contestant: Contestant, peers: Peers) ->
     topics = world.topics(course.file)
     if contestant.delivery is not None:
         group, sink = topics.group("inference"), topics.predictions
-        world.forget(group)
+        world.delete_group(group)
         world.renew(course.file, sink)
         program = world.service("inference", course.files[contestant.delivery])
         return Run(program, sink, group)
     group = sink = f"{course.plan.name}.by.{contestant.name}"
-    world.forget(group)
+    world.delete_group(group)
     world.create(sink, course.plan.partitions)
     python = sys.executable if contestant.library is None else str(peers.python)
     command = [python, "-m", f"benchmarks.peers.{contestant.name}"]

@@ -21,7 +21,7 @@ _CHUNK = 10_000
 
 
 class Record(msgspec.Struct, frozen=True):
-    """An encoded feature record, and its label, which is known at once."""
+    """An encoded feature record with its label, which is known immediately."""
 
     key: bytes
     value: bytes
@@ -31,8 +31,8 @@ class Record(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The definition of a stream to measure.
 
-    rule: the number of the rule that decides which records fail. A model that was trained on one
-    rule is wrong under another. window: records in a window of the monitor.
+    rule: the number of the rule that determines the labels. A model that was trained on one rule is
+    wrong under another. window: records in a window of the monitor.
     """
 
     name: str

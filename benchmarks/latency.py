@@ -30,7 +30,7 @@ BROKER_WARM_UP_S = 15
 # up.
 WARM_UP_S = 3
 _READY_S = 60.0
-_LATE_S = 15.0  # after this long without a prediction, no more are expected
+_LATE_S = 15.0  # reading ends after this time without a prediction
 _NUMBER = re.compile(rb'"r-(\d{9})"')
 
 
@@ -222,7 +222,9 @@ def ready(world: World, plan: Plan, features: str, run: Run) -> None:
     (probe,) = plan.records(1)
     while silent:
         if time.monotonic() > deadline:
-            raise BenchmarkError(f"{run.program.name} answers nothing:\n{run.program.log_end()}")
+            raise BenchmarkError(
+                f"{run.program.name} has published no result:\n{run.program.log_end()}"
+            )
         run.program.check()
         for partition in silent:
             producer.produce(features, probe.value, probe.key, partition)

@@ -67,9 +67,9 @@ class Filled:
         """Run a service over the filled topics; return the samples and the peak memory in bytes."""
         partitions = self.plan.partitions
         group = self.topics.group(service)
-        self.world.forget(group)
+        self.world.delete_group(group)
         if service == "monitor":
-            # The last window may stay open.
+            # The last window may never close.
             expected = self.records - self.plan.window
             progress: Ends | Committed = Committed(
                 self.world, group, self.topics.predictions, partitions

@@ -117,9 +117,9 @@ def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
             Column("usual p50 ms", attrgetter("usual_p50_ms"), ".1f"),
             Column("usual p99", attrgetter("usual_p99_ms"), ".1f"),
             Column("training p99", attrgetter("training_p99_ms"), ".1f"),
-            Column("longest in the second of the swap", attrgetter("at_swap_max_ms"), ".1f"),
-            Column("of a usual second", attrgetter("usual_longest_ms"), ".1f"),
-            Column("longest of all usual", attrgetter("usual_max_ms"), ".1f"),
+            Column("longest at the swap", attrgetter("at_swap_max_ms"), ".1f"),
+            Column("longest of a usual second", attrgetter("usual_longest_ms"), ".1f"),
+            Column("longest before the request", attrgetter("usual_max_ms"), ".1f"),
         ),
     )
 

@@ -1,7 +1,7 @@
 """Measure the time from a retrain request to the first prediction of the new model.
 
-Records arrive at an even rate all the while. The first model was trained on another rule than the
-stream's, so the new model is the better one. Inference, outcomes and the trainer are started
+Records arrive at an even rate during the whole measurement. The first model was trained on another
+rule than the stream's, so the new model is better. Inference, outcomes and the trainer are started
 by their commands, as by any user. The request is written to the retrain topic.
 """
 
@@ -37,9 +37,8 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """One change of model, with latencies of the paced records.
 
     seconds: from the request to the new model's first prediction.
-    usual_…: latencies before the request. `usual_longest_ms` is the longest latency of each second
-    in this period, of which the median is taken. It is the expected maximum of one second without
-    training.
+    usual_…: latencies before the request. `usual_longest_ms` is the median of the longest latency
+    of each second in this period: the expected maximum of a second without training.
     training_…: latencies from the request until just before the swap.
     at_swap_max_ms: the longest latency in the second around the swap.
     """
@@ -164,8 +163,8 @@ def _until_swapped(
             paced.stop()
             stopped = True
     if not swapped_ns:
-        said = [value.decode() for value in values(world, topics.retrain, 1)]
-        raise BenchmarkError(f"no other model answers; {topics.retrain} has {said}")
+        requests = [value.decode() for value in values(world, topics.retrain, 1)]
+        raise BenchmarkError(f"no new model serves; {topics.retrain} contains {requests}")
     return asked_ns, swapped_ns
 
 

@@ -106,5 +106,5 @@ def rates(samples: list[Sample]) -> tuple[float, float, float]:
     last = next(sample for sample in samples if sample.records == final)
     records, seconds = last.records - first.records, last.at_s - first.at_s
     if records <= 0 or seconds <= 0:
-        raise BenchmarkError("all results arrived between two looks: take more records")
+        raise BenchmarkError("all results arrived between two samples: use more records")
     return records / seconds, 1e6 * (last.cpu_s - first.cpu_s) / records, seconds

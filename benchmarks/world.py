@@ -24,8 +24,8 @@ from driftline.config.stream import load
 from driftline.wire.topics import Service, Topics
 
 _WAIT_S = 30.0
-# Errors that pass: members that have not left yet, or a broker that is still creating its internal
-# topic of offsets.
+# Temporary errors: members have not left yet, or the broker is still creating its internal topic of
+# offsets.
 _PASSING = frozenset(
     {
         ck.KafkaError.NON_EMPTY_GROUP,
@@ -165,7 +165,7 @@ class World:
             future.result()
         _wait_until(lambda: not set(present) & self._known(), f"{present} cannot be deleted")
 
-    def forget(self, group: str) -> None:
+    def delete_group(self, group: str) -> None:
         """Delete a consumer group with its offsets after its members have left."""
 
         def gone() -> bool:

@@ -1,4 +1,4 @@
-"""Replace a file so that readers never see a part of it."""
+"""Replace a file in one step, so that readers never see a partial file."""
 
 import os
 from contextlib import suppress
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o666, flush: bool = True) -> None:
-    """Write a file that is complete or as before, and create its folder.
+    """Replace the content of a file completely or not at all. Create its folder if necessary.
 
-    With `flush`, this holds after a power failure too. `mode`: the permissions, less the umask.
-    Raises OSError.
+    With `flush`, this holds after a power failure too. `mode` is the file's permissions before the
+    umask is applied. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -11,8 +11,8 @@ import os
 import signal
 import sys
 
-EXIT_CODE = 130  # of a command that Ctrl-C has ended: 128 + SIGINT
-# Long enough for the destructor or callback to end, which may be called again soon.
+EXIT_CODE = 130  # exit code of a command that Ctrl-C has ended: 128 + SIGINT
+# Pause before the interrupt is raised again. In this time, the destructor or callback ends.
 _AGAIN_AFTER_S = 0.05
 
 _report_unraisable = sys.unraisablehook
@@ -36,9 +36,9 @@ def pressed() -> bool:
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if Ctrl-C was pressed. Loops that run long call it in each round.
+    """Raise KeyboardInterrupt if Ctrl-C was pressed. Long loops call it in each iteration.
 
-    Such a round after Ctrl-C means that a library has suppressed the exception.
+    If an iteration begins after Ctrl-C, a library has suppressed the exception.
     """
     if _pressed:
         raise KeyboardInterrupt
@@ -57,7 +57,10 @@ def _interrupt_again(signal_number: int, frame: object) -> None:
 
 
 def _note_dropped(dropped: "sys.UnraisableHookArgs") -> None:
-    """Schedule the interrupt again if Python has dropped it. Called instead of a traceback."""
+    """Schedule the interrupt again if Python has dropped it.
+
+    Python calls this instead of printing the traceback of a dropped exception.
+    """
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
     else:
@@ -65,7 +68,10 @@ def _note_dropped(dropped: "sys.UnraisableHookArgs") -> None:
 
 
 def _end_at_once() -> None:
-    """End without cleaning up. Processes of a backtest ignore Ctrl-C and must not remain."""
+    """End the process without cleaning up, and kill its child processes.
+
+    Processes of a backtest ignore Ctrl-C, so they would continue to run.
+    """
     if "multiprocessing" in sys.modules:
         from multiprocessing import active_children
 

@@ -61,7 +61,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def alike(about: str) -> Mapping[str, str]:
-    """Return the `extra` of a log call whose message repeats an earlier one with the same `about`.
+    """Return the `extra` of a log call. Messages with the same `about` count as repetitions.
 
     Numbers in `about` are ignored, so that the same error in many records is written once.
     """
@@ -143,7 +143,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class Collapsing(logging.Handler):
-    """Write a message once a minute, and after the minute how often it was repeated.
+    """Write a message at most once a minute. After the minute, write how often it was repeated.
 
     Messages are equal if they have the same logger and level, and the same text or the same value
     of `alike`. For the loggers of Kafka clients, numbers in the text are ignored (ports,
@@ -213,7 +213,7 @@ class _StandardError(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _install(handler: logging.Handler, level: int, *, gather: bool = False) -> None:
-    """Make this the handler of the root logger, in place of one that was installed before."""
+    """Make this the handler of the root logger. It replaces a handler that was installed before."""
     root = logging.getLogger()
     for old in tuple(root.handlers):
         if old.name == __name__:

@@ -19,10 +19,10 @@ from producers.shaping import Shaper
 class FeatureProducer:
     """Check records against the stream file, number them if the stream needs it, and send them.
 
-    broker: the address of a Kafka broker, `"host:port"`; the client library and its properties then
-    come from the environment. Or a broker object. stream: the path of a stream file, or a loaded
-    stream. first_row: the number (`@row`) of the first record, instead of the one after the
-    topic's last number; without meaning if the stream has no numbers. Inference can score every
+    broker: the address of a Kafka broker, `"host:port"`, or a broker object. For an address, the
+    client library and its properties come from the environment. stream: the path of a stream file,
+    or a loaded stream. first_row: the number (`@row`) of the first record, instead of the one after
+    the topic's last number. It is ignored if the stream has no numbers. Inference can score every
     record that `send` accepts, except for records with categories that the model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
@@ -118,7 +118,7 @@ class FeatureProducer:
 
     @property
     def next_row(self) -> int:
-        """The number (`@row`) of the next record; without meaning if the stream has no numbers."""
+        """The number (`@row`) of the next record. Do not use it if the stream has no numbers."""
         return self._row
 
     def flush(self) -> None:

@@ -12,7 +12,7 @@ from driftline.wire.values import pattern_reader
 from producers.shaping import as_number
 
 # The patterns are tried in this order. If both a day-first and a month-first pattern fit, the
-# day-first one is used, and a note says so.
+# day-first one is used, and a note reports this.
 _PATTERNS: Final = (
     "%Y-%m-%d %H:%M:%S.%f",
     "%Y-%m-%d %H:%M:%S",
@@ -82,7 +82,7 @@ def look_at_clock(column: str, values: Sequence[Any]) -> Clock:
         else:
             start, step = "2000-01-01T00:00:00Z", _guess_step(column)
             notes.append(
-                f"{column} counts steps: taken as {step} each from {start}; correct [time]"
+                f"{column} counts steps: assumed to be {step} each, from {start} on; correct [time]"
             )
         times = [None if value is None else round(value * 1000) for value in numbers]
     else:
@@ -128,7 +128,7 @@ def _text_format(values: list[str | None], notes: list[str]) -> tuple[str | None
     # fit a column in which only some times have one.
     chosen = fitting[0]
     if any("%d/%m" in p for p in fitting) and any("%m/%d" in p for p in fitting):
-        notes.append("day and month cannot be told apart: the day is taken to come first")
+        notes.append("day and month cannot be distinguished: the day is assumed to come first")
     reader = pattern_reader(chosen)
     return chosen, [_read(reader, value) for value in values]
 

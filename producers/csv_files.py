@@ -63,7 +63,10 @@ class CsvSource:
         records = _Records(self.name, file).cells()
         header = next(records, [])
         if not header:
-            raise DataError(f"{self.name}: the file is empty", hint="the first line names columns")
+            raise DataError(
+                f"{self.name}: the file is empty",
+                hint="the first line must contain the names of the columns",
+            )
         header = [name or f"column {place}" for place, name in enumerate(header)]
         if len(set(header)) < len(header):
             twice = next(name for name in header if header.count(name) > 1)

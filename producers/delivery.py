@@ -9,8 +9,8 @@ from driftline.errors import MessageTooLarge
 from driftline.wire.topics import Topics
 from producers.playback import Play
 
-# Messages between two waits for confirmation. Fewer would leave batches half empty; with many more,
-# an interrupted producer would not know how many records were delivered.
+# The number of messages between two waits for confirmation. With fewer, batches would be half
+# empty. With many more, an interrupted producer could not tell how many records were delivered.
 CONFIRM_EVERY: Final = 10_000
 
 

@@ -7,7 +7,8 @@ from typing import Final
 from driftline.config.stream_keys import quoted, quoted_key
 from producers.profile import Column, Profile
 
-# Twenty windows in the data show when a change happened; each needs enough records for its tests.
+# With twenty windows in the data, the time of a change is visible. Each window needs enough records
+# for its tests.
 _WINDOWS: Final = 20
 _LEAST_WINDOW: Final = 200
 _LARGEST_WINDOW: Final = 5000
@@ -63,13 +64,13 @@ def _head(profile: Profile, name: str) -> str:
     metric = "accuracy" if profile.task == "classification" else "mae"
     others = "or balanced_accuracy, f1_macro" if profile.task == "classification" else "or rmse"
     why = (
-        "the last label says more than the most frequent one"
+        "the previous label is a better guess than the most frequent one"
         if profile.task == "classification"
-        else "the last value is nearer than the mean"
+        else "the previous value is a better guess than the mean"
     )
     lines = [
-        f"# Drafted from {_one_line(Path(profile.source).name)}, {profile.rows} rows. Every "
-        "key and its meaning:",
+        f"# Drafted from {_one_line(Path(profile.source).name)}, {profile.rows} rows. To see "
+        "every key and its meaning, run",
         f"# driftline config --stream {name}.toml",
         "version = 1",
         f"name = {quoted(name)}",
@@ -113,10 +114,12 @@ def _time(profile: Profile) -> str:
         return ""  # without this section, records are numbered
     lines = ["[time]", f"column = {quoted(clock.column)}"]
     if clock.start is not None and clock.step is not None:
-        lines.append(f"start = {clock.start}  # when was 0? and how long is a step?")
+        lines.append(
+            f"start = {clock.start}  # check: the time of step 0, and the length of a step"
+        )
         lines.append(f"step = {quoted(clock.step)}")
     else:
-        unknown = "  # not recognised: a strptime pattern"
+        unknown = "  # not recognised: write a strptime pattern"
         lines.append(f"format = {quoted(clock.format or '?')}{'' if clock.format else unknown}")
     return "\n".join(lines) + "\n"
 
@@ -144,11 +147,11 @@ def _windows(profile: Profile) -> str:
 
 def _simulate(profile: Profile) -> str:
     if profile.own_labels:
-        delay = '"data"  # a later row of the same id brings the label'
+        delay = '"data"  # a later row with the same id has the label'
     elif profile.time is None:
-        delay = "0  # records after which the label comes"
+        delay = "0  # delay of labels, in records"
     else:
-        delay = '0  # or "30m", or records'
+        delay = '0  # or a duration such as "30m", or a number of records'
     return f"[simulate]  # how `run` and `produce` play this data\nlabel_delay = {delay}\n"
 
 

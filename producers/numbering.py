@@ -37,7 +37,7 @@ class _Record(msgspec.Struct, rename={"row": ROW}):
 
 
 class _Published(msgspec.Struct):
-    """A prediction or a window, as far as it is needed here."""
+    """The fields of a prediction or a window that this module needs."""
 
     row: RowNumber | None = None
     source: Source | None = None
@@ -50,9 +50,9 @@ def next_row(broker: Broker, stream: Stream) -> int:
     Returns 0 if there was no record yet. A number counts only if inference accepts it and if it is
     not too far above the next lower ones; a `PartitionClock` decides that. So a single record of
     another program with a huge number does not use up the numbers. If retention has emptied a
-    partition, its numbers are those of its newest prediction, of the windows, and as many more as
-    it had records after that prediction. Run only one producer for a numbered stream, because two
-    at the same time would use the same numbers.
+    partition, the result is above the numbers of its newest prediction and of the windows. It
+    leaves room for the records after that prediction. Run only one producer for a numbered stream,
+    because two at the same time would use the same numbers.
 
     Raises BrokerError, and DataError if the numbers of earlier records cannot be found, or if no
     number is left.

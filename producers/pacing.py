@@ -28,7 +28,7 @@ def paced(
         yield from plays
         return
     if not records_per_s > 0:
-        raise SettingsError(f"the rate must be above 0 records a second, got {records_per_s}")
+        raise SettingsError(f"the rate must be above 0 records per second, got {records_per_s}")
     started_s = clock.monotonic()
     records = 0
     for play in plays:

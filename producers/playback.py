@@ -92,8 +92,8 @@ class Playback:
         self._shaper = Shaper(stream, textual=source.textual)
         self._random = np.random.default_rng(seed)
         self._limit = limit
-        # Columns that no row has had yet, with their keys in the stream file; and, until none is
-        # left, the columns of the rows that were read.
+        # `_absent`: the required columns that no row has had yet, with their keys in the stream
+        # file. `_columns`: the columns of the rows read so far, until no column is missing.
         self._absent = {stream.target: "target", stream.record.id: "[record] id"}
         self._absent.pop(ROW, None)
         self._columns: set[str] = set()
@@ -209,7 +209,7 @@ class Playback:
             raise DataError(f"the warm-up must be a share between 0 and 1, got {share}")
         if (total := self.total) is None:
             raise DataError(
-                f"{self._source.name}: cannot take a share of it: its length is not known",
+                f"{self._source.name}: cannot take a share of an unknown number of rows",
                 hint="write it to a file first",
             )
         return int(total * share)

@@ -44,7 +44,7 @@ _CALENDAR: Final = re.compile(
     re.IGNORECASE,
 )
 
-# A clock may be set back now and then: at most this share of its steps may go down.
+# A clock may be set back from time to time: at most this share of its steps may decrease.
 _CLOCK_FALLS: Final = 0.001
 
 Use = Literal["feature", "target", "time", "id", "key", "dropped", "left_out"]
@@ -109,7 +109,7 @@ def look(
     _require(table, source, (target, time, id, key, *drop))
     notes: list[str] = []
     if unreadable:
-        notes.append(f"{unreadable} lines are no rows: they will be dead-lettered")
+        notes.append(f"{unreadable} lines are not rows: they will be dead-lettered")
     task, classes, baseline = _target(table[target], textual=source.textual, notes=notes)
     own_labels, records = _identity(table, id, target, rows, notes)
     uses: dict[str, Use] = {
@@ -207,7 +207,7 @@ def _target(
     if share > 0.8:
         notes.append(
             f"{share:.0%} of the labels are of one class: "
-            'metric = "balanced_accuracy" tells more than accuracy'
+            'metric = "balanced_accuracy" is more informative than accuracy'
         )
     # A model must beat the better of two baselines: the previous label or the most frequent one.
     return (
@@ -242,9 +242,12 @@ def _identity(
     if missing:
         notes.append(f"{id} is missing in {missing} rows: they will be dead-lettered")
     if brought:
-        notes.append(f"{brought} ids come first without, then with {target}: the data's own delays")
+        notes.append(
+            f"{brought} ids occur first without and later with {target}: "
+            "the later row is taken as the label"
+        )
     if again and brought:
-        notes.append(f"{again} rows bring the label of an id once more: it changes")
+        notes.append(f"{again} rows repeat the label of an id: they are changes of the label")
     elif again:
         repeated += again
     if repeated:
@@ -269,18 +272,18 @@ def _column(name: str, values: list[Any], use: Use | None, textual: bool, is_key
             notes.append("constant" if known else "empty")
         elif kind == "category" and distinct > _FEW and distinct > _NEAR_UNIQUE * len(known):
             use = "left_out"
-            notes.append("almost every row has another text; is it an id?")
+            notes.append("almost every row has a different text: is it an id?")
         elif _is_time(known[0]):
             use = "left_out"
-            notes.append("a time: --time?")
+            notes.append("contains times: is it the event time (--time)?")
         elif distinct > max(_FEW, 0.01 * len(known)) and _grows(known, kind, textual):
             use = "left_out"
-            notes.append("rises all through, like a clock or a counter: --time or --id?")
+            notes.append("increases throughout, like a clock or a counter: is it --time or --id?")
         elif _CALENDAR.fullmatch(name):
             watch = False
-            notes.append("the calendar is no drift")
+            notes.append("a calendar column changes without drift")
         elif kind == "category" and distinct > _FEW:
-            notes.append("the 100 most frequent are told apart")
+            notes.append("only the 100 most frequent values are distinguished")
     if missing:
         notes.append(f"missing in {missing / len(values):.1%}")
     return Column(name, use, kind, distinct, missing, watch, tuple(notes))
@@ -292,10 +295,10 @@ def _kind(name: str, known: list[Any], distinct: int, textual: bool, notes: list
     if not numeric:
         return "category"
     if textual and any(value[:1] == "0" and value[1:2].isdigit() for value in known):
-        notes.append("digits with leading zeros: codes")
+        notes.append("digits with leading zeros, so a code")
         return "category"
     if broken:
-        notes.append(f"{broken} cells are no number")
+        notes.append(f"{broken} cells are not numbers")
     numbers = (_float(value, textual) for value in known)
     whole = distinct <= MAX_CLASSES and all(n is None or n.is_integer() for n in numbers)
     if whole and distinct > 2:
@@ -334,8 +337,8 @@ def _warn(
     columns: tuple[Column, ...], table: dict[str, list[Any]], records: int, notes: list[str]
 ) -> None:
     if records < 1000:
-        notes.append(f"only {records} records: windows and tests need more to say something")
-    # A model that is trained on a warm-up in which a column is constant has never seen it vary.
+        notes.append(f"only {records} records, too few for meaningful windows and tests")
+    # If a column is constant in the warm-up, the first model has never seen it vary.
     for column in columns:
         if column.use != "feature" or not column.watch:
             continue

@@ -13,7 +13,7 @@ from driftline.errors import DataError
 from producers.rows import Change, Row, Source
 
 TARGET: Final = "target"
-# Generators never end. This many rows are enough for a few drifts and take about a second.
+# Generators are infinite. This many rows are enough for a few drifts and take about a second.
 DEFAULT_ROWS: Final = 10_000
 
 
@@ -80,8 +80,8 @@ def open_river(name: str) -> Source:
         if not inspect.isclass(generator):
             known = [n for n in dir(synth) if n[0].isupper() and n != "ConceptDriftStream"]
             raise DataError(
-                f"{name}: River has no set or generator {class_name!r}",
-                hint=f"sets: {', '.join(bundled())}; generators: {', '.join(known)}",
+                f"{name}: River has no data set or generator {class_name!r}",
+                hint=f"data sets: {', '.join(bundled())}; generators: {', '.join(known)}",
             )
         rows = _whole(parameters.pop("n", rows), "n", name)
         at = parameters.pop("at", at)

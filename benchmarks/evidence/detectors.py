@@ -84,7 +84,7 @@ class Score(msgspec.Struct):
             if i + 1 < len(stream.changes):
                 end = min(end, stream.changes[i + 1].row)
             if math.isinf(limit):
-                continue  # the error does not increase, so there is nothing to find
+                continue  # the error does not increase, so no detector can find the change
             within = [k for k, a in enumerate(result.alarms) if change.row < a.row <= end]
             taken.update(within)
             if not within and (k := _next(stream, result, i, end)) is not None:

@@ -16,7 +16,9 @@ Floats = NDArray[np.float64]
 Rng = np.random.Generator
 
 TRAINING: Final = 2_000
-SPACING: Final = 4_000  # rows between changes, plus or minus JITTER
+SPACING: Final = (
+    4_000  # mean number of rows between two changes; JITTER is the largest deviation from it
+)
 JITTER: Final = 500
 CHANGES: Final = 3
 ROWS: Final = TRAINING + SPACING * (CHANGES + 1)
@@ -90,7 +92,9 @@ def bound(before: float, after: float) -> float:
 
 
 def bound_of_errors(before: Floats, after: Floats) -> float:
-    """Return the same for absolute errors (n,), as if normal with the variance of `before`."""
+    """Return the same bound for absolute errors (n,), as if they were normal with the variance of
+    `before`.
+    """
     rise = float(after.mean() - before.mean())
     if rise <= 0.0:
         return math.inf

@@ -1,10 +1,10 @@
 """Measure false alarms of the default detector on autocorrelated errors.
 
-In: the errors of a first model on real data sets, in blocks that are shuffled. So the error never
-changes for good, but neighbouring errors stay together. Out: alarms per 1,000 rows, of increases
-that are large enough to matter. The detector runs in three variants: it takes errors as
-independent, or it allows for the variance inflation of the model's held-out errors, or also for
-that of the errors themselves.
+In: the errors of a first model on real data sets, in blocks that are shuffled. So the error has no
+lasting change, but neighbouring errors stay together. Out: alarms per 1,000 rows, of increases that
+are large enough to matter. The detector runs in three variants: it assumes independent errors, or
+it allows for the variance inflation of the model's held-out errors, or also for that of the errors
+themselves.
 """
 
 import sys

@@ -32,7 +32,7 @@ class LabelledSet(msgspec.Struct, frozen=True):
     """A data set and the metric to estimate.
 
     also_drop: more columns to leave out. tuned_on: whether the set was used to choose the
-    estimator; the other sets were only measured.
+    estimator. All other sets were only measured.
     """
 
     data: DataSet
@@ -81,8 +81,8 @@ class Followed(msgspec.Struct, frozen=True):
 
     def realised(self, at: slice, metric: Metric) -> float:
         """Return the metric over these records."""
-        said = self.scores.predictions[at]
-        return evaluate(metric, self.stream.task, self.labels[at], said)
+        predictions = self.scores.predictions[at]
+        return evaluate(metric, self.stream.task, self.labels[at], predictions)
 
 
 def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -> Followed:

@@ -140,15 +140,15 @@ def _own_reference(followed: Followed) -> float:
 
 
 def _sample(followed: Followed, at: slice) -> Sample:
-    said = followed.scores.predictions[at]
+    predicted = followed.scores.predictions[at]
     probabilities = followed.scores.probabilities
-    predictions: NDArray[Any] = np.empty(len(said), dtype=object)
-    predictions[:] = said
+    predictions: NDArray[Any] = np.empty(len(predicted), dtype=object)
+    predictions[:] = predicted
     if probabilities is None:
         return Sample(followed.columns.take(at), predictions.astype(np.float64))
     classes = followed.reference.classes
     by_class = {name: packed(probabilities[at, place]) for place, name in enumerate(classes)}
-    return Sample(followed.columns.take(at), predictions, ClassScores(by_class, len(said)))
+    return Sample(followed.columns.take(at), predictions, ClassScores(by_class, len(predicted)))
 
 
 def _confidences(followed: Followed) -> dict[str, Estimates]:
@@ -175,8 +175,11 @@ def _nannyml(followed: Followed, metric: Metric, python: Path) -> Estimates:
 
     reference, windows = followed.reference, followed.windows()
     probabilities, known = followed.scores.probabilities, reference.held_scores
-    before: dict[str, Any] = {"said": reference.held_predictions, "truth": reference.held_labels}
-    now: dict[str, Any] = {"said": followed.scores.predictions}
+    before: dict[str, Any] = {
+        "prediction": reference.held_predictions,
+        "truth": reference.held_labels,
+    }
+    now: dict[str, Any] = {"prediction": followed.scores.predictions}
     if probabilities is not None and known is not None:
         for place, name in enumerate(reference.classes):
             before[f"score:{name}"], now[f"score:{name}"] = known[:, place], probabilities[:, place]

@@ -77,7 +77,7 @@ class Row(msgspec.Struct, frozen=True):
     references: int
     windows: int
     rate: float
-    error: float  # half of the 95% interval
+    error: float  # half of the width of the 95% interval
     large: float
     evidently: float
     power: float
@@ -167,10 +167,12 @@ def measure(
     is_large = np.concatenate((effects >= EFFECT, relations))
     if classifier:
         trees = DomainClassifier(known, columns=len(reference), rate=rate, block=calibration.block)
-        told = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
-        alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in told]
+        results = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
+        alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in results]
         scores = np.vstack((scores, alarms))
-        is_large = np.vstack((is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in told]]))
+        is_large = np.vstack(
+            (is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in results]])
+        )
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)
     count.evidently = int((effects >= EFFECT).any(axis=0).sum())

@@ -72,15 +72,15 @@ class EventWatch:
         self._decider = Decider(stream)
 
     def pane(self, pane: PerformancePane) -> Alarm | None:
-        return self._told(pane)
+        return self._alarm_of(pane)
 
     def window(self, window: PerformanceWindow) -> Alarm | None:
-        return self._told(window)
+        return self._alarm_of(window)
 
-    def _told(self, event: PerformancePane | PerformanceWindow) -> Alarm | None:
-        for said in self._decider.read(event):
-            if isinstance(said, DriftEvent) and said.action != "resolved":
-                return Alarm(said.position, said.onset)
+    def _alarm_of(self, event: PerformancePane | PerformanceWindow) -> Alarm | None:
+        for decided in self._decider.read(event):
+            if isinstance(decided, DriftEvent) and decided.action != "resolved":
+                return Alarm(decided.position, decided.onset)
         return None
 
 
@@ -114,9 +114,11 @@ class _Model:
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
-        said = self._tree.predict(x)
+        predictions = self._tree.predict(x)
         errors: Floats = (
-            np.abs(said - y) if self._stream.regression else (said != y).astype(np.float64)
+            np.abs(predictions - y)
+            if self._stream.regression
+            else (predictions != y).astype(np.float64)
         )
         return errors
 
@@ -139,13 +141,13 @@ def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Ru
         errors = model.errors[start:end]
         tally, _ = tallies.setdefault(model.name, (new_tally(config.task), model.reference))
         tally.add(errors.tolist(), [0.0] * size)
-        said = watch.pane(_pane(model, start, errors))
+        alarm = watch.pane(_pane(model, start, errors))
         if end % window == 0:
-            said = watch.window(_window(config, end, tallies)) or said
+            alarm = watch.window(_window(config, end, tallies)) or alarm
             tallies = {}
-        if said is not None:
-            alarms.append(said)
-            since = said.onset if said.onset is not None else end
+        if alarm is not None:
+            alarms.append(alarm)
+            since = alarm.onset if alarm.onset is not None else end
         if since is not None and end - since >= RETRAIN_ROWS:
             model = _Model(stream, slice(since, end), str(end))
             since = None

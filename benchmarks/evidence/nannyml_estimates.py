@@ -2,8 +2,8 @@
 
 usage: PYTHON nannyml_estimates.py FOLDER CHUNK METRIC    (PYTHON has NannyML installed)
 
-In: `reference.csv` and `analysis.csv` in the folder. Their columns are `said` (the prediction),
-`truth` (the label, only in the reference), and either `score:CLASS` for each class or the features.
+In: `reference.csv` and `analysis.csv` in the folder. Their columns are `prediction`, `truth` (the
+label, only in the reference), and either `score:CLASS` for each class or the features.
 Out: one line of JSON with [value, low, high] for each chunk. This script imports nothing from
 Driftline, which is not installed in that Python.
 """
@@ -26,36 +26,44 @@ def estimate(folder: Path, chunk: int, metric: str) -> None:
     scores = [name for name in reference if name.startswith("score:")]
     estimator: Any
     if not scores:
-        inputs = [name for name in analysis if name != "said"]
+        inputs = [name for name in analysis if name != "prediction"]
         for name in inputs:  # columns of text are categories
             if reference[name].dtype == object:
                 reference[name] = reference[name].astype("category")
                 analysis[name] = analysis[name].astype("category")
         estimator = nannyml.DLE(
             feature_column_names=inputs,
-            y_pred="said",
+            y_pred="prediction",
             y_true="truth",
             metrics=[metric],
             chunk_size=chunk,
         )
     elif len(scores) == 2:
         positive = scores[1].removeprefix("score:")
-        for table, column in ((reference, "said"), (reference, "truth"), (analysis, "said")):
+        for table, column in (
+            (reference, "prediction"),
+            (reference, "truth"),
+            (analysis, "prediction"),
+        ):
             table[column] = (table[column].astype(str) == positive).astype(int)
         estimator = nannyml.CBPE(
             y_pred_proba=scores[1],
-            y_pred="said",
+            y_pred="prediction",
             y_true="truth",
             problem_type="classification_binary",
             metrics=[metric],
             chunk_size=chunk,
         )
     else:
-        for table, column in ((reference, "said"), (reference, "truth"), (analysis, "said")):
+        for table, column in (
+            (reference, "prediction"),
+            (reference, "truth"),
+            (analysis, "prediction"),
+        ):
             table[column] = table[column].astype(str)
         estimator = nannyml.CBPE(
             y_pred_proba={name.removeprefix("score:"): name for name in scores},
-            y_pred="said",
+            y_pred="prediction",
             y_true="truth",
             problem_type="classification_multiclass",
             metrics=[metric],

@@ -32,7 +32,7 @@ Rng = np.random.Generator
 
 
 class Draw(Protocol):
-    """A function that draws the columns of a window with this many rows."""
+    """A function that draws the columns of a window with the given number of rows."""
 
     def __call__(self, rng: Rng, rows: int, /) -> Columns: ...
 

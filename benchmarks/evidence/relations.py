@@ -45,7 +45,7 @@ class Power(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """CPU seconds for one window, and once for each reference and size of window."""
+    """The CPU seconds of a test: for each window, and once for each reference and window size."""
 
     data: str
     size: int
@@ -57,8 +57,8 @@ class Cost(msgspec.Struct, frozen=True):
 class Watch(Protocol):
     """A test that compares windows with a reference.
 
-    limit: the score from which on it raises an alarm; None if the limit is measured on windows
-    without drift.
+    limit: the test raises an alarm if its score reaches this limit. None if the limit is measured
+    on windows without drift.
     """
 
     limit: float | None
@@ -92,9 +92,9 @@ class Classifier:
         self.score([values[:size] for values in reference])
 
     def score(self, window: Columns) -> float:
-        told = self._classifier.tell(window)
-        assert told is not None  # it is None only for small windows and short references
-        return told.excess
+        result = self._classifier.tell(window)
+        assert result is not None  # it is None only for small windows and short references
+        return result.excess
 
 
 def main(argv: list[str]) -> int:

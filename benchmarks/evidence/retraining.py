@@ -53,7 +53,7 @@ NAMES: Final = (
 )
 
 
-class Way(msgspec.Struct, frozen=True):
+class PolicyResult(msgspec.Struct, frozen=True):
     """The result of one retrain policy on one set.
 
     harm_gain: how much better `harm` is than this policy; harm_gain_error: its standard error.
@@ -82,16 +82,16 @@ class SetResult(msgspec.Struct, frozen=True):
     set: str
     metric: str
     rows: int
-    ways: tuple[Way, ...]
+    policies: tuple[PolicyResult, ...]
     matched: str  # the name of the periodic policy with as many trainings as `harm`
     alerts: tuple[Alert, ...]  # the drift events under `harm`
     shuffled_alerts: int  # drift events on the same rows in random order, without retraining
     previous_label: float | None  # the metric if each prediction is the previous label
     seconds: float
 
-    def way(self, name: str) -> Way:
+    def policy(self, name: str) -> PolicyResult:
         """Return the policy with this name."""
-        return next(way for way in self.ways if way.name == name)
+        return next(policy for policy in self.policies if policy.name == name)
 
 
 def main(argv: list[str]) -> int:
@@ -132,10 +132,10 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
         base = Job("first", stream, data, Path(models), 0.2, limit, 0)
         base = msgspec.structs.replace(base, first=train_first_model(base, lambda *_: None))
 
-        def play(ways: dict[str, Stream]) -> list[Played]:
+        def play(policies: dict[str, Stream]) -> list[Played]:
             jobs = [
                 msgspec.structs.replace(base, name=name, stream=played)
-                for name, played in ways.items()
+                for name, played in policies.items()
             ]
             return play_all(jobs, processes, lambda *_: None)
 
@@ -153,10 +153,10 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
         set=item.name,
         metric=stream.judged_by,
         rows=harm.records,
-        ways=(
-            _way(stream, "harm", harm),
+        policies=(
+            _policy(stream, "harm", harm),
             _never(stream, harm),
-            *(_way(stream, play.name, play, harm) for play in evenly),
+            *(_policy(stream, play.name, play, harm) for play in evenly),
         ),
         matched=matched,
         alerts=harm.alerts,
@@ -166,23 +166,25 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
     )
 
 
-def _way(stream: Stream, name: str, play: Played, harm: Played | None = None) -> Way:
+def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None) -> PolicyResult:
     gain = error = None
     if harm is not None:
         both = harm.compared.beside("loop", play.compared, "loop", as_name="other")
         gain, error = both.gain("loop", "other")
     compared = play.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["loop"]).mean())
-    return Way(
+    return PolicyResult(
         name, play.metric, mean, len(play.retrains), round(play.train_seconds, 2), gain, error
     )
 
 
-def _never(stream: Stream, harm: Played) -> Way:
+def _never(stream: Stream, harm: Played) -> PolicyResult:
     """Return the result without retraining: each play also has the first model's predictions."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
-    return Way("never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static"))
+    return PolicyResult(
+        "never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static")
+    )
 
 
 # ---- tables and plot -----------------------------------------------------------------------------
@@ -196,9 +198,9 @@ def table(results: Sequence[SetResult]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
-        harm, never, even = (result.way(n) for n in ("harm", "never", result.matched))
-        grid = [way for way in result.ways if way.name.startswith("periodic")]
-        best = min(grid, key=lambda way: way.error)
+        harm, never, even = (result.policy(n) for n in ("harm", "never", result.matched))
+        grid = [policy for policy in result.policies if policy.name.startswith("periodic")]
+        best = min(grid, key=lambda policy: policy.error)
         lines.append(
             f"| {result.set} | {result.metric} | {_number(harm.metric)} | {harm.trainings} | "
             f"{harm.train_seconds:.1f} | {_number(never.metric)} | {_gain(never)} | "
@@ -213,17 +215,21 @@ def table(results: Sequence[SetResult]) -> str:
     ]
     for result in results:
         kinds = Counter(alert.kind for alert in result.alerts)
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
+        events = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "none"
         lines.append(
-            f"| {result.set} | {result.rows:,} | {said} | {delays(result)} "
+            f"| {result.set} | {result.rows:,} | {events} | {delays(result)} "
             f"| {1000 * len(result.alerts) / result.rows:.3f} "
             f"| {1000 * result.shuffled_alerts / result.rows:.3f} |"
         )
-    lines += ["", "Harm against each way, beyond 2 paired block standard errors:", ""]
+    lines += [
+        "",
+        "Harm compared with each policy; more than 2 paired block standard errors count:",
+        "",
+    ]
     for result in results:
-        others = [way for way in result.ways if way.name != "harm"]
+        others = [policy for policy in result.policies if policy.name != "harm"]
         named = {
-            sign: ", ".join(way.name for way in others if way.clearly == sign) or "none"
+            sign: ", ".join(policy.name for policy in others if policy.clearly == sign) or "none"
             for sign in (1, 0, -1)
         }
         lines.append(
@@ -252,11 +258,11 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _gain(way: Way) -> str:
-    if way.harm_gain is None or way.harm_gain_error is None:
+def _gain(policy: PolicyResult) -> str:
+    if policy.harm_gain is None or policy.harm_gain_error is None:
         return "–"
-    sign = {1: " **better**", 0: "", -1: " **worse**"}[way.clearly]
-    return f"{way.harm_gain:+.4f} ± {way.harm_gain_error:.4f}{sign}"
+    sign = {1: " **better**", 0: "", -1: " **worse**"}[policy.clearly]
+    return f"{policy.harm_gain:+.4f} ± {policy.harm_gain_error:.4f}{sign}"
 
 
 _COLOURS: Final = (
@@ -276,13 +282,13 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
     and further left is better.
     """
     left = {
-        (result.set, way.name): way.error / max(result.way("never").error, 1e-12)
+        (result.set, policy.name): policy.error / max(result.policy("never").error, 1e-12)
         for result in results
-        for way in result.ways
+        for policy in result.policies
     }
     high = max([*left.values(), 1.05])
     low = min([*left.values(), 0.95])
-    most = max(way.trainings for result in results for way in result.ways)
+    most = max(policy.trainings for result in results for policy in result.policies)
 
     def x(trainings: int) -> float:
         return _LEFT + math.sqrt(trainings / max(1, most)) * (_WIDTH - _LEFT - _RIGHT)
@@ -303,13 +309,13 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
         drawn.append(element("text", str(trainings), x=x(trainings) - 4, y=_HEIGHT - 36))
     for number, result in enumerate(results):
         colour = _COLOURS[number % len(_COLOURS)]
-        ways = [way for way in result.ways if way.name != "harm"]
+        policies = [policy for policy in result.policies if policy.name != "harm"]
         path = " ".join(
-            f"{x(way.trainings):.1f},{y(left[result.set, way.name]):.1f}"
-            for way in sorted(ways, key=lambda way: way.trainings)
+            f"{x(policy.trainings):.1f},{y(left[result.set, policy.name]):.1f}"
+            for policy in sorted(policies, key=lambda policy: policy.trainings)
         )
         drawn.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=1.5))
-        harm = result.way("harm")
+        harm = result.policy("harm")
         drawn.append(
             element(
                 "circle",

@@ -62,9 +62,9 @@ def measure(count: int, repeats: int) -> Timing:
     rng = np.random.default_rng(0)
     stream = stream_of(count)
     old, new = drawn(rng, stream), drawn(rng, stream)
-    said = np.array(["a", "b"] * (ROWS // 2), dtype=object)
-    profile = Profile(stream, reference_of(old, said))
-    sample, judge = Sample(new, said), Judge(stream)
+    predictions = np.array(["a", "b"] * (ROWS // 2), dtype=object)
+    profile = Profile(stream, reference_of(old, predictions))
+    sample, judge = Sample(new, predictions), Judge(stream)
     thresholds = _seconds(lambda: profile.measure(sample))
     preset = evidently_preset(old, new)
     ours: list[float] = []
@@ -96,14 +96,14 @@ def drawn(rng: np.random.Generator, stream: Stream) -> Columns:
     return Columns(numbers, categories, ROWS)
 
 
-def reference_of(columns: Columns, said: NDArray[Any]) -> Reference:
+def reference_of(columns: Columns, predictions: NDArray[Any]) -> Reference:
     """Return a model's reference that contains these rows."""
     return Reference(
         columns=columns,
         positions=np.arange(ROWS),
-        predictions=said,
-        held_labels=said[:0],
-        held_predictions=said[:0],
+        predictions=predictions,
+        held_labels=predictions[:0],
+        held_predictions=predictions[:0],
         held_scores=None,
         errors=np.empty(0),
         levels={},

@@ -18,8 +18,8 @@ def predictions(given: Arguments) -> Work:
     def work(messages: Sequence[Any]) -> list[bytes]:
         records = [decode(message.value()) for message in messages]
         return [
-            encode({"id": record["id"], "prediction": answer, "score": max(scores)})
-            for record, (answer, scores) in zip(records, scorer.answers(records), strict=True)
+            encode({"id": record["id"], "prediction": label, "score": max(scores)})
+            for record, (label, scores) in zip(records, scorer.classify(records), strict=True)
         ]
 
     return work

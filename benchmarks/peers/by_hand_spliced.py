@@ -46,15 +46,15 @@ def predictions(given: Arguments) -> Work:
                     record_id=record["id"],
                     time=None,
                     row=record["@row"],
-                    prediction=answer,
+                    prediction=label,
                     scores=dict(zip(classes, scores, strict=True)),
                     model=digest,
                     source=Source(message.topic(), message.partition(), message.offset()),
                     record=msgspec.Raw(value),
                 )
             )
-            for message, value, record, (answer, scores) in zip(
-                messages, values, records, scorer.answers(records), strict=True
+            for message, value, record, (label, scores) in zip(
+                messages, values, records, scorer.classify(records), strict=True
             )
         ]
 

@@ -9,12 +9,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-# The same as in Driftline: the time between two commits of offsets, and the length of a
-# transaction. A crash repeats the work since the last commit.
+# The time between two commits of offsets, and the length of a transaction. Both are as in
+# Driftline. After a crash, the work since the last commit is repeated.
 COMMIT_INTERVAL_S = 1.0
 TRANSACTION_S = 0.2
-# Records per batch. Larger batches bring nothing: from some hundred records on, scoring adds little
-# to the cost of a record.
+# Records per batch. Larger batches would not be faster: with some hundred records or more, scoring
+# adds little to the cost of a record.
 MAX_BATCH = 5000
 # The longest time that `consume(n, timeout)` waits for `n` records.
 MAX_WAIT_S = 0.1
@@ -69,7 +69,7 @@ class Scorer:
         (found,) = self._session.run([self._output], {self._input: matrix})
         return np.asarray(found)
 
-    def answers(self, records: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
+    def classify(self, records: Sequence[dict[str, Any]]) -> list[tuple[str, list[float]]]:
         """Return the most probable class of each decoded record, and all probabilities."""
         matrix = np.array(
             [[record[name] for name in self.features] for record in records], dtype=np.float32

@@ -30,7 +30,7 @@ def main() -> None:
     )
 
     @pw.udf(max_batch_size=MAX_BATCH, deterministic=True)  # type: ignore[untyped-decorator, unused-ignore]
-    def answer(*columns: list[float]) -> list[tuple[str, float]]:
+    def prediction(*columns: list[float]) -> list[tuple[str, float]]:
         found = scorer.score(np.array(columns, dtype=np.float32).T.copy())
         return [
             (scorer.classes[place], score)
@@ -40,9 +40,9 @@ def main() -> None:
         ]
 
     columns: list[Any] = [records[name] for name in given.features]
-    answered = records.select(records.record_id, answer=answer(*columns))
-    predictions = answered.select(
-        answered.record_id, prediction=answered.answer[0], score=answered.answer[1]
+    scored = records.select(records.record_id, prediction=prediction(*columns))
+    predictions = scored.select(
+        scored.record_id, prediction=scored.prediction[0], score=scored.prediction[1]
     )
     pw.io.kafka.write(
         predictions, settings | {"enable.idempotence": "true"}, given.sink, format="json"

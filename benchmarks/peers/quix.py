@@ -13,8 +13,8 @@ def main() -> None:
     scorer = Scorer(given)
 
     def score(record: dict[str, Any]) -> dict[str, Any]:
-        ((answer, scores),) = scorer.answers([record])
-        return {"id": record["id"], "prediction": answer, "score": max(scores)}
+        ((label, scores),) = scorer.classify([record])
+        return {"id": record["id"], "prediction": label, "score": max(scores)}
 
     application = Application(
         broker_address=given.bootstrap,

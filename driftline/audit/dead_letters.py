@@ -31,7 +31,7 @@ class Letter(msgspec.Struct, frozen=True):
     offset: int
     timestamp_ms: int
     origin: DeadLetterOrigin
-    id: str | None  # of the record, if it is readable
+    id: str | None  # id of the record, if it is readable
     message: Message
 
     @property

@@ -35,11 +35,11 @@ class Recorded(msgspec.Struct, frozen=True):
     unreadable_labels: int
     repeated_labels: int  # the same label as before
     revised_labels: int  # changed labels; the file has the last one, with its own `@at`
-    labels_without_record: int  # without a readable record with their id in their partition
+    labels_without_record: int  # labels whose partition has no readable record with their id
 
 
 def as_recorded(stream: Stream) -> Stream:
-    """Return the stream with its simulation set to play labels at the recorded positions."""
+    """Return the stream with a simulation that plays labels at the recorded positions."""
     return msgspec.structs.replace(stream, simulate=Simulate(label_delay=AT))
 
 
@@ -53,8 +53,8 @@ def write_recorded(
 ) -> Recorded:
     """Read both topics up to their current ends and write `file`.
 
-    Records keep the order of their partition. Partitions are merged by the max position up to each
-    record. `total` is called once with the number of offsets to read, and `progress` with the
+    Records keep the order of their partition. Partitions are merged by the largest position up to
+    each record. `total` is called once with the number of offsets to read, and `progress` with the
     number read since its last call. Raises DataError (no record, no label), BrokerError (no such
     topic).
     """

@@ -57,7 +57,7 @@ class History:
     def __init__(self, broker: Broker, stream: Stream, *, also_window: str = "") -> None:
         """Read the topics. Raises BrokerError.
 
-        There are many windows, so only those that drift events name and `also_window` are kept.
+        There are many windows, so only those that drift events name, and `also_window`, are stored.
         """
         topics = Topics(stream)
         self._by_row = stream.axis == "row"
@@ -120,7 +120,7 @@ class History:
                     yield self.model(known, causes=True, effects=True)
 
     def window(self, id: str, *, effects: bool = False) -> Node:
-        """Return a window by its id, with its effects if asked for."""
+        """Return a window by its id. `effects` adds the events that it led to."""
         known = self._windows.get(id)
         if known is None:
             return Node("window", id, "no longer in the topic")
@@ -130,16 +130,16 @@ class History:
             "performance_pane": "pane of performance",
         }
         start, end = self._position(known.start), self._position(known.end)
-        said = f"{words.get(known.type, known.type)}, {start} to {end}"
+        description = f"{words.get(known.type, known.type)}, {start} to {end}"
         if known.records:
-            said += f", {known.records} records"
+            description += f", {known.records} records"
         if known.value is not None:
-            said += f", metric {known.value:.4g}"
+            description += f", metric {known.value:.4g}"
         led = [e for e, events in self._drift.items() if any(id in x.windows for x in events)]
         return Node(
             "window",
             id,
-            said,
+            description,
             effects=tuple(self.drift(e, effects=True) for e in led) if effects else (),
         )
 
@@ -149,8 +149,8 @@ class History:
         if not events:
             return Node("drift", id, "not in the topic")
         first, last = events[0], events[-1]
-        said = f"{first.kind}: {first.message} (opened at {self._position(first.position)}"
-        said += (
+        description = f"{first.kind}: {first.message} (opened at {self._position(first.position)}"
+        description += (
             f", resolved at {self._position(last.position)})" if last.action == "resolved" else ")"
         )
         windows = dict.fromkeys(window for event in events for window in event.windows)
@@ -158,7 +158,7 @@ class History:
         return Node(
             "drift",
             id,
-            said,
+            description,
             causes=tuple(self.window(window) for window in windows) if causes else (),
             effects=tuple(self.request(r.id, effects=True) for r in led) if effects else (),
         )
@@ -182,13 +182,13 @@ class History:
         self, decision: RetrainDecision, *, causes: bool = False, effects: bool = False
     ) -> Node:
         """Return the node of a decision, with its causes and effects if asked for."""
-        said = (
+        outcome = (
             "promoted" if decision.promoted else "published" if decision.published else "no model"
         )
         return Node(
             "decision",
             decision.id,
-            f"{said}: {decision.reason}",
+            f"{outcome}: {decision.reason}",
             causes=(self.request(decision.request, causes=True),) if causes else (),
             effects=(self.model(decision.model, effects=True),)
             if effects and decision.model and (decision.published or decision.promoted)
@@ -211,7 +211,9 @@ class History:
         known = self._models.get(digest)
         if known is None:
             return Node("model", digest, "not announced in the topic")
-        said = f"{known.candidate}, {known.metric} {known.value:.4g}, trained {known.trained_at}"
+        description = (
+            f"{known.candidate}, {known.metric} {known.value:.4g}, trained {known.trained_at}"
+        )
         why: tuple[Node, ...] = ()
         if causes:
             why = tuple(
@@ -225,7 +227,7 @@ class History:
         return Node(
             "model",
             digest,
-            said,
+            description,
             causes=why,
             effects=tuple(self.pointer(pointer) for pointer in led) if effects else (),
         )

@@ -16,7 +16,8 @@ Side = Literal["records", "labels"]
 _KEYS_OF_A_BATCH: Final = 8
 # With fewer keys, all may match a partitioner by chance.
 _LEAST_KEYS: Final = 20
-# At this number of keys, older ones lose half their weight, so that a repaired producer is noticed.
+# At this number of keys, the counts of older keys are halved, so that a corrected producer is
+# noticed.
 _REMEMBERED: Final = 2_000
 # The share of keys that must match a partitioner. It is below 1, because the sample still has keys
 # of a producer that was replaced.
@@ -61,7 +62,7 @@ class Placement:
             return None
         records, labels = self._used("records"), self._used("labels")
         if records & labels or not records | labels:
-            return None  # both match the same partitioner, or neither matches any
+            return None  # both match the same partitioner, or neither matches any partitioner
         if not records:
             expected = MURMUR2 if MURMUR2 in labels else min(labels)
             wrong = self._seen["records"] - self._matching["records"][expected]

@@ -73,7 +73,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
 
     stream: str
     records: int
-    predictions: int  # records with a prediction, each counted once
+    predictions: int  # records with a prediction; a repeated prediction does not count again
     dead_letters: int  # rejected records without a prediction
     waiting: int  # not read by inference yet
     expired: int  # retention may have deleted their results
@@ -228,7 +228,8 @@ class _Loader:
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
         self.lost: list[Lost] = []  # in the topics that outcomes and monitor read
-        # Partition of an output → publish time of its oldest record, if older ones were deleted.
+        # Output topic and partition → publish time of its oldest record, if retention has deleted
+        # older ones.
         self._oldest_ms: dict[tuple[str, int], int] = {}
 
     def load(self, committed: Mapping[TopicPartition, Committed]) -> None:

@@ -12,7 +12,7 @@ CREATE TABLE letters (role TEXT, partition INT, offset INT);
 CREATE TABLE groups (topic TEXT, role TEXT, partition INT, held INT, handled INT);
 -- What can be read of each partition.
 CREATE TABLE logs (topic TEXT, partition INT, start INT, end INT);
--- Where retention has deleted results: publish time of the oldest that is left.
+-- For each partition in which retention has deleted results: publish time of the oldest one left.
 CREATE TABLE kept (role TEXT, partition INT, oldest_ms INT);
 """
 
@@ -21,7 +21,7 @@ ANALYSIS: Final = """
 CREATE TABLE predicted AS
     SELECT partition, source, id, min(offset) AS offset, min(key) AS key, count(*) AS times
     FROM predictions GROUP BY partition, source, id;
--- Where a topic was recreated, old records had the same offsets, but other ids.
+-- If a topic was created again, its old records had the same offsets, but other ids.
 CREATE UNIQUE INDEX predicted_source ON predicted (partition, source, id);
 CREATE INDEX predicted_id ON predicted (id, partition);
 CREATE INDEX outcomes_source ON outcomes (partition, source);
@@ -72,14 +72,14 @@ CREATE TABLE label_fates AS
             WHEN l.offset >= coalesce(g.handled, 0) THEN 'waiting'
             WHEN l.joined AND l.same THEN 'repeated'
             WHEN l.joined THEN 'joined'
-            -- Changed before its prediction came: the outcome has the later label alone.
+            -- Changed before its prediction arrived: the outcome has only the later label.
             WHEN EXISTS (
                 SELECT 1 FROM told AS later
                 WHERE later.id = l.id AND later.partition = l.partition
                     AND later.offset > l.offset AND later.joined
             ) THEN 'replaced'
             WHEN l.id IS NOT NULL AND l.offset >= g.held AND NOT EXISTS (
-                -- The join holds a prediction and this label at once: they should have met.
+                -- The join buffers a prediction and this label, so it should have matched them.
                 SELECT 1 FROM predicted AS p
                 JOIN groups AS pg ON pg.role = 'predictions' AND pg.partition = p.partition
                 WHERE p.id = l.id AND p.partition = l.partition

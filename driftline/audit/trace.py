@@ -85,8 +85,8 @@ class _Records:
                     if self._is_about(message):
                         origin = dead_letter_origin(message)
                         place = f"{origin.topic}[{origin.partition}]@{origin.offset}"
-                        said = f"{origin.service}: {origin.reason}"
-                        by_source[place].append(Node("dead letter", message.place, said))
+                        description = f"{origin.service}: {origin.reason}"
+                        by_source[place].append(Node("dead letter", message.place, description))
                 else:
                     event = decode_or_skip(_scored, message)
                     if (
@@ -124,19 +124,19 @@ class _Records:
 
     def _label(self, message: Message) -> Node:
         try:
-            said = f"label {self._labels.decode(message.value).label}"
+            description = f"label {self._labels.decode(message.value).label}"
         except DataError as error:
-            said = f"unreadable: {error.message}"
-        return Node("label", message.place, f"{said}, published {_published(message)}")
+            description = f"unreadable: {error.message}"
+        return Node("label", message.place, f"{description}, published {_published(message)}")
 
     def _scored(self, message: Message, event: _Scored) -> Node:
-        said = f"predicted {event.prediction}"
+        description = f"predicted {event.prediction}"
         if event.type != "outcome":
             model = self._history.model(event.model, causes=True)
-            return Node("prediction", message.place, said, causes=(model,))
-        said += f", label {event.label}"
-        said += f", revision {event.revision}" if event.revision else ""
-        return Node("outcome", message.place, said)
+            return Node("prediction", message.place, description, causes=(model,))
+        description += f", label {event.label}"
+        description += f", revision {event.revision}" if event.revision else ""
+        return Node("outcome", message.place, description)
 
 
 def _published(message: Message) -> str:

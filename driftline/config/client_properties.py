@@ -58,7 +58,7 @@ _KAFKA_PYTHON_NAMES: Mapping[str, str] = {
     "ssl.key.password": "ssl_password",
 }
 _INTEGERS_WITHOUT_DEFAULT = frozenset({"receive_buffer_bytes", "send_buffer_bytes"})
-# Also suggested if the user's name is unknown.
+# Suggest these names, too, if the user's name is unknown.
 _FREQUENT = (
     "client.dns.lookup",
     "compression.type",
@@ -147,15 +147,14 @@ def check(properties: Mapping[str, str]) -> None:
 def unknown_property(
     name: str, client: str, detail: str = "", known: Iterable[str] = ()
 ) -> SettingsError:
-    """Return the error for a property that the client rejects. `known` are names it accepts."""
+    """Return the error for a property that the client rejects. `known` has the accepted names."""
     names = dict.fromkeys((*_KAFKA_PYTHON_NAMES, *_FREQUENT, *known))
     near = [each for each in get_close_matches(name, names, 3, 0.75) if each not in (name, *OWNED)]
     return SettingsError(
-        f"client property {name!r} ({variable(name)}) is not one that {client} takes as it is"
-        + detail,
+        f"client property {name!r} ({variable(name)}) is not known to {client}" + detail,
         hint=f"the nearest known name is {near[0]} ({variable(near[0])})"
         if near
-        else "use Kafka's dotted names, as security.protocol or ssl.ca.location",
+        else "use Kafka's dotted names, such as security.protocol or ssl.ca.location",
     )
 
 
@@ -187,7 +186,7 @@ def for_kafka_python(
             raise unknown_property(name, "kafka-python", known=dotted)
         result[option] = _typed(name, option, text, known[option])
     if isinstance(protocol := result.get("security_protocol"), str):
-        result["security_protocol"] = protocol.upper()  # librdkafka ignores the case
+        result["security_protocol"] = protocol.upper()  # librdkafka accepts upper and lower case
     return result
 
 

@@ -95,7 +95,7 @@ class Expression:
         try:
             body = ast.parse(source.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise self._error(f"is no expression: {getattr(error, 'msg', error)}") from error
+            raise self._error(f"is not an expression: {getattr(error, 'msg', error)}") from error
         self.columns: tuple[str, ...] = self._check(body, columns)
         self._numbers = tuple(name for name in self.columns if columns[name] == "number")
         self._node = ast.Expr(body)
@@ -216,13 +216,13 @@ class Expression:
         if (texts, categories) == (0, 0):
             return
         if (texts, categories) != (1, 1) or not isinstance(node.ops[0], ast.Eq | ast.NotEq):
-            raise self._error("compares text with something else than a category by == or !=")
+            raise self._error("compares text with something other than a category by == or !=")
         compared.update(sides)
 
     def _unknown(self, name: str, columns: Mapping[str, str]) -> DataError:
         near = get_close_matches(name, columns, n=1)
         return self._error(
-            f"uses {name!r}, which is no declared feature",
+            f"uses {name!r}, which is not a declared feature",
             hint=f"did you mean {near[0]!r}?" if near else f"features: {', '.join(columns)}",
         )
 

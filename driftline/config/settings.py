@@ -62,7 +62,9 @@ class Settings(msgspec.Struct, frozen=True):
         try:
             number = int(port.read_text(encoding="utf-8")) if port.exists() else 9092
         except ValueError as error:
-            raise SettingsError(f"{port} holds no port: {error}", hint="delete it") from error
+            raise SettingsError(
+                f"{port} contains no port number: {error}", hint="delete it"
+            ) from error
         return f"127.0.0.1:{number}"
 
 

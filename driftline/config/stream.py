@@ -278,7 +278,7 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The largest number of retrain requests in any period of the stream."""
 
     requests: Annotated[Annotated[int, Meta(ge=1)], Meta(description="largest number of requests")]
-    per: Annotated[Span, Meta(description="length of the stretch")]
+    per: Annotated[Span, Meta(description="length of the period")]
 
 
 class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -287,7 +287,7 @@ class Retrain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Annotated[
         Policy,
         Meta(
-            description="when to request a new model; harm: while drift costs quality; drift: "
+            description="when to request a new model; harm: while drift lowers quality; drift: "
             "while an event of a kind in `on` is open; schedule: at intervals of "
             "`every`; always: after each window of outcomes; never"
         ),
@@ -353,7 +353,7 @@ class Models(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Literal["time", "stratified"],
         Meta(
             description="time: the newest records are held out; stratified: for data whose order "
-            "means nothing"
+            "has no meaning"
         ),
     ] = "time"
     tune: Annotated[
@@ -412,9 +412,9 @@ class LabelDelay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A random delay: an exponential distribution by its mean, or a uniform one by its bounds."""
 
     distribution: Annotated[Literal["exponential", "uniform"], Meta(description="its family")]
-    mean: Annotated[Span | None, Meta(description="exponential: the mean")] = None
-    low: Annotated[Span | None, Meta(description="uniform: the least")] = None
-    high: Annotated[Span | None, Meta(description="uniform: the most")] = None
+    mean: Annotated[Span | None, Meta(description="exponential: the mean delay")] = None
+    low: Annotated[Span | None, Meta(description="uniform: the smallest delay")] = None
+    high: Annotated[Span | None, Meta(description="uniform: the largest delay")] = None
 
 
 class Simulate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -479,13 +479,17 @@ class Stream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     derived: Annotated[
         dict[str, str], Meta(description="features computed from columns: name = expression")
     ] = {}
-    labels: Annotated[Labels, Meta(description="truth that comes later")] = Labels()
+    labels: Annotated[Labels, Meta(description="labels, which arrive later than their records")] = (
+        Labels()
+    )
     windows: Annotated[Windows, Meta(description="windows of the monitor")] = Windows()
     drift: Annotated[Drift, Meta(description="drift events")] = Drift()
     retrain: Annotated[Retrain, Meta(description="retraining")] = Retrain()
     models: Annotated[Models, Meta(description="candidates")] = Models()
     kafka: Annotated[Kafka, Meta(description="topics and delivery")] = Kafka()
-    simulate: Annotated[Simulate, Meta(description="playing a data set")] = Simulate()
+    simulate: Annotated[Simulate, Meta(description="how `run` and `produce` play a data set")] = (
+        Simulate()
+    )
 
     # `load` fills in the defaults that depend on other keys, such as the metric and most spans.
     # These properties return them with types that exclude None.
@@ -671,9 +675,11 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
     if not stream.features:
         raise fail("features", "Expected at least one feature")
     if stream.target in stream.features:
-        raise fail("features", f"Expected inputs only, but {stream.target!r} is the target")
+        raise fail(
+            "features", f"Expected no target among the features, but {stream.target!r} is it"
+        )
     if clash := set(stream.derived) & {*stream.features, stream.target}:
-        raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is a column already")
+        raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is already a column")
     if stream.derived:
         # Import it here, because only streams with derived features need it.
         from driftline.config.expressions import Expression
@@ -700,7 +706,7 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         if time.start is None and time.format is None:
             time = msgspec.structs.replace(time, format="rfc3339")
     elif (time.column, time.start, time.step, time.format) != (None, None, None, None):
-        raise fail("time", "Expected `sequence` alone, or a time")
+        raise fail("time", "Expected either `sequence` or the keys of a time, not both")
 
     windows = stream.windows
     if windows.records is not None and windows.span is not None:
@@ -754,7 +760,7 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
         every=retrain.every or several(10),
     )
     if retrain.policy != "drift" and retrain.on != DRIFT_ON:
-        raise fail("retrain.on", f'Expected with policy = "drift" alone, got "{retrain.policy}"')
+        raise fail("retrain.on", f'Expected only with policy = "drift", got "{retrain.policy}"')
     if time.sequence is not None:
         for key, span in (
             ("labels.horizon", labels.horizon),
@@ -769,9 +775,9 @@ def _with_defaults(stream: Stream, name: str) -> Stream:
     numbered = by_row and not (time.step is not None and time.column is None)
     for key, span in (("labels.horizon", labels.horizon), ("drift.block", stream.drift.block)):
         if span is not None and span.us is not None and numbered:
-            raise fail(key, "Expected a number of records, as windows are, or windows.span")
+            raise fail(key, "Expected a number of records, like the windows, or windows.span")
         if span is not None and span.records is not None and not by_row:
-            raise fail(key, "Expected a duration, as windows are")
+            raise fail(key, "Expected a duration, like the windows")
     prefix = stream.kafka.topic_prefix
     if (length := len(f"{prefix}{stream.name}.deadletters")) > _LONGEST_TOPIC:
         raise fail(

@@ -149,12 +149,12 @@ def _compact(value: Any) -> str:
     """
     if not isinstance(value, msgspec.Struct):
         return toml(value)
-    said = {
+    changed = {
         field.name: getattr(value, field.name)
         for field in fields(value)
         if field.default is NODEFAULT or getattr(value, field.name) != field.default
     }
-    return toml(next(iter(said.values()))) if len(said) == 1 else toml(said)
+    return toml(next(iter(changed.values()))) if len(changed) == 1 else toml(changed)
 
 
 # ---- errors --------------------------------------------------------------------------------------
@@ -236,13 +236,13 @@ def words(hint: Any) -> str:
     >>> words(Literal["auto", "manual"]), words(tuple[str, ...])
     ('"auto" or "manual"', 'a list, each text')
     """
-    said: list[str] = []
+    kinds: list[str] = []
     for part in _alternatives(hint):
         if get_origin(part) is Literal:
-            said += [toml(value) for value in get_args(part)]
+            kinds += [toml(value) for value in get_args(part)]
         elif part is not NoneType:
-            said.append(_word(part))
-    return said[0] if len(said) == 1 else ", ".join(said[:-1]) + " or " + said[-1]
+            kinds.append(_word(part))
+    return kinds[0] if len(kinds) == 1 else ", ".join(kinds[:-1]) + " or " + kinds[-1]
 
 
 def _word(hint: Any) -> str:
@@ -271,7 +271,7 @@ def _word(hint: Any) -> str:
 def _limits(extra: Any) -> str:
     if not isinstance(extra, Meta):
         return ""
-    said = [
+    bounds = [
         f"{word} {limit:g}"
         for word, limit in (
             ("from", extra.ge),
@@ -281,7 +281,7 @@ def _limits(extra: Any) -> str:
         )
         if limit is not None
     ]
-    return " " + " ".join(said) if said else ""
+    return " " + " ".join(bounds) if bounds else ""
 
 
 def _alternatives(hint: Any) -> list[Any]:

@@ -16,11 +16,11 @@ from driftline.config.stream import Kind, Stream
 from driftline.wire.feature_records import Columns, text
 
 MISSING: Final = ""  # the level of a missing category
-# Each level has a column, which costs memory and time in every model. Beyond the hundred most
-# frequent values of a category there is little to learn from each.
+# Each level has a column, which costs memory and time in every model. A model learns little from
+# values beyond the hundred most frequent ones.
 MAX_LEVELS: Final = 100
-# Further values that are known, so that they do not count as unseen. A column with more values is
-# free text rather than a category.
+# The schema also lists this many rarer values, so that they do not count as unseen. A column with
+# more values is free text rather than a category.
 MAX_RARE: Final = 10_000
 
 # Models reject infinite values. They calculate in float32, in which a value minus the mean must be
@@ -81,8 +81,8 @@ def fit_schema(stream: Stream, columns: Columns, labels: Sequence[str | float]) 
     features += [_number(name, columns.numbers[name], derived=True) for name in stream.derived]
     classes: tuple[str, ...] = ()
     if stream.task == "classification":
-        # A set makes this fast, because few labels are different. It is only used for texts: True
-        # and 1 are equal, but their texts are not.
+        # A set makes this fast, because few labels are distinct. It is used only if all labels are
+        # texts: True and 1 are equal and would be merged, although their texts differ.
         known = set(labels) if set(map(type, labels)) == {str} else labels
         classes = tuple(sorted({text(label) for label in known}))
     return FeatureSchema(tuple(features), classes)

@@ -48,18 +48,18 @@ def evaluate(metric: Metric, task: Task, labels: Values, predictions: Values) ->
     0.8333333333333333
     """
     if len(labels) == 0:
-        raise ValueError(f"{metric} of no records")
+        raise ValueError(f"cannot compute {metric} without records")
     if metric == "rmse":
         return float(np.sqrt(np.mean(errors(task, labels, predictions) ** 2)))
     if metric in ("mae", "accuracy"):
         mean = float(np.mean(errors(task, labels, predictions)))
         return mean if metric == "mae" else 1.0 - mean
-    truth, said = _names(labels), _names(predictions)
-    present = sorted(set(truth) if metric == "balanced_accuracy" else {*truth, *said})
+    truth, predicted_as = _names(labels), _names(predictions)
+    present = sorted(set(truth) if metric == "balanced_accuracy" else {*truth, *predicted_as})
     values = []
     for name in present:
-        right = float(np.sum((truth == name) & (said == name)))
-        actual, predicted = float(np.sum(truth == name)), float(np.sum(said == name))
+        right = float(np.sum((truth == name) & (predicted_as == name)))
+        actual, predicted = float(np.sum(truth == name)), float(np.sum(predicted_as == name))
         values.append(
             right / actual if metric == "balanced_accuracy" else 2 * right / (actual + predicted)
         )

@@ -41,11 +41,11 @@ class Archive:
         self._package = package
         self._infos = {info.filename: info for info in package.infolist()}
         if len(self._infos) != len(package.infolist()):
-            raise ValueError("a file is there twice")
+            raise ValueError("two files have the same name")
         for info in self._infos.values():
             _check(info, limits)
         if (total := sum(info.file_size for info in self._infos.values())) > limits.max_bytes:
-            raise ValueError(f"{total:,} bytes unpacked, {limits.max_bytes:,} are allowed")
+            raise ValueError(f"{total:,} bytes unpacked, at most {limits.max_bytes:,} are allowed")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -77,15 +77,15 @@ def archive(data: bytes, limits: Limits, failure: str) -> Iterator[Archive]:
 def _check_end(data: bytes, limits: Limits) -> None:
     """Check the size of the directory before it is read, because its entries could fill memory."""
     if len(data) < _END.size:
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
     signature, *_, entries, size, _, comment = _END.unpack(data[-_END.size :])
     if signature != b"PK\x05\x06" or comment:
-        raise ValueError("it is cut off, or no zip")
+        raise ValueError("it is truncated, or not a zip file")
     if data[: -_END.size][-_ZIP64_BYTES:].startswith(b"PK\x06\x07"):
         raise ValueError("it is a zip of more than 4 GiB")
     # An entry has 46 bytes and its name. The rest of 512 is for fields that other programs add.
     if entries > limits.max_files or size > limits.max_files * 512:
-        raise ValueError(f"{entries:,} files, {limits.max_files:,} are allowed")
+        raise ValueError(f"{entries:,} files, at most {limits.max_files:,} are allowed")
 
 
 def _check(info: zipfile.ZipInfo, limits: Limits) -> None:

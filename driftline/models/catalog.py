@@ -26,11 +26,14 @@ log = logging.getLogger(__name__)
 
 CHAMPION_KEY = "role/champion"
 FREEZE_KEY = "freeze"
-# The most quarantined models that a pointer lists. The trainer compares fewer earlier models.
+# The largest number of quarantined models that a pointer lists. It exceeds the number of earlier
+# models that the trainer compares.
 MAX_SET_ASIDE = 20
-# The most models, champion and ancestors, that inference tries while packages are unusable.
+# The largest number of models, champion and ancestors, that inference tries while packages are
+# unusable.
 MAX_LINEAGE: Final = 100
-# The most rejected records that are kept and logged. A faulty writer could publish any number.
+# The largest number of rejected records that are stored and logged, because a faulty writer could
+# publish any number of them.
 MAX_REFUSED: Final = 100
 
 
@@ -151,7 +154,7 @@ class Catalog:
         if signed:
             self._any_signed = True
         elif self._any_signed:
-            return "unsigned, although records of this topic are signed by now"
+            return "unsigned, although an earlier record of this topic is signed"
         match event:
             case ModelAnnounced():
                 self._trusted.verify(event.digest, Signature(event.signature, event.key_id))
@@ -167,11 +170,10 @@ class Catalog:
         return None
 
     def remember(self, sequence: int, digest: str) -> None:
-        """Apply what a reader saw earlier: a pointer to `digest` with this sequence.
+        """Apply a pointer that a reader saw earlier: its `digest` and its sequence.
 
-        If the topic has no pointer that is as new, the newest one was deleted, or compaction
-        removed it after an old one was published again. `digest` then stays champion until a newer
-        pointer arrives.
+        If the topic has only older pointers, this one was deleted, or compaction removed it after
+        an old one was published again. `digest` then stays champion until a newer pointer arrives.
         """
         seen = RolePointer(
             id=f"role-remembered+{sequence}",
@@ -203,7 +205,9 @@ class Catalog:
         return tuple(found)
 
     def outdate(self) -> None:
-        """Let `restatements` return everything: the topic was created again, and is empty."""
+        """Mark all records as missing, because the topic was created again. `restatements` then
+        returns all of them.
+        """
         self._outdated |= {key_of(announced) for announced in self.announcements.values()}
         self._outdated |= {CHAMPION_KEY, FREEZE_KEY}
 

@@ -46,10 +46,10 @@ class Current(Generic[T]):
             if _means(event) == _means(self.value):
                 return None  # a copy
             self._contested = True  # if compaction removes the first, the other becomes current
-        return f"stale: its sequence is {event.sequence}, the current one's {self.value.sequence}"
+        return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 
     def remember(self, event: T) -> bool:
-        """Make a record that a reader saw earlier current, unless the log has one that is as new.
+        """Make a record that a reader saw earlier current, unless the log has one at least as new.
 
         Return whether it became current.
         """
@@ -89,8 +89,8 @@ class Current(Generic[T]):
 
         So of two pointers with the same predecessor, the first in the log wins.
 
-        Compaction keeps only the newest record of a key, which may be a pointer that lost. So the
-        first pointer that is read is unconfirmed: the next one replaces it if it names any
+        Compaction keeps only the newest record of a key, which may be a pointer that was rejected.
+        So the first pointer that is read is unconfirmed: the next one replaces it if it names any
         predecessor. A pointer that names itself is a copy of the current one, and confirms it.
         """
         restates = event.replaces == event.id

@@ -99,7 +99,7 @@ def signing_key(folder: Path) -> str | None:
 
 
 def is_open(folder: Path) -> bool:
-    """Return whether users other than its owner and group have access to the signing key."""
+    """Return whether users outside its owner and group can access the signing key."""
     return bool((folder / _PRIVATE).stat().st_mode & 0o007)
 
 
@@ -112,7 +112,7 @@ class Signer:
             key = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise SettingsError(
-                f"no signing key: {path}: {error.strerror}", hint="`driftline keys new` makes one"
+                f"no signing key: {path}: {error.strerror}", hint="`driftline keys new` creates one"
             ) from error
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise SettingsError(f"{path}: not a private key in PEM: {error}") from error
@@ -126,7 +126,7 @@ class Signer:
         return self.sign_bytes(digest.encode())
 
     def sign_bytes(self, data: bytes) -> Signature:
-        """Sign other bytes. They must not start like a digest."""
+        """Sign bytes that are not a digest. They must not start like one."""
         return Signature(value=self._key.sign(data).hex(), key_id=self.key_id)
 
 
@@ -179,15 +179,15 @@ class Trusted:
             raise UntrustedPackage(f"{name}: {error.message}", hint=error.hint) from error
         if key_id(public) != signature.key_id:
             raise UntrustedPackage(
-                f"{name}: trusted key {signature.key_id!r} is stored under another's name",
-                hint="`driftline keys trust FILE` stores it rightly",
+                f"{name}: trusted key {signature.key_id!r} is stored under the name of another key",
+                hint="`driftline keys trust FILE` stores it correctly",
             )
         try:
             public.verify(bytes.fromhex(signature.value), data)
         except (InvalidSignature, ValueError) as error:
             raise UntrustedPackage(
-                f"{name}: its signature does not hold for key {signature.key_id}",
-                hint="fetch it again, or publish it anew",
+                f"{name}: its signature by key {signature.key_id} is invalid",
+                hint="fetch it again, or publish it again",
             ) from error
 
 

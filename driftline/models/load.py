@@ -37,7 +37,7 @@ def verify(
     if (found := digest_of(data)) != digest:
         raise DigestMismatch(
             f"{digest}: the package's bytes have digest {found}",
-            hint="the store holds other bytes than were announced: fetch or train it again",
+            hint="the store contains other bytes than were announced; fetch or train it again",
         )
     trusted.verify(digest, signature)
     return VerifiedPackage(digest, data)
@@ -88,7 +88,7 @@ class VerifiedPackage:
         """Return the content of a file. Raises PackageCheckFailed if there is no such file."""
         data = read_file(self._data, name)
         if data is None:
-            raise PackageCheckFailed(f"{self.digest}: no {name} inside")
+            raise PackageCheckFailed(f"{self.digest}: it does not contain {name}")
         return data
 
 

@@ -61,9 +61,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     scoring_reason: str
     libraries: dict[str, str]  # name → version at training
     metric: Metric
-    value: float  # on the held-out outcomes
-    rows: int  # in the final fit
-    held_out: int  # rows
+    value: float  # value of the metric on the held-out outcomes
+    rows: int  # number of rows in the final fit
+    held_out: int  # number of held-out rows
     first_position: int
     last_position: int
     range: str
@@ -93,7 +93,7 @@ def write_package(
     files[REFERENCE] = save_reference(reference)
     if (total := sum(map(len, files.values()))) > MAX_UNPACKED_BYTES:
         raise PackageCheckFailed(
-            f"the model has {total:,} bytes, {MAX_UNPACKED_BYTES:,} are allowed",
+            f"the model has {total:,} bytes, at most {MAX_UNPACKED_BYTES:,} are allowed",
             hint="leave out the largest candidate, or bound its depth with a class path",
         )
     buffer = io.BytesIO()
@@ -119,7 +119,7 @@ def read_manifest(data: bytes) -> Manifest:
     """Return the manifest of a package. The bytes must be verified. Raises PackageCheckFailed."""
     raw = read_file(data, MANIFEST)
     if raw is None:
-        raise PackageCheckFailed(f"not a model package: no {MANIFEST} inside")
+        raise PackageCheckFailed(f"not a model package: it does not contain {MANIFEST}")
     if len(raw) > MAX_MANIFEST_BYTES:
         raise PackageCheckFailed(f"the package's {MANIFEST} has {len(raw):,} bytes")
     try:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from driftline.models.archive import Limits, archive
 from driftline.wire.columns import Columns
 
-# Enough rows for any test at the significance levels in use. They add a few hundred kB to the
-# package.
+# This many rows are enough for all tests at the significance levels in use. They add a few hundred
+# kB to the package.
 MAX_REFERENCE_ROWS: Final = 10_000
 
 # The file has a few arrays per column, for two samples.

@@ -248,7 +248,7 @@ class Model:
         batch = RecordCodec(self._stream).decode([record.record.encode() for record in expected])
         if batch.rejected:
             raise PackageCheckFailed(
-                f"{self.digest}: its check record is refused: {batch.rejected[0].reason}",
+                f"{self.digest}: its check record is rejected: {batch.rejected[0].reason}",
                 hint="the stream file has changed since this model was trained: train a new one",
             )
         try:
@@ -258,12 +258,12 @@ class Model:
         except Exception as error:  # an incompatible library version may raise anything
             raise PackageCheckFailed(f"{self.digest}: it cannot score: {error}") from error
         for place, record in enumerate(expected):
-            said = scores.predictions[place]
+            prediction = scores.predictions[place]
             probabilities = None if scores.probabilities is None else scores.probabilities[place]
-            if not _agrees(record.prediction, said, record.scores, probabilities):
+            if not _agrees(record.prediction, prediction, record.scores, probabilities):
                 raise PackageCheckFailed(
-                    f"{self.digest}: it says {said!r} where it said {record.prediction!r} when it "
-                    f"was trained",
+                    f"{self.digest}: it predicts {prediction!r} for a check record, but after its "
+                    f"training it predicted {record.prediction!r}",
                     hint="compare the library versions in `driftline models show`",
                 )
 
@@ -271,13 +271,13 @@ class Model:
         zeros = np.zeros((rows, self._encoder.width), dtype=np.float32)
         try:
             self._scorer.score(zeros)
-        except Exception as error:  # as in `check`
+        except Exception as error:  # an incompatible library version may raise anything
             raise PackageCheckFailed(f"{self.digest}: it cannot score: {error}") from error
 
 
 def _agrees(
     expected: str | float,
-    said: str | float,
+    prediction: str | float,
     scores: Sequence[float] | None,
     probabilities: NDArray[np.float64] | None,
 ) -> bool:
@@ -285,5 +285,5 @@ def _agrees(
         # Compare probabilities, because rounding may choose either of two equally probable classes.
         return bool(np.allclose(scores, probabilities, rtol=0, atol=SCORE_TOLERANCE))
     if isinstance(expected, str):
-        return expected == said
-    return bool(np.isclose(expected, float(said), rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE))
+        return expected == prediction
+    return bool(np.isclose(expected, float(prediction), rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE))

@@ -44,11 +44,11 @@ class ModelStore:
         except (ValueError, ImportError) as error:  # no such protocol, or no driver for it
             raise PackageError(
                 f"model store {url!r} cannot be used: {error}",
-                hint="DRIFTLINE_MODEL_STORE says where packages are kept",
+                hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
             ) from error
 
     def put(self, data: bytes, signature: Signature | None) -> str:
-        """Store a package, then its signature, and return its location. It may be repeated.
+        """Store a package, then its signature, and return its location. Storing it twice is safe.
 
         Raises StoreUnavailable if writing to the store fails.
         """
@@ -59,7 +59,7 @@ class ModelStore:
                 self._write(path, data)
             if signature is not None:
                 self._write(self._path(digest_of(data), "sig"), msgspec.json.encode(signature))
-        except Exception as error:  # as in `get`
+        except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable("cannot store the package", error) from error
         # Keep the URL as configured. With an absolute path, the same run would announce another
         # location on another machine.
@@ -106,7 +106,7 @@ class ModelStore:
             raise PackageError(
                 f"{self.url}: cannot read the signature of {digest}: {error}"
             ) from error
-        except Exception as error:  # as in `get`
+        except Exception as error:  # each fsspec driver has its own exceptions
             raise self._unavailable(f"cannot read the signature of {digest}", error) from error
 
     def _read(self, path: str, max_bytes: int, what: str) -> bytes:
@@ -139,7 +139,7 @@ class ModelStore:
     def _unavailable(self, what: str, error: Exception) -> StoreUnavailable:
         return StoreUnavailable(
             f"{self.url}: {what}: {str(error) or type(error).__name__}",
-            hint="DRIFTLINE_MODEL_STORE says where packages are kept",
+            hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
         )
 
     def _write(self, path: str, data: bytes) -> None:

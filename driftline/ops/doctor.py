@@ -37,27 +37,27 @@ Result = Literal["ok", "warn", "fail"]
 _OLDEST_PYTHON = (3, 11)
 # Library → the extra that installs it, and what it is for.
 _EXTRAS = {
-    "confluent-kafka": ("librdkafka", "the quicker Kafka client"),
+    "confluent-kafka": ("librdkafka", "the faster Kafka client"),
     "onnxruntime": ("onnx", "scoring with ONNX"),
     "skl2onnx": ("onnx", "converting models to ONNX"),
-    "evidently": ("evidently", "tests of data drift and their reports: the monitor needs it"),
+    "evidently": ("evidently", "drift tests and reports; the monitor needs it"),
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000
 # The newest records of each partition show, by their keys, how producers choose partitions.
 _NEWEST = 50
-# So many dead letters in a row, without a record in between, are no coincidence.
+# If a partition ends with this many dead letters in a row, all records are probably rejected.
 _FEWEST_REJECTED = 20
 
 
-class _Account(msgspec.Struct, frozen=True):
-    """The fields of an event that show whether it stands for a dead letter."""
+class _DeadLetterMark(msgspec.Struct, frozen=True):
+    """The fields of an event that show whether it is the watermark of a dead letter."""
 
     type: str
     dead_letter: RefusedRecord | None = None
 
 
-_accounts = msgspec.json.Decoder(_Account)
+_accounts = msgspec.json.Decoder(_DeadLetterMark)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -98,7 +98,9 @@ def check_models(settings: Settings) -> Iterator[Check]:
         yield Check("signing key", "ok", f"{signer} in {settings.keys}")
         if is_open(settings.keys):
             todo = f"run `chmod 600 {settings.keys / 'signing.pem'}`"
-            yield Check("signing key's rights", "warn", "other users may read or change it", todo)
+            yield Check(
+                "signing key's permissions", "warn", "other users may read or change it", todo
+            )
         if signer not in trusted:
             todo = f"run `driftline keys trust {settings.keys / 'signing.pub'}`"
             yield Check("own key trusted", "fail", f"{signer} is not trusted here", todo)
@@ -141,7 +143,7 @@ def check_services(here: Workers) -> Iterator[Check]:
             yield Check(worker.name, "warn", found, "run `driftline down`, then `driftline up`")
         elif worker.alive:
             yield Check(
-                worker.name, "ok", f"{worker.said.state}, restarted {worker.restarts} times"
+                worker.name, "ok", f"{worker.state.state}, restarted {worker.restarts} times"
             )
 
 
@@ -230,7 +232,9 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
     topics = Topics(stream)
     if len(admin.describe([topics.predictions, topics.outcomes, topics.deadletters])) < 3:
         return
-    reasons: dict[tuple[str, int], str] = {}  # of the newest dead letter, by topic and partition
+    reasons: dict[
+        tuple[str, int], str
+    ] = {}  # reason of the newest dead letter, by topic and partition
     for message in _newest(admin, broker, topics.deadletters):
         with contextlib.suppress(DataError):
             origin = dead_letter_origin(message)
@@ -240,7 +244,9 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
         (topics.features, topics.predictions, "records"),
         (topics.labels, topics.outcomes, "labels"),
     ):
-        rejected: Counter[int] = Counter()  # consecutive ones at the end of each partition
+        rejected: Counter[int] = (
+            Counter()
+        )  # number of consecutive dead letters at the end of each partition
         for message in _newest(admin, broker, topic):
             event = decode_or_skip(_accounts, message)
             if event is None or event.type != "watermark":

@@ -89,7 +89,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
     lost: int = 0  # offsets in those gaps whose ends are known
     problem: str | None = None  # outcomes: why labels and records are in different partitions
-    refused: dict[str, str] = {}  # inference: digest of a rejected model → why
+    refused: dict[str, str] = {}  # inference: digest of a rejected model → reason
     error: str | None = None
     stream_digest: str | None = None  # of the stream file that the service has loaded
     troubles: tuple[Trouble, ...] = ()
@@ -177,8 +177,7 @@ def born(pid: int) -> str | None:
 
 def write_state(folder: Path, state: ServiceState) -> None:
     """Replace the state file of a service at once, so that readers never see a partial file."""
-    # Not flushed to the disk: the service writes again in a second, and does not outlive the
-    # machine.
+    # The file need not survive a power failure, so it is not flushed to the disk.
     path = folder / f"{state.service}-{state.slot}.json"
     replace_file(path, msgspec.json.encode(state), flush=False)
 

@@ -41,12 +41,12 @@ class Status(msgspec.Struct, frozen=True):
     stream: str
     services: tuple[ServiceStatus, ...]
     problems: tuple[str, ...]  # of the services on this machine, and of the models topic
-    answering: tuple[str, ...]  # digests of the models that serve on this machine
+    serving: tuple[str, ...]  # digests of the models that serve on this machine
     champion: str | None
     frozen: bool
     drift: DriftEvent | None
     decision: RetrainDecision | None
-    refused: dict[str, str] = {}  # key of a rejected record of `models` → why
+    refused: dict[str, str] = {}  # key of a rejected record of `models` → reason
 
 
 # The inputs that a service reads as a consumer group. `models` is a broadcast topic, read without
@@ -63,20 +63,20 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
     """Return the current status of a stream. Raises BrokerError."""
     topics = Topics(stream)
     workers = here.workers
-    answering = {w.said.model for w in workers if w.alive and w.said.model is not None}
+    serving = {w.state.model for w in workers if w.alive and w.state.model is not None}
     catalog = read_catalog(broker, topics, trusted)
     return Status(
         stream=stream.name,
         services=tuple(
             ServiceStatus(
                 service=service,
-                workers=tuple(w for w in workers if w.said.service == service),
+                workers=tuple(w for w in workers if w.state.service == service),
                 lag=_lag(broker, topics, service),
             )
             for service in SERVICES
         ),
         problems=(*here.problems(), *filter(None, [catalog.lost])),
-        answering=tuple(sorted(answering)),
+        serving=tuple(sorted(serving)),
         champion=catalog.champion_digest,
         frozen=catalog.frozen,
         drift=_last_drift(broker, topics),

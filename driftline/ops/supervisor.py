@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 # service has run for `RAN_WELL_S`.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
-# Doublings after which the pause is the longest one. More of them would overflow.
+# After this many doublings the pause has its maximum. Larger exponents would overflow.
 _MOST_DOUBLINGS: Final = 6
 RAN_WELL_S: Final = 60.0
 # A service that stops commits and leaves its group. This takes less than a second, unless the
@@ -90,12 +90,15 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        self._failing: dict[str, str] = {}  # what fails at each step → why, logged once
+        self._failing: dict[
+            str, str
+        ] = {}  # part of a step that fails → its error, which is logged once
 
     def step(self) -> None:
         """Handle a new request, detect services that have ended, and start those that are due.
 
-        Whatever fails is logged once and tried again by the next call. The rest is done anyway.
+        An error of one part is logged once, and the next call tries that part again. The other
+        parts are not affected.
         """
         self._try("the request", self._look_for_a_request)
         for kept in self._kept.values():
@@ -111,7 +114,7 @@ class Supervisor:
         write_processes(self._folder, ())
 
     def _try(self, what: str, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Do a part of a step. Log an error, unless it is the one of the step before."""
+        """Run a part of a step. Log its error, unless the previous step had the same error."""
         try:
             do(*args, **kwargs)
         except Exception as error:
@@ -153,7 +156,7 @@ class Supervisor:
                 known = _Kept(wanted, self._left.pop(wanted.name, None), self._clock.monotonic())
                 self._kept[wanted.name] = known
                 if known.is_running:
-                    log.info("%s runs already: adopted", wanted.name)
+                    log.info("%s is already running: adopting it", wanted.name)
             known.wanted = wanted
             # A new request means that the user may have fixed the cause, so start at once.
             known.change(failures=0)
@@ -207,9 +210,9 @@ class Supervisor:
             end = f"killed by {_signal_name(-code)}"
         else:
             end = f"exit code {code}"
-        said = read_state(self._folder, kept.process.service, kept.process.slot)
-        if said is not None and said.pid == kept.process.pid and said.error:
-            return f"{end}: {said.error}"
+        state = read_state(self._folder, kept.process.service, kept.process.slot)
+        if state is not None and state.pid == kept.process.pid and state.error:
+            return f"{end}: {state.error}"
         last = _last_words(output_of(kept.wanted), code)
         return f"{end}: {last}" if last else end
 

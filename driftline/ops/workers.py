@@ -1,6 +1,6 @@
 """Inspect the services of a stream on this machine: which run, which are healthy, what is wrong.
 
-In: the folder with their states, and the present time. Out: `Workers`. It connects to no broker.
+In: the folder with their states, and the current time. Out: `Workers`. It connects to no broker.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ UNSUPERVISED = (
 class Worker(msgspec.Struct, frozen=True):
     """A process of a service: its last state, and its health."""
 
-    said: ServiceState
+    state: ServiceState
     alive: bool
     problem: str | None = None  # why it is unhealthy
     restarts: int = 0
@@ -40,7 +40,7 @@ class Worker(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        return f"{self.said.service}-{self.said.slot}"
+        return f"{self.state.service}-{self.state.slot}"
 
 
 class Workers(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Workers(msgspec.Struct, frozen=True):
 
     def missing(self) -> tuple[Service, ...]:
         """Return the services without a worker that runs or should run."""
-        here = {worker.said.service for worker in self.workers if worker.alive or worker.problem}
+        here = {worker.state.service for worker in self.workers if worker.alive or worker.problem}
         return tuple(service for service in SERVICES if service not in here)
 
 
@@ -76,18 +76,18 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
     """Inspect all processes. `digest` is that of the stream file."""
     damaged = tuple(unreadable(folder))
     processes = {process.name: process for process in read_processes(folder)}
-    said = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
+    states = {f"{state.service}-{state.slot}": state for state in read_states(folder)}
     workers = []
-    for name in (*processes, *(name for name in said if name not in processes)):
+    for name in (*processes, *(name for name in states if name not in processes)):
         process = processes.get(name)
-        state = said.get(name)
+        state = states.get(name)
         if state is None or (process is not None and state.pid != process.pid):
             assert process is not None
-            state = _speechless(process, now)
+            state = _unwritten_state(process, now)
         alive = process.alive if process is not None else state.alive
         workers.append(
             Worker(
-                said=state,
+                state=state,
                 alive=alive,
                 problem=_problem(process, state, alive, now),
                 restarts=process.restarts if process is not None else 0,
@@ -95,7 +95,7 @@ def look_at_workers(folder: Path, digest: str | None, *, now: datetime) -> Worke
             )
         )
     order = {service: number for number, service in enumerate(SERVICES)}
-    workers.sort(key=lambda worker: (order[worker.said.service], worker.said.slot))
+    workers.sort(key=lambda worker: (order[worker.state.service], worker.state.slot))
     is_supervised = read_supervisor(folder) is not None
     return Workers(
         folder=folder,
@@ -126,7 +126,7 @@ def _problem(
     return None if state.problem is None else f"reports: {state.problem}"
 
 
-def _speechless(process: Process, now: datetime) -> ServiceState:
+def _unwritten_state(process: Process, now: datetime) -> ServiceState:
     """Return a state for a process that has not written one yet."""
     moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     return ServiceState(

@@ -99,17 +99,19 @@ def _whole_reason(error: Exception) -> str:
     message = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return f"not JSON: {message}"
-    said, _, path = message.partition(" - at `$.")
-    if said.startswith("Object contains unknown field "):
-        return f"unknown column {said.removeprefix('Object contains unknown field ').strip('`')!r}"
-    if said.startswith("Expected `object`") and not path:
-        return "not a JSON object: " + said.partition(", ")[2].replace("`", "")
+    detail, _, path = message.partition(" - at `$.")
+    if detail.startswith("Object contains unknown field "):
+        return (
+            f"unknown column {detail.removeprefix('Object contains unknown field ').strip('`')!r}"
+        )
+    if detail.startswith("Expected `object`") and not path:
+        return "not a JSON object: " + detail.partition(", ")[2].replace("`", "")
     where = f"column {path.removesuffix('`')!r}: " if path else ""
-    if said.startswith("Expected `"):
-        expected, _, got = said.removeprefix("Expected `").partition("`, got ")
+    if detail.startswith("Expected `"):
+        expected, _, got = detail.removeprefix("Expected `").partition("`, got ")
         parts = [_TYPES.get(part, part) for part in expected.split(" | ")]
         if "float" in expected and "int" in expected:
             parts.remove(_TYPES["int"])
         words = " or ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
         return f"{where}expected {words}, got {got.strip('`')}"
-    return where + said[0].lower() + said[1:]
+    return where + detail[0].lower() + detail[1:]

@@ -1,7 +1,7 @@
-"""Reads the metadata beside committed offsets, which any tool that moves offsets may have written.
+"""Decode the metadata of committed offsets, which may also come from a tool that resets offsets.
 
-In: what a group has committed. Out: a struct, or none where the text is not one of its values. The
-bounds of the structs' fields say which numbers a service can go on from.
+Input: the commits of a group. Output: a struct, or None if the metadata is not valid. The bounds of
+the struct's fields define which numbers a service can continue with.
 """
 
 import logging
@@ -18,8 +18,8 @@ from driftline.wire.column_decoders import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
-# Positions are microseconds of the years 1 to 9999, or numbers of records, give or take the longest
-# span of a stream file.
+# Room for times in the years 1 to 9999 in microseconds, and for record numbers, plus or minus the
+# longest span of a stream file.
 _FURTHEST: Final = 2**59
 Offset = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Position = Annotated[int, Meta(ge=-_FURTHEST, le=_FURTHEST)]
@@ -31,14 +31,17 @@ _BY: Final[Mapping[Axis, str]] = {"time": "by event time (`span`)", "row": "in r
 
 
 class Kind(NamedTuple):
-    """What stands beside the offsets of a topic, and what follows where it cannot be used."""
+    """The metadata of the offsets of a topic.
+
+    `struct` is its type, and `otherwise` describes the consequence if it cannot be used.
+    """
 
     struct: type[msgspec.Struct]
     otherwise: str
 
 
 def metadata_of(committed: Committed, struct: type[T]) -> T | None:
-    """Return what stands beside a committed offset; None if that is nothing, or unusable.
+    """Return the metadata of a committed offset, or None if it is empty or not valid.
 
     >>> class Note(msgspec.Struct):
     ...     published: Offset = 0
@@ -56,10 +59,11 @@ def metadata_of(committed: Committed, struct: type[T]) -> T | None:
 def usable(
     resume: Mapping[TopicPartition, Committed], group: str, kinds: Mapping[str, Kind], axis: Axis
 ) -> dict[TopicPartition, Committed]:
-    """Return the commits of a group without the metadata that it cannot go on from; log each.
+    """Return the commits of a group without metadata that is not valid. Log a warning for each.
 
-    `kinds`: by topic. Metadata of other topics is left as it is. Raises StreamFileError if the
-    group's windows were on another axis until now: positions of the two cannot be compared.
+    `kinds` describes the metadata by topic. Metadata of other topics is unchanged. Raises
+    StreamFileError if the group's windows were on the other axis, because positions on different
+    axes cannot be compared.
     """
     found = {}
     for partition, committed in resume.items():
@@ -72,7 +76,7 @@ def usable(
                 f"processed with windows {_BY[before]}",
                 hint="change `windows` back, or give the stream another name and new topics",
             )
-        is_empty = committed.metadata in ("", "{}")  # `{}`: nothing but the topic's id was there
+        is_empty = committed.metadata in ("", "{}")  # `{}`: the metadata had only the topic's id
         if kind is not None and not is_empty and stored is None:
             log.warning(
                 "group %s, %s[%d]: the metadata beside the committed offset %d is not Driftline's "

@@ -571,7 +571,9 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # reader's memory.
 _Short = Annotated[str, Meta(max_length=512)]
 _Text = Annotated[str, Meta(max_length=16_384)]
-_Sequence = Annotated[int, Meta(ge=0, le=2**53)]  # exact in every JSON reader
+_Sequence = Annotated[
+    int, Meta(ge=0, le=2**53)
+]  # the largest integer that every JSON reader reads exactly
 
 
 class ModelAnnounced(Event, frozen=True, tag="model"):

@@ -32,7 +32,7 @@ def shortened(reason: str) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as reasons and errors quote it, shortened.
+    """Format a value for a reason or an error message, shortened if it is long.
 
     >>> shown(None), shown("abc")
     ('null or absent', "'abc'")
@@ -41,7 +41,7 @@ def shown(value: object) -> str:
 
 
 def text(value: object) -> str:
-    """Return a class, category or id as text, as the wire format has it.
+    """Format a class, category or id as text, in the way of the wire format.
 
     >>> [text(value) for value in ("a", True, 3, 3.0, 0.5)]
     ['a', 'true', '3', '3', '0.5']

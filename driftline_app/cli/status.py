@@ -69,21 +69,21 @@ def _show(found: Status) -> None:
     }
     workers = [worker for service in found.services for worker in service.workers]
     _show_workers(found.stream, workers, lags)
-    answering = (
-        ", ".join(short_digest(digest) for digest in found.answering) or "no model on this machine"
+    serving = (
+        ", ".join(short_digest(digest) for digest in found.serving) or "no model on this machine"
     )
-    stdout.print(f"serving:   {answering}", highlight=False)
+    stdout.print(f"serving:   {serving}", highlight=False)
     frozen = " (automatic promotion is frozen)" if found.frozen else ""
     stdout.print(f"champion:  {short_digest(found.champion)}{frozen}", highlight=False)
     refused = dict(found.refused)
     for worker in workers:
-        refused |= worker.said.refused if worker.alive else {}
-        said_by = f"{worker.said.service}-{worker.said.slot}"
-        if worker.said.gaps:
-            lost = f"{worker.said.gaps} gaps: {worker.said.lost:,} offsets were deleted unread"
+        refused |= worker.state.refused if worker.alive else {}
+        said_by = f"{worker.state.service}-{worker.state.slot}"
+        if worker.state.gaps:
+            lost = f"{worker.state.gaps} gaps: {worker.state.lost:,} offsets were deleted unread"
             stdout.print(f"{said_by}: {lost}; `driftline reconcile` lists them", style="red")
-        if worker.alive and worker.said.problem is not None:
-            stdout.print(f"{said_by}: {escape(worker.said.problem)}", style="red")
+        if worker.alive and worker.state.problem is not None:
+            stdout.print(f"{said_by}: {escape(worker.state.problem)}", style="red")
     for name, why in refused.items():
         what = short_digest(name) if name.startswith("sha256:") else escape(name)
         stdout.print(f"rejected:  {what}: {escape(why)}", style="red")
@@ -108,7 +108,7 @@ def _show_workers(
         table.add_column(name, no_wrap=not wraps, min_width=11 if name == "state" else None)
     for service in SERVICES:
         lag = lags.get(service, "unknown")
-        own = [worker for worker in workers if worker.said.service == service]
+        own = [worker for worker in workers if worker.state.service == service]
         if not own:
             table.add_row(service, "[dim]not here[/]", "", "", "", lag)
         for worker in own:
@@ -118,7 +118,7 @@ def _show_workers(
 
 
 def _row(worker: Worker, lag: str | Text) -> tuple[str | Text, ...]:
-    said = worker.said
+    said = worker.state
     ended = said.state if said.state in ("stopped", "failed") else "killed"
     state = said.state if worker.alive else f"[red]{ended}[/]"
     if worker.restarts:

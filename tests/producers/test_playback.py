@@ -347,7 +347,7 @@ def test_a_warm_up_must_be_a_share_between_0_and_1(share: float) -> None:
 
 
 def test_a_warm_up_needs_a_source_of_known_length() -> None:
-    with pytest.raises(DataError, match="its length is not known"):
+    with pytest.raises(DataError, match="an unknown number of rows"):
         Playback(stream("label_delay = 0"), Rows(rows([1]), count=False)).warm_up(0.5)
 
 

@@ -101,14 +101,14 @@ def test_the_format_of_a_time_column_is_detected_and_times_out_of_order_counted(
 def test_an_unknown_time_format_is_reported(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "when,x,y", "noon,1,a", "dusk,2,b"), "y", time="when")
     assert any("format is not recognised, such as 'noon'" in note for note in seen.notes)
-    assert "not recognised: a strptime pattern" in draft(seen, "s")
+    assert "not recognised: write a strptime pattern" in draft(seen, "s")
 
 
 def test_a_later_row_with_the_same_id_can_contain_the_label(tmp_path: Path) -> None:
     seen = look(csv(tmp_path, "id,x,y", "1,1,", "2,2,", "1,1,a", "2,2,b", "2,2,c"), "y", id="id")
     assert seen.own_labels
     assert seen.records == 2
-    assert any("1 rows bring the label of an id once more" in note for note in seen.notes)
+    assert any("1 rows repeat the label of an id" in note for note in seen.notes)
     assert loaded(seen).simulate.label_delay == "data"
 
 

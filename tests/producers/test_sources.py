@@ -170,7 +170,7 @@ def test_river_sets_and_generators_are_opened_by_name() -> None:
     ("name", "problem"),
     [
         ("river:Elec2", "not bundled"),
-        ("river:Nope", "no set or generator 'Nope'"),
+        ("river:Nope", "no data set or generator 'Nope'"),
         ("river:SEA:x=1", "no parameter 'x'"),
         ("river:SEA:n=0", "positive whole number for n"),
         ("river:SEA:variant", "expected key=value"),

@@ -60,12 +60,12 @@ def test_expressions_compute_the_expected_values(text: str, values: list[float])
         ("'x'", "has text outside"),
         ("True * a", "has True"),
         ("1" * 400 + " * a", "above 1e300"),
-        ("a; b", "is no expression"),
-        ("", "is no expression"),
-        ("(" * 300 + "a" + ")" * 300, "is no expression"),
+        ("a; b", "is not an expression"),
+        ("", "is not an expression"),
+        ("(" * 300 + "a" + ")" * 300, "is not an expression"),
         ("a +" * 1000 + "a", "longer than"),
         ("round(a, b)", "cannot be computed"),
-        ("c", "'c', which is no declared feature"),
+        ("c", "'c', which is not a declared feature"),
     ],
 )
 def test_other_expressions_are_rejected_with_a_reason(text: str, problem: str) -> None:

@@ -55,7 +55,7 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         (SMALL + '[windows]\nslide = "1h"', "[windows.slide] Expected the window of 1000 records"),
         (SMALL + '[retrain]\non = ["data", "x"]', "[retrain.on[1]] Expected"),
         (SMALL + "[retrain]\non = []", "[retrain.on] Expected"),
-        (SMALL + '[retrain]\non = ["quality"]', "[retrain.on] Expected with policy"),
+        (SMALL + '[retrain]\non = ["quality"]', "[retrain.on] Expected only with policy"),
         (SMALL + '[retrain]\npolicy = "sometimes"', "[retrain.policy] Expected"),
         (SMALL + "[retrain]\nbudget = { requests = 0, per = 9 }", "[retrain.budget.requests]"),
         (SMALL + '[retrain]\ncooldown = "3 days"', "[retrain.cooldown] Expected a duration"),
@@ -71,7 +71,7 @@ SMALL = HEAD + 'features = { a = "number" }\n'
         (SMALL + "[derived]\nx = 3", "[derived.x] Expected text, got 3"),
         (
             SMALL + '[derived]\nx = "b + 1"',
-            "[derived.x] the expression 'b + 1' uses 'b', which is no declared feature",
+            "[derived.x] the expression 'b + 1' uses 'b', which is not a declared feature",
         ),
         (SMALL + "[kafka]\npartitions = 0", "[kafka.partitions] Expected a whole number from 1"),
         (

@@ -65,5 +65,5 @@ def test_arrays_and_lists_give_the_same_metrics() -> None:
 
 
 def test_a_metric_of_no_records_is_an_error() -> None:
-    with pytest.raises(ValueError, match="accuracy of no records"):
+    with pytest.raises(ValueError, match="accuracy without records"):
         evaluate("accuracy", "classification", [], [])

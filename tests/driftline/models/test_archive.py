@@ -100,7 +100,7 @@ def test_a_faulty_archive_is_rejected(kind: str) -> None:
 
 
 def test_an_archive_that_contains_a_file_twice_is_rejected() -> None:
-    with pytest.raises(PackageCheckFailed, match="twice"):
+    with pytest.raises(PackageCheckFailed, match="two files have the same name"):
         read_all(twice())
 
 

@@ -191,7 +191,7 @@ def test_the_first_of_two_signed_pointers_with_the_same_predecessor_counts() -> 
         signed(TOPICS, pointer("p3", "p1", "sha256:c", sequence=2)),
     )
     assert catalog.champion_digest == "sha256:b"
-    assert catalog.refused[CHAMPION_KEY] == "stale: its sequence is 2, the current one's 2"
+    assert catalog.refused[CHAMPION_KEY] == "stale: its sequence is 2, the current one is 2"
 
 
 def test_a_later_conflicting_pointer_never_counts_after_a_restatement_of_the_first() -> None:

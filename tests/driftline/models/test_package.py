@@ -115,7 +115,7 @@ def test_a_package_whose_announcement_has_a_wrong_signature_is_rejected_unread(
     home: Path, trained: TrainedModel
 ) -> None:
     forged = msgspec.structs.replace(trained.announcement, signature="00" * 64)
-    with pytest.raises(UntrustedPackage, match="does not hold"):
+    with pytest.raises(UntrustedPackage, match="is invalid"):
         models(home).load(forged)
 
 
@@ -164,7 +164,7 @@ def test_a_model_with_other_predictions_than_in_training_fails_its_check(
     first, *rest = model.manifest.check
     wrong = msgspec.structs.replace(first, scores=tuple(1 - s for s in first.scores or ()))
     model.manifest = msgspec.structs.replace(model.manifest, check=(*rest, wrong))
-    with pytest.raises(PackageCheckFailed, match="where it said"):
+    with pytest.raises(PackageCheckFailed, match="after its training it predicted"):
         model.check()
 
 

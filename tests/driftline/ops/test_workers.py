@@ -74,7 +74,7 @@ class Machine:
         return list(self.look().problems())
 
     def worker(self, service: Service) -> Worker:
-        return next(w for w in self.look("sha256:new").workers if w.said.service == service)
+        return next(w for w in self.look("sha256:new").workers if w.state.service == service)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_service_that_has_not_written_its_state_is_starting(machine: Machine) 
     (machine.folder / "trainer-0.json").unlink()
 
     assert machine.problems() == []
-    assert machine.worker("trainer").said.state == "starting"
+    assert machine.worker("trainer").state.state == "starting"
 
 
 def test_starting_becomes_a_problem_only_after_a_while(machine: Machine) -> None:
@@ -242,7 +242,7 @@ def test_a_damaged_state_file_is_a_problem_and_hides_no_other_service(machine: M
 
     assert len(problems) == 1
     assert problems[0].startswith(f"{path} cannot be read, so its content is ignored: ")
-    assert [worker.said.state for worker in machine.look().workers] == ["starting"] + [
+    assert [worker.state.state for worker in machine.look().workers] == ["starting"] + [
         "running"
     ] * 3
 
