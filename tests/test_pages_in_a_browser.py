@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driftline_app.report.heatmap import Cell, heat_map, histogram
+from driftline_app.report.column_charts import Cell, heat_map, histogram
 from driftline_app.report.page import write_page as write
 from driftline_app.report.page import write_report
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, Totals

@@ -27,7 +27,7 @@ from driftline_app.backtest.policy_runs import Job, Played, periodic, train_firs
 from driftline_app.backtest.process_pool import cores, play_all
 from driftline_app.backtest.result import persistence
 from driftline_app.replay.simulation import Alert
-from driftline_app.report.line_chart import element
+from driftline_app.report.elements import element
 from producers.draft import draft
 from producers.profile import look
 from producers.sources import open_source

@@ -22,10 +22,10 @@ from driftline_app.backtest.result import Backtest
 from driftline_app.cli.backtest_table import gain
 from driftline_app.cli.estimates import error_sentence
 from driftline_app.replay.narrator import report_event
-from driftline_app.report.heatmap import Cell, heat_map, histogram
-from driftline_app.report.line_chart import Series, chart, element, format_value
+from driftline_app.report.column_charts import Cell, heat_map, histogram
+from driftline_app.report.elements import element, format_value, table, title_of
+from driftline_app.report.line_chart import Series, chart
 from driftline_app.report.page import events_table, marks_of
-from driftline_app.report.values import title_of
 from producers.playback import Playback
 from producers.sources import open_source
 
@@ -56,7 +56,7 @@ def backtest_page(
         element("p", "Driftline backtest of ", element("code", title), class_="over"),
         element("h1", stream.name),
         element("p", _summary(found), class_="lead"),
-        _scroll(_results(found)),
+        _results(found),
     ]
     for play in found.policies.values():
         body += _policy(stream, play, found)
@@ -70,7 +70,12 @@ def backtest_page(
         )
         body += [
             element("p", note, class_="note"),
-            _scroll(heat_map([(name, _cells(name, first.windows)) for name in shifting])),
+            element(
+                "div",
+                heat_map([(name, _cells(name, first.windows)) for name in shifting]),
+                class_="scroll",
+                tabindex="0",
+            ),
             *_distributions(
                 stream, data, first.windows, shifting, warmup=warmup, limit=limit, seed=seed
             ),
@@ -95,51 +100,31 @@ def _summary(found: Backtest) -> str:
 def _results(found: Backtest) -> ET.Element:
     result, base = found.result, found.result.baselines
     rate = result.false_alarm_rate
+    alarms = "–" if rate is None else f"{rate:.3f} per window"
     rows: list[tuple[str, ...]] = [
         (
             name,
             format_value(policy.metric),
-            gain(policy.gain, policy.gain_error).replace(" ", "\u00a0"),
-            gain(policy.periodic_gain, policy.periodic_gain_error).replace(" ", "\u00a0"),
+            gain(policy.gain, policy.gain_error),
+            gain(policy.periodic_gain, policy.periodic_gain_error),
             str(len(policy.alerts)),
             str(len(policy.retrains)),
             f"{policy.train_seconds:.1f}",
         )
         for name, policy in result.policies.items()
     ]
+    trainings = str(result.every_window_retrains)
+    seconds = f"{result.every_window_train_seconds:.1f}"
     rows += [
         ("never", format_value(base.never), "", "", "", "0", "0.0"),
-        (
-            "after each window",
-            format_value(base.every_window),
-            "",
-            "",
-            "",
-            str(result.every_window_retrains),
-            f"{result.every_window_train_seconds:.1f}",
-        ),
-        *(
-            (
-                f"periodic, as often as {name}",
-                format_value(policy.periodic),
-                "",
-                "",
-                "",
-                str(len(policy.periodic_retrains)),
-                "",
-            )
-            for name, policy in result.policies.items()
-        ),
+        ("after each window", format_value(base.every_window), "", "", "", trainings, seconds),
+    ]
+    for name, policy in result.policies.items():
+        label, trainings = f"periodic, as often as {name}", str(len(policy.periodic_retrains))
+        rows.append((label, format_value(policy.periodic), "", "", "", trainings, ""))
+    rows += [
         ("previous label", format_value(base.persistence), "", "", "", "", ""),
-        (
-            "rows in random order",
-            "",
-            "",
-            "",
-            "–" if rate is None else f"{rate:.3f}\u00a0per\u00a0window",
-            "",
-            "",
-        ),
+        ("rows in random order", "", "", "", alarms, "", ""),
     ]
     names = (
         "Policy",
@@ -150,10 +135,9 @@ def _results(found: Backtest) -> ET.Element:
         "Trainings",
         "Seconds of training",
     )
-    return element(
-        "table",
-        element("thead", element("tr", *(element("th", name) for name in names))),
-        element("tbody", *(element("tr", *(element("td", t) for t in row)) for row in rows)),
+    return table(
+        names,
+        (element("tr", *(element("td", text, class_="what") for text in row)) for row in rows),
     )
 
 
@@ -183,10 +167,10 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
     )
     estimates = [] if play.estimates is None else [error_sentence(play.estimates)]
-    told = _scroll(events_table(events)) if events else element("p", "No drift and no retraining.")
+    told = events_table(events) if events else element("p", "No drift and no retraining.")
     return [
         element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
-        _scroll(drawn),
+        element("div", drawn, class_="plot"),
         *(element("p", sentence, class_="note") for sentence in estimates),
         told,
     ]
@@ -255,7 +239,7 @@ def _distributions(
         element(
             "div",
             element("p", element("b", name), _where(window), class_="small"),
-            element("div", histogram(name, warm[name], samples[name]), class_="scroll"),
+            element("div", histogram(name, warm[name], samples[name]), class_="plot"),
         )
         for name, window in chosen.items()
     ]
@@ -266,7 +250,7 @@ def _distributions(
             "Distributions in the warm-up rows, and in the window with the largest shift.",
             class_="note",
         ),
-        element("div", *drawn, class_="grid"),
+        element("div", *drawn, class_="plots"),
     ]
 
 
@@ -288,7 +272,3 @@ def _samples(
             inside = (positions >= window.start) & (positions < window.end)
             parts[name].append(batch.columns[name][inside])
     return {name: np.concatenate(found) for name, found in parts.items()}
-
-
-def _scroll(child: ET.Element) -> ET.Element:
-    return element("div", child, class_="scroll", tabindex="0")

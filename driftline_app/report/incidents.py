@@ -9,8 +9,8 @@ from statistics import fmean
 
 import msgspec
 
-from driftline_app.report.line_chart import format_value
-from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, title_of
+from driftline_app.report.elements import format_value, title_of
+from driftline_app.report.values import MetricOverTime, RunEvent, RunReport
 from producers.rows import Change
 
 # Blocks before a change that give the level of the metric: enough to average out noise.

@@ -1,27 +1,28 @@
 """Draw a line chart as inline SVG: a metric by row, with lanes for events below it.
 
-In: values and marks. Out: one `svg` element, coloured by the CSS classes of the page. There is no
-script: tooltips are SVG titles. Plotly would add 4 MB to each report for a few lines.
+In: values and marks. Out: one `svg` element without a script; tooltips are SVG titles. The CSS of
+the page sets its colours and the size of its text, which is larger on a narrow screen.
 """
 
 import math
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Literal
 from xml.etree import ElementTree as ET
 
 import msgspec
 
-from driftline.safe_text import visible
+from driftline_app.report.elements import element, format_value
 
-WIDTH = 960
-LEFT = 126  # width for the names of lanes
-RIGHT = 18
-TOP = 34  # height of the legend
-PLOT = 270
-GAP = 10  # between the plot and its lanes
-LANE = 24
-AXIS = 40
-LETTER = 6.2  # width of one, about
+# The page scales the chart to its width: up to 1.5 on a wide screen, down to 0.57 on a narrow one.
+WIDTH = 640
+LEFT = 140  # width for the names of lanes, in the text of a narrow screen
+RIGHT = 28  # half a number of the axis
+LINE = 16  # height of a line of the legend
+PLOT = 165
+GAP = 8  # between the plot and its lanes
+LANE = 18
+AXIS = 38
 
 
 class Series(msgspec.Struct, frozen=True):
@@ -34,11 +35,6 @@ class Series(msgspec.Struct, frozen=True):
     style: Literal["loop", "static", "baseline"]
     label: str
     values: tuple[float | None, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the label without its explanation."""
-        return self.label.split(":")[0]
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -53,47 +49,6 @@ class Mark(msgspec.Struct, frozen=True):
     style: str
     text: str
     link: str
-
-
-def element(tag: str, *children: ET.Element | str, **attributes: str | float) -> ET.Element:
-    r"""Return an element. `class_` is the attribute `class`; other underscores become hyphens.
-
-    Text may contain anything. Markup is escaped when the page is written. Characters that XML
-    does not allow, or that change the text around them, are written as escapes.
-
-    >>> ET.tostring(element("p", "a < b ", element("b", "\x07"), class_="x"), encoding="unicode")
-    '<p class="x">a &lt; b <b>\\x07</b></p>'
-    """
-    made = ET.Element(
-        tag,
-        {
-            name.rstrip("_").replace("_", "-"): f"{value:.6g}"
-            if isinstance(value, float)
-            else visible(str(value))
-            for name, value in attributes.items()
-        },
-    )
-    for child in children:
-        if isinstance(child, ET.Element):
-            made.append(child)
-        elif len(made):
-            made[-1].tail = (made[-1].tail or "") + visible(child, keep="\n")
-        else:
-            made.text = (made.text or "") + visible(child, keep="\n")
-    return made
-
-
-def format_value(value: float | None) -> str:
-    """Return a metric as text. A fraction has three digits after the point.
-
-    >>> format_value(0.97), format_value(43.274), format_value(1234.5), format_value(None)
-    ('0.970', '43.27', '1,234', '–')
-    """
-    if value is None:
-        return "–"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) >= 1 or 0 < abs(value) < 0.01 else f"{value:.3f}"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -124,33 +79,30 @@ def chart(
     known = [value for line in series for value in line.values if value is not None]
     heights = ticks(min(known, default=0.0), max(known, default=1.0), 6)
     start = max(0, rows[0] - block + 1) if rows else 0
-    scale = _Scale(
-        start=start,
-        end=max([*rows, *(mark.until for mark in marks), start + 1]),
-        low=heights[0],
-        high=heights[-1],
-    )
-    lowest = TOP + PLOT + GAP + LANE * len(lanes)
+    end = max([*rows, *(mark.until for mark in marks), start + 1])
+    scale = _Scale(start, end, heights[0], heights[-1], top=LINE * len(series) + 12)
+    lowest = scale.top + PLOT + GAP + LANE * len(lanes)
     return element(
         "svg",
         *_legend(series),
         *_axes(scale, heights, lowest, block),
         *_blocks(scale, rows, block, series),
-        *_rules(scale, marks),
         *(
-            shape
-            for line in series
-            for shape in _polylines(
-                line.style,
-                [
-                    None if value is None else (scale.x(row), scale.y(value))
-                    for row, value in zip(rows, line.values, strict=True)
-                ],
+            _line(
+                scale.x(mark.row),
+                scale.top,
+                scale.x(mark.row),
+                scale.top + PLOT,
+                f"rule {mark.style}",
             )
+            for mark in marks
+            if mark.style in ("change", "drift", "swap")
         ),
+        *(part for line in series for part in _polylines(scale, rows, line)),
         *_lanes(scale, lanes, marks),
+        class_="chart",
         viewBox=f"0 0 {WIDTH} {lowest + AXIS}",
-        role="img",
+        role="group",
         aria_label=label,
     )
 
@@ -162,33 +114,33 @@ class _Scale(msgspec.Struct, frozen=True):
     end: int
     low: float
     high: float
+    top: float
 
     def x(self, row: float) -> float:
         return LEFT + (row - self.start) / (self.end - self.start) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        return TOP + PLOT * (1 - (value - self.low) / (self.high - self.low))
+        return self.top + PLOT * (1 - (value - self.low) / (self.high - self.low))
 
 
 def _legend(series: tuple[Series, ...]) -> Iterator[ET.Element]:
-    """Yield the legend above the plot. The top line comes first."""
-    x = float(LEFT)
-    for line in reversed(series):
-        yield _line(x, TOP - 18, x + 24, TOP - 18, f"series {line.style}")
-        yield _text(line.label, x + 30, TOP - 14, "start")
-        x += 50 + LETTER * len(line.label)
+    """Yield a line of the legend for each series, so that long names fit. The top one is first."""
+    for number, line in enumerate(reversed(series)):
+        y = LINE * (number + 0.5)
+        yield _line(LEFT, y, LEFT + 24, y, f"series {line.style}")
+        yield _text(line.label, LEFT + 30, y, "start")
 
 
 def _axes(scale: _Scale, heights: list[float], lowest: float, block: int) -> Iterator[ET.Element]:
     for value in heights:
         yield _line(LEFT, scale.y(value), WIDTH - RIGHT, scale.y(value), "grid")
-        yield _text(f"{value:,.10g}", LEFT - 8, scale.y(value) + 4, "end")
-    for row in ticks(scale.start, scale.end, 8):
+        yield _text(f"{value:,.10g}", LEFT - 6, scale.y(value), "end")
+    for row in ticks(scale.start, scale.end, 6):
         if scale.start <= row <= scale.end:
-            yield _line(scale.x(row), TOP + PLOT, scale.x(row), lowest + 5, "grid")
-            yield _text(f"{row:,.0f}", scale.x(row), lowest + 19, "middle")
+            yield _line(scale.x(row), scale.top + PLOT, scale.x(row), lowest + 4, "grid")
+            yield _text(f"{row:,.0f}", scale.x(row), lowest + 12, "middle")
     words = f"row of the data; each point is the mean of {block:,} rows"
-    yield _text(words, (LEFT + WIDTH - RIGHT) / 2, lowest + 35, "middle")
+    yield _text(words, (LEFT + WIDTH - RIGHT) / 2, lowest + 28, "middle")
 
 
 def _blocks(
@@ -197,82 +149,58 @@ def _blocks(
     """Yield an area for each block, with its values as a tooltip."""
     for index, row in enumerate(rows):
         first = max(scale.start, row - block + 1)
-        values = "\n".join(
-            f"{line.name} {format_value(line.values[index])}" for line in reversed(series)
-        )
+        values = [
+            f"{line.label.split(':')[0]} {format_value(line.values[index])}"
+            for line in reversed(series)
+        ]
         yield element(
             "rect",
-            element("title", f"rows {first:,} to {row:,}\n{values}"),
+            element("title", "\n".join([f"rows {first:,} to {row:,}", *values])),
             class_="band",
             x=scale.x(first),
-            y=TOP,
+            y=scale.top,
             width=max(0.5, scale.x(row) - scale.x(first)),
             height=PLOT,
         )
 
 
-def _rules(scale: _Scale, marks: tuple[Mark, ...]) -> Iterator[ET.Element]:
-    for mark in marks:
-        if mark.style in ("change", "drift", "swap"):
-            x = scale.x(mark.row)
-            rule = _line(x, TOP, x, TOP + PLOT, f"rule {mark.style}")
-            rule.set("pointer-events", "none")
-            yield rule
+def _polylines(scale: _Scale, rows: tuple[int, ...], line: Series) -> Iterator[ET.Element]:
+    """Yield the parts of a line with gaps for missing values. A single point is a dot."""
+    blocks = zip(rows, line.values, strict=True)
+    for _, part in groupby(blocks, key=lambda block: block[1] is None):
+        points = [(scale.x(row), scale.y(value)) for row, value in part if value is not None]
+        if len(points) == 1:
+            ((x, y),) = points
+            yield element("circle", cx=x, cy=y, r=2, class_=f"dot {line.style}")
+        elif points:
+            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+            yield element("polyline", points=path, class_=f"series {line.style}")
 
 
 def _lanes(scale: _Scale, lanes: list[str], marks: tuple[Mark, ...]) -> Iterator[ET.Element]:
     for number, lane in enumerate(lanes):
-        middle = TOP + PLOT + GAP + LANE * (number + 0.5)
+        middle = scale.top + PLOT + GAP + LANE * (number + 0.5)
         yield _line(LEFT, middle + LANE / 2, WIDTH - RIGHT, middle + LANE / 2, "grid")
-        yield _text(lane, LEFT - 8, middle + 4, "end")
+        yield _text(lane, 6, middle, "start")
         for mark in marks:
             if mark.lane == lane:
                 yield _mark(mark, scale.x(mark.row), scale.x(mark.until), middle)
+
+
+def _mark(mark: Mark, x: float, until: float, y: float) -> ET.Element:
+    """Return a bar from `x` to `until`, or a dot if the mark has no duration."""
+    title, style = element("title", mark.text), f"mark {mark.style}"
+    if mark.style == "drift":
+        size = {"x": x, "y": y - 4, "width": max(3.0, until - x), "height": 8, "rx": 2}
+        shape = element("rect", title, class_=style, **size)
+    else:
+        shape = element("circle", title, cx=x, cy=y, r=4.5, class_=style)
+    return element("a", shape, href=mark.link) if mark.link else shape
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> ET.Element:
     return element("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=style)
 
 
-def _text(text: str, x: float, y: float, anchor: str) -> ET.Element:
-    return element("text", text, x=x, y=y, text_anchor=anchor)
-
-
-def _polylines(style: str, points: list[tuple[float, float] | None]) -> list[ET.Element]:
-    """Yield the parts of a line with gaps for missing values. A single point is a dot."""
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(point)
-    drawn = []
-    for piece in pieces:
-        if len(piece) == 1:
-            ((x, y),) = piece
-            drawn.append(element("circle", cx=x, cy=y, r=2.5, class_=f"dot {style}"))
-        elif piece:
-            path = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
-            drawn.append(element("polyline", points=path, class_=f"series {style}"))
-    for shape in drawn:
-        shape.set("pointer-events", "none")  # the block behind it has the tooltip
-    return drawn
-
-
-def _mark(mark: Mark, x: float, until: float, middle: float) -> ET.Element:
-    """Return a bar from `x` to `until`, or the symbol of a mark that has no duration."""
-    title = element("title", mark.text)
-    style = f"mark {mark.style}"
-    if mark.style == "drift":
-        width = max(4.0, until - x)
-        shape = element(
-            "rect", title, x=x, y=middle - 6, width=width, height=12, rx=3, class_=style
-        )
-    elif mark.style == "swap":
-        shape = element("circle", title, cx=x, cy=middle, r=6, class_=style)
-    else:
-        corners = (
-            f"{x:.1f},{middle - 7} {x + 7:.1f},{middle} {x:.1f},{middle + 7} {x - 7:.1f},{middle}"
-        )
-        shape = element("polygon", title, points=corners, class_=style)
-    return element("a", shape, href=mark.link) if mark.link else shape
+def _text(text: str, x: float, middle: float, anchor: str) -> ET.Element:
+    return element("text", text, x=x, y=middle, dy="0.35em", text_anchor=anchor)

@@ -5,14 +5,14 @@ computes nothing; `driftline run` fills the `RunReport`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from driftline_app.report.elements import element, format_value, table, title_of
 from driftline_app.report.incidents import Incident, comparison, conclusion, extra_errors, incidents
-from driftline_app.report.line_chart import Mark, Series, chart, element, format_value
-from driftline_app.report.values import Happened, RunEvent, RunReport, title_of
-from producers.rows import Change
+from driftline_app.report.line_chart import Mark, Series, chart
+from driftline_app.report.values import Happened, RunEvent, RunReport
 
 STYLE = Path(__file__).with_name("report.css")
 
@@ -21,14 +21,15 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-
 # The only links to other files. Names of windows come from the topics, so they are checked.
 _REPORT = re.compile(r"reports/[\w.-]+\.html")
 
-_MEANING: dict[Happened, str] = {
-    "drift opened": "A drift event opened.",
-    "drift updated": "The severity of an open drift event grew.",
-    "drift resolved": "A drift event was resolved.",
-    "retrain": "A new model was requested.",
-    "swap": "A new champion serves from this row on.",
-    "kept": "A new model was trained, but the champion was better.",
-    "refused": "A model package was rejected.",
+# The names of events, as `driftline run` prints them.
+_NAMES: dict[Happened, str] = {
+    "drift opened": "drift opened",
+    "drift updated": "drift updated",
+    "drift resolved": "drift resolved",
+    "retrain": "retrain requested",
+    "swap": "model swapped",
+    "kept": "model kept",
+    "refused": "model rejected",
 }
 
 
@@ -60,80 +61,67 @@ def write_page(path: Path, title: str, body: list[ET.Element]) -> None:
 
 def _body(report: RunReport) -> list[ET.Element]:
     found = incidents(report.events, report.changes)
-    parts = [
+    quiet = element("p", "No drift and no retraining: the first model served all records.")
+    return [
         element("p", "Driftline run ", element("code", report.run), class_="over"),
         element("h1", report.stream),
         element("p", conclusion(report), class_="lead"),
         element("p", comparison(report)),
-        *(_incident(incident, report, len(found) > 1) for incident in found),
+        *(part for incident in found for part in _incident(incident, report, len(found) > 1)),
         element("h2", f"{title_of(report.metric)} over time"),
-        element("div", _chart(report), class_="scroll", tabindex="0"),
+        element("div", _chart(report), class_="plot"),
         element("h2", "The run in numbers"),
         _tiles(report),
         element("h2", "All events"),
+        events_table(report.events) if report.events else quiet,
+        *(element("p", note, class_="note") for note in report.notes),
     ]
-    if report.events:
-        parts.append(element("div", events_table(report.events), class_="scroll", tabindex="0"))
-    else:
-        parts.append(
-            element("p", "No drift and no retraining: the first model served all records.")
-        )
-    parts.extend(element("p", note, class_="note") for note in report.notes)
-    return parts
 
 
-def _incident(incident: Incident, report: RunReport, is_one_of_many: bool) -> ET.Element:
-    """The steps of an incident, from the change to the recovery."""
-    since = incident.began
+def _incident(incident: Incident, report: RunReport, is_one_of_many: bool) -> Iterator[ET.Element]:
+    """Yield the steps of an incident, from the change to the recovery."""
+    since, change, swaps = incident.began, incident.change, incident.swaps
 
     def after(row: int) -> str:
         return f"row {row:,}" if row == since else f"row {row:,}, {row - since:,} later"
 
     steps: list[tuple[str, str, str]] = []
-    if incident.change is not None:
-        change = incident.change
-        steps.append(("Change", f"row {since:,}", ": ".join(filter(None, change[1:]))))
+    if change is not None:
+        steps.append(("Change", after(since), ": ".join(filter(None, change[1:]))))
     steps.append(("Drift found", after(incident.detected), "; ".join(incident.findings)))
-    if incident.swaps:
-        more = len(incident.swaps) - 1
-        again = f", and {plural(more, 'further one')} before it ended" if more else ""
-        steps.append(
-            ("New model in service", after(incident.swaps[0]), f"retrained on new outcomes{again}")
-        )
+    if swaps:
+        more = f"; {plural(len(swaps) - 1, 'more model')} followed" if len(swaps) > 1 else ""
+        steps.append(("New model in service", after(swaps[0]), f"trained on new outcomes{more}"))
     if incident.resolved is None:
-        steps.append(("Recovered", "not yet", "a drift event is still open"))
+        steps.append(("Not recovered yet", "", "a drift event is still open"))
     else:
         errors = extra_errors(incident, report)
-        cost = "all drift events are resolved"
-        if errors is not None:
-            cost += f"; about {errors:,} predictions more were wrong than before"
-        steps.append(("Recovered", after(incident.resolved), cost))
-    return element(
-        "section",
-        *([element("h2", f"Incident at row {since:,}")] if is_one_of_many else ()),
-        element(
-            "ol",
-            *(
-                element(
-                    "li",
-                    element("b", name),
-                    element("span", when, class_="when"),
-                    element("span", text, class_="small"),
-                )
-                for name, when, text in steps
-            ),
-            class_="steps",
+        cost = "" if errors is None else f"; cost: about {plural(errors, 'more wrong prediction')}"
+        steps.append(("Recovered", after(incident.resolved), "all drift events resolved" + cost))
+    if is_one_of_many:
+        yield element("h2", f"Incident at row {since:,}")
+    yield element(
+        "ol",
+        *(
+            element(
+                "li",
+                element("b", name),
+                element("span", when),
+                element("span", text, class_="small"),
+            )
+            for name, when, text in steps
         ),
+        class_="steps",
     )
 
 
 def _tiles(report: RunReport) -> ET.Element:
-    totals = report.totals
+    totals, metric = report.totals, report.metric
     better = "higher is better" if report.higher_is_better else "lower is better"
-    shown: list[tuple[str, str, str]] = [
-        (f"{report.metric}, loop", format_value(totals.loop), better),
-        (f"{report.metric}, static", format_value(totals.static), "first model, never retrained"),
-        (f"{report.metric}, baseline", format_value(totals.baseline), _baseline(report)),
+    shown = (
+        (f"{metric}, loop", format_value(totals.loop), better),
+        (f"{metric}, first model", format_value(totals.static), "never retrained"),
+        (f"{metric}, baseline", format_value(totals.baseline), _baseline(report)),
         ("records", f"{totals.records:,}", f"in {totals.seconds:.1f} s"),
         ("predictions", f"{totals.predictions:,}", "records that were scored"),
         ("outcomes", f"{totals.outcomes:,}", "predictions with their label"),
@@ -141,7 +129,7 @@ def _tiles(report: RunReport) -> ET.Element:
         ("lost", f"{totals.lost:,}", "neither prediction nor dead letter"),
         ("windows", f"{totals.windows:,}", "of data and of performance"),
         ("models", f"{totals.models:,}", "published, including the first"),
-    ]
+    )
     return element(
         "dl",
         *(
@@ -150,7 +138,7 @@ def _tiles(report: RunReport) -> ET.Element:
                 element("dt", name),
                 element("dd", value),
                 element("dd", note, class_="small"),
-                class_="bad" if name == "lost" and totals.lost else "tile",
+                **({"class_": "bad"} if name == "lost" and totals.lost else {}),
             )
             for name, value, note in shown
         ),
@@ -166,35 +154,28 @@ def _baseline(report: RunReport) -> str:
 
 def _chart(report: RunReport) -> ET.Element:
     over = report.over_time
-    series = (
-        Series("baseline", f"baseline: {_baseline(report)}", over.baseline),
-        Series("static", "first model, never retrained", over.static),
-        Series("loop", "Driftline's loop", over.loop),
-    )
-    return chart(
-        rows=over.rows,
-        block=over.block,
-        series=series,
-        marks=(
-            *_change_marks(report.changes),
-            *marks_of(report.events, over.rows[-1] if over.rows else 0),
-        ),
-        label=f"{report.stream}: {report.metric} of the loop, the first model and the baseline",
-    )
-
-
-def _change_marks(changes: Sequence[Change]) -> list[Mark]:
-    return [
+    changes = (
         Mark(
             row=change.row,
             until=change.row,
-            lane="change of the data",
+            lane="change",
             style="change",
             text=f"row {change.row:,}: {change.text} {change.detail}",
             link="",
         )
-        for change in changes
-    ]
+        for change in report.changes
+    )
+    return chart(
+        rows=over.rows,
+        block=over.block,
+        series=(
+            Series("baseline", f"baseline: {_baseline(report)}", over.baseline),
+            Series("static", "first model, never retrained", over.static),
+            Series("loop", "Driftline's loop", over.loop),
+        ),
+        marks=(*changes, *marks_of(report.events, over.rows[-1] if over.rows else 0)),
+        label=f"{report.stream}: {report.metric} of the loop, the first model and the baseline",
+    )
 
 
 def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
@@ -209,15 +190,15 @@ def marks_of(events: Sequence[RunEvent], last: int) -> tuple[Mark, ...]:
             Mark(
                 row=event.row,
                 until=resolved.get(event.id, last) if drift else event.row,
-                lane=f"{event.drift or 'data'} drift" if drift else event.what,
+                lane=f"{event.drift or 'data'} drift" if drift else _NAMES[event.what],
                 style="drift" if drift else event.what,
-                text=f"row {event.row:,}: {event.what}: {event.text}",
+                text=f"row {event.row:,}: {_name(event)}: {event.text}",
                 link=f"#{event.id}",
             )
         )
     # Order of the lanes: drift, then requests, then their results.
-    order = {"drift": 0, "retrain": 1, "swap": 2, "kept": 3, "refused": 4}
-    return tuple(sorted(marks, key=lambda mark: (order[mark.style], mark.row)))
+    order = ("drift", "retrain", "swap", "kept", "refused")
+    return tuple(sorted(marks, key=lambda mark: (order.index(mark.style), mark.row)))
 
 
 def events_table(events: Sequence[RunEvent]) -> ET.Element:
@@ -231,32 +212,23 @@ def events_table(events: Sequence[RunEvent]) -> ET.Element:
         why: list[ET.Element | str] = [event.text]
         if event.report and _REPORT.fullmatch(event.report):
             why += [" ", element("a", "Evidently report", href=event.report)]
-        name = event.what.replace("drift", f"{event.drift} drift") if event.drift else event.what
+        dot = element("i", class_=f"dot {event.what.split()[0]}")
+        short = event.id[:19] + "…" if event.id.startswith("sha256:") else event.id
         rows.append(
             element(
                 "tr",
                 element("td", f"{event.row:,}", class_="number"),
-                element(
-                    "td",
-                    element("i", class_=f"dot {event.what.split()[0]}"),
-                    element("span", name, title=_MEANING[event.what]),
-                    class_="what",
-                ),
+                element("td", dot, _name(event), class_="what"),
                 element("td", *why, class_="why"),
-                element("td", element("code", _short(event.id), title=event.id), class_="id"),
+                element("td", element("code", short, title=event.id), class_="id"),
                 **anchor,
             )
         )
-    head = element("tr", *(element("th", name) for name in ("Row", "What", "Why", "Id")))
-    return element("table", element("thead", head), element("tbody", *rows))
+    return table(("Row", "Event", "Reason", "Id"), rows)
 
 
-def _short(id: str) -> str:
-    return id[:19] + "…" if id.startswith("sha256:") else id
-
-
-def _count(report: RunReport, what: Happened) -> int:
-    return sum(event.what == what for event in report.events)
+def _name(event: RunEvent) -> str:
+    return " ".join(filter(None, (event.drift, _NAMES[event.what])))
 
 
 def plural(count: int, noun: str) -> str:

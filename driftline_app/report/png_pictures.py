@@ -6,13 +6,12 @@ The drawings and their style are the same, on a white background.
 
 import re
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
 from driftline.errors import DriftlineError, MissingExtra
-from driftline_app.report.line_chart import element
+from driftline_app.report.elements import element
 from driftline_app.report.page import STYLE
 
 # The first installed font is used. If none is installed, the machine may have a substitute.
@@ -29,28 +28,45 @@ def write_pictures(folder: Path, body: Iterable[ET.Element]) -> list[Path]:
 
     Raises MissingExtra without resvg, DriftlineError without a font, OSError.
     """
-    try:
-        from resvg_py import svg_to_bytes
-    except ImportError as error:
-        raise MissingExtra("resvg", "png") from error
-
-    def drawn(svg: ET.Element) -> bytes:
-        text = ET.tostring(svg, encoding="unicode")
-        return bytes(
-            svg_to_bytes(svg_string=text, style_sheet=_style(), background="#fff", zoom=_SCALE)
-        )
-
-    if drawn(_lettered("M")) == drawn(_lettered("")):
+    if _drawn([_title("M")], 20, 20) == _drawn([], 20, 20):
         raise DriftlineError(
             "pictures would have no text, because none of their fonts is installed",
             hint=f"install one of {', '.join(FONTS)} (Debian: apt-get install fonts-dejavu-core)",
         )
     paths: list[Path] = []
     for svg in (found for part in body for found in part.iter("svg")):
-        path = _new_path(folder, svg.get("aria-label", ""), paths)
-        path.write_bytes(drawn(_titled(svg)))
+        label = svg.get("aria-label", "")
+        width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
+        plot = element("g", *svg, transform=f"translate(0,{_TITLE})")
+        path = _new_path(folder, label, paths)
+        # The title is above, because a file has no heading that explains it.
+        path.write_bytes(_drawn([_title(label), plot], width, height + _TITLE))
         paths.append(path)
     return paths
+
+
+def _title(text: str) -> ET.Element:
+    return element("text", text, x=6, y=18, class_="title")
+
+
+def _drawn(shapes: Iterable[ET.Element], width: float, height: float) -> bytes:
+    """Return a PNG of shapes."""
+    try:
+        from resvg_py import svg_to_bytes
+    except ImportError as error:
+        raise MissingExtra("resvg", "png") from error
+    svg = element(
+        "svg",
+        *shapes,
+        xmlns="http://www.w3.org/2000/svg",
+        viewBox=f"0 0 {width:g} {height:g}",
+        width=width,
+        height=height,
+    )
+    text = ET.tostring(svg, encoding="unicode")
+    return bytes(
+        svg_to_bytes(svg_string=text, style_sheet=_style(), background="#fff", zoom=_SCALE)
+    )
 
 
 def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
@@ -59,33 +75,6 @@ def _new_path(folder: Path, label: str, taken: Sequence[Path]) -> Path:
     while path in taken:
         path, number = folder / f"{name}-{number}.png", number + 1
     return path
-
-
-def _titled(svg: ET.Element) -> ET.Element:
-    """Return the plot with its title above, because a file has no heading that explains it."""
-    width, height = (float(size) for size in svg.get("viewBox", "").split()[2:])
-    children: Sequence[ET.Element] = deepcopy(list(svg))
-    return _svg(
-        element("text", svg.get("aria-label", ""), x=10, y=20, class_="title"),
-        element("g", *children, transform=f"translate(0,{_TITLE})"),
-        width=width,
-        height=height + _TITLE,
-    )
-
-
-def _lettered(text: str) -> ET.Element:
-    return _svg(element("text", text, x=2, y=18), width=20, height=20)
-
-
-def _svg(*children: ET.Element, width: float, height: float) -> ET.Element:
-    return element(
-        "svg",
-        *children,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {width:g} {height:g}",
-        width=width,
-        height=height,
-    )
 
 
 def _style() -> str:

@@ -65,8 +65,3 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[RunEvent, ...]  # in order of row
     changes: tuple[Change, ...] = ()  # of the data, where they are known
     notes: tuple[str, ...] = ()  # sentences for the end of the page
-
-
-def title_of(metric: str) -> str:
-    """Return a metric's name as it is written at the beginning of a heading."""
-    return metric.upper() if len(metric) <= 4 else metric.replace("_", " ").capitalize()

@@ -1,5 +1,6 @@
 """The report of a run: one self-contained page with all events."""
 
+import itertools
 import re
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -7,17 +8,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
-from driftline_app.report.line_chart import (
-    LEFT,
-    LETTER,
-    RIGHT,
-    TOP,
-    WIDTH,
-    Mark,
-    Series,
-    chart,
-    ticks,
-)
+from driftline_app.report.line_chart import LEFT, LINE, RIGHT, WIDTH, Mark, Series, chart, ticks
 from driftline_app.report.page import write_report
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, Totals
 from producers.rows import Change
@@ -146,12 +137,14 @@ def test_ticks_cover_the_range_with_few_round_numbers(low: float, high: float) -
 def test_the_legend_fits_above_the_chart(baseline: str, tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", msgspec.structs.replace(REPORT, baseline=baseline))
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    ends = [
-        float(x) + LETTER * len(text)
-        for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)', page)
-        if float(y) < TOP
-    ]
+    letter = 7.75  # width of one, about, in the text of a narrow screen
+    legend = re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>(baseline:|first model|Driftline)([^<]+)', page
+    )
+    ends = [float(x) + letter * len(name + text) for x, _, name, text in legend]
+    heights = sorted(float(y) for _, y, *_ in legend)
     assert len(ends) == 3
+    assert min(b - a for a, b in itertools.pairwise(heights)) >= LINE, "no two in one line"
     assert max(ends) < WIDTH - RIGHT
 
 

@@ -10,7 +10,8 @@ import pytest
 import resvg_py
 
 from driftline.errors import DriftlineError, MissingExtra
-from driftline_app.report.line_chart import Series, chart, element
+from driftline_app.report.elements import element
+from driftline_app.report.line_chart import Series, chart
 from driftline_app.report.png_pictures import write_pictures
 
 

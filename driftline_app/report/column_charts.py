@@ -1,8 +1,9 @@
 """Draw drift of columns as inline SVG: a heat map over windows, and histograms of two samples.
 
-In: numbers. Out: `svg` elements in the style of `chart`, without scripts, coloured by CSS classes.
+In: numbers. Out: `svg` elements without scripts, coloured by the CSS of the page.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import ceil
 from typing import Any, Final
@@ -12,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline_app.report.line_chart import WIDTH, element, format_value
+from driftline_app.report.elements import element, format_value
 
+_WIDTH: Final = 960
 # Effects of this size and larger have the full colour: half a standard deviation is a clear shift.
 _FULL: Final = 0.5
 _LEFT: Final = 180
@@ -35,10 +37,15 @@ class Cell(msgspec.Struct, frozen=True):
 def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
     """Return a heat map with a line for each column and a cell for each window.
 
-    All columns have the same windows.
+    All columns have the same windows. Every n-th window has its last row as a label.
     """
-    count = max((len(cells) for _, cells in columns), default=0)
-    width = (WIDTH - _LEFT - 10) / max(1, count)
+    windows = columns[0][1] if columns else ()
+    width = (_WIDTH - _LEFT - 10) / max(1, len(windows))
+    every = max(1, ceil(_ROW_LABEL / width))
+    labels = (
+        _text(f"{windows[place].row:,}", _LEFT + (place + 1) * width, len(columns) * _ROW + 22)
+        for place in range(every - 1, len(windows), every)
+    )
     return element(
         "svg",
         *(
@@ -46,37 +53,21 @@ def heat_map(columns: Sequence[tuple[str, Sequence[Cell]]]) -> ET.Element:
             for line, (name, cells) in enumerate(columns)
             for shape in _heat_line(name, cells, 6 + line * _ROW, width)
         ),
-        *_rows_below(max((cells for _, cells in columns), key=len, default=()), columns, width),
-        viewBox=f"0 0 {WIDTH} {len(columns) * _ROW + 30}",
+        *labels,
+        viewBox=f"0 0 {_WIDTH} {len(columns) * _ROW + 30}",
         role="img",
         aria_label="Shift of columns by window",
     )
 
 
-def _rows_below(
-    cells: Sequence[Cell], columns: Sequence[object], width: float
-) -> Iterator[ET.Element]:
-    """Yield the last row of each window as a label; of every n-th window, if there are many."""
-    every = max(1, ceil(_ROW_LABEL / width))
-    for place in range(every - 1, len(cells), every):
-        yield element(
-            "text",
-            f"{cells[place].row:,}",
-            x=_LEFT + (place + 1) * width,
-            y=len(columns) * _ROW + 22,
-            text_anchor="end",
-        )
-
-
 def _heat_line(name: str, cells: Sequence[Cell], y: float, width: float) -> Iterator[ET.Element]:
-    shown = name if len(name) <= 26 else name[:25] + "…"
-    yield element("text", shown, x=_LEFT - 8, y=y + 12, text_anchor="end")
+    yield _text(name if len(name) <= 26 else name[:25] + "…", _LEFT - 8, y + 12)
     for place, cell in enumerate(cells):
         effect = cell.effect
-        told = "not tested" if effect is None else f"shift {effect:.3f}"
+        shift = "not tested" if effect is None else f"shift {effect:.3f}"
         yield element(
             "rect",
-            element("title", f"{name}, window up to row {cell.row:,}: {told}"),
+            element("title", f"{name}, window up to row {cell.row:,}: {shift}"),
             class_="cell drifted" if cell.drifted else "cell",
             x=_LEFT + place * width,
             y=y,
@@ -92,17 +83,18 @@ def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.El
     Numbers (float64) are counted in bins. Categories (object) are counted by name, the most
     frequent first.
     """
-    if reference.dtype == np.float64:
-        labels, shares = _by_bins(reference, window)
-    else:
-        labels, shares = _by_name(reference, window)
+    count = _by_bins if reference.dtype == np.float64 else _by_name
+    labels, shares = count(reference, window)
     high = max(0.01, *(share for pair in shares for share in pair))
     step = (_SMALL_WIDTH - 20) / max(1, len(labels))
-    bars = []
+    drawn = []
+    for kind, x in (("reference", 10), ("window", 110)):
+        drawn.append(element("rect", class_=f"bar {kind}", x=x, y=8, width=14, height=11))
+        drawn.append(_text(kind, x + 20, 18, "start"))
     for place, (label, pair) in enumerate(zip(labels, shares, strict=True)):
         for kind, share in zip(("reference", "window"), pair, strict=True):
             height = share / high * (_SMALL_HEIGHT - 58)
-            bars.append(
+            drawn.append(
                 element(
                     "rect",
                     element("title", f"{label}\nreference {pair[0]:.1%}\nwindow {pair[1]:.1%}"),
@@ -113,23 +105,16 @@ def histogram(name: str, reference: NDArray[Any], window: NDArray[Any]) -> ET.El
                     height=height,
                 )
             )
-    ends = (labels[0], labels[-1]) if labels else ("", "")
+    if labels:
+        drawn.append(_text(labels[0][:22], 10, _SMALL_HEIGHT - 4, "start"))
+        drawn.append(_text(labels[-1][:22], _SMALL_WIDTH - 10, _SMALL_HEIGHT - 4))
     return element(
         "svg",
-        *_which("reference", 10),
-        *_which("window", 110),
-        *bars,
-        element("text", ends[0][:22], x=10, y=_SMALL_HEIGHT - 4),
-        element("text", ends[1][:22], x=_SMALL_WIDTH - 10, y=_SMALL_HEIGHT - 4, text_anchor="end"),
+        *drawn,
         viewBox=f"0 0 {_SMALL_WIDTH} {_SMALL_HEIGHT}",
         role="img",
         aria_label=f"{name}: reference and window",
     )
-
-
-def _which(kind: str, x: float) -> Iterator[ET.Element]:
-    yield element("rect", class_=f"bar {kind}", x=x, y=8, width=14, height=11)
-    yield element("text", kind, x=x + 20, y=18)
 
 
 def _by_bins(
@@ -143,21 +128,21 @@ def _by_bins(
     low, high = np.quantile(everything, [0.005, 0.995])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     counted = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] for v in both]
-    shares = [counts / max(1, counts.sum()) for counts in counted]
-    labels = [format_value(float(edge)) for edge in edges[:-1]]
-    return labels, list(zip(shares[0].tolist(), shares[1].tolist(), strict=True))
+    shares = [(counts / max(1, counts.sum())).tolist() for counts in counted]
+    return [format_value(float(edge)) for edge in edges[:-1]], list(zip(*shares, strict=True))
 
 
 def _by_name(
     reference: NDArray[np.object_], window: NDArray[np.object_]
 ) -> tuple[list[str], list[tuple[float, float]]]:
-    both = [[value for value in values if value is not None] for values in (reference, window)]
-    counts = [{name: values.count(name) for name in sorted(set(values))} for values in both]
-    names = sorted(
-        {*counts[0], *counts[1]},
-        key=lambda name: (-max(c.get(name, 0) / max(1, sum(c.values())) for c in counts), name),
-    )[:_BINS]
-    totals = [max(1, len(values)) for values in both]
-    return names, [
-        (counts[0].get(name, 0) / totals[0], counts[1].get(name, 0) / totals[1]) for name in names
-    ]
+    both = [Counter(v for v in values if v is not None) for values in (reference, window)]
+    shares = {
+        name: (both[0][name] / max(1, both[0].total()), both[1][name] / max(1, both[1].total()))
+        for name in both[0] | both[1]
+    }
+    names = sorted(shares, key=lambda name: (-max(shares[name]), name))[:_BINS]
+    return names, [shares[name] for name in names]
+
+
+def _text(text: str, x: float, y: float, anchor: str = "end") -> ET.Element:
+    return element("text", text, x=x, y=y, text_anchor=anchor)
