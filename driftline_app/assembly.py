@@ -4,7 +4,9 @@ A service is imported only when it is built, so that each process loads the libr
 service only.
 """
 
+import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,8 @@ from driftline.models.load import Models
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop, OnConnection
 from driftline.wire.topics import Service, Topics
+
+log = logging.getLogger(__name__)
 
 
 def build_handler(
@@ -53,7 +57,7 @@ def build_handler(
             return MonitorHandler(
                 stream,
                 Models.of(settings, stream),
-                reports=reports,
+                reports=_if_drawable(reports),
                 state=None if in_process else state_of(settings, stream) / "monitor",
                 in_process=in_process,
             )
@@ -108,6 +112,17 @@ def build_loop(
         commit_interval_s=commit_interval_s,
         on_connection=on_connection,
     )
+
+
+def _if_drawable(reports: Path | None) -> Path | None:
+    """Return the folder for reports, or None if Evidently, which draws them, is not installed."""
+    if reports is None or find_spec("evidently") is not None:
+        return reports
+    log.warning(
+        "Evidently is not installed, so drift events have no HTML report of their window; "
+        "pip install 'driftline[evidently]' adds these reports and more drift tests"
+    )
+    return None
 
 
 def state_of(settings: Settings, stream: Stream) -> Path:

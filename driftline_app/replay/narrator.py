@@ -1,5 +1,6 @@
 """Print what happens in a run, one line per event, and fill the report of the run."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -95,6 +96,7 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
     block = max(1, result.records // BLOCKS)
     rows, values = simulation.observer.compared.over_time(block)
     metric = result.metric
+    drawn = {file.name for file in (path.parent / "reports").glob("*.html")}
     write_report(
         path,
         RunReport(
@@ -126,7 +128,7 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
             events=tuple(
                 event
                 for happening in simulation.happenings
-                if (event := report_event(happening)) is not None
+                if (event := report_event(happening, drawn)) is not None
             ),
             changes=tuple(
                 change for change in simulation.changes if rows and change.row <= rows[-1]
@@ -135,8 +137,11 @@ def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> N
     )
 
 
-def report_event(happening: Happening) -> RunEvent | None:
-    """Return the report's entry for an event; None if another event covers it."""
+def report_event(happening: Happening, drawn: Collection[str] = ()) -> RunEvent | None:
+    """Return the report's entry for an event; None if another event covers it.
+
+    It links to Evidently's report if that is among `drawn`, the file names of the run's reports.
+    """
     event = happening.event
     what: Happened
     match event:
@@ -148,7 +153,7 @@ def report_event(happening: Happening) -> RunEvent | None:
                 text=event.message,
                 id=event.id,
                 drift=event.kind,
-                report=f"reports/{event.report}" if event.report else None,
+                report=f"reports/{event.report}" if event.report in drawn else None,
             )
         case RetrainRequest():
             return RunEvent(row=happening.row, what="retrain", text=event.reason, id=event.id)
