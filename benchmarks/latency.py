@@ -45,7 +45,7 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     p50_ms: float
     p99_ms: float
     max_ms: float
-    acknowledged_p50_ms: float  # for the feature records themselves
+    acknowledged_p50_ms: float  # until the broker has acknowledged a feature record
     acknowledged_p99_ms: float
 
 

@@ -134,7 +134,9 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         if after:
             # A prediction beyond the end is of an earlier topic with the same name.
             unknown += end - max(after) if max(after) <= end else end
-        elif place not in spans or not spans[place].end:  # otherwise it expired, too
+        elif (
+            place not in spans or not spans[place].end
+        ):  # if it has, its predictions have expired, too
             unknown += end
     rows = [event.row for tail in tails.values() for event in tail if event.row is not None]
     return max(rows, default=-1), unknown

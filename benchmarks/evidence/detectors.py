@@ -36,7 +36,7 @@ from driftline.config.stream import Drift, Stream
 from monitor.decisions.detectors import DETECTORS
 
 SEEDS: Final = 30  # streams of each family, abrupt and gradual each
-FIRST_SEED: Final = 1_000  # for reported results; seeds for tuning begin at 0
+FIRST_SEED: Final = 1_000  # first seed of the reported results; tuning uses seeds from 0 on
 # An alarm up to this many rows after the end of a change counts as finding it.
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)

@@ -55,11 +55,11 @@ class Labels(msgspec.Struct, frozen=True):
     """The number of labels by result. `total` is the sum of the others."""
 
     total: int
-    joined: int  # in an outcome
-    repeated: int  # the same label as before
-    replaced: int  # changed before the prediction came, so that only a later label was joined
-    dead_letters: int  # unreadable, or without a prediction in the join window
-    waiting: int  # not read yet, or waiting for their prediction
+    joined: int  # labels in an outcome
+    repeated: int  # labels that repeat the label before them
+    replaced: int  # labels that changed before the prediction arrived, so they were not joined
+    dead_letters: int  # labels that are unreadable, or without a prediction in the join window
+    waiting: int  # labels that were not read yet, or wait for their prediction
     expired: int  # retention may have deleted their results
     missing: int
 
@@ -74,8 +74,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     stream: str
     records: int
     predictions: int  # records with a prediction; a repeated prediction does not count again
-    dead_letters: int  # rejected records without a prediction
-    waiting: int  # not read by inference yet
+    dead_letters: int  # records without a prediction that were rejected
+    waiting: int  # records that inference has not read yet
     expired: int  # retention may have deleted their results
     missing: int
     outcomes: int  # records with a prediction and a label
@@ -83,16 +83,18 @@ class Reconciliation(msgspec.Struct, frozen=True):
     revised: int  # changes of labels, each published as a further outcome
     duplicate_ids: int  # records with the id of an earlier one, except replayed records
     replayed: int  # records sent again from a dead letter
-    redelivered: int  # further predictions of the same record, which readers drop
+    redelivered: int  # repeated predictions of a record, which readers drop
     doubled_outcomes: int  # copies of an outcome, which exactly-once delivery rules out
     labels: Labels
-    misplaced_labels: int  # in another partition than their record, so that they are never joined
-    foreign_letters: int  # in the dead letters, but not written by Driftline
+    misplaced_labels: int  # labels in another partition than their record, which are never joined
+    foreign_letters: int  # messages among the dead letters that Driftline did not write
     missing_records: tuple[Missing, ...]
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
-    foreign_records: int = 0  # in predictions and outcomes, but not written by Driftline
-    lost: tuple[Lost, ...] = ()  # deleted before they were read, so not counted in `records`
+    foreign_records: int = 0  # predictions and outcomes that Driftline did not write
+    lost: tuple[
+        Lost, ...
+    ] = ()  # records that were deleted before they were read; `records` does not include them
 
     @property
     def clean(self) -> bool:
@@ -227,7 +229,7 @@ class _Loader:
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
-        self.lost: list[Lost] = []  # in the topics that outcomes and monitor read
+        self.lost: list[Lost] = []  # lost records of the topics that outcomes and monitor read
         # Output topic and partition → publish time of its oldest record, if retention has deleted
         # older ones.
         self._oldest_ms: dict[tuple[str, int], int] = {}

@@ -1,4 +1,4 @@
-"""Turn what an application names, a stream file and an address, into a `Stream` and a `Broker`.
+"""Convert the stream file and the address that an application names to a `Stream` and a `Broker`.
 
 Input: a path or a stream, an address or a broker. Output: the stream, the broker. It connects to
 nothing itself; the clients of the broker do.

@@ -126,7 +126,7 @@ def _decoded(
 
 
 def _without_repeats(events: Iterable[tuple[int, PredictionsEvent]]) -> Iterator[Prediction]:
-    """Leave out watermarks, and predictions of a source that has been predicted before.
+    """Leave out watermarks, and predictions of a source that had a prediction before.
 
     Sources increase in a partition. They start again only in a new log, which a watermark names.
     """

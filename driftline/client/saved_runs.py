@@ -12,8 +12,8 @@ from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.errors import SettingsError
 
-STREAM_FILE: Final = "stream.toml"  # in the folder of a run
-TOPICS: Final = "topics"  # the folder of its topics
+STREAM_FILE: Final = "stream.toml"  # name of the stream file in the folder of a run
+TOPICS: Final = "topics"  # name of the folder of its topics
 
 
 def open_run(run: str | Path = "last") -> tuple[Stream, Broker]:

@@ -188,7 +188,9 @@ def explain(
         field_hint = get_type_hints(struct, include_extras=True)[missing[1]] if struct else str
         full = f"{key}.{missing[1]}" if key else missing[1]
         return f"[{full}] Missing. Expected {words(field_hint)}" + _meaning(field_hint)
-    too_long = re.match(r"Expected (a duration of at most \w+), got", message)  # from `Span.parse`
+    too_long = re.match(
+        r"Expected (a duration of at most \w+), got", message
+    )  # raised by `Span.parse`
     expected = too_long[1] if too_long else words(hint)
     return f"[{key or 'top level'}] Expected {expected}, got {toml(value)}" + _meaning(hint)
 

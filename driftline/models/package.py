@@ -101,7 +101,7 @@ def write_package(
         for name, data in files.items():
             entry = zipfile.ZipInfo(name, _ZIP_TIME)
             entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.create_system = 3  # otherwise the bytes depend on the operating system
+            entry.create_system = 3  # so that the bytes do not depend on the operating system
             package.writestr(entry, data)
     return buffer.getvalue()
 

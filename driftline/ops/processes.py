@@ -91,7 +91,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     problem: str | None = None  # outcomes: why labels and records are in different partitions
     refused: dict[str, str] = {}  # inference: digest of a rejected model → reason
     error: str | None = None
-    stream_digest: str | None = None  # of the stream file that the service has loaded
+    stream_digest: str | None = None  # digest of the stream file that the service has loaded
     troubles: tuple[Trouble, ...] = ()
 
     def __post_init__(self) -> None:

@@ -40,7 +40,7 @@ class Status(msgspec.Struct, frozen=True):
 
     stream: str
     services: tuple[ServiceStatus, ...]
-    problems: tuple[str, ...]  # of the services on this machine, and of the models topic
+    problems: tuple[str, ...]  # problems of the services on this machine, and of the models topic
     serving: tuple[str, ...]  # digests of the models that serve on this machine
     champion: str | None
     frozen: bool

@@ -257,9 +257,9 @@ class PerformanceGroup(msgspec.Struct, frozen=True):
     metric: float
     error: float  # mean error: 0 or 1 for classification, absolute error for regression
     reference_error: float | None = None
-    p_value: float | None = None  # of the increase over `reference_error`; None: not tested
+    p_value: float | None = None  # p-value of the increase over `reference_error`; None: not tested
     worse: bool = False
-    standard_error: float | None = None  # of the metric, if records were independent
+    standard_error: float | None = None  # standard error of the metric, if records were independent
 
 
 class DataWindow(Event, frozen=True, tag="data_window"):
@@ -312,7 +312,7 @@ class PerformanceWindow(Event, frozen=True, tag="performance_window"):
     metric: Metric
     value: float | None  # None if there are no outcomes, or all are late or revised
     groups: tuple[PerformanceGroup, ...]
-    standard_error: float | None = None  # of `value`, if records were independent
+    standard_error: float | None = None  # standard error of `value`, if records were independent
     lost: Count = 0
     dead_letters: Count = 0
     quality: tuple[WindowQuality, ...] = ()
