@@ -10,8 +10,10 @@ from driftline.broker.port import Broker, Outgoing
 from driftline.client.connection import as_broker, as_stream
 from driftline.config.stream import ID, ROW, Stream, to_time_us
 from driftline.errors import DataError
-from driftline.wire.feature_records import LabelCodec, RecordCodec, key_bytes, text
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
+from driftline.wire.values import key_bytes, text
 from producers.numbering import next_row
 from producers.shaping import Shaper
 

@@ -17,7 +17,7 @@ import msgspec
 
 from driftline.config.stream import Kind, Task
 from driftline.errors import DataError
-from driftline.wire.feature_records import text
+from driftline.wire.values import text
 from producers.clocks import Clock, look_at_clock
 from producers.rows import Source
 from producers.shaping import as_number

@@ -19,7 +19,8 @@ from benchmarks.report import Report
 from benchmarks.summary import throughput_table
 from benchmarks.throughput import Throughput, rates
 from driftline.config.stream import loads
-from driftline.wire.feature_records import LabelCodec, RecordCodec
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from driftline.ops.processes import ServiceState, TroubleKind
-from driftline.wire.feature_records import parse_time
+from driftline.wire.values import parse_time
 
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.

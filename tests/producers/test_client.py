@@ -11,7 +11,8 @@ from driftline.broker.port import Message, Outgoing, TopicPartition
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
 from driftline.wire.events import MAX_ROW
-from driftline.wire.feature_records import LabelCodec, RecordCodec
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import MAX_RECORD_BYTES, Topics
 from driftline_app.cli.produce import _playback
 from producers.client import FeatureProducer
