@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
-from driftline.client.connection import as_broker, as_stream
-from driftline.config.stream import ID, ROW, Stream, to_time_us
+from driftline.config.settings import load_settings
+from driftline.config.stream import ID, ROW, Stream
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
-from driftline.wire.values import key_bytes, text
+from driftline.wire.values import key_bytes, text, to_time_us
 from producers.numbering import next_row
 from producers.shaping import Shaper
 

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from driftline.config.stream import to_time_us
-from driftline.wire.values import parse_time, pattern_reader
+from driftline.wire.values import parse_time, pattern_reader, to_time_us
 from producers.shaping import as_number
 
 # The patterns are tried in this order. If both a day-first and a month-first pattern fit, the

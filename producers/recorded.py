@@ -8,9 +8,8 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from driftline.config.stream import to_time_us
 from driftline.wire.events import MAX_ROW
-from driftline.wire.values import parse_time
+from driftline.wire.values import parse_time, to_time_us
 from producers.shaping import Unusable, as_number
 
 
