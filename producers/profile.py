@@ -120,8 +120,7 @@ def look(
         target: "target",
     }
     columns = tuple(
-        _column(name, values, uses.get(name), source.textual, key == name)
-        for name, values in table.items()
+        _column(name, values, uses.get(name), source.textual) for name, values in table.items()
     )
     clock = None
     if time is not None:
@@ -258,7 +257,7 @@ def _identity(
 # ---- columns -------------------------------------------------------------------------------------
 
 
-def _column(name: str, values: list[Any], use: Use | None, textual: bool, is_key: bool) -> Column:
+def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Column:
     known = [value for value in values if value is not None]
     notes: list[str] = []
     distinct = len(set(map(text, known)))
