@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
-from driftline.config.settings import load_settings
+from driftline.client.connection import as_broker, as_stream
 from driftline.config.stream import ID, ROW, Stream
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec

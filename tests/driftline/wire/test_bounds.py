@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from consumers.outcomes import handler as outcomes
 from driftline.audit import lineage as history
-from driftline.audit import reconcile, trace
+from driftline.audit import reconcile_tables, trace
 from driftline.broker.port import Message
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
@@ -245,7 +245,7 @@ def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
 
 def _structs() -> list[type[msgspec.Struct]]:
     """Return all structs of events, including those with which services read part of an event."""
-    modules = [events, envelope, reconcile, trace, history, scored, labelled, outcomes]
+    modules = [events, envelope, reconcile_tables, trace, history, scored, labelled, outcomes]
     found = {
         kind
         for module in modules
