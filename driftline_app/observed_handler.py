@@ -28,7 +28,7 @@ _WRITE_EVERY_S = 1.0
 _TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
-class Watched:
+class ObservedHandler:
     """A handler that calls another one and observes it. `driftline.runtime.handler.Handler`
     documents it.
 

@@ -34,7 +34,7 @@ from driftline.wire.events import MAX_ROW
 from driftline.wire.values import MAX_TIME_US
 from producers.label_delays import delay_of, drawn, is_duration
 from producers.recorded import recorded_row, recorded_time
-from producers.rows import Change, Changing, Row, Source
+from producers.rows import Change, Changing, Row, RowSource
 from producers.shaping import Shaped, Shaper, Unusable
 
 
@@ -82,7 +82,7 @@ class Playback:
     def __init__(
         self,
         stream: Stream,
-        source: Source,
+        source: RowSource,
         *,
         seed: int = 0,
         limit: int | None = None,

@@ -1,6 +1,6 @@
 """River's bundled data sets and drift generators as sources.
 
-In: `river:NAME`, with parameters for a generator. Out: a `Source` whose target column is called
+In: `river:NAME`, with parameters for a generator. Out: a `RowSource` whose target column is called
 `target`. This module downloads nothing.
 """
 
@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from driftline.errors import DataError
-from producers.rows import Change, Row, Source
+from producers.rows import Change, Row, RowSource
 
 TARGET: Final = "target"
 # Generators are infinite. This many rows are enough for a few drifts and take about a second.
@@ -38,7 +38,7 @@ class RiverSource:
             yield {**{str(name): value for name, value in features.items()}, TARGET: target}
 
 
-def open_river(name: str) -> Source:
+def open_river(name: str) -> RowSource:
     """Open one of River's data sets or generators by its name.
 
     - A bundled set: `river:Phishing`.
@@ -62,7 +62,7 @@ def open_river(name: str) -> Source:
     return found or _generated(name, parts)
 
 
-def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> Source | None:
+def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSource | None:
     """Open a data set in River's wheel, or return None if the class is not a data set."""
     from river import datasets
     from river.datasets import base
@@ -80,7 +80,7 @@ def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> Source |
     return RiverSource(name, found, found().n_samples)
 
 
-def _generated(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> Source:
+def _generated(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> RowSource:
     """Open one generator, or two that are joined."""
     from river.datasets import synth
 

@@ -53,7 +53,7 @@ NAMES: Final = (
 )
 
 
-class PolicyResult(msgspec.Struct, frozen=True):
+class PolicyOnSet(msgspec.Struct, frozen=True):
     """The result of one retrain policy on one set.
 
     harm_gain: how much better `harm` is than this policy; harm_gain_error: its standard error.
@@ -82,14 +82,14 @@ class SetResult(msgspec.Struct, frozen=True):
     set: str
     metric: str
     rows: int
-    policies: tuple[PolicyResult, ...]
+    policies: tuple[PolicyOnSet, ...]
     matched: str  # the name of the periodic policy with as many trainings as `harm`
     alerts: tuple[Alert, ...]  # the drift events under `harm`
     shuffled_alerts: int  # drift events on the same rows in random order, without retraining
     previous_label: float | None  # the metric if each prediction is the previous label
     seconds: float
 
-    def policy(self, name: str) -> PolicyResult:
+    def policy(self, name: str) -> PolicyOnSet:
         """Return the policy with this name."""
         return next(policy for policy in self.policies if policy.name == name)
 
@@ -166,23 +166,23 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
     )
 
 
-def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None) -> PolicyResult:
+def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None) -> PolicyOnSet:
     gain = error = None
     if harm is not None:
         both = harm.compared.beside("loop", play.compared, "loop", as_name="other")
         gain, error = both.gain("loop", "other")
     compared = play.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["loop"]).mean())
-    return PolicyResult(
+    return PolicyOnSet(
         name, play.metric, mean, len(play.retrains), round(play.train_seconds, 2), gain, error
     )
 
 
-def _never(stream: Stream, harm: Played) -> PolicyResult:
+def _never(stream: Stream, harm: Played) -> PolicyOnSet:
     """Return the result without retraining: each play also has the first model's predictions."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
-    return PolicyResult(
+    return PolicyOnSet(
         "never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static")
     )
 
@@ -258,7 +258,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _gain(policy: PolicyResult) -> str:
+def _gain(policy: PolicyOnSet) -> str:
     if policy.harm_gain is None or policy.harm_gain_error is None:
         return "–"
     sign = {1: " **better**", 0: "", -1: " **worse**"}[policy.clearly]

@@ -40,7 +40,7 @@ class Letter(msgspec.Struct, frozen=True):
         return f"{self.partition}@{self.offset}"
 
 
-class Group(msgspec.Struct):
+class DeadLetterGroup(msgspec.Struct):
     """The dead letters with one service, source topic and reason.
 
     `newest_ms` and `newest` are the publish time and the place of the newest one.
@@ -90,19 +90,19 @@ def letters(
             )
 
 
-def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[Group]:
+def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLetterGroup]:
     """Count the dead letters by service, source topic and reason, most frequent first.
 
     Reasons beyond the first `MAX_GROUPS` groups are counted as `(other reasons)`. Raises DataError,
     BrokerError.
     """
-    found: dict[tuple[str, str, str], Group] = {}
+    found: dict[tuple[str, str, str], DeadLetterGroup] = {}
     for letter in letters(broker, stream, reason=reason):
         origin = letter.origin
         key = (origin.service, origin.topic, origin.reason)
         if key not in found and len(found) >= MAX_GROUPS:
             key = (origin.service, origin.topic, OTHER_REASONS)
-        group = found.setdefault(key, Group(*key))
+        group = found.setdefault(key, DeadLetterGroup(*key))
         group.count += 1
         if letter.timestamp_ms >= group.newest_ms:
             group.newest_ms, group.newest = letter.timestamp_ms, letter.place

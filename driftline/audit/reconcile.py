@@ -44,7 +44,7 @@ class Missing(msgspec.Struct, frozen=True):
     id: str | None
 
 
-class Labels(msgspec.Struct, frozen=True):
+class LabelCounts(msgspec.Struct, frozen=True):
     """The number of labels by result. `total` is the sum of the others."""
 
     total: int
@@ -78,7 +78,7 @@ class Reconciliation(msgspec.Struct, frozen=True):
     replayed: int  # records sent again from a dead letter
     redelivered: int  # repeated predictions of a record, which readers drop
     doubled_outcomes: int  # copies of an outcome, which exactly-once delivery rules out
-    labels: Labels
+    labels: LabelCounts
     misplaced_labels: int  # labels in another partition than their record, which are never joined
     foreign_letters: int  # messages among the dead letters that Driftline did not write
     missing_records: tuple[Missing, ...]
@@ -212,7 +212,7 @@ def _judge(
         replayed=number("SELECT count(*) FROM features WHERE replayed"),
         redelivered=number("SELECT coalesce(sum(times - 1), 0) FROM predicted"),
         doubled_outcomes=number(DOUBLED_OUTCOMES),
-        labels=Labels(
+        labels=LabelCounts(
             total=sum(labels.values()),
             joined=labels.get("joined", 0),
             repeated=labels.get("repeated", 0),

@@ -18,12 +18,12 @@ from driftline.config.settings import Settings
 from driftline.config.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
 from driftline.errors import DataError
 from driftline.wire.events import DataWindow
-from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.compared_predictors import ComparedPredictors
 from driftline_app.replay.observer import Happening
 from driftline_app.replay.simulation import START_S, Alert, FirstModel, prepare, train_on_warm_up
 from monitor.estimates.coverage import Coverage
 from producers.playback import Playback
-from producers.rows import Row, Source
+from producers.rows import Row, RowSource
 from producers.sources import open_source
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Played(msgspec.Struct, frozen=True):
 
     name: str
     records: int
-    compared: Compared
+    compared: ComparedPredictors
     happenings: tuple[Happening, ...]
     windows: tuple[DataWindow, ...]
     alerts: tuple[Alert, ...]
@@ -153,7 +153,7 @@ def _settings(folder: Path) -> Settings:
     )
 
 
-def _source(job: Job) -> Source:
+def _source(job: Job) -> RowSource:
     if job.data == "-":
         raise DataError(
             "a backtest reads its data several times, which standard input does not allow",
@@ -170,7 +170,7 @@ class Shuffled:
     the target of a row move together. Labels in later rows move with their records.
     """
 
-    def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
+    def __init__(self, source: RowSource, stream: Stream, limit: int | None) -> None:
         self.name = source.name
         self.textual = source.textual
         self._source = source

@@ -16,8 +16,8 @@ from driftline_app.cli import completion
 from driftline_app.cli.options import DATA_HELP, Json, stdout
 from producers.draft import draft, slug, stream_name
 from producers.playback import Playback
-from producers.profile import MAX_ROWS, Profile, look
-from producers.rows import Source
+from producers.profile import MAX_ROWS, DataProfile, look
+from producers.rows import RowSource
 from producers.sources import open_source
 
 # Rows that are decoded as inference decodes them, to test the draft.
@@ -105,7 +105,7 @@ def init(
     )
 
 
-def _show(profile: Profile) -> None:
+def _show(profile: DataProfile) -> None:
     rows = f"{profile.rows:,} rows"
     if profile.total is None or profile.total > profile.rows:
         rows = f"first {MAX_ROWS:,} of {_count(profile.total)} rows"
@@ -135,7 +135,7 @@ def _count(total: int | None) -> str:
     return "an unknown number of" if total is None else f"{total:,}"
 
 
-def _try_out(stream: Stream, source: Source) -> None:
+def _try_out(stream: Stream, source: RowSource) -> None:
     """Decode the first rows as inference does, and report those that it would reject."""
     plays = Playback(stream, source, limit=_TRIED).play()
     records = [play.value for play in plays if play.kind == "record"]

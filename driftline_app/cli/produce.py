@@ -29,7 +29,7 @@ from producers.delivery import Delivery
 from producers.numbering import next_row
 from producers.pacing import paced
 from producers.playback import Playback
-from producers.rows import Source
+from producers.rows import RowSource
 from producers.sources import open_source
 
 # Rows between two updates of the progress bar. An update costs more than sending a record.
@@ -122,7 +122,7 @@ def produce(
 def _playback(
     stream: Stream,
     broker: Broker,
-    source: Source,
+    source: RowSource,
     seed: int,
     limit: int | None,
     skip: str | None,

@@ -34,7 +34,7 @@ from driftline.wire.events import (
 )
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
-from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.compared_predictors import ComparedPredictors
 from monitor.estimates.coverage import Truth
 
 # Predictions that are buffered for records with the same id. Older ones are evicted.
@@ -69,7 +69,7 @@ class Observer:
         # Record id → the row and the baselines' predictions of each record with this id that has
         # no outcome yet, in order. Most ids have one record; a repeated id has several.
         self._rivals: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
-        self.compared = Compared(
+        self.compared = ComparedPredictors(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []

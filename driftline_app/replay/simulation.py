@@ -36,7 +36,7 @@ from driftline_app.replay.observer import Happening, Observer
 from monitor.estimates.coverage import Coverage, coverage
 from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
-from producers.rows import Source
+from producers.rows import RowSource
 from trainer.first import TrainedModel, train_first
 
 # Rows that are sent between two turns of the services. More rows make the row of an event less
@@ -312,7 +312,7 @@ def train_on_warm_up(
 
 def prepare(
     stream: Stream,
-    source: Source,
+    source: RowSource,
     settings: Settings,
     *,
     reports: Path | None,

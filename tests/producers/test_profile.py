@@ -14,7 +14,7 @@ from producers import profile as profiles
 from producers.csv_files import CsvSource
 from producers.draft import draft
 from producers.playback import Playback
-from producers.profile import Column, Profile, look
+from producers.profile import Column, DataProfile, look
 from producers.sources import open_source
 
 DATA = Path(
@@ -28,11 +28,11 @@ def csv(tmp_path: Path, header: str, *lines: str) -> CsvSource:
     return CsvSource(path)
 
 
-def column(profile: Profile, name: str) -> Column:
+def column(profile: DataProfile, name: str) -> Column:
     return next(column for column in profile.columns if column.name == name)
 
 
-def loaded(profile: Profile, name: str = "s") -> Stream:
+def loaded(profile: DataProfile, name: str = "s") -> Stream:
     return loads(draft(profile, name))
 
 
