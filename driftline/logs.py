@@ -50,7 +50,7 @@ class Speaker(msgspec.Struct, frozen=True):
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A log line in the format `json`."""
 
-    time: str  # RFC 3339 UTC, milliseconds
+    time: str  # RFC 3339 in UTC, with milliseconds
     level: str
     logger: str
     message: str

@@ -59,7 +59,7 @@ class WarmUp(msgspec.Struct, frozen=True):
 
     records: tuple[bytes, ...]
     labels: tuple[str | float, ...]
-    rows: int  # data rows in the share
+    rows: int  # number of data rows in the share
     unlabelled: int  # records without a label, which cannot be used for training
 
 
@@ -68,9 +68,9 @@ class PlayCounts(msgspec.Struct):
 
     records: int = 0
     labels: int = 0
-    labels_withheld: int = 0  # not sent because of `label_missing`
+    labels_withheld: int = 0  # labels that were not sent because of `label_missing`
     unlabelled: int = 0  # records without a label to send: their row has no target or no id
-    labels_of_skipped: int = 0  # not sent because they belong to warm-up or skipped records
+    labels_of_skipped: int = 0  # labels of warm-up and skipped records, which were not sent
 
 
 class Playback:
@@ -300,7 +300,8 @@ class Playback:
                 wrong = known if isinstance(known, Unusable) else None
                 due = known if isinstance(known, int) else (here or 0) + wait
                 heapq.heappush(waiting, (min(due, last), index, shaped, wrong))
-                while waiting and waiting[0][0] <= reached:  # no delay, or a late record
+                # Labels without delay, and labels of late records, are due now.
+                while waiting and waiting[0][0] <= reached:
                     due, _, earlier, wrong = heapq.heappop(waiting)
                     yield self._label(earlier, index, wrong or (due if same_axis else at))
         # All rows are played; send the remaining labels in the order in which they are due.

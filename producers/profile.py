@@ -156,7 +156,8 @@ def _read(source: RowSource) -> tuple[dict[str, list[Any]], int, int]:
             table[name] = [None] * rows
         for name, values in table.items():
             value = row.get(name)
-            values.append(None if value == "" or value != value else value)  # NaN != NaN
+            # `value != value` is true for NaN.
+            values.append(None if value == "" or value != value else value)
         rows += 1
     if not rows:
         raise DataError(f"{source.name}: no rows")

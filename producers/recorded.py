@@ -26,7 +26,8 @@ def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        if value.is_integer() and abs(value) <= MAX_ROW:  # a column with missing values
+        # A column of whole numbers has floats if some values are missing.
+        if value.is_integer() and abs(value) <= MAX_ROW:
             value = int(value)
         elif math.isinf(value):
             return Unusable(str(value))  # JSON has no infinities

@@ -35,7 +35,7 @@ from benchmarks.evidence.sets import SETS
 from driftline.config.stream import Drift, Stream
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # streams of each family, abrupt and gradual each
+SEEDS: Final = 30  # number of streams of each family, both abrupt and gradual
 FIRST_SEED: Final = 1_000  # first seed of the reported results; tuning uses seeds from 0 on
 # An alarm up to this many rows after the end of a change counts as finding it.
 HORIZON: Final = 2_000

@@ -87,7 +87,8 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
-        with patch.object(Runs, "add"):  # use only the given inflation
+        # Without `add`, only the given inflation counts.
+        with patch.object(Runs, "add"):
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)
         counts[2] += _alarms(ErrorDetector("glr", task, more), shuffled)

@@ -48,7 +48,7 @@ class EstimatorResult(msgspec.Struct, frozen=True):
     windows: int
     window: int
     mean_absolute_error: float
-    covered: float | None  # None: the estimator gives no interval
+    covered: float | None  # None if the estimator gives no interval
     width: float | None  # mean width of its intervals
 
 

@@ -152,9 +152,8 @@ def measure(
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    rate = (
-        RATE / 2 if classifier else RATE
-    )  # the tests and the classifier get half each, as in the monitor
+    # The tests and the classifier get half of the rate each, as in the monitor.
+    rate = RATE / 2 if classifier else RATE
     calibration = Calibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.evidence.false_alarms import columns_of
 from benchmarks.evidence.sets import SETS
 
-REFERENCE: Final = 10_000  # rows
+REFERENCE: Final = 10_000  # number of rows in a reference
 QUIET: Final = "no drift"  # the name of the windows without a change
 # Before this row, three columns of elec2 are constant.
 _ELEC2_SINCE: Final = 17_424

@@ -39,7 +39,7 @@ class DataSet(msgspec.Struct, frozen=True):
         return data / self.name / "data.csv.gz"
 
 
-_DAY: Final = 24  # hours
+_DAY: Final = 24  # records of a day, if each covers an hour
 
 
 def _abrupt(*rows: int) -> tuple[ConceptChange, ...]:

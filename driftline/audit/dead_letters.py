@@ -57,9 +57,9 @@ class DeadLetterGroup(msgspec.Struct):
 class Replay(msgspec.Struct, frozen=True):
     """The numbers of dead letters that `replay` sent or skipped."""
 
-    sent: int  # with `dry_run`: would have been sent
-    again: int  # skipped: sent by an earlier replay
-    other: int  # skipped: not a record or a label, such as an unreadable event of `models`
+    sent: int  # letters that were sent, or with `dry_run` would have been sent
+    again: int  # letters that were skipped because an earlier replay sent them
+    other: int  # letters that were skipped because they are neither records nor labels
 
 
 def letters(
@@ -174,7 +174,7 @@ def _original(letter: Letter) -> Outgoing:
 
 
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
-    """Return the places of the dead letters that were sent before.
+    """Return the places (`PARTITION@OFFSET`) of the dead letters that were sent before.
 
     A replayed record has a larger offset than its original. So each partition is read only from
     the earliest original on.

@@ -85,9 +85,8 @@ class Reconciliation(msgspec.Struct, frozen=True):
     missing_labels: tuple[Missing, ...]
     named_misplaced: tuple[Misplaced, ...] = ()
     foreign_records: int = 0  # predictions and outcomes that Driftline did not write
-    lost: tuple[
-        Lost, ...
-    ] = ()  # records that were deleted before they were read; `records` does not include them
+    # Records that were deleted before they were read. `records` does not include them.
+    lost: tuple[Lost, ...] = ()
 
     @property
     def clean(self) -> bool:

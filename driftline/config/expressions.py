@@ -139,7 +139,8 @@ class Expression:
             case ast.Constant(value=bool()) | ast.Constant(value=None):
                 raise self._error(f"has {node.value!r} where a number was expected")
             case ast.Constant(value=int() | float() as number):
-                if abs(number) > 1e300:  # also infinity and integers too large for a float
+                # This is also true for infinity, and for integers that are too large for a float.
+                if abs(number) > 1e300:
                     raise self._error("has a number above 1e300")
                 # Use floats, because whole numbers would overflow or grow without limit.
                 return _constant(float(number))

@@ -19,7 +19,7 @@ from driftline.errors import StreamFileError
 
 ROW: Final = "@row"  # the field in which producers number the records
 AT: Final = "@at"  # the field with the position at which a label became known
-ID: Final = "@id"  # as a key: the id of the record, whatever the name of its column
+ID: Final = "@id"  # as a key, this stands for the column with the id
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
@@ -619,7 +619,7 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StreamFileError(f"{name}: not TOML: {error}") from error
-    except ValueError as error:  # a number has thousands of digits
+    except ValueError as error:  # raised for a number with thousands of digits
         raise StreamFileError(f"{name}: a number is too long: {error}") from error
     except RecursionError as error:
         raise _too_deep(name) from error
@@ -629,7 +629,7 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except msgspec.ValidationError as error:
         problem = explain(str(error), raw, Stream, _fits)
         raise StreamFileError(f"{name}: {problem}") from error
-    except RecursionError as error:  # a key with thousands of dots
+    except RecursionError as error:  # raised for a key with thousands of dots
         raise _too_deep(name) from error
     stream = _with_defaults(stream)
     _refuse(next(problems(stream), None), name)

@@ -21,7 +21,7 @@ from driftline.errors import PackageCheckFailed
 # The end record of a zip: signature, two disk numbers, entries on this disk and in total, size and
 # offset of the directory, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
-_ZIP64_BYTES: Final = 20  # the locator before the end record, which only larger zips have
+_ZIP64_BYTES: Final = 20  # size of the locator before the end record, which only larger zips have
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
 

@@ -87,7 +87,7 @@ class Catalog:
 
     def __init__(self, trusted: Trusted) -> None:
         self.announcements: dict[str, ModelAnnounced] = {}
-        self.refused: dict[str, str] = {}  # key → why its newest record was rejected
+        self.refused: dict[str, str] = {}  # key → the reason why its newest record was rejected
         self._trusted = trusted
         self._champion: Current[RolePointer] = Current()
         self._freeze: Current[Freeze] = Current()

@@ -44,7 +44,7 @@ class Current(Generic[T]):
             return None
         if event.sequence == self.value.sequence:
             if _means(event) == _means(self.value):
-                return None  # a copy
+                return None  # the event is a copy of the current record
             self._contested = True  # if compaction removes the first, the other becomes current
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 

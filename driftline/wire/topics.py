@@ -166,7 +166,7 @@ class TopicDifference(msgspec.Struct, frozen=True):
     what: str
     planned: str
     found: str | None
-    keeps_more: bool = False  # the topic keeps and accepts all that the plan does: only a warning
+    keeps_more: bool = False  # only a warning: the topic keeps and accepts all that the plan does
 
     def __str__(self) -> str:
         if self.found is None:

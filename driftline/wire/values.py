@@ -120,7 +120,7 @@ def parse_time(value: str) -> int:
     (1500000, 1500000)
     """
     moment = None
-    if len(value) >= 20:  # YYYY-MM-DDTHH:MM:SSZ has 20; `fromisoformat` also accepts a date
+    if len(value) >= 20:  # the shortest time has 20 characters; `fromisoformat` also accepts dates
         try:
             # It accepts any separator between date and time, but no lower-case zone.
             moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)
