@@ -137,7 +137,7 @@ Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
 
 
 def contestants(names: Sequence[str], events: bool) -> Contestants:
-    """Return by name how to watch the stream, and with which detectors."""
+    """Return for each name the class that watches a stream, and its detectors."""
     chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
     if events:
         default = Drift().detectors

@@ -78,7 +78,7 @@ class Catalog:
     """The state of the `models` topic, built record by record.
 
     The signed pointer with the largest sequence is current (see `models.current`). Unsigned
-    records date from before signatures. They are valid until the first signed record is read.
+    records are of earlier versions. They are valid until the first signed record is read.
 
     Compaction keeps only the newest record of each key, even if it is stale. `restatements` lists
     what a writer with a key must publish again: current records that are unsigned or no longer the

@@ -19,7 +19,7 @@ from driftline.models.package import Manifest, Scoring
 from driftline.wire.columns import Columns
 from driftline.wire.feature_records import RecordCodec
 
-# The most columns of a model's matrix: enough for 1,000 categories with 100 levels each.
+# The largest number of columns of a model's matrix: 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000
 # Probabilities of float32 models depend on the batch size from the seventh digit on.
 SCORE_DIGITS: Final = 6

@@ -596,7 +596,7 @@ class RolePointer(Event, frozen=True, tag="role"):
     """The model that has a role. Its key is `role/champion`.
 
     `sequence` is one more than in the pointer that it replaces. A pointer is stale, and ignored, if
-    its sequence is not larger than the current one. It is 0 in pointers from before signatures.
+    its sequence is not larger than the current one. It is 0 in pointers of earlier versions.
     """
 
     id: _Short
