@@ -114,14 +114,21 @@ def build_loop(
     )
 
 
-def _if_drawable(reports: Path | None) -> Path | None:
-    """Return the folder for reports, or None if Evidently, which draws them, is not installed."""
-    if reports is None or find_spec("evidently") is not None:
-        return reports
-    log.warning(
-        "Evidently is not installed, so drift events have no HTML report of their window; "
-        "pip install 'driftline[evidently]' adds these reports and more drift tests"
+def without_evidently() -> str | None:
+    """Return what is missing without Evidently and how to add it; None if it is installed."""
+    if find_spec("evidently") is not None:
+        return None
+    return (
+        "Evidently is not installed: pip install 'driftline[evidently]' adds an HTML report of "
+        "each window that opened a drift event, and more drift tests"
     )
+
+
+def _if_drawable(reports: Path | None) -> Path | None:
+    """Return the folder for reports, or None without Evidently, which draws them."""
+    if reports is None or (missing := without_evidently()) is None:
+        return reports
+    log.info(missing)
     return None
 
 

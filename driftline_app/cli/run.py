@@ -106,12 +106,14 @@ def play(
 ) -> None:
     """Run a stream file over a data set, and print what happens. Raises DriftlineError."""
     # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
+    from driftline_app.assembly import without_evidently
     from driftline_app.cli.unsent import report_unsent
     from driftline_app.replay.narrator import Narrator, write_run_report
 
     settings = load_settings(bootstrap_servers=bootstrap_servers)
     stream = load(file)
-    narrator = Narrator(stream, stderr if as_json else stdout)
+    console = stderr if as_json else stdout
+    narrator = Narrator(stream, console)
     folder = _new_folder(settings, stream.name)
     kept = False
     try:
@@ -139,6 +141,8 @@ def play(
         report = folder / "report.html"
         write_run_report(report, simulation, result)
         narrator.finish(result, report)
+        if (missing := without_evidently()) is not None:
+            console.print(missing, markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         stderr.print(
             f"interrupted: run {folder.name} is saved, but its report is incomplete"
