@@ -11,10 +11,9 @@ import msgspec
 from driftline.broker.port import Broker, Message, OffsetRange, Outgoing, TopicPartition
 from driftline.broker.scan import Progress, ranges, scan
 from driftline.config.stream import Stream
-from driftline.wire.column_decoders import DECODE_ERRORS, IdType, make_decoder
+from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
-from driftline.wire.values import text
 
 # Header of a record that was sent again. Its value is the place of the dead letter,
 # `PARTITION@OFFSET`.
@@ -70,22 +69,18 @@ def letters(
     Raises DataError for a message that Driftline did not write, BrokerError.
     """
     topics = Topics(stream)
-    read_id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+    read_id = id_reader(stream.record.id)
     for messages in scan(broker, ranges(broker, [topics.deadletters]), progress=progress):
         for message in messages:
             origin = dead_letter_origin(message)
             if reason not in origin.reason:
                 continue
-            try:
-                value = read_id(message.value or b"").f0
-            except DECODE_ERRORS:
-                value = None
             yield Letter(
                 partition=message.partition,
                 offset=message.offset,
                 timestamp_ms=message.timestamp_ms,
                 origin=origin,
-                id=None if value is None else text(value),
+                id=read_id(message.value),
                 message=message,
             )
 

@@ -16,12 +16,11 @@ from driftline.broker.port import Broker, Committed, Message, OffsetRange, Topic
 from driftline.broker.scan import Progress, handled, scan
 from driftline.config.stream import Stream
 from driftline.errors import DataError
-from driftline.wire.column_decoders import DECODE_ERRORS, IdType, make_decoder
+from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import dead_letter_origin, decode_or_skip
 from driftline.wire.events import Count, Gap, Log, Source
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
-from driftline.wire.values import text
 
 _Row = tuple[str | int | float | bytes | None, ...]
 _RowOf = Callable[[Message], _Row | None]  # returns None for a message that is not counted
@@ -67,7 +66,7 @@ class TableLoader:
         self._topics = Topics(stream)
         self._spans = spans
         self._progress = progress
-        self._id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+        self._id = id_reader(stream.record.id)
         self._label = LabelCodec(stream).decode
         self.foreign_letters = self.foreign_records = 0
         self.logs = ReadLogs(self._topics.features, topic_id)
@@ -175,11 +174,7 @@ class TableLoader:
     def _feature(self, message: Message) -> _Row:
         replayed = any(name == REPLAYED for name, _ in message.headers)
         at = (message.partition, message.offset, message.timestamp_ms)
-        try:
-            value = self._id(message.value or b"").f0
-        except DECODE_ERRORS:
-            value = None
-        return (*at, None if value is None else text(value), replayed)
+        return (*at, self._id(message.value), replayed)
 
     def _labelled(self, message: Message) -> _Row:
         at = (message.partition, message.offset, message.timestamp_ms)
