@@ -63,7 +63,6 @@ class Count(msgspec.Struct):
     events: int = 0  # events by the calibrated scores alone
     large: int = 0  # events if only columns with a large enough effect count, as in the monitor
     evidently: int = 0  # windows in which Evidently's tests flag any column
-    uncalibrated: int = 0
     shifts: int = 0
     found: int = 0
     found_by_evidently: int = 0
@@ -158,7 +157,7 @@ def measure(
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
-    count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
+    count = Count(windows=len(windows))
     distances = _distances(known, windows)
     scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows]).T
