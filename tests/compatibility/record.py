@@ -25,16 +25,16 @@ from driftline.broker.port import Outgoing
 from driftline.clock import ManualClock
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, loads
-from driftline.models import catalog as catalogs
+from driftline.models import catalog
 from driftline.models.keys import Signer, Trusted
 from driftline.models.load import Models
 from driftline.models.signed import sign
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
-from driftline.wire import topics as planned
+from driftline.wire.envelope import rare
 from driftline.wire.events import RetrainRequest, event_id
 from driftline.wire.labels import LabelCodec
-from driftline.wire.topics import SERVICES, Service, Topics
+from driftline.wire.topics import SERVICES, Service, Topics, apply
 from driftline.wire.values import format_time
 from driftline_app.assembly import build_loop
 from monitor.decisions import snapshot
@@ -198,7 +198,7 @@ def record(work: Path, text: str) -> None:
     settings = load_settings({"DRIFTLINE_HOME": str(work / "home"), "DRIFTLINE_CLIENT": "memory"})
     clock = ManualClock(START_S + WARM_UP)
     broker = MemoryBroker(clock)
-    planned.apply(broker.admin(), topics)
+    apply(broker.admin(), topics)
     producer = broker.producer()
     warm = list(rows(stream, 0, WARM_UP))
     first = train_first(
@@ -241,17 +241,17 @@ def record(work: Path, text: str) -> None:
                 position=None,
                 since=None,
             )
-            producer.send(catalogs.rare(topics.retrain, asked, id=asked.id))  # type: ignore[attr-defined]
+            producer.send(rare(topics.retrain, asked, id=asked.id))
             producer.send(Outgoing(topics.retrain, b"{}", b"?", 0))
     clock.advance(15)  # long enough for watermarks on idle partitions
     settle(loops)
     signer = Signer(settings.keys)
     now = format_time(round(clock.time() * 1e6))
-    known = catalogs.read_catalog(broker, topics, Trusted(settings.keys))
+    known = catalog.read_catalog(broker, topics, Trusted(settings.keys))
     back = known.pointer(first.digest, by="person", reason="complaints", at=now)
-    producer.send(sign(catalogs.pointer_record(topics, back), signer))
+    producer.send(sign(catalog.pointer_record(topics, back), signer))
     freeze = known.freezing(frozen=True, reason="audit", at=now)
-    producer.send(sign(catalogs.freeze_record(topics, freeze), signer))
+    producer.send(sign(catalog.freeze_record(topics, freeze), signer))
     settle(loops)
     for loop in loops.values():
         loop.close()

@@ -10,7 +10,6 @@ import pytest
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec
-from producers import profile as profiles
 from producers.csv_files import CsvSource
 from producers.draft import draft
 from producers.playback import Playback
@@ -209,7 +208,7 @@ def test_drafts_for_real_data_load_and_decode_their_records(
     baseline: str,
     options: dict[str, str | tuple[str, ...]],
 ) -> None:
-    monkeypatch.setattr(profiles, "MAX_ROWS", 20_000)
+    monkeypatch.setattr("producers.profile.MAX_ROWS", 20_000)
     source = open_source(DATA / folder)
     seen = look(source, target, **options)  # type: ignore[arg-type]
     stream = loaded(seen, folder.replace("_", "-"))
