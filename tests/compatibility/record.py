@@ -13,7 +13,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,7 @@ from driftline.wire.events import RetrainRequest, event_id
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import SERVICES, Service, Topics, apply
 from driftline.wire.values import format_time
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 from monitor.decisions import snapshot
 from monitor.service import MonitorHandler
 from trainer.first import train_first
@@ -265,22 +265,16 @@ def record(work: Path, text: str) -> None:
     (keys / "signing.pem").rename(work / "private" / "signing.pem")
 
 
-def _with_state(
-    stream: Stream, settings: Settings, clock: ManualClock, service: Service
-) -> Callable[[Handler], Handler]:
-    """Replace the join and the monitor of `build_loop` with ones that keep their state on disk."""
+def _handler(
+    service: Service, stream: Stream, settings: Settings, broker: MemoryBroker, clock: ManualClock
+) -> Handler:
+    """Return the handler of a service. The join and the monitor keep their state on disk."""
     state = settings.home / "state" / stream.name / service
-
-    def wrap(handler: Handler) -> Handler:
-        if service == "outcomes":
-            handler.close()
-            return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
-        if service == "monitor":
-            handler.close()
-            return MonitorHandler(stream, Models.of(settings, stream), state=state, in_process=True)
-        return handler
-
-    return wrap
+    if service == "outcomes":
+        return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
+    if service == "monitor":
+        return MonitorHandler(stream, Models.of(settings, stream), state=state, in_process=True)
+    return build_handler(service, stream, settings, broker, clock, in_process=True)
 
 
 def start(
@@ -291,13 +285,10 @@ def start(
         service: build_loop(
             service,
             stream,
-            settings,
             broker,
+            _handler(service, stream, settings, broker, clock),
             clock=clock,
-            reports=None,
-            in_process=True,
             commit_interval_s=0.0,
-            wrap=_with_state(stream, settings, clock, service),
         )
         for service in SERVICES
     }
