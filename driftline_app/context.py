@@ -4,7 +4,8 @@ from pathlib import Path
 
 import msgspec
 
-from driftline.broker import Broker, connect
+from driftline.broker import connect
+from driftline.broker.port import Broker
 from driftline.client.saved_runs import load_run, run_folder
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load

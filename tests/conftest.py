@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from driftline.broker import Admin
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
+from driftline.broker.port import Admin
 from driftline.errors import DriftlineError
 from tests.browser import NoBrowser, Opened, chromium
 

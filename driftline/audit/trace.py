@@ -22,8 +22,6 @@ from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
 from driftline.wire.values import publish_time
 
-__all__ = ["Node", "trace"]
-
 
 def trace(
     broker: Broker, stream: Stream, id: str, *, progress: Progress | None = None

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from driftline.audit.export_records import Recorded, as_recorded, write_recorded
-from driftline.broker import Broker, Client, Outgoing, connect
+from driftline.broker import Client, connect
+from driftline.broker.port import Broker, Outgoing
 from driftline.config.stream import Stream, loads
 from driftline.errors import BrokerError, DataError
 from driftline.wire.topics import Topics, apply

@@ -15,8 +15,9 @@ import jgo
 import pytest
 from typer.testing import CliRunner, Result
 
-from driftline.broker import Broker, NewTopic, Outgoing, TopicPartition, connect
+from driftline.broker import connect
 from driftline.broker.local import KAFKA_VERSION, _find_java
+from driftline.broker.port import Broker, NewTopic, Outgoing, TopicPartition
 from driftline.clock import SystemClock
 from driftline.config.settings import load_settings
 from driftline.config.stream import Stream, load, loads

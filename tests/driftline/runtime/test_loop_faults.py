@@ -17,16 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.broker import (
-    Broker,
-    Committed,
-    Message,
-    NewTopic,
-    Outgoing,
-    TopicPartition,
-    connect,
-)
+from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
+from driftline.broker.port import Broker, Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream import Delivery
 from driftline.errors import (
