@@ -55,7 +55,9 @@ class Faults:
 
     def call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         self.calls += 1
-        if sys.exception() is not None and not isinstance(method.__self__, PairsAndEchoes):
+        if sys.exception() is not None and not isinstance(
+            getattr(method, "__self__", None), PairsAndEchoes
+        ):
             self.in_except_blocks.add(method.__qualname__)
         error, is_before = self.plan.get(self.calls, (None, False))
         if error is not None and is_before:
