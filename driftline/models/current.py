@@ -3,8 +3,8 @@
 The signed record with the largest `sequence` is current, and of equal ones the first in the log.
 So the result does not depend on how much of the log compaction has removed.
 
-Unsigned records of earlier versions (decision 21) have no sequence. Such a pointer is current if it
-names the current one as its predecessor. They are ignored once a signed record was read.
+Unsigned records of earlier versions (decision 21) have no sequence. Such a pointer becomes current
+if it names the current one as its predecessor. They are ignored once a signed record was read.
 """
 
 from typing import Generic, TypeVar
