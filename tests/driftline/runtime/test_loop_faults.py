@@ -279,7 +279,7 @@ def test_no_failure_loses_results_in_memory(
     poison: set[int],
     max_records: int,
 ) -> None:
-    world = World(MemoryBroker(ManualClock()), ("in", "out", "dead"), delivery, 10.0)
+    world = World(MemoryBroker(ManualClock()), ("in", "out", "dead"), delivery, 100.0)
     check(world, Faults(plan), count, {n for n in poison if n < count}, max_records)
 
 
