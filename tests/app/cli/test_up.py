@@ -98,7 +98,7 @@ def test_services_start_write_their_states_and_stop_cleanly(site: Site) -> None:
     assert [f"{p['service']}-{p['slot']}" for p in started] == SERVICES
     assert again.stdout == up.stdout  # they run already
     states = {
-        worker["said"]["service"]: worker["said"]["state"]
+        worker["state"]["service"]: worker["state"]["state"]
         for service in json.loads(status.stdout)["services"]
         for worker in service["workers"]
         if worker["alive"]
