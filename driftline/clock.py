@@ -1,7 +1,17 @@
 """Give services the time: from the system in production, from a manual clock in tests and `run`."""
 
 import time
+from datetime import UTC, datetime
 from typing import Protocol
+
+
+def rfc3339(seconds: float, precision: str = "seconds") -> str:
+    """Format seconds since 1970 UTC. `precision` is a `timespec` of `datetime.isoformat`.
+
+    >>> rfc3339(1.5), rfc3339(1.5, "milliseconds")
+    ('1970-01-01T00:00:01Z', '1970-01-01T00:00:01.500Z')
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=precision)[:-6] + "Z"
 
 
 class Clock(Protocol):

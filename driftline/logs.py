@@ -12,13 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from driftline.clock import rfc3339
 from driftline.config.settings import LogFormat, LogLevel
 from driftline.safe_text import json_line, visible_lines
 
@@ -269,8 +269,7 @@ def _ending(record: logging.LogRecord, end: str) -> logging.LogRecord:
 
 
 def _time(record: logging.LogRecord) -> str:
-    moment = datetime.fromtimestamp(record.created, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(record.created, "milliseconds")
 
 
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:

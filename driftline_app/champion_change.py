@@ -3,11 +3,12 @@
 In: the models topic and the signing key. Out: signed records in the models topic.
 """
 
+import time
 from contextlib import closing
-from datetime import UTC, datetime
 
 import msgspec
 
+from driftline.clock import rfc3339
 from driftline.errors import SettingsError
 from driftline.models.catalog import CHAMPION_KEY, FREEZE_KEY, Catalog, read_catalog, record_of
 from driftline.models.keys import Signer, Trusted
@@ -87,4 +88,4 @@ def _send(context: Context, signer: Signer, *events: ModelsEvent) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return rfc3339(time.time(), "microseconds")

@@ -7,13 +7,12 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
-from driftline.clock import Clock
+from driftline.clock import Clock, rfc3339
 from driftline.ops.processes import ServiceState, State, born, write_state
 from driftline.runtime.handler import GroupView, Handler, LogChange, Output
 from driftline.wire.topics import Role, Service, Topics
@@ -225,5 +224,4 @@ class ObservedHandler:
                 log.info("%s: %s", role, line(role, message))
 
     def _now(self) -> str:
-        moment = datetime.fromtimestamp(self._clock.time(), UTC)
-        return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return rfc3339(self._clock.time())

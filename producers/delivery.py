@@ -10,7 +10,7 @@ from driftline.wire.topics import Topics
 from producers.playback import Play
 
 # The number of messages between two waits for confirmation. With fewer, batches would be half
-# empty. With many more, an interrupted producer could not tell how many records were delivered.
+# empty. With many more, an interrupted producer would not know how many records were delivered.
 CONFIRM_EVERY: Final = 10_000
 
 

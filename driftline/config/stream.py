@@ -19,7 +19,7 @@ from driftline.errors import StreamFileError
 
 ROW: Final = "@row"  # the field in which producers number the records
 AT: Final = "@at"  # the field with the position at which a label became known
-ID: Final = "@id"  # as a key, this stands for the column with the id
+ID: Final = "@id"  # as a key, this means the column with the id
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]

@@ -13,13 +13,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol
 
 import msgspec
 
-from driftline.clock import Clock, SystemClock
+from driftline.clock import Clock, SystemClock, rfc3339
 from driftline.config.settings import load_settings
 from driftline.errors import DriftlineError, MachineError
 from driftline.logs import Speaker, log_service
@@ -179,7 +178,7 @@ class Supervisor:
             due_s=self._clock.monotonic() + pause_s,
             failures=failures,
             error=error,
-            retry=_time(self._clock.time() + pause_s),
+            retry=rfc3339(self._clock.time() + pause_s),
         )
         often = f", {failures} times in a row" if failures >= CRASHES else ""
         log.warning("%s ended%s: %s; next start in %g s", kept.wanted.name, often, error, pause_s)
@@ -312,11 +311,6 @@ def _last_words(output: Path, code: int | None) -> str:
 def _myself(request: int) -> SupervisorState:
     pid = os.getpid()
     return SupervisorState(pid=pid, born=born(pid) or "unknown", request=request)
-
-
-def _time(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def start_supervisor(folder: Path) -> subprocess.Popen[bytes]:

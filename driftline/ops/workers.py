@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from driftline.clock import rfc3339
 from driftline.ops.health import judge, seconds_since
 from driftline.ops.processes import (
     Process,
@@ -128,7 +129,7 @@ def _problem(
 
 def _unwritten_state(process: Process, now: datetime) -> ServiceState:
     """Return a state for a process that has not written one yet."""
-    moment = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    moment = rfc3339(now.timestamp())
     return ServiceState(
         service=process.service,
         slot=process.slot,

@@ -1,4 +1,4 @@
-"""What applications name: a stream by its file, a broker by its address."""
+"""Applications name a stream by its file and a broker by its address."""
 
 from pathlib import Path
 
