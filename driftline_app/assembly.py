@@ -30,12 +30,12 @@ def build_handler(
     clock: Clock,
     *,
     reports: Path | None,
-    in_process: bool = False,
+    synchronous: bool = False,
 ) -> Handler:
     """Return the handler of a service.
 
     `reports` is the folder for reports by Evidently; without it none are written. With
-    `in_process` (`driftline run`), training and reports run synchronously in this thread.
+    `synchronous` (`driftline run`), training and reports run synchronously in this thread.
     Otherwise they run in processes of their own, while the loop keeps polling.
     """
     match service:
@@ -43,13 +43,13 @@ def build_handler(
             from consumers.inference.handler import InferenceHandler
 
             return InferenceHandler(
-                stream, Models.of(settings, stream), clock, in_thread=not in_process
+                stream, Models.of(settings, stream), clock, background=not synchronous
             )
         case "outcomes":
             from consumers.outcomes.handler import OutcomesHandler
 
             # A run in memory is never restarted, so it needs no state on disk.
-            state = None if in_process else state_of(settings, stream) / "outcomes"
+            state = None if synchronous else state_of(settings, stream) / "outcomes"
             return OutcomesHandler(stream, clock, state=state)
         case "monitor":
             from monitor.service import MonitorHandler
@@ -58,13 +58,13 @@ def build_handler(
                 stream,
                 Models.of(settings, stream),
                 reports=_if_drawable(reports),
-                state=None if in_process else state_of(settings, stream) / "monitor",
-                in_process=in_process,
+                state=None if synchronous else state_of(settings, stream) / "monitor",
+                synchronous=synchronous,
             )
         case "trainer":
             from trainer.build import build_trainer
 
-            return build_trainer(stream, settings, broker, clock, in_process=in_process)
+            return build_trainer(stream, settings, broker, clock, synchronous=synchronous)
 
 
 def build_loop(
@@ -76,7 +76,7 @@ def build_loop(
     clock: Clock,
     reports: Path | Literal["default"] | None = "default",
     slot: int = 0,
-    in_process: bool = False,
+    synchronous: bool = False,
     commit_interval_s: float | None = None,
     wrap: Callable[[Handler], Handler] = lambda handler: handler,
     on_connection: OnConnection = lambda problem: None,
@@ -100,7 +100,7 @@ def build_loop(
                 reports=settings.home / "reports" / stream.name
                 if reports == "default"
                 else reports,
-                in_process=in_process,
+                synchronous=synchronous,
             )
         ),
         broker,

@@ -346,7 +346,7 @@ class Track(Generic[Part]):
         self.closed = passed
         return passed, [(c, self.slots.pop(c)) for c in sorted(self.slots) if c < passed]
 
-    def hold(self) -> Committed:
+    def checkpoint(self) -> Committed:
         """Return the oldest offset that an open cell needs, with the state before it."""
         early = () if self._early is None else (self._early,)
         offset, watermark, source = min(

@@ -19,7 +19,7 @@ from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicP
 from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler, LogChange
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
 from driftline.wire.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
 from driftline.wire.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
@@ -47,9 +47,8 @@ _DECIDED: Final = Kind(Decided, "all windows are decided on again, and drift is 
 MAX_TESTED: Final = 200_000
 
 
-class MonitorHandler:
-    """Monitor one stream. `driftline.runtime.handler.Handler` describes the contract of each
-    method.
+class MonitorHandler(Handler):
+    """Monitor one stream.
 
     The offsets to commit differ by topic:
 
@@ -66,8 +65,6 @@ class MonitorHandler:
     is not installed.
     """
 
-    follows: tuple[str, ...] = ()
-
     def __init__(
         self,
         stream: Stream,
@@ -75,7 +72,7 @@ class MonitorHandler:
         *,
         reports: Path | None = None,
         state: Path | None = None,
-        in_process: bool = False,
+        synchronous: bool = False,
     ) -> None:
         column_tests.check(stream)
         detectors.check(stream)
@@ -91,7 +88,9 @@ class MonitorHandler:
         self._profiles = Profiles(stream, self._references)
         self._data = DataGathering(stream)
         self._performance = PerformanceGathering(stream)
-        self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
+        self._reports = (
+            None if reports is None else Reports(stream, reports, synchronous=synchronous)
+        )
         self._merger: Merger | None = None  # None unless `parts` is assigned
         # Records of `parts` that are still to be merged: filled by `handle`, emptied by `_merge`,
         # cleared when `parts` is revoked.
@@ -99,7 +98,7 @@ class MonitorHandler:
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
         # The decider has read all windows before this offset. Set from the snapshot when `windows`
-        # is assigned, then advanced by `_decide` and `refuse`.
+        # is assigned, then advanced by `_decide` and `reject`.
         self._read = 0
         # Decisions on all windows before this offset are published. Set from the checkpoint, then
         # never below `_read`. It is larger while windows are read again.
@@ -110,14 +109,11 @@ class MonitorHandler:
         topics = self._topics
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         """Pause all partitions while partial aggregates wait in memory to be merged."""
         return assigned if self._waiting else frozenset()
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        raise RuntimeError("the monitor follows no topic")
-
-    def assigned(
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         starts = {}
@@ -142,7 +138,7 @@ class MonitorHandler:
                     )
         return starts
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for topic, partition in partitions:
             if topic == self._topics.predictions:
                 self._data.drop(partition)
@@ -171,10 +167,10 @@ class MonitorHandler:
                     output.extend(self._decide(message))
         return output
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         return lost_unread(change, self._topics.outcomes)
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         topics = self._topics
         if message.topic == topics.predictions:
             self._data.skip(message.partition, message.offset)
@@ -187,35 +183,32 @@ class MonitorHandler:
             self._published = max(self._published, self._read)
         return [dead_letter(topics.deadletters, message, reason=reason, service="monitor")]
 
-    def tick(self) -> Sequence[Outgoing]:
+    def on_tick(self) -> Sequence[Outgoing]:
         if self._reports is not None:
             self._reports.poll()
-        self._snapshots.settle()
         return self._merge()
 
-    def look(self, view: GroupView) -> None:
-        pass
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         held = {
             TopicPartition(topic, partition): committed
             for topic, part in (
                 (self._topics.predictions, self._data),
                 (self._topics.outcomes, self._performance),
             )
-            for partition, committed in part.holds().items()
+            for partition, committed in part.offsets_to_commit().items()
         }
         if self._merger is not None:
-            held[TopicPartition(self._topics.parts, 0)] = self._merger.hold()
+            held[TopicPartition(self._topics.parts, 0)] = self._merger.checkpoint()
         if self._decider is not None:
-            at = self._snapshots.hold(self._published, self._read, self._decider)
+            at = self._snapshots.checkpoint(self._published, self._read, self._decider)
             decided = msgspec.json.encode(at).decode()
             held[TopicPartition(self._topics.windows, 0)] = Committed(0, decided)
         return held
 
+    def on_committed(self) -> None:
+        self._snapshots.save()
+
     def close(self) -> None:
-        # If the last commit failed, this snapshot is ahead of it, and the next worker ignores it.
-        self._snapshots.settle()
         if self._reports is not None:
             self._reports.close()
 

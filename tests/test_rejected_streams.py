@@ -86,7 +86,7 @@ class Site:
                 self._broker,
                 clock=self._clock,
                 reports=None,
-                in_process=True,
+                synchronous=True,
                 commit_interval_s=0.0,
             )
             for service in ("inference", "outcomes", "monitor")

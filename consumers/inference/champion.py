@@ -40,13 +40,13 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 class Champion:
-    """Serves the catalog's champion. With `in_thread`, models are loaded in the background."""
+    """Serves the catalog's champion. With `background`, models are loaded in a thread."""
 
-    def __init__(self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool) -> None:
+    def __init__(self, stream: Stream, models: Models, clock: Clock, *, background: bool) -> None:
         self._models = models
         self._clock = clock
         self.catalog = Catalog(models.trusted)
-        self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
+        self._loader = ThreadPoolExecutor(1, "driftline-model") if background else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
         self._loading: Future[Model] | None = None  # from the start of a load until it is taken

@@ -31,7 +31,7 @@ from driftline.logs import alike
 from driftline.models.load import Models
 from driftline.models.package import Manifest
 from driftline.models.score import Model
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import GroupProgress, Handler, LogChange
 from driftline.wire.columns import Batch
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
 from driftline.wire.envelope import dead_letter, encode
@@ -45,20 +45,16 @@ log = logging.getLogger(__name__)
 _REACHED: Final = Kind(Reached, "time in this partition begins again with its next record")
 
 
-class InferenceHandler:
-    """Scores feature records. `driftline.runtime.handler.Handler` documents the contract of its
-    methods.
-
-    With `in_thread`, a new champion is loaded in the background.
-    """
+class InferenceHandler(Handler):
+    """Scores feature records. With `background`, a new champion is loaded in a thread."""
 
     def __init__(
-        self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool = False
+        self, stream: Stream, models: Models, clock: Clock, *, background: bool = False
     ) -> None:
         self._stream = stream
         self._topics = Topics(stream)
         self._codec = RecordCodec(stream)
-        self._champion = Champion(stream, models, clock, in_thread=in_thread)
+        self._champion = Champion(stream, models, clock, background=background)
         self._examined = Examined()
         self._encoder: PredictionEncoder | None = None  # replaced by `_swap` with each model
         self._idle = IdlePartitions(stream, clock)
@@ -68,10 +64,10 @@ class InferenceHandler:
         return (self._topics.features,)
 
     @property
-    def follows(self) -> tuple[str, ...]:
+    def broadcast_topics(self) -> tuple[str, ...]:
         return (self._topics.models,)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         return assigned if self._champion.model is None else frozenset()
 
     @property
@@ -89,7 +85,7 @@ class InferenceHandler:
         """Return what is rejected and why: models by digest, records of `models` by key."""
         return self._champion.refused
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         for message in messages:
             unreadable = None
             try:
@@ -98,27 +94,27 @@ class InferenceHandler:
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # one worker alone publishes unreadable records as dead letters, in `tick`
+        return ()  # one worker alone publishes unreadable records as dead letters, in `on_tick`
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(
             resume,
             self._topics.group("inference"),
             {self._topics.features: _REACHED},
             self._stream.axis,
         )
-        self._idle.assigned(resume)
+        self._idle.on_assigned(resume)
         for (_, partition), committed in resume.items():
             at = metadata_of(committed, Reached) or Reached()
             if at.champion is not None:
                 self._champion.catalog.remember(at.sequence, at.champion)
             if partition == 0:
-                self._examined.assigned(at.models)
+                self._examined.on_assigned(at.models)
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._idle.revoked(partitions)
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self._idle.on_revoked(partitions)
         if any(partition.partition == 0 for partition in partitions):
-            self._examined.revoked()
+            self._examined.on_revoked()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing | OutgoingBatch]:
         model = self._champion.model
@@ -148,7 +144,7 @@ class InferenceHandler:
             output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic != self._topics.features:
             return []  # `models`: the current model serves, and the trainer publishes all again
         partition = change.partition.partition
@@ -160,7 +156,7 @@ class InferenceHandler:
         mark = Watermark(position=reached, log=log, gaps=gaps)
         return [Outgoing(self._topics.predictions, encode(mark), partition=partition)]
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         self._idle.read(message.partition, message.offset + 1)
         mark = encode(self._refused(message, None))
         return [
@@ -168,10 +164,10 @@ class InferenceHandler:
             Outgoing(self._topics.predictions, mark, partition=message.partition),
         ]
 
-    def look(self, view: GroupView) -> None:
-        self._idle.look(view)
+    def on_group_progress(self, progress: GroupProgress) -> None:
+        self._idle.on_group_progress(progress)
 
-    def tick(self) -> Sequence[Outgoing]:
+    def on_tick(self) -> Sequence[Outgoing]:
         self._swap()
         if self._champion.model is None:
             self._idle.wait()
@@ -185,9 +181,9 @@ class InferenceHandler:
             for partition, position in self._idle.watermarks()
         ]
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         pointer = self._champion.catalog.champion
-        return self._idle.holds(
+        return self._idle.offsets_to_commit(
             self._topics.features,
             models=self._examined.until,
             sequence=pointer.sequence if pointer else 0,

@@ -14,7 +14,7 @@ import msgspec
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Axis, Stream
-from driftline.runtime.handler import GroupView
+from driftline.runtime.handler import GroupProgress
 from driftline.runtime.partition_clock import (
     MAX_AHEAD_ROWS,
     MAX_AHEAD_US,
@@ -57,7 +57,7 @@ class _Partition:
         self.since_s = now_s  # when records were last read
         # When records were first read after the last prediction: set by `read`, reset by `scored`.
         self.refusing_since_s: float | None = None
-        # The next three are set by `look`.
+        # The next three are set by `on_group_progress`.
         self.lag: int | None = None
         self.end: int | None = None
         self.is_caught_up = False  # everything before the previous `end` was handled
@@ -76,21 +76,21 @@ class IdlePartitions:
         # `_front_at` removes those that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
         self._is_live = False  # updated when a record of this worker raises the largest watermark
-        # The last call of `watermarks`, and the last one before the last `look`.
+        # The last call of `watermarks`, and the last one before the last `on_group_progress`.
         self._ticked_s = self._looked_s = clock.monotonic()
-        self._own: dict[int, _Partition] = {}  # from `assigned` to `revoked`
+        self._own: dict[int, _Partition] = {}  # from `on_assigned` to `on_revoked`
         # The largest plausible position of a partition's first record, None if unknown. Set by the
         # owner whenever another model serves.
         self.latest_start: int | None = None
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         """Start tracking these partitions."""
         now_s = self._clock.monotonic()
         for (_, partition), committed in resume.items():
             own = self._own[partition] = _Partition(self._stream, committed, now_s)
             self._reach(own.watermark)
 
-    def revoked(self, partitions: Iterable[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop tracking these partitions."""
         for partition in partitions:
             self._own.pop(partition.partition, None)
@@ -142,27 +142,26 @@ class IdlePartitions:
             self._advance(own, position)
         return own.watermark
 
-    def look(self, view: GroupView) -> None:
+    def on_group_progress(self, progress: GroupProgress) -> None:
         """Note what is left to read. If a partition was silent for half of `windows.idle`, also
         fetch the watermarks that the group's workers committed."""
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the view was fetched after this
-        for (topic, partition), lag in view.lags.items():
+        self._looked_s = self._ticked_s  # the progress was fetched after this
+        for (topic, partition), lag in progress.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
                 at = TopicPartition(topic, partition)
-                own.is_caught_up = own.end is not None and view.positions[at] >= own.end
-                own.end = view.ends[at]
+                own.is_caught_up = own.end is not None and progress.positions[at] >= own.end
+                own.end = progress.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
-            for committed in view.committed().values():
+            for committed in progress.committed().values():
                 self._reach((metadata_of(committed, Reached) or Reached()).watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
         """Return (partition, watermark) of each idle partition to advance now.
 
-        Idle time counts up to the last `look`, not up to now: a partition that seems idle to a
-        delayed worker may have many unread records.
-        """
+        Idle time counts up to the last `on_group_progress`, not up to now: a partition that seems
+        idle to a delayed worker may have many unread records."""
         self._ticked_s = self._clock.monotonic()
         reached = self._front_at(self._looked_s - self._idle_s)
         if reached is None:
@@ -186,7 +185,7 @@ class IdlePartitions:
             and self._looked_s - refusing_s >= self._idle_s
         )
 
-    def holds(
+    def offsets_to_commit(
         self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
     ) -> dict[TopicPartition, Committed]:
         """Return the offsets to commit, with watermarks, clocks and the state of `models`."""

@@ -73,8 +73,8 @@ class Pending(Generic[T]):
         # What `write` changes next in the cache: blocks by first offset, and evicted blocks.
         self._changed: set[int] = set()
         self._dropped: list[Block] = []
-        # Blocks evicted from memory since the last commit, with their ids and records. `settle`
-        # discards them, `restore` takes them back.
+        # Blocks evicted from memory since the last commit, with their ids and records.
+        # `confirm_evictions` discards them, `restore` takes them back.
         self._unsettled: list[tuple[Block, list[str], list[T]]] = []
         self._shared = False  # whether an id in the cache may have several records
         self._cache: Cache | None = None  # set by `load`
@@ -261,7 +261,7 @@ class Pending(Generic[T]):
             if self._cache is not None:
                 self._unsettled.append((block, ids, records))
 
-    def settle(self) -> None:
+    def confirm_evictions(self) -> None:
         """Discard the evicted records for good, because a commit has covered their eviction."""
         self._unsettled.clear()
 

@@ -36,7 +36,7 @@ from driftline.audit.partition_placement import Placement, Side
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Stream
-from driftline.runtime.handler import GroupView, LogChange, Output
+from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.commit_metadata import Kind, usable
 from driftline.wire.envelope import lost_unread
@@ -77,8 +77,8 @@ _source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead
 _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
-class OutcomesHandler:
-    """Joins predictions with labels. `driftline.runtime.handler.Handler` documents the contract.
+class OutcomesHandler(Handler):
+    """Joins predictions with labels.
 
     `state` is the folder of the cache for records that do not fit in memory. Without it, all
     records within the join window stay in memory. If the cache fails, they do too, and all
@@ -86,8 +86,6 @@ class OutcomesHandler:
     since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
     (labels without a prediction), oversized, invalid.
     """
-
-    follows: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -108,9 +106,9 @@ class OutcomesHandler:
         self._labels = LabelCodec(stream)
         self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
         # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
-        # by `_read_deferred` or `revoked`.
+        # by `_read_deferred` or `on_revoked`.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
-        self._rebuilding_since_s: float | None = None  # from `assigned` until all are rebuilt
+        self._rebuilding_since_s: float | None = None  # from `on_assigned` until all are rebuilt
         self.counts: Counter[str] = Counter()
         self._placement = Placement(stream.kafka.partitions)
         self._warned = False  # whether `problem` was logged
@@ -125,7 +123,7 @@ class OutcomesHandler:
     def inputs(self) -> tuple[str, ...]:
         return (self._topics.predictions, self._topics.labels)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         if self._has_too_much():
             return assigned
         held = set()
@@ -136,10 +134,7 @@ class OutcomesHandler:
                 held.add(labels if waiting is join.progress.labels else predictions)
         return frozenset(held)
 
-    def follow(self, messages: Sequence[Message]) -> Output:
-        raise RuntimeError("the join follows no topic")
-
-    def assigned(
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         kinds = dict.fromkeys(self.inputs, _RESUME)
@@ -163,7 +158,7 @@ class OutcomesHandler:
             )
         return {partition: start for partition, start in starts.items() if partition in resume}
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._deferred.pop(partition.partition, None)
             if (join := self._joins.pop(partition.partition, None)) is not None:
@@ -188,7 +183,7 @@ class OutcomesHandler:
             log.warning("labels do not meet their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
 
-    def log_changed(self, change: LogChange) -> Output:
+    def on_log_change(self, change: LogChange) -> Output:
         if change.is_new_topic and change.unread is None:
             change = self._remembered(change)
         return lost_unread(change, self._topics.outcomes)
@@ -208,7 +203,7 @@ class OutcomesHandler:
         )
         return msgspec.structs.replace(change, unread=unread)
 
-    def refuse(self, message: Message, reason: str) -> Output:
+    def reject(self, message: Message, reason: str) -> Output:
         join = self._join(message.partition)
         is_label = message.topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
@@ -220,7 +215,7 @@ class OutcomesHandler:
         side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
-    def tick(self) -> Output:
+    def on_tick(self) -> Output:
         output: list[Publication] = []
         for partition, join in self._joins.items():
             publication = self._publication(partition, join)
@@ -230,23 +225,27 @@ class OutcomesHandler:
         self._tell_when_rebuilt()
         return [record for publication in output for record in publication.records()]
 
-    def look(self, view: GroupView) -> None:
+    def on_group_progress(self, progress: GroupProgress) -> None:
         for partition, join in self._joins.items():
             stands = [
-                Stand(view.positions[at], view.ends[at])
+                Stand(progress.positions[at], progress.ends[at])
                 for topic in self.inputs
-                if (at := TopicPartition(topic, partition)) in view.ends
+                if (at := TopicPartition(topic, partition)) in progress.ends
             ]
             if len(stands) == len(self.inputs):
-                join.look(*stands)
+                join.on_group_progress(*stands)
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         held = {}
         for partition, join in self._joins.items():
-            predictions, labels = join.hold()
+            predictions, labels = join.offsets_to_commit()
             held[TopicPartition(self._topics.predictions, partition)] = predictions
             held[TopicPartition(self._topics.labels, partition)] = labels
         return held
+
+    def on_committed(self) -> None:
+        for join in self._joins.values():
+            join.on_committed()
 
     def close(self) -> None:
         for join in self._joins.values():

@@ -44,10 +44,12 @@ class Side:
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
         self.at = metadata_of(committed, Resume) or Resume()
-        self.next_offset = committed.offset  # advanced by the handler, `Spill` and `look`
+        # Advanced by the handler, `Spill` and `on_group_progress`.
+        self.next_offset = committed.offset
         self.reached = self.at.reached  # max position, raised by the join
         self.published = self.at.published  # records before it were handled before the restart
-        self.end = self.published  # end of the topic, as far as known; updated by `look`
+        # End of the topic, as far as known; updated by `on_group_progress`.
+        self.end = self.published
 
     @property
     def is_behind(self) -> bool:
@@ -116,7 +118,8 @@ class Progress:
         self.floor = BEFORE_ALL
         self._passed = self.labels.at.passed  # raised by `pass_fence`
         self._watermark = self.predictions.at.watermark  # until `pass_fence` publishes it
-        self._fence: Fence | None = None  # from `look` until both topics have passed it
+        # From `on_group_progress` until both topics have passed it.
+        self._fence: Fence | None = None
         self.raise_floor()
 
     @property
@@ -144,7 +147,7 @@ class Progress:
             self._watermark = position
         self.raise_floor()
 
-    def look(self, predictions: Stand, labels: Stand) -> bool:
+    def on_group_progress(self, predictions: Stand, labels: Stand) -> bool:
         """Note the reader positions of both topics. Return whether a barrier was set."""
         sides = ((self.predictions, predictions), (self.labels, labels))
         for side, stand in sides:
@@ -190,7 +193,7 @@ class Progress:
             self._fence = None
         return Passed(labels_before, watermark)
 
-    def hold(
+    def offsets_to_commit(
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
         """Return the commits of both topics. `predictions` and `labels` are the oldest offsets

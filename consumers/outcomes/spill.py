@@ -49,8 +49,8 @@ class Spill:
         self._topics = topics
         tokens = {progress.predictions.at.token, progress.labels.at.token}
         self.token = tokens.pop() if len(tokens) == 1 else ""
-        # The next offsets of the last successful commit, and the commit that `begin_commit` noted.
-        # `settle` takes it as successful, because after a failure there is a new join.
+        # The next offsets of the last successful commit, set by `on_committed`, and the commit that
+        # `begin_commit` noted.
         self._committed = (progress.predictions.published, progress.labels.published)
         self._commit: _Commit | None = None
         if cache is not None:
@@ -59,20 +59,25 @@ class Spill:
     def begin_commit(self) -> None:
         """Note what the loop is about to commit."""
         if not self._progress.is_rebuilding:
-            self._note_commit(
-                self._progress.predictions.next_offset, self._progress.labels.next_offset
+            self._commit = _Commit(
+                self._progress.predictions.next_offset,
+                self._progress.labels.next_offset,
+                self._predictions.dropped(),
+                self._labels.dropped(),
             )
 
-    def settle(self) -> None:
-        """Write what the last commit covers to the cache. Called in each iteration of the loop."""
+    def on_committed(self) -> None:
+        """Write to the cache what the commit covers. Raises CacheFailed."""
         commit, self._commit = self._commit, None
         if commit is not None:
             self._committed = (commit.predictions, commit.labels)
-            self._predictions.settle()
-            self._labels.settle()
+            self._predictions.confirm_evictions()
+            self._labels.confirm_evictions()
             self._write(commit.dropped_predictions, commit.dropped_labels)
-        elif self._progress.is_rebuilding:
-            self._write()  # records that are read again were committed before
+
+    def write_reread(self) -> None:
+        """Write records to the cache that were committed before a restart and read again."""
+        self._write()
 
     def close(self) -> None:
         """Write everything committed, and close the cache. If that fails, records are reread."""
@@ -85,11 +90,6 @@ class Spill:
                 log.debug("closed without its cache: %s", error)
             self._cache.close()
             self._cache = None
-
-    def _note_commit(self, predictions: int, labels: int) -> None:
-        self._commit = _Commit(
-            predictions, labels, self._predictions.dropped(), self._labels.dropped()
-        )
 
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
@@ -113,7 +113,6 @@ class Spill:
             predictions.next_offset = covered.predictions
             self._progress.source = covered.source
         labels.next_offset = max(labels.next_offset, covered.labels)
-        self._note_commit(*self._committed)  # the blocks that `load` evicted can be deleted
 
     def _write(
         self, dropped_predictions: int = 0, dropped_labels: int = 0, *, everything: bool = False

@@ -352,17 +352,17 @@ class PartitionJoin:
 
     # ---- time -----------------------------------------------------------------------------------
 
-    def look(self, predictions: Stand, labels: Stand) -> None:
+    def on_group_progress(self, predictions: Stand, labels: Stand) -> None:
         """Note the reader positions of both topics, and set a barrier if there is none."""
-        if self.progress.look(predictions, labels):
+        if self.progress.on_group_progress(predictions, labels):
             blocks = self.kept_labels.blocks
             if blocks and self._has_no_place(blocks[-1]):
                 self.kept_labels.seal()  # `_place_labels` needs blocks that end at the barrier
 
     def pass_time(self, results: Results) -> None:
         """Apply what a passed barrier shows, and evict records that can no longer match."""
-        self._spill.settle()
         if self.progress.is_rebuilding:
+            self._spill.write_reread()
             return
         passed = self.progress.pass_fence()
         if passed.labels_before is not None:
@@ -429,16 +429,20 @@ class PartitionJoin:
 
     # ---- commits --------------------------------------------------------------------------------
 
-    def hold(self) -> tuple[Committed, Committed]:
+    def offsets_to_commit(self) -> tuple[Committed, Committed]:
         """Return what to commit for predictions and for labels."""
         self._spill.begin_commit()
         blocks = self.kept_predictions.blocks
-        return self.progress.hold(
+        return self.progress.offsets_to_commit(
             self.kept_predictions.held,
             blocks[0].source if blocks else None,
             self.kept_labels.held,
             self._spill.token,
         )
+
+    def on_committed(self) -> None:
+        """Write to the cache what was committed. Raises CacheFailed."""
+        self._spill.on_committed()
 
     def close(self) -> None:
         """Write everything committed to the cache, and close it."""

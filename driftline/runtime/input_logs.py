@@ -60,7 +60,7 @@ class InputLogs:
             for partition in wanted
         }
 
-    def follow(self, topics: Iterable[str]) -> dict[str, str]:
+    def compare_broadcasts(self, topics: Iterable[str]) -> dict[str, str]:
         """Return the new ids of the topics that were created again since the last call with them.
 
         From now on, `have_changed` checks these topics too. Raises BrokerError.
@@ -75,7 +75,7 @@ class InputLogs:
         return changed
 
     def have_changed(self) -> bool:
-        """Return whether a topic was created again since it was compared or followed. Raises
+        """Return whether a topic was created again since it was last compared. Raises
         BrokerError."""
         admin = self._broker.admin()
         try:
@@ -120,9 +120,9 @@ class InputLogs:
             return Compared(Committed(span.start), *span, change)
         if at.offset <= span.end < unread:
             log.warning(
-                "%s[%d]: the metadata beside the committed offset %d says that results up to %d "
-                "are published, but the log ends at %d: it is ignored, and results from the "
-                "committed offset on are published again",
+                "%s[%d]: the metadata of the committed offset %d states that results up to %d are "
+                "published, but the log ends at %d: ignoring the metadata and publishing results "
+                "from the committed offset on again",
                 partition.topic,
                 partition.partition,
                 at.offset,

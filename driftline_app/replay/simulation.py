@@ -371,7 +371,7 @@ def prepare(
                 broker,
                 clock=clock or SystemClock(),
                 reports=reports,
-                in_process=True,
+                synchronous=True,
                 commit_interval_s=0.0 if clock else None,
             )
             for service in SERVICES

@@ -71,7 +71,7 @@ class Snapshots:
         self._of = hashlib.sha256(repr(stream).encode()).hexdigest()
         self._token = ""  # set by `resume`: the committed one, or a new one
         self._taken_at = 0  # offset of the last snapshot that was loaded or saved
-        # Next snapshot: encoded by `hold`, saved by `settle` after the commit, dropped by `resume`.
+        # Next snapshot: encoded by `checkpoint`, saved after the commit, dropped by `resume`.
         self._taken: tuple[int, bytes] | None = None
         self._cannot_write = False  # the last write failed, so later failures are not logged
         if self._path is not None and Decider(stream).state() is None:
@@ -100,7 +100,7 @@ class Snapshots:
         self._taken_at = offset
         return offset, decider
 
-    def hold(self, published: int, read: int, decider: Decider) -> Decided:
+    def checkpoint(self, published: int, read: int, decider: Decider) -> Decided:
         """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
         before `published` were published. `decider` has read all events before `read`, which is
         less while it reads events again."""
@@ -112,7 +112,7 @@ class Snapshots:
             self._taken = read, msgspec.msgpack.encode(file)
         return Decided(published, self._token)
 
-    def settle(self) -> None:
+    def save(self) -> None:
         """Save the snapshot of the last commit. Call it only after that commit."""
         taken, self._taken = self._taken, None
         if taken is None or self._path is None:

@@ -75,7 +75,7 @@ class Merging:
             self._passed[kind] = reached.cells(partitions)
             self._closed[kind] = reached.closed
         # `_before` is `_passed` as of the offset `_held`, which was committed last. `_since` has
-        # the changes after it, which `advance` adds and `hold` moves to `_before`.
+        # the changes after it, which `advance` adds and `checkpoint` moves to `_before`.
         self._before = {kind: list(passed) for kind, passed in self._passed.items()}
         self._since: deque[tuple[int, Kind, int, int]] = deque()
         self._held = committed.offset
@@ -102,7 +102,7 @@ class Merging:
         """Note that all cells before `closed` were published."""
         self._closed[kind] = closed
 
-    def hold(self, needed: int | None) -> Committed:
+    def checkpoint(self, needed: int | None) -> Committed:
         """Return the offset to commit. `needed` is the oldest that an open cell needs, or None."""
         offset = self._next_offset if needed is None else needed
         # Replay the changes up to that offset, which the metadata must describe.

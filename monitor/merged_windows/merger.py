@@ -93,7 +93,7 @@ class Merger:
                 return events
         return []
 
-    def hold(self) -> Committed:
+    def checkpoint(self) -> Committed:
         """Return the offset to commit for `parts`."""
         needed = [n for n in (self._data.needed(), self._performance.needed()) if n is not None]
-        return self._merging.hold(min(needed, default=None))
+        return self._merging.checkpoint(min(needed, default=None))

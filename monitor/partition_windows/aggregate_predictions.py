@@ -61,9 +61,9 @@ class DataGathering:
         track = self._tracks[partition]
         track.next_offset = max(offset + 1, track.next_offset)
 
-    def holds(self) -> dict[int, Committed]:
+    def offsets_to_commit(self) -> dict[int, Committed]:
         """Return the offsets to commit by partition."""
-        return {partition: track.hold() for partition, track in self._tracks.items()}
+        return {partition: track.checkpoint() for partition, track in self._tracks.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
         """Add predictions of one partition, in the order of its log. Return the partial aggregates

@@ -277,7 +277,9 @@ def _with_state(
             return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
         if service == "monitor":
             handler.close()
-            return MonitorHandler(stream, Models.of(settings, stream), state=state, in_process=True)
+            return MonitorHandler(
+                stream, Models.of(settings, stream), state=state, synchronous=True
+            )
         return handler
 
     return wrap
@@ -295,7 +297,7 @@ def start(
             broker,
             clock=clock,
             reports=None,
-            in_process=True,
+            synchronous=True,
             commit_interval_s=0.0,
             wrap=_with_state(stream, settings, clock, service),
         )

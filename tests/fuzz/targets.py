@@ -119,18 +119,18 @@ def _check_commit(value: bytes) -> None:
     committed = Committed(7, value.decode(errors="replace"))
     handled(committed)
     stream = streams.stream("rows")
-    Progress(committed, committed, stream).hold(None, None, None, "")
+    Progress(committed, committed, stream).offsets_to_commit(None, None, None, "")
     merging = Merging(2, committed, "40/20")
     merging.complete("data")
-    merging.hold(None)
+    merging.checkpoint(None)
     track: Track[list[int]] = Track(stream, committed, list, cell="pane")
     track.close()
-    track.hold()
+    track.checkpoint()
     idle = IdlePartitions(stream, ManualClock())
     features = Topics(stream).features
-    idle.assigned({TopicPartition(features, 0): committed})
+    idle.on_assigned({TopicPartition(features, 0): committed})
     idle.ahead(0, [1, 2, 3], [1, 2, 3])
-    idle.holds(features)
+    idle.offsets_to_commit(features)
 
 
 # ---- records and labels -------------------------------------------------------------------------

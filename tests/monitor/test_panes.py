@@ -150,9 +150,9 @@ def test_a_batch_gives_the_same_result_as_its_records_one_by_one(
 def test_the_checkpoint_is_at_the_first_record_of_the_oldest_open_slide() -> None:
     of = track(at=7)
     read(of, 38, 45, 39, 90, sources=[7, 8, 9, 10])
-    assert of.hold().offset == 7
+    assert of.checkpoint().offset == 7
     of.close()
-    committed = of.hold()
+    committed = of.checkpoint()
     assert committed.offset == 10
     resume = msgspec.json.decode(committed.metadata, type=Resume)
     assert resume == Resume(watermark=43, source=9, closed=2, published=11, grid=GRID, axis="row")
@@ -169,7 +169,7 @@ def test_after_a_restart_late_records_stay_late_and_published_windows_closed() -
 
 
 def test_the_checkpoint_of_a_partition_without_records_is_unchanged() -> None:
-    assert track(at=12, metadata=f'{{"watermark":7,"grid":"{GRID}"}}').hold() == Committed(
+    assert track(at=12, metadata=f'{{"watermark":7,"grid":"{GRID}"}}').checkpoint() == Committed(
         12, f'{{"watermark":7,"grid":"{GRID}","axis":"row"}}'
     )
 

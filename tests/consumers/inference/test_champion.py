@@ -97,7 +97,7 @@ def test_the_old_model_serves_until_the_new_one_is_loaded(
     two: list[TrainedModel], models: HeldModels
 ) -> None:
     first, second = (model.announcement.digest for model in two)
-    champion = Champion(STREAM, models, ManualClock(), in_thread=True)
+    champion = Champion(STREAM, models, ManualClock(), background=True)
     for message in messages(two[0]):
         champion.apply(message)
     champion.swap()
@@ -121,7 +121,7 @@ def test_a_rollback_while_a_model_is_loading_takes_effect(
     for message in messages(two[0]) + messages(two[1]):
         catalog.apply(message)
     first, second = (model.announcement.digest for model in two)
-    champion = Champion(STREAM, models, ManualClock(), in_thread=True)
+    champion = Champion(STREAM, models, ManualClock(), background=True)
     for message in messages(two[0]):
         champion.apply(message)
     models.let_go.release()
@@ -159,7 +159,7 @@ class Restarted:
             return load(announced)
 
         models.load = counted  # type: ignore[method-assign]
-        self.champion = Champion(STREAM, models, self.clock, in_thread=False)
+        self.champion = Champion(STREAM, models, self.clock, background=False)
         for model in trained:
             for message in messages(model):
                 self.champion.apply(message)

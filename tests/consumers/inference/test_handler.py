@@ -75,7 +75,7 @@ class Service:
         self.clock = ManualClock()
         models = Models(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
         self.handler = InferenceHandler(stream, models, self.clock)
-        self.handler.assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
+        self.handler.on_assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
         self.catalog = Catalog(Trusted(home / "keys"))
         self.offset = 0
 
@@ -84,7 +84,7 @@ class Service:
             self.offset += 1
             message = said(sent, self.offset)
             self.catalog.apply(message)
-            self.handler.follow([message])
+            self.handler.on_broadcast([message])
 
     def send(self, *values: bytes, partition: int = 0) -> list[Outgoing]:
         messages = [self._message("s.features", value, partition) for value in values]
@@ -270,7 +270,7 @@ def test_the_first_record_of_a_partition_is_compared_with_the_training_rows(
     x = {"x": "text"} if is_rejected else {}
     output = service.send(record(2**53 - 1, **x), record(300), record(301))
     assert [event.row for event in predicted(output) if not event.ahead] == [300, 301]
-    assert service.handler.holds()[TopicPartition("s.features", 0)].metadata.startswith(
+    assert service.handler.offsets_to_commit()[TopicPartition("s.features", 0)].metadata.startswith(
         '{"watermark":302'
     )
 
@@ -313,9 +313,9 @@ def test_unseen_categories_are_handled_by_the_policy(
 def test_without_a_model_all_partitions_are_paused(home: Path, first: TrainedModel) -> None:
     service = Service(home)
     assigned = frozenset({TopicPartition("s.features", 0)})
-    assert service.handler.held_back(assigned) == assigned
+    assert service.handler.paused_partitions(assigned) == assigned
     service.publish(first)
-    assert not service.handler.held_back(assigned)
+    assert not service.handler.paused_partitions(assigned)
 
 
 def test_a_new_champion_serves_from_the_next_batch(home: Path, first: TrainedModel) -> None:

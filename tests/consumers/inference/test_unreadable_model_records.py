@@ -61,7 +61,7 @@ class Site:
             self.broker,
             clock=self.clock,
             slot=slot,
-            in_process=True,
+            synchronous=True,
             commit_interval_s=0.0,
         )
 

@@ -197,7 +197,7 @@ def test_a_topic_is_paused_only_while_the_other_can_be_read(log: Log, data: st.D
 
     def readable(join: Join) -> list[TopicPartition]:
         left = join.left()
-        free = set(left) - join.handler.held_back(assigned)
+        free = set(left) - join.handler.paused_partitions(assigned)
         assert free or not left
         return sorted(free)
 

@@ -87,7 +87,7 @@ def _read_all(join: Join) -> None:
     while left := join.left():
         for partition in left:
             join.read(partition, 20)
-        join.look()
+        join.report_progress()
         join.commit()
     join.finish()
 
@@ -176,13 +176,13 @@ def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
     (tmp_path / "state").write_text("in the way")
     handler = OutcomesHandler(STREAM, ManualClock(), state=tmp_path / "state", uncached_records=3)
     both = frozenset({PREDICTIONS, LABELS})
-    handler.assigned(dict.fromkeys(both, Committed(0)))
+    handler.on_assigned(dict.fromkeys(both, Committed(0)))
     log = Log((1, 2, 3), ()).messages()[PREDICTIONS]
     handler.handle(log[:2])
-    assert handler.held_back(both) == frozenset()
+    assert handler.paused_partitions(both) == frozenset()
     handler.handle(log[2:])
-    assert handler.held_back(both) == both
-    assert handler.held_back(both) == both
+    assert handler.paused_partitions(both) == both
+    assert handler.paused_partitions(both) == both
     assert [told for told in _told(caplog) if "reads no more" in told] == _told(caplog)[1:]
 
 

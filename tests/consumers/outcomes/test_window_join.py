@@ -75,7 +75,7 @@ def test_a_redelivery_is_recognised_after_a_restart_without_rereading(tmp_path: 
     join = Join(log, tmp_path)
     join.read(PREDICTIONS, 20)
     join.commit()
-    join.look()
+    join.report_progress()
     join.read(PREDICTIONS, 0)
     join.stop()
     join.finish()

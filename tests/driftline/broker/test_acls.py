@@ -125,7 +125,7 @@ def played(site: Site) -> Site:
             site.broker(service),
             clock=SystemClock(),
             reports=None,
-            in_process=True,
+            synchronous=True,
         )
         for service in SERVICES
     ]

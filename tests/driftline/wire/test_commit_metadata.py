@@ -135,7 +135,7 @@ def test_a_service_continues_despite_unusable_commit_metadata(
     commit(broker, service, metadata, with_id=with_id)
     with caplog.at_level(logging.WARNING):
         loop = build_loop(
-            service, STREAM, settings, broker, clock=clock, reports=None, in_process=True
+            service, STREAM, settings, broker, clock=clock, reports=None, synchronous=True
         )
         for _ in range(4):
             loop.step(0)
@@ -157,7 +157,9 @@ def test_a_service_rejects_a_stream_file_whose_windows_are_on_another_axis(
     new_key(tmp_path / "keys")
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     commit(broker, service, '{"axis":"time"}')
-    loop = build_loop(service, STREAM, settings, broker, clock=clock, reports=None, in_process=True)
+    loop = build_loop(
+        service, STREAM, settings, broker, clock=clock, reports=None, synchronous=True
+    )
     with pytest.raises(StreamFileError, match="counts windows in records"):
         loop.step(0)
     commit(broker, service, '{"axis":"row"}')

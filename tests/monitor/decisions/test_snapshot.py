@@ -54,8 +54,8 @@ def committed(folder: Path, count: int, stream: Stream = STREAM) -> Decided:
     snapshots = Snapshots(stream, folder)
     _, decider = snapshots.resume(Decided())
     read(decider, windows(50)[:count])
-    at = snapshots.hold(count, count, decider)
-    snapshots.settle()
+    at = snapshots.checkpoint(count, count, decider)
+    snapshots.save()
     return at
 
 
@@ -78,9 +78,9 @@ def test_a_snapshot_is_written_after_a_number_of_windows_and_a_commit(tmp_path: 
     assert not list(tmp_path.iterdir())
     snapshots = Snapshots(STREAM, tmp_path)
     _, decider = snapshots.resume(Decided())
-    snapshots.hold(10, 10, decider)
+    snapshots.checkpoint(10, 10, decider)
     assert not list(tmp_path.iterdir())
-    snapshots.settle()
+    snapshots.save()
     assert [path.name for path in tmp_path.iterdir()] == ["decisions"]
 
 
@@ -219,15 +219,15 @@ def test_windows_are_reread_if_a_detector_of_river_is_used(
     assert "not kept on disk" in caplog.text
     _, decider = snapshots.resume(Decided())
     read(decider, windows(50))
-    assert snapshots.hold(50, 50, decider) == Decided(50)
-    snapshots.settle()
+    assert snapshots.checkpoint(50, 50, decider) == Decided(50)
+    snapshots.save()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_folder_the_checkpoint_contains_no_snapshot() -> None:
     snapshots = Snapshots(STREAM, None)
     _, decider = snapshots.resume(Decided())
-    assert snapshots.hold(20, 20, decider) == Decided(20)
+    assert snapshots.checkpoint(20, 20, decider) == Decided(20)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk"])

@@ -22,14 +22,14 @@ def test_closed_slides_before_the_committed_offset_are_known_after_a_restart() -
         of.read(offset)
         of.advance(offset, "data", partition, passed)
     of.close("data", 104)
-    held = of.hold(3)
+    held = of.checkpoint(3)
     assert held.offset == 3
     again = Merging(3, held, "40/20")
     assert (again.complete("data"), again.closed("data")) == (103, 104)
     again.advance(3, "data", 1, 106)
     assert again.complete("data") == of.complete("data") == 104
-    assert of.hold(None).offset == 4
-    assert Merging(3, of.hold(None), "40/20").complete("data") == 104
+    assert of.checkpoint(None).offset == 4
+    assert Merging(3, of.checkpoint(None), "40/20").complete("data") == 104
 
 
 @pytest.mark.parametrize("partitions", [12, 1000])
@@ -42,7 +42,7 @@ def test_the_commit_metadata_is_small_enough_with_many_partitions(partitions: in
             # The positions are so far apart that those of 1,000 partitions do not fit.
             of.advance(offset, "data", partition, 10_000 * turn + 7 * partition)
         of.close("data", 10_000 * turn)
-        held = of.hold(None)
+        held = of.checkpoint(None)
         assert len(held.metadata) < 4096
         at = msgspec.json.decode(held.metadata, type=MergedSoFar)
         assert at.data.closed == 10_000 * turn

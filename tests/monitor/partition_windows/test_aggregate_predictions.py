@@ -76,7 +76,7 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
         position[partition] += len(batch)
         if published or (not calm and rng.random() < 0.2):
             found.extend(published)
-            committed[partition] = worker.holds()[partition]
+            committed[partition] = worker.offsets_to_commit()[partition]
         if not calm and rng.random() < 0.2:
             lost = rng.choice(list(events))
             if rng.random() < 0.7:  # otherwise it is assigned again without a revocation
