@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from consumers.inference.champion import Champion
-from consumers.inference.idle_partitions import IdlePartitions, Reached
+from consumers.inference.idle_partitions import IdlePartitions, InferenceCheckpoint
 from consumers.inference.unreadable_model_records import Examined
 from driftline.broker.port import (
     Committed,
@@ -42,7 +42,7 @@ from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 log = logging.getLogger(__name__)
 
-_REACHED: Final = Kind(Reached, "time in this partition begins again with its next record")
+_CHECKPOINT: Final = Kind(InferenceCheckpoint, "the clock of this partition restarts at its next record")
 
 
 class InferenceHandler(Handler):
@@ -100,12 +100,12 @@ class InferenceHandler(Handler):
         resume = usable(
             resume,
             self._topics.group("inference"),
-            {self._topics.features: _REACHED},
+            {self._topics.features: _CHECKPOINT},
             self._stream.axis,
         )
         self._idle.on_assigned(resume)
         for (_, partition), committed in resume.items():
-            at = metadata_of(committed, Reached) or Reached()
+            at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
             if at.champion is not None:
                 self._champion.catalog.remember(at.sequence, at.champion)
             if partition == 0:
@@ -119,7 +119,7 @@ class InferenceHandler(Handler):
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing | OutgoingBatch]:
         model = self._champion.model
         if model is None:
-            raise RuntimeError("records were handed over although there is no model yet")
+            raise RuntimeError("records arrived although no model is loaded")
         found = Messages.of(messages)
         for (_, partition), at in found.runs:
             self._idle.read(partition, found[at.stop - 1].offset + 1)
@@ -152,8 +152,8 @@ class InferenceHandler(Handler):
         gaps: tuple[Gap, ...] = ()
         if change.unread is not None:
             gaps = (Gap(partition, change.unread, None if change.is_new_topic else change.start),)
-        reached = self._idle.refused(partition, None)
-        mark = Watermark(position=reached, log=log, gaps=gaps)
+        watermark = self._idle.refused(partition, None)
+        mark = Watermark(position=watermark, log=log, gaps=gaps)
         return [Outgoing(self._topics.predictions, encode(mark), partition=partition)]
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
@@ -251,8 +251,9 @@ class InferenceHandler(Handler):
                     values[of_kept] = marked_ahead(values[of_kept])
             if ahead:
                 log.warning(
-                    "%s[%d]: %d records up to offset %d lie far ahead of those before them; they "
-                    "do not count in windows, and time does not move, until more records agree",
+                    "%s[%d]: %d records up to offset %d are far ahead of the records before them; "
+                    "windows ignore them, and the clock does not advance, until more records "
+                    "confirm their time",
                     topic,
                     partition,
                     len(ahead),
@@ -281,24 +282,24 @@ class InferenceHandler(Handler):
             own: list[bytes] = []
             # The largest position of the predictions since the last dead letter, and whether there
             # are any.
-            reached: int | None = None
+            max_position: int | None = None
             has_scored = False
             for place in range(at.start, at.stop):
                 message = found[place]
                 if (reason := reasons.get(place)) is None:
                     keys.append(message.key)
                     own.append(predictions[place])
-                    reached = _largest((reached, positions[place]))
+                    max_position = _largest((max_position, positions[place]))
                     has_scored = True
                     continue
                 if has_scored:
-                    self._idle.scored(partition, reached)
-                    reached, has_scored = None, False
+                    self._idle.scored(partition, max_position)
+                    max_position, has_scored = None, False
                 output.append(self._refuse(message, reason))
                 keys.append(None)
                 own.append(encode(self._refused(message, positions[place])))
             if has_scored:
-                self._idle.scored(partition, reached)
+                self._idle.scored(partition, max_position)
             output.append(OutgoingBatch(self._topics.predictions, partition, keys, own))
         return output
 

@@ -28,7 +28,7 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 _LIVE_WITHIN_S = 60.0
 
 
-class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
+class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset of the features topic. `clock` and `other_clock` are the
     clocks of the records before that offset, on the axis of windows and on the other axis."""
 
@@ -43,12 +43,12 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
-        at = metadata_of(committed, Reached) or Reached()
+        at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
         self.watermark = at.watermark  # raised by records, dead letters and idle time
         # The watermark at the last prediction or idle advance: dead letters do not raise it.
-        self.passed_on = at.watermark
+        self.published_watermark = at.watermark
         clock = at.clock
-        if clock.reached is None and at.watermark is not None:  # the commit has no clock
+        if clock.max_position is None and at.watermark is not None:  # the commit has no clock
             clock = ClockState(at.watermark)
         self.clock = PartitionClock(stream.max_ahead, clock)
         other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
@@ -72,7 +72,7 @@ class IdlePartitions:
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         self._watermark_offset = stream.watermark_offset
-        # The times and values at which the largest watermark increased. `_reach` adds them,
+        # The times and values at which the largest watermark increased. `_raise_front` adds them,
         # `_front_at` removes those that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
         self._is_live = False  # updated when a record of this worker raises the largest watermark
@@ -88,7 +88,7 @@ class IdlePartitions:
         now_s = self._clock.monotonic()
         for (_, partition), committed in resume.items():
             own = self._own[partition] = _Partition(self._stream, committed, now_s)
-            self._reach(own.watermark)
+            self._raise_front(own.watermark)
 
     def on_revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop tracking these partitions."""
@@ -129,7 +129,7 @@ class IdlePartitions:
         own.refusing_since_s = None
         if position is not None:
             self._advance(own, position)
-        own.passed_on = own.watermark
+        own.published_watermark = own.watermark
 
     def refused(self, partition: int, position: int | None) -> int | None:
         """Note the position of a dead letter, if it has one. Return the partition's watermark.
@@ -155,7 +155,7 @@ class IdlePartitions:
                 own.end = progress.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in progress.committed().values():
-                self._reach((metadata_of(committed, Reached) or Reached()).watermark)
+                self._raise_front((metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()).watermark)
 
     def watermarks(self) -> list[tuple[int, int]]:
         """Return (partition, watermark) of each idle partition to advance now.
@@ -163,15 +163,15 @@ class IdlePartitions:
         Idle time counts up to the last `on_group_progress`, not up to now: a partition that seems
         idle to a delayed worker may have many unread records."""
         self._ticked_s = self._clock.monotonic()
-        reached = self._front_at(self._looked_s - self._idle_s)
-        if reached is None:
+        front = self._front_at(self._looked_s - self._idle_s)
+        if front is None:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            if self._is_silent(own) and (own.passed_on is None or own.passed_on < reached):
-                own.passed_on = reached
-                own.watermark = reached if own.watermark is None else max(own.watermark, reached)
-                moved.append((partition, reached))
+            if self._is_silent(own) and (own.published_watermark is None or own.published_watermark < front):
+                own.published_watermark = front
+                own.watermark = front if own.watermark is None else max(own.watermark, front)
+                moved.append((partition, front))
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
@@ -193,7 +193,7 @@ class IdlePartitions:
             TopicPartition(topic, partition): Committed(
                 own.next_offset,
                 msgspec.json.encode(
-                    Reached(
+                    InferenceCheckpoint(
                         own.watermark,
                         own.clock.state,
                         own.other_clock.state,
@@ -211,11 +211,11 @@ class IdlePartitions:
         watermark = position + self._watermark_offset
         if own.watermark is None or watermark > own.watermark:
             own.watermark = watermark
-        if self._reach(watermark):
+        if self._raise_front(watermark):
             delay_s = self._clock.time() - position / 1e6
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
-    def _reach(self, watermark: int | None) -> bool:
+    def _raise_front(self, watermark: int | None) -> bool:
         """Record a watermark. Return whether it is the largest of all partitions so far."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False

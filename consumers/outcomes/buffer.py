@@ -31,7 +31,10 @@ T = TypeVar("T", bound=Positioned)
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`."""
+    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`.
+
+    Some fields keep their first name in the cache.
+    """
 
     first: int
     end: int
@@ -40,9 +43,11 @@ class Block(msgspec.Struct, omit_defaults=True):
     source: int = -1  # predictions: largest source offset before the block
     last_source: int = -1  # predictions: largest source offset in the block
     joined: int = 0  # predictions: how many have an outcome
-    needs: int = NEVER  # labels: smallest offset of a prediction that was matched
+    # Labels: the smallest offset of a prediction that was matched.
+    dependency_offset: int = msgspec.field(name="needs", default=NEVER)
     waiting: bool = False  # labels: some were read before their prediction
-    placeless: bool = False  # labels: some of those are unpositioned
+    # Labels: some of those have no position yet.
+    unpositioned: bool = msgspec.field(name="placeless", default=False)
 
 
 _decode_block = msgspec.msgpack.Decoder(Block).decode

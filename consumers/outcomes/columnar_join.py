@@ -45,24 +45,24 @@ def take_ordinary_predictions(
     if any(map(_ahead_of, found)):
         return False
     positions = list(map(_position_of, found))
-    reached = max(side.reached, max(positions))
-    floor = max(progress.floor, min(reached, progress.labels.reached))
-    if not _all_in_time(predictions, labels, join.horizon, floor):
+    max_position = max(side.max_position, max(positions))
+    low_watermark = max(progress.low_watermark, min(max_position, progress.labels.max_position))
+    if not _all_in_time(predictions, labels, join.horizon, low_watermark):
         return False
     sources = list(map(_source_of, found))
     for block, start, end in join.kept_predictions.add_all(ids, found, positions, sources):
         block.last_source = sources[end - 1]
         block.joined += end - start - partners[start:end].count(None)
     for block, prediction in _with_blocks(join.kept_labels, labels, predictions):
-        if prediction.offset < block.needs:
-            block.needs = prediction.offset
+        if prediction.offset < block.dependency_offset:
+            block.dependency_offset = prediction.offset
         if prediction.position > block.newest:
             block.newest = prediction.position
     if labels:
         results.first_outcomes(predictions, labels)
     progress.source = sources[-1]
-    side.reached = reached
-    progress.raise_floor()
+    side.max_position = max_position
+    progress.raise_low_watermark()
     return True
 
 
@@ -81,9 +81,11 @@ def take_ordinary_labels(
     if any(map(_ahead_of, found)) or any(map(_ahead_of, predictions)):
         return False
     labels = [label for label, p in zip(found, partners, strict=True) if p is not None]
-    reached = max(side.reached, max(at))
-    floor = max(progress.floor, min(reached, progress.predictions.reached))
-    if not _all_in_time(predictions, labels, join.horizon, floor):
+    max_position = max(side.max_position, max(at))
+    low_watermark = max(
+        progress.low_watermark, min(max_position, progress.predictions.max_position)
+    )
+    if not _all_in_time(predictions, labels, join.horizon, low_watermark):
         return False
     positions = [
         place if partner is None else partner.position
@@ -93,21 +95,25 @@ def take_ordinary_labels(
         here = partners[start:end]
         block.waiting = block.waiting or None in here
         for partner in here:
-            if partner is not None and partner.offset < block.needs:
-                block.needs = partner.offset
+            if partner is not None and partner.offset < block.dependency_offset:
+                block.dependency_offset = partner.offset
     for block, _ in _with_blocks(join.kept_predictions, predictions, labels):
         block.joined += 1
     if labels:
         results.first_outcomes(predictions, labels)
-    side.reached = reached
-    progress.raise_floor()
+    side.max_position = max_position
+    progress.raise_low_watermark()
     return True
 
 
 def _all_in_time(
-    predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel], horizon: int, floor: int
+    predictions: Sequence[KeptPrediction],
+    labels: Sequence[KeptLabel],
+    horizon: int,
+    low_watermark: int,
 ) -> bool:
-    """Return whether all pairs are surely within the join window, and `floor` has passed none."""
+    """Return whether all pairs are surely within the join window, and none is below the low
+    watermark."""
     if not labels:
         return True
     positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))
@@ -115,7 +121,7 @@ def _all_in_time(
         return False
     first: int = min(min(positions), min(at))
     last: int = max(max(positions), max(at))
-    return last - first <= horizon and first + horizon >= floor
+    return last - first <= horizon and first + horizon >= low_watermark
 
 
 def _with_blocks(

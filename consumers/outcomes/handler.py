@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from consumers.outcomes.join_records import KeptLabel, KeptPrediction
-from consumers.outcomes.low_watermark import Resume, Stand
+from consumers.outcomes.low_watermark import ReaderPosition, Resume
 from consumers.outcomes.output_records import Publication, are_plain, plain
 from consumers.outcomes.state_store import CacheFailed, Caches
 from consumers.outcomes.window_join import PartitionJoin
@@ -227,13 +227,13 @@ class OutcomesHandler(Handler):
 
     def on_group_progress(self, progress: GroupProgress) -> None:
         for partition, join in self._joins.items():
-            stands = [
-                Stand(progress.positions[at], progress.ends[at])
+            readers = [
+                ReaderPosition(progress.positions[at], progress.ends[at])
                 for topic in self.inputs
                 if (at := TopicPartition(topic, partition)) in progress.ends
             ]
-            if len(stands) == len(self.inputs):
-                join.on_group_progress(*stands)
+            if len(readers) == len(self.inputs):
+                join.on_group_progress(*readers)
 
     def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         held = {}

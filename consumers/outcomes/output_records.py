@@ -61,7 +61,7 @@ def are_plain(values: Sequence[bytes]) -> bool:
 class Publication:
     """Collects the results of a join for one partition, and adds their numbers to `counts`.
 
-    `reached` returns the watermark of the partition's outcomes when a label is rejected.
+    `current_watermark` returns the watermark of the partition's outcomes when a label is rejected.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Publication:
         topics: Topics,
         partition: int,
         counts: Counter[str],
-        reached: Callable[[], int | None],
+        current_watermark: Callable[[], int | None],
     ) -> None:
         self._topics = topics
         self._partition = partition
         self._counts = counts
-        self._reached = reached
+        self._current_watermark = current_watermark
         self._by_row = stream.axis == "row"
         self._keys: list[bytes | None] = []
         self._values: list[bytes] = []
@@ -144,7 +144,7 @@ class Publication:
         self.dead_letter(message, reason)
         letter = RefusedRecord(message.offset, position)
         self._keys.append(None)
-        self._values.append(encode(Watermark(self._reached(), dead_letter=letter)))
+        self._values.append(encode(Watermark(self._current_watermark(), dead_letter=letter)))
 
     def dead_letter(self, message: Message, reason: str) -> None:
         """Add a dead letter for an input record."""

@@ -14,7 +14,7 @@ from consumers.outcomes.backpressure import Pace
 from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Pending
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
 from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
-from consumers.outcomes.low_watermark import Progress, Stand
+from consumers.outcomes.low_watermark import Progress, ReaderPosition
 from consumers.outcomes.spill import Spill
 from consumers.outcomes.state_store import Cache
 from driftline.broker.port import Committed
@@ -33,9 +33,8 @@ class PartitionJoin:
 
     A prediction and a label with the same id match if the label's `@at` is at most one join window
     (`horizon`) away from the record's position. If several predictions match, the label belongs to
-    the first of them. A record is evicted when the low watermark (`progress.floor`) is more than a
-    join window past it.
-    """
+    the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is more
+    than a join window past it."""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class PartitionJoin:
         self._watermark_offset = stream.watermark_offset
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
         self._pane = stream.pane_size
-        self._passed_on = BEFORE_ALL  # the last watermark of `_pass_silence`
+        self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
         self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
         self.kept_labels = Pending(b"l", KeptLabel, span=span)
         self.pace = Pace(self.progress.predictions, self.progress.labels)
@@ -81,10 +80,12 @@ class PartitionJoin:
         labels are too late. No single label moves it: see `Progress`.
         """
         progress = self.progress
-        if progress.floor == BEFORE_ALL:
+        if progress.low_watermark == BEFORE_ALL:
             return None
-        both = min(progress.predictions.reached, progress.labels.reached)
-        return max(both + self._watermark_offset, progress.floor - self.horizon, self._lowest)
+        both = min(progress.predictions.max_position, progress.labels.max_position)
+        return max(
+            both + self._watermark_offset, progress.low_watermark - self.horizon, self._lowest
+        )
 
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""
@@ -114,7 +115,7 @@ class PartitionJoin:
         progress, side = self.progress, self.progress.predictions
         kept, labels_of = self.kept_predictions, self.kept_labels.get
         for record_id, prediction in zip(ids, found, strict=True):
-            position, source = self._place_of(prediction), prediction.source
+            position, source = self._buffer_position(prediction), prediction.source
             block = kept.add(record_id, prediction, position, source=source)
             block.last_source = progress.source = source
             if labels := labels_of(record_id):
@@ -124,22 +125,26 @@ class PartitionJoin:
                 continue
             if self._ahead:
                 self._confirm(position)
-            if position > side.reached:
-                side.reached = position
-                progress.raise_floor()
+            if position > side.max_position:
+                side.max_position = position
+                progress.raise_low_watermark()
 
-    def _place_of(self, prediction: KeptPrediction) -> int:
+    def _buffer_position(self, prediction: KeptPrediction) -> int:
         """Return the position from which a prediction is buffered for a join window."""
         if not prediction.ahead:
             return prediction.position
-        reached = self.progress.predictions.reached
-        return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
+        max_position = self.progress.predictions.max_position
+        return (
+            prediction.position
+            if max_position == BEFORE_ALL
+            else min(prediction.position, max_position)
+        )
 
     def _confirm(self, position: int) -> None:
         """Compare the preceding predictions, which were ahead, with an accepted position. Those not
         ahead of it are buffered for a join window from their own positions."""
         for offset, ahead in self._ahead:
-            if self.progress.predictions.reached < ahead <= position + self._max_ahead:
+            if self.progress.predictions.max_position < ahead <= position + self._max_ahead:
                 block = self.kept_predictions.block_of(offset)
                 block.newest = max(block.newest, ahead)
         self._ahead.clear()
@@ -154,15 +159,15 @@ class PartitionJoin:
         if not take_ordinary_labels(self, ids, found, results):
             self._take_labels(ids, found, results)
         at = found[-1].at
-        position = side.reached if at is None or found[-1].ahead else at
+        position = side.max_position if at is None or found[-1].ahead else at
         self.pace.read(side, found[0].offset, found[-1].offset, position)
 
     def refuse_label(self, at: int | None) -> int | None:
         """Take the position of a new label that is rejected. Return it unless it is ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
-        self.progress.labels.reach(at)
-        self.progress.raise_floor()
+        self.progress.labels.raise_max_position(at)
+        self.progress.raise_low_watermark()
         return at
 
     def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
@@ -175,10 +180,10 @@ class PartitionJoin:
                 else self._mark_ahead((label,))[0]
                 for label in found
             ]
-        reached = self.progress.predictions.reached
-        if clock.reached is None and reached > BEFORE_ALL:
+        max_position = self.progress.predictions.max_position
+        if clock.max_position is None and max_position > BEFORE_ALL:
             # The first label has no earlier ones. A record's label is known within a join window.
-            clock.latest_start = reached + self.horizon + self._max_ahead
+            clock.latest_start = max_position + self.horizon + self._max_ahead
         known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
         ahead = clock.take([at for _, at in known])
         if not ahead:
@@ -189,8 +194,12 @@ class PartitionJoin:
         return marked
 
     def _is_ahead(self, label: KeptLabel) -> bool:
-        reached = self.progress.label_clock.reached
-        return label.at is not None and reached is not None and label.at > reached + self._max_ahead
+        max_position = self.progress.label_clock.max_position
+        return (
+            label.at is not None
+            and max_position is not None
+            and label.at > max_position + self._max_ahead
+        )
 
     def _take_labels(
         self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
@@ -208,10 +217,10 @@ class PartitionJoin:
             else:
                 block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
                 block.waiting = True
-                block.placeless = block.placeless or at is None
-            if at is not None and not label.ahead and at > side.reached:
-                side.reached = at
-                self.progress.raise_floor()
+                block.unpositioned = block.unpositioned or at is None
+            if at is not None and not label.ahead and at > side.max_position:
+                side.max_position = at
+                self.progress.raise_low_watermark()
 
     def _fetch(self, ids: Sequence[str]) -> None:
         if self.kept_predictions.is_cached or self.kept_labels.is_cached:
@@ -231,11 +240,11 @@ class PartitionJoin:
         # The label is late for records before `oldest`. A label that was handled before a restart
         # is not compared with the low watermark again, because it was in time then.
         oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
-        if is_new and self.progress.floor - self.horizon > oldest:
-            oldest = self.progress.floor - self.horizon
-        newest = self._place_of(predictions[-1])
+        if is_new and self.progress.low_watermark - self.horizon > oldest:
+            oldest = self.progress.low_watermark - self.horizon
+        newest = self._buffer_position(predictions[-1])
         if len(predictions) > 1:
-            newest = max(map(self._place_of, predictions))
+            newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
             # It is late for all of them. Its block covers its offset but does not buffer it.
             block = self.kept_labels.cover(label.offset, newest)
@@ -262,12 +271,12 @@ class PartitionJoin:
                 if revision < 0:
                     self.kept_predictions.block_of(owner.offset).joined += 1
             # A label without `@at` counts as known at the position of its newest prediction.
-            if label.at is None and newest > self.progress.labels.reached:
-                self.progress.labels.reached = newest
-                self.progress.raise_floor()
+            if label.at is None and newest > self.progress.labels.max_position:
+                self.progress.labels.max_position = newest
+                self.progress.raise_low_watermark()
         # If the label is read again after a restart, these predictions must be too.
-        if predictions[0].offset < block.needs:
-            block.needs = predictions[0].offset
+        if predictions[0].offset < block.dependency_offset:
+            block.dependency_offset = predictions[0].offset
 
     def _meet_labels(
         self,
@@ -277,7 +286,7 @@ class PartitionJoin:
         results: Results,
     ) -> None:
         """Match a prediction with the labels of its id that were read before it."""
-        position, horizon = self._place_of(prediction), self.horizon
+        position, horizon = self._buffer_position(prediction), self.horizon
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
         for label in labels:
@@ -287,14 +296,14 @@ class PartitionJoin:
             is_first = not self._was_met(record_id, label, prediction)
             # Buffer the label for as long as the prediction, and evict the prediction after it.
             block = self.kept_labels.block_of(label.offset)
-            block.needs = min(block.needs, prediction.offset)
+            block.dependency_offset = min(block.dependency_offset, prediction.offset)
             block.newest = max(block.newest, position)
             if not is_first and self._owner(record_id, label) is not prediction:
                 continue  # it belongs to an earlier prediction with this id
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
                     results.refused(label, "late")
-            elif is_new and at is not None and at + horizon < self.progress.floor:
+            elif is_new and at is not None and at + horizon < self.progress.low_watermark:
                 if is_first:
                     results.refused(label, "orphan")
             elif known is not None and known.label == label.label:
@@ -307,8 +316,8 @@ class PartitionJoin:
                     if revision == 0:
                         self.kept_predictions.block_of(prediction.offset).joined += 1
             if at is None:
-                self.progress.labels.reach(position)
-                self.progress.raise_floor()
+                self.progress.labels.raise_max_position(position)
+                self.progress.raise_low_watermark()
 
     def _newest(
         self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
@@ -352,57 +361,59 @@ class PartitionJoin:
 
     # ---- time -----------------------------------------------------------------------------------
 
-    def on_group_progress(self, predictions: Stand, labels: Stand) -> None:
+    def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> None:
         """Note the reader positions of both topics, and set a barrier if there is none."""
         if self.progress.on_group_progress(predictions, labels):
             blocks = self.kept_labels.blocks
-            if blocks and self._has_no_place(blocks[-1]):
-                self.kept_labels.seal()  # `_place_labels` needs blocks that end at the barrier
+            if blocks and self._is_unpositioned(blocks[-1]):
+                self.kept_labels.seal()  # `_position_labels` needs blocks that end at the barrier
 
     def pass_time(self, results: Results) -> None:
         """Apply what a passed barrier shows, and evict records that can no longer match."""
         if self.progress.is_rebuilding:
             self._spill.write_reread()
             return
-        passed = self.progress.pass_fence()
-        if passed.labels_before is not None:
-            self._place_labels(passed.labels_before)
-        if passed.watermark is not None:
-            results.watermark(passed.watermark)
-        self._pass_silence(results)
+        result = self.progress.pass_barrier()
+        if result.labels_before is not None:
+            self._position_labels(result.labels_before)
+        if result.watermark is not None:
+            results.watermark(result.watermark)
+        self._advance_without_labels(results)
         self._forget_labels(results)
         self._forget_predictions(results)
 
-    def _pass_silence(self, results: Results) -> None:
+    def _advance_without_labels(self, results: Results) -> None:
         """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
         the windows of the other partitions, whose labels may be rejected, would wait for them."""
-        position = self.progress.floor - self.horizon
-        reached = max(self.progress.labels.reached, self._lowest, self._passed_on + self._pane)
-        if position > reached:
-            self._passed_on = position
+        position = self.progress.low_watermark - self.horizon
+        published = max(
+            self.progress.labels.max_position, self._lowest, self._unlabelled_watermark + self._pane
+        )
+        if position > published:
+            self._unlabelled_watermark = position
             results.watermark(position)
 
-    def _place_labels(self, end: int) -> None:
+    def _position_labels(self, end: int) -> None:
         """Give unpositioned labels before offset `end` the max position of predictions.
 
         They have met all predictions that were published before the barrier, so their join window
         starts here. Labels that are ahead of all predictions are treated in the same way.
         """
-        reached = self.progress.predictions.reached
-        if reached == BEFORE_ALL:
+        max_position = self.progress.predictions.max_position
+        if max_position == BEFORE_ALL:
             return
-        for block in self.kept_labels.select(end, self._has_no_place):
-            block.newest = reached
-            block.placeless = False
+        for block in self.kept_labels.select(end, self._is_unpositioned):
+            block.newest = max_position
+            block.unpositioned = False
 
-    def _has_no_place(self, block: Block) -> bool:
-        return block.placeless or block.newest > self.progress.predictions.reached
+    def _is_unpositioned(self, block: Block) -> bool:
+        return block.unpositioned or block.newest > self.progress.predictions.max_position
 
     def _forget_labels(self, results: Results) -> None:
         labels = self.kept_labels
         while labels.blocks:
             block = labels.blocks[0]
-            if block.placeless or block.newest + self.horizon >= self.progress.floor:
+            if block.unpositioned or block.newest + self.horizon >= self.progress.low_watermark:
                 return
             if block.waiting:  # those that met no prediction are orphans
                 waiting = labels.oldest()
@@ -417,11 +428,13 @@ class PartitionJoin:
         needed: int | None = None
         while predictions.blocks:
             block = predictions.blocks[0]
-            if block.newest + self.horizon >= self.progress.floor:
+            if block.newest + self.horizon >= self.progress.low_watermark:
                 return
             if needed is None:
                 # If these labels are read again after a restart, they must meet the block again.
-                needed = min((labels.needs for labels in self.kept_labels.blocks), default=NEVER)
+                needed = min(
+                    (labels.dependency_offset for labels in self.kept_labels.blocks), default=NEVER
+                )
             if block.end > needed:
                 return
             results.unlabelled(block.count - block.joined)
