@@ -24,7 +24,7 @@ P = TypeVar("P")
 class Join(Protocol):
     """The part of `window_join.PartitionJoin` that this module uses."""
 
-    horizon: int
+    join_window: int
     progress: Progress
     kept_predictions: Pending[KeptPrediction]
     kept_labels: Pending[KeptLabel]
@@ -47,7 +47,7 @@ def take_ordinary_predictions(
     positions = list(map(_position_of, found))
     max_position = max(side.max_position, max(positions))
     low_watermark = max(progress.low_watermark, min(max_position, progress.labels.max_position))
-    if not _all_in_time(predictions, labels, join.horizon, low_watermark):
+    if not _all_in_time(predictions, labels, join.join_window, low_watermark):
         return False
     sources = list(map(_source_of, found))
     for block, start, end in join.kept_predictions.add_all(ids, found, positions, sources):
@@ -85,7 +85,7 @@ def take_ordinary_labels(
     low_watermark = max(
         progress.low_watermark, min(max_position, progress.predictions.max_position)
     )
-    if not _all_in_time(predictions, labels, join.horizon, low_watermark):
+    if not _all_in_time(predictions, labels, join.join_window, low_watermark):
         return False
     positions = [
         place if partner is None else partner.position
@@ -109,7 +109,7 @@ def take_ordinary_labels(
 def _all_in_time(
     predictions: Sequence[KeptPrediction],
     labels: Sequence[KeptLabel],
-    horizon: int,
+    join_window: int,
     low_watermark: int,
 ) -> bool:
     """Return whether all pairs are surely within the join window, and none is below the low
@@ -121,7 +121,7 @@ def _all_in_time(
         return False
     first: int = min(min(positions), min(at))
     last: int = max(max(positions), max(at))
-    return last - first <= horizon and first + horizon >= low_watermark
+    return last - first <= join_window and first + join_window >= low_watermark
 
 
 def _with_blocks(

@@ -152,7 +152,7 @@ class OutcomesHandler(Handler):
         if again := sum(join.to_reread for join in self._joins.values()):
             self._rebuilding_since_s = self._clock.monotonic()
             log.info(
-                "the join goes back %d records in %d partitions to rebuild its state",
+                "rereading %d records in %d partitions to rebuild the join's state",
                 again,
                 sum(join.progress.is_rebuilding for join in self._joins.values()),
             )
@@ -180,7 +180,7 @@ class OutcomesHandler(Handler):
             self._placement.see(side, partition, own.keys)
         if not self._warned and self.problem is not None:
             self._warned = True
-            log.warning("labels do not meet their predictions: %s", self.problem)
+            log.warning("labels are not in the partitions of their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
 
     def on_log_change(self, change: LogChange) -> Output:
@@ -199,7 +199,7 @@ class OutcomesHandler(Handler):
         if unread == 0:
             return change
         log.error(
-            "%s[%d] was created again: from offset %d on it was not read", *change.partition, unread
+            "%s[%d] was created again: its records from offset %d on were never read", *change.partition, unread
         )
         return msgspec.structs.replace(change, unread=unread)
 
@@ -288,8 +288,8 @@ class OutcomesHandler(Handler):
         is_full = kept >= self._uncached_records
         if is_full and not self._is_full:
             log.error(
-                "the join reads no more: it keeps %d records in memory because its cache has "
-                "failed. Make room on the disk and restart outcomes; nothing is lost meanwhile",
+                "the join has paused: it buffers %d records in memory because its cache has "
+                "failed. Free disk space and restart outcomes; no records are lost",
                 kept,
             )
         self._is_full = is_full
@@ -304,7 +304,7 @@ class OutcomesHandler(Handler):
         since_s = self._rebuilding_since_s
         if since_s is not None and not any(j.progress.is_rebuilding for j in self._joins.values()):
             self._rebuilding_since_s = None
-            log.info("the join's state is rebuilt after %.1f s", self._clock.monotonic() - since_s)
+            log.info("rebuilt the join's state in %.1f s", self._clock.monotonic() - since_s)
 
     # ---- records --------------------------------------------------------------------------------
 

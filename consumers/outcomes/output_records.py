@@ -25,8 +25,8 @@ _ends: Final = methodcaller("endswith", b"}")
 _SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
 
 _REASONS: Final[dict[Reason, str]] = {
-    "late": "known later than the horizon after its record",
-    "orphan": "no prediction with this id within the horizon",
+    "late": "known more than a join window after its record",
+    "orphan": "no prediction with this id within the join window",
 }
 
 

@@ -87,7 +87,7 @@ class Spill:
                 self._labels.restore()
                 self._write(everything=True)
             except CacheFailed as error:
-                log.debug("closed without its cache: %s", error)
+                log.debug("closed without writing the join cache: %s", error)
             self._cache.close()
             self._cache = None
 

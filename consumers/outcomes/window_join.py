@@ -22,7 +22,7 @@ from driftline.config.stream import Stream
 from driftline.runtime.partition_clock import AGREEING
 
 # Records are evicted in blocks, which span at most 1/8 of the join window.
-_BLOCKS_OF_HORIZON = 8
+_BLOCKS_OF_JOIN_WINDOW = 8
 # One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
 # more pauses, each of which discards fetched records. A larger one leaves the join less memory.
 _SLACK_OF_MEMORY = 6
@@ -32,7 +32,7 @@ class PartitionJoin:
     """Buffers the records of one partition of both topics that may still match.
 
     A prediction and a label with the same id match if the label's `@at` is at most one join window
-    (`horizon`) away from the record's position. If several predictions match, the label belongs to
+    (`join_window`) away from the record's position. If several predictions match, the label belongs to
     the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is more
     than a join window past it."""
 
@@ -45,8 +45,8 @@ class PartitionJoin:
         cache: Cache | None = None,
         topics: tuple[str, str] = ("", ""),
     ) -> None:
-        self.horizon = stream.horizon
-        span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
+        self.join_window = stream.horizon
+        span = max(1, self.join_window // _BLOCKS_OF_JOIN_WINDOW)
         self.progress = Progress(predictions, labels, stream)
         # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
         # clears it when the next prediction is not ahead.
@@ -84,7 +84,7 @@ class PartitionJoin:
             return None
         both = min(progress.predictions.max_position, progress.labels.max_position)
         return max(
-            both + self._watermark_offset, progress.low_watermark - self.horizon, self._lowest
+            both + self._watermark_offset, progress.low_watermark - self.join_window, self._lowest
         )
 
     def limit_memory(self, records: int) -> None:
@@ -183,7 +183,7 @@ class PartitionJoin:
         max_position = self.progress.predictions.max_position
         if clock.max_position is None and max_position > BEFORE_ALL:
             # The first label has no earlier ones. A record's label is known within a join window.
-            clock.latest_start = max_position + self.horizon + self._max_ahead
+            clock.latest_start = max_position + self.join_window + self._max_ahead
         known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
         ahead = clock.take([at for _, at in known])
         if not ahead:
@@ -209,7 +209,7 @@ class PartitionJoin:
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self.horizon  # a prediction after this is of a later record
+                last = at + self.join_window  # a prediction after this is of a later record
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
@@ -239,9 +239,9 @@ class PartitionJoin:
         is_new = label.offset >= self.progress.labels.published
         # The label is late for records before `oldest`. A label that was handled before a restart
         # is not compared with the low watermark again, because it was in time then.
-        oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
-        if is_new and self.progress.low_watermark - self.horizon > oldest:
-            oldest = self.progress.low_watermark - self.horizon
+        oldest = BEFORE_ALL if label.at is None else label.at - self.join_window
+        if is_new and self.progress.low_watermark - self.join_window > oldest:
+            oldest = self.progress.low_watermark - self.join_window
         newest = self._buffer_position(predictions[-1])
         if len(predictions) > 1:
             newest = max(map(self._buffer_position, predictions))
@@ -286,7 +286,7 @@ class PartitionJoin:
         results: Results,
     ) -> None:
         """Match a prediction with the labels of its id that were read before it."""
-        position, horizon = self._buffer_position(prediction), self.horizon
+        position, join_window = self._buffer_position(prediction), self.join_window
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
         for label in labels:
@@ -303,7 +303,7 @@ class PartitionJoin:
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
                     results.refused(label, "late")
-            elif is_new and at is not None and at + horizon < self.progress.low_watermark:
+            elif is_new and at is not None and at + join_window < self.progress.low_watermark:
                 if is_first:
                     results.refused(label, "orphan")
             elif known is not None and known.label == label.label:
@@ -344,12 +344,12 @@ class PartitionJoin:
 
     def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at - prediction.position <= self.horizon
+            label.at is None or prediction.ahead or label.at - prediction.position <= self.join_window
         )
 
     def _may_be_of(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at >= prediction.position - self.horizon
+            label.at is None or prediction.ahead or label.at >= prediction.position - self.join_window
         )
 
     def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
@@ -385,7 +385,7 @@ class PartitionJoin:
     def _advance_without_labels(self, results: Results) -> None:
         """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
         the windows of the other partitions, whose labels may be rejected, would wait for them."""
-        position = self.progress.low_watermark - self.horizon
+        position = self.progress.low_watermark - self.join_window
         published = max(
             self.progress.labels.max_position, self._lowest, self._unlabelled_watermark + self._pane
         )
@@ -413,7 +413,7 @@ class PartitionJoin:
         labels = self.kept_labels
         while labels.blocks:
             block = labels.blocks[0]
-            if block.unpositioned or block.newest + self.horizon >= self.progress.low_watermark:
+            if block.unpositioned or block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if block.waiting:  # those that met no prediction are orphans
                 waiting = labels.oldest()
@@ -428,7 +428,7 @@ class PartitionJoin:
         needed: int | None = None
         while predictions.blocks:
             block = predictions.blocks[0]
-            if block.newest + self.horizon >= self.progress.low_watermark:
+            if block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if needed is None:
                 # If these labels are read again after a restart, they must meet the block again.

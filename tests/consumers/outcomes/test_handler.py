@@ -135,7 +135,7 @@ def test_a_label_without_prediction_becomes_a_dead_letter_after_the_join_window(
     assert not handler.on_tick()
     handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
     letters = [o for o in single(handler.on_tick()) if o.topic == "s.deadletters"]
-    assert reasons(letters) == ["no prediction with this id within the horizon"]
+    assert reasons(letters) == ["no prediction with this id within the join window"]
     assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
 
@@ -167,7 +167,7 @@ def test_a_label_outside_the_join_window_becomes_a_dead_letter() -> None:
     handler = joined()
     output = handler.handle([prediction(0, 0), label(0, 0, "b", at=11)])
     assert not outcomes(output)
-    assert reasons(output) == ["known later than the horizon after its record"]
+    assert reasons(output) == ["known more than a join window after its record"]
 
 
 def test_a_changed_label_outside_the_join_window_becomes_a_dead_letter() -> None:
@@ -220,7 +220,7 @@ def test_an_unpositioned_label_waits_until_predictions_have_been_read_and_advanc
     assert not handler.on_tick()
     handler.handle([prediction(3, 71)])
     handler.on_group_progress(view(handler))
-    assert reasons(handler.on_tick()) == ["no prediction with this id within the horizon"]
+    assert reasons(handler.on_tick()) == ["no prediction with this id within the join window"]
 
 
 def test_a_label_from_the_far_future_does_not_affect_others() -> None:
@@ -562,5 +562,5 @@ def test_labels_from_a_producer_with_another_partitioner_are_reported_once(
     assert handler.problem is not None
     assert "labels by CRC32" in handler.problem
     assert [record.message[:36] for record in caplog.records if record.levelname == "WARNING"] == [
-        "labels do not meet their predictions"
+        "labels are not in the partitions of their predictions"
     ]

@@ -183,7 +183,7 @@ def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
     handler.handle(log[2:])
     assert handler.paused_partitions(both) == both
     assert handler.paused_partitions(both) == both
-    assert [told for told in _told(caplog) if "reads no more" in told] == _told(caplog)[1:]
+    assert [told for told in _told(caplog) if "the join has paused" in told] == _told(caplog)[1:]
 
 
 def test_a_process_uses_another_folder_while_the_cache_is_open_elsewhere(tmp_path: Path) -> None:

@@ -198,6 +198,6 @@ def test_a_restart_logs_how_many_records_it_rereads_and_how_long_that_took(
         join.clock.advance(2.5)
         join.finish()
     assert [record.getMessage() for record in caplog.records] == [
-        "the join goes back 51 records in 1 partitions to rebuild its state",
-        "the join's state is rebuilt after 2.5 s",
+        "rereading 51 records in 1 partitions to rebuild the join's state",
+        "rebuilt the join's state in 2.5 s",
     ]
