@@ -42,7 +42,9 @@ from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 log = logging.getLogger(__name__)
 
-_CHECKPOINT: Final = Kind(InferenceCheckpoint, "the clock of this partition restarts at its next record")
+_CHECKPOINT: Final = Kind(
+    InferenceCheckpoint, "the clock of this partition restarts at its next record"
+)
 
 
 class InferenceHandler(Handler):

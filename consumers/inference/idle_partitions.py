@@ -155,7 +155,9 @@ class IdlePartitions:
                 own.end = progress.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
             for committed in progress.committed().values():
-                self._raise_front((metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()).watermark)
+                self._raise_front(
+                    (metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()).watermark
+                )
 
     def watermarks(self) -> list[tuple[int, int]]:
         """Return (partition, watermark) of each idle partition to advance now.
@@ -168,7 +170,9 @@ class IdlePartitions:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            if self._is_silent(own) and (own.published_watermark is None or own.published_watermark < front):
+            if self._is_silent(own) and (
+                own.published_watermark is None or own.published_watermark < front
+            ):
                 own.published_watermark = front
                 own.watermark = front if own.watermark is None else max(own.watermark, front)
                 moved.append((partition, front))

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
-from consumers.outcomes.buffer import Block, Pending, Positioned
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
+from consumers.outcomes.buffer import Block, Buffer, Positioned
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
 from consumers.outcomes.low_watermark import Progress
 
 _position_of = attrgetter("position")
@@ -26,18 +26,18 @@ class Join(Protocol):
 
     join_window: int
     progress: Progress
-    kept_predictions: Pending[KeptPrediction]
-    kept_labels: Pending[KeptLabel]
+    buffered_predictions: Buffer[BufferedPrediction]
+    buffered_labels: Buffer[BufferedLabel]
 
 
 def take_ordinary_predictions(
-    join: Join, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+    join: Join, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
 ) -> bool:
     """Join a batch of predictions if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.predictions
-    if found[0].offset < side.published or not join.kept_predictions.knows_none(ids):
+    if found[0].offset < side.published or not join.buffered_predictions.knows_none(ids):
         return False
-    partners = join.kept_labels.newest(ids)
+    partners = join.buffered_labels.newest(ids)
     if partners is None:
         return False
     labels = [label for label in partners if label is not None]
@@ -50,10 +50,10 @@ def take_ordinary_predictions(
     if not _all_in_time(predictions, labels, join.join_window, low_watermark):
         return False
     sources = list(map(_source_of, found))
-    for block, start, end in join.kept_predictions.add_all(ids, found, positions, sources):
+    for block, start, end in join.buffered_predictions.add_all(ids, found, positions, sources):
         block.last_source = sources[end - 1]
         block.joined += end - start - partners[start:end].count(None)
-    for block, prediction in _with_blocks(join.kept_labels, labels, predictions):
+    for block, prediction in _with_blocks(join.buffered_labels, labels, predictions):
         if prediction.offset < block.dependency_offset:
             block.dependency_offset = prediction.offset
         if prediction.position > block.newest:
@@ -67,13 +67,13 @@ def take_ordinary_predictions(
 
 
 def take_ordinary_labels(
-    join: Join, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+    join: Join, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
 ) -> bool:
     """Join a batch of labels if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.labels
-    if found[0].offset < side.published or not join.kept_labels.knows_none(ids):
+    if found[0].offset < side.published or not join.buffered_labels.knows_none(ids):
         return False
-    partners = join.kept_predictions.newest(ids)
+    partners = join.buffered_predictions.newest(ids)
     at = list(map(_at_of, found))
     if partners is None or None in at:
         return False
@@ -91,13 +91,13 @@ def take_ordinary_labels(
         place if partner is None else partner.position
         for place, partner in zip(at, partners, strict=True)
     ]
-    for block, start, end in join.kept_labels.add_all(ids, found, positions):
+    for block, start, end in join.buffered_labels.add_all(ids, found, positions):
         here = partners[start:end]
         block.waiting = block.waiting or None in here
         for partner in here:
             if partner is not None and partner.offset < block.dependency_offset:
                 block.dependency_offset = partner.offset
-    for block, _ in _with_blocks(join.kept_predictions, predictions, labels):
+    for block, _ in _with_blocks(join.buffered_predictions, predictions, labels):
         block.joined += 1
     if labels:
         results.first_outcomes(predictions, labels)
@@ -107,8 +107,8 @@ def take_ordinary_labels(
 
 
 def _all_in_time(
-    predictions: Sequence[KeptPrediction],
-    labels: Sequence[KeptLabel],
+    predictions: Sequence[BufferedPrediction],
+    labels: Sequence[BufferedLabel],
     join_window: int,
     low_watermark: int,
 ) -> bool:
@@ -125,11 +125,11 @@ def _all_in_time(
 
 
 def _with_blocks(
-    kept: Pending[T], records: Sequence[T], partners: Sequence[P]
+    buffer: Buffer[T], records: Sequence[T], partners: Sequence[P]
 ) -> Iterator[tuple[Block, P]]:
     """Yield the block of each record with the record's partner. Most neighbours share a block."""
     block: Block | None = None
     for record, partner in zip(records, partners, strict=True):
         if block is None or not block.first <= record.offset < block.end:
-            block = kept.block_of(record.offset)
+            block = buffer.block_of(record.offset)
         yield block, partner

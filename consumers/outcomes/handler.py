@@ -27,7 +27,7 @@ from typing import Final
 
 import msgspec
 
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction
 from consumers.outcomes.low_watermark import ReaderPosition, Resume
 from consumers.outcomes.output_records import Publication, are_plain, plain
 from consumers.outcomes.state_store import CacheFailed, Caches
@@ -101,7 +101,7 @@ class OutcomesHandler(Handler):
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False  # the last result of `_has_too_much`, which logs a change to True
+        self._is_full = False  # the last result of `_is_memory_full`, which logs a change to True
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
         self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
@@ -124,15 +124,15 @@ class OutcomesHandler(Handler):
         return (self._topics.predictions, self._topics.labels)
 
     def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        if self._has_too_much():
+        if self._is_memory_full():
             return assigned
-        held = set()
+        paused = set()
         for partition, join in self._joins.items():
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
             waiting = join.pace.waiting()
             if waiting is not None and predictions in assigned and labels in assigned:
-                held.add(labels if waiting is join.progress.labels else predictions)
-        return frozenset(held)
+                paused.add(labels if waiting is join.progress.labels else predictions)
+        return frozenset(paused)
 
     def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
@@ -199,7 +199,9 @@ class OutcomesHandler(Handler):
         if unread == 0:
             return change
         log.error(
-            "%s[%d] was created again: its records from offset %d on were never read", *change.partition, unread
+            "%s[%d] was created again: its records from offset %d on were never read",
+            *change.partition,
+            unread,
         )
         return msgspec.structs.replace(change, unread=unread)
 
@@ -236,12 +238,12 @@ class OutcomesHandler(Handler):
                 join.on_group_progress(*readers)
 
     def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
-        held = {}
+        offsets = {}
         for partition, join in self._joins.items():
             predictions, labels = join.offsets_to_commit()
-            held[TopicPartition(self._topics.predictions, partition)] = predictions
-            held[TopicPartition(self._topics.labels, partition)] = labels
-        return held
+            offsets[TopicPartition(self._topics.predictions, partition)] = predictions
+            offsets[TopicPartition(self._topics.labels, partition)] = labels
+        return offsets
 
     def on_committed(self) -> None:
         for join in self._joins.values():
@@ -280,17 +282,17 @@ class OutcomesHandler(Handler):
             topics=(self._topics.predictions, self._topics.labels),
         )
 
-    def _has_too_much(self) -> bool:
+    def _is_memory_full(self) -> bool:
         """Return whether memory is full of records that a failed cache should hold."""
         if not self._caches.have_failed:
             return False
-        kept = sum(join.in_memory for join in self._joins.values())
-        is_full = kept >= self._uncached_records
+        buffered = sum(join.in_memory for join in self._joins.values())
+        is_full = buffered >= self._uncached_records
         if is_full and not self._is_full:
             log.error(
                 "the join has paused: it buffers %d records in memory because its cache has "
                 "failed. Free disk space and restart outcomes; no records are lost",
-                kept,
+                buffered,
             )
         self._is_full = is_full
         return is_full
@@ -365,7 +367,7 @@ class OutcomesHandler(Handler):
         published = join.progress.predictions.published
         by_row = self._stream.axis == "row"
         ids: list[str] = []
-        read: list[KeptPrediction] = []
+        read: list[BufferedPrediction] = []
         newest = join.progress.source
         for index, event in zip(found.kept, found.items, strict=True):
             offset = offsets[index]
@@ -404,7 +406,9 @@ class OutcomesHandler(Handler):
                 self._refuse(published, messages[index], reason, publication)
                 continue
             ids.append(event.record_id)
-            read.append(KeptPrediction(offset, source, position, keys[index], value, event.ahead))
+            read.append(
+                BufferedPrediction(offset, source, position, keys[index], value, event.ahead)
+            )
         join.take_predictions(ids, read, publication)
         join.progress.source = newest
 
@@ -432,7 +436,7 @@ class OutcomesHandler(Handler):
     ) -> None:
         ids, labels, at = (list(map(of, found)) for of in (_id_of, _label_of, _at_of))
         offsets, keys, headers = messages.offsets, messages.keys, messages.headers
-        read = list(map(KeptLabel, offsets, at, labels, keys, messages.values, headers))
+        read = list(map(BufferedLabel, offsets, at, labels, keys, messages.values, headers))
         join.take_labels(ids, read, publication)
 
     def _refuse_label(
@@ -456,7 +460,7 @@ def _plain_ones(
     values: Sequence[bytes | None],
     events: Sequence[_Prediction | Watermark],
     source: int,
-) -> list[KeptPrediction] | None:
+) -> list[BufferedPrediction] | None:
     """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
     watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
     plains = [value for value in values if value is not None]
@@ -467,4 +471,4 @@ def _plain_ones(
         return None
     if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
         return None
-    return list(map(KeptPrediction, messages.offsets, sources, rows, messages.keys, plains))
+    return list(map(BufferedPrediction, messages.offsets, sources, rows, messages.keys, plains))

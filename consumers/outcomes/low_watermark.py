@@ -63,9 +63,9 @@ class Side:
         if position > self.max_position:
             self.max_position = position
 
-    def commit(self, held: int | None, resume: Resume) -> Committed:
-        """Return the commit for offset `held`, or for the next offset if `held` is None."""
-        offset = self.next_offset if held is None else held
+    def commit(self, oldest_needed: int | None, resume: Resume) -> Committed:
+        """Return the commit for the oldest needed offset, or for the next one if that is None."""
+        offset = self.next_offset if oldest_needed is None else oldest_needed
         return Committed(offset, msgspec.json.encode(resume).decode())
 
 

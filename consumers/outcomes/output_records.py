@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import methodcaller
 from typing import Final
 
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Reason
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Reason
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.config.stream import Stream
 from driftline.wire.envelope import dead_letter, encode
@@ -48,7 +48,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
     return encode(event)
 
 
-def _with_label_ahead(value: bytes, prediction: KeptPrediction) -> bytes:
+def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
     """Mark an outcome whose label is ahead. It is marked already if its prediction is ahead."""
     return value if prediction.ahead else marked_ahead(value)
 
@@ -84,7 +84,7 @@ class Publication:
         self._texts: dict[Value, bytes] = {}  # the JSON of each label that is a string
 
     def first_outcomes(
-        self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
+        self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
         """See `consumers.outcomes.join_records.Results`, also for the methods below."""
         known = [self._known(label) for label in labels]
@@ -103,7 +103,7 @@ class Publication:
         self._keys += keys
         self._values += values
 
-    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
+    def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         value = b'{"type":"outcome",%b,%b,"revision":%d}' % (
             prediction.value[_SHARED],
             self._known(label),
@@ -124,11 +124,11 @@ class Publication:
         self._keys.append(key)
         self._values.append(value)
 
-    def refused(self, label: KeptLabel, reason: Reason) -> None:
+    def refused(self, label: BufferedLabel, reason: Reason) -> None:
         self._counts["late" if reason == "late" else "orphans"] += 1
         self._refuse(label, _REASONS[reason])
 
-    def repeated(self, label: KeptLabel) -> None:
+    def repeated(self, label: BufferedLabel) -> None:
         self._counts["repeated"] += 1
 
     def unlabelled(self, predictions: int) -> None:
@@ -159,7 +159,7 @@ class Publication:
             yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
         yield from self._letters
 
-    def _known(self, label: KeptLabel) -> bytes:
+    def _known(self, label: BufferedLabel) -> bytes:
         """Return the part of an outcome's bytes that describes its label."""
         value = label.label
         text = self._texts.get(value) if type(value) is str else encode(value)
@@ -172,7 +172,7 @@ class Publication:
             return b'"label":%b,"label_time":null,"label_row":%d' % (text, at)
         return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
 
-    def _refuse(self, label: KeptLabel, reason: str) -> None:
+    def _refuse(self, label: BufferedLabel, reason: str) -> None:
         message = Message(
             self._topics.labels,
             self._partition,

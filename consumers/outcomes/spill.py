@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from consumers.outcomes.buffer import Pending
+from consumers.outcomes.buffer import Buffer
 from consumers.outcomes.low_watermark import Progress
 from consumers.outcomes.state_store import Batch, Cache, CacheFailed, Covered
 
@@ -23,8 +23,8 @@ class _Commit(msgspec.Struct, frozen=True):
 
     predictions: int
     labels: int
-    dropped_predictions: int
-    dropped_labels: int
+    evicted_predictions: int
+    evicted_labels: int
 
 
 class Spill:
@@ -37,8 +37,8 @@ class Spill:
     def __init__(
         self,
         progress: Progress,
-        predictions: Pending[Any],
-        labels: Pending[Any],
+        predictions: Buffer[Any],
+        labels: Buffer[Any],
         cache: Cache | None,
         topics: tuple[str, str],
     ) -> None:
@@ -62,8 +62,8 @@ class Spill:
             self._commit = _Commit(
                 self._progress.predictions.next_offset,
                 self._progress.labels.next_offset,
-                self._predictions.dropped(),
-                self._labels.dropped(),
+                self._predictions.evicted(),
+                self._labels.evicted(),
             )
 
     def on_committed(self) -> None:
@@ -73,7 +73,7 @@ class Spill:
             self._committed = (commit.predictions, commit.labels)
             self._predictions.confirm_evictions()
             self._labels.confirm_evictions()
-            self._write(commit.dropped_predictions, commit.dropped_labels)
+            self._write(commit.evicted_predictions, commit.evicted_labels)
 
     def write_reread(self) -> None:
         """Write records to the cache that were committed before a restart and read again."""
@@ -83,8 +83,8 @@ class Spill:
         """Write everything committed, and close the cache. If that fails, records are reread."""
         if self._cache is not None:
             try:
-                self._predictions.restore()
-                self._labels.restore()
+                self._predictions.undo_evictions()
+                self._labels.undo_evictions()
                 self._write(everything=True)
             except CacheFailed as error:
                 log.debug("closed without writing the join cache: %s", error)
@@ -105,8 +105,8 @@ class Spill:
             cache.clear()
             covered = None
         self.token = self.token or secrets.token_hex(8)
-        self._predictions.load(cache, predictions.resumed.offset)
-        self._labels.load(cache, labels.resumed.offset)
+        self._predictions.attach(cache, predictions.resumed.offset)
+        self._labels.attach(cache, labels.resumed.offset)
         if covered is None:
             return
         if covered.predictions > predictions.next_offset:
@@ -115,16 +115,16 @@ class Spill:
         labels.next_offset = max(labels.next_offset, covered.labels)
 
     def _write(
-        self, dropped_predictions: int = 0, dropped_labels: int = 0, *, everything: bool = False
+        self, evicted_predictions: int = 0, evicted_labels: int = 0, *, everything: bool = False
     ) -> None:
         if self._cache is None:
             return
         batch = Batch()
-        for pending, dropped, committed in (
-            (self._predictions, dropped_predictions, self._committed[0]),
-            (self._labels, dropped_labels, self._committed[1]),
+        for buffer, dropped, committed in (
+            (self._predictions, evicted_predictions, self._committed[0]),
+            (self._labels, evicted_labels, self._committed[1]),
         ):
-            pending.write(batch, deletions=dropped, committed=committed, everything=everything)
+            buffer.write(batch, deletions=dropped, committed=committed, everything=everything)
         if not batch.operations.is_empty():
             predictions, source = self._predictions.next_uncached or (0, -1)
             labels, _ = self._labels.next_uncached or (0, -1)

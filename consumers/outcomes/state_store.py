@@ -191,7 +191,11 @@ class Cache:
         try:
             return _open(self._path, options)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
-            log.warning("discarding unusable join cache %s; its records are read again: %s", self._path, error)
+            log.warning(
+                "discarding unusable join cache %s; its records are read again: %s",
+                self._path,
+                error,
+            )
             if "LOCK" in str(error):
                 # Another process still has it open. Use a temporary folder beside it.
                 self._path = _beside(self._path)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from consumers.outcomes.backpressure import Pace
-from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Pending
+from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Buffer
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
 from consumers.outcomes.low_watermark import Progress, ReaderPosition
 from consumers.outcomes.spill import Spill
 from consumers.outcomes.state_store import Cache
@@ -32,9 +32,9 @@ class PartitionJoin:
     """Buffers the records of one partition of both topics that may still match.
 
     A prediction and a label with the same id match if the label's `@at` is at most one join window
-    (`join_window`) away from the record's position. If several predictions match, the label belongs to
-    the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is more
-    than a join window past it."""
+    (`join_window`) away from the record's position. If several predictions match, the label belongs
+    to the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is
+    more than a join window past it."""
 
     def __init__(
         self,
@@ -56,10 +56,12 @@ class PartitionJoin:
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
         self._pane = stream.pane_size
         self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
-        self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
-        self.kept_labels = Pending(b"l", KeptLabel, span=span)
+        self.buffered_predictions = Buffer(b"p", BufferedPrediction, span=span)
+        self.buffered_labels = Buffer(b"l", BufferedLabel, span=span)
         self.pace = Pace(self.progress.predictions, self.progress.labels)
-        self._spill = Spill(self.progress, self.kept_predictions, self.kept_labels, cache, topics)
+        self._spill = Spill(
+            self.progress, self.buffered_predictions, self.buffered_labels, cache, topics
+        )
 
     @property
     def to_reread(self) -> int:
@@ -70,7 +72,7 @@ class PartitionJoin:
     @property
     def in_memory(self) -> int:
         """Return how many records of both topics are in memory."""
-        return self.kept_predictions.in_memory + self.kept_labels.in_memory
+        return self.buffered_predictions.in_memory + self.buffered_labels.in_memory
 
     @property
     def watermark(self) -> int | None:
@@ -89,13 +91,13 @@ class PartitionJoin:
 
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""
-        self.kept_predictions.limit = self.kept_labels.limit = records
+        self.buffered_predictions.limit = self.buffered_labels.limit = records
         self.pace.slack = records // _SLACK_OF_MEMORY
 
     # ---- records --------------------------------------------------------------------------------
 
     def take_predictions(
-        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
         """Buffer predictions with these record ids, and match them with labels read earlier.
 
@@ -103,20 +105,20 @@ class PartitionJoin:
         """
         if not found:
             return
-        self._fetch(ids)
+        self._load(ids)
         side = self.progress.predictions
         if self._ahead or not take_ordinary_predictions(self, ids, found, results):
             self._take_predictions(ids, found, results)
         self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
 
     def _take_predictions(
-        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
         progress, side = self.progress, self.progress.predictions
-        kept, labels_of = self.kept_predictions, self.kept_labels.get
+        buffer, labels_of = self.buffered_predictions, self.buffered_labels.get
         for record_id, prediction in zip(ids, found, strict=True):
             position, source = self._buffer_position(prediction), prediction.source
-            block = kept.add(record_id, prediction, position, source=source)
+            block = buffer.add(record_id, prediction, position, source=source)
             block.last_source = progress.source = source
             if labels := labels_of(record_id):
                 self._meet_labels(record_id, prediction, labels, results)
@@ -129,7 +131,7 @@ class PartitionJoin:
                 side.max_position = position
                 progress.raise_low_watermark()
 
-    def _buffer_position(self, prediction: KeptPrediction) -> int:
+    def _buffer_position(self, prediction: BufferedPrediction) -> int:
         """Return the position from which a prediction is buffered for a join window."""
         if not prediction.ahead:
             return prediction.position
@@ -145,15 +147,17 @@ class PartitionJoin:
         ahead of it are buffered for a join window from their own positions."""
         for offset, ahead in self._ahead:
             if self.progress.predictions.max_position < ahead <= position + self._max_ahead:
-                block = self.kept_predictions.block_of(offset)
+                block = self.buffered_predictions.block_of(offset)
                 block.newest = max(block.newest, ahead)
         self._ahead.clear()
 
-    def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
+    def take_labels(
+        self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
+    ) -> None:
         """Buffer labels with these record ids, and match them with predictions read earlier."""
         if not found:
             return
-        self._fetch(ids)
+        self._load(ids)
         side = self.progress.labels
         found = self._mark_ahead(found)
         if not take_ordinary_labels(self, ids, found, results):
@@ -170,7 +174,7 @@ class PartitionJoin:
         self.progress.raise_low_watermark()
         return at
 
-    def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
+    def _mark_ahead(self, found: Sequence[BufferedLabel]) -> Sequence[BufferedLabel]:
         """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
         published, clock = self.progress.labels.published, self.progress.label_clock
         if found[0].offset < published:  # the clock took these labels before the restart
@@ -193,7 +197,7 @@ class PartitionJoin:
             marked[place] = msgspec.structs.replace(marked[place], ahead=True)
         return marked
 
-    def _is_ahead(self, label: KeptLabel) -> bool:
+    def _is_ahead(self, label: BufferedLabel) -> bool:
         max_position = self.progress.label_clock.max_position
         return (
             label.at is not None
@@ -202,9 +206,9 @@ class PartitionJoin:
         )
 
     def _take_labels(
-        self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        side, predictions_of = self.progress.labels, self.kept_predictions.get
+        side, predictions_of = self.progress.labels, self.buffered_predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at
             predictions = predictions_of(record_id)
@@ -215,23 +219,23 @@ class PartitionJoin:
             if predictions:
                 self._meet_predictions(record_id, label, predictions, results)
             else:
-                block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
+                block = self.buffered_labels.add(record_id, label, BEFORE_ALL if at is None else at)
                 block.waiting = True
                 block.unpositioned = block.unpositioned or at is None
             if at is not None and not label.ahead and at > side.max_position:
                 side.max_position = at
                 self.progress.raise_low_watermark()
 
-    def _fetch(self, ids: Sequence[str]) -> None:
-        if self.kept_predictions.is_cached or self.kept_labels.is_cached:
-            self.kept_predictions.fetch(ids)
-            self.kept_labels.fetch(ids)
+    def _load(self, ids: Sequence[str]) -> None:
+        if self.buffered_predictions.is_cached or self.buffered_labels.is_cached:
+            self.buffered_predictions.load(ids)
+            self.buffered_labels.load(ids)
 
     def _meet_predictions(
         self,
         record_id: str,
-        label: KeptLabel,
-        predictions: Sequence[KeptPrediction],
+        label: BufferedLabel,
+        predictions: Sequence[BufferedPrediction],
         results: Results,
     ) -> None:
         """Match a label with the predictions of its id that were read before it."""
@@ -247,13 +251,13 @@ class PartitionJoin:
             newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
             # It is late for all of them. Its block covers its offset but does not buffer it.
-            block = self.kept_labels.cover(label.offset, newest)
+            block = self.buffered_labels.cover(label.offset, newest)
             if is_new:
                 results.refused(label, "late")
         else:
             # The label belongs to the first prediction that it is in time for. But a label without
             # `@at` changes the last label of its id, so it belongs to that label's prediction.
-            earlier = self.kept_labels.get(record_id)
+            earlier = self.buffered_labels.get(record_id)
             owner = None
             if label.at is None and earlier:
                 owner = self._owner(record_id, earlier[-1])
@@ -262,14 +266,14 @@ class PartitionJoin:
             known, revision = self._newest(record_id, owner, earlier)
             if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
                 label = msgspec.structs.replace(label, owner=owner.offset)
-            block = self.kept_labels.add(record_id, label, newest)
+            block = self.buffered_labels.add(record_id, label, newest)
             is_repeated = known is not None and known.label == label.label
             if is_new and is_repeated:
                 results.repeated(label)
             elif is_new:
                 results.outcome(owner, label, revision + 1)
                 if revision < 0:
-                    self.kept_predictions.block_of(owner.offset).joined += 1
+                    self.buffered_predictions.block_of(owner.offset).joined += 1
             # A label without `@at` counts as known at the position of its newest prediction.
             if label.at is None and newest > self.progress.labels.max_position:
                 self.progress.labels.max_position = newest
@@ -281,8 +285,8 @@ class PartitionJoin:
     def _meet_labels(
         self,
         record_id: str,
-        prediction: KeptPrediction,
-        labels: Sequence[KeptLabel],
+        prediction: BufferedPrediction,
+        labels: Sequence[BufferedLabel],
         results: Results,
     ) -> None:
         """Match a prediction with the labels of its id that were read before it."""
@@ -295,7 +299,7 @@ class PartitionJoin:
                 continue  # of an earlier record with this id
             is_first = not self._was_met(record_id, label, prediction)
             # Buffer the label for as long as the prediction, and evict the prediction after it.
-            block = self.kept_labels.block_of(label.offset)
+            block = self.buffered_labels.block_of(label.offset)
             block.dependency_offset = min(block.dependency_offset, prediction.offset)
             block.newest = max(block.newest, position)
             if not is_first and self._owner(record_id, label) is not prediction:
@@ -314,14 +318,14 @@ class PartitionJoin:
                 if is_new:
                     results.outcome(prediction, label, revision)
                     if revision == 0:
-                        self.kept_predictions.block_of(prediction.offset).joined += 1
+                        self.buffered_predictions.block_of(prediction.offset).joined += 1
             if at is None:
                 self.progress.labels.raise_max_position(position)
                 self.progress.raise_low_watermark()
 
     def _newest(
-        self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
-    ) -> tuple[KeptLabel | None, int]:
+        self, record_id: str, prediction: BufferedPrediction, labels: Sequence[BufferedLabel]
+    ) -> tuple[BufferedLabel | None, int]:
         """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
         known, revision = None, -1
         for label in labels:
@@ -331,10 +335,10 @@ class PartitionJoin:
                 known, revision = label, revision + 1
         return known, revision
 
-    def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
+    def _owner(self, record_id: str, label: BufferedLabel) -> BufferedPrediction | None:
         """Return the prediction that a label belongs to: the one that is stored with it, or else
         the first one with its id that it is in time for."""
-        predictions = self.kept_predictions.get(record_id)
+        predictions = self.buffered_predictions.get(record_id)
         if label.owner is not None:
             return next((p for p in predictions if p.offset == label.owner), None)
         return next(
@@ -342,21 +346,27 @@ class PartitionJoin:
             None,
         )
 
-    def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+    def _is_in_time(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at - prediction.position <= self.join_window
+            label.at is None
+            or prediction.ahead
+            or label.at - prediction.position <= self.join_window
         )
 
-    def _may_be_of(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+    def _may_be_of(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at >= prediction.position - self.join_window
+            label.at is None
+            or prediction.ahead
+            or label.at >= prediction.position - self.join_window
         )
 
-    def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
+    def _was_met(
+        self, record_id: str, label: BufferedLabel, by: BufferedPrediction | None = None
+    ) -> bool:
         """Return whether a prediction other than `by` has decided the result of this label."""
         return any(
             prediction is not by and self._may_be_of(prediction, label)
-            for prediction in self.kept_predictions.get(record_id)
+            for prediction in self.buffered_predictions.get(record_id)
         )
 
     # ---- time -----------------------------------------------------------------------------------
@@ -364,9 +374,10 @@ class PartitionJoin:
     def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> None:
         """Note the reader positions of both topics, and set a barrier if there is none."""
         if self.progress.on_group_progress(predictions, labels):
-            blocks = self.kept_labels.blocks
+            blocks = self.buffered_labels.blocks
             if blocks and self._is_unpositioned(blocks[-1]):
-                self.kept_labels.seal()  # `_position_labels` needs blocks that end at the barrier
+                # `_position_labels` needs blocks that end at the barrier.
+                self.buffered_labels.seal()
 
     def pass_time(self, results: Results) -> None:
         """Apply what a passed barrier shows, and evict records that can no longer match."""
@@ -379,8 +390,8 @@ class PartitionJoin:
         if result.watermark is not None:
             results.watermark(result.watermark)
         self._advance_without_labels(results)
-        self._forget_labels(results)
-        self._forget_predictions(results)
+        self._evict_labels(results)
+        self._evict_predictions(results)
 
     def _advance_without_labels(self, results: Results) -> None:
         """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
@@ -402,29 +413,29 @@ class PartitionJoin:
         max_position = self.progress.predictions.max_position
         if max_position == BEFORE_ALL:
             return
-        for block in self.kept_labels.select(end, self._is_unpositioned):
+        for block in self.buffered_labels.select(end, self._is_unpositioned):
             block.newest = max_position
             block.unpositioned = False
 
     def _is_unpositioned(self, block: Block) -> bool:
         return block.unpositioned or block.newest > self.progress.predictions.max_position
 
-    def _forget_labels(self, results: Results) -> None:
-        labels = self.kept_labels
+    def _evict_labels(self, results: Results) -> None:
+        labels = self.buffered_labels
         while labels.blocks:
             block = labels.blocks[0]
             if block.unpositioned or block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if block.waiting:  # those that met no prediction are orphans
                 waiting = labels.oldest()
-                self.kept_predictions.fetch([record_id for record_id, _ in waiting])
+                self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
                     if not self._was_met(record_id, label):
                         results.refused(label, "orphan")
-            labels.drop()
+            labels.evict()
 
-    def _forget_predictions(self, results: Results) -> None:
-        predictions = self.kept_predictions
+    def _evict_predictions(self, results: Results) -> None:
+        predictions = self.buffered_predictions
         needed: int | None = None
         while predictions.blocks:
             block = predictions.blocks[0]
@@ -433,23 +444,24 @@ class PartitionJoin:
             if needed is None:
                 # If these labels are read again after a restart, they must meet the block again.
                 needed = min(
-                    (labels.dependency_offset for labels in self.kept_labels.blocks), default=NEVER
+                    (labels.dependency_offset for labels in self.buffered_labels.blocks),
+                    default=NEVER,
                 )
             if block.end > needed:
                 return
             results.unlabelled(block.count - block.joined)
-            predictions.drop()
+            predictions.evict()
 
     # ---- commits --------------------------------------------------------------------------------
 
     def offsets_to_commit(self) -> tuple[Committed, Committed]:
         """Return what to commit for predictions and for labels."""
         self._spill.begin_commit()
-        blocks = self.kept_predictions.blocks
+        blocks = self.buffered_predictions.blocks
         return self.progress.offsets_to_commit(
-            self.kept_predictions.held,
+            self.buffered_predictions.oldest_needed,
             blocks[0].source if blocks else None,
-            self.kept_labels.held,
+            self.buffered_labels.oldest_needed,
             self._spill.token,
         )
 

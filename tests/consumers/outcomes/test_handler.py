@@ -473,9 +473,9 @@ def test_memory_is_bounded_by_the_join_window(count: int) -> None:
         handler.handle([prediction(row, row), label(row, row, "b", at=row)])
         handler.on_tick()
     join = handler._joins[0]
-    for kept in (join.kept_predictions, join.kept_labels):
-        assert kept.in_memory <= 13  # the join window and a block of 2
-        assert len(kept.blocks) <= 7
+    for buffer in (join.buffered_predictions, join.buffered_labels):
+        assert buffer.in_memory <= 13  # the join window and a block of 2
+        assert len(buffer.blocks) <= 7
 
 
 def test_an_outcome_contains_the_bytes_of_its_prediction_and_the_label() -> None:

@@ -144,7 +144,7 @@ def test_memory_is_bounded_if_no_labels_arrive(tmp_path: Path) -> None:
     for _ in range(200):
         join.read(PREDICTIONS, 10)
         join.commit()
-        most = max(most, join.handler._joins[0].kept_predictions.in_memory)
+        most = max(most, join.handler._joins[0].buffered_predictions.in_memory)
     assert most <= 50 + 10 + 2  # plus a batch and the open block
     join.finish()
 
@@ -155,7 +155,7 @@ def test_memory_is_bounded_if_labels_are_read_long_before_their_predictions(tmp_
     for _ in range(20):
         join.read(LABELS, 10)
         join.commit()
-        most = max(most, join.handler._joins[0].kept_labels.in_memory)
+        most = max(most, join.handler._joins[0].buffered_labels.in_memory)
     assert most <= 20 + 10 + 2
     join.finish()
     assert join.outcomes() == LONG.outcomes()
