@@ -163,7 +163,7 @@ class Watched(Handler):
         # Only inference has these three attributes.
         model: str | None = getattr(self._handler, "model", None)
         champion: str | None = getattr(self._handler, "champion", None)
-        refused: Mapping[str, str] = getattr(self._handler, "refused", {})
+        rejected: Mapping[str, str] = getattr(self._handler, "rejected", {})
         self._troubles.note_model(champion if model is None else None, self._now())
         self._state = msgspec.structs.replace(
             self._state,
@@ -177,7 +177,7 @@ class Watched(Handler):
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
             model=model,
-            refused=dict(refused),
+            refused=dict(rejected),
             error=error,
             troubles=self._troubles.now(),
         )

@@ -134,7 +134,7 @@ class TrainerHandler(Handler):
                     log.warning(
                         "model %s was not promoted: %s",
                         self._sent.digest,
-                        self._catalog.refused.get(CHAMPION_KEY, "another pointer came first"),
+                        self._catalog.rejected.get(CHAMPION_KEY, "another pointer came first"),
                     )
                 self._sent = None
         return ()

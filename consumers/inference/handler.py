@@ -83,9 +83,9 @@ class InferenceHandler(Handler):
         return self._champion.catalog.champion_digest
 
     @property
-    def refused(self) -> Mapping[str, str]:
+    def rejected(self) -> Mapping[str, str]:
         """Return what is rejected and why: models by digest, records of `models` by key."""
-        return self._champion.refused
+        return self._champion.rejected
 
     def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         for message in messages:
@@ -136,7 +136,7 @@ class InferenceHandler(Handler):
             for place, reason in unfit.items():
                 reasons[batch.kept[place]] = reason
         positions = self._positions(found, batch)
-        self._forget_ahead(found, batch, values, positions)
+        self._ignore_ahead(found, batch, values, positions)
         if reasons:
             return self._with_dead_letters(found, batch, values, reasons, positions)
         keys = found.keys
@@ -154,15 +154,15 @@ class InferenceHandler(Handler):
         gaps: tuple[Gap, ...] = ()
         if change.unread is not None:
             gaps = (Gap(partition, change.unread, None if change.is_new_topic else change.start),)
-        watermark = self._idle.refused(partition, None)
+        watermark = self._idle.rejected(partition, None)
         mark = Watermark(position=watermark, log=log, gaps=gaps)
         return [Outgoing(self._topics.predictions, encode(mark), partition=partition)]
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         self._idle.read(message.partition, message.offset + 1)
-        mark = encode(self._refused(message, None))
+        mark = encode(self._rejection_mark(message, None))
         return [
-            self._refuse(message, reason),
+            self._dead_letter(message, reason),
             Outgoing(self._topics.predictions, mark, partition=message.partition),
         ]
 
@@ -173,7 +173,7 @@ class InferenceHandler(Handler):
         self._swap()
         if self._champion.model is None:
             self._idle.wait()
-        letters = [self._refuse(message, why) for message, why in self._examined.fresh()]
+        letters = [self._dead_letter(message, why) for message, why in self._examined.fresh()]
         return letters + [
             Outgoing(
                 topic=self._topics.predictions,
@@ -237,7 +237,7 @@ class InferenceHandler(Handler):
             ]
         return positions
 
-    def _forget_ahead(
+    def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
         """Set implausible positions in `positions` to None, and mark their predictions as ahead."""
@@ -297,18 +297,18 @@ class InferenceHandler(Handler):
                 if has_scored:
                     self._idle.scored(partition, max_position)
                     max_position, has_scored = None, False
-                output.append(self._refuse(message, reason))
+                output.append(self._dead_letter(message, reason))
                 keys.append(None)
-                own.append(encode(self._refused(message, positions[place])))
+                own.append(encode(self._rejection_mark(message, positions[place])))
             if has_scored:
                 self._idle.scored(partition, max_position)
             output.append(OutgoingBatch(self._topics.predictions, partition, keys, own))
         return output
 
-    def _refused(self, message: Message, position: int | None) -> Watermark:
+    def _rejection_mark(self, message: Message, position: int | None) -> Watermark:
         """Return the watermark that takes the place of a dead letter in the predictions topic."""
         return Watermark(
-            position=self._idle.refused(message.partition, position),
+            position=self._idle.rejected(message.partition, position),
             dead_letter=RefusedRecord(message.offset, position),
         )
 
@@ -327,7 +327,7 @@ class InferenceHandler(Handler):
                     bad.setdefault(place, reason)
         return bad
 
-    def _refuse(self, message: Message, reason: str) -> Outgoing:
+    def _dead_letter(self, message: Message, reason: str) -> Outgoing:
         return dead_letter(self._topics.deadletters, message, reason=reason, service="inference")
 
 

@@ -56,7 +56,7 @@ class _Partition:
         self.next_offset = committed.offset
         self.since_s = now_s  # when records were last read
         # When records were first read after the last prediction: set by `read`, reset by `scored`.
-        self.refusing_since_s: float | None = None
+        self.rejecting_since_s: float | None = None
         # The next three are set by `on_group_progress`.
         self.lag: int | None = None
         self.end: int | None = None
@@ -100,16 +100,16 @@ class IdlePartitions:
         own = self._own[partition]
         own.next_offset = max(next_offset, own.next_offset)
         own.since_s = self._clock.monotonic()
-        if own.refusing_since_s is None:
-            own.refusing_since_s = own.since_s
+        if own.rejecting_since_s is None:
+            own.rejecting_since_s = own.since_s
 
     def wait(self) -> None:
         """Restart all idle times. Called while there is no model, so that nothing is read."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
-            if own.refusing_since_s is not None:
-                own.refusing_since_s = now_s
+            if own.rejecting_since_s is not None:
+                own.rejecting_since_s = now_s
 
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
@@ -126,12 +126,12 @@ class IdlePartitions:
         """Note that records of a partition were scored. `position` is their largest accepted
         position, or None."""
         own = self._own[partition]
-        own.refusing_since_s = None
+        own.rejecting_since_s = None
         if position is not None:
             self._advance(own, position)
         own.published_watermark = own.watermark
 
-    def refused(self, partition: int, position: int | None) -> int | None:
+    def rejected(self, partition: int, position: int | None) -> int | None:
         """Note the position of a dead letter, if it has one. Return the partition's watermark.
 
         A partition with nothing but dead letters counts as idle after `windows.idle`. Otherwise the
@@ -182,11 +182,11 @@ class IdlePartitions:
         """Return whether nothing, or nothing but dead letters, was read for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
-        refusing_s = own.refusing_since_s
+        rejecting_s = own.rejecting_since_s
         return (
-            refusing_s is not None
+            rejecting_s is not None
             and own.is_caught_up
-            and self._looked_s - refusing_s >= self._idle_s
+            and self._looked_s - rejecting_s >= self._idle_s
         )
 
     def offsets_to_commit(

@@ -129,9 +129,9 @@ class OutcomesHandler(Handler):
         paused = set()
         for partition, join in self._joins.items():
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
-            waiting = join.pace.waiting()
-            if waiting is not None and predictions in assigned and labels in assigned:
-                paused.add(labels if waiting is join.progress.labels else predictions)
+            to_pause = join.backpressure.topic_to_pause()
+            if to_pause is not None and predictions in assigned and labels in assigned:
+                paused.add(labels if to_pause is join.progress.labels else predictions)
         return frozenset(paused)
 
     def on_assigned(
@@ -211,9 +211,9 @@ class OutcomesHandler(Handler):
         side = join.progress.labels if is_label else join.progress.predictions
         publication = self._publication(message.partition, join)
         if is_label:
-            self._refuse_label(join, message, reason, publication)
+            self._reject_label(join, message, reason, publication)
         else:
-            self._refuse(0, message, reason, publication)
+            self._reject(0, message, reason, publication)
         side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
@@ -346,7 +346,7 @@ class OutcomesHandler(Handler):
         found = decode_each(_decode, values)
         for item in found.rejected:
             published = join.progress.predictions.published
-            self._refuse(published, messages[item.index], item.reason, publication)
+            self._reject(published, messages[item.index], item.reason, publication)
         read = None
         if self._stream.axis == "row" and not found.rejected:
             read = _plain_ones(messages, values, found.items, join.progress.source)
@@ -399,11 +399,11 @@ class OutcomesHandler(Handler):
                 position = event.row if by_row else event.time and parse_time(event.time)
                 value = plain(values[index] or b"", event)
             except ValueError as error:
-                self._refuse(published, messages[index], str(error), publication)
+                self._reject(published, messages[index], str(error), publication)
                 continue
             if not isinstance(position, int):
                 reason = f"no position: its {self._stream.axis} is missing"
-                self._refuse(published, messages[index], reason, publication)
+                self._reject(published, messages[index], reason, publication)
                 continue
             ids.append(event.record_id)
             read.append(
@@ -423,7 +423,7 @@ class OutcomesHandler(Handler):
             self._take_labels(join, messages[start : item.index], usable, publication)
             message, start = messages[item.index], item.index + 1
             if message.offset >= join.progress.labels.published:
-                self._refuse_label(join, message, item.reason, publication)
+                self._reject_label(join, message, item.reason, publication)
         usable = found.items[start - len(found.rejected) :]
         self._take_labels(join, messages[start:], usable, publication)
 
@@ -439,15 +439,15 @@ class OutcomesHandler(Handler):
         read = list(map(BufferedLabel, offsets, at, labels, keys, messages.values, headers))
         join.take_labels(ids, read, publication)
 
-    def _refuse_label(
+    def _reject_label(
         self, join: PartitionJoin, message: Message, reason: str, publication: Publication
     ) -> None:
         """Reject a label that was not rejected before a restart."""
         self.counts["invalid"] += 1
-        position = join.refuse_label(self._labels.position(message.value))
-        publication.refused_label(message, reason, position)
+        position = join.reject_label(self._labels.position(message.value))
+        publication.rejected_label(message, reason, position)
 
-    def _refuse(
+    def _reject(
         self, published: int, message: Message, reason: str, publication: Publication
     ) -> None:
         if message.offset >= published:  # otherwise it was rejected before the restart

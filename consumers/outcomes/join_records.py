@@ -52,7 +52,7 @@ class Results(Protocol):
     def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         """Add the outcome of a prediction and a label that belongs to it."""
 
-    def refused(self, label: BufferedLabel, reason: Reason) -> None:
+    def rejected(self, label: BufferedLabel, reason: Reason) -> None:
         """Reject a label that is too late for its record, or has no record."""
 
     def repeated(self, label: BufferedLabel) -> None:

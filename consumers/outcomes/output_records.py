@@ -115,7 +115,7 @@ class Publication:
         if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
             reason = f"outcome too large: {len(value)} bytes with the prediction inside"
-            self._refuse(label, reason)
+            self._reject(label, reason)
             return
         if revision:
             self._revised += 1
@@ -124,9 +124,9 @@ class Publication:
         self._keys.append(key)
         self._values.append(value)
 
-    def refused(self, label: BufferedLabel, reason: Reason) -> None:
+    def rejected(self, label: BufferedLabel, reason: Reason) -> None:
         self._counts["late" if reason == "late" else "orphans"] += 1
-        self._refuse(label, _REASONS[reason])
+        self._reject(label, _REASONS[reason])
 
     def repeated(self, label: BufferedLabel) -> None:
         self._counts["repeated"] += 1
@@ -138,7 +138,7 @@ class Publication:
         self._keys.append(None)
         self._values.append(encode(Watermark(position=position)))
 
-    def refused_label(self, message: Message, reason: str, position: int | None) -> None:
+    def rejected_label(self, message: Message, reason: str, position: int | None) -> None:
         """Add a dead letter for a label, and a watermark with its position in place of its outcome.
         Without the watermark, windows would not close if every label is rejected."""
         self.dead_letter(message, reason)
@@ -172,7 +172,7 @@ class Publication:
             return b'"label":%b,"label_time":null,"label_row":%d' % (text, at)
         return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
 
-    def _refuse(self, label: BufferedLabel, reason: str) -> None:
+    def _reject(self, label: BufferedLabel, reason: str) -> None:
         message = Message(
             self._topics.labels,
             self._partition,
@@ -181,4 +181,4 @@ class Publication:
             label.value,
             label.headers,
         )
-        self.refused_label(message, reason, None if label.ahead else label.at)
+        self.rejected_label(message, reason, None if label.ahead else label.at)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from consumers.outcomes.backpressure import Pace
+from consumers.outcomes.backpressure import Backpressure
 from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Buffer
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
 from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
@@ -58,7 +58,7 @@ class PartitionJoin:
         self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
         self.buffered_predictions = Buffer(b"p", BufferedPrediction, span=span)
         self.buffered_labels = Buffer(b"l", BufferedLabel, span=span)
-        self.pace = Pace(self.progress.predictions, self.progress.labels)
+        self.backpressure = Backpressure(self.progress.predictions, self.progress.labels)
         self._spill = Spill(
             self.progress, self.buffered_predictions, self.buffered_labels, cache, topics
         )
@@ -92,7 +92,7 @@ class PartitionJoin:
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""
         self.buffered_predictions.limit = self.buffered_labels.limit = records
-        self.pace.slack = records // _SLACK_OF_MEMORY
+        self.backpressure.slack = records // _SLACK_OF_MEMORY
 
     # ---- records --------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class PartitionJoin:
         side = self.progress.predictions
         if self._ahead or not take_ordinary_predictions(self, ids, found, results):
             self._take_predictions(ids, found, results)
-        self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
+        self.backpressure.read(side, found[0].offset, found[-1].offset, found[-1].position)
 
     def _take_predictions(
         self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
@@ -164,9 +164,9 @@ class PartitionJoin:
             self._take_labels(ids, found, results)
         at = found[-1].at
         position = side.max_position if at is None or found[-1].ahead else at
-        self.pace.read(side, found[0].offset, found[-1].offset, position)
+        self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
-    def refuse_label(self, at: int | None) -> int | None:
+    def reject_label(self, at: int | None) -> int | None:
         """Take the position of a new label that is rejected. Return it unless it is ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
@@ -253,7 +253,7 @@ class PartitionJoin:
             # It is late for all of them. Its block covers its offset but does not buffer it.
             block = self.buffered_labels.cover(label.offset, newest)
             if is_new:
-                results.refused(label, "late")
+                results.rejected(label, "late")
         else:
             # The label belongs to the first prediction that it is in time for. But a label without
             # `@at` changes the last label of its id, so it belongs to that label's prediction.
@@ -306,10 +306,10 @@ class PartitionJoin:
                 continue  # it belongs to an earlier prediction with this id
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
-                    results.refused(label, "late")
+                    results.rejected(label, "late")
             elif is_new and at is not None and at + join_window < self.progress.low_watermark:
                 if is_first:
-                    results.refused(label, "orphan")
+                    results.rejected(label, "orphan")
             elif known is not None and known.label == label.label:
                 if is_new and is_first:
                     results.repeated(label)
@@ -431,7 +431,7 @@ class PartitionJoin:
                 self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
                     if not self._was_met(record_id, label):
-                        results.refused(label, "orphan")
+                        results.rejected(label, "orphan")
             labels.evict()
 
     def _evict_predictions(self, results: Results) -> None:

@@ -25,7 +25,7 @@ class Inference(Handler):
     broadcast_topics = ("s.models",)
     model: str | None = None
     champion: str | None = None
-    refused: Mapping[str, str] = {}
+    rejected: Mapping[str, str] = {}
 
     def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         return assigned if self.model is None else frozenset()

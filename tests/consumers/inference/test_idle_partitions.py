@@ -113,7 +113,7 @@ def test_a_partition_with_only_dead_letters_advances_like_an_idle_one() -> None:
     for second in range(1, 13):  # it is read continuously, but never to its end
         clock.advance(1)
         idle.read(1, 10 * second)
-        idle.refused(1, None)
+        idle.rejected(1, None)
         found += idle.watermarks()
         idle.on_group_progress(GroupProgress({AT: 10 * second}, {AT: 10 * second + 3}, dict))
         found += idle.watermarks()
@@ -128,7 +128,7 @@ def test_dead_letters_advance_data_windows_at_once_but_the_join_only_when_idle()
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     idle.read(1, 8)
-    assert [idle.refused(1, position) for position in (50, 45, None)] == [51, 51, 51]
+    assert [idle.rejected(1, position) for position in (50, 45, None)] == [51, 51, 51]
     clock.advance(10)
     assert moved(idle) == [(0, 51), (1, 51)]
 

@@ -73,7 +73,7 @@ class Log(msgspec.Struct, frozen=True):
                     values.append(label.value)
         return sorted(found)
 
-    def refused(self) -> list[int]:
+    def rejected(self) -> list[int]:
         """Return the offsets of labels that do not belong to any record."""
         return [
             offset
@@ -277,7 +277,7 @@ class Join:
             if isinstance(event, Outcome) and event.source.offset < END
         )
 
-    def refused(self) -> list[int]:
+    def rejected(self) -> list[int]:
         """Return the offsets of the labels that became dead letters."""
         letters = [item for item in self.published if isinstance(item, Outgoing)]
         return sorted(

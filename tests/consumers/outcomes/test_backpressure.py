@@ -203,4 +203,4 @@ def test_a_topic_is_paused_only_while_the_other_can_be_read(log: Log, data: st.D
 
     drive(join, data, actions, readable=readable)
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()

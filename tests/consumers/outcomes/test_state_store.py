@@ -74,7 +74,7 @@ def test_a_disk_failure_at_any_call_does_not_change_the_published_results(
         join = Join(log, tmp_path_factory.mktemp("state"))
         drive(join, data, ["read", "read", "read", "look", "commit", "abort", "stop"])
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 def _many(count: int = 400) -> Log:

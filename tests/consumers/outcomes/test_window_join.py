@@ -21,7 +21,7 @@ def test_order_batches_and_crashes_do_not_change_the_results_in_memory(
     actions = ["read"] * 6 + ["look", "commit", "commit", "abort", "kill"]
     drive(join, data, actions)
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 @given(log=logs(), data=st.data())
@@ -34,7 +34,7 @@ def test_order_batches_and_crashes_do_not_change_the_results_with_a_cache(
     actions = ["read"] * 8 + ["look", "commit", "commit", "commit", "abort"]
     drive(join, data, [*actions, "kill", "stop", "lose", "restore"], copy=folder / "copy")
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 ROWS = tuple(range(200))
@@ -95,7 +95,7 @@ def test_records_evicted_without_a_commit_are_still_in_the_cache(tmp_path: Path)
         join.read(LABELS, 0)  # the dead letters are in a transaction that never ends
     join.kill()
     join.finish()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 @pytest.mark.parametrize("memory_records", [1, 2, 100])
@@ -134,7 +134,7 @@ def test_records_in_the_cache_are_not_added_again_after_an_abort(tmp_path: Path)
     join.read(LABELS, 5)
     join.abort()
     join.finish()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
     assert join.outcomes() == log.outcomes()
 
 
