@@ -14,7 +14,7 @@ from driftline.config.stream import Stream
 from driftline.wire.columns import Columns
 from driftline.wire.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
 from driftline.wire.feature_records import format_time, parse_time
-from monitor.bottom_k_sample import Rows, Sample, Smallest
+from monitor.bottom_k_sample import BottomKSample, Rows, Sample
 from monitor.optional import optional
 from monitor.panes import Grid, later
 from monitor.parts_codec import unpack_records
@@ -166,7 +166,7 @@ class _Group:
     def __init__(self, limit: int) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
-        self.sample = Smallest(limit)
+        self.sample = BottomKSample(limit)
 
     def add(self, records: int, last: int | None, sample: Rows | None) -> None:
         self.records += records

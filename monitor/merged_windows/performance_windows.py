@@ -20,7 +20,7 @@ from driftline.wire.events import (
     event_id,
 )
 from driftline.wire.feature_records import format_time, parse_time
-from monitor.bottom_k_sample import Smallest
+from monitor.bottom_k_sample import BottomKSample
 from monitor.metric_sums import Tally, new_tally, rise
 from monitor.optional import optional
 from monitor.panes import Grid, later
@@ -208,7 +208,7 @@ class _Model:
         self.first = self.last = 0
         self.row: int | None = None
         self.time_us: int | None = None
-        self._sample = Smallest(limit)
+        self._sample = BottomKSample(limit)
 
     def add(self, piece: ModelPart, partition: int) -> None:
         """Add a chunk of a partition's partial aggregate."""

@@ -16,7 +16,7 @@ from driftline.config.stream import Stream
 from driftline.wire.events import ModelPart, PanePart, PerformanceParts
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
-from monitor.bottom_k_sample import Rows, Smallest, hashes_of
+from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.metric_sums import new_tally
 from monitor.panes import PANES, Grid, Ints, Slot, Track, distinct
 from monitor.partition_windows.read_events import by_model, largest
@@ -118,7 +118,7 @@ class _Model:
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._tally = new_tally(stream.task)
-        self._sample = Smallest(limit)
+        self._sample = BottomKSample(limit)
         self._first: int | None = None
         self._last: int | None = None
         self._row: int | None = None

@@ -16,7 +16,7 @@ from driftline.config.stream import Stream
 from driftline.wire.events import DataParts, GroupPart, SlicePart
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
-from monitor.bottom_k_sample import Bound, Rows, Smallest, hashes_of
+from monitor.bottom_k_sample import BottomKSample, Rows, SampleThreshold, hashes_of
 from monitor.panes import Grid, Ints, Slot, Track, distinct, later
 from monitor.partition_windows.read_events import Positions, by_model, largest
 from monitor.partition_windows.read_predictions import Scored, ScoredReader
@@ -43,7 +43,9 @@ class DataGathering:
         # of these partitions has the slide open. If another partition's records keep a record out
         # of a partial aggregate, they also keep it out of the merged sample: those records stay in
         # the log, and whichever worker reads that partition later publishes them.
-        self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
+        self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
+            WeakValueDictionary()
+        )
 
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition from its checkpoint."""
@@ -53,8 +55,8 @@ class DataGathering:
     def drop(self, partition: int) -> None:
         """Remove the state of a partition."""
         if self._tracks.pop(partition, None) is not None:
-            for bound in self._bounds.values():
-                bound.forget()  # this worker may read its records again
+            for threshold in self._thresholds.values():
+                threshold.drop_hashes()  # this worker may read its records again
 
     def skip(self, partition: int, offset: int) -> None:
         """Skip a record."""
@@ -114,8 +116,8 @@ class DataGathering:
         group = part.groups.get(model)
         if group is None:
             limit = self._stream.windows.max_sample
-            bound = self._bounds.setdefault((cell, model), Bound(limit))
-            group = part.groups[model] = _Group(Smallest(limit, bound))
+            threshold = self._thresholds.setdefault((cell, model), SampleThreshold(limit))
+            group = part.groups[model] = _Group(BottomKSample(limit, threshold))
         return group
 
     def _rows(
@@ -174,7 +176,7 @@ class DataGathering:
 class _Group:
     """The records of one partition, model and slide."""
 
-    def __init__(self, sample: Smallest) -> None:
+    def __init__(self, sample: BottomKSample) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
         self.sample = sample  # of the readable ones

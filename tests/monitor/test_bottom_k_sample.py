@@ -9,7 +9,7 @@ from driftline.config.stream import Kind
 from driftline.wire.envelope import encode, parts_decoder
 from driftline.wire.events import DataParts, GroupPart, SlicePart
 from driftline.wire.topics import MAX_RECORD_BYTES
-from monitor.bottom_k_sample import Rows, Smallest, hashes_of
+from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.class_scores import ClassScores
 from monitor.parts_codec import pack_errors, pack_records, records, unpack_errors, unpack_records
 from monitor.watched_columns import Watched
@@ -41,10 +41,10 @@ def test_batches_and_partitions_do_not_change_the_sample(
         return (int(hashes_of([str(record[2])])[0]), record[2], record[0], record[1])
 
     expected = sorted(float(r[2]) for r in sorted(placed, key=smallest_first)[:limit])
-    whole = Smallest(limit)
+    whole = BottomKSample(limit)
     for partition in range(3):
         own = [(offset, position) for at, offset, position in placed if at == partition]
-        part = Smallest(limit)
+        part = BottomKSample(limit)
         step = cuts[partition % len(cuts)]
         for start in range(0, len(own), step):
             part.add(rows_of(partition, own[start : start + step]))
@@ -133,7 +133,7 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
     assert len(outgoing) < len(pieces)
     column: Kind = "number" if kind == "numbers" else "category"
     columns = [Watched("a", column, None), Watched("b", column, None)]
-    came = Smallest(count)
+    came = BottomKSample(count)
     for value in values:
         event = parts_decoder.decode(value)
         assert isinstance(event, DataParts)
