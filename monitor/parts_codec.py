@@ -47,17 +47,17 @@ _SCORE = np.dtype("<u2")
 
 
 def records(
-    topic: str, end: DataParts | PerformanceParts, pieces: Sequence[SlicePart | PanePart]
+    topic: str, end: DataParts | PerformanceParts, chunks: Sequence[SlicePart | PanePart]
 ) -> list[Outgoing]:
     """Return as few records as the chunks fit into. Only the last one has the `passed` of `end`."""
     bodies: list[list[bytes]] = [[]]
     size = 0
-    for piece in map(encode, pieces):
-        if bodies[-1] and size + len(piece) > _MAX_BYTES:
+    for chunk in map(encode, chunks):
+        if bodies[-1] and size + len(chunk) > _MAX_BYTES:
             bodies.append([])
             size = 0
-        bodies[-1].append(piece)
-        size += len(piece) + 1
+        bodies[-1].append(chunk)
+        size += len(chunk) + 1
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [

@@ -26,21 +26,25 @@ from driftline.wire.events import DataWindow, DriftEvent, RetrainRequest, Window
 from driftline.wire.topics import Topics
 from monitor.decisions import detectors
 from monitor.decisions.decider import Decider
-from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots
 from monitor.evidently_reports import Reports
-from monitor.merged_windows.closed_panes import MergedSoFar
+from monitor.merged_windows.closed_panes import MergeCheckpoint
 from monitor.merged_windows.merger import Merger
-from monitor.panes import Resume
-from monitor.partition_windows.aggregate_outcomes import PerformanceGathering
-from monitor.partition_windows.aggregate_predictions import DataGathering
+from monitor.panes import PartitionCheckpoint
+from monitor.partition_windows.aggregate_outcomes import OutcomeAggregator
+from monitor.partition_windows.aggregate_predictions import PredictionAggregator
 from monitor.reference import column_tests
 from monitor.reference.references import Packages, Profiles, References
 
 log = logging.getLogger(__name__)
 
-_GATHERED: Final = Kind(Resume, "time and open windows of this partition begin anew there")
-_MERGED: Final = Kind(MergedSoFar, "windows are merged anew from there, and published again")
-_DECIDED: Final = Kind(Decided, "all windows are decided on again, and drift is published again")
+_WINDOW_STATE: Final = Kind(
+    PartitionCheckpoint, "time and open windows of this partition begin anew there"
+)
+_MERGE: Final = Kind(MergeCheckpoint, "windows are merged anew from there, and published again")
+_DECISIONS: Final = Kind(
+    DecisionsCheckpoint, "all windows are decided on again, and drift is published again"
+)
 
 # Number of sample values after which one call of `_merge` stops, about 0.5 s of tests. The open
 # transaction must be committed before it times out.
@@ -79,15 +83,15 @@ class MonitorHandler(Handler):
         self._stream = stream
         self._topics = topics = Topics(stream)
         self._kinds = {
-            topics.predictions: _GATHERED,
-            topics.outcomes: _GATHERED,
-            topics.parts: _MERGED,
-            topics.windows: _DECIDED,
+            topics.predictions: _WINDOW_STATE,
+            topics.outcomes: _WINDOW_STATE,
+            topics.parts: _MERGE,
+            topics.windows: _DECISIONS,
         }
         self._references = References(packages)
         self._profiles = Profiles(stream, self._references)
-        self._data = DataGathering(stream)
-        self._performance = PerformanceGathering(stream)
+        self._data = PredictionAggregator(stream)
+        self._performance = OutcomeAggregator(stream)
         self._reports = (
             None if reports is None else Reports(stream, reports, synchronous=synchronous)
         )
@@ -126,7 +130,7 @@ class MonitorHandler(Handler):
             elif topic == self._topics.parts:
                 self._merger = Merger(self._stream, self._references, self._profiles, committed)
             else:
-                at = metadata_of(committed, Decided) or Decided()
+                at = metadata_of(committed, DecisionsCheckpoint) or DecisionsCheckpoint()
                 self._published = at.published
                 self._read, self._decider = self._snapshots.resume(at)
                 starts[TopicPartition(topic, partition)] = self._read

@@ -29,7 +29,7 @@ EVERY = 2_000
 MAX_BYTES = 32 << 20
 
 
-class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
+class DecisionsCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of `windows`: all decisions before offset `published` were published."""
 
     published: Offset = 0
@@ -82,7 +82,7 @@ class Snapshots:
                 stream.name,
             )
 
-    def resume(self, committed: Decided) -> tuple[int, Decider]:
+    def resume(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
         """Return the offset from which to read `windows`, and the decider as of that offset."""
         self._token = committed.token
         if self._path is not None and not self._token:
@@ -100,7 +100,7 @@ class Snapshots:
         self._taken_at = offset
         return offset, decider
 
-    def checkpoint(self, published: int, read: int, decider: Decider) -> Decided:
+    def checkpoint(self, published: int, read: int, decider: Decider) -> DecisionsCheckpoint:
         """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
         before `published` were published. `decider` has read all events before `read`, which is
         less while it reads events again."""
@@ -110,7 +110,7 @@ class Snapshots:
             body = msgspec.msgpack.encode(_Body(self._of, self._token, read, state))
             file = _File(VERSION, hashlib.sha256(body).digest(), msgspec.Raw(body))
             self._taken = read, msgspec.msgpack.encode(file)
-        return Decided(published, self._token)
+        return DecisionsCheckpoint(published, self._token)
 
     def save(self) -> None:
         """Save the snapshot of the last commit. Call it only after that commit."""
@@ -129,7 +129,7 @@ class Snapshots:
         else:
             self._cannot_write = False
 
-    def _read(self, committed: Decided) -> tuple[int, Decider]:
+    def _read(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
         """Return the offset and decider of the snapshot, or of the beginning if it is of other
         commits. Raises _Unusable."""
         nothing = 0, Decider(self._stream)

@@ -123,9 +123,9 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
         ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
     lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
     lost = np.concatenate([np.zeros_like(arrivals.offsets), lost])[order]
-    letters = [mark.dead_letter for _, mark in marks]
-    own = [None if letter is None else letter.position for letter in letters]
-    are_letters = ints([letter is not None for letter in letters])
+    dead_letters = [mark.dead_letter for _, mark in marks]
+    own = [None if letter is None else letter.position for letter in dead_letters]
+    are_letters = ints([letter is not None for letter in dead_letters])
     are_letters = np.concatenate([np.zeros_like(arrivals.offsets), are_letters])[order]
     sources = arrivals.sources
     if sources is not None:

@@ -29,8 +29,8 @@ from driftline.wire.labels import LabelCodec
 from driftline.wire.predictions import PredictionEncoder
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
-from monitor.merged_windows.closed_panes import Merging
-from monitor.panes import Track
+from monitor.merged_windows.closed_panes import MergeProgress
+from monitor.panes import PartitionWindowState
 from tests.fuzz import packages, streams
 from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 
@@ -120,12 +120,14 @@ def _check_commit(value: bytes) -> None:
     handled(committed)
     stream = streams.stream("rows")
     Progress(committed, committed, stream).offsets_to_commit(None, None, None, "")
-    merging = Merging(2, committed, "40/20")
-    merging.complete("data")
-    merging.checkpoint(None)
-    track: Track[list[int]] = Track(stream, committed, list, cell="pane")
-    track.close()
-    track.checkpoint()
+    progress = MergeProgress(2, committed, "40/20")
+    progress.complete("data")
+    progress.checkpoint(None)
+    state: PartitionWindowState[list[int]] = PartitionWindowState(
+        stream, committed, list, unit="pane"
+    )
+    state.close()
+    state.checkpoint()
     idle = IdlePartitions(stream, ManualClock())
     features = Topics(stream).features
     idle.on_assigned({TopicPartition(features, 0): committed})

@@ -44,13 +44,13 @@ def test_batches_and_partitions_do_not_change_the_sample(
     whole = BottomKSample(limit)
     for partition in range(3):
         own = [(offset, position) for at, offset, position in placed if at == partition]
-        part = BottomKSample(limit)
+        partial = BottomKSample(limit)
         step = cuts[partition % len(cuts)]
         for start in range(0, len(own), step):
-            part.add(rows_of(partition, own[start : start + step]))
-            assert len(part) <= limit
+            partial.add(rows_of(partition, own[start : start + step]))
+            assert len(partial) <= limit
         if own:
-            whole.add(part.rows())
+            whole.add(partial.rows())
     assert whole.rows().ordered().values[0].tolist() == expected
 
 
@@ -124,13 +124,13 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
         (numbers, numbers, numbers) if kind == "numbers" else (texts, texts, numbers),
     )
     samples = list(pack_records(sent, ["a", "b"]))
-    pieces = [
+    chunks = [
         SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
     ]
-    outgoing = records("parts", DataParts(partition=0, grid="100/5", passed=1, slices=()), pieces)
+    outgoing = records("parts", DataParts(partition=0, grid="100/5", passed=1, slices=()), chunks)
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
-    assert len(outgoing) < len(pieces)
+    assert len(outgoing) < len(chunks)
     column: Kind = "number" if kind == "numbers" else "category"
     columns = [Watched("a", column, None), Watched("b", column, None)]
     came = BottomKSample(count)
@@ -138,8 +138,8 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
         event = parts_decoder.decode(value)
         assert isinstance(event, DataParts)
         assert event.passed == (1 if value is values[-1] else None)
-        for piece in event.slices:
-            (group,) = piece.groups
+        for chunk in event.slices:
+            (group,) = chunk.groups
             assert group.sample is not None
             rows = unpack_records(group.sample, 0, columns)
             assert rows is not None

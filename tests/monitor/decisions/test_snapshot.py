@@ -13,7 +13,7 @@ from driftline.config.stream import Stream
 from driftline.wire.events import PerformancePane, WindowsEvent
 from monitor.decisions import snapshot
 from monitor.decisions.decider import Decider, DeciderState
-from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream()
@@ -49,10 +49,10 @@ def read(decider: Decider, events: list[WindowsEvent]) -> list[object]:
     return [decision for event in events for decision in decider.read(event)]
 
 
-def committed(folder: Path, count: int, stream: Stream = STREAM) -> Decided:
+def committed(folder: Path, count: int, stream: Stream = STREAM) -> DecisionsCheckpoint:
     """Return the checkpoint after this many windows."""
     snapshots = Snapshots(stream, folder)
-    _, decider = snapshots.resume(Decided())
+    _, decider = snapshots.resume(DecisionsCheckpoint())
     read(decider, windows(50)[:count])
     at = snapshots.checkpoint(count, count, decider)
     snapshots.save()
@@ -77,7 +77,7 @@ def test_a_snapshot_is_written_after_a_number_of_windows_and_a_commit(tmp_path: 
     assert committed(tmp_path, 9).published == 9
     assert not list(tmp_path.iterdir())
     snapshots = Snapshots(STREAM, tmp_path)
-    _, decider = snapshots.resume(Decided())
+    _, decider = snapshots.resume(DecisionsCheckpoint())
     snapshots.checkpoint(10, 10, decider)
     assert not list(tmp_path.iterdir())
     snapshots.save()
@@ -89,8 +89,8 @@ def test_a_snapshot_that_does_not_match_the_commit_or_the_settings_is_not_used(
 ) -> None:
     at = committed(tmp_path, 20)
     behind = msgspec.structs.replace(at, published=19)
-    recreated = Decided(published=30, token="another")
-    for other in (behind, recreated, Decided(published=30), Decided()):
+    recreated = DecisionsCheckpoint(published=30, token="another")
+    for other in (behind, recreated, DecisionsCheckpoint(published=30), DecisionsCheckpoint()):
         assert Snapshots(STREAM, tmp_path).resume(other)[0] == 0
     edited = small_stream(drift="detectors = ['ddm']")
     assert Snapshots(edited, tmp_path).resume(at)[0] == 0
@@ -217,17 +217,17 @@ def test_windows_are_reread_if_a_detector_of_river_is_used(
     stream = small_stream(drift="detectors = ['glr', 'adwin']")
     snapshots = Snapshots(stream, tmp_path)
     assert "not kept on disk" in caplog.text
-    _, decider = snapshots.resume(Decided())
+    _, decider = snapshots.resume(DecisionsCheckpoint())
     read(decider, windows(50))
-    assert snapshots.checkpoint(50, 50, decider) == Decided(50)
+    assert snapshots.checkpoint(50, 50, decider) == DecisionsCheckpoint(50)
     snapshots.save()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_folder_the_checkpoint_contains_no_snapshot() -> None:
     snapshots = Snapshots(STREAM, None)
-    _, decider = snapshots.resume(Decided())
-    assert snapshots.checkpoint(20, 20, decider) == Decided(20)
+    _, decider = snapshots.resume(DecisionsCheckpoint())
+    assert snapshots.checkpoint(20, 20, decider) == DecisionsCheckpoint(20)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk"])

@@ -16,7 +16,7 @@ from driftline.wire.envelope import parts_decoder
 from driftline.wire.events import DataGroup, DataParts
 from monitor.bottom_k_sample import hashes_of
 from monitor.merged_windows.data_windows import DataWindows
-from monitor.partition_windows.aggregate_predictions import DataGathering
+from monitor.partition_windows.aggregate_predictions import PredictionAggregator
 from monitor.reference.references import Profiles, References
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream
 
@@ -61,7 +61,7 @@ def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tupl
 def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) -> list[DataParts]:
     """Return the output of workers that read random batches and pass partitions to each other."""
     owner = {partition: rng.randrange(workers) for partition in events}
-    all_workers = [DataGathering(STREAM) for _ in range(workers)]
+    all_workers = [PredictionAggregator(STREAM) for _ in range(workers)]
     committed = dict.fromkeys(events, Committed(0))
     position = dict.fromkeys(events, 0)
     for partition, number in owner.items():
@@ -108,9 +108,9 @@ def samples(parts: list[DataParts], model: str, window: int) -> list[float]:
     rows = [
         value
         for event in parts
-        for part in event.slices
-        for group in part.groups
-        if (part.index, group.model) == (window, model) and group.sample is not None
+        for partial in event.slices
+        for group in partial.groups
+        if (partial.index, group.model) == (window, model) and group.sample is not None
         for x in [group.sample.columns["x"]]
         for value in np.frombuffer(x if isinstance(x, bytes) else b"", "<f8").tolist()
     ]
@@ -145,7 +145,7 @@ def test_partitions_of_one_worker_publish_little_more_than_one_sample() -> None:
     parts = gathered(events, rng, workers=1, calm=True)
     sent = sum(
         len(group.sample.hashes) // 4
-        for event in parts for part in event.slices for group in part.groups
+        for event in parts for partial in event.slices for group in partial.groups
         if group.sample is not None
     )  # fmt: skip
     assert len(expected) * LIMIT <= sent < 2 * len(expected) * LIMIT
