@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream import Metric, Task
-from driftline.wire.events import ErrorSums, ModelPart, Pair, Value
+from driftline.wire.events import ErrorSums, ModelAggregate, Pair, Value
 
 # Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
 # digits of an error of 1e-7. Python's integers do not overflow.
@@ -36,7 +36,7 @@ class Tally(Protocol):
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
 
-    def merge_part(self, part: ModelPart) -> None:
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
         """Add sums that were read from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
@@ -79,8 +79,8 @@ class ClassTally:
         self.records += other.records
         self._pairs.update(other._pairs)
 
-    def merge_part(self, part: ModelPart) -> None:
-        for pair in part.pairs:
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
+        for pair in aggregate.pairs:
             self.records += pair.count
             self._pairs[pair.label, pair.prediction] += pair.count
 
@@ -157,12 +157,12 @@ class NumberTally:
         self._squares += other._squares
         self._fourths += other._fourths
 
-    def merge_part(self, part: ModelPart) -> None:
-        self.records += part.records
-        if part.sums is not None:
-            self._sum += int(part.sums.errors)
-            self._squares += int(part.sums.squares)
-            self._fourths += int(part.sums.fourths)
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
+        self.records += aggregate.records
+        if aggregate.sums is not None:
+            self._sum += int(aggregate.sums.errors)
+            self._squares += int(aggregate.sums.squares)
+            self._fourths += int(aggregate.sums.fourths)
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
         return (), ErrorSums(str(self._sum), str(self._squares), str(self._fourths))

@@ -17,12 +17,12 @@ from driftline.broker.port import Outgoing
 from driftline.wire.envelope import encode
 from driftline.wire.events import (
     Codes,
-    DataParts,
-    PanePart,
-    PerformanceParts,
+    DataAggregates,
+    PaneAggregate,
+    PerformanceAggregates,
     SampledErrors,
     SampledRecords,
-    SlicePart,
+    SlideAggregate,
 )
 from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.bottom_k_sample import Rows
@@ -47,7 +47,9 @@ _SCORE = np.dtype("<u2")
 
 
 def records(
-    topic: str, end: DataParts | PerformanceParts, chunks: Sequence[SlicePart | PanePart]
+    topic: str,
+    end: DataAggregates | PerformanceAggregates,
+    chunks: Sequence[SlideAggregate | PaneAggregate],
 ) -> list[Outgoing]:
     """Return as few records as the chunks fit into. Only the last one has the `passed` of `end`."""
     bodies: list[list[bytes]] = [[]]

@@ -1,6 +1,6 @@
 """Merge the partial aggregates of slides into data windows, and test complete windows.
 
-In: `DataParts`. Out: `DataWindow` events, and the samples of windows with findings.
+In: `DataAggregates`. Out: `DataWindow` events, and the samples of windows with findings.
 """
 
 from collections import OrderedDict
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
+from driftline.wire.events import DataAggregates, DataGroup, DataWindow, SlideAggregate, event_id
 from driftline.wire.feature_records import format_time, parse_time
 from monitor.bottom_k_sample import BottomKSample, Rows, Sample
 from monitor.optional import optional
@@ -42,18 +42,19 @@ class DataWindows:
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
+        """Return the offset of the oldest record of `parts` that an incomplete window
+        needs."""
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
-    def add(self, offset: int, parts: DataParts, *, closed: int | None) -> None:
+    def add(self, offset: int, aggregates: DataAggregates, *, closed: int | None) -> None:
         """Add the record at this offset. Windows before `closed` were published."""
-        for partial in parts.slices:
-            if closed is not None and partial.index < closed:
+        for aggregate in aggregates.slices:
+            if closed is not None and aggregate.index < closed:
                 continue
-            slide = self._slides.get(partial.index)
+            slide = self._slides.get(aggregate.index)
             if slide is None:
-                slide = self._slides[partial.index] = _Slide(offset)
-            self._aggregate(slide, parts.partition, partial)
+                slide = self._slides[aggregate.index] = _Slide(offset)
+            self._merge(slide, aggregates.partition, aggregate)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
         """Return the first window that is not published after this call, and the next complete
@@ -70,15 +71,15 @@ class DataWindows:
         self._slides.pop(index, None)  # all later windows start after this slide
         return index + 1, window
 
-    def _aggregate(self, slide: "_Slide", partition: int, partial: SlicePart) -> None:
-        slide.late += partial.late
-        slide.dead_letters += partial.dead_letters
-        slide.lost += partial.lost
-        slide.row = later(slide.row, partial.row)
+    def _merge(self, slide: "_Slide", partition: int, aggregate: SlideAggregate) -> None:
+        slide.late += aggregate.late
+        slide.dead_letters += aggregate.dead_letters
+        slide.lost += aggregate.lost
+        slide.row = later(slide.row, aggregate.row)
         slide.time_us = later(
-            slide.time_us, None if partial.time is None else parse_time(partial.time)
+            slide.time_us, None if aggregate.time is None else parse_time(aggregate.time)
         )
-        for group in partial.groups:
+        for group in aggregate.groups:
             own = slide.groups.setdefault(group.model, _Group(self._stream.windows.max_sample))
             sample = group.sample
             own.add(

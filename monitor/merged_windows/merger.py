@@ -13,7 +13,7 @@ from driftline.errors import DataError
 from driftline.logs import alike
 from driftline.wire.envelope import decode, parts_decoder
 from driftline.wire.events import (
-    DataParts,
+    DataAggregates,
     DataWindow,
     PerformancePane,
     PerformanceWindow,
@@ -56,9 +56,9 @@ class Merger:
             return
         if event.grid != self._grid:  # from before the windows in the stream file were changed
             return
-        kind: Kind = "data" if isinstance(event, DataParts) else "performance"
+        kind: Kind = "data" if isinstance(event, DataAggregates) else "performance"
         before = progress.closed(kind)
-        if isinstance(event, DataParts):
+        if isinstance(event, DataAggregates):
             self._data.add(message.offset, event, closed=before)
         else:
             self._performance.add(message.offset, event, closed=before)

@@ -1,8 +1,7 @@
 """Merge the partial aggregates of panes into performance panes and windows, when they are complete.
 
-In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `PerformanceWindow`
-events with the realised metric.
-"""
+In: `PerformanceAggregates`. Out: `PerformancePane` events for the detectors, and
+`PerformanceWindow` events with the realised metric."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -11,11 +10,11 @@ import numpy as np
 
 from driftline.config.stream import Stream
 from driftline.wire.events import (
-    ModelPart,
-    PanePart,
+    ModelAggregate,
+    PaneAggregate,
+    PerformanceAggregates,
     PerformanceGroup,
     PerformancePane,
-    PerformanceParts,
     PerformanceWindow,
     event_id,
 )
@@ -43,23 +42,24 @@ class PerformanceWindows:
         self._slides: dict[int, _Slide] = {}
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
+        """Return the offset of the oldest record of `parts` that an incomplete window
+        needs."""
         return min((slide.first_offset for slide in self._slides.values()), default=None)
 
-    def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
+    def add(self, offset: int, aggregates: PerformanceAggregates, *, closed: int | None) -> None:
         """Add the record at this offset. Panes before `closed` were published."""
-        for partial in parts.panes:
-            index = partial.index // self._grid.panes
+        for aggregate in aggregates.panes:
+            index = aggregate.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
                 continue
             slide = self._slides.get(index)
             if slide is None:
                 slide = self._slides[index] = _Slide(offset)
-            slide.late += partial.late
-            slide.revised += partial.revised
-            slide.lost += partial.lost
-            slide.dead_letters += partial.dead_letters
-            self._aggregate(slide, parts.partition, partial)
+            slide.late += aggregate.late
+            slide.revised += aggregate.revised
+            slide.lost += aggregate.lost
+            slide.dead_letters += aggregate.dead_letters
+            self._merge(slide, aggregates.partition, aggregate)
 
     def close(
         self, closed: int | None, complete: int
@@ -93,9 +93,9 @@ class PerformanceWindows:
         places = range(index, index + self._grid.overlap)
         return [self._slides[place] for place in places if place in self._slides]
 
-    def _aggregate(self, slide: "_Slide", partition: int, partial: PanePart) -> None:
-        models = slide.panes.setdefault(partial.index, {})
-        for own in partial.models:
+    def _merge(self, slide: "_Slide", partition: int, aggregate: PaneAggregate) -> None:
+        models = slide.panes.setdefault(aggregate.index, {})
+        for own in aggregate.models:
             if (model := models.get(own.model)) is None:
                 model = models[own.model] = _Model(self._stream, self._limit)
             model.add(own, partition)
@@ -142,12 +142,12 @@ class PerformanceWindows:
         row = time_us = None
         models: dict[str, tuple[int, Tally]] = {}  # largest position of a record, sums
         for pane in (models for slide in slides for models in slide.panes.values()):
-            for name, partial in pane.items():
-                last, tally = models.get(name) or (partial.last, new_tally(stream.task))
-                tally.merge(partial.tally)
-                whole.merge(partial.tally)
-                models[name] = (max(last, partial.last), tally)
-                row, time_us = later(row, partial.row), later(time_us, partial.time_us)
+            for name, own in pane.items():
+                last, tally = models.get(name) or (own.last, new_tally(stream.task))
+                tally.merge(own.tally)
+                whole.merge(own.tally)
+                models[name] = (max(last, own.last), tally)
+                row, time_us = later(row, own.row), later(time_us, own.time_us)
         ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
         start, end = self._grid.window(index)
         revised = sum(slide.revised for slide in slides)
@@ -210,17 +210,17 @@ class _Model:
         self.time_us: int | None = None
         self._sample = BottomKSample(limit)
 
-    def add(self, slide: ModelPart, partition: int) -> None:
+    def add(self, chunk: ModelAggregate, partition: int) -> None:
         """Add a chunk of a partition's partial aggregate."""
-        if slide.first is not None and slide.last is not None:
+        if chunk.first is not None and chunk.last is not None:
             is_new = not self.tally.records
-            self.first = slide.first if is_new else min(self.first, slide.first)
-            self.last = slide.last if is_new else max(self.last, slide.last)
-        self.tally.merge_part(slide)
-        self.row = later(self.row, slide.row)
-        self.time_us = later(self.time_us, None if slide.time is None else parse_time(slide.time))
-        if slide.sample is not None:
-            self._sample.add(unpack_errors(slide.sample, partition))
+            self.first = chunk.first if is_new else min(self.first, chunk.first)
+            self.last = chunk.last if is_new else max(self.last, chunk.last)
+        self.tally.merge_aggregate(chunk)
+        self.row = later(self.row, chunk.row)
+        self.time_us = later(self.time_us, None if chunk.time is None else parse_time(chunk.time))
+        if chunk.sample is not None:
+            self._sample.add(unpack_errors(chunk.sample, partition))
 
     def errors(self) -> tuple[float, ...]:
         """Return the sampled errors, ordered by the position of the label, then of the record."""

@@ -1,9 +1,8 @@
 """Aggregate the outcomes of each partition by pane and model: sums, and a sample of errors.
 
-In: outcomes, partition by partition. Out: `PerformanceParts` for the topic `parts`, as soon as a
-partition has closed a pane. The join publishes each outcome exactly once, so there is no check for
-repeats. Only the first label of a record counts in the sums.
-"""
+In: outcomes, partition by partition. Out: `PerformanceAggregates` for the topic `parts`, as soon as
+a partition has closed a pane. The join publishes each outcome exactly once, so there is no check
+for repeats. Only the first label of a record counts in the sums."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
-from driftline.wire.events import ModelPart, PanePart, PerformanceParts
+from driftline.wire.events import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
@@ -71,7 +70,9 @@ class OutcomeAggregator:
             return []
         closed_up_to, open_buckets = closed
         chunks = [chunk for pane, bucket in open_buckets for chunk in self._chunks(pane, bucket)]
-        end = PerformanceParts(partition=partition, grid=self._grid, passed=closed_up_to, panes=())
+        end = PerformanceAggregates(
+            partition=partition, grid=self._grid, passed=closed_up_to, panes=()
+        )
         return records(self._topic, end, chunks)
 
     # ---- gathering ------------------------------------------------------------------------------
@@ -102,12 +103,12 @@ class OutcomeAggregator:
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def _chunks(self, pane: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[PanePart]:
+    def _chunks(self, pane: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[PaneAggregate]:
         """Yield the partial aggregate of a pane in chunks that add up. Each chunk contains at most
         one chunk of one model's sums."""
         partial = bucket.partial
         models = [chunk for name, model in partial.models.items() for chunk in model.chunks(name)]
-        yield PanePart(
+        yield PaneAggregate(
             index=pane,
             late=bucket.late,
             revised=partial.revised,
@@ -116,7 +117,7 @@ class OutcomeAggregator:
             dead_letters=bucket.dead_letters,
         )
         for model in models[1:]:
-            yield PanePart(index=pane, models=(model,))
+            yield PaneAggregate(index=pane, models=(model,))
 
 
 class _Model:
@@ -157,11 +158,11 @@ class _Model:
             )
         )
 
-    def chunks(self, name: str) -> Iterator[ModelPart]:
+    def chunks(self, name: str) -> Iterator[ModelAggregate]:
         """Yield the partial aggregate in chunks that add up."""
         pairs, sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
-        yield ModelPart(
+        yield ModelAggregate(
             model=name,
             records=self._tally.records,
             first=self._first,
@@ -173,9 +174,9 @@ class _Model:
             time=None if self._time_us is None else format_time(self._time_us),
         )
         for start in range(MAX_PAIRS, len(pairs), MAX_PAIRS):
-            yield ModelPart(model=name, pairs=pairs[start : start + MAX_PAIRS])
+            yield ModelAggregate(model=name, pairs=pairs[start : start + MAX_PAIRS])
         for sample in samples:
-            yield ModelPart(model=name, sample=sample)
+            yield ModelAggregate(model=name, sample=sample)
 
 
 class _PartialAggregate:

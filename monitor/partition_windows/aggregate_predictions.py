@@ -1,6 +1,6 @@
 """Aggregate the predictions of each partition by slide and model: their number, and a sample.
 
-In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
+In: predictions, partition by partition. Out: `DataAggregates` for the topic `parts`, as soon as a
 partition has closed a slide. Memory grows with the columns and the sample size, not with traffic.
 Only records that may be in a sample are decoded in full.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
-from driftline.wire.events import DataParts, GroupPart, SlicePart
+from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
 from monitor.bottom_k_sample import BottomKSample, Rows, SampleThreshold, hashes_of
@@ -86,7 +86,7 @@ class PredictionAggregator:
             return []
         closed_up_to, open_buckets = closed
         chunks = [chunk for index, bucket in open_buckets for chunk in self._chunks(index, bucket)]
-        end = DataParts(partition=partition, grid=self._grid, passed=closed_up_to, slices=())
+        end = DataAggregates(partition=partition, grid=self._grid, passed=closed_up_to, slices=())
         return records(self._topic, end, chunks)
 
     def _aggregate(
@@ -142,7 +142,7 @@ class PredictionAggregator:
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def _chunks(self, index: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[SlicePart]:
+    def _chunks(self, index: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[SlideAggregate]:
         """Yield the partial aggregate of a slide in chunks that add up. Each chunk contains at most
         one chunk of one group's sample."""
         partial, row, time_us = bucket.partial, bucket.partial.row, bucket.partial.time_us
@@ -153,7 +153,7 @@ class PredictionAggregator:
             row = later(row, bucket.max_dead_letter_position)
         else:
             time_us = later(time_us, bucket.max_dead_letter_position)
-        yield SlicePart(
+        yield SlideAggregate(
             index=index,
             late=bucket.late,
             row=row,
@@ -163,16 +163,16 @@ class PredictionAggregator:
             lost=bucket.lost,
         )
         for group in groups[1:]:
-            yield SlicePart(index=index, groups=(group,))
+            yield SlideAggregate(index=index, groups=(group,))
 
-    def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
+    def _group(self, model: str, group: "_Group") -> Iterator[GroupAggregate]:
         rows = group.sample.rows() if len(group.sample) else ()
         samples = pack_records(rows, self._names) if rows else iter(())
-        yield GroupPart(
+        yield GroupAggregate(
             model=model, records=group.records, last=group.last, sample=next(samples, None)
         )
         for sample in samples:
-            yield GroupPart(model=model, sample=sample)
+            yield GroupAggregate(model=model, sample=sample)
 
 
 class _Group:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from driftline.config.stream import Kind
 from driftline.wire.envelope import encode, parts_decoder
-from driftline.wire.events import DataParts, GroupPart, SlicePart
+from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
 from driftline.wire.topics import MAX_RECORD_BYTES
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.class_scores import ClassScores
@@ -125,9 +125,12 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
     )
     samples = list(pack_records(sent, ["a", "b"]))
     chunks = [
-        SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
+        SlideAggregate(index=0, groups=(GroupAggregate(model="m", sample=sample),))
+        for sample in samples
     ]
-    outgoing = records("parts", DataParts(partition=0, grid="100/5", passed=1, slices=()), chunks)
+    outgoing = records(
+        "parts", DataAggregates(partition=0, grid="100/5", passed=1, slices=()), chunks
+    )
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
     assert len(outgoing) < len(chunks)
@@ -136,7 +139,7 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
     came = BottomKSample(count)
     for value in values:
         event = parts_decoder.decode(value)
-        assert isinstance(event, DataParts)
+        assert isinstance(event, DataAggregates)
         assert event.passed == (1 if value is values[-1] else None)
         for chunk in event.slices:
             (group,) = chunk.groups
@@ -146,4 +149,4 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
             came.add(rows)
     for one, other in zip(came.rows().values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert encode(DataParts(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")
+    assert encode(DataAggregates(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")

@@ -17,7 +17,7 @@ from sklearn.metrics import (
 )
 
 from driftline.config.stream import Metric
-from driftline.wire.events import ErrorSums, ModelPart
+from driftline.wire.events import ErrorSums, ModelAggregate
 from monitor.metric_sums import ClassTally, NumberTally, Tally, rise
 
 SCORES = {
@@ -68,9 +68,9 @@ def test_sums_of_any_size_are_encoded_and_decoded_unchanged(
     for tally, values in ((NumberTally(), labels), (ClassTally(), tuple(map(str, labels)))):
         tally.add(values, said)
         pairs, sums = tally.packed()
-        part = ModelPart(model="a", records=tally.records, pairs=pairs, sums=sums)
+        part = ModelAggregate(model="a", records=tally.records, pairs=pairs, sums=sums)
         came = type(tally)()
-        came.merge_part(msgspec.json.decode(msgspec.json.encode(part), type=ModelPart))
+        came.merge_aggregate(msgspec.json.decode(msgspec.json.encode(part), type=ModelAggregate))
         assert (came.records, came.error()) == (tally.records, tally.error())
 
 
@@ -183,8 +183,8 @@ def test_the_standard_error_is_0_if_all_errors_are_equal() -> None:
 
 
 def test_old_partial_aggregates_without_fourth_powers_have_an_rmse_error_of_0() -> None:
-    part = ModelPart(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
+    part = ModelAggregate(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
     came = NumberTally()
-    came.merge_part(part)
+    came.merge_aggregate(part)
     assert came.standard_error("mae") == pytest.approx(0.5 / math.sqrt(2))
     assert came.standard_error("rmse") == 0.0

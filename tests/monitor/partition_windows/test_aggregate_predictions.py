@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from driftline.broker.port import Committed, Message
 from driftline.config.stream import Stream
 from driftline.wire.envelope import parts_decoder
-from driftline.wire.events import DataGroup, DataParts
+from driftline.wire.events import DataAggregates, DataGroup
 from monitor.bottom_k_sample import hashes_of
 from monitor.merged_windows.data_windows import DataWindows
 from monitor.partition_windows.aggregate_predictions import PredictionAggregator
@@ -58,7 +58,9 @@ def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tupl
     return {partition: own for (_, partition), own in log.messages.items()}, expected
 
 
-def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) -> list[DataParts]:
+def gathered(
+    events: Events, rng: random.Random, *, workers: int, calm: bool
+) -> list[DataAggregates]:
     """Return the output of workers that read random batches and pass partitions to each other."""
     owner = {partition: rng.randrange(workers) for partition in events}
     all_workers = [PredictionAggregator(STREAM) for _ in range(workers)]
@@ -85,10 +87,10 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
             all_workers[owner[lost]].resume(lost, committed[lost])
             position[lost] = committed[lost].offset
     decoded = [parts_decoder.decode(record.value or b"") for record in found]
-    return [event for event in decoded if isinstance(event, DataParts)]
+    return [event for event in decoded if isinstance(event, DataAggregates)]
 
 
-def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
+def sampled(parts: list[DataAggregates]) -> dict[int, tuple[DataGroup, ...]]:
     """Return the verdicts on all windows."""
     profiles = Profiles(STREAM, References(Packages({"a": REFERENCE, "b": REFERENCE})))
     windows = DataWindows(STREAM, profiles)
@@ -103,7 +105,7 @@ def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
     return found
 
 
-def samples(parts: list[DataParts], model: str, window: int) -> list[float]:
+def samples(parts: list[DataAggregates], model: str, window: int) -> list[float]:
     """Return the sample of a window, merged in the test."""
     rows = [
         value
