@@ -163,7 +163,8 @@ class IdlePartitions:
         """Return (partition, watermark) of each idle partition to advance now.
 
         Idle time counts up to the last `on_group_progress`, not up to now: a partition that seems
-        idle to a delayed worker may have many unread records."""
+        idle to a delayed worker may have many unread records.
+        """
         self._ticked_s = self._clock.monotonic()
         front = self._front_at(self._looked_s - self._idle_s)
         if front is None:

@@ -82,7 +82,7 @@ class Caches:
         if not self.have_failed:
             self.have_failed = True
             log.error(
-                "the join's cache %s failed; until the next start no cache is used, all records "
+                "the join's cache %s failed; no cache is used until the next start, all records "
                 "within the join window are buffered in memory, and records that were in the cache "
                 "are read again from the committed offsets: %s",
                 path,

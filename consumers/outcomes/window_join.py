@@ -34,7 +34,8 @@ class PartitionJoin:
     A prediction and a label with the same id match if the label's `@at` is at most one join window
     (`join_window`) away from the record's position. If several predictions match, the label belongs
     to the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is
-    more than a join window past it."""
+    more than a join window past it.
+    """
 
     def __init__(
         self,

@@ -40,7 +40,8 @@ class Session:
     `broadcast_positions` contains the next offset to read of each partition of the broadcast
     topics. Each commit updates it. `on_reread` is called when uncommitted records will be read
     again, here or by another worker. Raises BrokerError if the broker cannot be reached or rejects
-    a request."""
+    a request.
+    """
 
     def __init__(
         self,

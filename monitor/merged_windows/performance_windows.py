@@ -1,7 +1,8 @@
 """Merge the partial aggregates of panes into performance panes and windows, when they are complete.
 
 In: `PerformanceAggregates`. Out: `PerformancePane` events for the detectors, and
-`PerformanceWindow` events with the realised metric."""
+`PerformanceWindow` events with the realised metric.
+"""
 
 from collections.abc import Sequence
 from math import isfinite

@@ -2,7 +2,8 @@
 
 In: outcomes, partition by partition. Out: `PerformanceAggregates` for the topic `parts`, as soon as
 a partition has closed a pane. The join publishes each outcome exactly once, so there is no check
-for repeats. Only the first label of a record counts in the sums."""
+for repeats. Only the first label of a record counts in the sums.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
