@@ -52,9 +52,9 @@ class Tally(Protocol):
     def error(self) -> float:
         """Return the mean error. There must be at least one outcome."""
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         """Return the p-value of a mean error this high, if the model is as good as on `reference`,
-        errors (m,). `inflation` is the variance inflation of means of errors."""
+        errors (m,). `variance_inflation` is that of means of errors."""
 
 
 def new_tally(task: Task) -> Tally:
@@ -117,13 +117,13 @@ class ClassTally:
     def error(self) -> float:
         return self._wrong() / self.records
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         from scipy.stats import fisher_exact
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
         # Autocorrelated records count as fewer records, by the variance inflation.
-        counts = [[round(count / inflation) for count in row] for row in table]
+        counts = [[round(count / variance_inflation) for count in row] for row in table]
         return float(fisher_exact(counts, alternative="greater").pvalue)
 
     def _wrong(self) -> int:
@@ -183,10 +183,12 @@ class NumberTally:
     def error(self) -> float:
         return self._mean(self._sum)
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         mean, known = self.error(), float(reference.mean())
         variance = max(0.0, self._mean(self._squares) - mean * mean) / self.records
-        spread = math.sqrt(inflation * (variance + float(reference.var()) / len(reference)))
+        spread = math.sqrt(
+            variance_inflation * (variance + float(reference.var()) / len(reference))
+        )
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
         # Welch's statistic. Windows are large enough for the normal distribution.
@@ -252,17 +254,17 @@ def rise(
     tally: Tally,
     reference: NDArray[np.float64],
     *,
-    inflation: float = 1.0,
+    variance_inflation: float = 1.0,
     level: float,
     min_loss: float,
 ) -> Rise | None:
     """Compare the error with the held-out one. It is `worse` if it increased significantly, and by
-    a share of `min_loss` or more. None if there is no held-out error or no outcome. `inflation` is
-    the variance inflation of means of errors."""
+    a share of `min_loss` or more. None if there is no held-out error or no outcome.
+    `variance_inflation` is that of means of errors."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
-    p_value = tally.p_value(reference, inflation)
+    p_value = tally.p_value(reference, variance_inflation)
     return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
 
 

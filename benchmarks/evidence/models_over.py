@@ -19,7 +19,7 @@ from driftline.wire.events import DriftEvent, PerformanceGroup, PerformancePane,
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
 from monitor.metric_sums import new_tally, rise
-from monitor.reference.autocorrelation import inflation
+from monitor.reference.autocorrelation import variance_inflation
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ class _Model:
         self._tree: Any = kind(max_depth=8, min_samples_leaf=10, random_state=0)
         self._tree.fit(x[~held], y[~held])
         self.reference = self.errors_of(x[held], y[held])
-        self.inflation = inflation(self.reference)
+        self.variance_inflation = variance_inflation(self.reference)
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
@@ -177,7 +177,7 @@ def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
         last_position=start + len(errors) - 1,
         row=start + len(errors) - 1,
         time=None,
-        error_inflation=model.inflation,
+        error_inflation=model.variance_inflation,
     )
 
 
@@ -189,7 +189,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
             found = rise(
                 tally,
                 reference,
-                inflation=inflation(reference),
+                variance_inflation=variance_inflation(reference),
                 level=config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
             )

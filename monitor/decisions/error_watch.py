@@ -121,12 +121,12 @@ class ErrorWatch:
         recent = list(self._recent)[-count:]
         return sum(recent) / max(1, len(recent))
 
-    def _restart(self, inflation: float) -> None:
+    def _restart(self, variance_inflation: float) -> None:
         self._panes.clear()
         self._recent.clear()
         self._early.clear()
         for detector in self._detectors:
-            detector.reset(inflation)
+            detector.reset(variance_inflation)
 
     def _onset(self, ago: int) -> int:
         """Return the position of the record whose error came `ago` errors before the end."""

@@ -182,7 +182,7 @@ class PerformanceWindows:
                 lambda: rise(
                     tally,
                     reference.errors,
-                    inflation=self._references.error_inflation(model),
+                    variance_inflation=self._references.error_inflation(model),
                     level=stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
                 ),

@@ -103,7 +103,8 @@ def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
     numbers.add(errors.tolist(), [0.0] * 200)
     for tested in (wrong, numbers):
         plain, in_runs = (
-            rise(tested, trained, inflation=more, level=0.005, min_loss=0.1) for more in (1.0, 8.0)
+            rise(tested, trained, variance_inflation=more, level=0.005, min_loss=0.1)
+            for more in (1.0, 8.0)
         )
         assert plain is not None
         assert in_runs is not None

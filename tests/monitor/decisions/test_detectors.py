@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.config.stream import Task
-from monitor.decisions.autocorrelation_check import HISTORY, Runs
+from monitor.decisions.autocorrelation_check import HISTORY, Autocorrelation
 from monitor.decisions.detectors import (
     DETECTORS,
     REMEMBERED,
@@ -20,7 +20,7 @@ from monitor.decisions.detectors import (
     ErrorDetector,
     Rise,
 )
-from monitor.reference.autocorrelation import inflation
+from monitor.reference.autocorrelation import variance_inflation
 
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
@@ -118,15 +118,21 @@ def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
 def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
     name: str, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alarms(inflation: float) -> int:
+    def alarms(variance_inflation: float) -> int:
         return sum(
-            len(feed(ErrorDetector(name, task, inflation), in_runs(task, 0.2, 5_000, seed), 500))
+            len(
+                feed(
+                    ErrorDetector(name, task, variance_inflation),
+                    in_runs(task, 0.2, 5_000, seed),
+                    500,
+                )
+            )
             for seed in range(4)
         )
 
-    held_out = inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
+    held_out = variance_inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
     from_themselves = alarms(1.0)
-    monkeypatch.setattr(Runs, "add", lambda self, value: None)
+    monkeypatch.setattr(Autocorrelation, "add", lambda self, value: None)
     assert alarms(held_out) <= 2, "known from training"
     assert alarms(1.0) > max(10, 4 * from_themselves)
 
@@ -137,7 +143,7 @@ def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
 
     def before(explained: float) -> float:
-        monkeypatch.setattr(Runs, "explain", lambda self, excess: excess <= explained)
+        monkeypatch.setattr(Autocorrelation, "explain", lambda self, excess: excess <= explained)
         detector = ErrorDetector("glr", "classification")
         detector.update([*usual, *dry, *worse])
         return detector.rises[0].before
@@ -170,7 +176,7 @@ def test_an_earlier_change_does_not_hide_the_next_one(
 
 @tasks
 def test_an_increase_of_autocorrelated_errors_is_found(task: Task) -> None:
-    held_out = inflation(np.array(in_runs(task, 0.1, 2_000, 99)))
+    held_out = variance_inflation(np.array(in_runs(task, 0.1, 2_000, 99)))
     for seed in range(3):
         values = in_runs(task, 0.1, 3_000, seed) + in_runs(task, 0.5, 1_500, seed + 10)
         place, _, _ = dated(feed(ErrorDetector("glr", task, held_out), values, 50))[-1]
