@@ -242,30 +242,32 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
     return own - ratio[:, None] - ratio[None, :]
 
 
-class Rise(msgspec.Struct, frozen=True):
+class ErrorComparison(msgspec.Struct, frozen=True):
     """The comparison of a window's error with the held-out error of its model."""
 
     reference_error: float
     p_value: float
-    worse: bool
+    is_degraded: bool
 
 
-def rise(
+def compare_error(
     tally: Tally,
     reference: NDArray[np.float64],
     *,
     variance_inflation: float = 1.0,
     level: float,
     min_loss: float,
-) -> Rise | None:
-    """Compare the error with the held-out one. It is `worse` if it increased significantly, and by
-    a share of `min_loss` or more. None if there is no held-out error or no outcome.
+) -> ErrorComparison | None:
+    """Compare the error with the held-out one. It is `is_degraded` if it increased significantly,
+    and by a share of `min_loss` or more. None if there is no held-out error or no outcome.
     `variance_inflation` is that of means of errors."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
     p_value = tally.p_value(reference, variance_inflation)
-    return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
+    return ErrorComparison(
+        before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss)
+    )
 
 
 def _fixed(values: NDArray[np.float64]) -> int:

@@ -99,7 +99,9 @@ def _alarms(detector: ErrorDetector, values: NDArray[np.float64]) -> int:
     count = 0
     for start in range(0, len(values), PANE):
         detector.update(values[start : start + PANE].tolist())
-        count += sum(rise.after >= rise.before * (1 + LEAST_LOSS) for rise in detector.rises)
+        count += sum(
+            increase.after >= increase.before * (1 + LEAST_LOSS) for increase in detector.increases
+        )
     return count
 
 

@@ -18,7 +18,7 @@ from driftline.config.stream import Stream, loads
 from driftline.wire.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
-from monitor.metric_sums import new_tally, rise
+from monitor.metric_sums import compare_error, new_tally
 from monitor.reference.autocorrelation import variance_inflation
 
 Floats = NDArray[np.float64]
@@ -186,7 +186,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
     for name, (tally, reference) in tallies.items():
         found = None
         if tally.records >= config.windows.min_records:
-            found = rise(
+            found = compare_error(
                 tally,
                 reference,
                 variance_inflation=variance_inflation(reference),
@@ -201,7 +201,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
                 error=tally.error(),
                 reference_error=None if found is None else found.reference_error,
                 p_value=None if found is None else found.p_value,
-                worse=found is not None and found.worse,
+                worse=found is not None and found.is_degraded,
             )
         )
     return PerformanceWindow(

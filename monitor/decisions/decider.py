@@ -29,7 +29,7 @@ from monitor.decisions.event_lifecycle import Finding, Lane, LaneState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
 from monitor.estimates.harm import harm_of, severity
-from monitor.reference.quality import MIN_RISE
+from monitor.reference.quality import MIN_INCREASE
 from monitor.reference.thresholds import IN_A_ROW
 
 _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
@@ -227,7 +227,7 @@ class Decider:
             # quiet.
             return []
         event = lane.observe(
-            _worse(group, self._newest_part(window)) if group.worse else None,
+            _degradation(group, self._newest_part(window)) if group.worse else None,
             model=group.model,
             window=window.id,
             position=window.end,
@@ -328,23 +328,23 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _quality_verdict(group: DataGroup) -> Finding | None:
-    risen = [
+    increased = [
         (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
         for column in group.columns
         for quality in column.quality
     ]
-    columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
+    columns = [name for _, name, _ in sorted(increased, key=lambda item: -item[0])]
     repeated = group.repeated / max(1, group.sampled)
     # A model never learns from an id twice, so its reference has no repeats.
-    if repeated >= MIN_RISE:
-        risen.append((repeated, "ids", "repeated"))
-    if not risen:
+    if repeated >= MIN_INCREASE:
+        increased.append((repeated, "ids", "repeated"))
+    if not increased:
         return None
-    risen.sort(key=lambda item: -item[0])
+    increased.sort(key=lambda item: -item[0])
     return Finding(
         columns=tuple(dict.fromkeys(columns)),
-        severity=risen[0][0],
-        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
+        severity=increased[0][0],
+        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in increased]),
         onset=None,
         harm=harm_of(group.estimate),
     )
@@ -376,7 +376,7 @@ def _deleted(lost: int) -> str:
     return f"{lost:,} records or more were deleted before they were read"
 
 
-def _worse(group: PerformanceGroup, onset: int) -> Finding:
+def _degradation(group: PerformanceGroup, onset: int) -> Finding:
     before = group.reference_error or 0.0
     return Finding(
         columns=(),

@@ -36,7 +36,7 @@ FAILURE: Final = 2.0 / SCALE_CUT
 REMEMBERED: Final = 2_000
 
 
-class Rise(msgspec.Struct, frozen=True):
+class Increase(msgspec.Struct, frozen=True):
     """An increase of the error that started `ago` values before the end of the last update."""
 
     ago: int
@@ -111,10 +111,10 @@ _OWN: Final = (LikelihoodRatio, Cusum, Stepd, Seed)
 class ErrorDetector:
     """A detector that reports only increases of the error.
 
-    After `update`, `rises` contains the increases found among these errors. They do not depend on
-    how errors are divided into calls. `warning` is true while a detector is in its warning zone, if
-    it has one. The detector restarts after each increase, and at `reset` for a new model. Memory is
-    bounded. glr and cusum take autocorrelation into account, the others do not.
+    After `update`, `increases` contains the increases found among these errors. They do not depend
+    on how errors are divided into calls. `warning` is true while a detector is in its warning zone,
+    if it has one. The detector restarts after each increase, and at `reset` for a new model. Memory
+    is bounded. glr and cusum take autocorrelation into account, the others do not.
     """
 
     def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
@@ -130,7 +130,7 @@ class ErrorDetector:
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
         self._first: list[float] = []  # errors before the scale is known
         self._scale: float | None = 1.0 if self._task == "classification" else None
-        self.rises: tuple[Rise, ...] = ()  # of the last `update`
+        self.increases: tuple[Increase, ...] = ()  # of the last `update`
 
     def state(self) -> DetectorState | None:
         """Return the state as data, None if it is inside an object of River's."""
@@ -158,7 +158,7 @@ class ErrorDetector:
     @property
     def drift(self) -> bool:
         """Return whether the last `update` found an increase."""
-        return bool(self.rises)
+        return bool(self.increases)
 
     @property
     def warning(self) -> bool:
@@ -167,7 +167,7 @@ class ErrorDetector:
 
     def update(self, errors: Sequence[float]) -> None:
         """Add errors in order."""
-        rises: list[Rise] = []
+        increases: list[Increase] = []
         kind = DETECTORS[self.name]
         left = len(errors)
         for error in errors:
@@ -177,9 +177,11 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
-                if self._test.drift_detected and (rise := self._found()) is not None:
-                    rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
-        self.rises = tuple(rises)
+                if self._test.drift_detected and (increase := self._found()) is not None:
+                    increases.append(
+                        structs.replace(increase, ago=increase.ago + len(known) - place + left)
+                    )
+        self.increases = tuple(increases)
 
     def _new_test(self) -> river.RiverDetector:
         return DETECTORS[self.name].make(self._task, self._autocorrelation)
@@ -199,7 +201,7 @@ class ErrorDetector:
         self._scale, self._first = SCALE_CUT * mean, []
         return first
 
-    def _found(self) -> Rise | None:
+    def _found(self) -> Increase | None:
         """Return the increase, None if it was a decrease."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
@@ -213,7 +215,7 @@ class ErrorDetector:
         self._test = self._new_test()
         if self._task == "regression":  # clip at the new level
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
-        return Rise(split.ago, split.before * scale, split.after * scale)
+        return Increase(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:

@@ -21,7 +21,7 @@ from driftline.wire.events import (
 )
 from driftline.wire.feature_records import format_time, parse_time
 from monitor.bottom_k_sample import BottomKSample
-from monitor.metric_sums import Tally, new_tally, rise
+from monitor.metric_sums import Tally, compare_error, new_tally
 from monitor.optional import optional
 from monitor.panes import Grid, later
 from monitor.partition_windows.aggregate_outcomes import errors_kept
@@ -179,7 +179,7 @@ class PerformanceWindows:
         reference = self._references.of(model)
         if reference is not None and tally.records >= stream.windows.min_records:
             found = optional(
-                lambda: rise(
+                lambda: compare_error(
                     tally,
                     reference.errors,
                     variance_inflation=self._references.error_inflation(model),
@@ -196,7 +196,7 @@ class PerformanceWindows:
             error=tally.error(),
             reference_error=None if found is None else found.reference_error,
             p_value=None if found is None else found.p_value,
-            worse=found is not None and found.worse,
+            worse=found is not None and found.is_degraded,
             standard_error=tally.standard_error(stream.judged_by),
         )
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 
 from driftline.config.stream import Metric
 from driftline.wire.events import ErrorSums, ModelAggregate
-from monitor.metric_sums import ClassTally, NumberTally, Tally, rise
+from monitor.metric_sums import ClassTally, NumberTally, Tally, compare_error
 
 SCORES = {
     "accuracy": accuracy_score,
@@ -82,18 +82,18 @@ def tally(wrong: int, right: int) -> Tally:
 
 def test_a_degradation_must_be_significant_and_large_enough() -> None:
     trained = np.array([1.0] * 100 + [0.0] * 900)
-    found = rise(tally(40, 160), trained, level=0.005, min_loss=0.1)
+    found = compare_error(tally(40, 160), trained, level=0.005, min_loss=0.1)
     assert found is not None
-    assert (found.reference_error, found.worse) == (0.1, True)
+    assert (found.reference_error, found.is_degraded) == (0.1, True)
     for wrong, right in ((21, 179), (5, 195)):  # an increase within chance; a smaller error
-        found = rise(tally(wrong, right), trained, level=0.005, min_loss=0.1)
+        found = compare_error(tally(wrong, right), trained, level=0.005, min_loss=0.1)
         assert found is not None
-        assert not found.worse
+        assert not found.is_degraded
     many = np.array([1.0] * 10_000 + [0.0] * 90_000)
-    found = rise(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
+    found = compare_error(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
     assert found is not None
     assert found.p_value < 1e-4
-    assert not found.worse  # an increase of 6%: significant, but too small to matter
+    assert not found.is_degraded  # an increase of 6%: significant, but too small to matter
 
 
 def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
@@ -103,17 +103,17 @@ def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
     numbers.add(errors.tolist(), [0.0] * 200)
     for tested in (wrong, numbers):
         plain, in_runs = (
-            rise(tested, trained, variance_inflation=more, level=0.005, min_loss=0.1)
+            compare_error(tested, trained, variance_inflation=more, level=0.005, min_loss=0.1)
             for more in (1.0, 8.0)
         )
         assert plain is not None
         assert in_runs is not None
-        assert plain.worse
-        assert not in_runs.worse
+        assert plain.is_degraded
+        assert not in_runs.is_degraded
 
 
 def test_without_held_out_errors_there_is_no_result() -> None:
-    assert rise(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
+    assert compare_error(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
 
 
 def test_a_degradation_of_absolute_errors_is_found() -> None:
@@ -123,8 +123,8 @@ def test_a_degradation_of_absolute_errors_is_found() -> None:
     errors = np.abs(rng.normal(size=500))
     same.add(errors.tolist(), [0.0] * 500)
     worse.add((1.5 * errors).tolist(), [0.0] * 500)
-    verdicts = [rise(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
-    assert [verdict is not None and verdict.worse for verdict in verdicts] == [False, True]
+    verdicts = [compare_error(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
+    assert [verdict is not None and verdict.is_degraded for verdict in verdicts] == [False, True]
 
 
 def test_constant_errors_cause_no_division_by_zero() -> None:

@@ -190,7 +190,7 @@ def fail(*_: object, **__: object) -> None:
         (MetricEstimator, "estimate", "without an estimate for model a", True, False),
         (Judge, "test", "without tests for model a", False, True),
         (DomainClassifier, "tell", "without the domain classifier", True, True),
-        (performance, "rise", "without a test of model a", True, True),
+        (performance, "compare_error", "without a test of model a", True, True),
     ],
 )
 def test_a_window_is_published_without_the_part_that_fails(

@@ -18,7 +18,7 @@ from monitor.decisions.detectors import (
     SCALE_VALUES,
     DetectorState,
     ErrorDetector,
-    Rise,
+    Increase,
 )
 from monitor.reference.autocorrelation import variance_inflation
 
@@ -38,18 +38,20 @@ def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
     return [rng.expovariate(1.0) * level * 1000.0 for _ in range(count)]
 
 
-def feed(detector: ErrorDetector, values: list[float], pane: int = 50) -> list[tuple[int, Rise]]:
+def feed(
+    detector: ErrorDetector, values: list[float], pane: int = 50
+) -> list[tuple[int, Increase]]:
     """Return (values read, increase) of each finding."""
     found = []
     for start in range(0, len(values), pane):
         detector.update(values[start : start + pane])
-        found += [(min(start + pane, len(values)), rise) for rise in detector.rises]
+        found += [(min(start + pane, len(values)), increase) for increase in detector.increases]
     return found
 
 
-def dated(found: list[tuple[int, Rise]]) -> list[tuple[int, float, float]]:
+def dated(found: list[tuple[int, Increase]]) -> list[tuple[int, float, float]]:
     """Return (onset, mean before, mean after) of each finding."""
-    return [(read - rise.ago, rise.before, rise.after) for read, rise in found]
+    return [(read - increase.ago, increase.before, increase.after) for read, increase in found]
 
 
 @tasks
@@ -58,10 +60,10 @@ def test_an_increase_is_found_with_its_onset(name: str, task: Task) -> None:
     values = errors(task, 0.1, 1000, 1) + errors(task, 0.6, 1000, 2)
     found = feed(ErrorDetector(name, task), values)
     assert found
-    read, rise = found[0]
+    read, increase = found[0]
     assert 1000 < read <= 1500
-    assert abs(read - rise.ago - 1000) <= 100
-    assert rise.after > rise.before
+    assert abs(read - increase.ago - 1000) <= 100
+    assert increase.after > increase.before
 
 
 @tasks
@@ -86,9 +88,9 @@ def test_an_increase_is_found_after_a_long_enough_decrease(name: str) -> None:
 def test_errors_of_a_constant_level_raise_almost_no_alarm(name: str, task: Task) -> None:
     seeds, count = (1, 600) if name == "kswin" else (4, 1500)
     alarms = [
-        rise
+        increase
         for seed in range(seeds)
-        for rise in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
+        for increase in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
     ]
     assert len(alarms) <= 1
 
@@ -146,7 +148,7 @@ def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
         monkeypatch.setattr(Autocorrelation, "explain", lambda self, excess: excess <= explained)
         detector = ErrorDetector("glr", "classification")
         detector.update([*usual, *dry, *worse])
-        return detector.rises[0].before
+        return detector.increases[0].before
 
     assert before(1.0) < 0.05, "errors come one by one: there are none any more"
     assert before(3.0) == pytest.approx(0.18, abs=0.03)
@@ -196,7 +198,7 @@ def test_the_findings_do_not_depend_on_the_batches(name: str, task: Task, cuts: 
     edges = [0, *sorted(cuts), len(values)]
     for start, end in itertools.pairwise(edges):
         detector.update(values[start:end])
-        found += [(end, rise) for rise in detector.rises]
+        found += [(end, increase) for increase in detector.increases]
     assert dated(found) == dated(feed(ErrorDetector(name, task), values, 50))
 
 
@@ -271,7 +273,7 @@ def test_the_first_errors_of_a_model_without_errors_are_drift(name: str, task: T
     found = dated(feed(ErrorDetector(name, task), values))
     # The usual size of absolute errors is unknown until some have occurred.
     assert task == "regression" or abs(found[0][0] - 1500) <= 100
-    assert [rise for rise in found if rise[0] < 1400] == []
+    assert [increase for increase in found if increase[0] < 1400] == []
 
 
 @every
