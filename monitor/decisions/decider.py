@@ -25,7 +25,7 @@ from driftline.wire.events import (
     WindowsEvent,
 )
 from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
-from monitor.decisions.event_lifecycle import Finding, Lane, LaneState
+from monitor.decisions.event_lifecycle import EventLifecycle, Finding, LifecycleState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
 from monitor.estimates.harm import harm_of, severity
@@ -44,13 +44,14 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All state that depends on the events read so far and affects decisions on later ones."""
+    """All state that depends on the events read so far and affects decisions on later ones. A
+    field keeps its first name in the file."""
 
-    lanes: dict[DriftKind, LaneState]
+    lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
     rule: RetrainState
     drifted: list[DriftedState]
-    lost: LaneState
+    lost: LifecycleState
 
 
 class Decider:
@@ -58,11 +59,11 @@ class Decider:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
         # The lifecycle of events on labels that became dead letters, and on labels, predictions and
         # outcomes that were lost. Performance windows have no fixed order relative to data windows,
         # so these events are separate, and never request a retraining.
-        self._lost = Lane(stream, "quality")
+        self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
         # By kind and model: the ends of the newest windows, and whether each had a finding.
@@ -75,7 +76,7 @@ class Decider:
         if errors is None:
             return None
         return DeciderState(
-            lanes={kind: lane.state() for kind, lane in self._lanes.items()},
+            lifecycles={kind: lifecycle.state() for kind, lifecycle in self._lifecycles.items()},
             errors=errors,
             rule=self._rule.state(),
             drifted=[
@@ -89,8 +90,8 @@ class Decider:
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
         """Build from a state. Raises ValueError or LookupError if it is of another stream."""
         decider = cls(stream)
-        for kind, lane in decider._lanes.items():
-            lane.restore(state.lanes[kind])
+        for kind, lifecycle in decider._lifecycles.items():
+            lifecycle.restore(state.lifecycles[kind])
         decider._errors.restore(state.errors)
         decider._rule.restore(state.rule)
         decider._lost.restore(state.lost)
@@ -112,8 +113,10 @@ class Decider:
             events = [*self._unread(event), *self._performance(event)]
         if not isinstance(event, PerformancePane):
             return [*events]
-        self._rule.see(event)
-        request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
+        self._rule.update(event)
+        request = self._rule.request_if_due(
+            [lifecycle.open for lifecycle in self._lifecycles.values() if lifecycle.open]
+        )
         return [*events, *([request] if request is not None else [])]
 
     # ---- data, predictions, quality -------------------------------------------------------------
@@ -125,14 +128,14 @@ class Decider:
             return self._untested(window)
         events: list[DriftEvent | None] = []
         for kind, verdict in _VERDICTS.items():
-            lane = self._lanes[kind]
+            lifecycle = self._lifecycles[kind]
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
             # Only the newest model counts: an older one never changes an event of its successor.
-            if not _is_newer(lane.open, tested[-1].model, window):
+            if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
-                    lane.observe(
+                    lifecycle.observe(
                         findings[-1],
                         model=tested[-1].model,
                         window=window.id,
@@ -148,9 +151,9 @@ class Decider:
         finding = _with_window(None, window)
         if finding is None:
             return []
-        lane = self._lanes["quality"]
+        lifecycle = self._lifecycles["quality"]
         model = window.groups[-1].model if window.groups else None
-        event = lane.observe(finding, model=model, window=window.id, position=window.end)
+        event = lifecycle.observe(finding, model=model, window=window.id, position=window.end)
         return [] if event is None else [event]
 
     def _confirmed(
@@ -170,7 +173,7 @@ class Decider:
             return None
         finding = msgspec.structs.replace(finding, onset=since - slide)
         limits = group.limits
-        if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
+        if kind == "quality" or limits is None or before or self._lifecycles[kind].open is not None:
             return finding
         columns = group.columns if kind == "data" else _prediction(group)
         scores = [column.score for column in columns if column.drifted]
@@ -192,7 +195,7 @@ class Decider:
         finding = self._errors.update(pane)
         if finding is None:
             return []
-        event = self._lanes["performance"].observe(
+        event = self._lifecycles["performance"].observe(
             finding, model=pane.model, window=pane.id, position=pane.end
         )
         return [] if event is None else [event]
@@ -217,16 +220,16 @@ class Decider:
 
     def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
         found_in, self._errors.found_in = self._errors.found_in, None
-        lane = self._lanes["performance"]
+        lifecycle = self._lifecycles["performance"]
         tested = [group for group in window.groups if group.p_value is not None]
-        if not tested or _is_newer(lane.open, tested[-1].model, window):
+        if not tested or _is_newer(lifecycle.open, tested[-1].model, window):
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
             # The whole window shows no degradation, but a detector found one in it: it is not
             # quiet.
             return []
-        event = lane.observe(
+        event = lifecycle.observe(
             _degradation(group, self._newest_part(window)) if group.worse else None,
             model=group.model,
             window=window.id,

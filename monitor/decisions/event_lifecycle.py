@@ -29,14 +29,14 @@ class Finding(msgspec.Struct, frozen=True):
     notable: bool = False
 
 
-class LaneState(State, frozen=True):
-    """The state of a `Lane`."""
+class LifecycleState(State, frozen=True):
+    """The state of an `EventLifecycle`."""
 
     quiet: Count
     open: DriftEvent | None
 
 
-class Lane:
+class EventLifecycle:
     """The lifecycle of the drift events of one kind, of which at most one is open."""
 
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
@@ -46,11 +46,11 @@ class Lane:
         self._quiet = 0
         self.open: DriftEvent | None = None  # as last published; None: no event is open
 
-    def state(self) -> LaneState:
+    def state(self) -> LifecycleState:
         """Return the state as data."""
-        return take(LaneState, self)
+        return take(LifecycleState, self)
 
-    def restore(self, state: LaneState) -> None:
+    def restore(self, state: LifecycleState) -> None:
         """Restore a state."""
         put(state, self)
 
