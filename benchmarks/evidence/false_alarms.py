@@ -19,9 +19,9 @@ from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.config.stream import loads
 from monitor.reference.default_tests import jensenshannon, wasserstein
-from monitor.reference.domain_classifier import DomainClassifier, Told
+from monitor.reference.domain_classifier import ClassifierResult, DomainClassifier
 from monitor.reference.histograms import Histograms
-from monitor.reference.judge import RELATION_EFFECT
+from monitor.reference.judge import DEPENDENCE_EFFECT
 from monitor.reference.thresholds import IN_A_ROW, Calibration, Thresholds
 from monitor.watched_columns import watched
 from producers.draft import draft
@@ -163,15 +163,15 @@ def measure(
     distances = _distances(known, windows)
     scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows]).T
-    relations = distances[len(columns) :] >= EFFECT * RELATION_EFFECT
+    relations = distances[len(columns) :] >= EFFECT * DEPENDENCE_EFFECT
     is_large = np.concatenate((effects >= EFFECT, relations))
     if classifier:
         trees = DomainClassifier(known, columns=len(reference), rate=rate, block=calibration.block)
-        results = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
+        results = [trees.test(window) or ClassifierResult(0.0, 0.0, ()) for window in windows]
         alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in results]
         scores = np.vstack((scores, alarms))
         is_large = np.vstack(
-            (is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in results]])
+            (is_large, [[one.effect >= EFFECT * DEPENDENCE_EFFECT for one in results]])
         )
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)

@@ -92,7 +92,7 @@ class Classifier:
         self.score([values[:size] for values in reference])
 
     def score(self, window: Columns) -> float:
-        result = self._classifier.tell(window)
+        result = self._classifier.test(window)
         assert result is not None  # it is None only for small windows and short references
         return result.excess
 

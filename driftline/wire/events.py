@@ -189,7 +189,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
     quality: tuple[Quality, ...] = ()
 
 
-class RelationResult(msgspec.Struct, frozen=True):
+class DependenceDrift(msgspec.Struct, frozen=True):
     """Columns whose dependence on each other has drifted although no column has drifted alone.
 
     For a pair, `effect` is the share of records that are in another cell of a 3 × 3 table, beyond
@@ -243,7 +243,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     tested: bool  # there were enough records, and the reference was available
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
-    relations: tuple[RelationResult, ...] = ()
+    relations: tuple[DependenceDrift, ...] = ()
     repeated: Count = 0
     limits: Limits | None = None
     estimate: MetricEstimate | None = None  # None: not tested, or the package lacks the data

@@ -16,11 +16,11 @@ from driftline.wire.events import (
     ColumnResult,
     DataGroup,
     DataWindow,
+    DependenceDrift,
     DriftEvent,
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
-    RelationResult,
     RetrainRequest,
     WindowsEvent,
 )
@@ -178,7 +178,7 @@ class Decider:
         columns = group.columns if kind == "data" else _prediction(group)
         scores = [column.score for column in columns if column.drifted]
         if kind == "data":
-            scores += [relation.score for relation in group.relations]
+            scores += [pair.score for pair in group.relations]
         highest = max(scores)
         return finding if limits.alarm is not None and highest >= limits.alarm else None
 
@@ -202,19 +202,19 @@ class Decider:
 
     def _unread(self, window: PerformanceWindow) -> list[DriftEvent]:
         labels = window.records + window.revised + window.dead_letters
-        share, said = 0.0, []
+        share, messages = 0.0, []
         if window.lost:
             share = window.lost / (window.records + window.lost)
-            said.append(_deleted(window.lost))
+            messages.append(_deleted(window.lost))
         if "dead_letters" in window.quality:
-            refused = window.dead_letters / labels
-            share = max(share, refused)
-            said.append(f"{refused:.1%} of the labels became dead letters")
-        elif window.dead_letters and labels < self._stream.windows.min_records and not said:
+            rejected = window.dead_letters / labels
+            share = max(share, rejected)
+            messages.append(f"{rejected:.1%} of the labels became dead letters")
+        elif window.dead_letters and labels < self._stream.windows.min_records and not messages:
             return []  # too few to open or resolve an event
         finding = None
-        if said:
-            finding = Finding((), share, "; ".join(said), window.start, is_drawn=False)
+        if messages:
+            finding = Finding((), share, "; ".join(messages), window.start, is_drawn=False)
         event = self._lost.observe(finding, model=None, window=window.id, position=window.end)
         return [] if event is None else [event]
 
@@ -288,30 +288,28 @@ def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
 def _drifted(
     group: DataGroup,
     columns: Sequence[ColumnResult],
-    relations: Sequence[RelationResult],
+    pairs: Sequence[DependenceDrift],
 ) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
-    said = []
+    messages = []
     if drifted:
         shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
-        said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
-    if relations:
-        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in relations]
-        said.append(f"go together otherwise: {_listed(changed)}")
-    if not said:
+        messages.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
+    if pairs:
+        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in pairs]
+        messages.append(f"dependence changed: {_listed(changed)}")
+    if not messages:
         return None
     harm = harm_of(group.estimate)
     if harm:
-        said.append(f"the error is estimated to be {harm:.0%} higher")
+        messages.append(f"the error is estimated to be {harm:.0%} higher")
     if group.limits is not None and group.limits.alarm is None:
-        said.append("uncalibrated: the reference is too short")
-    names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
+        messages.append("uncalibrated: the reference is too short")
+    names = [c.column for c in drifted] + [name for r in pairs for name in r.columns]
     return Finding(
         columns=tuple(dict.fromkeys(names)),
-        severity=severity(
-            max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
-        ),
-        message="; ".join(said),
+        severity=severity(max([*(c.effect for c in drifted), *(r.effect for r in pairs)]), harm),
+        message="; ".join(messages),
         onset=None,
         harm=harm,
     )
@@ -357,21 +355,21 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
     """Add the dead letters and gaps of the window to the finding."""
     if not window.quality:
         return finding
-    scored_or_refused = window.records + window.dead_letters
-    severity, said = 0.0, []
+    scored_or_rejected = window.records + window.dead_letters
+    severity, messages = 0.0, []
     if "gaps" in window.quality:
-        severity = window.lost / (scored_or_refused + window.lost)
-        said.append(_deleted(window.lost))
+        severity = window.lost / (scored_or_rejected + window.lost)
+        messages.append(_deleted(window.lost))
     if "dead_letters" in window.quality:
-        share = window.dead_letters / scored_or_refused
+        share = window.dead_letters / scored_or_rejected
         severity = max(severity, share)
-        said.append(f"{share:.1%} of the records became dead letters")
+        messages.append(f"{share:.1%} of the records became dead letters")
     if finding is None:
-        return Finding((), severity, "; ".join(said), window.start, is_drawn=False)
+        return Finding((), severity, "; ".join(messages), window.start, is_drawn=False)
     return msgspec.structs.replace(
         finding,
         severity=max(severity, finding.severity),
-        message="; ".join([*said, finding.message]),
+        message="; ".join([*messages, finding.message]),
     )
 
 

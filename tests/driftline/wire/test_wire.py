@@ -106,7 +106,7 @@ def test_exactly_the_fields_of_all_events_are_documented() -> None:
         ("watermark", "log"): events.Log,
         ("watermark", "gap"): events.Gap,
         ("data_window", "group"): events.DataGroup,
-        ("data_window", "relation"): events.RelationResult,
+        ("data_window", "relation"): events.DependenceDrift,
         ("data_window", "column"): events.ColumnResult,
         ("data_window", "estimate"): events.MetricEstimate,
         ("performance_window", "group"): events.PerformanceGroup,

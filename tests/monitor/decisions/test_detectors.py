@@ -145,7 +145,7 @@ def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
 
     def before(explained: float) -> float:
-        monkeypatch.setattr(Autocorrelation, "explain", lambda self, excess: excess <= explained)
+        monkeypatch.setattr(Autocorrelation, "explains", lambda self, excess: excess <= explained)
         detector = ErrorDetector("glr", "classification")
         detector.update([*usual, *dry, *worse])
         return detector.increases[0].before
