@@ -28,7 +28,7 @@ _WRITE_EVERY_S = 1.0
 _TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
-class Watched(Handler):
+class ObservedHandler(Handler):
     """A handler that calls another one and observes it.
 
     `count_members` returns the number of all workers of the service, and may raise BrokerError. It

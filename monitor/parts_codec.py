@@ -27,7 +27,7 @@ from driftline.wire.events import (
 from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.bottom_k_sample import Rows
 from monitor.class_scores import ClassScores
-from monitor.watched_columns import Watched
+from monitor.watched_columns import WatchedColumn
 
 # Leaves room for the fields of the record around the chunks.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
@@ -93,7 +93,7 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 
 
 def unpack_records(
-    packed: SampledRecords, partition: int, columns: Sequence[Watched]
+    packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
     """Return the rows of a chunk. Return None if it lacks one of these columns or has it in
     another kind, because the stream file was changed after it was written."""

@@ -294,7 +294,11 @@ class TrainerHandler(Handler):
         have changed during the training, and promotion must be neither frozen nor manual."""
         current = self._catalog.champion
         if (current.id if current else None) != work.pointer:
-            who = "an operator" if current is not None and current.by == "person" else "another trainer"
+            who = (
+                "an operator"
+                if current is not None and current.by == "person"
+                else "another trainer"
+            )
             return f"{who} changed the champion while it was trained"
         if self._catalog.freeze is not None and self._catalog.frozen:
             return f"promotion is frozen: {self._catalog.freeze.reason}"

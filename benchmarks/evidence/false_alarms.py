@@ -22,7 +22,7 @@ from monitor.reference.default_tests import jensenshannon, wasserstein
 from monitor.reference.domain_classifier import ClassifierResult, DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.judge import DEPENDENCE_EFFECT
-from monitor.reference.thresholds import IN_A_ROW, Calibration, Thresholds
+from monitor.reference.thresholds import IN_A_ROW, ThresholdCalibration, Thresholds
 from monitor.watched_columns import watched
 from producers.draft import draft
 from producers.profile import look
@@ -155,7 +155,7 @@ def measure(
     rate = (
         RATE / 2 if classifier else RATE
     )  # the tests and the classifier get half each, as in the monitor
-    calibration = Calibration(known, rate=rate)
+    calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]

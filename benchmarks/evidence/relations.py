@@ -25,7 +25,7 @@ from benchmarks.evidence.related import (
 )
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
-from monitor.reference.thresholds import Calibration
+from monitor.reference.thresholds import ThresholdCalibration
 
 RATE: Final = 0.005  # false alarms per window, for all tests
 SIZES: Final = (500, 2_000)
@@ -73,7 +73,7 @@ class Scores:
 
     def __init__(self, reference: Columns, size: int, *, paired: bool) -> None:
         self._known = Histograms(reference, paired=len(reference) if paired else 0)
-        self._thresholds = Calibration(self._known, rate=RATE).of(size)
+        self._thresholds = ThresholdCalibration(self._known, rate=RATE).of(size)
 
     def score(self, window: Columns) -> float:
         distances = self._known.distances(self._known.count(window), self._known.total)

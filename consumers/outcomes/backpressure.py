@@ -7,7 +7,7 @@ to pause until the other has caught up. The choice affects memory and speed, nev
 from collections import deque
 
 from consumers.outcomes.buffer import BEFORE_ALL
-from consumers.outcomes.low_watermark import Side
+from consumers.outcomes.low_watermark import TopicProgress
 
 # The number of marks per topic. They are at least 1/16 of the slack apart, so 64 of them reach
 # back over four times the slack.
@@ -48,24 +48,24 @@ class _ReadHistory:
 class Backpressure:
     """Limits how far the reader of one topic gets ahead of the other, to `slack` records."""
 
-    def __init__(self, predictions: Side, labels: Side) -> None:
+    def __init__(self, predictions: TopicProgress, labels: TopicProgress) -> None:
         self.slack = 0  # set by `PartitionJoin.limit_memory` after each assignment
         self._sides = ((predictions, labels), (labels, predictions))
         self._histories = {predictions: _ReadHistory(), labels: _ReadHistory()}
-        self._paused: Side | None = None  # the last result of `topic_to_pause`
+        self._paused: TopicProgress | None = None  # the last result of `topic_to_pause`
 
-    def read(self, side: Side, first: int, last: int, position: int) -> None:
+    def read(self, side: TopicProgress, first: int, last: int, position: int) -> None:
         """Note that offsets `first` to `last` of a topic were read, the last at `position`."""
         self._histories[side].note(first, last, position, self.slack // _MARKS_OF_SLACK)
 
-    def topic_to_pause(self) -> Side | None:
+    def topic_to_pause(self) -> TopicProgress | None:
         """Return the topic to pause, or None. The other topic always has records to read then."""
         self._paused = next(
             (side for side, other in self._sides if self._must_wait(side, other)), None
         )
         return self._paused
 
-    def _must_wait(self, side: Side, other: Side) -> bool:
+    def _must_wait(self, side: TopicProgress, other: TopicProgress) -> bool:
         if other.next_offset >= other.end:
             return False  # there is nothing to wait for
         if side.is_behind != other.is_behind:

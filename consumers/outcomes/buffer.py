@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from consumers.outcomes.state_store import Batch, Cache
+from consumers.outcomes.state_store import Cache, CacheBatch
 
 # The most records of a block. More would make a commit's write to the cache longer (now 20 ms) and
 # delay eviction. A day of 10,000 records a second is 105,000 blocks of 250 bytes.
@@ -318,7 +318,7 @@ class Buffer(Generic[T]):
         """Return how many blocks wait to be deleted from the cache."""
         return len(self._evicted)
 
-    def write(self, batch: Batch, *, deletions: int, committed: int, everything: bool) -> None:
+    def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:
         """Delete the first `deletions` evicted blocks from the cache. Then move the oldest blocks
         there, up to offset `committed`, until memory has `limit` records (0 if `everything`)."""
         if self._cache is None:
@@ -338,7 +338,7 @@ class Buffer(Generic[T]):
             batch.put_block(self._side, block.first, msgspec.msgpack.encode(block))
         self._changed.clear()
 
-    def _spill(self, batch: Batch, block: Block) -> None:
+    def _spill(self, batch: CacheBatch, block: Block) -> None:
         ids = self._ids.pop(0)
         if block is self._growing:
             self._growing = None
@@ -359,7 +359,7 @@ class Buffer(Generic[T]):
         batch.put_ids(self._side, block.first, msgspec.msgpack.encode(unique))
         self._spilled += 1
 
-    def _delete(self, batch: Batch, block: Block) -> None:
+    def _delete(self, batch: CacheBatch, block: Block) -> None:
         ids = self._cache_ids(block)
         if self._shared:  # later blocks may have records with the same ids
             for record_id, records in self._raw(ids, batch).items():
@@ -388,7 +388,7 @@ class Buffer(Generic[T]):
                 found[record_id] = records
         return found
 
-    def _raw(self, ids: list[str], batch: Batch | None) -> dict[str, list[T]]:
+    def _raw(self, ids: list[str], batch: CacheBatch | None) -> dict[str, list[T]]:
         assert self._cache is not None  # as in `_cache_ids`
         values = self._cache.records(self._side, ids, batch)
         decode, of = self._cache.decode, self._decode

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from consumers.outcomes.buffer import Block, Buffer, Positioned
 from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
-from consumers.outcomes.low_watermark import Progress
+from consumers.outcomes.low_watermark import JoinProgress
 
 _position_of = attrgetter("position")
 _source_of = attrgetter("source")
@@ -25,7 +25,7 @@ class Join(Protocol):
     """The part of `window_join.PartitionJoin` that this module uses."""
 
     join_window: int
-    progress: Progress
+    progress: JoinProgress
     buffered_predictions: Buffer[BufferedPrediction]
     buffered_labels: Buffer[BufferedLabel]
 

@@ -28,7 +28,7 @@ from typing import Final
 import msgspec
 
 from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction
-from consumers.outcomes.low_watermark import ReaderPosition, Resume
+from consumers.outcomes.low_watermark import JoinCheckpoint, ReaderPosition
 from consumers.outcomes.output_records import Publication, are_plain, plain
 from consumers.outcomes.state_store import CacheFailed, Caches
 from consumers.outcomes.window_join import PartitionJoin
@@ -47,8 +47,8 @@ from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_RESUME: Final = Kind(
-    Resume,
+_CHECKPOINT: Final = Kind(
+    JoinCheckpoint,
     "outcomes of the records from there on are published again, and labels of earlier predictions "
     "that are not joined yet become dead letters",
 )
@@ -137,7 +137,7 @@ class OutcomesHandler(Handler):
     def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
-        kinds = dict.fromkeys(self.inputs, _RESUME)
+        kinds = dict.fromkeys(self.inputs, _CHECKPOINT)
         resume = usable(resume, self._topics.group("outcomes"), kinds, self._stream.axis)
         starts: dict[TopicPartition, int] = {}
         for partition in sorted({at.partition for at in resume}):

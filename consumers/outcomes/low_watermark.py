@@ -17,7 +17,7 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
 
-class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
+class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset: what was done before the commit.
 
     Records from the committed offset up to `published` are read again only to rebuild state. Some
@@ -40,12 +40,12 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
 
 
-class Side:
+class TopicProgress:
     """The progress of reading one topic. `resumed`, `at` and `published` do not change."""
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
-        self.at = metadata_of(committed, Resume) or Resume()
+        self.at = metadata_of(committed, JoinCheckpoint) or JoinCheckpoint()
         # Advanced by the handler, `Spill` and `on_group_progress`.
         self.next_offset = committed.offset
         self.max_position = self.at.max_position  # raised by the join
@@ -63,10 +63,10 @@ class Side:
         if position > self.max_position:
             self.max_position = position
 
-    def commit(self, oldest_needed: int | None, resume: Resume) -> Committed:
+    def commit(self, oldest_needed: int | None, checkpoint: JoinCheckpoint) -> Committed:
         """Return the commit for the oldest needed offset, or for the next one if that is None."""
         offset = self.next_offset if oldest_needed is None else oldest_needed
-        return Committed(offset, msgspec.json.encode(resume).decode())
+        return Committed(offset, msgspec.json.encode(checkpoint).decode())
 
 
 class ReaderPosition(NamedTuple):
@@ -97,7 +97,7 @@ class BarrierResult(msgspec.Struct, frozen=True):
     watermark: int | None = None  # records before this position met all existing labels
 
 
-class Progress:
+class JoinProgress:
     """Both topics of a partition. Time advances by their positions, never by a clock.
 
     `low_watermark` is the smaller max position of the two topics, or `_closed_up_to` if that is
@@ -107,8 +107,8 @@ class Progress:
 
     def __init__(self, predictions: Committed, labels: Committed, stream: Stream) -> None:
         self._axis = stream.axis
-        self.predictions = Side(predictions)
-        self.labels = Side(labels)
+        self.predictions = TopicProgress(predictions)
+        self.labels = TopicProgress(labels)
         clock = self.labels.at.clock
         # The commit has no clock.
         if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
@@ -206,7 +206,7 @@ class Progress:
         return (
             self.predictions.commit(
                 predictions,
-                Resume(
+                JoinCheckpoint(
                     published=self.predictions.next_offset,
                     before=self.source if before is None else before,
                     max_position=self.predictions.max_position,
@@ -220,7 +220,7 @@ class Progress:
             ),
             self.labels.commit(
                 labels,
-                Resume(
+                JoinCheckpoint(
                     published=self.labels.next_offset,
                     max_position=self.labels.max_position,
                     closed_up_to=self._closed_up_to,

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from consumers.outcomes.buffer import Buffer
-from consumers.outcomes.low_watermark import Progress
-from consumers.outcomes.state_store import Batch, Cache, CacheFailed, Covered
+from consumers.outcomes.low_watermark import JoinProgress
+from consumers.outcomes.state_store import Cache, CacheBatch, CacheFailed, Covered
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Spill:
 
     def __init__(
         self,
-        progress: Progress,
+        progress: JoinProgress,
         predictions: Buffer[Any],
         labels: Buffer[Any],
         cache: Cache | None,
@@ -119,7 +119,7 @@ class Spill:
     ) -> None:
         if self._cache is None:
             return
-        batch = Batch()
+        batch = CacheBatch()
         for buffer, dropped, committed in (
             (self._predictions, evicted_predictions, self._committed[0]),
             (self._labels, evicted_labels, self._committed[1]),

@@ -123,7 +123,7 @@ class Cache:
         return covered if covered.version == _VERSION else None
 
     def records(
-        self, side: bytes, ids: list[str], batch: "Batch | None" = None
+        self, side: bytes, ids: list[str], batch: "CacheBatch | None" = None
     ) -> list[bytes | None]:
         """Return the encoded records of each id. Unwritten changes in `batch` take precedence."""
         with self._guard() as db:
@@ -161,7 +161,7 @@ class Cache:
         with self._guard():
             return decoder(value)
 
-    def write(self, batch: "Batch", covered: Covered) -> None:
+    def write(self, batch: "CacheBatch", covered: Covered) -> None:
         """Write a batch and what the cache then covers, atomically."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
@@ -227,7 +227,7 @@ class Cache:
         return CacheFailed(f"the join's cache {self._path} failed: {error}")
 
 
-class Batch:
+class CacheBatch:
     """Changes that `Cache.write` writes atomically."""
 
     def __init__(self) -> None:

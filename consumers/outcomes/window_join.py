@@ -14,7 +14,7 @@ from consumers.outcomes.backpressure import Backpressure
 from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Buffer
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
 from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
-from consumers.outcomes.low_watermark import Progress, ReaderPosition
+from consumers.outcomes.low_watermark import JoinProgress, ReaderPosition
 from consumers.outcomes.spill import Spill
 from consumers.outcomes.state_store import Cache
 from driftline.broker.port import Committed
@@ -48,7 +48,7 @@ class PartitionJoin:
     ) -> None:
         self.join_window = stream.horizon
         span = max(1, self.join_window // _BLOCKS_OF_JOIN_WINDOW)
-        self.progress = Progress(predictions, labels, stream)
+        self.progress = JoinProgress(predictions, labels, stream)
         # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
         # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
@@ -80,7 +80,7 @@ class PartitionJoin:
         """Return the position before which no more outcomes are expected, None if unknown.
 
         Outcomes of earlier labels were published, because both topics were read beyond it, or these
-        labels are too late. No single label moves it: see `Progress`.
+        labels are too late. No single label moves it: see `JoinProgress`.
         """
         progress = self.progress
         if progress.low_watermark == BEFORE_ALL:

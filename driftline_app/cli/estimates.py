@@ -23,13 +23,13 @@ from driftline_app.cli.options import (
 )
 from driftline_app.cli.progress_bar import progress_bar
 from driftline_app.message_lines import short_digest
-from monitor.estimates.coverage import Compared, Coverage, Truth, coverage
+from monitor.estimates.coverage import Coverage, EstimateComparison, Truth, coverage
 
 
 class Estimates(msgspec.Struct, frozen=True):
     """The output of `driftline estimates --json`."""
 
-    windows: list[Compared]
+    windows: list[EstimateComparison]
     coverage: Coverage | None
 
 
@@ -75,7 +75,9 @@ the 95% interval (mean error of the held-out metric: 0.0405)'
     )
 
 
-def _read(context: Context, started: Callable[[int], None], passed: Progress) -> list[Compared]:
+def _read(
+    context: Context, started: Callable[[int], None], passed: Progress
+) -> list[EstimateComparison]:
     topics = Topics(context.stream)
     span = ranges(context.broker, [topics.windows, topics.outcomes])
     started(size(span))
@@ -94,7 +96,7 @@ def _read(context: Context, started: Callable[[int], None], passed: Progress) ->
     return truth.compare(windows)
 
 
-def _show(context: Context, pairs: list[Compared]) -> None:
+def _show(context: Context, pairs: list[EstimateComparison]) -> None:
     by_row = context.stream.axis == "row"
     stdout.print(f"{context.stream.judged_by}, estimated and computed from labels", highlight=False)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0) if by_row else (0, 1, 0, 0))

@@ -21,7 +21,7 @@ from driftline.wire.topics import Service, Topics, require
 from driftline_app.assembly import build_loop
 from driftline_app.cli.options import BootstrapServers, StreamFile, open_context
 from driftline_app.cli.stream_file import find_stream_file
-from driftline_app.observed_handler import Watched
+from driftline_app.observed_handler import ObservedHandler
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def _serve(
         file=log_file,
     )
     folder = folder_of(context.settings, stream)
-    watched: list[Watched] = []
+    watched: list[ObservedHandler] = []
 
     def count_members() -> int:
         admin = context.broker.admin()
@@ -156,7 +156,7 @@ def _serve(
 
     def watch(handler: Handler) -> Handler:
         watched.append(
-            Watched(
+            ObservedHandler(
                 handler,
                 service,
                 topics,

@@ -15,7 +15,7 @@ from driftline.wire.events import ColumnResult, DataGroup, DependenceDrift, Wind
 from monitor.bottom_k_sample import Sample
 from monitor.optional import optional
 from monitor.reference.column_tests import compare
-from monitor.reference.profile import Measured, Profile
+from monitor.reference.profile import Measured, ReferenceProfile
 from monitor.reference.quality import (
     QUALITIES,
     Counts,
@@ -24,7 +24,7 @@ from monitor.reference.quality import (
     longest_run,
     rising,
 )
-from monitor.watched_columns import Watched, present, watched
+from monitor.watched_columns import WatchedColumn, present, watched
 
 # Smallest effect of a pair, as a share of `effect_size`. A new correlation of 0.18 moves 0.05 of
 # the records to other cells.
@@ -65,7 +65,7 @@ class Judge:
         model: str,
         records: int,
         sample: Sample,
-        profile: Profile,
+        profile: ReferenceProfile,
     ) -> DataGroup:
         """Return the verdict on `records` records. `sample` is a part of them, not empty."""
         measured = profile.measure(sample)
@@ -75,7 +75,7 @@ class Judge:
             )
             for column in self._watched
         ]
-        target = Watched(
+        target = WatchedColumn(
             self._stream.target,
             "category" if self._stream.task == "classification" else "number",
             None,
@@ -98,7 +98,7 @@ class Judge:
 
     def _compare(
         self,
-        column: Watched,
+        column: WatchedColumn,
         reference: NDArray[Any] | None,
         current: NDArray[Any] | None,
         measured: Measured,
@@ -141,7 +141,7 @@ class Judge:
         measured: Measured,
         columns: Sequence[ColumnResult],
         sample: Sample,
-        profile: Profile,
+        profile: ReferenceProfile,
     ) -> tuple[DependenceDrift, ...]:
         """Run the classifier if nothing else was found, and return what it found."""
         if any(column.drifted for column in columns):
@@ -162,7 +162,7 @@ class Judge:
         result: ColumnResult,
         counts: Mapping[str, Counts],
         sample: Sample,
-        profile: Profile,
+        profile: ReferenceProfile,
     ) -> ColumnResult:
         none: Counts = (0, 0, 0)
         now = counts.get(result.column, none)
@@ -183,7 +183,7 @@ class Judge:
         )
 
 
-def _values(sample: Sample, column: Watched) -> NDArray[Any] | None:
+def _values(sample: Sample, column: WatchedColumn) -> NDArray[Any] | None:
     columns = sample.columns
     if column.kind == "category":
         return columns.categories.get(column.name)

@@ -17,7 +17,7 @@ from monitor.bottom_k_sample import Sample
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.quality import Counts, count_categories, count_numbers, longest_run
-from monitor.reference.thresholds import Calibration
+from monitor.reference.thresholds import ThresholdCalibration
 from monitor.watched_columns import present, watched
 
 
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     limits: Limits
 
 
-class Profile:
+class ReferenceProfile:
     """A prepared reference: columns without missing values, counts, levels, thresholds."""
 
     def __init__(self, stream: Stream, reference: Reference) -> None:
@@ -58,7 +58,7 @@ class Profile:
         asks = stream.drift.classifier and names
         # If the classifier is used, it and the other tests get half of the false-alarm rate each.
         rate = stream.drift.false_alarm_rate / (2 if asks else 1)
-        self._calibration = Calibration(
+        self._calibration = ThresholdCalibration(
             self._histograms,
             rate=rate,
             block=_block(stream, reference),

@@ -14,7 +14,7 @@ from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
 from monitor.optional import optional
 from monitor.reference.autocorrelation import variance_inflation
-from monitor.reference.profile import Profile
+from monitor.reference.profile import ReferenceProfile
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Profiles:
         self._profile = lru_cache(KEPT)(self._profile_of)
         self._estimator = lru_cache(KEPT)(self._estimator_of)
 
-    def of(self, digest: str) -> Profile | None:
+    def of(self, digest: str) -> ReferenceProfile | None:
         """Return the profile of a model, None if it has no reference or an unusable one."""
         return self._profile(digest)
 
@@ -83,12 +83,12 @@ class Profiles:
         unusable."""
         return self._estimator(digest)
 
-    def _profile_of(self, digest: str) -> Profile | None:
+    def _profile_of(self, digest: str) -> ReferenceProfile | None:
         reference = self._references.of(digest)
         if reference is None:
             return None
         consequence = f"records of model {digest} are not tested"
-        return optional(lambda: Profile(self._stream, reference), None, consequence)
+        return optional(lambda: ReferenceProfile(self._stream, reference), None, consequence)
 
     def _estimator_of(self, digest: str) -> Estimator | None:
         reference = self._references.of(digest)

@@ -11,7 +11,7 @@ from driftline.ops.processes import ServiceState, read_state
 from driftline.runtime.handler import GroupProgress, Handler
 from driftline.wire.envelope import rare
 from driftline.wire.events import RetrainRequest
-from driftline_app.observed_handler import Watched
+from driftline_app.observed_handler import ObservedHandler
 from tests.world import MODEL, World
 
 RECORD = Message("s.features", 0, 0, b"a", b"{}")
@@ -48,7 +48,7 @@ class Watch:
         self.clock = world.clock
         self.folder = folder
         self.handler = Inference()
-        self.watched = Watched(
+        self.watched = ObservedHandler(
             self.handler, "inference", world.topics, clock=self.clock, slot=3, folder=folder
         )
 

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from consumers.inference.idle_partitions import IdlePartitions
-from consumers.outcomes.low_watermark import Progress
+from consumers.outcomes.low_watermark import JoinProgress
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.broker.scan import handled
 from driftline.clock import ManualClock
@@ -119,7 +119,7 @@ def _check_commit(value: bytes) -> None:
     committed = Committed(7, value.decode(errors="replace"))
     handled(committed)
     stream = streams.stream("rows")
-    Progress(committed, committed, stream).offsets_to_commit(None, None, None, "")
+    JoinProgress(committed, committed, stream).offsets_to_commit(None, None, None, "")
     progress = MergeProgress(2, committed, "40/20")
     progress.complete("data")
     progress.checkpoint(None)

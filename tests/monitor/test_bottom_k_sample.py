@@ -12,7 +12,7 @@ from driftline.wire.topics import MAX_RECORD_BYTES
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.class_scores import ClassScores
 from monitor.parts_codec import pack_errors, pack_records, records, unpack_errors, unpack_records
-from monitor.watched_columns import Watched
+from monitor.watched_columns import WatchedColumn
 
 
 def rows_of(partition: int, records: list[tuple[int, int]]) -> Rows:
@@ -94,7 +94,9 @@ def test_a_sample_is_encoded_and_decoded_unchanged(
     )
     (packed,) = pack_records(sent, ["number", "name"])
     came = unpack_records(
-        packed, 3, [Watched("number", "number", None), Watched("name", "category", None)]
+        packed,
+        3,
+        [WatchedColumn("number", "number", None), WatchedColumn("name", "category", None)],
     )
     assert came is not None
     for one, other in zip(came.values, sent.values, strict=True):
@@ -135,7 +137,7 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
     assert max(map(len, values)) < MAX_RECORD_BYTES
     assert len(outgoing) < len(chunks)
     column: Kind = "number" if kind == "numbers" else "category"
-    columns = [Watched("a", column, None), Watched("b", column, None)]
+    columns = [WatchedColumn("a", column, None), WatchedColumn("b", column, None)]
     came = BottomKSample(count)
     for value in values:
         event = parts_decoder.decode(value)

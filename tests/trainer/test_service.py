@@ -226,7 +226,7 @@ def test_a_rollback_during_training_takes_effect(bench: Bench) -> None:
     assert bench.published == [WON.announcement]
     (decision,) = bench.decisions
     assert (decision.published, decision.promoted) == (True, False)
-    assert "a person changed the champion while it was trained" in decision.reason
+    assert "an operator changed the champion while it was trained" in decision.reason
 
 
 def test_on_a_frozen_stream_a_model_is_published_but_not_promoted(bench: Bench) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from consumers.outcomes.buffer import Buffer
-from consumers.outcomes.state_store import Batch, Cache, Covered
+from consumers.outcomes.state_store import Cache, CacheBatch, Covered
 
 COVERED = Covered(("p", "l"), "token")
 
@@ -25,7 +25,7 @@ def new_buffer(cache: Cache | None = None, *, limit: int = 0, first: int = 0) ->
 def write(
     buffer: Buffer[Record], cache: Cache, *, deletions: int = 0, committed: int = 100
 ) -> None:
-    batch = Batch()
+    batch = CacheBatch()
     buffer.write(batch, deletions=deletions, committed=committed, everything=True)
     cache.write(batch, COVERED)
 
@@ -122,7 +122,7 @@ def test_without_a_cache_all_records_stay_in_memory() -> None:
     buffer = new_buffer()
     for offset in range(10):
         buffer.add("a", Record(offset), offset)
-    buffer.write(Batch(), deletions=0, committed=100, everything=True)
+    buffer.write(CacheBatch(), deletions=0, committed=100, everything=True)
     assert buffer.in_memory == 10
     buffer.evict()
     assert offsets(buffer, "a") == [2, 3, 4, 5, 6, 7, 8, 9]

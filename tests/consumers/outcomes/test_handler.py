@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.outcomes.handler import OutcomesHandler
-from consumers.outcomes.low_watermark import Resume
+from consumers.outcomes.low_watermark import JoinCheckpoint
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
@@ -77,7 +77,7 @@ def view(
     """Return a view after all handled records and markers; the other numbers are unread."""
     held = handler.offsets_to_commit()
     positions = {
-        at: msgspec.json.decode(committed.metadata, type=Resume).published
+        at: msgspec.json.decode(committed.metadata, type=JoinCheckpoint).published
         for at, committed in held.items()
     }
     positions[LABELS] += markers

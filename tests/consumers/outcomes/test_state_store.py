@@ -199,7 +199,7 @@ def test_the_folder_of_a_process_that_was_killed_is_used_again_but_not_its_recor
     tmp_path: Path,
 ) -> None:
     left = cache.Cache(tmp_path / "0-1")
-    batch = cache.Batch()
+    batch = cache.CacheBatch()
     batch.put_record(b"L", "a", b"old")
     left.write(batch, cache.Covered(("predictions", "labels"), "token"))
     left.close()
