@@ -76,7 +76,11 @@ class Reports:
             return
         self.poll()
         if len(self._waiting) >= MAX_WAITING:
-            log.warning("report %s is left out: %d are waiting", task.path, len(self._waiting))
+            log.warning(
+                "skipping report %s, because %d reports are waiting to be drawn",
+                task.path,
+                len(self._waiting),
+            )
             return
         if self._pool is None:
             # Spawned, not forked: the threads and locks of a broker client must not be copied.

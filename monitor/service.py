@@ -39,11 +39,11 @@ from monitor.reference.references import Packages, Profiles, References
 log = logging.getLogger(__name__)
 
 _WINDOW_STATE: Final = Kind(
-    PartitionCheckpoint, "time and open windows of this partition begin anew there"
+    PartitionCheckpoint, "the watermark and open windows of this partition are rebuilt from there"
 )
-_MERGE: Final = Kind(MergeCheckpoint, "windows are merged anew from there, and published again")
+_MERGE: Final = Kind(MergeCheckpoint, "windows from there on are merged and published again")
 _DECISIONS: Final = Kind(
-    DecisionsCheckpoint, "all windows are decided on again, and drift is published again"
+    DecisionsCheckpoint, "all windows are read again, and their drift events are published again"
 )
 
 # Number of sample values after which one call of `_merge` stops, about 0.5 s of tests. The open
@@ -136,7 +136,8 @@ class MonitorHandler(Handler):
                 starts[TopicPartition(topic, partition)] = self._read
                 if at.published:
                     log.info(
-                        "decisions go on from window event %d of %d that were decided",
+                        "resuming decisions at event %d of `windows`; those before event %d are "
+                        "published",
                         self._read,
                         at.published,
                     )
@@ -244,14 +245,18 @@ class MonitorHandler(Handler):
 
     def _decide(self, message: Message) -> list[Outgoing]:
         if self._decider is None:
-            raise RuntimeError("windows were handed over that were not assigned")
+            raise RuntimeError("a record of `windows` arrived although the topic is not assigned")
         is_old = message.offset < self._published
         self._read = message.offset + 1
         self._published = max(self._published, self._read)
         try:
             event = decode(windows_decoder, message)
         except DataError as error:
-            log.warning("not a window, left out: %s", error.message, extra=alike(error.message))
+            log.warning(
+                "skipping a record of `windows` that is not a window event: %s",
+                error.message,
+                extra=alike(error.message),
+            )
             return []
         decisions = self._decider.read(event)
         if is_old:
@@ -280,8 +285,8 @@ class MonitorHandler(Handler):
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
-                "report %s is not drawn: the records of its window are no longer kept, after a "
-                "restart or a few windows more",
+                "skipping report %s: the sample of its window is no longer in memory, after a "
+                "restart or several later windows",
                 event.report,
             )
             return

@@ -127,7 +127,7 @@ class TrainerHandler(Handler):
                 event = self._catalog.apply(message)
             except DataError as error:
                 # Inference reads the record too, and publishes the dead letter.
-                log.warning("ignoring a record of the models topic: %s", error.message)
+                log.warning("ignoring an unreadable record of `models`: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
                 if self._catalog.champion != self._sent:
@@ -216,10 +216,12 @@ class TrainerHandler(Handler):
         # An attempt that ended the trainer left its number in the metadata of the commit.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
-            failed = TrainingResult(reason=f"given up: the trainer ended {tried} times at it")
+            failed = TrainingResult(
+                reason=f"abandoned: the trainer ended {tried} times while it worked on it"
+            )
             return self._finish(self._work, failed)
         self._begin(self._work)
-        reason = f"a newer request, {newest.request.id}, is worked instead"
+        reason = f"replaced by the newer request {newest.request.id}"
         return [self._decide(item, TrainingResult(reason=reason)) for item in older]
 
     def _attempt(self, asked: _Asked) -> int:
@@ -235,7 +237,9 @@ class TrainerHandler(Handler):
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         if not work.retry_s:
             log.info(
-                "training for request %s: %s", work.asked.request.id, work.asked.request.reason
+                "training a model for request %s: %s",
+                work.asked.request.id,
+                work.asked.request.reason,
             )
         earlier = self._catalog.earlier(EARLIER)
         self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
@@ -251,14 +255,14 @@ class TrainerHandler(Handler):
         if result.passes:
             return self._retry(work, result.reason)
         if work.retry_s:
-            log.info("the model store can be reached again")
+            log.info("the model store is available again")
             work.retry_s = 0.0
         if result.wait_for:
             # Transaction markers count too. The minimum limits how often the topic is read in vain.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
-            log.info("request %s waits: %s", work.asked.request.id, result.reason)
+            log.info("request %s waits for more outcomes: %s", work.asked.request.id, result.reason)
             return []
         self._work = None
         announced = result.announcement

@@ -149,9 +149,9 @@ class ErrorDetector:
         self._autocorrelation.restore(state.autocorrelation)
         self._test = test = self._new_test()  # its threshold depends on `_autocorrelation`
         if state.name != self.name or not isinstance(test, _OWN):
-            raise ValueError(f"the state of {state.name} is none of {self.name}")
+            raise ValueError(f"this is the state of detector {state.name}, not of {self.name}")
         if type(state.test) is not type(test.state()):
-            raise ValueError(f"{self.name} has no state of this kind")
+            raise ValueError(f"this is not a state of detector {self.name}")
         test.restore(state.test)  # type: ignore[arg-type]  # the types were checked above
         put(state, self, "name", "autocorrelation", "test")
 

@@ -77,8 +77,8 @@ class Snapshots:
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(
-                "decisions of %s are not kept on disk, for a detector of River's is used: each "
-                "start reads `windows` from its beginning",
+                "no snapshots of the decisions of %s are saved, because the state of River's "
+                "detectors cannot be stored: each start reads `windows` from its beginning",
                 stream.name,
             )
 
@@ -92,7 +92,7 @@ class Snapshots:
             offset, decider = self._read(committed)
         except _Unusable as error:
             log.warning(
-                "the snapshot %s cannot be read: %s; `windows` is read from its beginning",
+                "discarding unusable snapshot %s and reading `windows` from its beginning: %s",
                 self._path,
                 error,
             )
@@ -124,7 +124,7 @@ class Snapshots:
             fresh.write_bytes(content)
             fresh.replace(self._path)
         except OSError as error:
-            self._tell_once(error)
+            self._log_once(error)
             _remove(fresh)
         else:
             self._cannot_write = False
@@ -157,7 +157,7 @@ class Snapshots:
             return None
         try:
             if self._path.stat().st_uid != os.geteuid():
-                raise _Unusable("it is another user's")
+                raise _Unusable("it belongs to another user")
             with self._path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
@@ -168,12 +168,12 @@ class Snapshots:
             raise _Unusable(f"it has more than {MAX_BYTES} bytes")
         return content
 
-    def _tell_once(self, error: OSError) -> None:
+    def _log_once(self, error: OSError) -> None:
         if not self._cannot_write:
             self._cannot_write = True
             log.warning(
-                "the snapshot %s cannot be written: %s; decisions go on, and the next start reads "
-                "more of `windows` again",
+                "could not write snapshot %s; the monitor continues, and its next start reads more "
+                "of `windows` again: %s",
                 self._path,
                 error,
             )
@@ -184,4 +184,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.debug("%s cannot be removed: %s", path, error)
+        log.debug("could not remove %s: %s", path, error)

@@ -63,7 +63,9 @@ class MergeProgress:
         at = metadata_of(committed, MergeCheckpoint) or MergeCheckpoint()
         if at.grid != grid:
             if at.grid:
-                log.info("the windows of the stream file were changed: they are counted anew")
+                log.info(
+                    "[windows] of the stream file has changed: discarding the incomplete windows"
+                )
             at = MergeCheckpoint(at.published)
         self._grid = grid
         self._next_offset = committed.offset

@@ -52,7 +52,11 @@ class Merger:
         try:
             event = decode(parts_decoder, message)
         except DataError as error:
-            log.warning("not a part, left out: %s", error.message, extra=alike(error.message))
+            log.warning(
+                "skipping a record of `parts` that is not a partial aggregate: %s",
+                error.message,
+                extra=alike(error.message),
+            )
             return
         if event.grid != self._grid:  # from before the windows in the stream file were changed
             return

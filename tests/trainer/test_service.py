@@ -259,8 +259,8 @@ def test_only_the_newest_request_that_arrives_during_a_training_is_processed(ben
     assert bench.handler.working_on == "r4"
     assert [(d.request, d.reason) for d in bench.decisions] == [
         ("r1", "the champion stays"),
-        ("r2", "a newer request, r4, is worked instead"),
-        ("r3", "a newer request, r4, is worked instead"),
+        ("r2", "replaced by the newer request r4"),
+        ("r3", "replaced by the newer request r4"),
     ]
     bench.tick(LOST)
     assert bench.decisions[-1].request == "r4"
@@ -336,7 +336,8 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench.ask("r1")
     bench.tick()
     assert bench.runner.jobs == []
-    assert bench.decisions[0].reason == f"given up: the trainer ended {MAX_ATTEMPTS} times at it"
+    ended = f"the trainer ended {MAX_ATTEMPTS} times while it worked on it"
+    assert bench.decisions[0].reason == f"abandoned: {ended}"
 
 
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])
@@ -369,7 +370,7 @@ def test_a_newer_request_replaces_a_waiting_one(bench: Bench) -> None:
     bench.ask("r2")
     bench.tick(LOST)
     assert [decision.request for decision in bench.decisions] == ["r1", "r2"]
-    assert bench.decisions[0].reason == "a newer request, r2, is worked instead"
+    assert bench.decisions[0].reason == "replaced by the newer request r2"
 
 
 def test_bytes_that_are_not_a_request_become_a_dead_letter(bench: Bench) -> None:
@@ -431,5 +432,5 @@ def test_a_request_waits_for_an_unreachable_model_store(
     said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
     assert said == [
         "request retrain-1 waits for the model store: no route to the store",
-        "the model store can be reached again",
+        "the model store is available again",
     ]
