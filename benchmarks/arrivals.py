@@ -13,14 +13,14 @@ from typing import Any
 import confluent_kafka as ck
 import msgspec
 
-from benchmarks.process import BenchmarkError, Measured
+from benchmarks.process import BenchmarkError, MeasuredProcess
 from benchmarks.world import World
 
 SAMPLE_S = 0.02
 _PATIENCE_S = 30.0
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Observation(msgspec.Struct, frozen=True):
     """One observation: time on a monotonic clock, records that have arrived, and the program's CPU
     time and memory."""
 
@@ -64,7 +64,7 @@ class Ends:
         self._consumer.close()
 
 
-class Committed:
+class GroupOffsets:
     """The committed offsets of a consumer group in a topic, summed over the topic's partitions.
 
     The offsets are requested under the group's id, without joining the group.
@@ -99,12 +99,12 @@ def reader(world: World, group: str = "benchmark") -> Any:
 
 def watch(
     progress: Callable[[], int],
-    program: Measured,
+    program: MeasuredProcess,
     expected: int,
     *,
     settled_s: float = 1.0,
     stalled_s: float = 60.0,
-) -> list[Sample]:
+) -> list[Observation]:
     """Sample until `expected` records have arrived and no more arrive for `settled_s`.
 
     Raises BenchmarkError if the program ends, or if no record arrives for `stalled_s`.
@@ -127,8 +127,8 @@ def watch(
         time.sleep(SAMPLE_S)
 
 
-def _sample(progress: Callable[[], int], program: Measured) -> Sample:
-    return Sample(time.monotonic(), progress(), program.cpu_s(), program.memory_bytes())
+def _sample(progress: Callable[[], int], program: MeasuredProcess) -> Observation:
+    return Observation(time.monotonic(), progress(), program.cpu_s(), program.memory_bytes())
 
 
 def values(world: World, topic: str, partitions: int) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.data import CLASSES, Plan
-from benchmarks.process import BenchmarkError, Measured
+from benchmarks.process import BenchmarkError, MeasuredProcess
 from benchmarks.report import Report
 from benchmarks.world import World
 
@@ -125,15 +125,15 @@ class Course(msgspec.Struct, frozen=True):
         return self.files["at_least_once"]
 
 
-class Run(msgspec.Struct, frozen=True):
+class RunningProgram(msgspec.Struct, frozen=True):
     """A running program, with the topic that it writes and its consumer group."""
 
-    program: Measured
+    program: MeasuredProcess
     sink: str
     group: str
 
 
-def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> Run:
+def start(world: World, course: Course, contestant: Contestant, peers: Peers) -> RunningProgram:
     """Start a program that reads the features from the first record and writes an empty topic."""
     topics = world.topics(course.file)
     if contestant.delivery is not None:
@@ -141,7 +141,7 @@ def start(world: World, course: Course, contestant: Contestant, peers: Peers) ->
         world.delete_group(group)
         world.renew(course.file, sink)
         program = world.service("inference", course.files[contestant.delivery])
-        return Run(program, sink, group)
+        return RunningProgram(program, sink, group)
     group = sink = f"{course.plan.name}.by.{contestant.name}"
     world.delete_group(group)
     world.create(sink, course.plan.partitions)
@@ -158,4 +158,4 @@ def start(world: World, course: Course, contestant: Contestant, peers: Peers) ->
         ("classes", ",".join(sorted(CLASSES))),
     ):
         command += [f"--{option}", value]
-    return Run(world.start(contestant.name, command), sink, group)
+    return RunningProgram(world.start(contestant.name, command), sink, group)

@@ -20,7 +20,7 @@ _NAMES = ("temperature", "pressure", "vibration", "current")
 _CHUNK = 10_000
 
 
-class Record(msgspec.Struct, frozen=True):
+class EncodedRecord(msgspec.Struct, frozen=True):
     """An encoded feature record with its label, which is known immediately."""
 
     key: bytes
@@ -87,7 +87,7 @@ partitions = {self.partitions}
 inference_delivery = "{self.delivery}"
 """
 
-    def records(self, count: int, start: int = 0) -> Iterator[Record]:
+    def records(self, count: int, start: int = 0) -> Iterator[EncodedRecord]:
         """Yield `count` records from number `start` on. A number always gives the same record."""
         encode = msgspec.json.encode
         for first in range(start - start % _CHUNK, start + count, _CHUNK):
@@ -97,7 +97,7 @@ inference_delivery = "{self.delivery}"
                     continue
                 id_, sensor = f"r-{i:09d}", f"s-{i * 7919 % SENSORS:04d}"
                 named = dict(zip(self.columns, row, strict=True))
-                yield Record(
+                yield EncodedRecord(
                     key=sensor.encode(),
                     value=encode({"id": id_, "sensor": sensor, **named, "@row": i}),
                     label=encode({"id": id_, "sensor": sensor, "state": state, "@at": i}),

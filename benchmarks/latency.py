@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.arrivals import reader
-from benchmarks.contestants import Contestant, Course, Peers, Run, start
+from benchmarks.contestants import Contestant, Course, Peers, RunningProgram, start
 from benchmarks.data import Plan
 from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
@@ -198,7 +198,9 @@ def _percentile(values_ms: NDArray[np.float64], per_s: int, percent: int) -> flo
     return float(np.percentile(values_ms[WARM_UP_S * per_s :], percent))
 
 
-def _one(world: World, course: Course, run: Run, *, per_s: int, seconds: int) -> PacedTimes:
+def _one(
+    world: World, course: Course, run: RunningProgram, *, per_s: int, seconds: int
+) -> PacedTimes:
     features = world.topics(course.file).features
     ready(world, course.plan, features, run)
     count = (WARM_UP_S + seconds) * per_s
@@ -212,7 +214,7 @@ def _one(world: World, course: Course, run: Run, *, per_s: int, seconds: int) ->
         paced.close()
 
 
-def ready(world: World, plan: Plan, features: str, run: Run) -> None:
+def ready(world: World, plan: Plan, features: str, run: RunningProgram) -> None:
     """Wait until the program works: send single records until each partition has a result."""
     producer = world.producer({"linger.ms": 0})
     consumer = reader(world)

@@ -15,7 +15,7 @@ class BenchmarkError(Exception):
     """The measurement failed for the reason in the message."""
 
 
-class Measured:
+class MeasuredProcess:
     """One running program. Its output goes to a log file; error messages quote the last lines."""
 
     def __init__(

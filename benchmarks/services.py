@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.arrivals import Committed, Ends, Sample, values, watch
+from benchmarks.arrivals import Ends, GroupOffsets, Observation, values, watch
 from benchmarks.data import Plan
 from benchmarks.process import BenchmarkError
 from benchmarks.report import Report
@@ -63,7 +63,7 @@ class Filled:
         self.file = world.stream(plan)
         self.topics = world.topics(self.file)
 
-    def run(self, service: Service, home: Path | None = None) -> tuple[list[Sample], int]:
+    def run(self, service: Service, home: Path | None = None) -> tuple[list[Observation], int]:
         """Run a service over the filled topics; return the samples and the peak memory in bytes."""
         partitions = self.plan.partitions
         group = self.topics.group(service)
@@ -71,7 +71,7 @@ class Filled:
         if service == "monitor":
             # The last window may never close.
             expected = self.records - self.plan.window
-            progress: Ends | Committed = Committed(
+            progress: Ends | GroupOffsets = GroupOffsets(
                 self.world, group, self.topics.predictions, partitions
             )
         else:
@@ -166,7 +166,7 @@ def memory(world: World, *, records: int, partitions: int, report: Report) -> li
     return curves
 
 
-def _thinned(samples: list[Sample], points: int = 200) -> Iterator[Point]:
+def _thinned(samples: list[Observation], points: int = 200) -> Iterator[Point]:
     """Yield about `points` samples at equal distances in records, with the first and the last."""
     step = max(1, samples[-1].records // points)
     due = 0

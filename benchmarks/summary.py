@@ -45,7 +45,7 @@ class Spread(msgspec.Struct, frozen=True):
         return f"{self.median:{form}} ({self.least:{form}}–{self.greatest:{form}})"
 
 
-class Column(NamedTuple):
+class TableColumn(NamedTuple):
     """A column of a table: its head, the value of one run, and the format of the spread."""
 
     head: str
@@ -54,9 +54,9 @@ class Column(NamedTuple):
     prefix: str = ""
 
 
-_RATE: Final = Column("records/s", attrgetter("records_per_s"), ",.0f")
-_CPU: Final = Column("µs CPU a record", attrgetter("cpu_us_per_record"), ".2f")
-_PEAK: Final = Column("peak MB", attrgetter("peak_mb"), ",.0f")
+_RATE: Final = TableColumn("records/s", attrgetter("records_per_s"), ",.0f")
+_CPU: Final = TableColumn("µs CPU a record", attrgetter("cpu_us_per_record"), ".2f")
+_PEAK: Final = TableColumn("peak MB", attrgetter("peak_mb"), ",.0f")
 
 
 def throughput_table(runs: Sequence[Throughput]) -> list[list[str]]:
@@ -65,7 +65,7 @@ def throughput_table(runs: Sequence[Throughput]) -> list[list[str]]:
     The ratio is Driftline's records per second divided by those of the program in the same round.
     """
     ours = {(run.features, run.round): run.records_per_s for run in runs if run.name == DRIFTLINE}
-    ratio = Column(
+    ratio = TableColumn(
         "Driftline is",
         lambda run: ours[run.features, run.round] / run.records_per_s,
         ".2f",
@@ -84,10 +84,10 @@ def latency_table(runs: Sequence[Latency]) -> list[list[str]]:
         runs,
         {"features": "features", "program": "name"},
         (
-            Column("p50 ms", attrgetter("p50_ms"), ".1f"),
-            Column("p99 ms", attrgetter("p99_ms"), ".1f"),
-            Column("longest ms", attrgetter("max_ms"), ".0f"),
-            Column("p99 of acknowledging", attrgetter("acknowledged_p99_ms"), ".1f"),
+            TableColumn("p50 ms", attrgetter("p50_ms"), ".1f"),
+            TableColumn("p99 ms", attrgetter("p99_ms"), ".1f"),
+            TableColumn("longest ms", attrgetter("max_ms"), ".0f"),
+            TableColumn("p99 of acknowledging", attrgetter("acknowledged_p99_ms"), ".1f"),
         ),
     )
 
@@ -113,13 +113,13 @@ def swap_table(runs: Sequence[Swap]) -> list[list[str]]:
         runs,
         {"candidate": "candidate", "rows": "rows"},
         (
-            Column("seconds", attrgetter("seconds"), ".1f"),
-            Column("usual p50 ms", attrgetter("usual_p50_ms"), ".1f"),
-            Column("usual p99", attrgetter("usual_p99_ms"), ".1f"),
-            Column("training p99", attrgetter("training_p99_ms"), ".1f"),
-            Column("longest at the swap", attrgetter("at_swap_max_ms"), ".1f"),
-            Column("longest of a usual second", attrgetter("usual_longest_ms"), ".1f"),
-            Column("longest before the request", attrgetter("usual_max_ms"), ".1f"),
+            TableColumn("seconds", attrgetter("seconds"), ".1f"),
+            TableColumn("usual p50 ms", attrgetter("usual_p50_ms"), ".1f"),
+            TableColumn("usual p99", attrgetter("usual_p99_ms"), ".1f"),
+            TableColumn("training p99", attrgetter("training_p99_ms"), ".1f"),
+            TableColumn("longest at the swap", attrgetter("at_swap_max_ms"), ".1f"),
+            TableColumn("longest of a usual second", attrgetter("usual_longest_ms"), ".1f"),
+            TableColumn("longest before the request", attrgetter("usual_max_ms"), ".1f"),
         ),
     )
 
@@ -151,7 +151,7 @@ def aligned(table: Sequence[Sequence[str]]) -> str:
 
 
 def _table(
-    runs: Sequence[Any], keys: Mapping[str, str], columns: Sequence[Column]
+    runs: Sequence[Any], keys: Mapping[str, str], columns: Sequence[TableColumn]
 ) -> list[list[str]]:
     """Return a header, and a row for all runs with the same keys, in the order of their first run.
 

@@ -51,9 +51,7 @@ class Swap(msgspec.Struct, frozen=True, kw_only=True):
     usual_p99_ms: float
     usual_longest_ms: float
     usual_max_ms: float
-    training_p50_ms: float
     training_p99_ms: float
-    training_max_ms: float
     at_swap_max_ms: float
 
 
@@ -132,9 +130,7 @@ def _one(world: World, plan: Plan, rows: int, per_s: int, number: int) -> Swap:
         usual_p99_ms=_percentile(usual, 99),
         usual_longest_ms=_percentile(_longest(usual, per_s), 50),
         usual_max_ms=_percentile(usual, 100),
-        training_p50_ms=_percentile(training, 50),
         training_p99_ms=_percentile(training, 99),
-        training_max_ms=_percentile(training, 100),
         at_swap_max_ms=_percentile(at_swap, 100),
     )
 

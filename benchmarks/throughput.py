@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from benchmarks.arrivals import Ends, Sample, values, watch
+from benchmarks.arrivals import Ends, Observation, values, watch
 from benchmarks.contestants import Contestant, Course, Peers, start
 from benchmarks.data import Plan
 from benchmarks.process import BenchmarkError
@@ -94,11 +94,11 @@ def one(
     )
 
 
-def rates(samples: list[Sample]) -> tuple[float, float, float]:
+def rates(samples: list[Observation]) -> tuple[float, float, float]:
     """Return records per second, µs of CPU per record, and the measured period in seconds.
 
-    >>> rates([Sample(0, 0, 0, 0), Sample(5, 10, 1, 0), Sample(7, 100, 10, 0),
-    ...        Sample(9, 100, 11, 0)])
+    >>> rates([Observation(0, 0, 0, 0), Observation(5, 10, 1, 0), Observation(7, 100, 10, 0),
+    ...        Observation(9, 100, 11, 0)])
     (45.0, 100000.0, 2)
     """
     final = samples[-1].records

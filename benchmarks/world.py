@@ -18,7 +18,7 @@ import msgspec
 from confluent_kafka import admin as ck_admin
 
 from benchmarks.data import Plan
-from benchmarks.process import BenchmarkError, Measured
+from benchmarks.process import BenchmarkError, MeasuredProcess
 from driftline.broker.local import LocalKafka
 from driftline.config.stream import load
 from driftline.wire.topics import Service, Topics
@@ -44,7 +44,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
-        self._started: list[Measured] = []
+        self._started: list[MeasuredProcess] = []
         self._runs = 0
         self._kafka = LocalKafka(self.folder / "kafka", 0)
 
@@ -106,15 +106,15 @@ class World:
             raise BenchmarkError(f"driftline {' '.join(map(str, words))}:\n{done.stderr.decode()}")
         return msgspec.json.decode(done.stdout) if "--json" in words else None
 
-    def start(self, name: str, command: list[str], home: Path | None = None) -> Measured:
+    def start(self, name: str, command: list[str], home: Path | None = None) -> MeasuredProcess:
         """Start a program; it is stopped on exit at the latest."""
         self._runs += 1
         log = self.folder / "logs" / f"{self._runs:03d}-{name}.log"
-        program = Measured(name, command, environment=self.environment(home), log=log)
+        program = MeasuredProcess(name, command, environment=self.environment(home), log=log)
         self._started.append(program)
         return program
 
-    def service(self, service: Service, file: Path, home: Path | None = None) -> Measured:
+    def service(self, service: Service, file: Path, home: Path | None = None) -> MeasuredProcess:
         """Start a Driftline service by its command."""
         command = [sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file)]
         return self.start(service, command, home)

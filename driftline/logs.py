@@ -30,7 +30,7 @@ REPEAT_WITHIN_S: Final = 60.0
 # With these limits, the log files of a service have at most 8 MB.
 MAX_FILE_BYTES: Final = 2_000_000
 OLD_FILES: Final = 3
-# The most messages that are remembered to detect repeats. With more messages, repeats are rare.
+# The largest number of messages that are remembered to detect repeats.
 _MOST_REMEMBERED: Final = 200
 _ALIKE: Final = "driftline_alike"
 _NUMBER: Final = re.compile(r"0x[0-9a-f]+|\d+")
@@ -50,7 +50,7 @@ class Speaker(msgspec.Struct, frozen=True):
 class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """A log line in the format `json`."""
 
-    time: str  # RFC 3339 UTC, milliseconds
+    time: str  # RFC 3339 in UTC, with milliseconds
     level: str
     logger: str
     message: str

@@ -5,10 +5,8 @@ service only.
 """
 
 import logging
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from driftline.broker.port import Broker
 from driftline.clock import Clock
@@ -29,15 +27,17 @@ def build_handler(
     broker: Broker,
     clock: Clock,
     *,
-    reports: Path | None,
+    reports: Path | None = None,
     synchronous: bool = False,
 ) -> Handler:
     """Return the handler of a service.
 
     `reports` is the folder for reports by Evidently; without it none are written. With
-    `synchronous` (`driftline run`), training and reports run synchronously in this thread.
-    Otherwise they run in processes of their own, while the loop keeps polling.
+    `synchronous` (`driftline run`), training and reports run synchronously in this thread, and no
+    state is kept on disk, because a run is never restarted. Otherwise they run in processes of
+    their own, while the loop keeps polling.
     """
+    state = None if synchronous else state_of(settings, stream)
     match service:
         case "inference":
             from consumers.inference.handler import InferenceHandler
@@ -48,9 +48,7 @@ def build_handler(
         case "outcomes":
             from consumers.outcomes.handler import OutcomesHandler
 
-            # A run in memory is never restarted, so it needs no state on disk.
-            state = None if synchronous else state_of(settings, stream) / "outcomes"
-            return OutcomesHandler(stream, clock, state=state)
+            return OutcomesHandler(stream, clock, state=state and state / "outcomes")
         case "monitor":
             from monitor.service import MonitorHandler
 
@@ -58,7 +56,7 @@ def build_handler(
                 stream,
                 Models.of(settings, stream),
                 reports=_if_drawable(reports),
-                state=None if synchronous else state_of(settings, stream) / "monitor",
+                state=state and state / "monitor",
                 synchronous=synchronous,
             )
         case "trainer":
@@ -70,39 +68,23 @@ def build_handler(
 def build_loop(
     service: Service,
     stream: Stream,
-    settings: Settings,
     broker: Broker,
+    handler: Handler,
     *,
     clock: Clock,
-    reports: Path | Literal["default"] | None = "default",
     slot: int = 0,
-    synchronous: bool = False,
     commit_interval_s: float | None = None,
-    wrap: Callable[[Handler], Handler] = lambda handler: handler,
     on_connection: OnConnection = lambda problem: None,
 ) -> Loop:
-    """Return the loop that runs worker number `slot` of a service.
+    """Return the loop that runs a handler as worker number `slot` of a service.
 
-    `wrap` may wrap the handler, to observe it. `on_connection` is called when the connection to
-    Kafka fails or recovers.
+    `on_connection` is called when the connection to Kafka fails or recovers.
     """
     if commit_interval_s is None and service == "monitor" and stream.drift.classifier:
         # Training the classifier for a new model takes longer than a transaction may stay open.
         commit_interval_s = 0.0
     return Loop(
-        wrap(
-            build_handler(
-                service,
-                stream,
-                settings,
-                broker,
-                clock,
-                reports=settings.home / "reports" / stream.name
-                if reports == "default"
-                else reports,
-                synchronous=synchronous,
-            )
-        ),
+        handler,
         broker,
         group=Topics(stream).group(service),
         delivery=stream.kafka.inference_delivery if service == "inference" else "exactly_once",
@@ -114,14 +96,21 @@ def build_loop(
     )
 
 
-def _if_drawable(reports: Path | None) -> Path | None:
-    """Return the folder for reports, or None if Evidently, which draws them, is not installed."""
-    if reports is None or find_spec("evidently") is not None:
-        return reports
-    log.warning(
-        "Evidently is not installed, so drift events have no HTML report of their window; "
-        "pip install 'driftline[evidently]' adds these reports and more drift tests"
+def without_evidently() -> str | None:
+    """Return what is missing without Evidently and how to add it; None if it is installed."""
+    if find_spec("evidently") is not None:
+        return None
+    return (
+        "Evidently is not installed: pip install 'driftline[evidently]' adds an HTML report of "
+        "each window that opened a drift event, and more drift tests"
     )
+
+
+def _if_drawable(reports: Path | None) -> Path | None:
+    """Return the folder for reports, or None without Evidently, which draws them."""
+    if reports is None or (missing := without_evidently()) is None:
+        return reports
+    log.info(missing)
     return None
 
 

@@ -50,7 +50,7 @@ _DIGEST_DIGITS = 12
 def line(role: Role, message: Message) -> str:
     """Return a message as text without line breaks or other control characters."""
     try:
-        return visible(_said(role, message))
+        return visible(_described(role, message))
     except DataError:
         return f"unreadable: {plain(message.value)}"
 
@@ -77,7 +77,7 @@ def moment(timestamp_ms: int) -> str:
     return publish_time(timestamp_ms).removesuffix("+00:00").replace("T", " ")
 
 
-def _said(role: Role, message: Message) -> str:
+def _described(role: Role, message: Message) -> str:
     match role:
         case "features" | "labels":
             return plain(message.value)
@@ -158,10 +158,10 @@ def _window(event: WindowsEvent) -> str:
             return f"data window {event.index}: {span}, {drifted}{_late(event.late)}"
         case PerformanceWindow():
             value = "none" if event.value is None else f"{event.value:.4f}"
-            said = f"performance window {event.index}: {span}, {event.metric} {value}"
+            text = f"performance window {event.index}: {span}, {event.metric} {value}"
             lost = f", {event.lost} deleted unread" if event.lost else ""
             letters = f", {event.dead_letters} dead letters" if event.dead_letters else ""
-            return said + _late(event.late) + letters + lost
+            return text + _late(event.late) + letters + lost
         case PerformancePane():
             mean = sum(event.errors) / len(event.errors) if event.errors else 0.0
             return f"pane {event.index}: {span}, mean error {mean:.4f}"

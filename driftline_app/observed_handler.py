@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 # Often enough for an operator who watches, and rare enough to cost nothing.
 _WRITE_EVERY_S = 1.0
 # Topics whose messages are rare enough to be logged, one line each. Dead letters are counted.
-_TOLD: tuple[Role, ...] = ("drift", "retrain", "models")
+_LOGGED: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
 class ObservedHandler(Handler):
@@ -101,7 +101,7 @@ class ObservedHandler(Handler):
         return self._paused
 
     def on_broadcast(self, messages: Sequence[Message]) -> Output:
-        return self._note(self._handler.on_broadcast(messages))
+        return self._count(self._handler.on_broadcast(messages))
 
     def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
@@ -118,11 +118,11 @@ class ObservedHandler(Handler):
 
     def handle(self, messages: Sequence[Message]) -> Output:
         self._consumed += len(messages)
-        return self._note(self._handler.handle(messages))
+        return self._count(self._handler.handle(messages))
 
     def reject(self, message: Message, reason: str) -> Output:
         self._consumed += 1
-        return self._note(self._handler.reject(message, reason))
+        return self._count(self._handler.reject(message, reason))
 
     def on_group_progress(self, progress: GroupProgress) -> None:
         self._lag = dict(progress.lags)
@@ -135,10 +135,10 @@ class ObservedHandler(Handler):
         if change.unread is not None:
             self._gaps += 1
             self._lost += 0 if change.is_new_topic else change.start - change.unread
-        return self._note(self._handler.on_log_change(change))
+        return self._count(self._handler.on_log_change(change))
 
     def on_tick(self) -> Output:
-        output = self._note(self._handler.on_tick())
+        output = self._count(self._handler.on_tick())
         if (
             self._clock.monotonic() - self._written_s >= _WRITE_EVERY_S
             or self._current() != self._state.state
@@ -207,7 +207,7 @@ class ObservedHandler(Handler):
             return "waiting for a model"
         return "running"
 
-    def _note(self, output: Output) -> Output:
+    def _count(self, output: Output) -> Output:
         if output:
             counts: Counter[str] = Counter()
             for record in output:
@@ -215,14 +215,14 @@ class ObservedHandler(Handler):
                     len(record.values) if isinstance(record, OutgoingBatch) else 1
                 )
             self._published += counts
-            if any(self._roles.get(topic) in _TOLD for topic in counts):
-                self._tell(output)
+            if any(self._roles.get(topic) in _LOGGED for topic in counts):
+                self._log_events(output)
         return output
 
-    def _tell(self, output: Output) -> None:
+    def _log_events(self, output: Output) -> None:
         for record in output:
             role = self._roles.get(record.topic)
-            if role in _TOLD and isinstance(record, Outgoing):
+            if role in _LOGGED and isinstance(record, Outgoing):
                 message = Message(record.topic, 0, 0, record.key, record.value, record.headers)
                 log.info("%s: %s", role, line(role, message))
 

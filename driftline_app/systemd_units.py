@@ -5,7 +5,6 @@ file of environment variables that the operator writes.
 """
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from driftline.errors import SettingsError
 from driftline.ops.processes import folder_of
 from driftline.safe_text import visible
 from driftline.wire.topics import Service
+from driftline_app.service_process import service_command
 
 _UNIT = """\
 # {name}
@@ -74,7 +74,10 @@ def systemd_units(
             stream=stream.name,
             service=service,
             slot=slot,
-            command=_command(file, service, slot, settings),
+            command=" ".join(
+                _quoted(word.replace("$", "$$"))
+                for word in service_command(service, slot, file, settings.bootstrap_servers)
+            ),
             folder=_percent(str(Path.cwd())),
             home=_quoted(f"DRIFTLINE_HOME={settings.home.absolute()}"),
             secrets=secrets_file,
@@ -82,14 +85,6 @@ def systemd_units(
         for service, slot in slots
     ]
     return "\n".join(["\n".join(lines), "", *units])
-
-
-def _command(file: Path, service: Service, slot: int, settings: Settings) -> str:
-    words = (
-        *(sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file.absolute())),
-        *("--bootstrap-server", settings.bootstrap_servers, "--slot", str(slot)),
-    )
-    return " ".join(_quoted(word.replace("$", "$$")) for word in words)
 
 
 def _quoted(word: str) -> str:

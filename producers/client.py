@@ -8,10 +8,12 @@ from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
 from driftline.client.connection import as_broker, as_stream
-from driftline.config.stream import ID, ROW, Stream, to_time_us
+from driftline.config.stream import ID, ROW, Stream
 from driftline.errors import DataError
-from driftline.wire.feature_records import LabelCodec, RecordCodec, key_bytes, text
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
+from driftline.wire.values import key_bytes, text, to_time_us
 from producers.numbering import next_row
 from producers.shaping import Shaper
 
@@ -20,10 +22,13 @@ class FeatureProducer:
     """Check records against the stream file, number them if the stream needs it, and send them.
 
     broker: the address of a Kafka broker, `"host:port"`, or a broker object. For an address, the
-    client library and its properties come from the environment. stream: the path of a stream file,
-    or a loaded stream. first_row: the number (`@row`) of the first record, instead of the one after
-    the topic's last number. It is ignored if the stream has no numbers. Inference can score every
-    record that `send` accepts, except for records with categories that the model does not know.
+    client library and its properties come from the environment.
+    stream: the path of a stream file, or a loaded stream.
+    first_row: the number (`@row`) of the first record, instead of the one after the topic's last
+    number. It is ignored if the stream has no numbers.
+
+    Inference can score every record that `send` accepts, except for records with categories that
+    the model does not know.
 
     Use a producer in one thread only. If the stream numbers its records (`@row`), run only one
     producer at a time: a new producer continues after the highest number in the topic.

@@ -6,9 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from driftline.config.stream import to_time_us
-from driftline.wire.feature_records import parse_time
-from driftline.wire.values import pattern_reader
+from driftline.wire.values import parse_time, pattern_reader, to_time_us
 from producers.shaping import as_number
 
 # The patterns are tried in this order. If both a day-first and a month-first pattern fit, the
@@ -48,7 +46,7 @@ _ENOUGH: Final = 0.95
 _TRIED: Final = 1000
 
 
-class Clock(msgspec.Struct, frozen=True):
+class TimeColumn(msgspec.Struct, frozen=True):
     """The time format of a column: a `format`, or a step count (time = `start` + `step` × value).
 
     `backwards` counts the rows whose time is before that of an earlier row. `unreadable` counts the
@@ -64,7 +62,7 @@ class Clock(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def look_at_clock(column: str, values: Sequence[Any]) -> Clock:
+def look_at_clock(column: str, values: Sequence[Any]) -> TimeColumn:
     """Detect the format of a time column, and whether its times ever decrease."""
     known = [value for value in values if value is not None]
     numbers = [_number(value) for value in values]
@@ -94,7 +92,7 @@ def look_at_clock(column: str, values: Sequence[Any]) -> Clock:
     if backwards:
         by = f" by up to {timedelta(microseconds=furthest)}" if format_ and not step else ""
         notes.append(f"{column} runs backwards in {backwards} rows{by}")
-    return Clock(column, format_, start, step, backwards, unreadable, tuple(notes))
+    return TimeColumn(column, format_, start, step, backwards, unreadable, tuple(notes))
 
 
 def _number(value: Any) -> float | None:

@@ -102,7 +102,7 @@ class _Records:
                 is_open = self._line.count('"') % 2 == 1
                 if self._ended or self._number > self._start or is_open:
                     raise self._unterminated() from error
-                cells = self._lenient(delimiter)  # it affects no other line
+                cells = self._lenient(delimiter)  # other lines are not affected
             yield cells
             self._start = self._number + 1
 

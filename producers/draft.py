@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from driftline.config.stream_keys import quoted, quoted_key
-from producers.profile import Column, Profile
+from producers.profile import Column, DataProfile
 
 # With twenty windows in the data, the time of a change is visible. Each window needs enough records
 # for its tests.
@@ -36,7 +36,7 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:63] or "stream"
 
 
-def draft(profile: Profile, name: str) -> str:
+def draft(profile: DataProfile, name: str) -> str:
     """Return the text of a stream file. It is valid unless the time format was not recognised."""
     sections = [
         _head(profile, name),
@@ -60,7 +60,7 @@ def window_records(records: int) -> int:
     return round(size / scale) * scale
 
 
-def _head(profile: Profile, name: str) -> str:
+def _head(profile: DataProfile, name: str) -> str:
     metric = "accuracy" if profile.task == "classification" else "mae"
     others = "or balanced_accuracy, f1_macro" if profile.task == "classification" else "or rmse"
     why = (
@@ -83,12 +83,12 @@ def _head(profile: Profile, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _classes(profile: Profile) -> str:
+def _classes(profile: DataProfile) -> str:
     shown = ", ".join(profile.classes[:8]) + (", …" if len(profile.classes) > 8 else "")
     return "  # " + _one_line(shown) if shown else ""
 
 
-def _record(profile: Profile) -> str:
+def _record(profile: DataProfile) -> str:
     lines = ["[record]"]
     if profile.id is None:
         lines.append('id = "@row"  # the rows are numbered')
@@ -108,7 +108,7 @@ def _record(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _time(profile: Profile) -> str:
+def _time(profile: DataProfile) -> str:
     clock = profile.time
     if clock is None:
         return ""  # without this section, records are numbered
@@ -124,7 +124,7 @@ def _time(profile: Profile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _features(profile: Profile) -> str:
+def _features(profile: DataProfile) -> str:
     lines = ["[features]"]
     lines += [_feature(column) for column in profile.features]
     return "\n".join(lines) + "\n"
@@ -138,14 +138,14 @@ def _feature(column: Column) -> str:
     return f"{quoted_key(column.name)} = {value}{note}"
 
 
-def _windows(profile: Profile) -> str:
+def _windows(profile: DataProfile) -> str:
     records = window_records(profile.total or profile.records)
     if profile.own_labels:
         records = window_records(profile.records)
     return f"[windows]\nrecords = {records}  # about a twentieth of the data\n"
 
 
-def _simulate(profile: Profile) -> str:
+def _simulate(profile: DataProfile) -> str:
     if profile.own_labels:
         delay = '"data"  # a later row with the same id has the label'
     elif profile.time is None:

@@ -16,6 +16,8 @@ STREAM_FILE: Final = Path(__file__).with_name("iris.toml")
 
 _COLUMNS: Final = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 _START: Final = datetime(2025, 1, 6, 8, tzinfo=UTC)
+_SCALE: Final = 0.6  # of the petal lengths that the drifted sensor measures
+_SEED: Final = 7
 
 
 class Iris:
@@ -36,14 +38,12 @@ class Iris:
 class IrisDrift:
     """Flowers drawn with replacement from the 150, one per second, with a sensor that drifts.
 
-    From row `drift_at * records` on, petal lengths are measured as `scale * cm + shift`, as if the
-    camera had been knocked. A model that was trained before then classifies many virginica as
-    versicolor: its accuracy falls from .98 to between .68 and .80, depending on the kind of model.
-    A model that is trained on the new measurements is as accurate as before.
+    From the middle row on, petal lengths are measured at 60%, as if the camera had been knocked. A
+    model that was trained before then classifies many virginica as versicolor: its accuracy falls
+    from .98 to between .68 and .80, depending on the kind of model. A model that is trained on the
+    new measurements is as accurate as before.
 
-    records: the number of rows. drift_at: the share of rows before the sensor drifts. scale, shift
-    (cm): the error of the drifted sensor. seed: for drawing the flowers; the same seed gives the
-    same rows.
+    records: the number of rows. The flowers are the same each time.
 
     >>> first = next(IrisDrift(records=10).rows())
     >>> sorted(first)[:3]
@@ -53,30 +53,18 @@ class IrisDrift:
     name: Final = "iris-drift"
     textual: Final = False
 
-    def __init__(
-        self,
-        records: int = 6000,
-        *,
-        drift_at: float = 0.5,
-        scale: float = 0.6,
-        shift: float = 0.0,
-        seed: int = 7,
-    ) -> None:
+    def __init__(self, records: int = 6000) -> None:
         self._records = records
-        self._drift_at = drift_at
-        self._scale = scale
-        self._shift = shift
-        self._seed = seed
 
     @property
     def drift_row(self) -> int:
         """The first row (counted from 0) that the drifted sensor measures."""
-        return int(self._records * self._drift_at)
+        return self._records // 2
 
     @property
     def changes(self) -> tuple[Change, ...]:
         """The one change in this source: the camera was knocked."""
-        detail = f"petal lengths are read {1 - self._scale:.0%} too short"
+        detail = f"petal lengths are read {1 - _SCALE:.0%} too short"
         return (Change(self.drift_row, "the camera was knocked", detail),)
 
     def count(self) -> int:
@@ -84,13 +72,13 @@ class IrisDrift:
 
     def rows(self) -> Iterator[Row]:
         flowers, species = _load()
-        drawn = np.random.default_rng(self._seed).integers(0, len(flowers), self._records)
+        drawn = np.random.default_rng(_SEED).integers(0, len(flowers), self._records)
         petal_length = _COLUMNS.index("petal_length")
         for row, place in enumerate(drawn.tolist()):
             flower = flowers[place].tolist()
             if row >= self.drift_row:
                 # The sensor reports centimetres to two digits.
-                flower[petal_length] = round(flower[petal_length] * self._scale + self._shift, 2)
+                flower[petal_length] = round(flower[petal_length] * _SCALE, 2)
             yield _row(row, flower, species[place])
 
 

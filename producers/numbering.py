@@ -117,7 +117,7 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         tails = _tails(broker, spans, _published_of)
     except BrokerUnavailable:
         raise
-    except BrokerError as error:  # a missing topic, or no right to read it
+    except BrokerError as error:  # the topic is missing, or this user may not read it
         log.warning(
             "%s: the numbers of deleted records are not taken into account, because %s or %s "
             "cannot be read: %s",
@@ -134,9 +134,8 @@ def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tu
         if after:
             # A prediction beyond the end is of an earlier topic with the same name.
             unknown += end - max(after) if max(after) <= end else end
-        elif (
-            place not in spans or not spans[place].end
-        ):  # if it has, its predictions have expired, too
+        # If the partition has an end, it had predictions, which have expired, too.
+        elif place not in spans or not spans[place].end:
             unknown += end
     rows = [event.row for tail in tails.values() for event in tail if event.row is not None]
     return max(rows, default=-1), unknown

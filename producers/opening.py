@@ -27,5 +27,5 @@ def readable(name: str, lines: Iterable[T]) -> Iterator[T]:
         raise DataError(
             f"{name}: not UTF-8 after line {number}", hint="convert the file to UTF-8"
         ) from error
-    except (OSError, EOFError, zlib.error) as error:  # a damaged gzip file
+    except (OSError, EOFError, zlib.error) as error:  # raised for a damaged gzip file
         raise DataError(f"{name}: cannot be read after line {number}: {error}") from error

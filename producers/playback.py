@@ -32,8 +32,9 @@ from driftline.errors import DataError
 from driftline.runtime.partition_clock import MAX_AHEAD_ROWS, MAX_AHEAD_US, PartitionClock
 from driftline.wire.events import MAX_ROW
 from driftline.wire.values import MAX_TIME_US
+from producers.label_delays import delay_of, drawn, is_duration
 from producers.recorded import recorded_row, recorded_time
-from producers.rows import Change, Changing, Row, Source
+from producers.rows import Change, Changing, Row, RowSource
 from producers.shaping import Shaped, Shaper, Unusable
 
 
@@ -58,7 +59,7 @@ class WarmUp(msgspec.Struct, frozen=True):
 
     records: tuple[bytes, ...]
     labels: tuple[str | float, ...]
-    rows: int  # data rows in the share
+    rows: int  # number of data rows in the share
     unlabelled: int  # records without a label, which cannot be used for training
 
 
@@ -67,9 +68,9 @@ class PlayCounts(msgspec.Struct):
 
     records: int = 0
     labels: int = 0
-    labels_withheld: int = 0  # not sent because of `label_missing`
+    labels_withheld: int = 0  # labels that were not sent because of `label_missing`
     unlabelled: int = 0  # records without a label to send: their row has no target or no id
-    labels_of_skipped: int = 0  # not sent because they belong to warm-up or skipped records
+    labels_of_skipped: int = 0  # labels of warm-up and skipped records, which were not sent
 
 
 class Playback:
@@ -81,7 +82,7 @@ class Playback:
     def __init__(
         self,
         stream: Stream,
-        source: Source,
+        source: RowSource,
         *,
         seed: int = 0,
         limit: int | None = None,
@@ -100,7 +101,7 @@ class Playback:
         rows = self._noted(islice(source.rows(), limit))
         self._rows: Iterator[tuple[int, Row]] = enumerate(rows)
         self._number = 0
-        self._delay = _checked(stream)
+        self._delay = delay_of(stream)
         self._max_ahead_us = stream.max_ahead if stream.axis == "time" else MAX_AHEAD_US
         self._recorded = stream.simulate.label_delay == AT
         # It ignores implausible numbers; otherwise one wrong number would make all labels due.
@@ -261,7 +262,7 @@ class Playback:
 
         Labels wait in a heap, ordered by the position at which they are due on the delay's axis.
         """
-        draw, by_time = self._draw(delay), _is_duration(delay)
+        by_time = is_duration(delay)
         same_axis = by_time == (self._stream.axis == "time")
         last = MAX_ROW if self._stream.axis == "row" else MAX_TIME_US
         waiting: list[tuple[int, int, Shaped, Unusable | None]] = []
@@ -289,7 +290,7 @@ class Playback:
                 due, _, earlier, wrong = heapq.heappop(waiting)
                 yield self._label(earlier, index, wrong or (due if same_axis else at))
             yield self._record(shaped, index)
-            wait, withheld = draw(), self._withheld()
+            wait, withheld = drawn(delay, self._random), self._withheld()
             if shaped.target is None or shaped.record_id is None:
                 self.counts.unlabelled += 1
             elif withheld:
@@ -299,7 +300,8 @@ class Playback:
                 wrong = known if isinstance(known, Unusable) else None
                 due = known if isinstance(known, int) else (here or 0) + wait
                 heapq.heappush(waiting, (min(due, last), index, shaped, wrong))
-                while waiting and waiting[0][0] <= reached:  # no delay, or a late record
+                # Labels without delay, and labels of late records, are due now.
+                while waiting and waiting[0][0] <= reached:
                     due, _, earlier, wrong = heapq.heappop(waiting)
                     yield self._label(earlier, index, wrong or (due if same_axis else at))
         # All rows are played; send the remaining labels in the order in which they are due.
@@ -307,9 +309,6 @@ class Playback:
         while waiting:
             due, _, earlier, wrong = heapq.heappop(waiting)
             yield self._label(earlier, index, wrong or (due if same_axis else end))
-
-    def _draw(self, delay: Span | LabelDelay) -> "_Draw":
-        return _Draw(delay, self._random)
 
     def _withheld(self) -> bool:
         return bool(self._random.random() < self._stream.simulate.label_missing)
@@ -363,54 +362,3 @@ class Playback:
         value = self._shaper.label(shaped, record_id, at)
         position = None if isinstance(at, Unusable) else at
         return Play("label", index, shaped.key, value, record_id, position)
-
-
-class _Draw:
-    """Draw the delay of one label with each call, in microseconds or records."""
-
-    def __init__(self, delay: Span | LabelDelay, random: np.random.Generator) -> None:
-        self._delay = delay
-        self._random = random
-
-    def __call__(self) -> int:
-        delay = self._delay
-        if isinstance(delay, Span):
-            return _amount(delay)
-        if delay.distribution == "exponential":
-            return round(self._random.exponential(_amount(delay.mean)))
-        return round(self._random.uniform(_amount(delay.low), _amount(delay.high)))
-
-
-def _checked(stream: Stream) -> Span | LabelDelay | None:
-    """Return the label delay, None for `"data"`. Raises DataError if the stream cannot use it."""
-    if stream.simulate.label_delay == AT:
-        return Span(us=0) if stream.axis == "time" else Span(records=0)
-    delay = stream.simulate.delay
-    where = f"stream {stream.name}, simulate.label_delay"
-    if isinstance(delay, LabelDelay):
-        spans = [delay.mean] if delay.distribution == "exponential" else [delay.low, delay.high]
-        needed = "`mean`" if delay.distribution == "exponential" else "`low` and `high`"
-        if None in spans:
-            raise DataError(f"{where}: a {delay.distribution} distribution needs {needed}")
-        if len({span.us is None for span in spans if span is not None}) > 1:
-            raise DataError(f"{where}: expected two durations or two numbers of records")
-    if delay is not None and _is_duration(delay) and not stream.has_time:
-        raise DataError(
-            f"{where}: {stream.simulate.label_delay!r} is a duration, but the stream has no event "
-            "time",
-            hint="give a number of records",
-        )
-    return delay
-
-
-def _is_duration(delay: Span | LabelDelay) -> bool:
-    if isinstance(delay, Span):
-        return delay.us is not None
-    span = delay.mean or delay.high
-    return span is not None and span.us is not None
-
-
-def _amount(span: Span | None) -> int:
-    if span is None:
-        return 0
-    return span.us if span.us is not None else span.records or 0

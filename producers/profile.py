@@ -1,7 +1,7 @@
 """Profile a data set before it is streamed: kinds of columns, classes, and likely problems.
 
-In: a source, its target column and, if known, its time, id and key columns. Out: a `Profile`. Only
-the first `MAX_ROWS` rows are read, and nothing is changed.
+In: a source, its target column and, if known, its time, id and key columns. Out: a `DataProfile`.
+Only the first `MAX_ROWS` rows are read, and nothing is changed.
 """
 
 import math
@@ -17,9 +17,9 @@ import msgspec
 
 from driftline.config.stream import Kind, Task
 from driftline.errors import DataError
-from driftline.wire.feature_records import text
-from producers.clocks import Clock, look_at_clock
-from producers.rows import Source
+from driftline.wire.values import text
+from producers.clocks import TimeColumn, look_at_clock
+from producers.rows import RowSource
 from producers.shaping import as_number
 
 # Enough to see every kind of value. The profile of a larger file covers only these rows, and its
@@ -62,7 +62,7 @@ class Column(msgspec.Struct, frozen=True):
     notes: tuple[str, ...] = ()
 
 
-class Profile(msgspec.Struct, frozen=True):
+class DataProfile(msgspec.Struct, frozen=True):
     """The profile of a data set.
 
     rows: the number of rows that were read, of `total` (None if unknown).
@@ -79,7 +79,7 @@ class Profile(msgspec.Struct, frozen=True):
     task: Task
     classes: tuple[str, ...]
     baseline: Literal["prior", "previous_label"]
-    time: Clock | None
+    time: TimeColumn | None
     id: str | None
     key: str | None
     own_labels: bool
@@ -96,14 +96,14 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 def look(
-    source: Source,
+    source: RowSource,
     target: str,
     *,
     time: str | None = None,
     id: str | None = None,
     key: str | None = None,
     drop: Sequence[str] = (),
-) -> Profile:
+) -> DataProfile:
     """Profile a data set. Raises DataError if a column does not exist or there are no rows."""
     table, rows, unreadable = _read(source)
     _require(table, source, (target, time, id, key, *drop))
@@ -120,15 +120,14 @@ def look(
         target: "target",
     }
     columns = tuple(
-        _column(name, values, uses.get(name), source.textual, key == name)
-        for name, values in table.items()
+        _column(name, values, uses.get(name), source.textual) for name, values in table.items()
     )
     clock = None
     if time is not None:
         clock = look_at_clock(time, table[time])
         notes.extend(clock.notes)
     _warn(columns, table, records, notes)
-    return Profile(
+    return DataProfile(
         source=source.name,
         rows=rows,
         total=rows if rows < MAX_ROWS else source.count(),
@@ -146,7 +145,7 @@ def look(
     )
 
 
-def _read(source: Source) -> tuple[dict[str, list[Any]], int, int]:
+def _read(source: RowSource) -> tuple[dict[str, list[Any]], int, int]:
     table: dict[str, list[Any]] = {}
     rows = unreadable = 0
     for row in islice(source.rows(), MAX_ROWS):
@@ -157,7 +156,8 @@ def _read(source: Source) -> tuple[dict[str, list[Any]], int, int]:
             table[name] = [None] * rows
         for name, values in table.items():
             value = row.get(name)
-            values.append(None if value == "" or value != value else value)  # NaN != NaN
+            # `value != value` is true for NaN.
+            values.append(None if value == "" or value != value else value)
         rows += 1
     if not rows:
         raise DataError(f"{source.name}: no rows")
@@ -169,7 +169,7 @@ def _read(source: Source) -> tuple[dict[str, list[Any]], int, int]:
     )
 
 
-def _require(table: dict[str, list[Any]], source: Source, names: Sequence[str | None]) -> None:
+def _require(table: dict[str, list[Any]], source: RowSource, names: Sequence[str | None]) -> None:
     for name in names:
         if name is not None and name not in table:
             raise DataError(
@@ -258,7 +258,7 @@ def _identity(
 # ---- columns -------------------------------------------------------------------------------------
 
 
-def _column(name: str, values: list[Any], use: Use | None, textual: bool, is_key: bool) -> Column:
+def _column(name: str, values: list[Any], use: Use | None, textual: bool) -> Column:
     known = [value for value in values if value is not None]
     notes: list[str] = []
     distinct = len(set(map(text, known)))

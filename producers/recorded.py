@@ -8,9 +8,8 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from driftline.config.stream import to_time_us
 from driftline.wire.events import MAX_ROW
-from driftline.wire.values import parse_time
+from driftline.wire.values import parse_time, to_time_us
 from producers.shaping import Unusable, as_number
 
 
@@ -27,7 +26,8 @@ def recorded_row(value: Any, *, textual: bool) -> int | Unusable | None:
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        if value.is_integer() and abs(value) <= MAX_ROW:  # a column with missing values
+        # A column of whole numbers has floats if some values are missing.
+        if value.is_integer() and abs(value) <= MAX_ROW:
             value = int(value)
         elif math.isinf(value):
             return Unusable(str(value))  # JSON has no infinities

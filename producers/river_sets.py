@@ -1,16 +1,16 @@
 """River's bundled data sets and drift generators as sources.
 
-In: `river:NAME`, with parameters for a generator. Out: a `Source` whose target column is called
+In: `river:NAME`, with parameters for a generator. Out: a `RowSource` whose target column is called
 `target`. This module downloads nothing.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
 from driftline.errors import DataError
-from producers.rows import Change, Row, Source
+from producers.rows import Change, Row, RowSource
 
 TARGET: Final = "target"
 # Generators are infinite. This many rows are enough for a few drifts and take about a second.
@@ -38,7 +38,7 @@ class RiverSource:
             yield {**{str(name): value for name, value in features.items()}, TARGET: target}
 
 
-def open_river(name: str) -> Source:
+def open_river(name: str) -> RowSource:
     """Open one of River's data sets or generators by its name.
 
     - A bundled set: `river:Phishing`.
@@ -55,24 +55,35 @@ def open_river(name: str) -> Source:
     >>> [sorted(row) for row in source.rows()]
     [['0', '1', '2', 'target'], ['0', '1', '2', 'target']]
     """
-    from river import datasets
-    from river.datasets import base, synth
-
     parts = [_parse(part, name) for part in name.removeprefix("river:").split("/")]
     if len(parts) > 2:
         raise DataError(f"{name}: at most two generators can be joined")
-    if len(parts) == 1:
-        class_name, _ = parts[0]
-        found: Any = getattr(datasets, class_name, None)
-        if inspect.isclass(found) and issubclass(found, base.RemoteDataset):
-            raise DataError(
-                f"{name}: this set is not bundled with River; it would have to be downloaded",
-                hint=f"bundled: {', '.join(bundled())}",
-            )
-        if class_name in bundled():
-            if parts[0][1]:
-                raise DataError(f"{name}: a bundled set takes no parameters")
-            return RiverSource(name, found, found().n_samples)
+    found = _bundled(name, *parts[0]) if len(parts) == 1 else None
+    return found or _generated(name, parts)
+
+
+def _bundled(name: str, class_name: str, parameters: dict[str, Any]) -> RowSource | None:
+    """Open a data set in River's wheel, or return None if the class is not a data set."""
+    from river import datasets
+    from river.datasets import base
+
+    found: Any = getattr(datasets, class_name, None)
+    if inspect.isclass(found) and issubclass(found, base.RemoteDataset):
+        raise DataError(
+            f"{name}: this set is not bundled with River; it would have to be downloaded",
+            hint=f"bundled: {', '.join(bundled())}",
+        )
+    if class_name not in bundled():
+        return None
+    if parameters:
+        raise DataError(f"{name}: a bundled set takes no parameters")
+    return RiverSource(name, found, found().n_samples)
+
+
+def _generated(name: str, parts: Sequence[tuple[str, dict[str, Any]]]) -> RowSource:
+    """Open one generator, or two that are joined."""
+    from river.datasets import synth
+
     rows, at, width = DEFAULT_ROWS, None, 1
     makers = []
     for class_name, parameters in parts:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 Row: TypeAlias = Mapping[str, Any] | bytes
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Rows in order. Each call of `rows` starts at the first row, except on standard input."""
 
     @property

@@ -15,8 +15,8 @@ import msgspec
 from driftline.config.stream import AT, ID, ROW, Stream
 from driftline.errors import DataError
 from driftline.wire.events import MAX_ROW
-from driftline.wire.feature_records import LabelCodec, key_bytes, text
-from driftline.wire.values import time_reader
+from driftline.wire.labels import LabelCodec
+from driftline.wire.values import key_bytes, text, time_reader
 
 # Texts that files use for a missing number. They do not apply to categories, which may well be
 # called "None" or "NA".

@@ -1,8 +1,9 @@
 """Read rows from files, tables, standard input, the Iris data and River's data sets.
 
-In: a path, a table or a name. Out: a `Source`, whose rows are mappings of column to value, in the
-order of the data. A file is read in chunks. This module does not depend on a stream file. It never
-drops a row: a line that cannot be read as a row is passed on as bytes and becomes a dead letter.
+In: a path, a table or a name. Out: a `RowSource`, whose rows are mappings of column to value, in
+the order of the data. A file is read in chunks. This module does not depend on a stream file. It
+never drops a row: a line that cannot be read as a row is passed on as bytes and becomes a dead
+letter.
 """
 
 import sys
@@ -15,13 +16,13 @@ import msgspec
 from driftline.errors import DataError
 from producers.csv_files import CsvSource
 from producers.opening import opened, readable
-from producers.rows import Row, Source
+from producers.rows import Row, RowSource
 
 # Rows of a table that are converted to Python values at a time.
 CHUNK_ROWS: Final = 10_000
 
 
-def open_source(data: object) -> Source:
+def open_source(data: object) -> RowSource:
     """Open `data` as a source. Raises DataError.
 
     data: a path (`.csv`, `.csv.gz`, `.tsv`, `.parquet`, `.jsonl`, `.jsonl.gz`), `"-"` for JSON
@@ -38,7 +39,7 @@ def open_source(data: object) -> Source:
     )
 
 
-def _by_name(name: str) -> Source:
+def _by_name(name: str) -> RowSource:
     if name == "-":
         return JsonLinesSource("standard input", sys.stdin.buffer)
     if name in ("iris", "iris-drift"):

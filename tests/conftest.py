@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from driftline.broker import Admin
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
+from driftline.broker.port import Admin
 from driftline.errors import DriftlineError
 from tests.browser import NoBrowser, Opened, chromium
 
@@ -72,7 +72,7 @@ def _docker_kafka() -> Iterator[str | None]:
     """Start Kafka in a container; return None if no Docker engine responds."""
     try:
         import docker
-        from testcontainers.kafka import KafkaContainer
+        from testcontainers.community.kafka import KafkaContainer
 
         docker.from_env(timeout=5).ping()
     except Exception:  # noqa: BLE001 - no library, no socket or no permission: no Docker in any case
@@ -115,14 +115,17 @@ def kafka_admin(kafka_bootstrap: str) -> Iterator[Admin]:
 def topic_name(request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
     """Return a function for unique names. Kafka topics with these prefixes are deleted later."""
     names: list[str] = []
+    admin: Admin | None = None
 
     def unique() -> str:
+        nonlocal admin
+        if request.node.get_closest_marker("kafka"):
+            admin = request.getfixturevalue("kafka_admin")
         names.append(f"test-{uuid.uuid4().hex[:12]}")
         return names[-1]
 
     yield unique
-    if names and request.node.get_closest_marker("kafka"):
-        admin: Admin = request.getfixturevalue("kafka_admin")
+    if admin is not None:
         admin.delete([topic for topic in admin.describe() if topic.startswith(tuple(names))])
 
 

@@ -11,15 +11,16 @@ import pytest
 
 pytest.importorskip("confluent_kafka", reason="the benchmarks measure with librdkafka")
 
-from benchmarks.arrivals import Sample
+from benchmarks.arrivals import Observation
 from benchmarks.contestants import CONTESTANTS, DRIFTLINE, Peers, choose
 from benchmarks.data import Plan
-from benchmarks.process import BenchmarkError, Measured
+from benchmarks.process import BenchmarkError, MeasuredProcess
 from benchmarks.report import Report
 from benchmarks.summary import throughput_table
 from benchmarks.throughput import Throughput, rates
 from driftline.config.stream import loads
-from driftline.wire.feature_records import LabelCodec, RecordCodec
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,17 +46,17 @@ def test_a_record_depends_only_on_its_number() -> None:
 
 def test_the_rate_is_measured_from_a_tenth_of_the_records_to_the_last() -> None:
     samples = [
-        Sample(0.0, 0, 2.0, 0),
-        Sample(5.0, 200, 3.0, 0),  # a fifth of the records arrives at once, after a slow start
-        Sample(7.0, 1000, 3.8, 0),
-        Sample(9.0, 1000, 3.9, 0),
+        Observation(0.0, 0, 2.0, 0),
+        Observation(5.0, 200, 3.0, 0),  # a fifth of the records arrives at once, after a slow start
+        Observation(7.0, 1000, 3.8, 0),
+        Observation(9.0, 1000, 3.9, 0),
     ]
     assert rates(samples) == pytest.approx((400.0, 1000.0, 2.0))
 
 
 def test_a_run_too_short_to_measure_is_an_error() -> None:
-    with pytest.raises(BenchmarkError, match="take more records"):
-        rates([Sample(0.0, 0, 0.0, 0), Sample(1.0, 100, 0.1, 0)])
+    with pytest.raises(BenchmarkError, match="use more records"):
+        rates([Observation(0.0, 0, 0.0, 0), Observation(1.0, 100, 0.1, 0)])
 
 
 def run_of(name: str, round_: int, records_per_s: float) -> Throughput:
@@ -105,7 +106,7 @@ def test_a_peer_that_is_not_installed_is_reported_and_the_others_are_measured(
 
 
 def test_an_error_names_an_unknown_peer(tmp_path: Path) -> None:
-    with pytest.raises(BenchmarkError, match="no peer 'byhand'"):
+    with pytest.raises(BenchmarkError, match="unknown peer 'byhand'"):
         choose(["byhand"], Peers(tmp_path, Report()))
 
 
@@ -119,7 +120,7 @@ def test_no_peer_is_a_dependency_of_driftline() -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="measured by way of /proc")
 def test_the_error_for_a_program_that_ended_contains_its_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no such topic')"]
-    program = Measured("peer", command, environment={}, log=tmp_path / "log")
+    program = MeasuredProcess("peer", command, environment={}, log=tmp_path / "log")
     program.wait(30)
     with pytest.raises(BenchmarkError, match=r"peer ended with 1:\nno such topic"):
         program.check()

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import detectors, estimate_sets, false_alarms, retraining
 from benchmarks.evidence.related import generated, generated_source
-from benchmarks.evidence.relations import Scores
+from benchmarks.evidence.relations import CalibratedDistance
 from benchmarks.evidence.sets import DATA, SETS
 
 HERE = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data in {DATA}")
@@ -87,6 +87,6 @@ def test_column_pairs_find_a_correlation_that_single_columns_do_not() -> None:
     windows = generated(rng, 2_000), generated(rng, 1_000), generated(rng, 1_000, pair=0.5)
     reference, quiet, changed = [[columns[at] for at in (0, 1, 16)] for columns in windows]
     for paired, ratio in ((True, 2.0), (False, 1.0)):
-        watch = Scores(reference, 1_000, paired=paired)
+        watch = CalibratedDistance(reference, 1_000, paired=paired)
         scores = watch.score(quiet), watch.score(changed)
         assert (scores[1] > ratio * max(1.0, scores[0])) is paired

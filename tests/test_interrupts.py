@@ -119,12 +119,12 @@ start()
 
 def test_an_interrupt_in_a_destructor_of_a_library_ends_a_run(tmp_path: Path) -> None:
     code = f"""
-import simpleeval
-real = simpleeval.SimpleEval.__del__
+from zipfile import ZipFile
+real = ZipFile.__del__
 def late(self):
-    simpleeval.SimpleEval.__del__ = real
+    ZipFile.__del__ = real
     {PRESS}
-simpleeval.SimpleEval.__del__ = late
+ZipFile.__del__ = late
 os.environ["DRIFTLINE_HOME"] = {str(tmp_path)!r}
 sys.argv = ["driftline", "demo", "--limit", "1500"]
 from driftline_app.cli.main import main

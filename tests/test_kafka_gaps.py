@@ -11,8 +11,8 @@ from confluent_kafka.admin import AdminClient
 from consumers.outcomes.handler import OutcomesHandler
 from driftline.audit.reconcile import reconcile
 from driftline.audit.reconcile_findings import Lost
-from driftline.broker import Client, NewTopic, Outgoing, TopicPartition, connect
-from driftline.broker.port import Broker
+from driftline.broker import Client, connect
+from driftline.broker.port import Broker, NewTopic, Outgoing, TopicPartition
 from driftline.broker.scan import handled
 from driftline.clock import SystemClock
 from driftline.config.stream import Stream, loads

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from driftline_app.report.column_charts import Cell, heat_map, histogram
-from driftline_app.report.page import write_page as write
-from driftline_app.report.page import write_report
+from driftline_app.report.page import write_page, write_report
 from driftline_app.report.values import MetricOverTime, RunEvent, RunReport, Totals
 from monitor.evidently_reports import Task, draw
 from tests.browser import Opened
@@ -69,7 +68,7 @@ def test_a_drift_report_executes_no_hostile_data(tmp_path: Path, open_file: Open
 def test_the_policy_of_the_page_blocks_injected_scripts(tmp_path: Path, open_file: Open) -> None:
     drift, run = tmp_path / "window-1.html", tmp_path / "run.html"
     _drift_report(drift, ("x",), ("a", "b"))
-    write(run, "title", [])
+    write_page(run, "title", [])
     for path in (drift, run):
         with socket.create_server(("127.0.0.1", 0)) as server:
             opened = open_file(path)
@@ -165,7 +164,7 @@ def test_the_plots_of_a_backtest_execute_no_hostile_data(tmp_path: Path, open_fi
     values = _texts(HOSTILE, 60, 0)
     plots = [heat_map([(name, cells) for name in HOSTILE])]
     plots += [histogram(name, values, values) for name in HOSTILE]
-    write(path, HOSTILE[0], plots)
+    write_page(path, HOSTILE[0], plots)
     opened = open_file(path)
     assert opened.ran == 0
     assert opened.troubles == []

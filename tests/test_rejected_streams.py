@@ -18,7 +18,7 @@ from driftline.ops.doctor import Check, check_broker
 from driftline.wire.envelope import drift_decoder
 from driftline.wire.events import DriftEvent
 from driftline.wire.topics import Topics, apply
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 from trainer.first import train_first
 
 STREAM = loads(
@@ -82,11 +82,11 @@ class Site:
             build_loop(
                 service,
                 STREAM,
-                settings,
                 self._broker,
+                build_handler(
+                    service, STREAM, settings, self._broker, self._clock, synchronous=True
+                ),
                 clock=self._clock,
-                reports=None,
-                synchronous=True,
                 commit_interval_s=0.0,
             )
             for service in ("inference", "outcomes", "monitor")

@@ -13,7 +13,6 @@ from driftline.config.stream import Stream, loads
 from driftline.models.catalog import record_of
 from driftline.models.keys import Signer, Trusted, new_key
 from driftline.models.signed import sign
-from driftline.wire import topics as planned
 from driftline.wire.envelope import dead_letter, encode, rare
 from driftline.wire.events import (
     Event,
@@ -25,7 +24,7 @@ from driftline.wire.events import (
     Source,
 )
 from driftline.wire.labels import LabelCodec
-from driftline.wire.topics import Service, Topics
+from driftline.wire.topics import Service, Topics, apply
 
 STREAM_FILE = """
 version = 1
@@ -102,7 +101,7 @@ class World:
         self.topics = Topics(stream)
         self.clock = ManualClock(1_000.0)
         self.broker = MemoryBroker(self.clock)
-        planned.apply(self.broker.admin(), self.topics)
+        apply(self.broker.admin(), self.topics)
         self._producer = self.broker.producer()
         self._next: Counter[tuple[str, int]] = Counter()
 

@@ -35,7 +35,7 @@ from benchmarks.evidence.sets import SETS
 from driftline.config.stream import Drift, Stream
 from monitor.decisions.detectors import DETECTORS
 
-SEEDS: Final = 30  # streams of each family, abrupt and gradual each
+SEEDS: Final = 30  # number of streams of each family, both abrupt and gradual
 FIRST_SEED: Final = 1_000  # first seed of the reported results; tuning uses seeds from 0 on
 # An alarm up to this many rows after the end of a change counts as finding it.
 HORIZON: Final = 2_000
@@ -75,8 +75,9 @@ class Score(msgspec.Struct):
     by_bound: dict[str, list[int]] = msgspec.field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, stream: Drifting, result: Run) -> None:
-        """Add the alarms on a stream."""
+    def add(self, stream: Drifting, result: Run, seconds: float = 0.0) -> None:
+        """Add the alarms on a stream, and the time that it took to find them."""
+        self.seconds += seconds
         self.rows += len(stream.y) - stream.training
         taken: set[int] = set()
         for i, (change, limit) in enumerate(zip(stream.changes, result.bounds, strict=True)):
@@ -137,7 +138,7 @@ Contestants = dict[str, tuple[Callable[[Stream], Watch], tuple[str, ...]]]
 
 
 def contestants(names: Sequence[str], events: bool) -> Contestants:
-    """Return by name how to watch the stream, and with which detectors."""
+    """Return for each name the class that watches a stream, and its detectors."""
     chosen: Contestants = {name: (DetectorWatch, (name,)) for name in names}
     if events:
         default = Drift().detectors
@@ -148,8 +149,9 @@ def contestants(names: Sequence[str], events: bool) -> Contestants:
 
 def generated(
     chosen: Contestants, families: Sequence[Family], seeds: range
-) -> dict[str, dict[str, Score]]:
-    """Return the scores by contestant and family."""
+) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    """Return the scores by contestant, and by contestant and family."""
+    whole: dict[str, Score] = {name: Score() for name in chosen}
     scores: dict[str, dict[str, Score]] = {name: {} for name in chosen}
     for family, gradual, seed in itertools.product(families, (False, True), seeds):
         stream = draw(family, seed, gradual=gradual)
@@ -158,30 +160,11 @@ def generated(
                 continue
             began = time.process_time()
             result = run(stream, watch, stream_with(detectors, regression=family.regression))
+            seconds = time.process_time() - began
             key = f"{family.name} {'gradual' if gradual else 'abrupt'}"
-            score = scores[name].setdefault(key, Score())
-            score.add(stream, result)
-            score.seconds += time.process_time() - began
-    return scores
-
-
-def together(scores: dict[str, Score]) -> Score:
-    """Return the sum of the scores of all families."""
-    whole = Score()
-    for score in scores.values():
-        whole.rows += score.rows
-        whole.found += score.found
-        whole.missed += score.missed
-        whole.late += score.late
-        whole.false += score.false
-        whole.delays += score.delays
-        whole.onsets += score.onsets
-        whole.seconds += score.seconds
-        for key, (found, of) in score.by_bound.items():
-            counts = whole.by_bound.setdefault(key, [0, 0])
-            counts[0] += found
-            counts[1] += of
-    return whole
+            for score in (whole[name], scores[name].setdefault(key, Score())):
+                score.add(stream, result, seconds)
+    return whole, scores
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -270,8 +253,7 @@ def main(argv: list[str]) -> int:
     first = 0 if asked.tune else FIRST_SEED
     chosen = contestants(asked.detectors, not asked.no_events)
     families = [family for family in FAMILIES if family.name in asked.families]
-    scores = generated(chosen, families, range(first, first + asked.seeds))
-    whole = {name: together(of) for name, of in scores.items()}
+    whole, scores = generated(chosen, families, range(first, first + asked.seeds))
     kinds = sorted({kind for of in scores.values() for kind in of})
     print(f"Seeds {first}–{first + asked.seeds - 1} of each family, abrupt and gradual.")
     print(f"F1 over changes that the best test sees within {SEEN} rows.\n")

@@ -27,7 +27,7 @@ WIDTH: Final = 1_000  # rows of a gradual change
 BOUND_ROWS: Final = 10_000
 
 
-class Change(msgspec.Struct, frozen=True):
+class ConceptChange(msgspec.Struct, frozen=True):
     """A change of concept that begins at `row` and is complete `width` rows later."""
 
     row: int
@@ -47,7 +47,7 @@ class Drifting(msgspec.Struct, frozen=True):
 
     x: Floats
     y: Floats
-    changes: tuple[Change, ...]
+    changes: tuple[ConceptChange, ...]
     regression: bool
     fresh: Callable[[int], tuple[Floats, Floats]]
     training: int = TRAINING
@@ -59,7 +59,7 @@ def draw(family: Family, seed: int, *, gradual: bool) -> Drifting:
     sample = family.draw(rng)
     width = WIDTH if gradual else 0
     changes = tuple(
-        Change(TRAINING + SPACING * (i + 1) + int(rng.integers(-JITTER, JITTER)), width)
+        ConceptChange(TRAINING + SPACING * (i + 1) + int(rng.integers(-JITTER, JITTER)), width)
         for i in range(CHANGES)
     )
     rows = np.arange(ROWS)

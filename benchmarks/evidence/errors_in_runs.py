@@ -39,7 +39,7 @@ LEAST_LOSS: Final = 0.1  # the default `min_metric_loss`
 PANE: Final = 50
 
 
-class Row(msgspec.Struct, frozen=True):
+class AlarmRates(msgspec.Struct, frozen=True):
     """The result of one data set: alarms per 1,000 rows, averaged over the shuffles."""
 
     set: str
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(name: str, data: Path, shuffles: int) -> Row:
+def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     """Measure one data set."""
     followed = follow(next(item for item in LABELLED if item.name == name), data)
     task, block = followed.stream.task, BLOCKS[name]
@@ -87,12 +87,13 @@ def measure(name: str, data: Path, shuffles: int) -> Row:
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
-        with patch.object(Autocorrelation, "add"):  # use only the given inflation
+        # Without `add`, only the given inflation counts.
+        with patch.object(Autocorrelation, "add"):
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)
         counts[2] += _alarms(ErrorDetector("glr", task, more), shuffled)
     thousands = shuffles * blocks.size / 1000
-    return Row(name, block, more, *(count / thousands for count in counts))
+    return AlarmRates(name, block, more, *(count / thousands for count in counts))
 
 
 def _alarms(detector: ErrorDetector, values: NDArray[np.float64]) -> int:

@@ -67,7 +67,7 @@ class Followed(msgspec.Struct, frozen=True):
 
     stream: Stream
     reference: Reference
-    window: int  # records
+    window: int  # number of records in a window
     columns: Columns
     scores: Scores
     labels: NDArray[Any]

@@ -38,7 +38,7 @@ from monitor.reference.references import estimator_for
 Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if missing
 
 
-class Row(msgspec.Struct, frozen=True):
+class EstimatorResult(msgspec.Struct, frozen=True):
     """The result of one estimator on one data set."""
 
     name: str
@@ -48,7 +48,7 @@ class Row(msgspec.Struct, frozen=True):
     windows: int
     window: int
     mean_absolute_error: float
-    covered: float | None  # None: the estimator gives no interval
+    covered: float | None  # None if the estimator gives no interval
     width: float | None  # mean width of its intervals
 
 
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--metric", help="for the classification sets; default accuracy")
     parser.add_argument("--only", action="append", help="name of a set; may be repeated")
     asked = parser.parse_args(argv)
-    rows: list[Row] = []
+    rows: list[EstimatorResult] = []
     print("| set | metric | windows of | estimator | mean abs. error | 95% covers | width |")
     print("|---|---|---|---|---|---|---|")
     for chosen in LABELLED:
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
 
 def measure(
     chosen: LabelledSet, followed: Followed, metric: Metric, nannyml: Path | None
-) -> list[Row]:
+) -> list[EstimatorResult]:
     """Run all estimators on one data set."""
     realised = [followed.realised(at, metric) for at in followed.windows()]
     found: dict[str, Estimates] = {"driftline": _own(followed)}
@@ -102,7 +102,7 @@ def measure(
             continue
         has_interval = not np.isnan(values[:, 1]).any()
         rows.append(
-            Row(
+            EstimatorResult(
                 name=chosen.name,
                 estimator=name,
                 tuned_on=chosen.tuned_on,
@@ -209,7 +209,7 @@ def _columns(reference: Reference) -> dict[str, Any]:
     return {} if held is None else {**held.numbers, **held.categories}
 
 
-def _print(row: Row) -> None:
+def _print(row: EstimatorResult) -> None:
     covered = "" if row.covered is None else f"{row.covered:.0%}"
     width = "" if row.width is None else f"{row.width:.4g}"
     name = f"{row.name} (tuned on)" if row.tuned_on else row.name

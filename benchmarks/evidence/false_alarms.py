@@ -63,13 +63,12 @@ class Count(msgspec.Struct):
     events: int = 0  # events by the calibrated scores alone
     large: int = 0  # events if only columns with a large enough effect count, as in the monitor
     evidently: int = 0  # windows in which Evidently's tests flag any column
-    uncalibrated: int = 0
     shifts: int = 0
     found: int = 0
     found_by_evidently: int = 0
 
 
-class Row(msgspec.Struct, frozen=True):
+class TableRow(msgspec.Struct, frozen=True):
     """A row of the table."""
 
     order: str
@@ -94,7 +93,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--classifier", action="store_true", help="as with [drift] classifier")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(argv)
-    rows: list[tuple[str, Row]] = []
+    rows: list[tuple[str, TableRow]] = []
     for title, group, names in (("tuned on", "tuned", TUNED_ON), ("others", "others", OTHERS)):
         if asked.sets not in ("all", group):
             continue
@@ -152,14 +151,13 @@ def measure(
     length = min(REFERENCE, int(SHARE * total))
     reference = [values[:length] for values in columns]
     known = Histograms(reference, paired=len(reference))
-    rate = (
-        RATE / 2 if classifier else RATE
-    )  # the tests and the classifier get half each, as in the monitor
+    # The tests and the classifier get half of the rate each, as in the monitor.
+    rate = RATE / 2 if classifier else RATE
     calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
-    count = Count(windows=len(windows), uncalibrated=not thresholds.calibrated)
+    count = Count(windows=len(windows))
     distances = _distances(known, windows)
     scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows]).T
@@ -229,14 +227,14 @@ def _effects(reference: Columns, window: Columns) -> list[float]:
     return found
 
 
-def pooled(order: str, size: int, counts: Sequence[Count]) -> Row:
+def pooled(order: str, size: int, counts: Sequence[Count]) -> TableRow:
     """Pool the counts of all references. The error is that of a ratio of sums over references."""
     windows = np.array([count.windows for count in counts])
     opened = np.array([count.events for count in counts])
     rate = float(opened.sum() / windows.sum())
     error = 1.96 * float(np.sqrt(((opened - rate * windows) ** 2).sum()) / windows.sum())
     shifts = max(1, sum(count.shifts for count in counts))
-    return Row(
+    return TableRow(
         order=order,
         size=size,
         references=len(counts),
@@ -257,7 +255,7 @@ _HEAD: Final = (
 )
 
 
-def _line(row: Row) -> str:
+def _line(row: TableRow) -> str:
     low, high = max(0.0, row.rate - row.error), row.rate + row.error
     return (
         f"| {row.order} | {row.size:,} | {row.references} | {row.windows:,} | {row.rate:.2%} "

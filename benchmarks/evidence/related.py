@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.evidence.false_alarms import columns_of
 from benchmarks.evidence.sets import SETS
 
-REFERENCE: Final = 10_000  # rows
+REFERENCE: Final = 10_000  # number of rows in a reference
 QUIET: Final = "no drift"  # the name of the windows without a change
 # Before this row, three columns of elec2 are constant.
 _ELEC2_SINCE: Final = 17_424
@@ -37,7 +37,7 @@ class Draw(Protocol):
     def __call__(self, rng: Rng, rows: int, /) -> Columns: ...
 
 
-class Source(msgspec.Struct, frozen=True):
+class WindowSource(msgspec.Struct, frozen=True):
     """A reference, and by name a function that draws windows with each kind of change."""
 
     name: str
@@ -45,7 +45,7 @@ class Source(msgspec.Struct, frozen=True):
     changes: Mapping[str, Draw]
 
 
-def generated_source(seed: int) -> Source:
+def generated_source(seed: int) -> WindowSource:
     """Return a generated source with 20 columns."""
     changes: dict[str, Draw] = {
         QUIET: generated,
@@ -55,7 +55,7 @@ def generated_source(seed: int) -> Source:
         "correlation 0.4 → −0.4": partial(generated, turned=-0.4),
         "signs of three columns (XOR)": partial(generated, xor=True),
     }
-    return Source("generated", generated(np.random.default_rng(seed), REFERENCE), changes)
+    return WindowSource("generated", generated(np.random.default_rng(seed), REFERENCE), changes)
 
 
 def generated(
@@ -88,7 +88,7 @@ def _mixed(common: Floats, own: Floats, correlation: float) -> Floats:
     return mixed
 
 
-def real_source(seed: int, data: Path) -> Source:
+def real_source(seed: int, data: Path) -> WindowSource:
     """Return a source of elec2 rows. A change permutes nswdemand among some rows of a window."""
     columns = [values[_ELEC2_SINCE:] for values in columns_of(SETS["elec2"], data)]
     order = np.random.default_rng(seed).permutation(len(columns[0]))
@@ -106,4 +106,4 @@ def real_source(seed: int, data: Path) -> Source:
         "nswdemand permuted in 20% of rows": partial(drawn, share=0.2),
         "nswdemand permuted": partial(drawn, share=1.0),
     }
-    return Source("elec2", [values[reference] for values in columns], changes)
+    return WindowSource("elec2", [values[reference] for values in columns], changes)

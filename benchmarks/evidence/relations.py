@@ -54,7 +54,7 @@ class Cost(msgspec.Struct, frozen=True):
     calibration: float
 
 
-class Watch(Protocol):
+class WindowTest(Protocol):
     """A test that compares windows with a reference.
 
     limit: the test raises an alarm if its score reaches this limit. None if the limit is measured
@@ -66,7 +66,7 @@ class Watch(Protocol):
     def score(self, window: Columns) -> float: ...
 
 
-class Scores:
+class CalibratedDistance:
     """Driftline's score: the largest distance, relative to distances that occur by chance."""
 
     limit: float | None = None
@@ -110,9 +110,17 @@ def main(argv: list[str]) -> int:
     for source in (generated_source(asked.seed), real_source(asked.seed, asked.data)):
         reference, changes = source.reference, source.changes
         for size in asked.sizes:
-            ways: dict[str, tuple[Callable[[], Watch], int, int]] = {
-                "pairs": (partial(Scores, reference, size, paired=True), NULLS, WINDOWS),
-                "columns": (partial(Scores, reference, size, paired=False), NULLS, WINDOWS),
+            ways: dict[str, tuple[Callable[[], WindowTest], int, int]] = {
+                "pairs": (
+                    partial(CalibratedDistance, reference, size, paired=True),
+                    NULLS,
+                    WINDOWS,
+                ),
+                "columns": (
+                    partial(CalibratedDistance, reference, size, paired=False),
+                    NULLS,
+                    WINDOWS,
+                ),
                 "classifier": (partial(Classifier, reference, size), 0, asked.windows),
             }
             found: dict[str, dict[str, float]] = {}
@@ -141,7 +149,7 @@ def main(argv: list[str]) -> int:
 
 
 def measure(
-    make: Callable[[], Watch],
+    make: Callable[[], WindowTest],
     changes: Mapping[str, Draw],
     size: int,
     nulls: int,

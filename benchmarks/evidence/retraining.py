@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -53,7 +53,7 @@ NAMES: Final = (
 )
 
 
-class PolicyResult(msgspec.Struct, frozen=True):
+class PolicyOnSet(msgspec.Struct, frozen=True):
     """The result of one retrain policy on one set.
 
     harm_gain: how much better `harm` is than this policy; harm_gain_error: its standard error.
@@ -82,14 +82,14 @@ class SetResult(msgspec.Struct, frozen=True):
     set: str
     metric: str
     rows: int
-    policies: tuple[PolicyResult, ...]
+    policies: tuple[PolicyOnSet, ...]
     matched: str  # the name of the periodic policy with as many trainings as `harm`
     alerts: tuple[Alert, ...]  # the drift events under `harm`
     shuffled_alerts: int  # drift events on the same rows in random order, without retraining
     previous_label: float | None  # the metric if each prediction is the previous label
     seconds: float
 
-    def policy(self, name: str) -> PolicyResult:
+    def policy(self, name: str) -> PolicyOnSet:
         """Return the policy with this name."""
         return next(policy for policy in self.policies if policy.name == name)
 
@@ -166,23 +166,23 @@ def measure(item: DataSet, folder: Path, limit: int | None, processes: int) -> S
     )
 
 
-def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None) -> PolicyResult:
+def _policy(stream: Stream, name: str, play: Played, harm: Played | None = None) -> PolicyOnSet:
     gain = error = None
     if harm is not None:
         both = harm.compared.beside("loop", play.compared, "loop", as_name="other")
         gain, error = both.gain("loop", "other")
     compared = play.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["loop"]).mean())
-    return PolicyResult(
+    return PolicyOnSet(
         name, play.metric, mean, len(play.retrains), round(play.train_seconds, 2), gain, error
     )
 
 
-def _never(stream: Stream, harm: Played) -> PolicyResult:
+def _never(stream: Stream, harm: Played) -> PolicyOnSet:
     """Return the result without retraining: each play also has the first model's predictions."""
     compared = harm.compared
     mean = float(errors(stream.task, compared.labels, compared.predicted["static"]).mean())
-    return PolicyResult(
+    return PolicyOnSet(
         "never", compared.metric("static"), mean, 0, 0.0, *compared.gain("loop", "static")
     )
 
@@ -258,7 +258,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _gain(policy: PolicyResult) -> str:
+def _gain(policy: PolicyOnSet) -> str:
     if policy.harm_gain is None or policy.harm_gain_error is None:
         return "–"
     sign = {1: " **better**", 0: "", -1: " **worse**"}[policy.clearly]
@@ -275,66 +275,39 @@ _LEFT: Final = 70
 _RIGHT: Final = 230
 
 
+class _Scale:
+    """The scale of the plot: the error as a share of the first model's, by trainings."""
+
+    def __init__(self, results: Sequence[SetResult]) -> None:
+        shares = [self.share(result, policy) for result in results for policy in result.policies]
+        self.high, self.low = max(*shares, 1.05), min(*shares, 0.95)
+        self.most = max(policy.trainings for result in results for policy in result.policies)
+
+    @staticmethod
+    def share(result: SetResult, policy: PolicyOnSet) -> float:
+        return policy.error / max(result.policy("never").error, 1e-12)
+
+    def x(self, trainings: int) -> float:
+        return _LEFT + math.sqrt(trainings / max(1, self.most)) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, share: float) -> float:
+        return 20 + (self.high - share) / (self.high - self.low) * (_HEIGHT - 80)
+
+
 def plot(results: Sequence[SetResult]) -> ET.Element:
     """Plot the error, as a share of the first model's, by the number of trainings.
 
     A line shows periodic retraining and a ring shows `harm`, with one colour for each set. Lower
     and further left is better.
     """
-    left = {
-        (result.set, policy.name): policy.error / max(result.policy("never").error, 1e-12)
-        for result in results
-        for policy in result.policies
-    }
-    high = max([*left.values(), 1.05])
-    low = min([*left.values(), 0.95])
-    most = max(policy.trainings for result in results for policy in result.policies)
-
-    def x(trainings: int) -> float:
-        return _LEFT + math.sqrt(trainings / max(1, most)) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(share: float) -> float:
-        return 20 + (high - share) / (high - low) * (_HEIGHT - 80)
-
+    scale = _Scale(results)
     drawn = [
         element("rect", x=0, y=0, width=_WIDTH, height=_HEIGHT, fill="#ffffff"),
-        element("text", "error as a share of that of the model never retrained", x=_LEFT, y=14),
-        element("text", "trainings", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 12),
+        *_axes(scale),
+        *(part for number, result in enumerate(results) for part in _set(scale, number, result)),
     ]
-    for share in (index / 10 for index in range(31)):
-        if low <= share <= high:
-            drawn.append(_rule(_LEFT, y(share), _WIDTH - _RIGHT, y(share)))
-            drawn.append(element("text", f"{share:.1f}", x=_LEFT - 32, y=y(share) + 4))
-    for trainings in sorted({0, *GRID, most}):
-        drawn.append(element("text", str(trainings), x=x(trainings) - 4, y=_HEIGHT - 36))
-    for number, result in enumerate(results):
-        colour = _COLOURS[number % len(_COLOURS)]
-        policies = [policy for policy in result.policies if policy.name != "harm"]
-        path = " ".join(
-            f"{x(policy.trainings):.1f},{y(left[result.set, policy.name]):.1f}"
-            for policy in sorted(policies, key=lambda policy: policy.trainings)
-        )
-        drawn.append(element("polyline", points=path, fill="none", stroke=colour, stroke_width=1.5))
-        harm = result.policy("harm")
-        drawn.append(
-            element(
-                "circle",
-                element("title", f"{result.set}, harm: {harm.trainings} trainings"),
-                cx=x(harm.trainings),
-                cy=y(left[result.set, "harm"]),
-                r=6,
-                fill="#ffffff",
-                stroke=colour,
-                stroke_width=3,
-            )
-        )
-        at = 30 + 20 * number
-        drawn.append(_rule(_WIDTH - _RIGHT + 14, at - 4, _WIDTH - _RIGHT + 34, at - 4, colour))
-        drawn.append(element("text", result.set, x=_WIDTH - _RIGHT + 40, y=at))
-    note = "ring: harm; line: never, then periodic"
-    drawn.append(
-        element("text", note, x=_WIDTH - _RIGHT + 14, y=40 + 20 * len(results), fill="#60646c")
-    )
+    note, at = "ring: harm; line: never, then periodic", 40 + 20 * len(results)
+    drawn.append(element("text", note, x=_WIDTH - _RIGHT + 14, y=at, fill="#60646c"))
     return element(
         "svg",
         *drawn,
@@ -344,6 +317,42 @@ def plot(results: Sequence[SetResult]) -> ET.Element:
         font_size="12",
         role="img",
     )
+
+
+def _axes(scale: _Scale) -> Iterator[ET.Element]:
+    yield element("text", "error as a share of that of the model never retrained", x=_LEFT, y=14)
+    yield element("text", "trainings", x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 12)
+    for share in (index / 10 for index in range(31)):
+        if scale.low <= share <= scale.high:
+            yield _rule(_LEFT, scale.y(share), _WIDTH - _RIGHT, scale.y(share))
+            yield element("text", f"{share:.1f}", x=_LEFT - 32, y=scale.y(share) + 4)
+    for trainings in sorted({0, *GRID, scale.most}):
+        yield element("text", str(trainings), x=scale.x(trainings) - 4, y=_HEIGHT - 36)
+
+
+def _set(scale: _Scale, number: int, result: SetResult) -> Iterator[ET.Element]:
+    """Draw the line, the ring and the legend of one set."""
+    colour = _COLOURS[number % len(_COLOURS)]
+    policies = [policy for policy in result.policies if policy.name != "harm"]
+    path = " ".join(
+        f"{scale.x(policy.trainings):.1f},{scale.y(scale.share(result, policy)):.1f}"
+        for policy in sorted(policies, key=lambda policy: policy.trainings)
+    )
+    yield element("polyline", points=path, fill="none", stroke=colour, stroke_width=1.5)
+    harm = result.policy("harm")
+    yield element(
+        "circle",
+        element("title", f"{result.set}, harm: {harm.trainings} trainings"),
+        cx=scale.x(harm.trainings),
+        cy=scale.y(scale.share(result, harm)),
+        r=6,
+        fill="#ffffff",
+        stroke=colour,
+        stroke_width=3,
+    )
+    at = 30 + 20 * number
+    yield _rule(_WIDTH - _RIGHT + 14, at - 4, _WIDTH - _RIGHT + 34, at - 4, colour)
+    yield element("text", result.set, x=_WIDTH - _RIGHT + 40, y=at)
 
 
 def _rule(x1: float, y1: float, x2: float, y2: float, colour: str = "#e1e3e6") -> ET.Element:

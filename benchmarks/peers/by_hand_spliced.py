@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.peers.common import Arguments, Scorer, arguments
+from benchmarks.peers.common import Arguments, OnnxModel, arguments
 from benchmarks.peers.loops import Work, at_least_once
 
 
-class Source(msgspec.Struct):
+class SourcePosition(msgspec.Struct):
     """The position of the scored record in its topic."""
 
     topic: str
@@ -17,7 +17,7 @@ class Source(msgspec.Struct):
     offset: int
 
 
-class Prediction(msgspec.Struct, tag_field="type", tag="prediction"):
+class SplicedPrediction(msgspec.Struct, tag_field="type", tag="prediction"):
     """The value to send. The bytes of the record are copied into it unchanged."""
 
     record_id: str
@@ -26,13 +26,13 @@ class Prediction(msgspec.Struct, tag_field="type", tag="prediction"):
     prediction: str
     scores: dict[str, float]
     model: str
-    source: Source
+    source: SourcePosition
     record: msgspec.Raw
 
 
 def predictions(given: Arguments) -> Work:
     """Return the function that converts a batch of messages to the values to send."""
-    scorer = Scorer(given)
+    scorer = OnnxModel(given)
     decode = msgspec.json.Decoder(dict[str, Any]).decode
     encode = msgspec.json.Encoder().encode
     classes, digest = given.classes, given.digest
@@ -42,14 +42,14 @@ def predictions(given: Arguments) -> Work:
         records = [decode(value) for value in values]
         return [
             encode(
-                Prediction(
+                SplicedPrediction(
                     record_id=record["id"],
                     time=None,
                     row=record["@row"],
                     prediction=label,
                     scores=dict(zip(classes, scores, strict=True)),
                     model=digest,
-                    source=Source(message.topic(), message.partition(), message.offset()),
+                    source=SourcePosition(message.topic(), message.partition(), message.offset()),
                     record=msgspec.Raw(value),
                 )
             )

@@ -48,7 +48,7 @@ def arguments() -> Arguments:
     return parser.parse_args(namespace=Arguments())
 
 
-class Scorer:
+class OnnxModel:
     """The ONNX model: it converts a float32 matrix (n, features) to probabilities of classes."""
 
     def __init__(self, given: Arguments) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pathway as pw  # type: ignore[import-not-found, unused-ignore]
 
-from benchmarks.peers.common import MAX_BATCH, Scorer, arguments
+from benchmarks.peers.common import MAX_BATCH, OnnxModel, arguments
 
 # How long the engine collects input before it processes it. The default of 1500 would dominate the
 # latency.
@@ -15,7 +15,7 @@ GATHERED_MS = 20
 def main() -> None:
     """Run until killed."""
     given = arguments()
-    scorer = Scorer(given)
+    scorer = OnnxModel(given)
     settings = {"bootstrap.servers": given.bootstrap}
     # `id` means something else to Pathway.
     schema = pw.schema_from_types(record_id=str, **dict.fromkeys(given.features, float))

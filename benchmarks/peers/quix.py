@@ -4,13 +4,13 @@ from typing import Any
 
 from quixstreams import Application  # type: ignore[import-not-found, unused-ignore]
 
-from benchmarks.peers.common import Scorer, arguments
+from benchmarks.peers.common import OnnxModel, arguments
 
 
 def main() -> None:
     """Run until killed."""
     given = arguments()
-    scorer = Scorer(given)
+    scorer = OnnxModel(given)
 
     def score(record: dict[str, Any]) -> dict[str, Any]:
         ((label, scores),) = scorer.classify([record])

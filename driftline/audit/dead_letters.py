@@ -11,10 +11,9 @@ import msgspec
 from driftline.broker.port import Broker, Message, OffsetRange, Outgoing, TopicPartition
 from driftline.broker.scan import Progress, ranges, scan
 from driftline.config.stream import Stream
-from driftline.wire.column_decoders import DECODE_ERRORS, IdType, make_decoder
+from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin
 from driftline.wire.topics import Topics
-from driftline.wire.values import text
 
 # Header of a record that was sent again. Its value is the place of the dead letter,
 # `PARTITION@OFFSET`.
@@ -40,7 +39,7 @@ class Letter(msgspec.Struct, frozen=True):
         return f"{self.partition}@{self.offset}"
 
 
-class Group(msgspec.Struct):
+class DeadLetterGroup(msgspec.Struct):
     """The dead letters with one service, source topic and reason.
 
     `newest_ms` and `newest` are the publish time and the place of the newest one.
@@ -57,9 +56,9 @@ class Group(msgspec.Struct):
 class Replay(msgspec.Struct, frozen=True):
     """The numbers of dead letters that `replay` sent or skipped."""
 
-    sent: int  # with `dry_run`: would have been sent
-    again: int  # skipped: sent by an earlier replay
-    other: int  # skipped: not a record or a label, such as an unreadable event of `models`
+    sent: int  # letters that were sent, or with `dry_run` would have been sent
+    again: int  # letters that were skipped because an earlier replay sent them
+    other: int  # letters that were skipped because they are neither records nor labels
 
 
 def letters(
@@ -70,39 +69,35 @@ def letters(
     Raises DataError for a message that Driftline did not write, BrokerError.
     """
     topics = Topics(stream)
-    read_id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+    read_id = id_reader(stream.record.id)
     for messages in scan(broker, ranges(broker, [topics.deadletters]), progress=progress):
         for message in messages:
             origin = dead_letter_origin(message)
             if reason not in origin.reason:
                 continue
-            try:
-                value = read_id(message.value or b"").f0
-            except DECODE_ERRORS:
-                value = None
             yield Letter(
                 partition=message.partition,
                 offset=message.offset,
                 timestamp_ms=message.timestamp_ms,
                 origin=origin,
-                id=None if value is None else text(value),
+                id=read_id(message.value),
                 message=message,
             )
 
 
-def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[Group]:
+def groups(broker: Broker, stream: Stream, *, reason: str = "") -> list[DeadLetterGroup]:
     """Count the dead letters by service, source topic and reason, most frequent first.
 
     Reasons beyond the first `MAX_GROUPS` groups are counted as `(other reasons)`. Raises DataError,
     BrokerError.
     """
-    found: dict[tuple[str, str, str], Group] = {}
+    found: dict[tuple[str, str, str], DeadLetterGroup] = {}
     for letter in letters(broker, stream, reason=reason):
         origin = letter.origin
         key = (origin.service, origin.topic, origin.reason)
         if key not in found and len(found) >= MAX_GROUPS:
             key = (origin.service, origin.topic, OTHER_REASONS)
-        group = found.setdefault(key, Group(*key))
+        group = found.setdefault(key, DeadLetterGroup(*key))
         group.count += 1
         if letter.timestamp_ms >= group.newest_ms:
             group.newest_ms, group.newest = letter.timestamp_ms, letter.place
@@ -174,7 +169,7 @@ def _original(letter: Letter) -> Outgoing:
 
 
 def _replayed(broker: Broker, stream: Stream, targets: tuple[str, ...]) -> set[str]:
-    """Return the places of the dead letters that were sent before.
+    """Return the places (`PARTITION@OFFSET`) of the dead letters that were sent before.
 
     A replayed record has a larger offset than its original. So each partition is read only from
     the earliest original on.

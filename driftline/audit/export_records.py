@@ -33,7 +33,7 @@ class Recorded(msgspec.Struct, frozen=True):
     labelled: int  # records with a label
     unreadable_records: int
     unreadable_labels: int
-    repeated_labels: int  # the same label as before
+    repeated_labels: int  # labels that repeat the label before them
     revised_labels: int  # changed labels; the file has the last one, with its own `@at`
     labels_without_record: int  # labels whose partition has no readable record with their id
 

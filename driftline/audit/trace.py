@@ -15,14 +15,12 @@ from driftline.broker.port import Broker, Message
 from driftline.broker.scan import Progress, ranges, scan
 from driftline.config.stream import Stream
 from driftline.errors import DataError
-from driftline.wire.column_decoders import DECODE_ERRORS, IdType, make_decoder
+from driftline.wire.column_decoders import id_reader
 from driftline.wire.envelope import dead_letter_origin, decode_or_skip
 from driftline.wire.events import Count, Source, Value
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import Topics
-from driftline.wire.values import publish_time, text
-
-__all__ = ["Node", "trace"]
+from driftline.wire.values import publish_time
 
 
 def trace(
@@ -63,7 +61,7 @@ class _Records:
         self._history = history
         self._id = id
         self._needle = id.encode()
-        self._read_id = make_decoder({stream.record.id: IdType}, refuse_unknown=False)
+        self._read_id = id_reader(stream.record.id)
         self._labels = LabelCodec(stream)
 
     def nodes(self, progress: Progress | None) -> Iterator[Node]:
@@ -116,11 +114,7 @@ class _Records:
                     yield message
 
     def _is_about(self, message: Message) -> bool:
-        try:
-            value = self._read_id(message.value or b"").f0
-        except DECODE_ERRORS:
-            return False
-        return value is not None and text(value) == self._id
+        return self._read_id(message.value) == self._id
 
     def _label(self, message: Message) -> Node:
         try:

@@ -213,8 +213,8 @@ class LibrdkafkaBroker:
                 client.list_topics(timeout=timeout_s)
                 return
             except ck.KafkaException as error:
-                client.poll(0)  # calls `errors` with the cause
                 reason = error.args[0].str()
+            client.poll(0)  # calls `errors` with the cause
             probe.raise_refusal(self._servers, self._properties)
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)

@@ -1,5 +1,6 @@
 """The consumer of the librdkafka adapter."""
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -174,14 +175,14 @@ class LibrdkafkaConsumer:
             self._out_of_range = None
         if self._assigning:
             return
-        try:
+        with contextlib.suppress(ck.KafkaException):
             self._client.seek(kafka_partition(partition, offset))
-        except ck.KafkaException:
-            # The client rejects a seek while the partition starts. Restart all at their positions.
-            for other in self._starts:
-                if other != partition:
-                    self._starts[other] = self.position(other)
-            self._restart()
+            return
+        # The client rejects a seek while the partition starts. Restart all at their positions.
+        for other in self._starts:
+            if other != partition:
+                self._starts[other] = self.position(other)
+        self._restart()
 
     def pause(self, partitions: Iterable[TopicPartition]) -> None:
         wanted = [self._own(partition) for partition in partitions]

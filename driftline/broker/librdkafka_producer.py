@@ -61,12 +61,12 @@ class LibrdkafkaProducer:
                     headers=headers,
                     on_delivery=self._delivered,
                 )
+                return
             except BufferError:
-                self._make_room()
+                pass  # the queue is full
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
-            else:
-                return
+            self._make_room()
 
     def send_batch(self, batch: OutgoingBatch) -> None:
         if not self._limits.fits(batch):
@@ -86,14 +86,13 @@ class LibrdkafkaProducer:
             )  # fmt: skip
             try:
                 deque(calls, maxlen=0)
+                break
             except BufferError:
                 sent = len(batch.values) - length_hint(values)
-                at = sent - 1  # the record for which there was no room
-                self.send(Outgoing(topic, batch.values[at], batch.keys[at], partition))
             except ck.KafkaException as error:
                 raise self._error("send", error) from error
-            else:
-                break
+            at = sent - 1  # the record for which there was no room
+            self.send(Outgoing(topic, batch.values[at], batch.keys[at], partition))
         self._serve(self._client.poll, 0)  # removes acknowledged records from the queue
 
     def _make_room(self) -> None:
@@ -195,7 +194,7 @@ class LibrdkafkaProducer:
         # The client ends with its last reference: its own `close` would try to abort forever.
         client = self._taken()
         end_elsewhere(client)
-        let_go(partial(client.purge, blocking=False))
+        let_go(partial(_drop_records, client))
 
     def _taken(self) -> Any:
         """Return the client, and keep no reference to it."""
@@ -232,9 +231,9 @@ class LibrdkafkaProducer:
             except ck.KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
                     raise self._error(doing, error) from error
-                self._client.poll(0.1)
             else:
                 return
+            self._client.poll(0.1)
 
     def _error(self, doing: str, error: Any) -> BrokerError:
         reason = error.args[0]
@@ -254,3 +253,9 @@ class LibrdkafkaProducer:
             hint="abort and rebuild from the committed offsets; if begin fails as well, another"
             " producer took over the id",
         )
+
+
+def _drop_records(client: Any) -> None:
+    """Drop the records that were not written. Their callbacks are freed only by being called."""
+    client.purge(blocking=False)
+    client.poll(0)

@@ -3,6 +3,11 @@
 The adapters `memory`, `kafka_python` and `librdkafka` implement it and pass one contract suite
 (`tests/driftline/broker/test_contract.py`). All consumers read only committed records. All
 producers choose the partition of a key with murmur2, as Java clients do.
+
+A long-lived process must not call a client in an `except` block, except for `close` and `abandon`.
+If such a call fails, confluent-kafka (2.16) never frees the exception that is being handled, nor
+what the frames of its traceback hold, such as other clients and their threads: its `KafkaError` has
+the `__context__` of an exception, but does not clear it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -72,7 +72,7 @@ def servers(text: str, where: str) -> str:
         match = _SERVER.fullmatch(part)
         port = match and match["port"]
         if match is None or (port is not None and not 0 < int(port) < 65_536):
-            shown = part.rpartition("@")[2]  # do not show a password
+            shown = part.rpartition("@")[2]  # leave out the user and the password
             raise SettingsError(
                 f"{where}: {shown!r} is not an address",
                 hint="expected HOST:PORT, or several separated by commas",

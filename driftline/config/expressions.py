@@ -1,4 +1,4 @@
-"""Compute derived features: arithmetic over columns, checked at load and evaluated by simpleeval.
+"""Compute derived features: arithmetic over columns, checked and compiled at load.
 
 Input: the text and the declared columns, then arrays. Output: one float64 array. It never calls
 `eval`, reads an attribute, or calls a function that is not listed here.
@@ -7,17 +7,19 @@ Input: the text and the declared columns, then arrays. Output: one float64 array
 import ast
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from operator import itemgetter
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from simpleeval import SimpleEval
 
 from driftline.errors import DataError
 
 Floats = NDArray[np.float64]
+# A compiled part of an expression: a function from the columns, by name, to an array or a number.
+Term = Callable[[Mapping[str, Any]], Any]
 
 MAX_CHARACTERS: Final = 2000  # far longer than users write; limits the work of the parser
 
@@ -69,7 +71,6 @@ _FUNCTIONS: Final[dict[str, tuple[Callable[..., Any], tuple[int, ...]]]] = {
     "where": (np.where, (3,)),
 }
 FUNCTIONS: Final = tuple(_FUNCTIONS)
-_CALLABLES: Final = {name: function for name, (function, _) in _FUNCTIONS.items()}
 
 
 class Expression:
@@ -96,11 +97,15 @@ class Expression:
             body = ast.parse(source.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._error(f"is not an expression: {getattr(error, 'msg', error)}") from error
-        self.columns: tuple[str, ...] = self._check(body, columns)
-        self._numbers = tuple(name for name in self.columns if columns[name] == "number")
-        self._node = ast.Expr(body)
-        self._evaluator = SimpleEval(operators=_OPERATORS, functions=_CALLABLES, names={})
-        self._try_out(columns)
+        self._kinds = columns
+        self._used: dict[str, None] = {}
+        try:
+            self._value = self._compiled(body)
+            if not self._used:
+                raise self._error("uses no column")
+            self._try_out()
+        except RecursionError as error:
+            raise self._error("is nested too deeply") from error
 
     def evaluate(
         self, numbers: Mapping[str, Floats], categories: Mapping[str, NDArray[np.object_]]
@@ -111,139 +116,130 @@ class Expression:
         (n,). The result is float64 (n,), NaN if a number that the expression uses is missing. It
         may contain infinities.
         """
-        known: dict[str, Any] = {**categories, **numbers}
-        self._evaluator.names = {
-            alias: known[name] for alias, name in self._names.items() if name in known
-        }
+        columns: dict[str, Any] = {**categories, **numbers}
         with np.errstate(all="ignore"):
-            value = self._evaluator.eval(self.text, previously_parsed=self._node)
-        length = len(known[self.columns[0]])
+            value = self._value(columns)
+        length = len(columns[next(iter(self._used))])
         result = np.array(np.broadcast_to(np.asarray(value, dtype=np.float64), (length,)))
-        for name in self._numbers:
-            result[np.isnan(numbers[name])] = np.nan
+        for name in self._used:
+            if self._kinds[name] == "number":
+                result[np.isnan(numbers[name])] = np.nan
         return result
 
     def _error(self, problem: str, hint: str = "") -> DataError:
         shown = self.text if len(self.text) <= 80 else self.text[:77] + "..."
         return DataError(f"the expression {shown!r} {problem}", hint=hint)
 
-    def _check(self, body: ast.expr, columns: Mapping[str, str]) -> tuple[str, ...]:
-        """Return the columns that are used, and convert constants to floats.
+    def _compiled(self, node: ast.expr) -> Term:
+        """Return the function that computes a part of the expression.
 
-        Raises DataError unless all columns, operators and functions are known.
+        Raises DataError unless all its columns, operators and functions are known.
         """
-        used: dict[str, None] = {}
-        compared: set[ast.AST] = set()  # operands of == and !=, where text is allowed
-        callees: set[ast.AST] = set()  # names of functions, which are not columns
-        for node in ast.walk(body):
-            match node:
-                case ast.Constant(value=bool()) | ast.Constant(value=None):
-                    raise self._error(f"has {node.value!r} where a number was expected")
-                case ast.Constant(value=int() | float() as number):
-                    # Use floats, because whole numbers would overflow or grow without limit.
-                    if abs(number) > 1e300:  # also infinity and integers too large for a float
-                        raise self._error("has a number above 1e300")
-                    node.value = float(number)
-                case ast.Constant(value=str()):
-                    if node not in compared:
-                        raise self._error("has text outside of a comparison with == or !=")
-                case ast.Name() if node in callees:
-                    pass
-                case ast.Name():
-                    name = self._names.setdefault(node.id, node.id)
-                    if name in columns:
-                        used[name] = None
-                        if columns[name] != "number" and node not in compared:
-                            raise self._error(
-                                f"uses the category {name!r} outside of a comparison with text"
-                            )
-                    else:
-                        raise self._unknown(name, columns)
-                case ast.Compare():
-                    self._check_comparison(node, columns, compared)
-                case ast.Call(func=ast.Name(id=function)) if not node.keywords:
-                    if function not in _FUNCTIONS:
-                        raise self._error(
-                            f"calls {function!r}", hint=f"functions: {', '.join(FUNCTIONS)}"
-                        )
-                    if len(node.args) not in (allowed := _FUNCTIONS[function][1]):
-                        counts = " or ".join(map(str, allowed))
-                        raise self._error(
-                            f"calls {function} with {len(node.args)} arguments, not {counts}"
-                        )
-                    callees.add(node.func)
-                case ast.BinOp() | ast.UnaryOp():
-                    if type(node.op) not in _OPERATORS:
-                        raise self._error(
-                            f"uses the operator {type(node.op).__name__}",
-                            hint="write & | ~ for and, or, not" if _is_not(node) else "",
-                        )
-                case ast.BoolOp():
-                    raise self._error("uses and/or", hint="write (a > 1) & (b > 2), or | for or")
-                case ast.operator() | ast.unaryop() | ast.cmpop() | ast.expr_context():
-                    pass
-                case _:
+        match node:
+            case ast.Constant(value=bool()) | ast.Constant(value=None):
+                raise self._error(f"has {node.value!r} where a number was expected")
+            case ast.Constant(value=int() | float() as number):
+                # This is also true for infinity, and for integers that are too large for a float.
+                if abs(number) > 1e300:
+                    raise self._error("has a number above 1e300")
+                # Use floats, because whole numbers would overflow or grow without limit.
+                return _constant(float(number))
+            case ast.Constant(value=str()):
+                raise self._error("has text outside of a comparison with == or !=")
+            case ast.Name():
+                name = self._column(node)
+                if self._kinds[name] != "number":
                     raise self._error(
-                        f"uses {type(node).__name__}, which is not allowed",
-                        hint="allowed: columns, numbers, + - * / // % **, & | ~, comparisons, "
-                        + ", ".join(FUNCTIONS),
+                        f"uses the category {name!r} outside of a comparison with text"
                     )
-        if not used:
-            raise self._error("uses no column")
-        return tuple(used)
+                return itemgetter(name)
+            case ast.Compare():
+                return self._comparison(node)
+            case ast.Call(func=ast.Name(id=function), keywords=[]):
+                return self._call(function, node.args)
+            case ast.BinOp():
+                return self._operation(node.op, node.left, node.right)
+            case ast.UnaryOp():
+                return self._operation(node.op, node.operand)
+            case ast.BoolOp():
+                raise self._error("uses and/or", hint="write (a > 1) & (b > 2), or | for or")
+        raise self._error(
+            f"uses {type(node).__name__}, which is not allowed",
+            hint="allowed: columns, numbers, + - * / // % **, & | ~, comparisons, "
+            + ", ".join(FUNCTIONS),
+        )
 
-    def _check_comparison(
-        self, node: ast.Compare, columns: Mapping[str, str], compared: set[ast.AST]
-    ) -> None:
+    def _operation(self, operator: ast.operator | ast.unaryop, *operands: ast.expr) -> Term:
+        if type(operator) not in _OPERATORS:
+            raise self._error(
+                f"uses the operator {type(operator).__name__}",
+                hint="write & | ~ for and, or, not" if isinstance(operator, ast.Not) else "",
+            )
+        return _applied(_OPERATORS[type(operator)], map(self._compiled, operands))
+
+    def _call(self, name: str, arguments: list[ast.expr]) -> Term:
+        if name not in _FUNCTIONS:
+            raise self._error(f"calls {name!r}", hint=f"functions: {', '.join(FUNCTIONS)}")
+        function, allowed = _FUNCTIONS[name]
+        if len(arguments) not in allowed:
+            counts = " or ".join(map(str, allowed))
+            raise self._error(f"calls {name} with {len(arguments)} arguments, not {counts}")
+        return _applied(function, map(self._compiled, arguments))
+
+    def _comparison(self, node: ast.Compare) -> Term:
         if len(node.ops) > 1:
             raise self._error("chains comparisons", hint="write (a < b) & (b < c)")
-        if type(node.ops[0]) not in _OPERATORS:
+        operation = _OPERATORS.get(type(node.ops[0]))
+        if operation is None:
             raise self._error(f"uses the comparison {type(node.ops[0]).__name__}")
         sides = (node.left, node.comparators[0])
+        texts: list[Term] = []
+        categories: list[Term] = []
         for side in sides:
-            if isinstance(side, ast.Name):
-                name = self._names.get(side.id, side.id)
-                if name not in columns:  # report unknown columns before wrong kinds
-                    raise self._unknown(name, columns)
-        texts = sum(
-            isinstance(side, ast.Constant) and isinstance(side.value, str) for side in sides
-        )
-        categories = sum(
-            isinstance(side, ast.Name)
-            and columns.get(self._names.get(side.id, side.id), "number") != "number"
-            for side in sides
-        )
-        if (texts, categories) == (0, 0):
-            return
-        if (texts, categories) != (1, 1) or not isinstance(node.ops[0], ast.Eq | ast.NotEq):
+            match side:
+                case ast.Constant(value=str() as text):
+                    texts.append(_constant(text))
+                case ast.Name() if self._kinds[name := self._column(side)] != "number":
+                    categories.append(itemgetter(name))
+        if not texts and not categories:
+            return _applied(operation, map(self._compiled, sides))
+        is_equality = isinstance(node.ops[0], ast.Eq | ast.NotEq)
+        if (len(texts), len(categories)) != (1, 1) or not is_equality:
             raise self._error("compares text with something other than a category by == or !=")
-        compared.update(sides)
+        return _applied(operation, categories + texts)
 
-    def _unknown(self, name: str, columns: Mapping[str, str]) -> DataError:
-        near = get_close_matches(name, columns, n=1)
-        return self._error(
-            f"uses {name!r}, which is not a declared feature",
-            hint=f"did you mean {near[0]!r}?" if near else f"features: {', '.join(columns)}",
-        )
+    def _column(self, node: ast.Name) -> str:
+        """Return the name of a column, and note that the expression uses it."""
+        name = self._names.get(node.id, node.id)
+        if name not in self._kinds:
+            near = get_close_matches(name, self._kinds, n=1)
+            known = ", ".join(self._kinds)
+            raise self._error(
+                f"uses {name!r}, which is not a declared feature",
+                hint=f"did you mean {near[0]!r}?" if near else f"features: {known}",
+            )
+        self._used[name] = None
+        return name
 
-    def _try_out(self, columns: Mapping[str, str]) -> None:
+    def _try_out(self) -> None:
         """Evaluate the expression once, so that errors are found at load and not at a record."""
-        ones = {name: np.ones(2) for name in self.columns if columns[name] == "number"}
+        numbers = {name: np.ones(2) for name in self._used if self._kinds[name] == "number"}
         texts = {
-            name: np.array(["", None], dtype=object)
-            for name in self.columns
-            if columns[name] != "number"
+            name: np.array(["", None], dtype=object) for name in self._used if name not in numbers
         }
         try:
-            self.evaluate(ones, texts)
-        except RecursionError as error:
-            raise self._error("is nested too deeply") from error
+            self.evaluate(numbers, texts)
         except (TypeError, ValueError, OverflowError) as error:
             raise self._error(f"cannot be computed: {error}") from error
 
 
-def _is_not(node: ast.AST) -> bool:
-    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+def _constant(value: float | str) -> Term:
+    return lambda columns: value
+
+
+def _applied(operation: Callable[..., Any], operands: Iterable[Term]) -> Term:
+    terms = tuple(operands)
+    return lambda columns: operation(*[term(columns) for term in terms])
 
 
 def _quoted(text: str) -> tuple[dict[str, str], str]:

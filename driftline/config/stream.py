@@ -6,21 +6,20 @@ config` prints. It never connects to a broker and never reads data.
 
 import re
 import tomllib
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from driftline.config.stream_keys import describe as describe
-from driftline.config.stream_keys import explain, quoted, quoted_key
-from driftline.config.unusable_numbers import unusable_number, unusable_span
-from driftline.errors import DataError, StreamFileError
+from driftline.config.stream_checks import Problem, problems, unusable_number
+from driftline.config.stream_keys import explain
+from driftline.errors import StreamFileError
 
 ROW: Final = "@row"  # the field in which producers number the records
 AT: Final = "@at"  # the field with the position at which a label became known
-ID: Final = "@id"  # as a key: the id of the record, whatever the name of its column
+ID: Final = "@id"  # as a key, this stands for the column with the id
 
 Task = Literal["classification", "regression"]
 Kind = Literal["number", "category"]
@@ -36,14 +35,9 @@ DRIFT_ON: Final[tuple[DriftKind, ...]] = ("data", "performance")
 # The characters that Kafka allows in topic names and that are safe in folder names. Kafka hides
 # topics that start with two underscores.
 _PREFIX: Final = r"^(?!__)([A-Za-z0-9_][A-Za-z0-9._-]*)?\Z"
-# Kafka allows 249 characters. A run names files after topics and adds `-999.log`, and file names
-# have at most 255.
-_LONGEST_TOPIC: Final = 247
 # A thousand years. Positions in microseconds have 64 bits, and some spans are multiples of others.
 _LONGEST_DAYS: Final = 1000 * 366
 _LONGEST_US: Final = _LONGEST_DAYS * 86_400_000_000
-# The numbers of slides that a window may have: the divisors of its twenty panes.
-_OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
 _UNITS_US = {
     "ms": 1_000,
     "s": 1_000_000,
@@ -625,22 +619,26 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise StreamFileError(f"{name}: not TOML: {error}") from error
-    except ValueError as error:  # a number has thousands of digits
+    except ValueError as error:  # raised for a number with thousands of digits
         raise StreamFileError(f"{name}: a number is too long: {error}") from error
     except RecursionError as error:
         raise _too_deep(name) from error
     try:
-        if (wrong := unusable_number(raw)) is not None:
-            raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
+        _refuse(unusable_number(raw), name)
         stream = msgspec.convert(raw, Stream, dec_hook=_decode_span)
     except msgspec.ValidationError as error:
         problem = explain(str(error), raw, Stream, _fits)
         raise StreamFileError(f"{name}: {problem}") from error
-    except RecursionError as error:  # a key with thousands of dots
+    except RecursionError as error:  # raised for a key with thousands of dots
         raise _too_deep(name) from error
-    if (wrong := unusable_span(stream)) is not None:
-        raise StreamFileError(f"{name}: [{wrong[0]}] {wrong[1]}")
-    return _with_defaults(stream, name)
+    stream = _with_defaults(stream)
+    _refuse(next(problems(stream), None), name)
+    return stream
+
+
+def _refuse(problem: Problem | None, name: str) -> None:
+    if problem is not None:
+        raise StreamFileError(f"{name}: [{problem.key}] {problem.reason}", hint=problem.hint)
 
 
 def _too_deep(name: str) -> StreamFileError:
@@ -661,157 +659,44 @@ def _fits(kind: Any, value: object) -> bool:
     return True
 
 
-def _with_defaults(stream: Stream, name: str) -> Stream:
-    def fail(key: str, problem: str) -> StreamFileError:
-        return StreamFileError(f"{name}: [{key}] {problem}")
-
-    metrics = {
-        "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
-        "regression": ("mae", "rmse"),
-    }
-    if stream.metric and stream.metric not in metrics[stream.task]:
-        allowed = ", ".join(metrics[stream.task])
-        raise fail("metric", f"Expected one of {allowed} for {stream.task}, got {stream.metric}")
-    if not stream.features:
-        raise fail("features", "Expected at least one feature")
-    if stream.target in stream.features:
-        raise fail(
-            "features", f"Expected no target among the features, but {stream.target!r} is it"
-        )
-    if clash := set(stream.derived) & {*stream.features, stream.target}:
-        raise fail("derived", f"Expected new names, but {sorted(clash)[0]!r} is already a column")
-    if stream.derived:
-        # Import it here, because only streams with derived features need it.
-        from driftline.config.expressions import Expression
-
-        kinds = {column: spec.kind for column, spec in stream.inputs.items()}
-        for derived, expression in stream.derived.items():
-            try:
-                Expression(expression, kinds)
-            except DataError as error:
-                raise StreamFileError(
-                    f"{name}: [derived.{quoted_key(derived)}] {error.message}", hint=error.hint
-                ) from error
-    if wrong := set(stream.record.drop) & {*stream.features, stream.target, stream.record.id}:
-        raise fail("record.drop", f"Expected unused columns, but {sorted(wrong)[0]!r} is needed")
-
-    time = stream.time
-    if time.sequence is None:
-        if (time.start is None) != (time.step is None):
-            raise fail("time", "Expected `start` and `step` together")
-        if time.start is None and time.column is None:
-            raise fail("time", "Expected `column`, or `start` and `step`, or `sequence`")
-        if time.step is not None and time.step.us is None:
-            raise fail("time.step", "Expected a duration")
-        if time.start is None and time.format is None:
-            time = msgspec.structs.replace(time, format="rfc3339")
-    elif (time.column, time.start, time.step, time.format) != (None, None, None, None):
-        raise fail("time", "Expected either `sequence` or the keys of a time, not both")
-
-    windows = stream.windows
-    if windows.records is not None and windows.span is not None:
-        raise fail("windows", "Expected `records` or `span`, not both")
+def _with_defaults(stream: Stream) -> Stream:
+    """Fill in the defaults that depend on other keys. Values may not fit together yet."""
+    replace = msgspec.structs.replace
+    time, windows, retrain = stream.time, stream.windows, stream.retrain
+    if time.sequence is None and time.start is None and time.format is None:
+        time = replace(time, format="rfc3339")
     if windows.records is None and windows.span is None:
-        windows = msgspec.structs.replace(windows, records=1000)
-    if windows.span is not None and (windows.span.us is None or time.sequence is not None):
-        raise fail("windows.span", "Expected a duration, on a stream with event time")
-    by_row = windows.records is not None
-    if windows.lateness is None:
-        windows = msgspec.structs.replace(
-            windows, lateness=Span(records=0) if by_row else Span(us=0)
-        )
-    elif (windows.lateness.records is None) == by_row:
-        raise fail(
-            "windows.lateness", "Expected " + ("a number of records" if by_row else "a duration")
-        )
-    if windows.max_ahead is None:
-        windows = msgspec.structs.replace(
-            windows, max_ahead=windows.span or Span(records=windows.records)
-        )
-    elif (windows.max_ahead.records is None) == by_row or not _amount(windows.max_ahead):
-        raise fail(
-            "windows.max_ahead",
-            "Expected " + ("a number of records" if by_row else "a duration") + " above 0",
-        )
-    if windows.slide is not None:
-        size, slide = windows.records or _amount(windows.span), _amount(windows.slide)
-        if (windows.slide.records is None) == by_row or size not in (n * slide for n in _OVERLAPS):
-            raise fail(
-                "windows.slide",
-                f"Expected the window of {windows.span or Span(records=size)}, or half, a quarter, "
-                f"fifth, tenth or twentieth of it, got {windows.slide}",
-            )
-
-    def several(count: float) -> Span:
-        if windows.records is not None:
-            return Span(records=max(1, int(count * windows.records)))
-        return Span(us=int(count * _amount(windows.span)))
-
-    try:
-        _ = stream.simulate.delay
-    except ValueError as error:
-        raise fail("simulate.label_delay", str(error)) from error
-    labels, retrain = stream.labels, stream.retrain
-    labels = msgspec.structs.replace(labels, horizon=labels.horizon or several(10))
-    retrain = msgspec.structs.replace(
-        retrain,
-        cooldown=retrain.cooldown or several(0.25),
-        train_on=retrain.train_on or several(10),
-        every=retrain.every or several(10),
+        windows = replace(windows, records=1000)
+    windows = replace(
+        windows,
+        lateness=windows.lateness or (Span(us=0) if windows.records is None else Span(records=0)),
+        max_ahead=windows.max_ahead or _several(windows, 1),
     )
-    if retrain.policy != "drift" and retrain.on != DRIFT_ON:
-        raise fail("retrain.on", f'Expected only with policy = "drift", got "{retrain.policy}"')
-    if time.sequence is not None:
-        for key, span in (
-            ("labels.horizon", labels.horizon),
-            ("retrain.cooldown", retrain.cooldown),
-            ("retrain.train_on", retrain.train_on),
-            ("drift.block", stream.drift.block),
-            ("retrain.every", retrain.every),
-            ("retrain.budget.per", retrain.budget.per if retrain.budget else None),
-        ):
-            if span is not None and span.us is not None:
-                raise fail(key, "Expected a number of records: the stream has no event time")
-    numbered = by_row and not (time.step is not None and time.column is None)
-    for key, span in (("labels.horizon", labels.horizon), ("drift.block", stream.drift.block)):
-        if span is not None and span.us is not None and numbered:
-            raise fail(key, "Expected a number of records, like the windows, or windows.span")
-        if span is not None and span.records is not None and not by_row:
-            raise fail(key, "Expected a duration, like the windows")
-    prefix = stream.kafka.topic_prefix
-    if (length := len(f"{prefix}{stream.name}.deadletters")) > _LONGEST_TOPIC:
-        raise fail(
-            "kafka.topic_prefix",
-            f"Expected names of topics up to {_LONGEST_TOPIC} characters, got {length} with "
-            f"{quoted(prefix[:20])}… and the name {quoted(stream.name)}",
-        )
-    if stream.kafka.retention is not None and stream.kafka.retention.us is None:
-        raise fail("kafka.retention", "Expected a duration")
-    enough_us = max(
-        30 * _UNITS_US["d"],
-        *(2 * (span.us or 0) for span in (labels.horizon, retrain.train_on) if span),
-    )
+    horizon = stream.labels.horizon or _several(windows, 10)
+    train_on = retrain.train_on or _several(windows, 10)
+    enough_us = max(30 * _UNITS_US["d"], 2 * (horizon.us or 0), 2 * (train_on.us or 0))
     linear = "logistic_regression" if stream.task == "classification" else "linear_regression"
     candidates = stream.models.candidates or (linear, "decision_tree", "k_nearest_neighbours")
-    return msgspec.structs.replace(
+    return replace(
         stream,
         metric=stream.judged_by,
         features=stream.inputs,
         time=time,
         windows=windows,
-        labels=labels,
-        retrain=retrain,
-        models=msgspec.structs.replace(stream.models, candidates=candidates),
-        kafka=msgspec.structs.replace(
-            stream.kafka, retention=stream.kafka.retention or Span(us=enough_us)
+        labels=replace(stream.labels, horizon=horizon),
+        retrain=replace(
+            retrain,
+            cooldown=retrain.cooldown or _several(windows, 0.25),
+            train_on=train_on,
+            every=retrain.every or _several(windows, 10),
         ),
+        models=replace(stream.models, candidates=candidates),
+        kafka=replace(stream.kafka, retention=stream.kafka.retention or Span(us=enough_us)),
     )
 
 
-def to_time_us(value: datetime) -> int:
-    """Convert a time with a zone to microseconds since 1970 UTC.
-
-    >>> to_time_us(datetime(1970, 1, 2, tzinfo=UTC))
-    86400000000
-    """
-    return (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+def _several(windows: Windows, count: float) -> Span:
+    """Return the length of this many windows, and at least one record if windows have records."""
+    if windows.records is not None:
+        return Span(records=max(1, int(count * windows.records)))
+    return Span(us=int(count * _amount(windows.span)))

@@ -56,7 +56,7 @@ def _rows(struct: msgspec.Struct, raw: Mapping[str, Any] | None, prefix: str) ->
                 yield KeyRow(key, "{}", given, meaning)
             for name, item in value.items():
                 yield KeyRow(f"{key}.{quoted_key(name)}", _compact(item), True, meaning)
-                meaning = ""  # only the first entry shows it
+                meaning = ""  # only the first entry shows the description
             yield from _parts(hints[field.name], key)
         else:
             yield KeyRow(key, toml(value), given, meaning)
@@ -114,7 +114,7 @@ def toml(value: Any) -> str:
             return "{ " + inner + " }"
         case msgspec.Struct():
             return _compact(value)
-    records = getattr(value, "records", None)  # a Span
+    records = getattr(value, "records", None)  # the value is a Span if it has this attribute
     return str(value) and (toml(records) if records is not None else quoted(str(value)))
 
 
@@ -188,9 +188,8 @@ def explain(
         field_hint = get_type_hints(struct, include_extras=True)[missing[1]] if struct else str
         full = f"{key}.{missing[1]}" if key else missing[1]
         return f"[{full}] Missing. Expected {words(field_hint)}" + _meaning(field_hint)
-    too_long = re.match(
-        r"Expected (a duration of at most \w+), got", message
-    )  # raised by `Span.parse`
+    # `Span.parse` raises this error.
+    too_long = re.match(r"Expected (a duration of at most \w+), got", message)
     expected = too_long[1] if too_long else words(hint)
     return f"[{key or 'top level'}] Expected {expected}, got {toml(value)}" + _meaning(hint)
 

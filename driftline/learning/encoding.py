@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream import Kind, Stream
-from driftline.wire.feature_records import Columns, text
+from driftline.wire.columns import Columns
+from driftline.wire.values import text
 
 MISSING: Final = ""  # the level of a missing category
 # Each level has a column, which costs memory and time in every model. A model learns little from
@@ -161,7 +162,10 @@ class MatrixEncoder:
         return matrix
 
     def unseen(self, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-        """Return for each category column a mask (n,) of values that training data did not have."""
+        """Return for each category column a mask (n,) of values that training data did not have.
+
+        A missing value never counts as unseen.
+        """
         return {
             name: np.array([value not in known for value in columns.categories[name]], dtype=bool)
             for name, known in self._known.items()
@@ -177,11 +181,3 @@ def encode_matrix(schema: FeatureSchema, columns: Columns) -> NDArray[np.float32
     only zeros.
     """
     return MatrixEncoder(schema).encode(columns)
-
-
-def unseen_mask(schema: FeatureSchema, columns: Columns) -> dict[str, NDArray[np.bool_]]:
-    """Return for each category column a mask (n,) of values that training data did not have.
-
-    A missing value never counts as unseen.
-    """
-    return MatrixEncoder(schema).unseen(columns)

@@ -3,7 +3,7 @@
 Input: bytes, which are not trusted even if they are signed. Output: the content of one file. A zip
 raises PackageCheckFailed if it is a zip bomb, is damaged, or has too many files, names with a
 folder, links, or encrypted or repeated files. Nothing is written to disk, and no more is unpacked
-than `Limits` allow.
+than `ArchiveLimits` allow.
 """
 
 import io
@@ -21,12 +21,12 @@ from driftline.errors import PackageCheckFailed
 # The end record of a zip: signature, two disk numbers, entries on this disk and in total, size and
 # offset of the directory, length of the comment.
 _END: Final = struct.Struct("<4s4H2LH")
-_ZIP64_BYTES: Final = 20  # the locator before the end record, which only larger zips have
+_ZIP64_BYTES: Final = 20  # size of the locator before the end record, which only larger zips have
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED: Final = 0x1
 
 
-class Limits(msgspec.Struct, frozen=True):
+class ArchiveLimits(msgspec.Struct, frozen=True):
     """The largest archive that is read. `max_bytes` is the unpacked size of all its files."""
 
     max_files: int
@@ -37,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True):
 class Archive:
     """An open archive whose directory is within the limits."""
 
-    def __init__(self, package: zipfile.ZipFile, limits: Limits) -> None:
+    def __init__(self, package: zipfile.ZipFile, limits: ArchiveLimits) -> None:
         self._package = package
         self._infos = {info.filename: info for info in package.infolist()}
         if len(self._infos) != len(package.infolist()):
@@ -58,7 +58,7 @@ class Archive:
 
 
 @contextmanager
-def archive(data: bytes, limits: Limits, failure: str) -> Iterator[Archive]:
+def archive(data: bytes, limits: ArchiveLimits, failure: str) -> Iterator[Archive]:
     """Open an archive. Any error in the `with` block is raised as PackageCheckFailed.
 
     Its message starts with `failure`.
@@ -74,7 +74,7 @@ def archive(data: bytes, limits: Limits, failure: str) -> Iterator[Archive]:
         raise PackageCheckFailed(f"{failure}: {reason}") from error
 
 
-def _check_end(data: bytes, limits: Limits) -> None:
+def _check_end(data: bytes, limits: ArchiveLimits) -> None:
     """Check the size of the directory before it is read, because its entries could fill memory."""
     if len(data) < _END.size:
         raise ValueError("it is truncated")
@@ -88,7 +88,7 @@ def _check_end(data: bytes, limits: Limits) -> None:
         raise ValueError(f"{entries:,} files, at most {limits.max_files:,} are allowed")
 
 
-def _check(info: zipfile.ZipInfo, limits: Limits) -> None:
+def _check(info: zipfile.ZipInfo, limits: ArchiveLimits) -> None:
     name = info.filename
     if limits.names is not None and name not in limits.names:
         raise ValueError(f"unexpected file {name[:100]!r}")

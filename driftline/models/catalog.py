@@ -78,7 +78,7 @@ class Catalog:
     """The state of the `models` topic, built record by record.
 
     The signed pointer with the largest sequence is current (see `models.current`). Unsigned
-    records date from before signatures. They are valid until the first signed record is read.
+    records are of earlier versions. They are valid until the first signed record is read.
 
     Compaction keeps only the newest record of each key, even if it is stale. `restatements` lists
     what a writer with a key must publish again: current records that are unsigned or no longer the
@@ -87,7 +87,7 @@ class Catalog:
 
     def __init__(self, trusted: Trusted) -> None:
         self.announcements: dict[str, ModelAnnounced] = {}
-        self.rejected: dict[str, str] = {}  # key → why its newest record was rejected
+        self.rejected: dict[str, str] = {}  # key → the reason why its newest record was rejected
         self._trusted = trusted
         self._champion: Current[RolePointer] = Current()
         self._freeze: Current[Freeze] = Current()

@@ -3,8 +3,8 @@
 The signed record with the largest `sequence` is current, and of equal ones the first in the log.
 So the result does not depend on how much of the log compaction has removed.
 
-Records from before signatures (decision 21) have no sequence. Such a pointer becomes current if it
-names the current one as its predecessor. They are ignored once a signed record was read.
+Unsigned records of earlier versions (decision 21) have no sequence. Such a pointer becomes current
+if it names the current one as its predecessor. They are ignored once a signed record was read.
 """
 
 from typing import Generic, TypeVar
@@ -44,7 +44,7 @@ class Current(Generic[T]):
             return None
         if event.sequence == self.value.sequence:
             if _means(event) == _means(self.value):
-                return None  # a copy
+                return None  # the event is a copy of the current record
             self._contested = True  # if compaction removes the first, the other becomes current
         return f"stale: its sequence is {event.sequence}, the current one is {self.value.sequence}"
 

@@ -14,7 +14,7 @@ import msgspec
 from driftline.config.stream import Metric, StreamName, Task
 from driftline.errors import PackageCheckFailed
 from driftline.learning.encoding import FeatureSchema
-from driftline.models.archive import Limits, archive
+from driftline.models.archive import ArchiveLimits, archive
 from driftline.models.reference import Reference, save_reference
 from driftline.wire.events import Removed, Trial, Value
 
@@ -29,7 +29,7 @@ _ZIP_TIME: Final = (1980, 1, 1, 0, 0, 0)
 # A forest of 100 trees on 100,000 records has about 200 MB unpacked.
 MAX_UNPACKED_BYTES: Final = 512 << 20
 MAX_MANIFEST_BYTES: Final = 16 << 20
-LIMITS: Final = Limits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
+LIMITS: Final = ArchiveLimits(4, MAX_UNPACKED_BYTES, frozenset({MANIFEST, JOBLIB, ONNX, REFERENCE}))
 
 Scoring = Literal["onnx", "sklearn"]
 

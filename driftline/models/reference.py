@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.models.archive import Limits, archive
+from driftline.models.archive import ArchiveLimits, archive
 from driftline.wire.columns import Columns
 
 # This many rows are enough for all tests at the significance levels in use. They add a few hundred
@@ -21,7 +21,7 @@ from driftline.wire.columns import Columns
 MAX_REFERENCE_ROWS: Final = 10_000
 
 # The file has a few arrays per column, for two samples.
-_LIMITS: Final = Limits(20_000, 256 << 20)
+_LIMITS: Final = ArchiveLimits(20_000, 256 << 20)
 
 NumberArray = NDArray[np.float64]
 ObjectArray = NDArray[np.object_]

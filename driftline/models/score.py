@@ -19,7 +19,7 @@ from driftline.models.package import Manifest, Scoring
 from driftline.wire.columns import Columns
 from driftline.wire.feature_records import RecordCodec
 
-# The most columns of a model's matrix: enough for 1,000 categories with 100 levels each.
+# The largest number of columns of a model's matrix: 1,000 categories with 100 levels each.
 MAX_WIDTH: Final = 100_000
 # Probabilities of float32 models depend on the batch size from the seventh digit on.
 SCORE_DIGITS: Final = 6
@@ -133,14 +133,16 @@ class SklearnScorer:
         return cls(estimator, task, classes)
 
     def score(self, matrix: NDArray[np.float32]) -> Scores:
-        try:
-            return self._score(matrix)
-        except ValueError:
-            # scikit-learn rejects the whole matrix if its scaling makes one value infinite.
-            infinite = self._scaled_to_infinity(matrix)
-            if not infinite.any():
-                raise
-            return self._score_others(matrix, infinite)
+        # Scores of extreme values may overflow. They are then not finite, which the caller reports.
+        with np.errstate(over="ignore", invalid="ignore"):
+            try:
+                return self._score(matrix)
+            except ValueError:
+                # scikit-learn rejects the whole matrix if its scaling makes one value infinite.
+                infinite = self._scaled_to_infinity(matrix)
+                if not infinite.any():
+                    raise
+                return self._score_others(matrix, infinite)
 
     def _score(self, matrix: NDArray[np.float32]) -> Scores:
         if self._task == "regression":
@@ -153,9 +155,8 @@ class SklearnScorer:
     def _scaled_to_infinity(self, matrix: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return which rows (n,) are not finite after all steps of a pipeline but the last."""
         scaled: NDArray[Any] = matrix
-        with np.errstate(over="ignore", invalid="ignore"):
-            for _, step in getattr(self._estimator, "steps", [])[:-1]:
-                scaled = step.transform(scaled)
+        for _, step in getattr(self._estimator, "steps", [])[:-1]:
+            scaled = step.transform(scaled)
         found: NDArray[np.bool_] = ~np.isfinite(scaled).all(axis=1)
         return found
 

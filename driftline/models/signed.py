@@ -12,7 +12,7 @@ import msgspec
 from driftline.broker.port import Message, Outgoing
 from driftline.models.keys import Signature, Signer, Trusted
 
-SIGNATURE: Final = "driftline_signature"  # hex, Ed25519
+SIGNATURE: Final = "driftline_signature"  # name of the header with the Ed25519 signature in hex
 KEY_ID: Final = "driftline_key"
 # No digest starts like this, so the signature of a package is never valid for a record.
 _PREFIX: Final = b"driftline-models-record-1"

@@ -41,7 +41,7 @@ class ModelStore:
         self.url = url
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError) as error:  # no such protocol, or no driver for it
+        except (ValueError, ImportError) as error:  # the protocol is unknown, or has no driver
             raise PackageError(
                 f"model store {url!r} cannot be used: {error}",
                 hint="check DRIFTLINE_MODEL_STORE, the folder or URL of the model store",
@@ -149,7 +149,7 @@ class ModelStore:
             self._files.pipe_file(part, data)
             self._files.mv(part, path)
         except OSError:
-            if self._files.exists(part):  # if the disk is full, free its space
+            if self._files.exists(part):  # free the space of an incomplete file if the disk is full
                 self._files.rm_file(part)
             raise
 

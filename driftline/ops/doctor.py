@@ -232,9 +232,8 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
     topics = Topics(stream)
     if len(admin.describe([topics.predictions, topics.outcomes, topics.deadletters])) < 3:
         return
-    reasons: dict[
-        tuple[str, int], str
-    ] = {}  # reason of the newest dead letter, by topic and partition
+    # The reason of the newest dead letter, by topic and partition.
+    reasons: dict[tuple[str, int], str] = {}
     for message in _newest(admin, broker, topics.deadletters):
         with contextlib.suppress(DataError):
             origin = dead_letter_origin(message)
@@ -244,9 +243,8 @@ def _check_rejected(admin: Admin, broker: Broker, stream: Stream) -> Iterator[Ch
         (topics.features, topics.predictions, "records"),
         (topics.labels, topics.outcomes, "labels"),
     ):
-        rejected: Counter[int] = (
-            Counter()
-        )  # number of consecutive dead letters at the end of each partition
+        # The number of consecutive dead letters at the end of each partition.
+        rejected: Counter[int] = Counter()
         for message in _newest(admin, broker, topic):
             event = decode_or_skip(_accounts, message)
             if event is None or event.type != "watermark":
@@ -357,7 +355,7 @@ def _broker_version(settings: Settings) -> str:
     try:
         properties = for_kafka_python(settings.properties, (known, *others))
     except SettingsError:
-        return "Apache Kafka of unknown version"  # properties that only librdkafka has
+        return "Apache Kafka of unknown version"  # kafka-python rejects properties of librdkafka
     client = kafka.KafkaAdminClient(
         bootstrap_servers=settings.bootstrap_servers.split(","),
         **{name: value for name, value in properties.items() if name in known},

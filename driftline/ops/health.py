@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from driftline.ops.processes import ServiceState, TroubleKind
-from driftline.wire.feature_records import parse_time
+from driftline.wire.values import parse_time
 
 # A service writes its state about once a second, but a window with many columns can keep the
 # monitor busy for longer.
@@ -63,7 +63,7 @@ def _no_usable_model(state: ServiceState) -> str | None:
     rejected = [(key, why) for key, why in state.refused.items() if key.startswith(_OF_A_MODEL)]
     if not rejected:
         return None
-    key, why = rejected[0]  # the champion, if it is known
+    key, why = rejected[0]  # the champion comes first, if it is known
     more = f" (and {len(rejected) - 1} more)" if len(rejected) > 1 else ""
     reason = why if why.startswith(key.removeprefix("model/")) else f"{key}: {why}"
     return f"no model can be used, so no record is scored: {reason}{more}"

@@ -3,7 +3,7 @@
 The folder of a stream contains:
 
 - `<service>-<slot>.json`: the state of a service, which it writes about once a second
-- `wanted.json`: the services that `driftline up` asks for
+- `wanted.json`: the services that `driftline up` requests
 - `processes.json` and `supervisor.json`: the processes and the supervisor, which writes both
 
 The start time of a process distinguishes it from a later process with the same pid.
@@ -81,7 +81,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     state: State
     started: str
     updated: str
-    partitions: int = 0  # assigned to it
+    partitions: int = 0  # number of partitions that are assigned to it
     consumed: int = 0  # messages handled since it started
     lag: int = 0  # unread messages of its partitions, about a second ago
     published: dict[str, int] = {}  # role of a topic → messages published there since it started
@@ -106,10 +106,10 @@ class Process(Running, frozen=True, kw_only=True):
     service: Service
     slot: int
     log: str
-    restarts: int = 0  # since `driftline up` asked for it
-    failures: int = 0  # consecutive ends; reset to 0 when the service has run for a minute
+    restarts: int = 0  # number of restarts since `driftline up` requested the service
+    failures: int = 0  # number of consecutive ends; reset when the service has run for a minute
     error: str | None = None  # the reason for its last end
-    retry: str | None = None  # RFC 3339 UTC: when it is restarted, if it has ended
+    retry: str | None = None  # RFC 3339 UTC: the time of the next start, if it has ended
 
     @property
     def name(self) -> str:
@@ -142,7 +142,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The services that `driftline up` asks for. Each request has its own number."""
+    """The services that `driftline up` requests. Each request has its own number."""
 
     number: int = 0
     services: tuple[Wanted, ...] = ()
@@ -207,7 +207,7 @@ def unreadable(folder: Path, name: str = "*") -> Iterator[str]:
         try:
             _decode(path, kinds.get(path.name, ServiceState))
         except FileNotFoundError:
-            continue  # removed since the listing
+            continue  # the file was removed after the folder was listed
         except (OSError, msgspec.DecodeError) as error:
             yield f"{path} cannot be read, so its content is ignored: {error}"
 
@@ -300,7 +300,7 @@ def _send(process: Running, sign: signal.Signals) -> bool:
         try:
             os.kill(process.pid, sign)
         except ProcessLookupError:
-            pass  # it has ended since the check
+            pass  # it ended after the check
         except PermissionError:
             return False
     return True

@@ -32,7 +32,7 @@ class ServiceStatus(msgspec.Struct, frozen=True):
 
     service: Service
     workers: tuple[Worker, ...]
-    lag: dict[str, int]  # role of the topic → offsets, over all partitions
+    lag: dict[str, int]  # role of the topic → number of unhandled offsets in all partitions
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Keep the services of a stream running: start them, and restart those that end.
 
-Input: the folder in which `driftline up` asks for services. Output: the processes, and
+Input: the folder to which `driftline up` writes its requests. Output: the processes, and
 `processes.json` and a log in the same folder. `up` runs it as `python -m driftline.ops.supervisor
 FOLDER`. It does not connect to the broker.
 """
@@ -90,9 +90,8 @@ class Supervisor:
         self._request = Request()
         self._kept: dict[str, _Kept] = {}
         self._left = {process.name: process for process in read_processes(folder) if process.alive}
-        self._failing: dict[
-            str, str
-        ] = {}  # part of a step that fails → its error, which is logged once
+        # Part of a step that fails → its error, which is logged once.
+        self._failing: dict[str, str] = {}
 
     def step(self) -> None:
         """Handle a new request, detect services that have ended, and start those that are due.
@@ -269,7 +268,7 @@ def _pause_s(failures: int) -> float:
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # a real-time signal
+    except ValueError:  # real-time signals have no name
         return f"signal {number}"
 
 
@@ -350,7 +349,7 @@ def main(folder: Path) -> None:
             halt.wait(_STEP_EVERY_S)
         try:
             supervisor.stop()
-        except (OSError, MachineError) as error:  # a full disk, a service of another user
+        except (OSError, MachineError) as error:  # a full disk, or a service of another user
             log.error("%s", error)
 
 

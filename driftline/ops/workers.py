@@ -34,7 +34,7 @@ class Worker(msgspec.Struct, frozen=True):
 
     state: ServiceState
     alive: bool
-    problem: str | None = None  # why it is unhealthy
+    problem: str | None = None  # the reason why it is unhealthy
     restarts: int = 0
     outdated: bool = False  # it started with an earlier version of the stream file
 
@@ -46,7 +46,7 @@ class Worker(msgspec.Struct, frozen=True):
 class Workers(msgspec.Struct, frozen=True):
     """All workers of a stream on this machine."""
 
-    folder: Path  # with their states and logs
+    folder: Path  # folder of their states and logs
     workers: tuple[Worker, ...]
     supervisor: Literal["running", "ended", "none"]
     unreadable: tuple[str, ...] = ()  # the state files that cannot be read, and why

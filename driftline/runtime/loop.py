@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from driftline.broker.port import Broker, Messages, TopicPartition
+from driftline.broker.port import Broker, Messages, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Delivery
 from driftline.errors import (
@@ -139,12 +139,13 @@ class Loop:
             try:
                 return self._turn(session, timeout_s)
             except TransactionAborted as error:
-                self._recover(session, error)
-                return True
+                self._count_abort(error)
             except TopicRecreated as error:
                 log.warning("%s", error.message)
                 self._abandon()
                 return True
+            session.rewind()  # not in the `except` block, see broker/port.py
+            return True
         except BaseException:
             self._abandon()
             raise
@@ -227,6 +228,7 @@ class Loop:
         """Handle records and send the results. Return False if they must be read again."""
         if self._isolation.quarantines(messages):
             return True
+        output: list[Outgoing | OutgoingBatch] | None
         try:
             output = list(self._handler.handle(messages))
             if is_last:
@@ -235,18 +237,25 @@ class Loop:
         except Exception as error:
             if not is_caused_by_data(error):
                 raise
-            self._search(session, messages, error)
+            self._count_failure(messages, error)
+            output = None
+        if output is None:
+            session.rewind()
             return False
         # Earlier records may still wait to become dead letters. Settle them before sending these
         # results, because readers drop results that are out of order as repeats.
         if not self._settle_culprits(session, is_idle=False):
             return False
+        is_sent = False
         try:
             session.send(output)
+            is_sent = True
         except Exception as error:
             if not is_caused_by_data(error):
                 raise
-            self._search(session, messages, error)
+            self._count_failure(messages, error)
+        if not is_sent:
+            session.rewind()
             return False
         self._isolation.succeeded(messages)
         session.handled(messages)
@@ -254,8 +263,8 @@ class Loop:
             self._commit(session)  # otherwise the next failure would undo this chunk
         return True
 
-    def _search(self, session: Session, messages: Messages, error: Exception) -> None:
-        """Rewind, so that records that failed are read again in smaller chunks."""
+    def _count_failure(self, messages: Messages, error: Exception) -> None:
+        """Note that records failed, so that they are read again in smaller chunks."""
         if self._isolation.failed(messages, error):
             log.error(
                 "%s failed twice on its own and becomes a dead letter",
@@ -268,7 +277,6 @@ class Loop:
                 len(messages),
                 error,
             )
-        session.rewind()
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
         """Send the dead letters of culprits. Return False if records must be read again first,
@@ -339,13 +347,13 @@ class Loop:
         if session is not None:
             session.abandon()
 
-    def _recover(self, session: Session, error: TransactionAborted) -> None:
+    def _count_abort(self, error: TransactionAborted) -> None:
+        """Log that a transaction was aborted. Raises the error again after too many in a row."""
         self._aborts += 1
         if self._aborts > MAX_ABORTS_IN_A_ROW:
             self._aborts = 0
             raise error
         log.warning("transaction aborted; resuming from the committed offsets: %s", error.message)
-        session.rewind()
 
     def _next_backoff_s(self) -> float:
         backoff_s = FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10)

@@ -121,7 +121,8 @@ class Session:
                 found = self._consumer.poll(max_records=self._max_records, timeout_s=timeout_s)
                 break
             except OffsetOutOfRange as error:
-                self._recover_position(TopicPartition(error.topic, error.partition))
+                outside = TopicPartition(error.topic, error.partition)
+            self._recover_position(outside)
         self._report_changes()
         return self._undo_poll(Messages.of(found))
 
@@ -305,11 +306,14 @@ class Session:
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if any(partition in self._positions for partition in partitions):
+            is_committed = False
             try:
                 self.commit()
+                is_committed = True
             except TransactionAborted as error:
                 # The next owner of the partitions handles their uncommitted records again.
                 log.warning("transaction aborted while partitions were revoked: %s", error.message)
+            if not is_committed:
                 self._replace_producer()
         self._drop(partitions)
         self.paused -= frozenset(partitions)

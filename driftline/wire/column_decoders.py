@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from driftline.wire.values import shortened
+from driftline.wire.values import shortened, text
 
 Scalar = str | int | float | bool | None
 IdType = str | int | float | None
@@ -57,6 +57,20 @@ def make_decoder(types: Mapping[str, Any], *, refuse_unknown: bool) -> Callable[
             raise msgspec.ValidationError(message.replace("field `column ", "field `")) from error
 
     return decode
+
+
+def id_reader(column: str) -> Callable[[bytes | None], str | None]:
+    """Return a function that reads only the id of a record, or None if the id is unreadable."""
+    decode = make_decoder({column: IdType}, refuse_unknown=False)
+
+    def read(value: bytes | None) -> str | None:
+        try:
+            found = decode(value or b"").f0
+        except DECODE_ERRORS:
+            return None
+        return None if found is None else text(found)
+
+    return read
 
 
 def _struct(

@@ -149,8 +149,8 @@ class Outcome(Event, frozen=True, tag="outcome", omit_defaults=True):
     source: Source
     record: msgspec.Raw
     label: Value
-    label_time: str | None  # event time at which the label became known, or
-    label_row: RowNumber | None  # record number at which it became known
+    label_time: str | None  # event time at which the label became known, on the time axis
+    label_row: RowNumber | None  # record number at which the label became known, on the row axis
     revision: Count
     ahead: bool = False
 
@@ -383,7 +383,7 @@ class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
 
     model: str
     records: Count = 0
-    last: Position | None = None  # largest position
+    last: Position | None = None  # largest position of these records
     sample: SampledRecords | None = None
 
 
@@ -523,7 +523,7 @@ class RetrainRequest(Event, frozen=True, tag="retrain_request"):
     cause: Literal["drift", "manual", "schedule"]
     caused_by: tuple[str, ...]  # ids of drift events
     reason: str
-    position: Position | None  # that the stream had reached when the request was made
+    position: Position | None  # largest position of the stream at the time of the request
     since: Position | None  # onset of the change: older data may follow another concept
 
 
@@ -571,16 +571,15 @@ class RetrainDecision(Event, frozen=True, tag="retrain_decision"):
 # reader's memory.
 _Short = Annotated[str, Meta(max_length=512)]
 _Text = Annotated[str, Meta(max_length=16_384)]
-_Sequence = Annotated[
-    int, Meta(ge=0, le=2**53)
-]  # the largest integer that every JSON reader reads exactly
+# Every JSON reader reads integers up to 2^53 exactly.
+_Sequence = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 class ModelAnnounced(Event, frozen=True, tag="model"):
     """The announcement of a package. Its key is `model/<digest>`."""
 
     digest: _Short
-    signature: _Short  # hex, Ed25519 over the digest's text
+    signature: _Short  # Ed25519 signature of the digest's text, in hex
     key_id: _Short
     location: Annotated[str, Meta(max_length=4096)]
     stream: _Short
@@ -597,7 +596,7 @@ class RolePointer(Event, frozen=True, tag="role"):
     """The model that has a role. Its key is `role/champion`.
 
     `sequence` is one more than in the pointer that it replaces. A pointer is stale, and ignored, if
-    its sequence is not larger than the current one. It is 0 in pointers from before signatures.
+    its sequence is not larger than the current one. It is 0 in pointers of earlier versions.
     """
 
     id: _Short

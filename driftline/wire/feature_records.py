@@ -5,26 +5,24 @@ reasons. Each record is parsed once, and every record is either accepted or reje
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from driftline.config.expressions import Expression
-from driftline.config.stream import AT, ID, ROW, Stream
+from driftline.config.stream import ID, ROW, Stream
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.column_decoders import DECODE_ERRORS, IdType, Scalar, make_decoder, make_struct
 from driftline.wire.columns import Batch, Columns, Rejected
 from driftline.wire.events import MAX_ROW
-from driftline.wire.labels import Label, LabelCodec
+from driftline.wire.labels import LabelCodec
 from driftline.wire.values import (
     MAX_NUMBER,
     format_time,
-    key_bytes,
     parse_time,
     shortened,
     shown,
@@ -32,20 +30,7 @@ from driftline.wire.values import (
     time_reader,
 )
 
-__all__ = [
-    "AT",
-    "Batch",
-    "Columns",
-    "Label",
-    "LabelCodec",
-    "RecordCodec",
-    "Rejected",
-    "decode_all",
-    "format_time",
-    "key_bytes",
-    "parse_time",
-    "text",
-]
+__all__ = ["LabelCodec", "RecordCodec", "format_time", "parse_time"]
 
 
 Rows = Sequence[tuple[Any, ...]]
@@ -287,33 +272,3 @@ def _mark_missing(
         for place in np.flatnonzero(missing):
             found = "is null or absent" if what == "column" else "has no finite value"
             problems.setdefault(int(place), f"missing value: {what} {name!r} {found}")
-
-
-def decode_all(codec: RecordCodec, values: Iterable[bytes], *, batch: int = 5000) -> Batch:
-    """Decode many records in batches of `batch`, and return them as one batch."""
-    parts: list[Batch] = []
-    pending: list[bytes] = []
-    start = 0
-    for value in values:
-        pending.append(value)
-        if len(pending) >= batch:
-            parts.append(_shifted(codec.decode(pending), start))
-            start += len(pending)
-            pending = []
-    parts.append(_shifted(codec.decode(pending), start))
-    return Batch(
-        [i for part in parts for i in part.ids],
-        [t for part in parts for t in part.times_us],
-        [r for part in parts for r in part.rows],
-        Columns.concat([part.columns for part in parts]),
-        [k for part in parts for k in part.kept],
-        [r for part in parts for r in part.rejected],
-    )
-
-
-def _shifted(batch: Batch, start: int) -> Batch:
-    return msgspec.structs.replace(
-        batch,
-        kept=[index + start for index in batch.kept],
-        rejected=[Rejected(item.index + start, item.reason) for item in batch.rejected],
-    )

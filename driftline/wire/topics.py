@@ -103,77 +103,34 @@ class Topics:
         }
         # The history of decisions is small, and `trace` needs all of it.
         forever = kept | {"retention.ms": "-1"}
-        compacted = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
+        compact = {"cleanup.policy": "compact", "max.message.bytes": str(MAX_RECORD_BYTES)}
         large = kept | {"max.message.bytes": str(MAX_DEAD_LETTER_BYTES)}
         many = kafka.partitions
-
-        def topic(
-            role: Role,
-            partitions: int,
-            key: str,
-            writers: str,
-            readers: str,
-            config: Mapping[str, str],
-        ) -> Topic:
-            return Topic(
-                role=role,
-                name=self._name(role),
-                partitions=partitions,
-                key=key,
-                writers=tuple(writers.split()),
-                readers=tuple(readers.split()),
-                config=config,
-            )
-
-        return (
-            topic(
-                "features",
-                many,
-                f"[record] key = {self._stream.record.key}",
-                "producers operator",
-                # A producer that numbers records reads the last number.
-                "inference producers" if self._stream.needs_row else "inference",
-                kept,
-            ),
-            topic("labels", many, "as features", "producers operator", "outcomes", kept),
-            topic(
-                "predictions",
-                many,
-                "as its source",
-                "inference",
-                "outcomes monitor subscribers",
-                kept,
-            ),
-            topic(
-                "outcomes",
-                many,
-                "as its source",
-                "outcomes monitor",
-                "monitor trainer subscribers",
-                kept,
-            ),
-            topic("parts", 1, "none", "monitor", "monitor", kept),
-            topic("windows", 1, "id of the window", "monitor", "monitor", forever),
-            topic("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
-            topic(
-                "retrain", 1, "id of the request", "monitor operator trainer", "trainer", forever
-            ),
-            topic(
+        key, source = f"[record] key = {self._stream.record.key}", "as its source"
+        # A producer that numbers records reads the last number.
+        readers = "inference producers" if self._stream.needs_row else "inference"
+        rows: tuple[tuple[Role, int, str, str, str, Mapping[str, str]], ...] = (
+            ("features", many, key, "producers operator", readers, kept),
+            ("labels", many, "as features", "producers operator", "outcomes", kept),
+            ("predictions", many, source, "inference", "outcomes monitor subscribers", kept),
+            ("outcomes", many, source, "outcomes monitor", "monitor trainer subscribers", kept),
+            ("parts", 1, "none", "monitor", "monitor", kept),
+            ("windows", 1, "id of the window", "monitor", "monitor", forever),
+            ("drift", 1, "id of the drift event", "monitor", "alert-consumers", forever),
+            ("retrain", 1, "id of the request", "monitor operator trainer", "trainer", forever),
+            (
                 "models",
                 1,
                 "model/<digest>, role/<role>",
                 "trainer operator",
                 "inference trainer",
-                compacted,
+                compact,
             ),
-            topic(
-                "deadletters",
-                many,
-                "as its source",
-                "inference outcomes monitor trainer",
-                "operator",
-                large,
-            ),
+            ("deadletters", many, source, " ".join(SERVICES), OPERATOR, large),
+        )
+        return tuple(
+            Topic(role, self._name(role), count, key, tuple(by.split()), tuple(to.split()), config)
+            for role, count, key, by, to, config in rows
         )
 
     def limited_by_size(self, admin: Admin) -> dict[str, int]:
@@ -209,7 +166,7 @@ class TopicDifference(msgspec.Struct, frozen=True):
     what: str
     planned: str
     found: str | None
-    keeps_more: bool = False  # the topic keeps and accepts all that the plan does: only a warning
+    keeps_more: bool = False  # only a warning: the topic keeps and accepts all that the plan does
 
     def __str__(self) -> str:
         if self.found is None:

@@ -4,9 +4,20 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from driftline.config.stream import Stream, to_time_us
+from driftline.config.stream import Stream
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_time_us(value: datetime) -> int:
+    """Convert a time with a zone to microseconds since 1970 UTC.
+
+    >>> to_time_us(datetime(1970, 1, 2, tzinfo=UTC))
+    86400000000
+    """
+    return (value - _EPOCH) // timedelta(microseconds=1)
+
+
 _MIN_US: Final = to_time_us(datetime.min.replace(tzinfo=UTC))
 MAX_TIME_US: Final = to_time_us(datetime.max.replace(tzinfo=UTC))
 # Every whole number up to 2^53 has an exact float. A larger float may differ from the identifier
@@ -109,7 +120,7 @@ def parse_time(value: str) -> int:
     (1500000, 1500000)
     """
     moment = None
-    if len(value) >= 20:  # YYYY-MM-DDTHH:MM:SSZ has 20; `fromisoformat` also accepts a date
+    if len(value) >= 20:  # the shortest time has 20 characters; `fromisoformat` also accepts dates
         try:
             # It accepts any separator between date and time, but no lower-case zone.
             moment = datetime.fromisoformat(value[:-1] + "Z" if value[-1] == "z" else value)

@@ -1,7 +1,6 @@
 """Build the report of a backtest: one HTML page with plots, without scripts.
 
-In: a `Backtest`, and its data, which are read once more for the distributions. Out: the elements of
-the page.
+In: a `Backtest`, whose data are read again for the distributions. Out: the elements of the page.
 """
 
 from collections.abc import Sequence
@@ -17,17 +16,15 @@ from driftline.config.stream import Stream
 from driftline.learning.metrics import higher_is_better
 from driftline.wire.events import ColumnResult, DataWindow
 from driftline.wire.feature_records import RecordCodec
-from driftline_app.backtest.policy_runs import Played
-from driftline_app.backtest.result import Backtest
-from driftline_app.cli.backtest_table import gain
-from driftline_app.cli.estimates import error_sentence
-from driftline_app.replay.narrator import report_event
+from driftline_app.backtest.policy_runs import Job, Played, playback
+from driftline_app.backtest.result import Backtest, ComparisonRow, comparison
+from driftline_app.estimate_errors import error_sentence
+from driftline_app.replay.run_report import report_event
 from driftline_app.report.column_charts import Cell, heat_map, histogram
 from driftline_app.report.elements import element, format_value, table, title_of
 from driftline_app.report.line_chart import Series, chart
 from driftline_app.report.page import events_table, marks_of
 from producers.playback import Playback
-from producers.sources import open_source
 
 # Blocks of the metric over time, as in the report of a run.
 _BLOCKS: Final = 100
@@ -40,18 +37,9 @@ _ORDER: Final = {"retrain": 1, "swap": 2, "kept": 2, "drift resolved": 3}
 _CHUNK: Final = 5000
 
 
-def backtest_page(
-    stream: Stream,
-    data: str,
-    found: Backtest,
-    *,
-    title: str,
-    warmup: float,
-    limit: int | None,
-    seed: int,
-) -> list[ET.Element]:
+def backtest_page(found: Backtest, title: str) -> list[ET.Element]:
     """Return the elements of the page. `title` names the data. Raises DriftlineError, OSError."""
-    first = next(iter(found.policies.values()))
+    stream, first = found.job.stream, next(iter(found.policies.values()))
     body = [
         element("p", "Driftline backtest of ", element("code", title), class_="over"),
         element("h1", stream.name),
@@ -76,9 +64,7 @@ def backtest_page(
                 class_="scroll",
                 tabindex="0",
             ),
-            *_distributions(
-                stream, data, first.windows, shifting, warmup=warmup, limit=limit, seed=seed
-            ),
+            *_distributions(found.job, first.windows, shifting),
         ]
     else:
         body.append(element("p", "No window had enough records for a test."))
@@ -98,47 +84,23 @@ def _summary(found: Backtest) -> str:
 
 
 def _results(found: Backtest) -> ET.Element:
-    result, base = found.result, found.result.baselines
-    rate = result.false_alarm_rate
+    rate = found.result.false_alarm_rate
     alarms = "–" if rate is None else f"{rate:.3f} per window"
-    rows: list[tuple[str, ...]] = [
-        (
-            name,
-            format_value(policy.metric),
-            gain(policy.gain, policy.gain_error),
-            gain(policy.periodic_gain, policy.periodic_gain_error),
-            str(len(policy.alerts)),
-            str(len(policy.retrains)),
-            f"{policy.train_seconds:.1f}",
-        )
-        for name, policy in result.policies.items()
-    ]
-    trainings = str(result.every_window_retrains)
-    seconds = f"{result.every_window_train_seconds:.1f}"
-    rows += [
-        ("never", format_value(base.never), "", "", "", "0", "0.0"),
-        ("after each window", format_value(base.every_window), "", "", "", trainings, seconds),
-    ]
-    for name, policy in result.policies.items():
-        label, trainings = f"periodic, as often as {name}", str(len(policy.periodic_retrains))
-        rows.append((label, format_value(policy.periodic), "", "", "", trainings, ""))
-    rows += [
-        ("previous label", format_value(base.persistence), "", "", "", "", ""),
-        ("rows in random order", "", "", "", alarms, "", ""),
-    ]
+    rows = [*comparison(found), ComparisonRow("rows in random order", "", events=alarms)]
     names = (
         "Policy",
-        title_of(result.metric),
+        title_of(found.result.metric),
         "Gain over never",
         "Gain over periodic",
         "Drift events",
         "Trainings",
         "Seconds of training",
     )
-    return table(
-        names,
-        (element("tr", *(element("td", text, class_="what") for text in row)) for row in rows),
+    cells = (
+        [element("td", text, class_="what") for text in msgspec.structs.astuple(row)]
+        for row in rows
     )
+    return table(names, (element("tr", *each) for each in cells))
 
 
 def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
@@ -151,8 +113,8 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
     events = [
         # Ids are anchors on the page, and policies share drift events.
         msgspec.structs.replace(event, id=f"{play.name}-{event.id}", report=None)
-        for happening in play.happenings
-        if (event := report_event(happening)) is not None
+        for observed in play.events
+        if (event := report_event(observed)) is not None
     ]
     events.sort(key=lambda event: (event.row, _ORDER.get(event.what, 0)))
     drawn = chart(
@@ -167,12 +129,12 @@ def _policy(stream: Stream, play: Played, found: Backtest) -> list[ET.Element]:
         label=f"{stream.name}: {stream.judged_by} with policy {play.name}",
     )
     estimates = [] if play.estimates is None else [error_sentence(play.estimates)]
-    told = events_table(events) if events else element("p", "No drift and no retraining.")
+    listed = events_table(events) if events else element("p", "No drift and no retraining.")
     return [
         element("h2", f"{title_of(stream.judged_by)} over time: {play.name}"),
         element("div", drawn, class_="plot"),
         *(element("p", sentence, class_="note") for sentence in estimates),
-        told,
+        listed,
     ]
 
 
@@ -215,14 +177,7 @@ def _cells(name: str, windows: Sequence[DataWindow]) -> list[Cell]:
 
 
 def _distributions(
-    stream: Stream,
-    data: str,
-    windows: Sequence[DataWindow],
-    shifting: Sequence[str],
-    *,
-    warmup: float,
-    limit: int | None,
-    seed: int,
+    job: Job, windows: Sequence[DataWindow], shifting: Sequence[str]
 ) -> list[ET.Element]:
     """Return histograms of the columns that shift most: warm-up and window of the largest shift."""
     chosen: dict[str, DataWindow] = {}
@@ -232,9 +187,9 @@ def _distributions(
             for window in windows
         ]
         chosen[name] = windows[int(np.argmax(effects))]
-    playback = Playback(stream, open_source(data), seed=seed, limit=limit)
-    warm = RecordCodec(stream).decode(playback.warm_up(warmup).records).columns
-    samples = _samples(stream, playback, chosen)
+    rows = playback(job)
+    warm = RecordCodec(job.stream).decode(rows.warm_up(job.warmup).records).columns
+    samples = _samples(job.stream, rows, chosen)
     drawn = [
         element(
             "div",
@@ -259,12 +214,12 @@ def _where(window: DataWindow) -> str:
 
 
 def _samples(
-    stream: Stream, playback: Playback, chosen: dict[str, DataWindow]
+    stream: Stream, rows: Playback, chosen: dict[str, DataWindow]
 ) -> dict[str, NDArray[Any]]:
     """Return the values of each column in its window."""
     codec = RecordCodec(stream)
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in chosen}
-    records = (play.value for play in playback.play() if play.kind == "record")
+    records = (play.value for play in rows.play() if play.kind == "record")
     while chunk := list(islice(records, _CHUNK)):
         batch = codec.decode(chunk)
         positions = np.array(batch.positions(stream.axis), dtype=np.int64)

@@ -18,12 +18,13 @@ from driftline.config.settings import Settings
 from driftline.config.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
 from driftline.errors import DataError
 from driftline.wire.events import DataWindow
-from driftline_app.replay.compared_predictors import Compared
-from driftline_app.replay.observer import Happening
-from driftline_app.replay.simulation import START_S, Alert, FirstModel, prepare, train_on_warm_up
+from driftline_app.replay.compared_predictors import ComparedPredictors
+from driftline_app.replay.first_model import FirstModel, train_on_warm_up
+from driftline_app.replay.observer import ObservedEvent
+from driftline_app.replay.simulation import START_S, Alert, prepare
 from monitor.estimates.coverage import Coverage
 from producers.playback import Playback
-from producers.rows import Row, Source
+from producers.rows import Row, RowSource
 from producers.sources import open_source
 
 log = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ class Played(msgspec.Struct, frozen=True):
 
     name: str
     records: int
-    compared: Compared
-    happenings: tuple[Happening, ...]
+    compared: ComparedPredictors
+    events: tuple[ObservedEvent, ...]
     windows: tuple[DataWindow, ...]
     alerts: tuple[Alert, ...]
     retrains: tuple[int, ...]
@@ -102,37 +103,29 @@ def _with_retrain(stream: Stream, retrain: Retrain) -> Stream:
 
 def train_first_model(job: Job, progress: Callable[[str, int, int], None]) -> FirstModel:
     """Train the model with which all plays begin. Raises DriftlineError."""
-    playback = Playback(job.stream, _source(job), seed=job.seed, limit=job.limit)
-    clock = ManualClock(START_S)
-    return train_on_warm_up(
-        job.stream, playback, job.warmup, _settings(job.folder), clock, progress
-    )
+    settings, clock = _settings(job.folder), ManualClock(START_S)
+    return train_on_warm_up(job.stream, playback(job), job.warmup, settings, clock, progress)
 
 
 def play(job: Job, progress: Callable[[int, int], None]) -> Played:
     """Play a job. `progress` is called with the rows done and all rows. Raises DriftlineError."""
     simulation = prepare(
         job.stream,
-        _source(job),
+        playback(job),
         _settings(job.folder),
-        reports=None,
         warmup=job.warmup,
-        limit=job.limit,
-        seed=job.seed,
         first=job.first,
-        on_happening=lambda happening: None,
         on_progress=lambda row: progress(row, simulation.total_rows or row),
-        on_training=lambda step, done, total: None,
     )
     try:
         simulation.play()
         for item in simulation.too_large:
-            log.warning("data row %d is left out: %s", item.row, item.reason)
+            log.warning("leaving out data row %d: %s", item.row, item.reason)
         return Played(
             name=job.name,
             records=simulation.records,
             compared=simulation.observer.compared,
-            happenings=tuple(simulation.happenings),
+            events=tuple(simulation.events),
             windows=tuple(simulation.observer.windows),
             alerts=simulation.alerts,
             retrains=simulation.retrains,
@@ -153,14 +146,17 @@ def _settings(folder: Path) -> Settings:
     )
 
 
-def _source(job: Job) -> Source:
+def playback(job: Job) -> Playback:
+    """Return the rows of a job. Raises DataError if they cannot be read several times."""
     if job.data == "-":
         raise DataError(
             "a backtest reads its data several times, which standard input does not allow",
             hint="write it to a file first",
         )
     source = open_source(job.data)
-    return Shuffled(source, job.stream, job.limit) if job.shuffled else source
+    if job.shuffled:
+        source = Shuffled(source, job.stream, job.limit)
+    return Playback(job.stream, source, seed=job.seed, limit=job.limit)
 
 
 class Shuffled:
@@ -170,7 +166,7 @@ class Shuffled:
     the target of a row move together. Labels in later rows move with their records.
     """
 
-    def __init__(self, source: Source, stream: Stream, limit: int | None) -> None:
+    def __init__(self, source: RowSource, stream: Stream, limit: int | None) -> None:
         self.name = source.name
         self.textual = source.textual
         self._source = source

@@ -16,14 +16,13 @@ from driftline.errors import DriftlineError
 from driftline.interrupts import check
 from driftline_app.backtest.policy_runs import Job, Played, play
 
-Tell = Callable[[str, int, int], None]  # name of the play, rows done, all rows
+Progress = Callable[[str, int, int], None]  # name of the play, rows done, all rows
 
 
-def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
+def play_all(jobs: Sequence[Job], processes: int, progress: Progress) -> list[Played]:
     """Play all jobs. Raises DriftlineError: the first error of a play."""
-    context = multiprocessing.get_context(
-        "spawn"
-    )  # libraries start threads, which fork does not support
+    # Libraries start threads, which fork does not support.
+    context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
     workers: list[tuple[Connection, multiprocessing.process.BaseProcess]] = []
     playing: dict[Connection, int] = {}
@@ -38,7 +37,7 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
         for _ in range(min(processes, len(jobs))):
             ours, theirs = context.Pipe()
             process = context.Process(target=_work, args=(theirs,), daemon=True)
-            start_deaf(process)
+            start_ignoring_interrupts(process)
             theirs.close()  # the pipe ends when the process ends
             workers.append((ours, process))
             next_job(ours)
@@ -50,9 +49,11 @@ def play_all(jobs: Sequence[Job], processes: int, tell: Tell) -> list[Played]:
                 try:
                     message = pipe.recv()
                 except EOFError:
-                    raise DriftlineError(f"playing {name}: its process has died") from None
+                    raise DriftlineError(
+                        f"playing {name}: its process ended unexpectedly"
+                    ) from None
                 if isinstance(message, tuple):
-                    tell(name, *message)
+                    progress(name, *message)
                 elif isinstance(message, str):
                     raise DriftlineError(f"playing {name}: {message}")
                 else:
@@ -71,7 +72,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def start_deaf(process: multiprocessing.process.BaseProcess) -> None:
+def start_ignoring_interrupts(process: multiprocessing.process.BaseProcess) -> None:
     """Start a process that ignores Ctrl-C, even while it imports modules.
 
     Ctrl-C reaches all processes of the group. This process then terminates the others.

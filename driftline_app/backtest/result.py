@@ -1,10 +1,11 @@
 """Run all plays of a backtest, and compare their results.
 
-In: a stream, data and policies. Out: a `Backtest`; its `result` is what the command prints.
+In: a job with the stream and the data, and policies. Out: a `Backtest` with the numbers that the
+command prints as JSON, and their comparison as text.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from math import floor, log10
 
 import msgspec
 
@@ -18,8 +19,9 @@ from driftline_app.backtest.policy_runs import (
     train_first_model,
     with_policy,
 )
-from driftline_app.backtest.process_pool import Tell, play_all
+from driftline_app.backtest.process_pool import Progress, play_all
 from driftline_app.replay.simulation import Alert
+from driftline_app.report.elements import format_value
 from monitor.estimates.coverage import Coverage
 
 
@@ -70,83 +72,134 @@ class BacktestResult(msgspec.Struct, frozen=True):
 class Backtest(msgspec.Struct, frozen=True):
     """All plays: those of the policies by name, and those of the baselines."""
 
+    job: Job  # the stream and the data that were played
     result: BacktestResult
     policies: dict[str, Played]
     every_window: Played
-    shuffled: Played
+
+
+class ComparisonRow(msgspec.Struct, frozen=True):
+    """One line of the comparison of policies and baselines, as text; empty where not applicable."""
+
+    name: str
+    metric: str
+    gain: str = ""  # over never retraining
+    periodic_gain: str = ""  # over as many trainings at regular intervals
+    events: str = ""
+    trainings: str = ""
+    train_seconds: str = ""
 
 
 def backtest_all(
-    stream: Stream,
-    data: str,
-    policies: Sequence[Policy],
-    *,
-    folder: Path,
-    warmup: float,
-    limit: int | None,
-    seed: int,
-    processes: int,
-    tell: Tell,
+    job: Job, policies: Sequence[Policy], processes: int, progress: Progress
 ) -> Backtest:
-    """Play all policies and baselines, with models in `folder`. Raises DriftlineError."""
-    base = Job("first model", stream, data, folder, warmup, limit, seed)
-    first = train_first_model(base, lambda step, done, total: tell("first model", done, total))
-    base = msgspec.structs.replace(base, first=first)
+    """Play all policies and baselines over the data of `job`. Raises DriftlineError."""
+    stream = job.stream
+    first = train_first_model(job, lambda step, done, total: progress("first model", done, total))
 
-    def job(name: str, played: Stream) -> Job:
-        return msgspec.structs.replace(base, name=name, stream=played)
+    def with_first_model(name: str, played: Stream) -> Job:
+        return msgspec.structs.replace(job, name=name, stream=played, first=first)
 
     shuffled = msgspec.structs.replace(
-        job("shuffled", with_policy(stream, "never")),
-        first=None,
+        job,
+        name="shuffled",
+        stream=with_policy(stream, "never"),
         shuffled=True,
-        folder=folder / "shuffled",
+        folder=job.folder / "shuffled",
     )
-    jobs = [job(name, with_policy(stream, name)) for name in policies]
-    *played, every, mixed = play_all(
-        [*jobs, job("every window", every_window(stream)), shuffled], processes, tell
-    )
-    by_name = dict(zip(policies, played, strict=True))
+    jobs = [with_first_model(name, with_policy(stream, name)) for name in policies]
+    jobs += [with_first_model("every window", every_window(stream)), shuffled]
+    *played, every, mixed = play_all(jobs, processes, progress)
     if not every.compared.rows:
-        raise DataError(f"{data}: no record after the warm-up has a label")
+        raise DataError(f"{job.data}: no record after the warm-up has a label")
     counts = sorted({len(play.retrains) for play in played} - {0})
-    evenly = dict(
-        zip(
-            counts,
-            play_all(
-                [
-                    job(f"periodic, {count} times", periodic(stream, every.records, count))
-                    for count in counts
-                ],
-                processes,
-                tell,
-            ),
-            strict=True,
+    evenly = play_all(
+        [
+            with_first_model(f"periodic, {count} times", periodic(stream, every.records, count))
+            for count in counts
+        ],
+        processes,
+        progress,
+    )
+    by_name: dict[str, Played] = dict(zip(policies, played, strict=True))
+    by_count = dict(zip(counts, evenly, strict=True))
+    return Backtest(job, _result(stream, by_name, by_count, every, mixed), by_name, every)
+
+
+def _result(
+    stream: Stream,
+    played: Mapping[str, Played],
+    evenly: Mapping[int, Played],
+    every: Played,
+    shuffled: Played,
+) -> BacktestResult:
+    """Return the numbers of all plays. `evenly` has the periodic plays by number of trainings."""
+    results = {
+        name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in played.items()
+    }
+    windows = sum(any(group.tested for group in window.groups) for window in shuffled.windows)
+    return BacktestResult(
+        metric=stream.judged_by,
+        policies=results,
+        baselines=Baselines(
+            never=every.compared.metric("static"),
+            every_window=every.metric,
+            periodic=next(iter(results.values())).periodic,
+            persistence=persistence(stream, every),
+        ),
+        false_alarm_rate=len(shuffled.alerts) / windows if windows else None,
+        shuffled_windows=windows,
+        every_window_retrains=len(every.retrains),
+        every_window_train_seconds=round(every.train_seconds, 3),
+    )
+
+
+def comparison(found: Backtest) -> list[ComparisonRow]:
+    """Return one row for each policy, then one for each baseline."""
+    result, base = found.result, found.result.baselines
+    rows = [
+        ComparisonRow(
+            name,
+            format_value(policy.metric),
+            format_gain(policy.gain, policy.gain_error),
+            format_gain(policy.periodic_gain, policy.periodic_gain_error),
+            str(len(policy.alerts)),
+            str(len(policy.retrains)),
+            f"{policy.train_seconds:.1f}",
+        )
+        for name, policy in result.policies.items()
+    ]
+    rows.append(ComparisonRow("never", format_value(base.never), trainings="0"))
+    rows.append(
+        ComparisonRow(
+            "every window",
+            format_value(base.every_window),
+            format_gain(*found.every_window.compared.gain("loop", "static")),
+            trainings=str(result.every_window_retrains),
+            train_seconds=f"{result.every_window_train_seconds:.1f}",
         )
     )
-    results = {
-        name: _policy_result(play, evenly.get(len(play.retrains))) for name, play in by_name.items()
-    }
-    windows = sum(any(group.tested for group in window.groups) for window in mixed.windows)
-    return Backtest(
-        result=BacktestResult(
-            metric=stream.judged_by,
-            policies={str(name): result for name, result in results.items()},
-            baselines=Baselines(
-                never=every.compared.metric("static"),
-                every_window=every.metric,
-                periodic=results[policies[0]].periodic,
-                persistence=persistence(stream, every),
-            ),
-            false_alarm_rate=len(mixed.alerts) / windows if windows else None,
-            shuffled_windows=windows,
-            every_window_retrains=len(every.retrains),
-            every_window_train_seconds=round(every.train_seconds, 3),
-        ),
-        policies={str(name): play for name, play in by_name.items()},
-        every_window=every,
-        shuffled=mixed,
-    )
+    # Policies with as many trainings share a periodic play.
+    periodic_plays = {len(one.periodic_retrains): one.periodic for one in result.policies.values()}
+    rows += [
+        ComparisonRow(f"periodic, {count}×", format_value(metric), trainings=str(count))
+        for count, metric in periodic_plays.items()
+        if count
+    ]
+    rows.append(ComparisonRow("previous label", format_value(base.persistence)))
+    return rows
+
+
+def format_gain(gain: float | None, error: float | None) -> str:
+    """Return an improvement and its standard error as text, rounded to two digits of the error.
+
+    >>> format_gain(0.10436, 0.01794), format_gain(22.3066, 4.2149), format_gain(None, None)
+    ('+0.104 ± 0.018', '+22.3 ± 4.2', '–')
+    """
+    if gain is None or error is None:
+        return "–"
+    digits = max(0, 1 - floor(log10(error))) if error > 0.0 else 4
+    return f"{gain:+.{digits}f} ± {error:.{digits}f}"
 
 
 def persistence(stream: Stream, play: Played) -> float | None:

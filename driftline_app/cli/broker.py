@@ -50,7 +50,7 @@ def up(port: Port = None, folder: Folder = None, json: Json = False) -> None:
         _print_json(running)
         return
     _say(running)
-    stdout.print(f"log: {kafka.log_file}", highlight=False)
+    stdout.print(f"log: {kafka.log_file}")
 
 
 @broker.command()
@@ -98,5 +98,4 @@ def _say(running: LocalKafkaStatus) -> None:
     stdout.print(
         f"Apache Kafka {running.kafka_version} is running at {address} (pid {running.pid}); "
         f"use it with {flag}",
-        highlight=False,
     )

@@ -15,7 +15,7 @@ from driftline.config.settings import load_settings
 from driftline.config.stream import Policy
 from driftline.errors import DriftlineError
 from driftline.wire.topics import Role, Topics
-from driftline_app.cli.stream_file import find_stream, is_stream_file
+from driftline_app.stream_file import find_stream, is_stream_file
 
 _DATA_NAMES: Final = ("iris", "iris-drift", "river:")
 _DATA_SUFFIXES: Final = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")

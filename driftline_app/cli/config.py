@@ -6,10 +6,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from driftline.config.stream import describe, load
+from driftline.config.stream import load
+from driftline.config.stream_keys import describe
 from driftline.safe_text import json_line
 from driftline_app.cli.options import Json, StreamFile, stdout
-from driftline_app.cli.stream_file import find_stream_file
+from driftline_app.stream_file import find_stream_file
 
 
 def config(file: StreamFile = None, json: Json = False) -> None:

@@ -9,15 +9,8 @@ from rich.table import Table
 
 from driftline.safe_text import json_line
 from driftline.wire.topics import Topics
-from driftline_app.cli.options import (
-    BootstrapServers,
-    Json,
-    Run,
-    StreamFile,
-    open_context,
-    stderr,
-    stdout,
-)
+from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stderr, stdout
+from driftline_app.context import open_context
 from driftline_app.message_lines import moment, plain
 
 deadletters = typer.Typer(
@@ -135,11 +128,11 @@ def show(
             if field == "headers":
                 value = " ".join(f"{name}={text}" for name, text in shown.headers.items())
             if value not in (None, ""):
-                stdout.print(f"{field:>10}  {value}", markup=False, highlight=False, soft_wrap=True)
+                stdout.print(f"{field:>10}  {value}", markup=False, soft_wrap=True)
         stdout.print()
     if not found:
         if not json:
-            stderr.print(f"no dead letter {name!r}", markup=False, highlight=False)
+            stderr.print(f"no dead letter {name!r}", markup=False)
         raise typer.Exit(1)
 
 

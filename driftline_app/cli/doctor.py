@@ -22,7 +22,7 @@ from driftline.ops.processes import file_digest, folder_of
 from driftline.ops.workers import look_at_workers
 from driftline.safe_text import json_line
 from driftline_app.cli.options import BootstrapServers, Json, StreamFile, stdout
-from driftline_app.cli.stream_file import find_stream_file
+from driftline_app.stream_file import find_stream_file
 
 _MARKS = {"ok": "[green]ok[/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 

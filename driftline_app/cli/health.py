@@ -15,7 +15,7 @@ from driftline.ops.processes import folder_of, read_state, unreadable
 from driftline.safe_text import json_line
 from driftline.wire.topics import Service
 from driftline_app.cli.options import Json, StreamFile, stdout
-from driftline_app.cli.stream_file import find_stream
+from driftline_app.stream_file import find_stream
 
 
 def health(
@@ -55,8 +55,6 @@ def health(
     if json:
         print(json_line(found))
     else:
-        stdout.print(
-            f"{service}-{slot}: {found.reason}", highlight=False, markup=False, soft_wrap=True
-        )
+        stdout.print(f"{service}-{slot}: {found.reason}", markup=False, soft_wrap=True)
     if not found.healthy:
         raise typer.Exit(1)

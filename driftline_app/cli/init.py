@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -12,52 +12,32 @@ from driftline.config.stream import Stream, loads
 from driftline.errors import DataError, SettingsError
 from driftline.safe_text import json_line
 from driftline.wire.feature_records import RecordCodec
-from driftline_app.cli import completion
-from driftline_app.cli.options import DATA_HELP, Json, stdout
+from driftline_app.cli.options import Json, data_argument, stdout
 from producers.draft import draft, slug, stream_name
 from producers.playback import Playback
-from producers.profile import MAX_ROWS, Profile, look
-from producers.rows import Source
+from producers.profile import MAX_ROWS, DataProfile, look
+from producers.rows import RowSource
 from producers.sources import open_source
 
 # Rows that are decoded as inference decodes them, to test the draft.
 _TRIED = 1000
 
 
+def _column(help: str) -> Any:
+    return typer.Option(metavar="COL", help=help, show_default=False)
+
+
 def init(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help=f"{DATA_HELP} Or a folder with one such file.",
-            autocompletion=completion.data_sets,
-        ),
-    ],
-    target: Annotated[str, typer.Option(metavar="COL", help="Column to predict.")],
-    time: Annotated[
-        str | None,
-        typer.Option(metavar="COL", help="Column with the event time.", show_default=False),
-    ] = None,
+    data: Annotated[str, data_argument("Or a folder with one such file.")],
+    target: Annotated[str, _column("Column to predict.")],
+    time: Annotated[str | None, _column("Column with the event time.")] = None,
     id: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COL",
-            help="Column with the id of the record. Default: rows are numbered.",
-            show_default=False,
-        ),
+        str | None, _column("Column with the id of the record. Default: rows are numbered.")
     ] = None,
     key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COL",
-            help="Column whose value selects the Kafka partition. Default: the id.",
-            show_default=False,
-        ),
+        str | None, _column("Column whose value selects the Kafka partition. Default: the id.")
     ] = None,
-    drop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COL", help="Column to ignore. May be repeated.", show_default=False),
-    ] = None,
+    drop: Annotated[list[str] | None, _column("Column to ignore. May be repeated.")] = None,
     name: Annotated[
         str | None,
         typer.Option(
@@ -79,37 +59,37 @@ def init(
     profile = look(source, target, time=time, id=id, key=key, drop=drop or [])
     if not profile.features:
         raise DataError(f"{data}: no feature columns are left")
-    chosen = stream_name(source.name) if name is None else name
-    if chosen != slug(chosen):
-        raise SettingsError(
-            f"--name {chosen!r}: expected lower-case letters, digits and hyphens",
-            hint=f"for example {slug(chosen)!r}",
-        )
-    content = draft(profile, chosen)
-    path = Path(f"{chosen}.toml")
-    if path.exists() and not force and path.read_text(encoding="utf-8") != content:
-        raise SettingsError(
-            f"{path} exists already", hint="use --force to overwrite it, or --name for another name"
-        )
-    path.write_text(content, encoding="utf-8")
+    path, content = _write(profile, stream_name(source.name) if name is None else name, force)
     if json:
         print(json_line(profile))
         return
     _show(profile)
     if profile.time is None or profile.time.format or profile.time.step:
         _try_out(loads(content, name=str(path)), source)
-    stdout.print(
-        f"wrote {path}; next: driftline run {quote(data)} --stream {path}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    stdout.print(f"wrote {path}; next: driftline run {quote(data)} --stream {path}", soft_wrap=True)
 
 
-def _show(profile: Profile) -> None:
+def _write(profile: DataProfile, name: str, force: bool) -> tuple[Path, str]:
+    """Write the stream file NAME.toml. Return its path and its content. Raises SettingsError."""
+    if name != slug(name):
+        raise SettingsError(
+            f"--name {name!r}: expected lower-case letters, digits and hyphens",
+            hint=f"for example {slug(name)!r}",
+        )
+    path, content = Path(f"{name}.toml"), draft(profile, name)
+    if path.exists() and not force and path.read_text(encoding="utf-8") != content:
+        raise SettingsError(
+            f"{path} exists already", hint="use --force to overwrite it, or --name for another name"
+        )
+    path.write_text(content, encoding="utf-8")
+    return path, content
+
+
+def _show(profile: DataProfile) -> None:
     rows = f"{profile.rows:,} rows"
     if profile.total is None or profile.total > profile.rows:
         rows = f"first {MAX_ROWS:,} of {_count(profile.total)} rows"
-    stdout.print(f"{escape(profile.source)}: {rows}", highlight=False, soft_wrap=True)
+    stdout.print(f"{escape(profile.source)}: {rows}", soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for heading in ("column", "used as", "kind", "distinct", "missing", "notes"):
         table.add_column(heading, overflow="fold", no_wrap=heading not in ("column", "notes"))
@@ -124,18 +104,18 @@ def _show(profile: Profile) -> None:
         )
     stdout.print(table)
     classes = f": {', '.join(profile.classes[:10])}" if profile.classes else ""
-    stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}", highlight=False)
+    stdout.print(f"{profile.task} of {escape(profile.target)}{escape(classes)}")
     if profile.time is not None and not profile.time.backwards:
-        stdout.print(f"{escape(profile.time.column)} never decreases", highlight=False)
+        stdout.print(f"{escape(profile.time.column)} never decreases")
     for note in profile.notes:
-        stdout.print(f"- {escape(note)}", highlight=False)
+        stdout.print(f"- {escape(note)}")
 
 
 def _count(total: int | None) -> str:
     return "an unknown number of" if total is None else f"{total:,}"
 
 
-def _try_out(stream: Stream, source: Source) -> None:
+def _try_out(stream: Stream, source: RowSource) -> None:
     """Decode the first rows as inference does, and report those that it would reject."""
     plays = Playback(stream, source, limit=_TRIED).play()
     records = [play.value for play in plays if play.kind == "record"]
@@ -145,5 +125,4 @@ def _try_out(stream: Stream, source: Source) -> None:
         stdout.print(
             f"- {len(batch.rejected)} of the first {len(records)} records would become dead "
             f"letters, the first because of: {first}",
-            highlight=False,
         )

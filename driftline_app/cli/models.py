@@ -14,14 +14,15 @@ from driftline.models.catalog import Catalog, key_of
 from driftline.models.package import Manifest
 from driftline.safe_text import json_line
 from driftline.wire.events import ModelAnnounced
-from driftline_app.cli.champion_change import (
+from driftline_app.champion_change import (
     ChampionChange,
     catalog_of,
     make_champion,
     set_freeze,
     sign_unsigned,
 )
-from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, open_context, stdout
+from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stdout
+from driftline_app.context import open_context
 from driftline_app.message_lines import short_digest
 
 models = typer.Typer(
@@ -299,11 +300,11 @@ def _show_change(change: ChampionChange, json: bool) -> None:
         print(json_line(change))
         return
     if not change.changed:
-        stdout.print(f"already the champion: {_described(change.champion)}", highlight=False)
+        stdout.print(f"already the champion: {_described(change.champion)}")
         return
-    stdout.print(f"champion: {_described(change.champion)}", highlight=False)
+    stdout.print(f"champion: {_described(change.champion)}")
     before = "none" if change.before is None else _described(change.before)
-    stdout.print(f"before:   {before}", highlight=False)
+    stdout.print(f"before:   {before}")
     if change.before is not None:
         stdout.print("Each model was measured on the held-out records of its own training.")
 

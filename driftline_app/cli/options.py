@@ -1,4 +1,4 @@
-"""Options and arguments that commands share, and the streams, runs and brokers that they name.
+"""Options and arguments that commands share, and the consoles on which they print.
 
 One grammar for all commands:
 
@@ -12,18 +12,12 @@ One grammar for all commands:
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.text import Text
 
-from driftline.broker import Broker, connect
-from driftline.config.settings import Settings, load_settings
-from driftline.config.stream import Stream, load
-from driftline.errors import SettingsError
 from driftline.safe_text import visible
 from driftline_app.cli import completion
-from driftline_app.cli.stream_file import find_stream
 
 
 class _Console(Console):
@@ -56,7 +50,7 @@ class _Cleaned:
 
 
 def _console(*, stderr: bool) -> Console:
-    console = _Console(stderr=stderr)
+    console = _Console(stderr=stderr, highlight=False)
     console.push_render_hook(_Visible())
     return console
 
@@ -69,10 +63,19 @@ DATA_HELP = (
     "A CSV, CSV.gz, Parquet or JSON lines file, or a data set by name: iris, iris-drift, "
     "river:NAME."
 )
-Data = Annotated[
-    str,
-    typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=completion.data_sets),
-]
+
+
+def data_argument(more: str = "") -> Any:
+    """Return the argument DATA. `more` is added to its help."""
+    return typer.Argument(
+        metavar="DATA",
+        help=f"{DATA_HELP} {more}".rstrip(),
+        show_default=False,
+        autocompletion=completion.data_sets,
+    )
+
+
+Data = Annotated[str, data_argument()]
 StreamFile = Annotated[
     Path | None,
     typer.Option(
@@ -107,37 +110,19 @@ Run = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts, one object per line.")]
-
-
-class Context(msgspec.Struct, frozen=True):
-    """The settings, the stream, and a broker with its topics. Most commands need these three."""
-
-    settings: Settings
-    stream: Stream
-    broker: Broker
-
-
-def open_context(
-    file: Path | None, bootstrap_servers: str | None = None, run: str | None = None
-) -> Context:
-    """Return the settings, stream and broker for a command.
-
-    With `run`, stream and topics are those that the run saved; if `file` is given as well, the run
-    must be one of its stream. Raises StreamFileError, SettingsError.
-    """
-    settings = load_settings(bootstrap_servers=bootstrap_servers)
-    if run is not None:
-        from driftline.client.saved_runs import load_run, run_folder
-
-        asked = None if file is None else load(file).name
-        folder = run_folder(settings, run, asked)
-        stream, broker = load_run(folder)
-        if asked not in (None, stream.name):
-            raise SettingsError(
-                f"run {folder.name} is of stream {stream.name}, not of {asked}",
-                hint="`--run last` is the newest run of the stream; --run needs no --stream",
-            )
-        return Context(settings, stream, broker)
-    stream = find_stream(file)
-    broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
-    return Context(settings, stream, broker)
+WarmUpShare = Annotated[
+    float,
+    typer.Option(
+        "--warmup",
+        min=0.01,
+        max=0.9,
+        help="Train the first model on this share of the rows, and stream the others.",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Use only the first N rows of the data.", show_default=False
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")]

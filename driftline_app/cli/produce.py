@@ -1,95 +1,83 @@
 """`driftline produce`: send a data set to the features and labels topics of a stream."""
 
-import time
+from contextlib import closing
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
-from driftline.broker.port import Broker
-from driftline.clock import SystemClock
-from driftline.config.stream import Stream
 from driftline.errors import SettingsError
-from driftline.interrupts import check
+from driftline.interrupts import EXIT_CODE
 from driftline.safe_text import json_line
 from driftline.wire.events import MAX_ROW
-from driftline.wire.topics import Topics, require
-from driftline_app.cli import completion
+from driftline.wire.topics import Topics
 from driftline_app.cli.options import (
-    DATA_HELP,
     BootstrapServers,
     Json,
+    Seed,
     StreamFile,
-    open_context,
+    data_argument,
     stdout,
 )
-from driftline_app.cli.progress_bar import counting_bar
+from driftline_app.cli.progress_bar import step_bar
 from driftline_app.cli.unsent import report_unsent
+from driftline_app.context import open_context
+from driftline_app.produce_data import numbered_playback, send_rows
 from producers.delivery import Delivery
-from producers.numbering import next_row
-from producers.pacing import paced
-from producers.playback import Playback
-from producers.rows import Source
 from producers.sources import open_source
 
-# Rows between two updates of the progress bar. An update costs more than sending a record.
-_PROGRESS_EVERY = 500
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="Send N records per second. Default: as fast as possible.",
+        show_default=False,
+    ),
+]
+RowLimit = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Stop after N rows. Skipped rows do not count.",
+        show_default=False,
+    ),
+]
+Skip = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help="Skip the first N rows, or this fraction of them, such as 1000 or 0.2. Row "
+        "numbers include skipped rows.",
+        show_default=False,
+    ),
+]
+FirstRow = Annotated[
+    int | None,
+    typer.Option(
+        "--first-row",
+        min=0,
+        max=MAX_ROW,
+        metavar="N",
+        help="Number (@row) of the first record, if rows that are skipped have no higher one. "
+        "Default: one more than the highest number in the topic.",
+        show_default=False,
+    ),
+]
 
 
 def produce(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help=f'{DATA_HELP} "-" reads JSON lines from standard input.',
-            autocompletion=completion.data_sets,
-        ),
-    ],
+    data: Annotated[str, data_argument('"-" reads JSON lines from standard input.')],
     file: StreamFile = None,
     bootstrap_server: BootstrapServers = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N",
-            help="Send N records per second. Default: as fast as possible.",
-            show_default=False,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Stop after N rows. Skipped rows do not count.",
-            show_default=False,
-        ),
-    ] = None,
-    skip: Annotated[
-        str | None,
-        typer.Option(
-            metavar="N",
-            help="Skip the first N rows, or this fraction of them, such as 1000 or 0.2. Row "
-            "numbers include skipped rows.",
-            show_default=False,
-        ),
-    ] = None,
-    first_row: Annotated[
-        int | None,
-        typer.Option(
-            "--first-row",
-            min=0,
-            max=MAX_ROW,
-            metavar="N",
-            help="Number (@row) of the first record, if rows that are skipped have no higher one. "
-            "Default: one more than the highest number in the topic.",
-            show_default=False,
-        ),
-    ] = None,
+    rate: Rate = None,
+    limit: RowLimit = None,
+    skip: Skip = None,
+    first_row: FirstRow = None,
     labels: Annotated[
         bool,
         typer.Option("--labels/--no-labels", help="Whether to send labels as well."),
     ] = True,
-    seed: Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Send the rows of DATA to the stream's topics: records, and labels after their delay.
@@ -98,52 +86,36 @@ def produce(
     """
     source = open_source(data)
     context = open_context(file, bootstrap_server)
-    playback = _playback(context.stream, context.broker, source, seed, limit, skip, first_row)
-    producer = context.broker.producer()
-    delivery = Delivery(producer, Topics(context.stream))
+    skipped = 0 if skip is None else _rows_to_skip(skip, source.count())
+    playback = numbered_playback(
+        context.stream,
+        context.broker,
+        source,
+        seed=seed,
+        skip=skipped,
+        limit=limit,
+        first_row=first_row,
+    )
+    total = playback.total
     interrupted = False
-    try:
-        with counting_bar(hidden=json) as progress:
-            task = progress.add_task(context.stream.name, total=playback.total)
-            try:
-                _send(playback, delivery, rate, labels, progress, task)
-            except KeyboardInterrupt:
-                interrupted = True
-            delivery.confirm()
-    finally:
-        producer.close()
+    with closing(context.broker.producer()) as producer, step_bar(hidden=json) as progress:
+        delivery = Delivery(producer, Topics(context.stream))
+        try:
+            send_rows(
+                playback,
+                delivery,
+                rate=rate,
+                labels=labels,
+                progress=lambda row: progress(context.stream.name, row, total),
+            )
+        except KeyboardInterrupt:
+            interrupted = True
+        delivery.confirm()
     _report(delivery, interrupted, json)
     if interrupted:
-        raise typer.Exit(130)
+        raise typer.Exit(EXIT_CODE)
     if delivery.too_large:
         raise typer.Exit(1)
-
-
-def _playback(
-    stream: Stream,
-    broker: Broker,
-    source: Source,
-    seed: int,
-    limit: int | None,
-    skip: str | None,
-    first_row: int | None,
-) -> Playback:
-    topics = Topics(stream)
-    admin = broker.admin()
-    try:
-        require(admin, topics, role="producers")
-    finally:
-        admin.close()
-    if first_row is None:
-        first_row = next_row(broker, stream) if stream.needs_row else 0
-    skipped = 0 if skip is None else _rows_to_skip(skip, source.count())
-    last = None if limit is None else skipped + limit
-    playback = Playback(stream, source, seed=seed, limit=last)
-    playback.skip(skipped)
-    # Rows of an empty topic get the numbers of the data. In others, numbers continue from the
-    # highest one.
-    playback.number_from(first_row)
-    return playback
 
 
 def _rows_to_skip(skip: str, total: int | None) -> int:
@@ -160,25 +132,6 @@ def _rows_to_skip(skip: str, total: int | None) -> int:
     raise SettingsError(
         f"--skip: expected a number such as 1000 or a fraction such as 0.2, got {skip!r}"
     )
-
-
-def _send(
-    playback: Playback,
-    delivery: Delivery,
-    rate: float | None,
-    labels: bool,
-    progress: Progress,
-    task: TaskID,
-) -> None:
-    plays = (play for play in playback.play() if labels or play.kind == "record")
-    step = 1 if rate else _PROGRESS_EVERY
-    shown = -step
-    for play in paced(plays, rate, clock=SystemClock(), sleep=time.sleep):
-        check()
-        delivery.send(play)
-        if play.row - shown >= step:
-            shown = play.row
-            progress.update(task, completed=play.row + 1)
 
 
 def _report(delivery: Delivery, interrupted: bool, json: bool) -> None:

@@ -8,6 +8,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -23,19 +24,34 @@ def progress_bar(
     """Yield two functions: one that sets the total, and one that adds what was done."""
     with _bar(TaskProgressColumn(), hidden) as bar:
         task = bar.add_task(words, total=None)
-
-        def started(total: int) -> None:
-            bar.update(task, total=total)
-
-        def passed(count: int) -> None:
-            bar.advance(task, count)
-
-        yield started, passed
+        yield (
+            lambda total: bar.update(task, total=total),
+            lambda count: bar.advance(task, count),
+        )
 
 
-def counting_bar(*, hidden: bool = False) -> Progress:
-    """Return a bar that shows, for each of its tasks, how many of how many are done."""
-    return _bar(MofNCompleteColumn(), hidden)
+@contextmanager
+def step_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yield a function that shows the present step, how much of it is done, and the total."""
+    with _bar(MofNCompleteColumn(), hidden) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda step, done, total: bar.update(
+            task, description=step, completed=done, total=total
+        )
+
+
+@contextmanager
+def parallel_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function like that of `step_bar`. Each step has a bar of its own."""
+    with _bar(MofNCompleteColumn(), False) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step)
+            bar.update(tasks[step], completed=done, total=total)
+
+        yield show
 
 
 def _bar(amount: ProgressColumn, hidden: bool) -> Progress:

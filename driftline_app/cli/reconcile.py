@@ -8,8 +8,9 @@ from rich.table import Table
 from driftline.audit.reconcile import Missing, Reconciliation
 from driftline.audit.reconcile_findings import Lost
 from driftline.safe_text import json_line
-from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, open_context, stdout
+from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stdout
 from driftline_app.cli.progress_bar import progress_bar
+from driftline_app.context import open_context
 
 
 def reconcile(
@@ -127,13 +128,13 @@ def _explained(lost: Lost) -> str:
 
 
 def _red(text: str) -> None:
-    stdout.print(text, markup=False, highlight=False, style="red", soft_wrap=True)
+    stdout.print(text, markup=False, style="red", soft_wrap=True)
 
 
 def _name(what: str, count: int, missing: tuple[Missing, ...]) -> None:
     for item in missing:
         named = "unreadable" if item.id is None else f"id {item.id}"
         place = f"{what}[{item.partition}]@{item.offset}"
-        stdout.print(f"missing: {place} {named}", markup=False, highlight=False, style="red")
+        stdout.print(f"missing: {place} {named}", markup=False, style="red")
     if count > len(missing):
         stdout.print(f"and {count - len(missing):,} more {what}; --all lists them", style="red")

@@ -1,50 +1,26 @@
 """`driftline run` and `driftline demo`: play one data set through all services in one process."""
 
-import shutil
-import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.progress import Progress
 
-from driftline.client.saved_runs import STREAM_FILE, TOPICS
-from driftline.config.settings import Settings, load_settings
-from driftline.config.stream import Stream, load
+from driftline.config.settings import load_settings
+from driftline.interrupts import EXIT_CODE
 from driftline.safe_text import json_line
 from driftline_app.cli.options import (
     BootstrapServers,
     Data,
     Json,
+    Limit,
+    Seed,
     StreamFile,
+    WarmUpShare,
     stderr,
     stdout,
 )
-from driftline_app.cli.progress_bar import counting_bar
-from driftline_app.cli.stream_file import find_stream_file
-
-if TYPE_CHECKING:
-    from driftline_app.replay.narrator import Narrator
-    from driftline_app.replay.simulation import Simulation
-
-WarmUpShare = Annotated[
-    float,
-    typer.Option(
-        "--warmup",
-        min=0.01,
-        max=0.9,
-        help="Train the first model on this share of the rows, and stream the others.",
-    ),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Use only the first N rows of the data.", show_default=False
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Seed for random label delays and missing labels.")]
+from driftline_app.cli.progress_bar import step_bar
+from driftline_app.cli.unsent import report_unsent
+from driftline_app.stream_file import find_stream_file
 
 
 def run(
@@ -65,7 +41,7 @@ def run(
 
     Example: driftline run elec2.csv.gz --warmup 0.2
     """
-    play(find_stream_file(file), data, warmup, limit, seed, bootstrap_servers, as_json)
+    _run(find_stream_file(file), data, warmup, limit, seed, bootstrap_servers, as_json)
 
 
 def demo(
@@ -84,18 +60,10 @@ def demo(
     """
     from producers.iris import STREAM_FILE
 
-    play(
-        STREAM_FILE,
-        "iris-drift",
-        0.2,
-        limit,
-        seed,
-        bootstrap_servers,
-        as_json,
-    )
+    _run(STREAM_FILE, "iris-drift", 0.2, limit, seed, bootstrap_servers, as_json)
 
 
-def play(
+def _run(
     file: Path,
     data: str,
     warmup: float,
@@ -104,113 +72,40 @@ def play(
     bootstrap_servers: str | None,
     as_json: bool,
 ) -> None:
-    """Run a stream file over a data set, and print what happens. Raises DriftlineError."""
-    # Imported here, because these modules import pandas and scikit-learn: `--help` stays quick.
-    from driftline_app.cli.unsent import report_unsent
-    from driftline_app.replay.narrator import Narrator, write_run_report
+    # Imported here, because it imports pandas and scikit-learn: `--help` stays quick.
+    from driftline_app.assembly import without_evidently
+    from driftline_app.replay.run import play
 
-    settings = load_settings(bootstrap_servers=bootstrap_servers)
-    stream = load(file)
-    narrator = Narrator(stream, stderr if as_json else stdout)
-    folder = _new_folder(settings, stream.name)
-    kept = False
+    console = stderr if as_json else stdout
     try:
-        shutil.copyfile(file, folder / STREAM_FILE)
-        with counting_bar() as bar:
-            simulation = _prepare(
-                stream,
+        with step_bar() as progress:
+            run = play(
+                file,
                 data,
-                settings,
-                folder,
-                narrator,
-                bar,
+                load_settings(bootstrap_servers=bootstrap_servers),
                 warmup=warmup,
                 limit=limit,
                 seed=seed,
                 on_kafka=bootstrap_servers is not None,
+                console=console,
+                progress=progress,
             )
-            try:
-                result = simulation.run()
-                _keep_topics(simulation, folder)
-                kept = True
-            finally:
-                simulation.close()
-        (folder / "result.json").write_bytes(msgspec.json.encode(result))
-        report = folder / "report.html"
-        write_run_report(report, simulation, result)
-        narrator.finish(result, report)
     except KeyboardInterrupt:
-        stderr.print(
-            f"interrupted: run {folder.name} is saved, but its report is incomplete"
-            if kept
-            else "interrupted: this run was not saved",
-            highlight=False,
-        )
-        raise typer.Exit(130) from None
-    finally:
-        # `--run last` must not find an incomplete run.
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        raise _interrupted("this run was not saved") from None
+    try:
+        run.write_report()
+        if (missing := without_evidently()) is not None:
+            console.print(missing, markup=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        name = run.folder.name
+        raise _interrupted(f"run {name} is saved, but its report is incomplete") from None
     if as_json:
-        print(json_line(result))
-    report_unsent(simulation.too_large)
-    if result.lost or result.too_large:
+        print(json_line(run.result))
+    report_unsent(run.simulation.too_large)
+    if run.result.lost or run.result.too_large:
         raise typer.Exit(1)
 
 
-def _prepare(
-    stream: Stream,
-    data: str,
-    settings: Settings,
-    folder: Path,
-    narrator: "Narrator",
-    bar: Progress,
-    *,
-    warmup: float,
-    limit: int | None,
-    seed: int,
-    on_kafka: bool,
-) -> "Simulation":
-    """Train the first model and create topics and services. Raises DriftlineError."""
-    from driftline_app.replay.simulation import prepare
-    from producers.sources import open_source
-
-    task = bar.add_task("warm-up", total=None)
-    simulation = prepare(
-        stream,
-        open_source(data),
-        settings,
-        reports=folder / "reports",
-        warmup=warmup,
-        limit=limit,
-        seed=seed,
-        on_kafka=on_kafka,
-        on_happening=narrator.tell,
-        on_progress=lambda row: bar.update(task, completed=row),
-        on_training=lambda step, done, total: bar.update(
-            task, description=f"first model: {step}", completed=done, total=total
-        ),
-    )
-    narrator.start(simulation.first)
-    bar.update(task, description="streaming", total=simulation.total_rows)
-    return simulation
-
-
-def _keep_topics(simulation: "Simulation", folder: Path) -> None:
-    """Save all topics of an in-memory broker, or none. Topics on a Kafka stay there."""
-    part = folder / f"{TOPICS}.part"
-    simulation.save(part)
-    if part.exists():
-        part.rename(folder / TOPICS)
-
-
-def _new_folder(settings: Settings, name: str) -> Path:
-    """Create a folder for a run. Its name begins with the time, so that the newest sorts last."""
-    stamp = datetime.fromtimestamp(time.time(), UTC).strftime("%Y%m%dT%H%M%S")
-    folder = settings.runs / f"{stamp}-{name}"
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = settings.runs / f"{stamp}-{number:02}-{name}"
-    folder.mkdir(parents=True)
-    return folder
+def _interrupted(consequence: str) -> typer.Exit:
+    stderr.print(f"interrupted: {consequence}")
+    return typer.Exit(EXIT_CODE)

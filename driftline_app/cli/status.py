@@ -16,9 +16,10 @@ from driftline.ops.status import status as look
 from driftline.ops.workers import Worker, look_at_workers
 from driftline.safe_text import json_line, visible
 from driftline.wire.topics import SERVICES, Role, Service
-from driftline_app.cli.options import BootstrapServers, Json, StreamFile, open_context, stdout
-from driftline_app.cli.stream_file import find_stream_file
+from driftline_app.cli.options import BootstrapServers, Json, StreamFile, stdout
+from driftline_app.context import open_context
 from driftline_app.message_lines import short_digest
+from driftline_app.stream_file import find_stream_file
 
 # Numbers below this are shown in full.
 _SHORTENED = 10_000
@@ -72,31 +73,30 @@ def _show(found: Status) -> None:
     serving = (
         ", ".join(short_digest(digest) for digest in found.serving) or "no model on this machine"
     )
-    stdout.print(f"serving:   {serving}", highlight=False)
+    stdout.print(f"serving:   {serving}")
     frozen = " (automatic promotion is frozen)" if found.frozen else ""
-    stdout.print(f"champion:  {short_digest(found.champion)}{frozen}", highlight=False)
+    stdout.print(f"champion:  {short_digest(found.champion)}{frozen}")
     refused = dict(found.refused)
     for worker in workers:
         refused |= worker.state.refused if worker.alive else {}
-        said_by = f"{worker.state.service}-{worker.state.slot}"
         if worker.state.gaps:
             lost = f"{worker.state.gaps} gaps: {worker.state.lost:,} offsets were deleted unread"
-            stdout.print(f"{said_by}: {lost}; `driftline reconcile` lists them", style="red")
+            stdout.print(f"{worker.name}: {lost}; `driftline reconcile` lists them", style="red")
         if worker.alive and worker.state.problem is not None:
-            stdout.print(f"{said_by}: {escape(worker.state.problem)}", style="red")
+            stdout.print(f"{worker.name}: {escape(worker.state.problem)}", style="red")
     for name, why in refused.items():
         what = short_digest(name) if name.startswith("sha256:") else escape(name)
         stdout.print(f"rejected:  {what}: {escape(why)}", style="red")
     drift, decision = found.drift, found.decision
     if drift is not None:
-        said = f"{drift.kind} {drift.action} at {drift.position}: {drift.message}"
-        stdout.print(f"last drift event: {drift.id} {escape(said)}", highlight=False)
+        text = f"{drift.kind} {drift.action} at {drift.position}: {drift.message}"
+        stdout.print(f"last drift event: {drift.id} {escape(text)}")
     if decision is not None:
         what = (
             "promoted" if decision.promoted else "published" if decision.published else "not used"
         )
-        said = f"{short_digest(decision.model)} {what}: {decision.reason}"
-        stdout.print(f"last decision:    {decision.id} {escape(said)}", highlight=False)
+        text = f"{short_digest(decision.model)} {what}: {decision.reason}"
+        stdout.print(f"last decision:    {decision.id} {escape(text)}")
 
 
 def _show_workers(
@@ -148,12 +148,11 @@ def _short(count: int) -> str:
 
 def _show_problems(problems: Sequence[str], workers: Sequence[Worker]) -> None:
     for problem in problems:
-        stdout.print(f"problem:   {escape(problem)}", style="red", highlight=False, soft_wrap=True)
+        stdout.print(f"problem:   {escape(problem)}", style="red", soft_wrap=True)
     if outdated := [worker.name for worker in workers if worker.outdated]:
         stdout.print(
             f"note:      {', '.join(outdated)} started with an earlier version of the stream file; "
             "`driftline down` and then `driftline up` applies the present one",
             style="yellow",
-            highlight=False,
             soft_wrap=True,
         )

@@ -12,7 +12,8 @@ from driftline.errors import SettingsError
 from driftline.ops.status import newest
 from driftline.wire.topics import Role, Topics
 from driftline_app.cli import completion
-from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, open_context, stdout
+from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stdout
+from driftline_app.context import open_context
 from driftline_app.message_lines import line, moment, printed
 
 
@@ -57,7 +58,6 @@ def tail(
             stdout.print(
                 f"{moment(message.timestamp_ms)} {place:<10} {line(role, message)}",
                 markup=False,
-                highlight=False,
                 soft_wrap=True,
             )
 

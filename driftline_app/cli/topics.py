@@ -1,28 +1,22 @@
 """`driftline topics`: compare planned topics with the broker's, create them, print their ACLs."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Annotated
 
 import msgspec
 import typer
 from rich.table import Table
 
-from driftline.broker.port import Admin
 from driftline.config.settings import load_settings
 from driftline.errors import SettingsError
 from driftline.ops import access_rights as access
 from driftline.safe_text import json_line
 from driftline.wire.topics import Topic, TopicDifference, Topics, differences
 from driftline.wire.topics import apply as create_missing
-from driftline_app.cli.options import (
-    BootstrapServers,
-    Context,
-    Json,
-    StreamFile,
-    open_context,
-    stdout,
-)
-from driftline_app.cli.stream_file import find_stream
+from driftline_app.cli.options import BootstrapServers, Json, StreamFile, stdout
+from driftline_app.context import open_context
+from driftline_app.stream_file import find_stream
 
 # Columns of a terminal in which the table with keys, writers and readers is readable.
 _WIDE = 120
@@ -52,12 +46,21 @@ def plan(
     Example: driftline topics plan -b local
     """
     context = open_context(file, bootstrap_server)
-    admin = context.broker.admin()
-    try:
-        wrong = _show_plan(context, admin, json)
-    finally:
-        admin.close()
-    if wrong:
+    planned = Topics(context.stream)
+    with closing(context.broker.admin()) as admin:
+        different = differences(admin, planned)
+    items = [
+        PlannedTopic(topic, tuple(d for d in different if d.topic == topic.name))
+        for topic in planned.plan()
+    ]
+    if json:
+        for item in items:
+            print(json_line(item))
+    else:
+        stdout.print(_table(items, wide=stdout.width >= _WIDE))
+        if any(difference.found is None for difference in different):
+            stdout.print("`driftline topics apply` creates missing topics")
+    if _is_wrong(different):
         raise typer.Exit(1)
 
 
@@ -74,21 +77,18 @@ def apply(
     """
     context = open_context(file, bootstrap_server)
     planned = Topics(context.stream)
-    admin = context.broker.admin()
-    try:
+    with closing(context.broker.admin()) as admin:
         created = create_missing(admin, planned)
         different = differences(admin, planned)
-    finally:
-        admin.close()
     if json:
         print(json_line({"created": created, "differences": different}))
     else:
         for name in created:
-            stdout.print(f"created {name}", highlight=False)
+            stdout.print(f"created {name}")
         if not created:
             stdout.print("all topics exist")
         for difference in different:
-            stdout.print(str(difference), style=_style([difference]), highlight=False)
+            stdout.print(str(difference), style=_style([difference]))
     if _is_wrong(different):
         raise typer.Exit(1)
 
@@ -138,24 +138,6 @@ def _principals(given: Sequence[str], known: Sequence[str]) -> dict[str, str]:
             )
         found[role] = principal
     return found
-
-
-def _show_plan(context: Context, admin: Admin, json: bool) -> bool:
-    """Print the plan. Return whether a topic is missing or differs in a way that matters."""
-    planned = Topics(context.stream)
-    different = differences(admin, planned)
-    items = [
-        PlannedTopic(topic, tuple(d for d in different if d.topic == topic.name))
-        for topic in planned.plan()
-    ]
-    if json:
-        for item in items:
-            print(json_line(item))
-        return _is_wrong(different)
-    stdout.print(_table(items, wide=stdout.width >= _WIDE))
-    if any(difference.found is None for difference in different):
-        stdout.print("`driftline topics apply` creates missing topics")
-    return _is_wrong(different)
 
 
 def _table(items: Sequence[PlannedTopic], *, wide: bool) -> Table:

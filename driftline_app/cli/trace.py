@@ -8,15 +8,8 @@ from rich.tree import Tree
 
 from driftline.audit.lineage import Node
 from driftline.safe_text import json_line
-from driftline_app.cli.options import (
-    BootstrapServers,
-    Json,
-    Run,
-    StreamFile,
-    open_context,
-    stderr,
-    stdout,
-)
+from driftline_app.cli.options import BootstrapServers, Json, Run, StreamFile, stderr, stdout
+from driftline_app.context import open_context
 
 BECAUSE = "because of"
 LED_TO = "led to"

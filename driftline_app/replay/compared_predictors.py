@@ -19,7 +19,7 @@ from driftline.wire.events import Value
 BLOCKS = 30
 
 
-class Compared:
+class ComparedPredictors:
     """Labels and predictions of all outcomes, in the order in which the outcomes were read."""
 
     def __init__(self, metric: Metric, task: Task, names: Sequence[str]) -> None:
@@ -82,10 +82,12 @@ class Compared:
         )
         return float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(BLOCKS))
 
-    def beside(self, name: str, other: "Compared", theirs: str, *, as_name: str) -> "Compared":
+    def beside(
+        self, name: str, other: "ComparedPredictors", theirs: str, *, as_name: str
+    ) -> "ComparedPredictors":
         """Return our `name` and the other's `theirs`, as `as_name`, for the rows that both have."""
         at = {row: place for place, row in enumerate(other.rows)}
-        both = Compared(self._metric_name, self._task, (name, as_name))
+        both = ComparedPredictors(self._metric_name, self._task, (name, as_name))
         for place, row in enumerate(self.rows):
             if row in at:
                 predictions = {

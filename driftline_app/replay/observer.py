@@ -1,11 +1,12 @@
 """Read the topics of a run while it runs: events, data windows, and predictions to compare.
 
-In: the topics of the stream. Out: happenings, data windows, and for each outcome the prediction of
+In: the topics of the stream. Out: events, data windows, and for each outcome the prediction of
 the loop, of the first model and of the baselines. It publishes nothing.
 """
 
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 import msgspec
@@ -34,20 +35,20 @@ from driftline.wire.events import (
 )
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
-from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.compared_predictors import ComparedPredictors
 from monitor.estimates.coverage import Truth
 
 # Predictions that are buffered for records with the same id. Older ones are evicted.
 MAX_REPEATS: Final = 1000
 
-Noteworthy = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
+ServiceEvent = DriftEvent | RetrainRequest | RetrainDecision | RolePointer
 
 
-class Happening(msgspec.Struct, frozen=True):
+class ObservedEvent(msgspec.Struct, frozen=True):
     """An event, and the row of the data (from 0) at which it was observed."""
 
     row: int
-    event: Noteworthy
+    event: ServiceEvent
 
 
 class Observer:
@@ -60,27 +61,26 @@ class Observer:
         topics = Topics(stream)
         self._topics = topics
         self._consumer: Consumer = broker.consumer(client_id="driftline-run")
-        admin = broker.admin()
         watched = (topics.outcomes, topics.windows, topics.drift, topics.retrain, topics.models)
-        self._consumer.assign(
-            {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
-        )
-        admin.close()
+        with closing(broker.admin()) as admin:
+            self._consumer.assign(
+                {p: offsets.end for name in watched for p, offsets in admin.offsets(name).items()}
+            )
         # Record id → the row and the baselines' predictions of each record with this id that has
         # no outcome yet, in order. Most ids have one record; a repeated id has several.
-        self._rivals: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
-        self.compared = Compared(
+        self._baselines: dict[str, deque[tuple[int, dict[str, Value]]]] = {}
+        self.compared = ComparedPredictors(
             stream.judged_by, stream.task, ("loop", "static", "baseline", "persistence")
         )
         self.windows: list[DataWindow] = []
         self.truth = Truth(stream)  # to compare with the estimates of windows
         self.counts: Counter[str] = Counter()
 
-    def expect(self, record_id: str, row: int, rivals: dict[str, Value]) -> None:
+    def expect(self, record_id: str, row: int, baselines: dict[str, Value]) -> None:
         """Note that a record was sent, with the prediction of each baseline at that moment."""
-        self._rivals.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, rivals))
+        self._baselines.setdefault(record_id, deque(maxlen=MAX_REPEATS)).append((row, baselines))
 
-    def poll(self, row: int) -> Iterator[Happening]:
+    def poll(self, row: int) -> Iterator[ObservedEvent]:
         """Yield the events since the last call. `row` is the last row that was sent."""
         while messages := self._consumer.poll(max_records=5000, timeout_s=0):
             outcomes = []
@@ -95,16 +95,16 @@ class Observer:
                     if isinstance(window, DataWindow):
                         self.windows.append(window)
                 elif message.topic == self._topics.drift:
-                    yield Happening(row, decode(drift_decoder, message))
+                    yield ObservedEvent(row, decode(drift_decoder, message))
                 elif message.topic == self._topics.retrain:
-                    yield Happening(row, decode(retrain_decoder, message))
+                    yield ObservedEvent(row, decode(retrain_decoder, message))
                 elif isinstance(model := decode(models_decoder, message), RolePointer):
-                    yield Happening(row, model)
+                    yield ObservedEvent(row, model)
             self._compare(outcomes)
             self.truth.add(outcomes)
 
     def _compare(self, outcomes: list[Outcome]) -> None:
-        known = [outcome for outcome in outcomes if outcome.record_id in self._rivals]
+        known = [outcome for outcome in outcomes if outcome.record_id in self._baselines]
         self.counts["outcomes"] += len(outcomes)
         if not known:
             return
@@ -113,14 +113,14 @@ class Observer:
         values = scores.tolist() if isinstance(scores, np.ndarray) else scores
         for index, static in zip(batch.kept, values, strict=True):
             outcome = known[index]
-            waiting = self._rivals.get(outcome.record_id)
+            waiting = self._baselines.get(outcome.record_id)
             if not waiting:
                 continue  # more outcomes than records with this id; another program may cause that
-            row, rivals = waiting.popleft()
+            row, baselines = waiting.popleft()
             if not waiting:
-                del self._rivals[outcome.record_id]
+                del self._baselines[outcome.record_id]
             self.compared.add(
-                row, outcome.label, {"loop": outcome.prediction, "static": static, **rivals}
+                row, outcome.label, {"loop": outcome.prediction, "static": static, **baselines}
             )
 
     def close(self) -> None:

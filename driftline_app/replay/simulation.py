@@ -6,21 +6,19 @@ byte for byte. On a real Kafka the steps are the same, and take as long as Kafka
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import numpy as np
 
 from driftline.audit.reconcile import Reconciliation, reconcile
 from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker
-from driftline.clock import Clock, ManualClock, SystemClock
+from driftline.clock import ManualClock, SystemClock
 from driftline.config.settings import Settings
 from driftline.config.stream import DriftKind, Metric, Stream
 from driftline.errors import DataError, TopicMismatch
@@ -28,16 +26,15 @@ from driftline.interrupts import check
 from driftline.models.load import Models
 from driftline.models.score import Model
 from driftline.runtime.loop import Loop
-from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer, Value
+from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer
 from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import SERVICES, Service, Topics, apply, require
-from driftline_app.assembly import build_loop
-from driftline_app.replay.observer import Happening, Observer
+from driftline_app.assembly import build_handler, build_loop
+from driftline_app.replay.first_model import FirstModel, train_on_warm_up
+from driftline_app.replay.observer import ObservedEvent, Observer
 from monitor.estimates.coverage import Coverage, coverage
 from producers.delivery import Delivery, TooLarge
 from producers.playback import Play, Playback
-from producers.rows import Source
-from trainer.first import TrainedModel, train_first
 
 # Rows that are sent between two turns of the services. More rows make the row of an event less
 # exact and delay a new model. On Kafka each turn waits for commits, so there are fewer turns.
@@ -90,30 +87,6 @@ class RunResult(msgspec.Struct, frozen=True):
     too_large: int = 0  # records and labels that were not sent, because no topic takes them
 
 
-class FirstModel(msgspec.Struct, frozen=True):
-    """The model trained on the warm-up rows, which precede the stream."""
-
-    trained: TrainedModel
-    prior: Value  # the prediction of a model without inputs
-    rows: int  # data rows of the warm-up
-    unlabelled: int  # of these without a label
-
-    @property
-    def digest(self) -> str:
-        """Return the digest of its package."""
-        return self.trained.digest
-
-    @property
-    def candidate(self) -> str:
-        """Return the name of the candidate that was chosen."""
-        return self.trained.candidate
-
-    @property
-    def value(self) -> float:
-        """Return the stream's metric on its held-out rows."""
-        return self.trained.value
-
-
 class Simulation:
     """A run: it sends rows of a source, and steps all services after each batch of rows."""
 
@@ -127,11 +100,11 @@ class Simulation:
         static: Model,
         first: FirstModel,
         clock: ManualClock | None,
-        on_happening: Callable[[Happening], None],
+        on_event: Callable[[ObservedEvent], None],
         on_progress: Callable[[int], None],
     ) -> None:
         self.observer = Observer(stream, broker, static)
-        self.happenings: list[Happening] = []
+        self.events: list[ObservedEvent] = []
         self.stream = stream
         self.first = first
         self.total_rows = playback.total
@@ -140,7 +113,7 @@ class Simulation:
         self._loops = loops
         self._playback = playback
         self._clock = clock  # None on a real Kafka, which uses the real time
-        self._on_happening = on_happening
+        self._on_event = on_event
         self._on_progress = on_progress
         self._last_known = first.prior
         self.training_s = 0.0  # CPU time of the trainer
@@ -169,17 +142,19 @@ class Simulation:
             if self._clock:
                 self._clock.advance(len(turn) / 1000)  # simulate a thousand records per second
             self._settle()
-            self._look(row)
+            self._observe(row)
             self._on_progress(row + 1)
         self._let_idle()
-        self._look(row)
+        self._observe(row)
         for loop in self._loops.values():
             loop.close()
 
     def save(self, folder: Path) -> None:
-        """Save the topics of an in-memory broker to a folder. Topics on a Kafka stay there."""
+        """Save the topics of an in-memory broker, all or none. Topics on a Kafka stay there."""
         if isinstance(self._broker, MemoryBroker):
-            self._broker.save(folder)
+            part = folder.with_name(f"{folder.name}.part")
+            self._broker.save(part)
+            part.rename(folder)
 
     def close(self) -> None:
         """Close all clients. It is safe to call this twice."""
@@ -223,10 +198,10 @@ class Simulation:
                 self._settle()
         self._settle()
 
-    def _look(self, row: int) -> None:
-        for happening in self.observer.poll(row):
-            self.happenings.append(happening)
-            self._on_happening(happening)
+    def _observe(self, row: int) -> None:
+        for observed in self.observer.poll(row):
+            self.events.append(observed)
+            self._on_event(observed)
 
     # ---- result ---------------------------------------------------------------------------------
 
@@ -235,14 +210,14 @@ class Simulation:
         """Return the drift events, as they opened."""
         return tuple(
             Alert(event.kind, row, event.columns)
-            for row, event in self._events(DriftEvent)
+            for row, event in self._events_of(DriftEvent)
             if event.action == "opened"
         )
 
     @property
     def retrains(self) -> tuple[int, ...]:
         """Return the rows at which models were trained, promoted or not."""
-        return tuple(row for row, event in self._events(RetrainDecision) if event.trials)
+        return tuple(row for row, event in self._events_of(RetrainDecision) if event.trials)
 
     @property
     def records(self) -> int:
@@ -273,7 +248,10 @@ class Simulation:
             windows=self.observer.counts["windows"],
             alerts=self.alerts,
             retrains=self.retrains,
-            models=(self.first.digest, *(e.digest for _, e in self._events(RolePointer))),
+            models=(
+                self.first.trained.digest,
+                *(e.digest for _, e in self._events_of(RolePointer)),
+            ),
             metric=MetricResult(
                 name=self.stream.judged_by,
                 static=compared.metric("static"),
@@ -286,44 +264,22 @@ class Simulation:
             seconds=round(seconds, 2),
         )
 
-    def _events(self, kind: type[E]) -> list[tuple[int, E]]:
-        return [(h.row, h.event) for h in self.happenings if isinstance(h.event, kind)]
-
-
-def train_on_warm_up(
-    stream: Stream,
-    playback: Playback,
-    warmup: float,
-    settings: Settings,
-    clock: Clock,
-    progress: Callable[[str, int, int], None],
-) -> FirstModel:
-    """Train the first model on the first rows of the playback. Raises DriftlineError."""
-    warm = playback.warm_up(warmup)  # those rows are not played
-    return FirstModel(
-        trained=train_first(
-            stream, warm.records, warm.labels, settings=settings, clock=clock, progress=progress
-        ),
-        prior=prior_prediction(stream, warm.labels),
-        rows=warm.rows,
-        unlabelled=warm.unlabelled,
-    )
+    def _events_of(self, kind: type[E]) -> list[tuple[int, E]]:
+        return [(h.row, h.event) for h in self.events if isinstance(h.event, kind)]
 
 
 def prepare(
     stream: Stream,
-    source: Source,
+    playback: Playback,
     settings: Settings,
     *,
-    reports: Path | None,
     warmup: float,
-    limit: int | None,
-    seed: int,
+    reports: Path | None = None,
     on_kafka: bool = False,
     first: FirstModel | None = None,
-    on_happening: Callable[[Happening], None],
+    on_event: Callable[[ObservedEvent], None] = lambda observed: None,
     on_progress: Callable[[int], None],
-    on_training: Callable[[str, int, int], None],
+    on_training: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> Simulation:
     """Create topics, the first model and the services of a run. Raises DriftlineError.
 
@@ -331,15 +287,46 @@ def prepare(
     model of the same warm-up rows, if it has been trained before. Without `reports`, no Evidently
     reports are written.
     """
-    clock = None if on_kafka else ManualClock(START_S)
-    broker = (
-        MemoryBroker(clock)
-        if clock
-        else connect(settings.client, settings.bootstrap_servers, settings.properties)
+    simulated = None if on_kafka else ManualClock(START_S)
+    clock = simulated or SystemClock()
+    if simulated:
+        broker: Broker = MemoryBroker(simulated)
+    else:
+        broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
+    _create_topics(broker, Topics(stream))
+    if first is None:
+        first = train_on_warm_up(stream, playback, warmup, settings, clock, on_training)
+    else:
+        playback.warm_up(warmup)  # those rows are not played
+    with closing(broker.producer(client_id="driftline-run")) as producer:
+        for record in first.trained.records:
+            producer.send(record)
+
+    def loop(service: Service) -> Loop:
+        handler = build_handler(
+            service, stream, settings, broker, clock, reports=reports, synchronous=True
+        )
+        interval_s = 0.0 if simulated else None
+        return build_loop(
+            service, stream, broker, handler, clock=clock, commit_interval_s=interval_s
+        )
+
+    return Simulation(
+        stream,
+        broker,
+        {service: loop(service) for service in SERVICES},
+        playback,
+        static=Models.of(settings, stream).load(first.trained.announcement),
+        first=first,
+        clock=simulated,
+        on_event=on_event,
+        on_progress=on_progress,
     )
-    topics = Topics(stream)
-    admin = broker.admin()
-    try:
+
+
+def _create_topics(broker: Broker, topics: Topics) -> None:
+    """Create missing topics. Raises TopicMismatch, also if the features topic is not empty."""
+    with closing(broker.admin()) as admin:
         apply(admin, topics)
         require(admin, topics)
         if any(offsets.end for offsets in admin.offsets(topics.features).values()):
@@ -347,51 +334,3 @@ def prepare(
                 f"topic {topics.features} is not empty",
                 hint="set [kafka] topic_prefix in the stream file to give the run its own topics",
             )
-    finally:
-        admin.close()
-    playback = Playback(stream, source, seed=seed, limit=limit)
-    if first is None:
-        first = train_on_warm_up(
-            stream, playback, warmup, settings, clock or SystemClock(), on_training
-        )
-    else:
-        playback.warm_up(warmup)  # those rows are not played
-    producer = broker.producer(client_id="driftline-run")
-    for record in first.trained.records:
-        producer.send(record)
-    producer.close()
-    return Simulation(
-        stream,
-        broker,
-        {
-            service: build_loop(
-                service,
-                stream,
-                settings,
-                broker,
-                clock=clock or SystemClock(),
-                reports=reports,
-                synchronous=True,
-                commit_interval_s=0.0 if clock else None,
-            )
-            for service in SERVICES
-        },
-        playback,
-        static=Models.of(settings, stream).load(first.trained.announcement),
-        first=first,
-        clock=clock,
-        on_happening=on_happening,
-        on_progress=on_progress,
-    )
-
-
-def prior_prediction(stream: Stream, labels: Sequence[Value]) -> Value:
-    """Return the prediction of a model without inputs.
-
-    It is the most frequent class, the median for the metric `mae`, or else the mean.
-    """
-    if stream.task == "classification":
-        counts = Counter(labels)
-        return max(sorted(counts, key=str), key=lambda label: counts[label])
-    numbers = np.array(labels, dtype=np.float64)
-    return float(np.median(numbers) if stream.judged_by == "mae" else np.mean(numbers))

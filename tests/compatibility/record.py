@@ -13,7 +13,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,18 +25,18 @@ from driftline.broker.port import Outgoing
 from driftline.clock import ManualClock
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, loads
-from driftline.models import catalog as catalogs
+from driftline.models import catalog
 from driftline.models.keys import Signer, Trusted
 from driftline.models.load import Models
 from driftline.models.signed import sign
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
-from driftline.wire import topics as planned
+from driftline.wire.envelope import rare
 from driftline.wire.events import RetrainRequest, event_id
 from driftline.wire.labels import LabelCodec
-from driftline.wire.topics import SERVICES, Service, Topics
+from driftline.wire.topics import SERVICES, Service, Topics, apply
 from driftline.wire.values import format_time
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 from monitor.decisions import snapshot
 from monitor.service import MonitorHandler
 from trainer.first import train_first
@@ -198,7 +198,7 @@ def record(work: Path, text: str) -> None:
     settings = load_settings({"DRIFTLINE_HOME": str(work / "home"), "DRIFTLINE_CLIENT": "memory"})
     clock = ManualClock(START_S + WARM_UP)
     broker = MemoryBroker(clock)
-    planned.apply(broker.admin(), topics)
+    apply(broker.admin(), topics)
     producer = broker.producer()
     warm = list(rows(stream, 0, WARM_UP))
     first = train_first(
@@ -241,17 +241,17 @@ def record(work: Path, text: str) -> None:
                 position=None,
                 since=None,
             )
-            producer.send(catalogs.rare(topics.retrain, asked, id=asked.id))  # type: ignore[attr-defined]
+            producer.send(rare(topics.retrain, asked, id=asked.id))
             producer.send(Outgoing(topics.retrain, b"{}", b"?", 0))
     clock.advance(15)  # long enough for watermarks on idle partitions
     settle(loops)
     signer = Signer(settings.keys)
     now = format_time(round(clock.time() * 1e6))
-    known = catalogs.read_catalog(broker, topics, Trusted(settings.keys))
+    known = catalog.read_catalog(broker, topics, Trusted(settings.keys))
     back = known.pointer(first.digest, by="person", reason="complaints", at=now)
-    producer.send(sign(catalogs.pointer_record(topics, back), signer))
+    producer.send(sign(catalog.pointer_record(topics, back), signer))
     freeze = known.freezing(frozen=True, reason="audit", at=now)
-    producer.send(sign(catalogs.freeze_record(topics, freeze), signer))
+    producer.send(sign(catalog.freeze_record(topics, freeze), signer))
     settle(loops)
     for loop in loops.values():
         loop.close()
@@ -265,24 +265,16 @@ def record(work: Path, text: str) -> None:
     (keys / "signing.pem").rename(work / "private" / "signing.pem")
 
 
-def _with_state(
-    stream: Stream, settings: Settings, clock: ManualClock, service: Service
-) -> Callable[[Handler], Handler]:
-    """Replace the join and the monitor of `build_loop` with ones that keep their state on disk."""
+def _handler(
+    service: Service, stream: Stream, settings: Settings, broker: MemoryBroker, clock: ManualClock
+) -> Handler:
+    """Return the handler of a service. The join and the monitor keep their state on disk."""
     state = settings.home / "state" / stream.name / service
-
-    def wrap(handler: Handler) -> Handler:
-        if service == "outcomes":
-            handler.close()
-            return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
-        if service == "monitor":
-            handler.close()
-            return MonitorHandler(
-                stream, Models.of(settings, stream), state=state, synchronous=True
-            )
-        return handler
-
-    return wrap
+    if service == "outcomes":
+        return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
+    if service == "monitor":
+        return MonitorHandler(stream, Models.of(settings, stream), state=state, synchronous=True)
+    return build_handler(service, stream, settings, broker, clock, synchronous=True)
 
 
 def start(
@@ -293,13 +285,10 @@ def start(
         service: build_loop(
             service,
             stream,
-            settings,
             broker,
+            _handler(service, stream, settings, broker, clock),
             clock=clock,
-            reports=None,
-            synchronous=True,
             commit_interval_s=0.0,
-            wrap=_with_state(stream, settings, clock, service),
         )
         for service in SERVICES
     }

@@ -164,9 +164,11 @@ class Cell:
         waiting = set(checks.waiting(self.workers.logs, asked.requests))
         wrong += checks.of_trainer(asked, waiting)
         # After a gap the first records are late, until enough of them confirm the new position.
-        # This holds for windows of predictions and for windows of outcomes.
+        # This holds for windows of predictions and for windows of outcomes. A recreated topic has
+        # a gap in each partition.
         late = checks.late(live)
-        if late > 2 * (AGREEING - 1) * len(self.gaps):
+        gaps = len(self.gaps) if self.recreated_after is None else site.scenario.partitions
+        if late > 2 * (AGREEING - 1) * gaps:
             wrong.append(f"{late} records were late, although the data are in order")
         if self._accounted is _all_accounted:  # else labels of deleted records are dead letters
             wrong += checks.dead_letters(site)

@@ -14,8 +14,8 @@ from driftline.wire.columns import Columns
 from driftline.wire.envelope import encode
 from driftline.wire.events import Gap, Outcome, Prediction, RefusedRecord, Source, Value, Watermark
 from driftline.wire.events import Log as EventLog
-from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
 
 
 def small_stream(**sections: str) -> Stream:

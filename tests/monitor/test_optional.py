@@ -18,7 +18,7 @@ from driftline.wire.events import DataGroup, DataWindow, PerformancePane, Perfor
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.estimator import Guess, MetricEstimator
-from monitor.merged_windows import performance_windows as performance
+from monitor.merged_windows import performance_windows
 from monitor.optional import optional
 from monitor.reference import column_tests, domain_classifier, judge, references
 from monitor.reference.domain_classifier import DomainClassifier
@@ -190,7 +190,7 @@ def fail(*_: object, **__: object) -> None:
         (MetricEstimator, "estimate", "without an estimate for model a", True, False),
         (Judge, "test", "without tests for model a", False, True),
         (DomainClassifier, "test", "without the domain classifier", True, True),
-        (performance, "compare_error", "without a test of model a", True, True),
+        (performance_windows, "compare_error", "without a test of model a", True, True),
     ],
 )
 def test_a_window_is_published_without_the_part_that_fails(

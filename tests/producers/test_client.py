@@ -11,9 +11,10 @@ from driftline.broker.port import Message, Outgoing, TopicPartition
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
 from driftline.wire.events import MAX_ROW
-from driftline.wire.feature_records import LabelCodec, RecordCodec
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
 from driftline.wire.topics import MAX_RECORD_BYTES, Topics
-from driftline_app.cli.produce import _playback
+from driftline_app.produce_data import numbered_playback
 from producers.client import FeatureProducer
 from producers.delivery import Delivery
 from producers.numbering import next_row
@@ -235,7 +236,8 @@ def test_unknown_numbers_of_deleted_records_are_an_error_unless_the_first_is_giv
     with pytest.raises(DataError, match=r"were deleted[^\0]*--first-row N"):
         FeatureProducer(broker, told)
     source = JsonLinesSource("x", [b'{"price": 1}'])
-    assert _playback(told, broker, source, 0, None, None, first_row=40).next_row == 40
+    playback = numbered_playback(told, broker, source, seed=0, skip=0, limit=None, first_row=40)
+    assert playback.next_row == 40
     with FeatureProducer(broker, told, first_row=40) as producer:
         assert producer.send({"price": 1, "at": NOW}) == "40"
 

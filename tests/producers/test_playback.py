@@ -12,7 +12,9 @@ from driftline.clock import ManualClock
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError, SettingsError
 from driftline.wire.events import MAX_ROW
-from driftline.wire.feature_records import LabelCodec, RecordCodec, format_time
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.labels import LabelCodec
+from driftline.wire.values import format_time
 from producers.pacing import paced
 from producers.playback import Play, Playback
 from producers.rows import Row

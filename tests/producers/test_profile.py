@@ -10,11 +10,10 @@ import pytest
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec
-from producers import profile as profiles
 from producers.csv_files import CsvSource
 from producers.draft import draft
 from producers.playback import Playback
-from producers.profile import Column, Profile, look
+from producers.profile import Column, DataProfile, look
 from producers.sources import open_source
 
 DATA = Path(
@@ -28,11 +27,11 @@ def csv(tmp_path: Path, header: str, *lines: str) -> CsvSource:
     return CsvSource(path)
 
 
-def column(profile: Profile, name: str) -> Column:
+def column(profile: DataProfile, name: str) -> Column:
     return next(column for column in profile.columns if column.name == name)
 
 
-def loaded(profile: Profile, name: str = "s") -> Stream:
+def loaded(profile: DataProfile, name: str = "s") -> Stream:
     return loads(draft(profile, name))
 
 
@@ -209,7 +208,7 @@ def test_drafts_for_real_data_load_and_decode_their_records(
     baseline: str,
     options: dict[str, str | tuple[str, ...]],
 ) -> None:
-    monkeypatch.setattr(profiles, "MAX_ROWS", 20_000)
+    monkeypatch.setattr("producers.profile.MAX_ROWS", 20_000)
     source = open_source(DATA / folder)
     seen = look(source, target, **options)  # type: ignore[arg-type]
     stream = loaded(seen, folder.replace("_", "-"))

@@ -26,8 +26,6 @@ from tests.training import (
     settings,
     with_candidates,
 )
-from trainer import assemble as assemble_module
-from trainer import retrain as retrain_module
 from trainer.candidates import Candidate
 from trainer.first import TrainedModel
 from trainer.publish import Publisher
@@ -238,7 +236,7 @@ def test_a_winner_that_cannot_be_fitted_with_the_held_out_rows_is_skipped(
             raise ValueError("Input X contains infinity")
         return fit(stream, kind, *args)
 
-    monkeypatch.setattr(assemble_module, "fit", fail)
+    monkeypatch.setattr("trainer.assemble.fit", fail)
     new_key(settings(tmp_path).keys)
     log = Outcomes([outcome(REGRESSION, i) for i in range(300)])
     failing = {"linear_regression"}  # the best one
@@ -292,7 +290,7 @@ def test_an_unexpected_error_is_returned_as_a_reason(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(retrain_module, "search", fail)
+    monkeypatch.setattr("trainer.retrain.search", fail)
     result = run(home, None, Outcomes(concept(0, 300)))
     assert result.reason.startswith("training failed: ")
     assert str(error) in result.reason

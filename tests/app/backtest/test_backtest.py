@@ -11,7 +11,7 @@ import pytest
 from driftline.config.stream import Stream, loads
 from driftline_app.backtest.policy_runs import Played, Shuffled, every_window, periodic
 from driftline_app.backtest.result import persistence
-from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.compared_predictors import ComparedPredictors
 from driftline_app.replay.simulation import RunResult
 from producers.rows import Row
 from tests.app.cli.invoke import Invoked, invoke
@@ -171,7 +171,7 @@ def small(more: str = "") -> Stream:
 
 
 def test_the_previous_label_is_no_baseline_if_the_order_means_nothing() -> None:
-    compared = Compared("accuracy", "classification", ("loop", "persistence"))
+    compared = ComparedPredictors("accuracy", "classification", ("loop", "persistence"))
     compared.add(0, "a", {"loop": "a", "persistence": "b"})
     play = Played("always", 1, compared, (), (), (), (), 0.0, None)
     assert persistence(small(), play) == 0.0
@@ -191,8 +191,8 @@ def test_periodic_retraining_is_spread_evenly_regardless_of_the_limits_in_the_fi
 
 
 def test_two_predictors_are_compared_on_the_rows_that_both_have() -> None:
-    one = Compared("accuracy", "classification", ("loop",))
-    other = Compared("accuracy", "classification", ("loop",))
+    one = ComparedPredictors("accuracy", "classification", ("loop",))
+    other = ComparedPredictors("accuracy", "classification", ("loop",))
     for row in range(100):
         one.add(row, "a", {"loop": "a"})
     for row in reversed(range(10, 100)):  # another order, and ten rows that have no outcome

@@ -18,7 +18,7 @@ from driftline.errors import StreamFileError
 from driftline.wire.topics import SERVICES
 from driftline_app.cli import completion
 from driftline_app.cli.main import command_line, main
-from driftline_app.cli.stream_file import find_stream_file
+from driftline_app.stream_file import find_stream_file
 from tests.world import STREAM_FILE
 
 # Commands that work on no stream, or on data from which they create its file.

@@ -15,11 +15,10 @@ from driftline.config.settings import load_settings
 from driftline.config.stream import load
 from driftline.errors import DriftlineError, SettingsError, TopicMismatch
 from driftline.wire.topics import Topics
-from driftline_app.cli import produce as produce_module
 from driftline_app.cli.config import config
 from driftline_app.cli.init import init
-from driftline_app.cli.options import Context
 from driftline_app.cli.produce import produce
+from driftline_app.context import Context
 from producers.iris import STREAM_FILE
 from producers.playback import Play
 
@@ -77,7 +76,7 @@ def test_init_does_not_overwrite_an_edited_file(here: Path) -> None:
 def broker(monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
     broker = MemoryBroker()
     context = Context(load_settings({}), load(STREAM_FILE), broker)
-    monkeypatch.setattr(produce_module, "open_context", lambda *_: context)
+    monkeypatch.setattr("driftline_app.cli.produce.open_context", lambda *_: context)
     return broker
 
 
@@ -135,7 +134,7 @@ def test_an_interrupted_produce_reports_the_last_row(
                 raise KeyboardInterrupt
             yield play
 
-    monkeypatch.setattr(produce_module, "paced", interrupted)
+    monkeypatch.setattr("driftline_app.produce_data.paced", interrupted)
     output = call("produce", "iris-drift", exit_code=130)
     assert output == "interrupted: 7 records and 0 labels delivered, up to data row 6\n"
     assert len(records(broker, "iris.features")) == 7

@@ -10,14 +10,12 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Message
-from driftline.config.settings import load_settings
 from driftline.config.stream import loads
 from driftline.wire.events import Event, Freeze, MetricEstimate, Outcome, Prediction, Source
 from driftline.wire.topics import Role
 from driftline_app.cli.estimates import _show
-from driftline_app.cli.options import Context, stdout
+from driftline_app.cli.options import stdout
 from driftline_app.message_lines import line
 from monitor.estimates.coverage import EstimateComparison
 from tests.hostile import HOSTILE
@@ -96,5 +94,5 @@ def test_a_window_outside_of_valid_times_is_shown_in_the_table(shown: io.StringI
     stream = loads(timed + 'time = { column = "t" }\nwindows = { span = "1h" }\n')
     estimate = MetricEstimate(metric="accuracy", value=0.9, low=0.8, high=1.0, reference=0.9)
     pairs = [EstimateComparison(2**60, MODEL, estimate, 0.9, 10, 10)]
-    _show(Context(load_settings({}), stream, MemoryBroker()), pairs)
+    _show(stream, pairs)
     assert "µs" in shown.getvalue()

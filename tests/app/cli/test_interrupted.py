@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from driftline.client.saved_runs import run_folder
 from driftline.config.settings import load_settings
 from driftline.errors import SettingsError
-from driftline_app.backtest.process_pool import start_deaf
+from driftline_app.backtest.process_pool import start_ignoring_interrupts
 from driftline_app.cli.main import command_line
 from tests.world import STREAM_FILE
 
@@ -23,7 +23,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """`driftline run` with a simulation and a narrator that the test controls."""
+    """`driftline run` with a simulation and a report that the test controls."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRIFTLINE_HOME", str(tmp_path / "home"))
     (tmp_path / "s.toml").write_text(STREAM_FILE, encoding="utf-8")
@@ -35,9 +35,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     simulation.save = save
     simulation.run.return_value = MagicMock(lost=0, too_large=0)
-    monkeypatch.setattr("driftline_app.replay.narrator.Narrator", MagicMock())
-    monkeypatch.setattr("driftline_app.replay.narrator.write_run_report", MagicMock())
-    monkeypatch.setattr("driftline_app.replay.simulation.prepare", lambda *_, **__: simulation)
+    monkeypatch.setattr("driftline_app.replay.run.RunOutput", MagicMock())
+    monkeypatch.setattr("driftline_app.replay.run.write_run_report", MagicMock())
+    monkeypatch.setattr("driftline_app.replay.run.prepare", lambda *_, **__: simulation)
     monkeypatch.setattr(msgspec.json, "encode", lambda _: b"{}")
 
     def invoke(interrupted_at: str | None = None) -> Result:
@@ -46,13 +46,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
         match interrupted_at:
             case "training":
-                monkeypatch.setattr("driftline_app.replay.simulation.prepare", interrupt)
+                monkeypatch.setattr("driftline_app.replay.run.prepare", interrupt)
             case "playing":
                 simulation.run = interrupt
             case "saving":
                 simulation.save = lambda folder: (save(folder), interrupt())  # type: ignore[func-returns-value]
             case "reporting":
-                monkeypatch.setattr("driftline_app.replay.narrator.write_run_report", interrupt)
+                monkeypatch.setattr("driftline_app.replay.run.write_run_report", interrupt)
         return CliRunner().invoke(command_line(), ["run", "iris"])
 
     return invoke
@@ -92,7 +92,7 @@ def test_a_run_that_fails_leaves_no_folder(
     def fail(*_: object, **__: object) -> None:
         raise SettingsError("no such data")
 
-    monkeypatch.setattr("driftline_app.replay.simulation.prepare", fail)
+    monkeypatch.setattr("driftline_app.replay.run.prepare", fail)
 
     assert isinstance(run().exception, SettingsError)
     assert runs(tmp_path / "home") == []
@@ -113,7 +113,7 @@ def test_the_last_run_is_the_newest_one_with_topics(run: Command, tmp_path: Path
 def test_processes_of_a_backtest_ignore_ctrl_c_from_their_start() -> None:
     code = "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
     process = multiprocessing.get_context("spawn").Process(target=exec, args=(code,))
-    start_deaf(process)
+    start_ignoring_interrupts(process)
     process.join()
 
     assert process.exitcode == 7
@@ -125,4 +125,4 @@ def test_ctrl_c_while_a_process_of_a_backtest_starts_is_not_lost() -> None:
     process.start = lambda: os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        start_deaf(process)
+        start_ignoring_interrupts(process)

@@ -15,10 +15,11 @@ from driftline.errors import DataError, DriftlineError, SettingsError, TopicMism
 from driftline.models.catalog import pointer_record, read_catalog
 from driftline.models.keys import Trusted, new_key
 from driftline.wire.topics import Topics, apply
-from driftline_app.cli import options
+from driftline_app import context
 from driftline_app.cli.keys import keys
 from driftline_app.cli.models import freeze, models
-from driftline_app.cli.train import labelled_records, train
+from driftline_app.cli.train import train
+from driftline_app.train_on_data import labelled_records
 from producers.iris import STREAM_FILE
 from tests.world import pointer
 
@@ -47,7 +48,7 @@ def broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MemoryBroker:
     text = STREAM_FILE.read_text(encoding="utf-8")
     (tmp_path / "iris.toml").write_text(text, encoding="utf-8")
     made = MemoryBroker()
-    monkeypatch.setattr(options, "connect", lambda *_: made)
+    monkeypatch.setattr(context, "connect", lambda *_: made)
     apply(made.admin(), Topics(load(tmp_path / "iris.toml")))
     return made
 
@@ -201,7 +202,7 @@ def test_freezing_is_seen_and_undone(broker: MemoryBroker) -> None:
 def test_without_topics_nothing_is_trained(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(options, "connect", lambda *_: MemoryBroker())
+    monkeypatch.setattr(context, "connect", lambda *_: MemoryBroker())
     with pytest.raises(TopicMismatch, match="is missing"):
         call(*TRAIN)
 

@@ -18,7 +18,7 @@ from driftline.errors import DriftlineError, SettingsError
 from driftline.ops.processes import ServiceState, born, folder_of, write_state
 from driftline.wire.topics import SERVICES
 from driftline_app.cli.main import command_line, main
-from driftline_app.cli.options import Context, open_context
+from driftline_app.context import Context, open_context
 from tests.world import STREAM, STREAM_FILE, World
 
 Run = Callable[..., Result]

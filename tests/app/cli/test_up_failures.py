@@ -18,7 +18,7 @@ from driftline.ops.processes import (
     write_processes,
     write_supervisor,
 )
-from driftline_app.cli import up
+from driftline_app.background_services import ask_supervisor, wait_for_supervisor
 
 SLEEPS = "import signal; print('here', flush=True); signal.pause()"
 Supervisor = subprocess.Popen[bytes]
@@ -26,7 +26,7 @@ Supervisor = subprocess.Popen[bytes]
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("driftline_app.cli.up.START_PATIENCE_S", 0.0)
+    monkeypatch.setattr("driftline_app.background_services.START_PATIENCE_S", 0.0)
 
 
 def started(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> list[Supervisor]:
@@ -37,7 +37,7 @@ def started(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> list[Su
         made.append(spawn([sys.executable, "-c", code], folder / "supervisor.err"))
         return made[-1]
 
-    monkeypatch.setattr("driftline_app.cli.up.start_supervisor", start)
+    monkeypatch.setattr("driftline_app.background_services.start_supervisor", start)
     return made
 
 
@@ -47,7 +47,7 @@ def test_a_supervisor_that_does_not_accept_the_request_is_stopped(
     made = started(tmp_path, monkeypatch, SLEEPS)
     (tmp_path / "supervisor.log").write_text("No space left on device")
     with pytest.raises(DriftlineError, match="was stopped") as raised:
-        up._wait_for_supervisor(tmp_path, *up._ask(tmp_path, ()))
+        wait_for_supervisor(tmp_path, *ask_supervisor(tmp_path, ()))
 
     assert made[0].returncode is not None
     assert "No space left on device" in raised.value.message
@@ -64,7 +64,7 @@ def test_a_supervisor_that_adopts_services_keeps_running_and_is_named(
     made = started(tmp_path, monkeypatch, SLEEPS)
     try:
         with pytest.raises(DriftlineError) as raised:
-            up._wait_for_supervisor(tmp_path, *up._ask(tmp_path, ()))
+            wait_for_supervisor(tmp_path, *ask_supervisor(tmp_path, ()))
         assert made[0].poll() is None
     finally:
         made[0].kill()
@@ -78,16 +78,16 @@ def test_a_supervisor_that_ends_is_reported_with_its_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = started(tmp_path, monkeypatch, "raise SystemExit('no home')")
-    request, child = up._ask(tmp_path, ())
+    request, child = ask_supervisor(tmp_path, ())
     made[0].wait()
     with pytest.raises(DriftlineError, match=r"ended with exit code 1(?s:.*)no home"):
-        up._wait_for_supervisor(tmp_path, request, child)
+        wait_for_supervisor(tmp_path, request, child)
 
 
 def test_a_request_after_a_damaged_one_has_a_new_number(tmp_path: Path) -> None:
     myself = SupervisorState(pid=os.getpid(), born=born(os.getpid()) or "", request=7)
     write_supervisor(tmp_path, myself)
     (tmp_path / "wanted.json").write_text("{")
-    up._ask(tmp_path, ())
+    ask_supervisor(tmp_path, ())
 
     assert read_request(tmp_path) == Request(8)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from driftline_app.replay.compared_predictors import Compared
+from driftline_app.replay.compared_predictors import ComparedPredictors
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from driftline_app.replay.compared_predictors import Compared
     ],
 )
 def test_the_last_block_takes_few_rows_that_are_left_over(rows: int, ends: list[int]) -> None:
-    compared = Compared("accuracy", "classification", ("loop",))
+    compared = ComparedPredictors("accuracy", "classification", ("loop",))
     for row in range(rows):
         compared.add(row, "a", {"loop": "a" if row < rows - 1 else "b"})
     found, values = compared.over_time(10)

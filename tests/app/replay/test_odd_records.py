@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from driftline.config.stream import loads
-from driftline_app.cli.train import labelled_records
 from driftline_app.replay.simulation import RunResult
+from driftline_app.train_on_data import labelled_records
 from tests.app.cli.invoke import invoke
 
 FILE = """

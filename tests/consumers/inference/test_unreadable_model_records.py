@@ -14,7 +14,7 @@ from driftline.models.keys import new_key
 from driftline.runtime.loop import Loop
 from driftline.wire.envelope import DeadLetterOrigin, dead_letter_origin, encode
 from driftline.wire.topics import Topics, apply
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 from trainer.first import TrainedModel, train_first
 
 STREAM_FILE = """
@@ -54,14 +54,16 @@ class Site:
         self.producer.send(Outgoing(self.topics.models, value, b"model/?", 0))
 
     def worker(self, slot: int = 0) -> Loop:
+        handler = build_handler(
+            "inference", self.stream, self.settings, self.broker, self.clock, synchronous=True
+        )
         return build_loop(
             "inference",
             self.stream,
-            self.settings,
             self.broker,
+            handler,
             clock=self.clock,
             slot=slot,
-            synchronous=True,
             commit_interval_s=0.0,
         )
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.outcomes import state_store as cache
+from consumers.outcomes import state_store
 from consumers.outcomes.handler import OutcomesHandler
 from driftline.broker.port import Committed
 from driftline.clock import ManualClock
@@ -62,7 +62,7 @@ class _FailingDatabase:
         return call
 
 
-_open = cache._open
+_open = state_store._open
 
 
 @given(st.data(), logs(), st.integers(0, 150))
@@ -70,7 +70,7 @@ def test_a_disk_failure_at_any_call_does_not_change_the_published_results(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, log: Log, calls: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "_open", _FailingDisk(calls).open)
+        patch.setattr(state_store, "_open", _FailingDisk(calls).open)
         join = Join(log, tmp_path_factory.mktemp("state"))
         drive(join, data, ["read", "read", "read", "look", "commit", "abort", "stop"])
     assert join.outcomes() == log.outcomes()
@@ -139,7 +139,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_is_logged_once_and_used_again_after_the_next_start(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cache, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(state_store, "_WRITE_BUFFER_BYTES", 64 << 10)
     rest = small_disk / "rest"
     log = _many(900)
     join = Join(log, small_disk / "state")
@@ -160,7 +160,7 @@ def test_a_full_disk_is_logged_once_and_used_again_after_the_next_start(
 def test_the_join_continues_without_a_cache_whose_folder_was_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "_WRITE_BUFFER_BYTES", 64 << 10)
+    monkeypatch.setattr(state_store, "_WRITE_BUFFER_BYTES", 64 << 10)
     join = Join(_many(), tmp_path / "state")
     for partition in join.left():
         join.read(partition, 200)
@@ -187,8 +187,8 @@ def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
 
 
 def test_a_process_uses_another_folder_while_the_cache_is_open_elsewhere(tmp_path: Path) -> None:
-    first, second = cache.Cache(tmp_path / "0"), cache.Cache(tmp_path / "0")
-    third = cache.Cache(tmp_path / "0")
+    first, second = state_store.Cache(tmp_path / "0"), state_store.Cache(tmp_path / "0")
+    third = state_store.Cache(tmp_path / "0")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0-1", "0-2"]
     for opened in (first, second, third):
         opened.close()
@@ -198,12 +198,12 @@ def test_a_process_uses_another_folder_while_the_cache_is_open_elsewhere(tmp_pat
 def test_the_folder_of_a_process_that_was_killed_is_used_again_but_not_its_records(
     tmp_path: Path,
 ) -> None:
-    left = cache.Cache(tmp_path / "0-1")
-    batch = cache.CacheBatch()
+    left = state_store.Cache(tmp_path / "0-1")
+    batch = state_store.CacheBatch()
     batch.put_record(b"L", "a", b"old")
-    left.write(batch, cache.Covered(("predictions", "labels"), "token"))
+    left.write(batch, state_store.Covered(("predictions", "labels"), "token"))
     left.close()
-    first, second = cache.Cache(tmp_path / "0"), cache.Cache(tmp_path / "0")
+    first, second = state_store.Cache(tmp_path / "0"), state_store.Cache(tmp_path / "0")
     assert second.records(b"L", ["a"]) == [None]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "0-1"]
     for opened in (first, second):
@@ -211,7 +211,7 @@ def test_the_folder_of_a_process_that_was_killed_is_used_again_but_not_its_recor
 
 
 def test_a_damaged_value_raises_state_lost_and_deletes_the_cache(tmp_path: Path) -> None:
-    opened = cache.Cache(tmp_path / "0")
+    opened = state_store.Cache(tmp_path / "0")
     with pytest.raises(StateLost):
         opened.decode(lambda value: [][0], b"junk")
     with pytest.raises(StateLost):

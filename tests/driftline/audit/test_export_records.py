@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from driftline.audit.export_records import Recorded, as_recorded, write_recorded
-from driftline.broker import Broker, Client, Outgoing, connect
+from driftline.broker import Client, connect
+from driftline.broker.port import Broker, Outgoing
 from driftline.config.stream import Stream, loads
 from driftline.errors import BrokerError, DataError
-from driftline.wire import topics as planned
-from driftline.wire.topics import Topics
+from driftline.wire.topics import Topics, apply
 from producers.playback import Play, Playback
 from producers.rows import Row
 from producers.sources import open_source
@@ -179,7 +179,7 @@ def test_topics_on_kafka_are_recorded_with_either_client(
     stream = loads(NUMBERED.replace('"s"', f'"{topic_name()}"'))
     broker = connect(client, kafka_bootstrap)
     admin = broker.admin()
-    planned.apply(admin, Topics(stream))
+    apply(admin, Topics(stream))
     admin.close()
     sent = fill(broker, stream, rows(200))
     passed: list[int] = []

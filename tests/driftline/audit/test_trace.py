@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import msgspec
 import pytest
 
-from driftline.audit.trace import Node, trace
+from driftline.audit.lineage import Node
+from driftline.audit.trace import trace
 from driftline.broker.port import Message
 from driftline.wire.events import DataWindow, DriftEvent, RetrainDecision, RetrainRequest
 from tests.world import MODEL, World, announced, pointer

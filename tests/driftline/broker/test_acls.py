@@ -15,8 +15,9 @@ import jgo
 import pytest
 from typer.testing import CliRunner, Result
 
-from driftline.broker import Broker, NewTopic, Outgoing, TopicPartition, connect
+from driftline.broker import connect
 from driftline.broker.local import KAFKA_VERSION, _find_java
+from driftline.broker.port import Broker, NewTopic, Outgoing, TopicPartition
 from driftline.clock import SystemClock
 from driftline.config.settings import load_settings
 from driftline.config.stream import Stream, load, loads
@@ -24,7 +25,7 @@ from driftline.errors import AccessDenied
 from driftline.models.keys import ensure_key
 from driftline.ops.access_rights import acls, commands, roles
 from driftline.wire.topics import SERVICES, Topics
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 from driftline_app.cli.main import command_line
 from tests.secure_kafka import PASSWORD, SecureKafka
 
@@ -117,18 +118,12 @@ def played(site: Site) -> Site:
     site.run("producers", "produce", DATA, *stream, "--skip", str(WARM_UP))
     _send_nonsense(site)
     settings = load_settings(site.environment("operator"))
-    loops = [
-        build_loop(
-            service,
-            site.stream,
-            settings,
-            site.broker(service),
-            clock=SystemClock(),
-            reports=None,
-            synchronous=True,
-        )
-        for service in SERVICES
-    ]
+    clock = SystemClock()
+    loops = []
+    for service in SERVICES:
+        broker = site.broker(service)
+        handler = build_handler(service, site.stream, settings, broker, clock, synchronous=True)
+        loops.append(build_loop(service, site.stream, broker, handler, clock=clock))
     everything = {topic.name for topic in Topics(site.stream).plan()}
     try:
         for step in range(MOST_STEPS):

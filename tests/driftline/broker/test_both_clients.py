@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from driftline.broker import Broker, Committed, NewTopic, Outgoing, TopicPartition, connect
+from driftline.broker import connect
+from driftline.broker.port import Broker, Committed, NewTopic, Outgoing, TopicPartition
 
 pytestmark = pytest.mark.kafka
 

@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import pytest
 
-from driftline.broker import Committed, TopicPartition
 from driftline.broker.bounded import call_within
 from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
 from driftline.broker.librdkafka_values import ClientErrors
 from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Committed, TopicPartition
 from driftline.errors import BrokerUnavailable
 
 

@@ -8,11 +8,12 @@ import kafka.codec
 import pytest
 from kafka.errors import UnsupportedCodecError
 
-from driftline.broker import Broker, Consumer, Message, NewTopic, Outgoing, TopicPartition, connect
+from driftline.broker import connect
 from driftline.broker.kafka_python_consumer import KafkaPythonConsumer
 from driftline.broker.librdkafka_consumer import _records_of
 from driftline.broker.librdkafka_values import ck
 from driftline.broker.limits import TopicLimits
+from driftline.broker.port import Broker, Consumer, Message, NewTopic, Outgoing, TopicPartition
 from driftline.broker.scan import ranges, scan
 from driftline.config.stream import Client
 from driftline.errors import UnsupportedCodec

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driftline.broker import (
+from driftline.broker import connect
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.partitioner import partition_for
+from driftline.broker.port import (
     Broker,
     Committed,
     Consumer,
@@ -20,10 +23,7 @@ from driftline.broker import (
     OutgoingBatch,
     Producer,
     TopicPartition,
-    connect,
 )
-from driftline.broker.memory import MemoryBroker
-from driftline.broker.partitioner import partition_for
 from driftline.errors import (
     BrokerError,
     DeliveryFailed,

@@ -12,7 +12,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from driftline.broker import Client, NewTopic, Outgoing, TopicPartition, connect
+from driftline.broker import Client, connect
+from driftline.broker.port import NewTopic, Outgoing, TopicPartition
 from driftline.errors import BrokerError
 
 pytestmark = pytest.mark.kafka

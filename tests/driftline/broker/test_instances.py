@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from driftline.broker import Broker, Consumer, NewTopic, TopicPartition, connect
+from driftline.broker import connect
+from driftline.broker.port import Broker, Consumer, NewTopic, TopicPartition
 from driftline.config.stream import Client
 from driftline.errors import BrokerError
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from driftline.broker import TopicInfo
 from driftline.broker.kafka_python_producer import KafkaPythonProducer
 from driftline.broker.limits import TopicLimits
+from driftline.broker.port import TopicInfo
 from driftline.errors import BrokerUnavailable
 
 

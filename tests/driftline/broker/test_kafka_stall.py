@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from driftline.broker import Client, NewTopic, OutgoingBatch, TopicPartition, connect
+from driftline.broker import Client, connect
 from driftline.broker.local import LocalKafka, LocalKafkaStatus
+from driftline.broker.port import NewTopic, OutgoingBatch, TopicPartition
 from driftline.errors import DriftlineError
 from tests.conftest import without_kafka
 

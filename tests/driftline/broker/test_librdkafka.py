@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from driftline.broker import NewTopic, OutgoingBatch, TopicPartition, connect
+from driftline.broker import connect
+from driftline.broker.port import NewTopic, OutgoingBatch, TopicPartition
 
 pytestmark = pytest.mark.kafka
 

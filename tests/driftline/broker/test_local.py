@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftline.broker import NewTopic, connect
+from driftline.broker import connect
 from driftline.broker import local as local_kafka
 from driftline.broker.local import LocalKafka, LocalKafkaStatus
+from driftline.broker.port import NewTopic
 from driftline.errors import BrokerError, DriftlineError, MissingExtra
 from tests.conftest import without_kafka
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.broker import Committed, NewTopic, Outgoing, TopicPartition
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.memory_log import Member, assign_ranges
+from driftline.broker.port import Committed, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.errors import BrokerError, TransactionAborted
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
-from driftline.broker import NewTopic, Outgoing, TopicPartition
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.librdkafka import LibrdkafkaBroker
+from driftline.broker.port import NewTopic, Outgoing, TopicPartition
 from driftline.broker.probe import refusal
 from driftline.errors import AccessDenied, SettingsError
 from driftline.logs import log_command

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from driftline.config.stream import Span, Stream, describe, load, loads
+from driftline.config.stream import Span, Stream, load, loads
+from driftline.config.stream_keys import describe
 from driftline.errors import StreamFileError
 
 HEAD = 'version = 1\nname = "a"\ntask = "classification"\ntarget = "y"\n'

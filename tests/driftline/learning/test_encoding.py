@@ -5,12 +5,12 @@ import numpy as np
 from driftline.config.stream import loads
 from driftline.learning.encoding import (
     MAX_LEVELS,
+    MatrixEncoder,
     encode_matrix,
     fit_schema,
     matrix_columns,
-    unseen_mask,
 )
-from driftline.wire.feature_records import Columns
+from driftline.wire.columns import Columns
 
 STREAM = loads("""
 version = 1
@@ -58,7 +58,7 @@ def test_the_difference_of_two_encoded_numbers_is_a_finite_float32() -> None:
 def test_a_missing_category_is_all_zeros_if_none_was_missing_in_training() -> None:
     schema = fit_schema(STREAM, columns([1.0, 2.0], ["red", "blue"]), ["a", "b"])
     assert encode_matrix(schema, columns([1.0], [None])).tolist() == [[1.0, 0.0, 0.0, 2.0]]
-    assert unseen_mask(schema, columns([1.0], [None]))["colour"].tolist() == [False]
+    assert MatrixEncoder(schema).unseen(columns([1.0], [None]))["colour"].tolist() == [False]
 
 
 def test_only_frequent_categories_get_columns_but_rare_ones_are_not_unseen() -> None:
@@ -67,7 +67,7 @@ def test_only_frequent_categories_get_columns_but_rare_ones_are_not_unseen() -> 
     colour = schema.features[1]
     assert colour.levels == tuple(f"c{i:03d}" for i in range(50, 50 + MAX_LEVELS))
     assert len(colour.rare) == 50
-    mask = unseen_mask(schema, columns([1.0] * 3, ["c000", "c140", "new"]))
+    mask = MatrixEncoder(schema).unseen(columns([1.0] * 3, ["c000", "c140", "new"]))
     assert mask["colour"].tolist() == [False, False, True]
 
 

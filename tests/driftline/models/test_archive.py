@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from driftline.errors import PackageCheckFailed
-from driftline.models.archive import Limits, archive
+from driftline.models.archive import ArchiveLimits, archive
 from driftline.models.package import JOBLIB, MANIFEST, read_file, read_manifest
 from driftline.models.reference import load_reference
 
-SMALL = Limits(4, 1000, frozenset({"a", "b"}))
+SMALL = ArchiveLimits(4, 1000, frozenset({"a", "b"}))
 
 
 def zipped(

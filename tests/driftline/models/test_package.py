@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from driftline.errors import DigestMismatch, PackageCheckFailed, PackageError, UntrustedPackage
-from driftline.models import load as load_module
-from driftline.models import score as score_module
+from driftline.models import load, score
 from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
 from driftline.models.load import Models, VerifiedPackage
@@ -68,10 +67,10 @@ def no_deserializing(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("bytes were read before they were verified")
 
     for module, name in (
-        (load_module, "read_manifest"),
-        (load_module, "read_file"),
-        (load_module, "load_reference"),
-        (score_module, "OnnxScorer"),
+        (load, "read_manifest"),
+        (load, "read_file"),
+        (load, "load_reference"),
+        (score, "OnnxScorer"),
     ):
         monkeypatch.setattr(module, name, fail)
     monkeypatch.setattr("joblib.load", fail)

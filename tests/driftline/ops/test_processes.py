@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -53,11 +54,22 @@ def process(pid: int, birth: str) -> Process:
     return Process(service="inference", slot=0, pid=pid, born=birth, log="log")
 
 
-def started(code: str, log: Path) -> Process:
-    child = spawn([sys.executable, "-c", code], log)
-    while b"here" not in log.read_bytes():
-        assert child.poll() is None
-    return process(child.pid, born(child.pid) or "")
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[[str], Process]]:
+    """Return a function that starts Python code as a process."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(code: str) -> Process:
+        log = tmp_path / "log"
+        children.append(child := spawn([sys.executable, "-c", code], log))
+        while b"here" not in log.read_bytes():
+            assert child.poll() is None
+        return process(child.pid, born(child.pid) or "")
+
+    yield start
+    for child in children:
+        child.kill()
+        child.wait()
 
 
 def test_a_process_has_a_constant_start_time_and_none_after_its_end() -> None:
@@ -79,15 +91,17 @@ def test_a_change_of_the_wall_clock_does_not_change_the_start_time(
     assert born(os.getpid()) == before
 
 
-def test_a_process_is_asked_to_end_and_ends(tmp_path: Path) -> None:
-    obedient = started(OBEDIENT, tmp_path / "log")
+def test_a_process_is_asked_to_end_and_ends(started: Callable[[str], Process]) -> None:
+    obedient = started(OBEDIENT)
 
     assert stop([obedient], patience_s=20) == ()
     assert not obedient.alive
 
 
-def test_a_process_that_does_not_end_is_killed_and_returned(tmp_path: Path) -> None:
-    stubborn = started(STUBBORN, tmp_path / "log")
+def test_a_process_that_does_not_end_is_killed_and_returned(
+    started: Callable[[str], Process],
+) -> None:
+    stubborn = started(STUBBORN)
 
     assert stop([stubborn], patience_s=0) == (stubborn,)
     assert not stubborn.alive
@@ -192,9 +206,9 @@ def test_what_must_survive_a_power_failure_is_flushed_before_it_replaces_the_fil
 
 
 def test_processes_of_another_user_are_named_after_the_others_have_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    started: Callable[[str], Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    obedient = started(OBEDIENT, tmp_path / "log")
+    obedient = started(OBEDIENT)
     foreign = process(os.getpid(), born(os.getpid()) or "")
     kill = os.kill
 

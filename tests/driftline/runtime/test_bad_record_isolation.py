@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from driftline.broker import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.broker.memory import MemoryBroker, MemoryConsumer
+from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.broker.scan import handled
 from driftline.clock import ManualClock
 from driftline.config.stream import Delivery

@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.outcomes import handler as outcomes
-from driftline.audit import lineage as history
-from driftline.audit import reconcile, trace
+from consumers.outcomes import handler
+from driftline.audit import lineage, reconcile_tables, trace
 from driftline.broker.port import Message
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
@@ -25,10 +24,7 @@ from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec
 from driftline.wire.predictions import PredictionEncoder
 from driftline.wire.values import format_time, parse_time
-from monitor.partition_windows import read_outcomes as labelled
-from monitor.partition_windows import read_predictions as scored
-from monitor.partition_windows.read_outcomes import read_outcomes
-from monitor.partition_windows.read_predictions import ScoredReader
+from monitor.partition_windows import read_outcomes, read_predictions
 from tests.driftline.wire.test_wire import DECODERS, EVENTS
 
 # Valid or almost valid JSON that may break a decoder.
@@ -173,7 +169,7 @@ def test_an_accepted_feature_record_becomes_a_prediction_that_can_be_read(
         time_us = batch.times_us[place]
         assert event.time == (None if time_us is None else format_time(time_us))  # type: ignore[union-attr]
         messages.append(Message("s.predictions", 0, place, None, value))
-    scored = ScoredReader(stream).read(messages)
+    scored = read_predictions.ScoredReader(stream).read(messages)
     assert scored.positions.on_axis.tolist() == batch.positions(stream.axis)
 
 
@@ -198,7 +194,7 @@ def test_an_accepted_label_is_read_back_unchanged(stream: Stream, value: st.Data
 @given(value=damaged(examples_of("outcomes")), axis=st.sampled_from(["time", "row"]))
 @settings(max_examples=300)
 def test_the_monitor_reads_or_skips_any_damaged_outcome(value: bytes, axis: str) -> None:
-    read = read_outcomes(
+    read = read_outcomes.read_outcomes(
         [Message("s.outcomes", 0, 0, None, value)],
         stream(axis=axis, task="classification", key="@id", missing="impute"),
     )
@@ -245,7 +241,10 @@ def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
 
 def _structs() -> list[type[msgspec.Struct]]:
     """Return all structs of events, including those with which services read part of an event."""
-    modules = [events, envelope, reconcile, trace, history, scored, labelled, outcomes]
+    modules = [
+        *(events, envelope, reconcile_tables, trace, lineage),
+        *(read_predictions, read_outcomes, handler),
+    ]
     found = {
         kind
         for module in modules

@@ -18,7 +18,7 @@ from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import new_key
 from driftline.ops.status import INPUTS
 from driftline.wire.topics import SERVICES, Service, Topics, apply
-from driftline_app.assembly import build_loop
+from driftline_app.assembly import build_handler, build_loop
 
 STREAM: Final = loads(
     """
@@ -134,9 +134,8 @@ def test_a_service_continues_despite_unusable_commit_metadata(
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     commit(broker, service, metadata, with_id=with_id)
     with caplog.at_level(logging.WARNING):
-        loop = build_loop(
-            service, STREAM, settings, broker, clock=clock, reports=None, synchronous=True
-        )
+        handler = build_handler(service, STREAM, settings, broker, clock, synchronous=True)
+        loop = build_loop(service, STREAM, broker, handler, clock=clock)
         for _ in range(4):
             loop.step(0)
             clock.advance(1.0)
@@ -157,9 +156,8 @@ def test_a_service_rejects_a_stream_file_whose_windows_are_on_another_axis(
     new_key(tmp_path / "keys")
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     commit(broker, service, '{"axis":"time"}')
-    loop = build_loop(
-        service, STREAM, settings, broker, clock=clock, reports=None, synchronous=True
-    )
+    handler = build_handler(service, STREAM, settings, broker, clock, synchronous=True)
+    loop = build_loop(service, STREAM, broker, handler, clock=clock)
     with pytest.raises(StreamFileError, match="counts windows in records"):
         loop.step(0)
     commit(broker, service, '{"axis":"row"}')

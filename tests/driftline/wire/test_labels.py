@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_keys import quoted
 from driftline.errors import DataError
-from driftline.wire.feature_records import Label, LabelCodec, text
+from driftline.wire.labels import Label, LabelCodec
+from driftline.wire.values import text
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=10)
 columns = words.filter(lambda name: name not in ("@row", "@id", "@at", "a"))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_keys import quoted, quoted_key
-from driftline.wire.feature_records import RecordCodec, decode_all, format_time, parse_time, text
-from driftline.wire.values import MAX_NUMBER, pattern_reader
+from driftline.wire.feature_records import RecordCodec
+from driftline.wire.values import MAX_NUMBER, format_time, parse_time, pattern_reader, text
 
 names = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=12
@@ -221,13 +221,3 @@ def test_the_fast_parser_of_a_pattern_gives_the_same_time_as_strptime(moment: An
 @given(st.integers(-(10**16), 10**17))
 def test_formatted_times_are_parsed_to_the_same_value(us: int) -> None:
     assert parse_time(format_time(us)) == us
-
-
-def test_joined_batches_have_consecutive_indexes() -> None:
-    codec = RecordCodec(stream('a = "number"'))
-    values = [f'{{"id": {i}, "@row": {i}, "a": {i}}}'.encode() for i in range(10)]
-    values[7] = b"?"
-    batch = decode_all(codec, values, batch=3)
-    assert batch.kept == [0, 1, 2, 3, 4, 5, 6, 8, 9]
-    assert batch.rejected[0].index == 7
-    assert batch.columns.numbers["a"].tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]

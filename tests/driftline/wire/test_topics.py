@@ -12,7 +12,7 @@ from driftline.broker.port import NewTopic
 from driftline.config.stream import Span
 from driftline.errors import TopicMismatch
 from driftline.wire.topics import MAX_RECORD_BYTES, Topics, apply, differences, require
-from driftline_app.cli.services import _await_topics
+from driftline_app.service_process import await_topics
 from tests.world import STREAM
 
 TOPICS = Topics(STREAM)
@@ -122,7 +122,7 @@ def test_a_service_starts_on_a_topic_that_keeps_more_and_logs_this_once(
 ) -> None:
     broker = recreated(TOPICS.features, KEPT | {"retention.ms": "-1"})
     with caplog.at_level(logging.WARNING):
-        _await_topics(broker, TOPICS, "inference", threading.Event(), lambda _: None)
+        await_topics(broker, TOPICS, "inference", threading.Event(), lambda _: None)
 
     assert caplog.messages == [
         "s.features: retention.ms is -1, planned 2592000000: more than planned, which is allowed"
@@ -133,4 +133,4 @@ def test_a_service_does_not_start_on_a_topic_with_a_too_short_retention() -> Non
     broker = recreated(TOPICS.features, KEPT | {"retention.ms": "1000"})
 
     with pytest.raises(TopicMismatch, match=r"retention\.ms is 1000"):
-        _await_topics(broker, TOPICS, "inference", threading.Event(), lambda _: None)
+        await_topics(broker, TOPICS, "inference", threading.Event(), lambda _: None)

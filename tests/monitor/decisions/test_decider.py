@@ -18,7 +18,7 @@ from driftline.wire.events import (
     PerformanceWindow,
     RetrainRequest,
 )
-from driftline.wire.feature_records import format_time
+from driftline.wire.values import format_time
 from monitor.decisions.decider import Decider
 from monitor.reference.quality import QUALITIES
 from tests.monitor.streams import small_stream

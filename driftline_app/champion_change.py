@@ -3,6 +3,7 @@
 In: the models topic and the signing key. Out: signed records in the models topic.
 """
 
+from contextlib import closing
 from datetime import UTC, datetime
 
 import msgspec
@@ -13,7 +14,7 @@ from driftline.models.keys import Signer, Trusted
 from driftline.models.signed import sign
 from driftline.wire.events import ModelAnnounced, ModelsEvent, RolePointer
 from driftline.wire.topics import Topics
-from driftline_app.cli.options import Context
+from driftline_app.context import Context
 
 
 class ChampionChange(msgspec.Struct, frozen=True):
@@ -79,13 +80,10 @@ def _ignored(context: Context, key: str) -> SettingsError:
 
 
 def _send(context: Context, signer: Signer, *events: ModelsEvent) -> None:
-    producer = context.broker.producer(client_id="driftline-models")
-    try:
+    with closing(context.broker.producer(client_id="driftline-models")) as producer:
         for event in events:
             producer.send(sign(record_of(Topics(context.stream), event), signer))
         producer.flush()
-    finally:
-        producer.close()
 
 
 def _now() -> str:

@@ -1,0 +1,224 @@
+"""Find values in a stream file that have the right type but are not usable, or not together.
+
+Input: the parsed TOML, or the `Stream` made from it. Output: `Problem`s.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from driftline.config.stream_keys import quoted, quoted_key, toml
+from driftline.errors import DataError
+
+if TYPE_CHECKING:
+    from driftline.config.stream import Span, Stream
+
+# Larger numbers lose digits in JSON, and no stream is that long. Sums of such numbers fit into 64
+# bits.
+_MOST: Final = 2**53
+# Kafka allows 249 characters. A run names files after topics and adds `-999.log`, and file names
+# have at most 255.
+_LONGEST_TOPIC: Final = 247
+# The numbers of slides that a window may have: the divisors of its twenty panes.
+_OVERLAPS: Final = (1, 2, 4, 5, 10, 20)
+_METRICS: Final = {
+    "classification": ("accuracy", "balanced_accuracy", "f1_macro"),
+    "regression": ("mae", "rmse"),
+}
+
+
+class Problem(NamedTuple):
+    """A key of a stream file with a wrong value: what was expected, and what to do about it."""
+
+    key: str
+    reason: str
+    hint: str = ""
+
+
+def unusable_number(raw: Mapping[str, Any]) -> Problem | None:
+    """Return the first number that is too large or not finite, or None.
+
+    Only the bounds of a feature may be infinite.
+
+    >>> unusable_number({"retrain": {"renew": float("nan")}})
+    Problem(key='retrain.renew', reason='Expected a number, got nan', hint='')
+    """
+    for key, value in _numbers(raw, ""):
+        if isinstance(value, int) and abs(value) > _MOST:
+            limit = f"at most {_MOST}" if value > 0 else f"at least {-_MOST}"
+            return Problem(key, f"Expected a number of {limit}, got {_short(value)}")
+        is_bound = key.startswith("features.") and key.endswith((".min", ".max"))
+        if math.isnan(value) or (math.isinf(value) and not is_bound):
+            return Problem(key, f"Expected a number, got {value}")
+    return None
+
+
+def problems(stream: "Stream") -> Iterator[Problem]:
+    """Yield what is wrong with a stream whose defaults are filled in.
+
+    Only the first problem is reliable, because it may cause others.
+    """
+    yield from _zero_spans(stream)
+    yield from _columns(stream)
+    yield from _time(stream)
+    yield from _windows(stream)
+    try:
+        _ = stream.simulate.delay
+    except ValueError as error:
+        yield Problem("simulate.label_delay", str(error))
+    retrain = stream.retrain
+    if retrain.policy != "drift" and retrain.on != type(retrain)().on:
+        reason = f'Expected only with policy = "drift", got "{retrain.policy}"'
+        yield Problem("retrain.on", reason)
+    yield from _axes(stream)
+    yield from _topics(stream)
+
+
+def _zero_spans(stream: "Stream") -> Iterator[Problem]:
+    """Yield spans that must be positive and are zero. `windows.idle` must also be a duration."""
+    for key, span in (
+        ("time.step", stream.time.step),
+        ("windows.span", stream.windows.span),
+        ("windows.slide", stream.windows.slide),
+        ("windows.max_ahead", stream.windows.max_ahead),
+        ("windows.idle", stream.windows.idle),
+        ("drift.block", stream.drift.block),
+        ("retrain.every", stream.retrain.every),
+        ("retrain.train_on", stream.retrain.train_on),
+        ("retrain.budget.per", _budget(stream)),
+        ("kafka.retention", stream.kafka.retention),
+    ):
+        if span is not None and not _amount(span):
+            yield Problem(key, f"Expected more than 0, got {toml(span)}")
+    idle = stream.windows.idle
+    if idle.us is None:
+        yield Problem("windows.idle", f'Expected a duration such as "10s", got {toml(idle)}')
+
+
+def _columns(stream: "Stream") -> Iterator[Problem]:
+    allowed = _METRICS[stream.task]
+    if stream.metric not in allowed:
+        reason = f"Expected one of {', '.join(allowed)} for {stream.task}, got {stream.metric}"
+        yield Problem("metric", reason)
+    if not stream.features:
+        yield Problem("features", "Expected at least one feature")
+    if stream.target in stream.features:
+        reason = f"Expected no target among the features, but {stream.target!r} is it"
+        yield Problem("features", reason)
+    if clash := set(stream.derived) & {*stream.features, stream.target}:
+        reason = f"Expected new names, but {sorted(clash)[0]!r} is already a column"
+        yield Problem("derived", reason)
+    yield from _derived(stream)
+    if wrong := set(stream.record.drop) & {*stream.features, stream.target, stream.record.id}:
+        reason = f"Expected unused columns, but {sorted(wrong)[0]!r} is needed"
+        yield Problem("record.drop", reason)
+
+
+def _derived(stream: "Stream") -> Iterator[Problem]:
+    if not stream.derived:
+        return
+    # Import it here, because only streams with derived features need it.
+    from driftline.config.expressions import Expression
+
+    kinds = {column: spec.kind for column, spec in stream.inputs.items()}
+    for name, expression in stream.derived.items():
+        try:
+            Expression(expression, kinds)
+        except DataError as error:
+            yield Problem(f"derived.{quoted_key(name)}", error.message, error.hint)
+
+
+def _time(stream: "Stream") -> Iterator[Problem]:
+    time = stream.time
+    if time.sequence is not None:
+        if (time.column, time.start, time.step, time.format) != (None, None, None, None):
+            yield Problem("time", "Expected either `sequence` or the keys of a time, not both")
+        return
+    if (time.start is None) != (time.step is None):
+        yield Problem("time", "Expected `start` and `step` together")
+    if time.start is None and time.column is None:
+        yield Problem("time", "Expected `column`, or `start` and `step`, or `sequence`")
+    if time.step is not None and time.step.us is None:
+        yield Problem("time.step", "Expected a duration")
+
+
+def _windows(stream: "Stream") -> Iterator[Problem]:
+    windows = stream.windows
+    if windows.records is not None and windows.span is not None:
+        yield Problem("windows", "Expected `records` or `span`, not both")
+    if windows.span is not None and (windows.span.us is None or not stream.has_time):
+        yield Problem("windows.span", "Expected a duration, on a stream with event time")
+    by_row = windows.records is not None
+    unit = "a number of records" if by_row else "a duration"
+    if windows.lateness is not None and (windows.lateness.records is None) == by_row:
+        yield Problem("windows.lateness", f"Expected {unit}")
+    if windows.max_ahead is not None and (windows.max_ahead.records is None) == by_row:
+        yield Problem("windows.max_ahead", f"Expected {unit} above 0")
+    if windows.slide is not None:
+        size, slide = stream.window_size, _amount(windows.slide)
+        if (windows.slide.records is None) == by_row or size not in (n * slide for n in _OVERLAPS):
+            yield Problem(
+                "windows.slide",
+                f"Expected the window of {windows.span or f'{size} records'}, or half, a quarter, "
+                f"fifth, tenth or twentieth of it, got {windows.slide}",
+            )
+
+
+def _axes(stream: "Stream") -> Iterator[Problem]:
+    """Yield spans that are not on the axis of the stream or of its windows."""
+    labels, block, retrain = stream.labels, stream.drift.block, stream.retrain
+    if not stream.has_time:
+        for key, span in (
+            ("labels.horizon", labels.horizon),
+            ("retrain.cooldown", retrain.cooldown),
+            ("retrain.train_on", retrain.train_on),
+            ("drift.block", block),
+            ("retrain.every", retrain.every),
+            ("retrain.budget.per", _budget(stream)),
+        ):
+            if span is not None and span.us is not None:
+                yield Problem(key, "Expected a number of records: the stream has no event time")
+    by_row = stream.axis == "row"
+    numbered = by_row and not (stream.time.step is not None and stream.time.column is None)
+    for key, span in (("labels.horizon", labels.horizon), ("drift.block", block)):
+        if span is not None and span.us is not None and numbered:
+            yield Problem(key, "Expected a number of records, like the windows, or windows.span")
+        if span is not None and span.records is not None and not by_row:
+            yield Problem(key, "Expected a duration, like the windows")
+
+
+def _topics(stream: "Stream") -> Iterator[Problem]:
+    prefix = stream.kafka.topic_prefix
+    if (length := len(f"{prefix}{stream.name}.deadletters")) > _LONGEST_TOPIC:
+        yield Problem(
+            "kafka.topic_prefix",
+            f"Expected names of topics up to {_LONGEST_TOPIC} characters, got {length} with "
+            f"{quoted(prefix[:20])}… and the name {quoted(stream.name)}",
+        )
+    if stream.kafka.retention is not None and stream.kafka.retention.us is None:
+        yield Problem("kafka.retention", "Expected a duration")
+
+
+def _budget(stream: "Stream") -> "Span | None":
+    return stream.retrain.budget.per if stream.retrain.budget else None
+
+
+def _amount(span: "Span") -> int:
+    return span.us or span.records or 0
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, int | float]]:
+    """Yield all numbers in a parsed TOML with their keys."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _numbers(item, f"{key}.{quoted_key(name)}" if key else quoted_key(name))
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            yield from _numbers(item, f"{key}[{place}]")
+    elif isinstance(value, int | float):
+        yield key, value
+
+
+def _short(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"a number of {len(text)} characters"

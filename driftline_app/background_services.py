@@ -1,0 +1,187 @@
+"""Start and stop the services of a stream as background processes of this machine.
+
+In: the folder of the stream's processes, and the services to run. Out: a request to the supervisor,
+which starts them and keeps them running; a supervisor is started if there is none.
+"""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from driftline.errors import DriftlineError
+from driftline.ops.processes import (
+    Process,
+    Request,
+    ServiceState,
+    Wanted,
+    forget_ended,
+    read_processes,
+    read_request,
+    read_state,
+    read_supervisor,
+    stop,
+    write_processes,
+    write_request,
+)
+from driftline.ops.supervisor import STOP_PATIENCE_S, output_of, start_supervisor
+from driftline.ops.workers import START_PATIENCE_S
+from driftline.wire.topics import Service
+from driftline_app.service_process import service_command
+
+_POLL_EVERY_S: Final = 0.1
+_LOG_LINES: Final = 15
+# The time that a supervisor needs to end after its services.
+_STOP_MARGIN_S: Final = 5.0
+
+Supervisor = subprocess.Popen[bytes]
+
+
+class Stopped(msgspec.Struct, frozen=True):
+    """The services that ran; `killed` are those that did not end in time."""
+
+    stopped: tuple[Process, ...]
+    killed: tuple[Process, ...]
+
+
+def start_services(
+    folder: Path, slots: Sequence[tuple[Service, int]], file: Path, servers: str
+) -> tuple[Process, ...]:
+    """Start the workers that do not run yet. Return all workers when each has joined its group.
+
+    Raises DriftlineError.
+    """
+    wanted = []
+    for service, slot in slots:
+        log = str((folder / f"{service}-{slot}.log").absolute())
+        command = (*service_command(service, slot, file, servers), "--log-file", log)
+        wanted.append(Wanted(service, slot, command, log))
+    request, started = ask_supervisor(folder, wanted)
+    wait_for_supervisor(folder, request, started)
+    deadline_s = time.monotonic() + START_PATIENCE_S
+    for each in request.services:
+        while not _has_started(folder, each):
+            if time.monotonic() > deadline_s:
+                raise _failed(each, f"is not running after {START_PATIENCE_S:g} s")
+            time.sleep(_POLL_EVERY_S)
+    return tuple(p for each in request.services if (p := _process(folder, each)) is not None)
+
+
+def replace_supervisor(folder: Path) -> bool:
+    """Start a supervisor if services run without one. Return whether it was started.
+
+    Raises DriftlineError.
+    """
+    if read_supervisor(folder) is not None or not any(p.alive for p in read_processes(folder)):
+        return False
+    wait_for_supervisor(folder, *ask_supervisor(folder, ()))
+    return True
+
+
+def stop_services(folder: Path) -> Stopped:
+    """Stop the supervisor and all services, and wait until they have ended."""
+    supervisor = read_supervisor(folder)
+    running = tuple(process for process in read_processes(folder) if process.alive)
+    # The supervisor first, because it would restart the services.
+    everything = [*([supervisor] if supervisor else []), *running]
+    killed = {process.pid for process in stop(everything, patience_s=STOP_PATIENCE_S)}
+    # Then whatever the supervisor was starting in that moment.
+    stop(read_processes(folder), patience_s=STOP_PATIENCE_S)
+    write_processes(folder, ())
+    write_request(folder, Request((read_request(folder) or Request()).number))
+    return Stopped(running, tuple(process for process in running if process.pid in killed))
+
+
+def written_state(folder: Path, process: Process) -> ServiceState | None:
+    """Return the state that this process has written, and not an earlier one of the same name."""
+    state = read_state(folder, process.service, process.slot)
+    return state if state is not None and state.pid == process.pid else None
+
+
+def ask_supervisor(folder: Path, services: Sequence[Wanted]) -> tuple[Request, Supervisor | None]:
+    """Ask the supervisor to run these services too. Start a supervisor if there is none.
+
+    Return the request, and the supervisor if it was started.
+    """
+    wanted = {}
+    supervisor = read_supervisor(folder)
+    last = read_request(folder) or Request()
+    alive = {process.name for process in read_processes(folder) if process.alive}
+    for known in last.services:
+        if supervisor is not None or known.name in alive:
+            wanted[known.name] = known
+    for each in services:
+        wanted[each.name] = each
+    forget_ended(folder)
+    handled = 0 if supervisor is None else supervisor.request
+    request = Request(max(last.number, handled) + 1, tuple(wanted.values()))
+    write_request(folder, request)
+    return request, start_supervisor(folder) if supervisor is None else None
+
+
+def wait_for_supervisor(folder: Path, request: Request, started: Supervisor | None) -> None:
+    """Wait until the supervisor has accepted the request. Raises DriftlineError.
+
+    If it does not, stop the supervisor that was `started` for it, unless services ran before: it
+    would stop them, too.
+    """
+    deadline_s = time.monotonic() + START_PATIENCE_S
+    while (supervisor := read_supervisor(folder)) is None or supervisor.request != request.number:
+        if time.monotonic() > deadline_s:
+            raise _no_supervisor(folder, started)
+        time.sleep(_POLL_EVERY_S)  # until the other process writes its file
+
+
+def _no_supervisor(folder: Path, started: Supervisor | None) -> DriftlineError:
+    """Return the error that the supervisor does not accept a request, after stopping it."""
+    logs = _last_lines(folder / "supervisor.log", folder / "supervisor.err")
+    hint = "check that the disk is not full and the folder is writable, then run it again"
+    if started is None or any(process.alive for process in read_processes(folder)):
+        who = "the supervisor" if started is None else f"the supervisor (pid {started.pid})"
+        return DriftlineError(f"{who} runs, but does not accept the request{logs}", hint=hint)
+    if started.poll() is None:
+        started.terminate()  # it stops the services that it has started
+        try:
+            started.wait(STOP_PATIENCE_S + _STOP_MARGIN_S)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+        end = "did not write its state, and was stopped"
+    else:
+        end = f"ended with exit code {started.returncode}"
+    return DriftlineError(f"the supervisor does not start: it {end}{logs}", hint=hint)
+
+
+def _has_started(folder: Path, wanted: Wanted) -> bool:
+    """Return whether a service has joined its group. Raises DriftlineError if it has ended."""
+    if (process := _process(folder, wanted)) is None:
+        return False
+    if process.failures:
+        raise _failed(wanted, f"has ended: {process.error}")
+    state = written_state(folder, process)
+    return state is not None and state.state != "starting"
+
+
+def _failed(wanted: Wanted, problem: str) -> DriftlineError:
+    return DriftlineError(
+        f"{wanted.name} {problem}{_last_lines(Path(wanted.log), output_of(wanted))}",
+        hint="the supervisor keeps restarting it, and the other services run; `driftline status` "
+        "shows them, `driftline down` stops them",
+    )
+
+
+def _process(folder: Path, wanted: Wanted) -> Process | None:
+    return next((p for p in read_processes(folder) if p.name == wanted.name), None)
+
+
+def _last_lines(*logs: Path) -> str:
+    """Return the last lines of those files that exist and are not empty, each after a title."""
+    shown = ""
+    for log in logs:
+        if log.exists() and (text := log.read_text(encoding="utf-8", errors="replace")):
+            end = "\n".join(text.splitlines()[-_LOG_LINES:])
+            shown += f"\nthe last lines of {log}:\n{end}"
+    return shown

@@ -1,0 +1,55 @@
+"""Compare estimated metrics of windows with those computed from the labels that arrived later.
+
+In: the topics `windows` and `outcomes`. Out: one pair for each window that has both, and a sentence
+about the errors.
+"""
+
+from collections.abc import Callable
+
+from driftline.broker.port import Broker
+from driftline.broker.scan import Progress, ranges, scan, size
+from driftline.config.stream import Stream
+from driftline.wire.envelope import decode, outcomes_decoder, windows_decoder
+from driftline.wire.events import DataWindow, Outcome
+from driftline.wire.topics import Topics
+from monitor.estimates.coverage import Coverage, EstimateComparison, Truth
+
+
+def compare_estimates(
+    broker: Broker, stream: Stream, total: Callable[[int], None], progress: Progress
+) -> list[EstimateComparison]:
+    """Return the windows that have both an estimate and labels.
+
+    `total` is called once with the number of offsets to read, and `progress` with the number read
+    since its last call. Raises BrokerError.
+    """
+    topics = Topics(stream)
+    span = ranges(broker, [topics.windows, topics.outcomes])
+    total(size(span))
+    windows: list[DataWindow] = []
+    truth = Truth(stream)
+    for messages in scan(broker, span, progress=progress):
+        outcomes = []
+        for message in messages:
+            if message.topic == topics.windows:
+                window = decode(windows_decoder, message)
+                if isinstance(window, DataWindow):
+                    windows.append(window)
+            elif isinstance(outcome := decode(outcomes_decoder, message), Outcome):
+                outcomes.append(outcome)
+        truth.add(outcomes)
+    return truth.compare(windows)
+
+
+def error_sentence(found: Coverage) -> str:
+    """Return a sentence about the errors of estimates.
+
+    >>> error_sentence(Coverage(9, 0.0214, 8 / 9, 0.0405))
+    'estimates without labels: mean error 0.0214 over 9 windows, 89% of the true values within \
+the 95% interval (mean error of the held-out metric: 0.0405)'
+    """
+    return (
+        f"estimates without labels: mean error {found.mean_absolute_error:.3g} over "
+        f"{found.windows} windows, {found.covered:.0%} of the true values within the 95% interval "
+        f"(mean error of the held-out metric: {found.held_out_error:.3g})"
+    )

@@ -1,0 +1,91 @@
+"""Fill the report of a run from its events and metrics, and write it."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from driftline.learning.metrics import higher_is_better
+from driftline.wire.events import DriftEvent, RetrainDecision, RetrainRequest, RolePointer
+from driftline_app.replay.observer import ObservedEvent
+from driftline_app.replay.simulation import RunResult, Simulation
+from driftline_app.report.page import write_report
+from driftline_app.report.values import Happened, MetricOverTime, RunEvent, RunReport, Totals
+
+# Blocks in the chart of the report: enough to show a drop and a recovery without noise.
+_BLOCKS: Final = 100
+
+
+def write_run_report(path: Path, simulation: Simulation, result: RunResult) -> None:
+    """Write the HTML report of a finished run."""
+    stream = simulation.stream
+    block = max(1, result.records // _BLOCKS)
+    rows, values = simulation.observer.compared.over_time(block)
+    metric = result.metric
+    drawn = {file.name for file in (path.parent / "reports").glob("*.html")}
+    write_report(
+        path,
+        RunReport(
+            stream=stream.name,
+            run=path.parent.name,
+            metric=metric.name,
+            higher_is_better=higher_is_better(metric.name),
+            baseline=stream.baseline,
+            totals=Totals(
+                records=result.records,
+                predictions=result.predictions,
+                outcomes=result.outcomes,
+                dead_letters=result.dead_letters,
+                lost=result.lost,
+                windows=result.windows,
+                models=len(result.models),
+                loop=metric.loop,
+                static=metric.static,
+                baseline=metric.baseline,
+                seconds=result.seconds,
+            ),
+            over_time=MetricOverTime(
+                rows=tuple(rows),
+                loop=tuple(values["loop"]),
+                static=tuple(values["static"]),
+                baseline=tuple(values["baseline"]),
+                block=block,
+            ),
+            events=tuple(
+                event
+                for observed in simulation.events
+                if (event := report_event(observed, drawn)) is not None
+            ),
+            changes=tuple(
+                change for change in simulation.changes if rows and change.row <= rows[-1]
+            ),
+        ),
+    )
+
+
+def report_event(observed: ObservedEvent, drawn: Collection[str] = ()) -> RunEvent | None:
+    """Return the report's entry for an event; None if another event covers it.
+
+    It links to Evidently's report if that is among `drawn`, the file names of the run's reports.
+    """
+    event = observed.event
+    what: Happened
+    match event:
+        case DriftEvent():
+            what = f"drift {event.action}"  # type: ignore[assignment]  # one of the three
+            return RunEvent(
+                row=observed.row,
+                what=what,
+                text=event.message,
+                id=event.id,
+                drift=event.kind,
+                report=f"reports/{event.report}" if event.report in drawn else None,
+            )
+        case RetrainRequest():
+            return RunEvent(row=observed.row, what="retrain", text=event.reason, id=event.id)
+        case RetrainDecision():
+            what = "swap" if event.promoted else "kept"
+            return RunEvent(row=observed.row, what=what, text=event.reason, id=event.id)
+        case RolePointer(by="trainer"):
+            return None  # the decision covers it, with its reason
+        case RolePointer():
+            return RunEvent(row=observed.row, what="swap", text=event.reason, id=event.digest)

@@ -1,0 +1,154 @@
+"""Run one worker of a service in this process, until it is stopped.
+
+In: the service, its stream and broker. Out: the log and the state file of the worker, besides what
+the service publishes.
+"""
+
+import faulthandler
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from driftline.broker.port import Broker
+from driftline.clock import SystemClock
+from driftline.errors import BrokerUnavailable, DriftlineError
+from driftline.logs import Speaker, log_service
+from driftline.ops.processes import file_digest, folder_of
+from driftline.wire.topics import Service, Topics, require
+from driftline_app.assembly import build_handler, build_loop
+from driftline_app.context import Context
+from driftline_app.observed_handler import ObservedHandler
+
+log = logging.getLogger(__name__)
+
+# Allocations minus deallocations that trigger a garbage collection: several batches of records.
+_GC_THRESHOLD: Final = 50_000
+# Arenas of CPython's allocator, 1 MB each, that the objects of a batch of 2,000 records fill.
+_KEPT_ARENAS: Final = 16
+_ARENA_BYTES: Final = 1 << 20
+_OBJECT_BYTES: Final = 400  # objects up to 512 bytes are allocated in arenas
+_kept: list[bytes] = []
+
+# Pauses between attempts to reach the broker at the start. An attempt itself takes up to 10 s.
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 8.0
+
+
+def service_command(service: Service, slot: int, file: Path, servers: str) -> tuple[str, ...]:
+    """Return the command that runs a worker of a service in a process of its own."""
+    return (
+        *(sys.executable, "-m", "driftline_app.cli", service, "--stream", str(file.absolute())),
+        *("--bootstrap-server", servers, "--slot", str(slot)),
+    )
+
+
+def run_service(
+    context: Context, service: Service, slot: int, *, file: Path, log_file: Path | None
+) -> None:
+    """Wait for the broker, check the topics, then run a worker until SIGINT or SIGTERM.
+
+    `file` is the stream file. Raises DriftlineError.
+    """
+    faulthandler.enable()  # print a traceback if the interpreter crashes
+    stop = threading.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, lambda *_: stop.set())
+    settings, stream, broker = context.settings, context.stream, context.broker
+    log_service(
+        Speaker(f"{stream.kafka.topic_prefix}{stream.name}", service, slot),
+        level=settings.log_level,
+        format=settings.log_format,
+        file=log_file,
+    )
+    handler: ObservedHandler | None = None
+    try:
+        handler = _observed_handler(context, service, slot, file_digest(file))
+        loop = build_loop(
+            service,
+            stream,
+            broker,
+            handler,
+            clock=SystemClock(),
+            slot=slot,
+            on_connection=handler.on_connection,
+        )
+        servers, client = settings.bootstrap_servers, settings.client
+        log.info("starting %s of stream %s; Kafka: %s by %s", service, stream.name, servers, client)
+        await_topics(broker, Topics(stream), service, stop, handler.on_connection)
+        _prepare_memory()
+        loop.run(stop, max_wait_s=stream.kafka.max_wait_ms / 1000)
+    except BaseException as error:
+        if handler is not None:
+            handler.write("failed", error=str(error) or type(error).__name__)
+        # Python prints the error to standard error; the log may be a file.
+        log.error("failed: %s", error, exc_info=not isinstance(error, DriftlineError))
+        raise
+    handler.write("stopped")
+
+
+def _observed_handler(
+    context: Context, service: Service, slot: int, digest: str
+) -> ObservedHandler:
+    """Return the handler of a service, wrapped to write the state file of the worker."""
+    settings, stream, broker = context.settings, context.stream, context.broker
+    clock, topics, folder = SystemClock(), Topics(stream), folder_of(settings, stream)
+
+    def count_members() -> int:
+        with closing(broker.admin()) as admin:
+            return admin.group_members(topics.group(service))
+
+    return ObservedHandler(
+        build_handler(service, stream, settings, broker, clock, reports=folder / "reports"),
+        service,
+        topics,
+        clock=clock,
+        slot=slot,
+        folder=folder,
+        stream_digest=digest,
+        count_members=count_members,
+    )
+
+
+def await_topics(
+    broker: Broker,
+    topics: Topics,
+    service: Service,
+    stop: threading.Event,
+    on_connection: Callable[[str | None], None],
+) -> None:
+    """Wait until the broker can be reached, or `stop` is set. Raises TopicMismatch."""
+    pause_s = _FIRST_PAUSE_S
+    while not stop.is_set():
+        try:
+            with closing(broker.admin()) as admin:
+                more = require(admin, topics, role=service)
+        except BrokerUnavailable as error:
+            on_connection(error.message)
+            level = logging.WARNING if pause_s == _FIRST_PAUSE_S else logging.DEBUG
+            log.log(level, "waiting for Kafka: %s", error.message)
+            stop.wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        else:
+            on_connection(None)
+            for difference in more:
+                log.warning("%s: more than planned, which is allowed", difference)
+            return
+
+
+def _prepare_memory() -> None:
+    """Tune the interpreter for batches: thousands of objects that are freed together."""
+    # Imported objects are never freed, and those of a batch are freed with it. Searching thousands
+    # of live records for reference cycles takes a tenth of the time and finds none.
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD, 10, 10)
+    # CPython returns an empty arena to the system, and the next batch allocates it again, which
+    # causes more than half of all page faults. An object in the arena prevents that. There are two
+    # objects for each arena, because arenas may begin between two of them.
+    filled = [bytes(_OBJECT_BYTES) for _ in range(_KEPT_ARENAS * _ARENA_BYTES // _OBJECT_BYTES)]
+    _kept.extend(filled[:: _ARENA_BYTES // _OBJECT_BYTES // 2])
