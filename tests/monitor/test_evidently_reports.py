@@ -64,7 +64,7 @@ def test_a_background_process_draws_reports_and_skips_those_above_the_limit(
     reports = Reports(ODD, tmp_path, synchronous=False)
     for number in range(MAX_WAITING + 2):
         reports.draw(f"{number}.html", *parts())
-    assert "left out" in caplog.text
+    assert "skipping report" in caplog.text
     reports.wait()
     assert (tmp_path / "0.html").exists()
     reports.close()
