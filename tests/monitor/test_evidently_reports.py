@@ -110,7 +110,7 @@ def test_a_report_is_drawn_for_an_event_without_a_drifted_column(
     opened = [event for event in driver.drift() if event.action == "opened"]
     assert [event.kind for event in opened] == ["data" if what == "relation" else "quality"]
     assert {path.name for path in tmp_path.iterdir()} == {event.report for event in opened}
-    assert "is not drawn" not in caplog.text
+    assert "skipping report" not in caplog.text
 
 
 def test_a_report_that_cannot_be_drawn_is_logged(
