@@ -28,22 +28,22 @@ def build_handler(
     clock: Clock,
     *,
     reports: Path | None = None,
-    in_process: bool = False,
+    synchronous: bool = False,
 ) -> Handler:
     """Return the handler of a service.
 
     `reports` is the folder for reports by Evidently; without it none are written. With
-    `in_process` (`driftline run`), training and reports run synchronously in this thread, and no
+    `synchronous` (`driftline run`), training and reports run synchronously in this thread, and no
     state is kept on disk, because a run is never restarted. Otherwise they run in processes of
     their own, while the loop keeps polling.
     """
-    state = None if in_process else state_of(settings, stream)
+    state = None if synchronous else state_of(settings, stream)
     match service:
         case "inference":
             from consumers.inference.handler import InferenceHandler
 
             return InferenceHandler(
-                stream, Models.of(settings, stream), clock, in_thread=not in_process
+                stream, Models.of(settings, stream), clock, background=not synchronous
             )
         case "outcomes":
             from consumers.outcomes.handler import OutcomesHandler
@@ -57,12 +57,12 @@ def build_handler(
                 Models.of(settings, stream),
                 reports=_if_drawable(reports),
                 state=state and state / "monitor",
-                in_process=in_process,
+                synchronous=synchronous,
             )
         case "trainer":
             from trainer.build import build_trainer
 
-            return build_trainer(stream, settings, broker, clock, in_process=in_process)
+            return build_trainer(stream, settings, broker, clock, synchronous=synchronous)
 
 
 def build_loop(

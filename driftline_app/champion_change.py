@@ -68,7 +68,7 @@ def sign_unsigned(context: Context) -> tuple[ModelsEvent, ...]:
 
 
 def _ignored(context: Context, key: str) -> SettingsError:
-    why = catalog_of(context).refused.get(key)
+    why = catalog_of(context).rejected.get(key)
     if why is None:
         return SettingsError(
             f"{key}: another change was made at the same moment, so this one has no effect",

@@ -12,12 +12,12 @@ from driftline.config.stream import Stream
 from driftline.wire.envelope import decode, outcomes_decoder, windows_decoder
 from driftline.wire.events import DataWindow, Outcome
 from driftline.wire.topics import Topics
-from monitor.estimates.coverage import Compared, Coverage, Truth
+from monitor.estimates.coverage import Coverage, EstimateComparison, Truth
 
 
 def compare_estimates(
     broker: Broker, stream: Stream, total: Callable[[int], None], progress: Progress
-) -> list[Compared]:
+) -> list[EstimateComparison]:
     """Return the windows that have both an estimate and labels.
 
     `total` is called once with the number of offsets to read, and `progress` with the number read

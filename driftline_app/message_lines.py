@@ -17,7 +17,7 @@ from driftline.wire.envelope import (
     windows_decoder,
 )
 from driftline.wire.events import (
-    DataParts,
+    DataAggregates,
     DataWindow,
     DriftEvent,
     Freeze,
@@ -134,7 +134,7 @@ def _where(event: Prediction | Outcome) -> str:
 
 
 def _parts(event: PartsEvent) -> str:
-    if isinstance(event, DataParts):
+    if isinstance(event, DataAggregates):
         what, cells = "slices", {part.index for part in event.slices}
         records = sum(group.records for part in event.slices for group in part.groups)
     else:

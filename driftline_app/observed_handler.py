@@ -14,7 +14,7 @@ import msgspec
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import Clock, rfc3339
 from driftline.ops.processes import ServiceState, State, born, write_state
-from driftline.runtime.handler import GroupView, Handler, LogChange, Output
+from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.wire.topics import Role, Service, Topics
 from driftline_app.message_lines import line
 from driftline_app.service_troubles import Troubles
@@ -27,9 +27,8 @@ _WRITE_EVERY_S = 1.0
 _LOGGED: tuple[Role, ...] = ("drift", "retrain", "models")
 
 
-class ObservedHandler:
-    """A handler that calls another one and observes it. `driftline.runtime.handler.Handler`
-    documents it.
+class ObservedHandler(Handler):
+    """A handler that calls another one and observes it.
 
     `count_members` returns the number of all workers of the service, and may raise BrokerError. It
     is called only while this worker does not have all partitions.
@@ -57,7 +56,7 @@ class ObservedHandler:
         self._gaps = self._lost = 0
         self._lag: dict[TopicPartition, int] = {}
         self._partitions: set[TopicPartition] = set()
-        self._held_back: frozenset[TopicPartition] = frozenset()
+        self._paused: frozenset[TopicPartition] = frozenset()
         self._joined = False
         self._cannot_write = False  # logged once
         self._written_s = clock.monotonic()
@@ -93,52 +92,52 @@ class ObservedHandler:
         return self._handler.inputs
 
     @property
-    def follows(self) -> tuple[str, ...]:
-        return self._handler.follows
+    def broadcast_topics(self) -> tuple[str, ...]:
+        return self._handler.broadcast_topics
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        self._held_back = self._handler.held_back(assigned)
-        return self._held_back
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        self._paused = self._handler.paused_partitions(assigned)
+        return self._paused
 
-    def follow(self, messages: Sequence[Message]) -> Output:
-        return self._count(self._handler.follow(messages))
+    def on_broadcast(self, messages: Sequence[Message]) -> Output:
+        return self._count(self._handler.on_broadcast(messages))
 
-    def assigned(
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         self._partitions |= resume.keys()
         self._joined = True
         log.info("%d partitions assigned", len(self._partitions))
-        return self._handler.assigned(resume)
+        return self._handler.on_assigned(resume)
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         self._partitions.difference_update(partitions)
         self._lag = {}
-        self._handler.revoked(partitions)
+        self._handler.on_revoked(partitions)
 
     def handle(self, messages: Sequence[Message]) -> Output:
         self._consumed += len(messages)
         return self._count(self._handler.handle(messages))
 
-    def refuse(self, message: Message, reason: str) -> Output:
+    def reject(self, message: Message, reason: str) -> Output:
         self._consumed += 1
-        return self._count(self._handler.refuse(message, reason))
+        return self._count(self._handler.reject(message, reason))
 
-    def look(self, view: GroupView) -> None:
-        self._lag = dict(view.lags)
+    def on_group_progress(self, progress: GroupProgress) -> None:
+        self._lag = dict(progress.lags)
         now = self._now()
-        self._troubles.note_progress(view.positions, self._lag, self._held_back, now)
+        self._troubles.note_progress(progress.positions, self._lag, self._paused, now)
         self._troubles.note_partitions(len(self._partitions), now)
-        self._handler.look(view)
+        self._handler.on_group_progress(progress)
 
-    def log_changed(self, change: LogChange) -> Output:
+    def on_log_change(self, change: LogChange) -> Output:
         if change.unread is not None:
             self._gaps += 1
             self._lost += 0 if change.is_new_topic else change.start - change.unread
-        return self._count(self._handler.log_changed(change))
+        return self._count(self._handler.on_log_change(change))
 
-    def tick(self) -> Output:
-        output = self._count(self._handler.tick())
+    def on_tick(self) -> Output:
+        output = self._count(self._handler.on_tick())
         if (
             self._clock.monotonic() - self._written_s >= _WRITE_EVERY_S
             or self._current() != self._state.state
@@ -146,8 +145,11 @@ class ObservedHandler:
             self.write(self._current())
         return output
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
-        return self._handler.holds()
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
+        return self._handler.offsets_to_commit()
+
+    def on_committed(self) -> None:
+        self._handler.on_committed()
 
     def close(self) -> None:
         self._handler.close()
@@ -160,7 +162,7 @@ class ObservedHandler:
         # Only inference has these three attributes.
         model: str | None = getattr(self._handler, "model", None)
         champion: str | None = getattr(self._handler, "champion", None)
-        refused: Mapping[str, str] = getattr(self._handler, "refused", {})
+        rejected: Mapping[str, str] = getattr(self._handler, "rejected", {})
         self._troubles.note_model(champion if model is None else None, self._now())
         self._state = msgspec.structs.replace(
             self._state,
@@ -174,7 +176,7 @@ class ObservedHandler:
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
             model=model,
-            refused=dict(refused),
+            refused=dict(rejected),
             error=error,
             troubles=self._troubles.now(),
         )

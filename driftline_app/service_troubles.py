@@ -56,11 +56,11 @@ class Troubles:
         self,
         positions: Mapping[TopicPartition, int],
         lags: Mapping[TopicPartition, int],
-        held_back: Set[TopicPartition],
+        paused: Set[TopicPartition],
         now: str,
     ) -> None:
         """Note positions and lags. Partitions that the handler has paused do not count."""
-        work = {p for p, lag in lags.items() if lag > 0 and p not in held_back}
+        work = {p for p, lag in lags.items() if lag > 0 and p not in paused}
         before = self._stopped
         self._stopped = {
             p: before[p] if p in before and before[p][0] == positions[p] else (positions[p], now)

@@ -89,75 +89,75 @@ class Rows(msgspec.Struct, frozen=True):
         )
 
 
-class Bound:
+class SampleThreshold:
     """The threshold of a sample: the `limit`-th smallest hash seen so far in a window. A record
     with a larger hash cannot be in the sample.
 
     `value` is lowered each time that more than 1.25 × `limit` hashes are buffered. A larger buffer
     would admit more records, and a smaller one would sort more often.
 
-    >>> bound = Bound(4)
-    >>> bound.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
-    >>> bound.value
+    >>> threshold = SampleThreshold(4)
+    >>> threshold.add(np.array([5, 9, 2, 7, 4, 3], dtype=np.uint32))
+    >>> threshold.value
     5
     """
 
     def __init__(self, limit: int) -> None:
-        self.value = 2**32 - 1  # only ever falls, even across `forget`
+        self.value = 2**32 - 1  # only ever falls, even across `drop_hashes`
         self._limit = limit
-        self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `forget`
-        self._held = 0
+        self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `drop_hashes`
+        self._buffered = 0
 
     def add(self, hashes: NDArray[np.uint32]) -> None:
         """Add the hashes of more records. Add each record only once."""
         self._chunks.append(hashes)
-        self._held += len(hashes)
-        if self._held > self._limit + self._limit // 4:
+        self._buffered += len(hashes)
+        if self._buffered > self._limit + self._limit // 4:
             last = self._limit - 1
             smallest = np.partition(np.concatenate(self._chunks), last)[: self._limit]
             self.value = min(self.value, int(smallest[last]))
-            self._chunks, self._held = [smallest], self._limit
+            self._chunks, self._buffered = [smallest], self._limit
 
-    def forget(self) -> None:
+    def drop_hashes(self) -> None:
         """Drop the buffered hashes, but not `value`: some records may be added again."""
-        self._chunks, self._held = [], 0
+        self._chunks, self._buffered = [], 0
 
 
-class Smallest:
+class BottomKSample:
     """A bottom-k sample of `limit` records. It buffers at most twice as many and one batch.
 
     Samples of the same window that will be merged may share a threshold. Together they then buffer
     as much as one of them would alone.
 
-    >>> kept = Smallest(2)
+    >>> sample = BottomKSample(2)
     >>> empty = np.zeros(4, dtype=np.int64)
-    >>> kept.add(Rows(hashes_of(["a", "b", "c", "d"]), empty, empty, empty, (np.arange(4),)))
-    >>> kept.rows().values
+    >>> sample.add(Rows(hashes_of(["a", "b", "c", "d"]), empty, empty, empty, (np.arange(4),)))
+    >>> sample.rows().values
     (array([2, 3]),)
     """
 
-    def __init__(self, limit: int, bound: Bound | None = None) -> None:
+    def __init__(self, limit: int, threshold: SampleThreshold | None = None) -> None:
         self._limit = limit
-        self._bound = Bound(limit) if bound is None else bound
+        self._threshold = SampleThreshold(limit) if threshold is None else threshold
         self._chunks: list[Rows] = []
-        self._held = 0
+        self._buffered = 0
 
     def __len__(self) -> int:
-        return min(self._held, self._limit)
+        return min(self._buffered, self._limit)
 
     def admits(self, hashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Return which records (n,) may still be among the smallest."""
-        return hashes <= np.uint32(self._bound.value)
+        return hashes <= np.uint32(self._threshold.value)
 
     def add(self, rows: Rows) -> None:
         """Add more records."""
         rows = self._useful(rows)
         if not len(rows):
             return
-        self._bound.add(rows.hashes)
+        self._threshold.add(rows.hashes)
         self._chunks.append(rows)
-        self._held += len(rows)
-        if self._held > 2 * self._limit:
+        self._buffered += len(rows)
+        if self._buffered > 2 * self._limit:
             self.rows()
 
     def rows(self) -> Rows:
@@ -167,7 +167,7 @@ class Smallest:
             order = np.lexsort((rows.offsets, rows.partitions, rows.positions, rows.hashes))
             rows = rows.take(np.sort(order[: self._limit]))
         self._chunks = [rows]
-        self._held = len(rows)
+        self._buffered = len(rows)
         return rows
 
     def _useful(self, rows: Rows) -> Rows:

@@ -48,10 +48,10 @@ class Task(msgspec.Struct, frozen=True):
 class Reports:
     """Draw reports into a folder, in this thread or in a separate process."""
 
-    def __init__(self, stream: Stream, folder: Path, *, in_process: bool) -> None:
+    def __init__(self, stream: Stream, folder: Path, *, synchronous: bool) -> None:
         self._stream = stream
         self._folder = folder
-        self._in_process = in_process
+        self._synchronous = synchronous
         # Name of the last report requested by `draw`.
         self._newest: str | None = None
         # Started by the first `draw` that needs it, stopped by `close`.
@@ -71,12 +71,16 @@ class Reports:
             log.exception("report %s could not be drawn", self._folder / name)
 
     def _draw(self, task: Task) -> None:
-        if self._in_process:
+        if self._synchronous:
             draw(task)
             return
         self.poll()
         if len(self._waiting) >= MAX_WAITING:
-            log.warning("report %s is left out: %d are waiting", task.path, len(self._waiting))
+            log.warning(
+                "skipping report %s, because %d reports are waiting to be drawn",
+                task.path,
+                len(self._waiting),
+            )
             return
         if self._pool is None:
             # Spawned, not forked: the threads and locks of a broker client must not be copied.

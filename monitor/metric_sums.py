@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from driftline.config.stream import Metric, Task
-from driftline.wire.events import ErrorSums, ModelPart, Pair, Value
+from driftline.wire.events import ErrorSums, ModelAggregate, Pair, Value
 
 # Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
 # digits of an error of 1e-7. Python's integers do not overflow.
@@ -36,7 +36,7 @@ class Tally(Protocol):
     def merge(self, other: Any) -> None:
         """Add the sums of another tally of the same kind."""
 
-    def merge_part(self, part: ModelPart) -> None:
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
         """Add sums that were read from a partial aggregate."""
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
@@ -52,9 +52,9 @@ class Tally(Protocol):
     def error(self) -> float:
         """Return the mean error. There must be at least one outcome."""
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         """Return the p-value of a mean error this high, if the model is as good as on `reference`,
-        errors (m,). `inflation` is the variance inflation of means of errors."""
+        errors (m,). `variance_inflation` is that of means of errors."""
 
 
 def new_tally(task: Task) -> Tally:
@@ -79,8 +79,8 @@ class ClassTally:
         self.records += other.records
         self._pairs.update(other._pairs)
 
-    def merge_part(self, part: ModelPart) -> None:
-        for pair in part.pairs:
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
+        for pair in aggregate.pairs:
             self.records += pair.count
             self._pairs[pair.label, pair.prediction] += pair.count
 
@@ -117,13 +117,13 @@ class ClassTally:
     def error(self) -> float:
         return self._wrong() / self.records
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         from scipy.stats import fisher_exact
 
         wrong, before = self._wrong(), int(reference.sum())
         table = [[wrong, self.records - wrong], [before, len(reference) - before]]
         # Autocorrelated records count as fewer records, by the variance inflation.
-        counts = [[round(count / inflation) for count in row] for row in table]
+        counts = [[round(count / variance_inflation) for count in row] for row in table]
         return float(fisher_exact(counts, alternative="greater").pvalue)
 
     def _wrong(self) -> int:
@@ -157,12 +157,12 @@ class NumberTally:
         self._squares += other._squares
         self._fourths += other._fourths
 
-    def merge_part(self, part: ModelPart) -> None:
-        self.records += part.records
-        if part.sums is not None:
-            self._sum += int(part.sums.errors)
-            self._squares += int(part.sums.squares)
-            self._fourths += int(part.sums.fourths)
+    def merge_aggregate(self, aggregate: ModelAggregate) -> None:
+        self.records += aggregate.records
+        if aggregate.sums is not None:
+            self._sum += int(aggregate.sums.errors)
+            self._squares += int(aggregate.sums.squares)
+            self._fourths += int(aggregate.sums.fourths)
 
     def packed(self) -> tuple[tuple[Pair, ...], ErrorSums | None]:
         return (), ErrorSums(str(self._sum), str(self._squares), str(self._fourths))
@@ -183,10 +183,12 @@ class NumberTally:
     def error(self) -> float:
         return self._mean(self._sum)
 
-    def p_value(self, reference: NDArray[np.float64], inflation: float = 1.0) -> float:
+    def p_value(self, reference: NDArray[np.float64], variance_inflation: float = 1.0) -> float:
         mean, known = self.error(), float(reference.mean())
         variance = max(0.0, self._mean(self._squares) - mean * mean) / self.records
-        spread = math.sqrt(inflation * (variance + float(reference.var()) / len(reference)))
+        spread = math.sqrt(
+            variance_inflation * (variance + float(reference.var()) / len(reference))
+        )
         if spread == 0.0:
             return 0.0 if mean > known else 1.0
         # Welch's statistic. Windows are large enough for the normal distribution.
@@ -240,30 +242,32 @@ def slopes_of(metric: Metric, shares: NDArray[np.float64]) -> NDArray[np.float64
     return own - ratio[:, None] - ratio[None, :]
 
 
-class Rise(msgspec.Struct, frozen=True):
+class ErrorComparison(msgspec.Struct, frozen=True):
     """The comparison of a window's error with the held-out error of its model."""
 
     reference_error: float
     p_value: float
-    worse: bool
+    is_degraded: bool
 
 
-def rise(
+def compare_error(
     tally: Tally,
     reference: NDArray[np.float64],
     *,
-    inflation: float = 1.0,
+    variance_inflation: float = 1.0,
     level: float,
     min_loss: float,
-) -> Rise | None:
-    """Compare the error with the held-out one. It is `worse` if it increased significantly, and by
-    a share of `min_loss` or more. None if there is no held-out error or no outcome. `inflation` is
-    the variance inflation of means of errors."""
+) -> ErrorComparison | None:
+    """Compare the error with the held-out one. It is `is_degraded` if it increased significantly,
+    and by a share of `min_loss` or more. None if there is no held-out error or no outcome.
+    `variance_inflation` is that of means of errors."""
     if not len(reference) or not tally.records:
         return None
     before = float(np.mean(reference))
-    p_value = tally.p_value(reference, inflation)
-    return Rise(before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss))
+    p_value = tally.p_value(reference, variance_inflation)
+    return ErrorComparison(
+        before, p_value, p_value < level and tally.error() >= before * (1.0 + min_loss)
+    )
 
 
 def _fixed(values: NDArray[np.float64]) -> int:

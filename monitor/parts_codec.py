@@ -17,17 +17,17 @@ from driftline.broker.port import Outgoing
 from driftline.wire.envelope import encode
 from driftline.wire.events import (
     Codes,
-    DataParts,
-    PanePart,
-    PerformanceParts,
+    DataAggregates,
+    PaneAggregate,
+    PerformanceAggregates,
     SampledErrors,
     SampledRecords,
-    SlicePart,
+    SlideAggregate,
 )
 from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES
 from monitor.bottom_k_sample import Rows
 from monitor.class_scores import ClassScores
-from monitor.watched_columns import Watched
+from monitor.watched_columns import WatchedColumn
 
 # Leaves room for the fields of the record around the chunks.
 _MAX_BYTES: Final = MAX_KEY_AND_VALUE_BYTES - 1024
@@ -47,17 +47,19 @@ _SCORE = np.dtype("<u2")
 
 
 def records(
-    topic: str, end: DataParts | PerformanceParts, pieces: Sequence[SlicePart | PanePart]
+    topic: str,
+    end: DataAggregates | PerformanceAggregates,
+    chunks: Sequence[SlideAggregate | PaneAggregate],
 ) -> list[Outgoing]:
     """Return as few records as the chunks fit into. Only the last one has the `passed` of `end`."""
     bodies: list[list[bytes]] = [[]]
     size = 0
-    for piece in map(encode, pieces):
-        if bodies[-1] and size + len(piece) > _MAX_BYTES:
+    for chunk in map(encode, chunks):
+        if bodies[-1] and size + len(chunk) > _MAX_BYTES:
             bodies.append([])
             size = 0
-        bodies[-1].append(piece)
-        size += len(piece) + 1
+        bodies[-1].append(chunk)
+        size += len(chunk) + 1
     open_end = msgspec.structs.replace(end, passed=None)
     heads = [*[encode(open_end)] * (len(bodies) - 1), encode(end)]
     return [
@@ -91,7 +93,7 @@ def pack_records(rows: Rows, names: Sequence[str]) -> Iterator[SampledRecords]:
 
 
 def unpack_records(
-    packed: SampledRecords, partition: int, columns: Sequence[Watched]
+    packed: SampledRecords, partition: int, columns: Sequence[WatchedColumn]
 ) -> Rows | None:
     """Return the rows of a chunk. Return None if it lacks one of these columns or has it in
     another kind, because the stream file was changed after it was written."""

@@ -69,14 +69,14 @@ def _data(page: str) -> dict[str, Any]:
     can be mistaken for page structure."""
     begin = _BEGIN.search(page)
     if begin is None:
-        raise ValueError("this release of Evidently begins its report in another way")
+        raise ValueError("the report of this release of Evidently has an unknown beginning")
     dashboard, end = _json(page, begin.end())
     between = re.compile(_BETWEEN.format(begin[1])).match(page, end)
     if between is None:
-        raise ValueError("this release of Evidently writes its report in another way")
+        raise ValueError("the report of this release of Evidently has an unknown structure")
     graphs, end = _json(page, between.end())
     if _END.match(page, end) is None:
-        raise ValueError("this release of Evidently ends its report's data in another way")
+        raise ValueError("the data in the report of this release of Evidently has an unknown end")
     return {"dashboard": dashboard, "graphs": graphs}
 
 

@@ -19,37 +19,40 @@ from driftline.broker.port import Committed, Message, Messages, Outgoing, TopicP
 from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler, LogChange
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
 from driftline.wire.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
 from driftline.wire.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
 from driftline.wire.topics import Topics
 from monitor.decisions import detectors
 from monitor.decisions.decider import Decider
-from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots
 from monitor.evidently_reports import Reports
-from monitor.merged_windows.closed_panes import MergedSoFar
+from monitor.merged_windows.closed_panes import MergeCheckpoint
 from monitor.merged_windows.merger import Merger
-from monitor.panes import Resume
-from monitor.partition_windows.aggregate_outcomes import PerformanceGathering
-from monitor.partition_windows.aggregate_predictions import DataGathering
+from monitor.panes import PartitionCheckpoint
+from monitor.partition_windows.aggregate_outcomes import OutcomeAggregator
+from monitor.partition_windows.aggregate_predictions import PredictionAggregator
 from monitor.reference import column_tests
 from monitor.reference.references import Packages, Profiles, References
 
 log = logging.getLogger(__name__)
 
-_GATHERED: Final = Kind(Resume, "time and open windows of this partition begin anew there")
-_MERGED: Final = Kind(MergedSoFar, "windows are merged anew from there, and published again")
-_DECIDED: Final = Kind(Decided, "all windows are decided on again, and drift is published again")
+_WINDOW_STATE: Final = Kind(
+    PartitionCheckpoint, "the watermark and open windows of this partition are rebuilt from there"
+)
+_MERGE: Final = Kind(MergeCheckpoint, "windows from there on are merged and published again")
+_DECISIONS: Final = Kind(
+    DecisionsCheckpoint, "all windows are read again, and their drift events are published again"
+)
 
 # Number of sample values after which one call of `_merge` stops, about 0.5 s of tests. The open
 # transaction must be committed before it times out.
 MAX_TESTED: Final = 200_000
 
 
-class MonitorHandler:
-    """Monitor one stream. `driftline.runtime.handler.Handler` describes the contract of each
-    method.
+class MonitorHandler(Handler):
+    """Monitor one stream.
 
     The offsets to commit differ by topic:
 
@@ -66,8 +69,6 @@ class MonitorHandler:
     is not installed.
     """
 
-    follows: tuple[str, ...] = ()
-
     def __init__(
         self,
         stream: Stream,
@@ -75,23 +76,25 @@ class MonitorHandler:
         *,
         reports: Path | None = None,
         state: Path | None = None,
-        in_process: bool = False,
+        synchronous: bool = False,
     ) -> None:
         column_tests.check(stream)
         detectors.check(stream)
         self._stream = stream
         self._topics = topics = Topics(stream)
         self._kinds = {
-            topics.predictions: _GATHERED,
-            topics.outcomes: _GATHERED,
-            topics.parts: _MERGED,
-            topics.windows: _DECIDED,
+            topics.predictions: _WINDOW_STATE,
+            topics.outcomes: _WINDOW_STATE,
+            topics.parts: _MERGE,
+            topics.windows: _DECISIONS,
         }
         self._references = References(packages)
         self._profiles = Profiles(stream, self._references)
-        self._data = DataGathering(stream)
-        self._performance = PerformanceGathering(stream)
-        self._reports = None if reports is None else Reports(stream, reports, in_process=in_process)
+        self._data = PredictionAggregator(stream)
+        self._performance = OutcomeAggregator(stream)
+        self._reports = (
+            None if reports is None else Reports(stream, reports, synchronous=synchronous)
+        )
         self._merger: Merger | None = None  # None unless `parts` is assigned
         # Records of `parts` that are still to be merged: filled by `handle`, emptied by `_merge`,
         # cleared when `parts` is revoked.
@@ -99,7 +102,7 @@ class MonitorHandler:
         self._snapshots = Snapshots(stream, state)
         self._decider: Decider | None = None  # None unless `windows` is assigned
         # The decider has read all windows before this offset. Set from the snapshot when `windows`
-        # is assigned, then advanced by `_decide` and `refuse`.
+        # is assigned, then advanced by `_decide` and `reject`.
         self._read = 0
         # Decisions on all windows before this offset are published. Set from the checkpoint, then
         # never below `_read`. It is larger while windows are read again.
@@ -110,14 +113,11 @@ class MonitorHandler:
         topics = self._topics
         return (topics.predictions, topics.outcomes, topics.parts, topics.windows)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         """Pause all partitions while partial aggregates wait in memory to be merged."""
         return assigned if self._waiting else frozenset()
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        raise RuntimeError("the monitor follows no topic")
-
-    def assigned(
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         starts = {}
@@ -130,19 +130,20 @@ class MonitorHandler:
             elif topic == self._topics.parts:
                 self._merger = Merger(self._stream, self._references, self._profiles, committed)
             else:
-                at = metadata_of(committed, Decided) or Decided()
+                at = metadata_of(committed, DecisionsCheckpoint) or DecisionsCheckpoint()
                 self._published = at.published
                 self._read, self._decider = self._snapshots.resume(at)
                 starts[TopicPartition(topic, partition)] = self._read
                 if at.published:
                     log.info(
-                        "decisions go on from window event %d of %d that were decided",
+                        "resuming decisions at event %d of `windows`; those before event %d are "
+                        "published",
                         self._read,
                         at.published,
                     )
         return starts
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for topic, partition in partitions:
             if topic == self._topics.predictions:
                 self._data.drop(partition)
@@ -171,10 +172,10 @@ class MonitorHandler:
                     output.extend(self._decide(message))
         return output
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         return lost_unread(change, self._topics.outcomes)
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         topics = self._topics
         if message.topic == topics.predictions:
             self._data.skip(message.partition, message.offset)
@@ -187,35 +188,32 @@ class MonitorHandler:
             self._published = max(self._published, self._read)
         return [dead_letter(topics.deadletters, message, reason=reason, service="monitor")]
 
-    def tick(self) -> Sequence[Outgoing]:
+    def on_tick(self) -> Sequence[Outgoing]:
         if self._reports is not None:
             self._reports.poll()
-        self._snapshots.settle()
         return self._merge()
 
-    def look(self, view: GroupView) -> None:
-        pass
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         held = {
             TopicPartition(topic, partition): committed
             for topic, part in (
                 (self._topics.predictions, self._data),
                 (self._topics.outcomes, self._performance),
             )
-            for partition, committed in part.holds().items()
+            for partition, committed in part.offsets_to_commit().items()
         }
         if self._merger is not None:
-            held[TopicPartition(self._topics.parts, 0)] = self._merger.hold()
+            held[TopicPartition(self._topics.parts, 0)] = self._merger.checkpoint()
         if self._decider is not None:
-            at = self._snapshots.hold(self._published, self._read, self._decider)
+            at = self._snapshots.checkpoint(self._published, self._read, self._decider)
             decided = msgspec.json.encode(at).decode()
             held[TopicPartition(self._topics.windows, 0)] = Committed(0, decided)
         return held
 
+    def on_committed(self) -> None:
+        self._snapshots.save()
+
     def close(self) -> None:
-        # If the last commit failed, this snapshot is ahead of it, and the next worker ignores it.
-        self._snapshots.settle()
         if self._reports is not None:
             self._reports.close()
 
@@ -247,14 +245,18 @@ class MonitorHandler:
 
     def _decide(self, message: Message) -> list[Outgoing]:
         if self._decider is None:
-            raise RuntimeError("windows were handed over that were not assigned")
+            raise RuntimeError("a record of `windows` arrived although the topic is not assigned")
         is_old = message.offset < self._published
         self._read = message.offset + 1
         self._published = max(self._published, self._read)
         try:
             event = decode(windows_decoder, message)
         except DataError as error:
-            log.warning("not a window, left out: %s", error.message, extra=alike(error.message))
+            log.warning(
+                "skipping a record of `windows` that is not a window event: %s",
+                error.message,
+                extra=alike(error.message),
+            )
             return []
         decisions = self._decider.read(event)
         if is_old:
@@ -283,8 +285,8 @@ class MonitorHandler:
         reference = None if found is None else self._references.of(found[0])
         if found is None or reference is None:
             log.warning(
-                "report %s is not drawn: the records of its window are no longer kept, after a "
-                "restart or a few windows more",
+                "skipping report %s: the sample of its window is no longer in memory, after a "
+                "restart or several later windows",
                 event.report,
             )
             return

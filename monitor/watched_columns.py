@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from driftline.config.stream import Feature, Kind, Stream
 
 
-class Watched(NamedTuple):
+class WatchedColumn(NamedTuple):
     """A column that is tested. `feature` is None for derived columns."""
 
     name: str
@@ -16,14 +16,14 @@ class Watched(NamedTuple):
     feature: Feature | None
 
 
-def watched(stream: Stream) -> tuple[Watched, ...]:
+def watched(stream: Stream) -> tuple[WatchedColumn, ...]:
     """Return the columns to test: declared ones unless `watch = false`, and all derived ones."""
     declared = [
-        Watched(name, feature.kind, feature)
+        WatchedColumn(name, feature.kind, feature)
         for name, feature in stream.inputs.items()
         if feature.watch
     ]
-    return (*declared, *(Watched(name, "number", None) for name in stream.derived))
+    return (*declared, *(WatchedColumn(name, "number", None) for name in stream.derived))
 
 
 def present(values: NDArray[Any]) -> NDArray[Any]:

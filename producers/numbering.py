@@ -103,7 +103,7 @@ def highest_plausible(rows: Iterable[int], max_ahead: int) -> int:
     clock = PartitionClock(max_ahead)
     ordered = sorted(set(rows))
     clock.take(ordered)
-    return ordered[0] if clock.reached is None else clock.reached
+    return ordered[0] if clock.max_position is None else clock.max_position
 
 
 def _published(broker: Broker, topics: Topics, deleted: Mapping[int, int]) -> tuple[int, int]:

@@ -84,7 +84,7 @@ class Site:
                 STREAM,
                 self._broker,
                 build_handler(
-                    service, STREAM, settings, self._broker, self._clock, in_process=True
+                    service, STREAM, settings, self._broker, self._clock, synchronous=True
                 ),
                 clock=self._clock,
                 commit_interval_s=0.0,

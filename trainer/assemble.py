@@ -66,7 +66,9 @@ def without_failing(attempt: Callable[[Mapping[str, str]], T]) -> T:
         try:
             return attempt(failed)
         except CandidateFailed as error:
-            log.warning("the best candidate failed: %s; trying the others", error.message)
+            log.warning(
+                "training the best candidate failed, trying the next one: %s", error.message
+            )
             failed[error.candidate] = error.reason
 
 

@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 
 
 def build_trainer(
-    stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, in_process: bool
+    stream: Stream, settings: Settings, broker: Broker, clock: Clock, *, synchronous: bool
 ) -> TrainerHandler:
-    """Return the trainer's handler. With `in_process` it trains in this thread, on this broker.
+    """Return the trainer's handler. With `synchronous` it trains in this thread, on this broker.
     Otherwise it trains in a process with its own connection. If needed, create a signing key."""
     ensure_key(settings.keys)
     runner: Runner
-    if in_process:
+    if synchronous:
 
         def train(job: TrainingJob, progress: Progress) -> TrainingResult:
             return _train(stream, settings, broker, job, progress)

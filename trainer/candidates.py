@@ -164,7 +164,8 @@ def _by_path(path: str, task: Task) -> Candidate:
     missing = [name for name in ("fit", "predict", "get_params") if not hasattr(kind, name)]
     if not inspect.isclass(kind) or missing:
         raise TrainingError(
-            f"candidate {path!r} is no scikit-learn estimator: no {', '.join(missing) or 'class'}",
+            f"candidate {path!r} is not a scikit-learn estimator: it lacks "
+            f"{', '.join(missing) or 'a class'}",
             hint=_HINT,
         )
     try:
@@ -172,7 +173,7 @@ def _by_path(path: str, task: Task) -> Candidate:
         known = estimator.get_params()
     except TypeError as error:
         raise TrainingError(
-            f"candidate {path!r} cannot be made without arguments: {error}", hint=_HINT
+            f"candidate {path!r} cannot be created without arguments: {error}", hint=_HINT
         ) from error
     fixed: dict[str, Any] = {"n_jobs": 1} if "n_jobs" in known else {}
     _refuse_other_task(estimator, path, task)

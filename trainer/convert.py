@@ -56,8 +56,8 @@ def convert(
         if not equal(sklearn.score(sample), scorer.score(sample)):
             return Conversion(None, "sklearn", "its ONNX form says other things")
     except (DriftlineError, RuntimeError, ValueError) as error:
-        log.info("the ONNX form does not run: %s", error)
-        return Conversion(None, "sklearn", f"its ONNX form does not run: {type(error).__name__}")
+        log.info("the converted ONNX model fails, serving with scikit-learn: %s", error)
+        return Conversion(None, "sklearn", f"its ONNX conversion fails: {type(error).__name__}")
     if fitted.candidate.scoring is not None:
         return Conversion(onnx, fitted.candidate.scoring, "ONNX is slower for this kind of model")
     with one_thread():
@@ -89,8 +89,8 @@ def to_onnx(fitted: Fitted, width: int) -> bytes | str:
                 name="driftline",  # the default is random, so the digest would differ each time
             )
     except Exception as error:  # noqa: BLE001 - a converter may raise anything
-        log.info("%s does not convert to ONNX: %s", fitted.candidate.name, error)
-        return f"does not convert to ONNX: {type(error).__name__}"
+        log.info("%s cannot be converted to ONNX: %s", fitted.candidate.name, error)
+        return f"cannot be converted to ONNX: {type(error).__name__}"
     # The converter keeps operator sets in a hash set, whose order differs between processes.
     operator_sets = sorted(model.opset_import, key=lambda used: used.domain)
     del model.opset_import[:]

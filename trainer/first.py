@@ -77,8 +77,8 @@ def train_first(
         why = "; ".join(f"{item.count} × {item.reason}" for item in removed[:5])
         raise TrainingError(
             f"stream {stream.name!r}: {len(rows)} usable labelled records, {MIN_ROWS} are needed"
-            + (f" (taken out: {why})" if why else ""),
-            hint="give more data, or check the stream file against it",
+            + (f" (removed: {why})" if why else ""),
+            hint="provide more records, or check the stream file against them",
         )
     train, held = split(
         rows.labels,
@@ -111,7 +111,7 @@ def train_first(
     signer = Signer(settings.keys)
     sent = [sign(announcement_record(topics, announced), signer)]
     if promote:
-        reason = f"trained on {manifest.rows} given records"
+        reason = f"trained on {manifest.rows} records"
         pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
         sent.append(sign(pointer_record(topics, pointer), signer))
     return TrainedModel(announced, manifest, tuple(sent))

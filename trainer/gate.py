@@ -54,14 +54,14 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
     if champion is None:
         return Verdict(True, ours, None, f"{metric} {ours:.4g} {where}; there is no champion")
     theirs = evaluate(metric, task, labels, champion)
-    said = f"{metric} {ours:.4g} against {theirs:.4g} of the champion {where}"
+    comparison = f"{metric} {ours:.4g} against {theirs:.4g} of the champion {where}"
     if not better(metric, ours, theirs):
-        return Verdict(False, ours, theirs, f"{said}: the champion stays")
+        return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
     if abs(ours - theirs) <= noise * (1 + 1e-9):  # equal up to rounding for a gain of one row
-        reason = f"{said}: within chance (± {noise:.2g}), the champion stays"
+        reason = f"{comparison}: the gain is within chance (± {noise:.2g}), the champion stays"
         return Verdict(False, ours, theirs, reason)
-    return Verdict(True, ours, theirs, said)
+    return Verdict(True, ours, theirs, comparison)
 
 
 def _noise(

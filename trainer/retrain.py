@@ -216,17 +216,18 @@ def _compared(
     except StoreUnavailable:
         raise  # a challenger must not win because the store is unreachable
     except PackageError as error:
-        log.warning("the champion cannot be compared with: %s", error)
+        log.warning("could not load the champion to compare the challenger with it: %s", error)
         verdict = judge(stream, truth.labels, objects(list(found.scores.predictions)), None)
         reason = f"{verdict.reason} that can be loaded: {error.message}"
         return msgspec.structs.replace(verdict, reason=reason), None
     at = judged_places(truth.positions, champion.manifest.last_position if champion else None)
     judged = truth.take(at)
-    answers = None if theirs is None else objects(list(theirs))[at]
-    verdict = judge(stream, judged.labels, objects(list(found.scores.predictions))[at], answers)
+    of_champion = None if theirs is None else objects(list(theirs))[at]
+    verdict = judge(stream, judged.labels, objects(list(found.scores.predictions))[at], of_champion)
     best, recalled = verdict.challenger, None
-    for announced, said in _answers(job.earlier, judged, models) if theirs is not None else ():
-        again = judge(stream, judged.labels, said, answers)
+    earlier = () if theirs is None else _predictions_of(job.earlier, judged, models)
+    for announced, predictions in earlier:
+        again = judge(stream, judged.labels, predictions, of_champion)
         # It must beat the champion and be at least as good as the challenger.
         if again.won and not better(stream.judged_by, best, again.challenger):
             best, recalled = again.challenger, announced
@@ -235,7 +236,7 @@ def _compared(
     return verdict, recalled
 
 
-def _answers(
+def _predictions_of(
     earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: Models
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
     """Yield the earlier models that pass their check and were not trained on these rows, with
@@ -246,10 +247,10 @@ def _answers(
             if model.manifest.last_position >= judged.positions.min():
                 continue
             model.check()
-            said = model.predict(judged.columns).predictions
+            predictions = model.predict(judged.columns).predictions
         except (StoreUnavailable, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything
-            log.info("earlier model %s is left out: %s", announced.digest, error)
+            log.info("earlier model %s is not compared: %s", announced.digest, error)
             continue
-        yield announced, objects(list(said))
+        yield announced, objects(list(predictions))

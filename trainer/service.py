@@ -19,7 +19,7 @@ from driftline.errors import DataError
 from driftline.models.catalog import CHAMPION_KEY, Catalog, Seen, record_of
 from driftline.models.keys import Signer, Trusted
 from driftline.models.signed import sign
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler, LogChange
 from driftline.wire.commit_metadata import metadata_of
 from driftline.wire.envelope import dead_letter, decode, rare, retrain_decoder
 from driftline.wire.events import (
@@ -73,8 +73,8 @@ class _Held(msgspec.Struct, frozen=True):
     attempt: Annotated[int, Meta(ge=0, le=1_000)] = 0
 
 
-class TrainerHandler:
-    """Handles retrain requests. `driftline.runtime.handler.Handler` documents the contract.
+class TrainerHandler(Handler):
+    """Handles retrain requests.
 
     `count` returns how many records the outcomes topic has. Records for `models` are signed by
     `signer`, and those read from it must be signed by a `trusted` key. `seen` are the champion's
@@ -100,11 +100,11 @@ class TrainerHandler:
         self._signer = signer
         self._seen = tuple(seen)
         self._catalog = Catalog(trusted)
-        # `revoked` resets all of these but `_resumed`.
+        # `on_revoked` resets all of these but `_resumed`.
         self._queue: list[_Asked] = []  # from `handle` to `_next`
         self._work: _Work | None = None  # from `_next` to `_finish`
         self._decided: set[str] = set()  # ids of requests, from `handle` and `_decide`
-        self._resumed: dict[TopicPartition, Committed] = {}  # set by `assigned`
+        self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
         self._sent: RolePointer | None = None  # our pointer, from `_finish` until it is read back
         self._restated: frozenset[ModelsEvent] = frozenset()  # set by `_restate`
 
@@ -113,41 +113,38 @@ class TrainerHandler:
         return (self._topics.retrain,)
 
     @property
-    def follows(self) -> tuple[str, ...]:
+    def broadcast_topics(self) -> tuple[str, ...]:
         return (self._topics.models,)
-
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return frozenset()
 
     @property
     def working_on(self) -> str | None:
         """Return the id of the current request, or None."""
         return self._work.asked.request.id if self._work else None
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         for message in messages:
             try:
                 event = self._catalog.apply(message)
             except DataError as error:
                 # Inference reads the record too, and publishes the dead letter.
-                log.warning("ignoring a record of the models topic: %s", error.message)
+                log.warning("ignoring an unreadable record of `models`: %s", error.message)
                 continue
             if self._sent is not None and event == self._sent:
                 if self._catalog.champion != self._sent:
                     log.warning(
                         "model %s was not promoted: %s",
                         self._sent.digest,
-                        self._catalog.refused.get(CHAMPION_KEY, "another pointer came first"),
+                        self._catalog.rejected.get(CHAMPION_KEY, "another pointer came first"),
                     )
                 self._sent = None
         return ()
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         self._resumed = dict(resume)
         for seen in self._seen:
             self._catalog.remember(seen.sequence, seen.champion)
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         if not partitions:
             return
         self._runner.cancel()
@@ -173,15 +170,15 @@ class TrainerHandler:
         self._queue += [item for item in asked if item.request.id not in self._decided]
         return letters
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic == self._topics.models:
-            self._catalog.outdate()  # `tick` publishes everything again
+            self._catalog.outdate()  # `on_tick` publishes everything again
         return ()  # the loop reports it
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [self._refuse(message, reason)]
 
-    def tick(self) -> Sequence[Outgoing]:
+    def on_tick(self) -> Sequence[Outgoing]:
         output = self._restate()
         if self._queue and (self._work is None or self._work.until is not None):
             output += self._next()
@@ -193,10 +190,7 @@ class TrainerHandler:
                 output += self._finish(self._work, result)
         return output
 
-    def look(self, view: GroupView) -> None:
-        """Do nothing, because the trainer does not depend on the group's progress."""
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         if self._work is not None:
             asked = self._work.asked
             metadata = msgspec.json.encode(_Held(self._work.attempt)).decode()
@@ -222,10 +216,12 @@ class TrainerHandler:
         # An attempt that ended the trainer left its number in the metadata of the commit.
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
-            failed = TrainingResult(reason=f"given up: the trainer ended {tried} times at it")
+            failed = TrainingResult(
+                reason=f"abandoned: the trainer ended {tried} times while it worked on it"
+            )
             return self._finish(self._work, failed)
         self._begin(self._work)
-        reason = f"a newer request, {newest.request.id}, is worked instead"
+        reason = f"replaced by the newer request {newest.request.id}"
         return [self._decide(item, TrainingResult(reason=reason)) for item in older]
 
     def _attempt(self, asked: _Asked) -> int:
@@ -241,7 +237,9 @@ class TrainerHandler:
         announced = self._catalog.announcements.get(champion.digest) if champion else None
         if not work.retry_s:
             log.info(
-                "training for request %s: %s", work.asked.request.id, work.asked.request.reason
+                "training a model for request %s: %s",
+                work.asked.request.id,
+                work.asked.request.reason,
             )
         earlier = self._catalog.earlier(EARLIER)
         self._runner.start(TrainingJob(work.asked.request, announced, self._now(), earlier))
@@ -257,14 +255,14 @@ class TrainerHandler:
         if result.passes:
             return self._retry(work, result.reason)
         if work.retry_s:
-            log.info("the model store can be reached again")
+            log.info("the model store is available again")
             work.retry_s = 0.0
         if result.wait_for:
             # Transaction markers count too. The minimum limits how often the topic is read in vain.
             more = max(result.wait_for, self._stream.retrain.min_outcomes // 10)
             work.until = work.counted + more
             work.look_at_s = self._clock.monotonic() + _LOOK_AGAIN_S
-            log.info("request %s waits: %s", work.asked.request.id, result.reason)
+            log.info("request %s waits for more outcomes: %s", work.asked.request.id, result.reason)
             return []
         self._work = None
         announced = result.announcement
@@ -300,7 +298,11 @@ class TrainerHandler:
         have changed during the training, and promotion must be neither frozen nor manual."""
         current = self._catalog.champion
         if (current.id if current else None) != work.pointer:
-            who = "a person" if current is not None and current.by == "person" else "another"
+            who = (
+                "an operator"
+                if current is not None and current.by == "person"
+                else "another trainer"
+            )
             return f"{who} changed the champion while it was trained"
         if self._catalog.freeze is not None and self._catalog.frozen:
             return f"promotion is frozen: {self._catalog.freeze.reason}"

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from benchmarks.evidence.estimate_sets import LABELLED, follow
 from benchmarks.evidence.options import options
 from driftline.learning.metrics import errors
-from monitor.decisions.autocorrelation_check import Runs
+from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.detectors import ErrorDetector
-from monitor.reference.autocorrelation import inflation
+from monitor.reference.autocorrelation import variance_inflation
 
 # Rows in a block: a week, or a month if rows are days. Without a calendar, a block has 200 rows, so
 # that it preserves the autocorrelation.
@@ -44,7 +44,7 @@ class AlarmRates(msgspec.Struct, frozen=True):
 
     set: str
     block: int
-    inflation: float
+    variance_inflation: float
     independent: float
     held_out: float
     both: float
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
         row = measure(name, asked.data, asked.shuffles)
         rows.append(row)
         print(
-            f"| {name} | {row.block} | {row.inflation:.1f} | {row.independent:.3f} "
+            f"| {name} | {row.block} | {row.variance_inflation:.1f} | {row.independent:.3f} "
             f"| {row.held_out:.3f} | {row.both:.3f} |",
             flush=True,
         )
@@ -82,13 +82,13 @@ def measure(name: str, data: Path, shuffles: int) -> AlarmRates:
     task, block = followed.stream.task, BLOCKS[name]
     found = errors(task, followed.labels, followed.scores.predictions)
     blocks = found[: len(found) // block * block].reshape(-1, block)
-    more = inflation(followed.reference.errors)
+    more = variance_inflation(followed.reference.errors)
     rng = np.random.default_rng(0)
     counts = [0, 0, 0]
     for _ in range(shuffles):
         shuffled = blocks[rng.permutation(len(blocks))].ravel()
         # Without `add`, only the given inflation counts.
-        with patch.object(Runs, "add"):
+        with patch.object(Autocorrelation, "add"):
             counts[0] += _alarms(ErrorDetector("glr", task), shuffled)
             counts[1] += _alarms(ErrorDetector("glr", task, more), shuffled)
         counts[2] += _alarms(ErrorDetector("glr", task, more), shuffled)
@@ -100,7 +100,9 @@ def _alarms(detector: ErrorDetector, values: NDArray[np.float64]) -> int:
     count = 0
     for start in range(0, len(values), PANE):
         detector.update(values[start : start + PANE].tolist())
-        count += sum(rise.after >= rise.before * (1 + LEAST_LOSS) for rise in detector.rises)
+        count += sum(
+            increase.after >= increase.before * (1 + LEAST_LOSS) for increase in detector.increases
+        )
     return count
 
 

@@ -32,7 +32,7 @@ from driftline.models.reference import Reference
 from driftline.wire.events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
-from monitor.estimates.coverage import Compared, coverage
+from monitor.estimates.coverage import EstimateComparison, coverage
 from monitor.reference.references import estimator_for
 
 Estimates = Sequence[tuple[float, float, float]]  # value, low, high; NaN if missing
@@ -94,7 +94,7 @@ def measure(
     for name, estimates in found.items():
         values = np.array(estimates, dtype=np.float64)
         pairs = [
-            Compared(0, "", MetricEstimate(metric, value, low, high, reference), r, 0, 0)
+            EstimateComparison(0, "", MetricEstimate(metric, value, low, high, reference), r, 0, 0)
             for (value, low, high), r in zip(values.tolist(), realised, strict=True)
         ]
         total = coverage(pairs)

@@ -19,10 +19,10 @@ from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.config.stream import loads
 from monitor.reference.default_tests import jensenshannon, wasserstein
-from monitor.reference.domain_classifier import DomainClassifier, Told
+from monitor.reference.domain_classifier import ClassifierResult, DomainClassifier
 from monitor.reference.histograms import Histograms
-from monitor.reference.judge import RELATION_EFFECT
-from monitor.reference.thresholds import IN_A_ROW, Calibration, Thresholds
+from monitor.reference.judge import DEPENDENCE_EFFECT
+from monitor.reference.thresholds import IN_A_ROW, ThresholdCalibration, Thresholds
 from monitor.watched_columns import watched
 from producers.draft import draft
 from producers.profile import look
@@ -153,7 +153,7 @@ def measure(
     known = Histograms(reference, paired=len(reference))
     # The tests and the classifier get half of the rate each, as in the monitor.
     rate = RATE / 2 if classifier else RATE
-    calibration = Calibration(known, rate=rate)
+    calibration = ThresholdCalibration(known, rate=rate)
     thresholds = calibration.of(size)
     starts = range(length, min(len(order) * block, length + MAX_WINDOWS * size) - size + 1, size)
     windows = [[values[at : at + size] for values in columns] for at in starts]
@@ -161,15 +161,15 @@ def measure(
     distances = _distances(known, windows)
     scores = thresholds.scores(distances)
     effects = np.array([_effects(reference, window) for window in windows]).T
-    relations = distances[len(columns) :] >= EFFECT * RELATION_EFFECT
+    relations = distances[len(columns) :] >= EFFECT * DEPENDENCE_EFFECT
     is_large = np.concatenate((effects >= EFFECT, relations))
     if classifier:
         trees = DomainClassifier(known, columns=len(reference), rate=rate, block=calibration.block)
-        results = [trees.tell(window) or Told(0.0, 0.0, ()) for window in windows]
+        results = [trees.test(window) or ClassifierResult(0.0, 0.0, ()) for window in windows]
         alarms = [(thresholds.alarm or 0.0) * one.excess * (one.excess >= 1.0) for one in results]
         scores = np.vstack((scores, alarms))
         is_large = np.vstack(
-            (is_large, [[one.effect >= EFFECT * RELATION_EFFECT for one in results]])
+            (is_large, [[one.effect >= EFFECT * DEPENDENCE_EFFECT for one in results]])
         )
     count.events = events(scores, thresholds)
     count.large = events(np.where(is_large, scores, 0.0), thresholds)

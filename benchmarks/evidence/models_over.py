@@ -18,8 +18,8 @@ from driftline.config.stream import Stream, loads
 from driftline.wire.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
-from monitor.metric_sums import new_tally, rise
-from monitor.reference.autocorrelation import inflation
+from monitor.metric_sums import compare_error, new_tally
+from monitor.reference.autocorrelation import variance_inflation
 
 Floats = NDArray[np.float64]
 
@@ -110,7 +110,7 @@ class _Model:
         self._tree: Any = kind(max_depth=8, min_samples_leaf=10, random_state=0)
         self._tree.fit(x[~held], y[~held])
         self.reference = self.errors_of(x[held], y[held])
-        self.inflation = inflation(self.reference)
+        self.variance_inflation = variance_inflation(self.reference)
         self.errors = self.errors_of(stream.x, stream.y)
 
     def errors_of(self, x: Floats, y: Floats) -> Floats:
@@ -177,7 +177,7 @@ def _pane(model: _Model, start: int, errors: Floats) -> PerformancePane:
         last_position=start + len(errors) - 1,
         row=start + len(errors) - 1,
         time=None,
-        error_inflation=model.inflation,
+        error_inflation=model.variance_inflation,
     )
 
 
@@ -186,10 +186,10 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
     for name, (tally, reference) in tallies.items():
         found = None
         if tally.records >= config.windows.min_records:
-            found = rise(
+            found = compare_error(
                 tally,
                 reference,
-                inflation=inflation(reference),
+                variance_inflation=variance_inflation(reference),
                 level=config.drift.false_alarm_rate,
                 min_loss=config.drift.min_metric_loss,
             )
@@ -201,7 +201,7 @@ def _window(config: Stream, end: int, tallies: dict[str, tuple[Any, Floats]]) ->
                 error=tally.error(),
                 reference_error=None if found is None else found.reference_error,
                 p_value=None if found is None else found.p_value,
-                worse=found is not None and found.worse,
+                worse=found is not None and found.is_degraded,
             )
         )
     return PerformanceWindow(

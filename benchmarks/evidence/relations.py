@@ -25,7 +25,7 @@ from benchmarks.evidence.related import (
 )
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
-from monitor.reference.thresholds import Calibration
+from monitor.reference.thresholds import ThresholdCalibration
 
 RATE: Final = 0.005  # false alarms per window, for all tests
 SIZES: Final = (500, 2_000)
@@ -73,7 +73,7 @@ class CalibratedDistance:
 
     def __init__(self, reference: Columns, size: int, *, paired: bool) -> None:
         self._known = Histograms(reference, paired=len(reference) if paired else 0)
-        self._thresholds = Calibration(self._known, rate=RATE).of(size)
+        self._thresholds = ThresholdCalibration(self._known, rate=RATE).of(size)
 
     def score(self, window: Columns) -> float:
         distances = self._known.distances(self._known.count(window), self._known.total)
@@ -92,7 +92,7 @@ class Classifier:
         self.score([values[:size] for values in reference])
 
     def score(self, window: Columns) -> float:
-        result = self._classifier.tell(window)
+        result = self._classifier.test(window)
         assert result is not None  # it is None only for small windows and short references
         return result.excess
 

@@ -22,7 +22,7 @@ from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample
 from monitor.reference.judge import Judge
-from monitor.reference.profile import Profile
+from monitor.reference.profile import ReferenceProfile
 
 ROWS = 10_000
 
@@ -63,7 +63,7 @@ def measure(count: int, repeats: int) -> Timing:
     stream = stream_of(count)
     old, new = drawn(rng, stream), drawn(rng, stream)
     predictions = np.array(["a", "b"] * (ROWS // 2), dtype=object)
-    profile = Profile(stream, reference_of(old, predictions))
+    profile = ReferenceProfile(stream, reference_of(old, predictions))
     sample, judge = Sample(new, predictions), Judge(stream)
     thresholds = _seconds(lambda: profile.measure(sample))
     preset = evidently_preset(old, new)

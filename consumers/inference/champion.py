@@ -40,13 +40,13 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 class Champion:
-    """Serves the catalog's champion. With `in_thread`, models are loaded in the background."""
+    """Serves the catalog's champion. With `background`, models are loaded in a thread."""
 
-    def __init__(self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool) -> None:
+    def __init__(self, stream: Stream, models: Models, clock: Clock, *, background: bool) -> None:
         self._models = models
         self._clock = clock
         self.catalog = Catalog(models.trusted)
-        self._loader = ThreadPoolExecutor(1, "driftline-model") if in_thread else None
+        self._loader = ThreadPoolExecutor(1, "driftline-model") if background else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
         self._loading: Future[Model] | None = None  # from the start of a load until it is taken
@@ -60,14 +60,14 @@ class Champion:
         return self.model.digest if self.model else None
 
     @property
-    def refused(self) -> Mapping[str, str]:
+    def rejected(self) -> Mapping[str, str]:
         """Return what is rejected and why: models by digest, records of `models` by key."""
         failed = {
             digest: self._failed[digest].why
             for digest in self.catalog.lineage()
             if digest in self._failed
         }
-        return failed | self.catalog.refused
+        return failed | self.catalog.rejected
 
     def apply(self, message: Message) -> None:
         """Apply a record of the `models` topic. Raises DataError if it cannot be read."""
@@ -142,9 +142,11 @@ class Champion:
             return
         self._failed.pop(digest, None)
         if digest not in self._better():
-            log.info("model %s is no longer wanted", digest)  # rolled back while it was loaded
+            log.info(
+                "model %s was loaded but is no longer the champion", digest
+            )  # rolled back while it was loaded
             return
-        log.info("model %s answers, instead of %s", digest, self.digest or "none")
+        log.info("model %s now serves, replacing %s", digest, self.digest or "none")
         self.model = model
 
     def _fail(self, digest: str, error: PackageError) -> None:
@@ -158,7 +160,7 @@ class Champion:
         )
         if before is None or before.why != error.message:
             log.error(
-                "model %s refused: %s; serving: %s; trying again until it can be used",
+                "rejecting model %s: %s; model %s keeps serving, and loading is retried",
                 digest,
                 error.message,
                 self.digest or "none",

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from consumers.inference.champion import Champion
-from consumers.inference.idle_partitions import IdlePartitions, Reached
+from consumers.inference.idle_partitions import IdlePartitions, InferenceCheckpoint
 from consumers.inference.unreadable_model_records import Examined
 from driftline.broker.port import (
     Committed,
@@ -31,7 +31,7 @@ from driftline.logs import alike
 from driftline.models.load import Models
 from driftline.models.package import Manifest
 from driftline.models.score import Model
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import GroupProgress, Handler, LogChange
 from driftline.wire.columns import Batch
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
 from driftline.wire.envelope import dead_letter, encode
@@ -42,23 +42,21 @@ from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 
 log = logging.getLogger(__name__)
 
-_REACHED: Final = Kind(Reached, "time in this partition begins again with its next record")
+_CHECKPOINT: Final = Kind(
+    InferenceCheckpoint, "the clock of this partition restarts at its next record"
+)
 
 
-class InferenceHandler:
-    """Scores feature records. `driftline.runtime.handler.Handler` documents the contract of its
-    methods.
-
-    With `in_thread`, a new champion is loaded in the background.
-    """
+class InferenceHandler(Handler):
+    """Scores feature records. With `background`, a new champion is loaded in a thread."""
 
     def __init__(
-        self, stream: Stream, models: Models, clock: Clock, *, in_thread: bool = False
+        self, stream: Stream, models: Models, clock: Clock, *, background: bool = False
     ) -> None:
         self._stream = stream
         self._topics = Topics(stream)
         self._codec = RecordCodec(stream)
-        self._champion = Champion(stream, models, clock, in_thread=in_thread)
+        self._champion = Champion(stream, models, clock, background=background)
         self._examined = Examined()
         self._encoder: PredictionEncoder | None = None  # replaced by `_swap` with each model
         self._idle = IdlePartitions(stream, clock)
@@ -68,10 +66,10 @@ class InferenceHandler:
         return (self._topics.features,)
 
     @property
-    def follows(self) -> tuple[str, ...]:
+    def broadcast_topics(self) -> tuple[str, ...]:
         return (self._topics.models,)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         return assigned if self._champion.model is None else frozenset()
 
     @property
@@ -85,11 +83,11 @@ class InferenceHandler:
         return self._champion.catalog.champion_digest
 
     @property
-    def refused(self) -> Mapping[str, str]:
+    def rejected(self) -> Mapping[str, str]:
         """Return what is rejected and why: models by digest, records of `models` by key."""
-        return self._champion.refused
+        return self._champion.rejected
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+    def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         for message in messages:
             unreadable = None
             try:
@@ -98,32 +96,32 @@ class InferenceHandler:
                 unreadable = error.message
             self._examined.read(message, unreadable)
         self._swap()
-        return ()  # one worker alone publishes unreadable records as dead letters, in `tick`
+        return ()  # one worker alone publishes unreadable records as dead letters, in `on_tick`
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         resume = usable(
             resume,
             self._topics.group("inference"),
-            {self._topics.features: _REACHED},
+            {self._topics.features: _CHECKPOINT},
             self._stream.axis,
         )
-        self._idle.assigned(resume)
+        self._idle.on_assigned(resume)
         for (_, partition), committed in resume.items():
-            at = metadata_of(committed, Reached) or Reached()
+            at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
             if at.champion is not None:
                 self._champion.catalog.remember(at.sequence, at.champion)
             if partition == 0:
-                self._examined.assigned(at.models)
+                self._examined.on_assigned(at.models)
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._idle.revoked(partitions)
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self._idle.on_revoked(partitions)
         if any(partition.partition == 0 for partition in partitions):
-            self._examined.revoked()
+            self._examined.on_revoked()
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing | OutgoingBatch]:
         model = self._champion.model
         if model is None:
-            raise RuntimeError("records were handed over although there is no model yet")
+            raise RuntimeError("records arrived although no model is loaded")
         found = Messages.of(messages)
         for (_, partition), at in found.runs:
             self._idle.read(partition, found[at.stop - 1].offset + 1)
@@ -138,7 +136,7 @@ class InferenceHandler:
             for place, reason in unfit.items():
                 reasons[batch.kept[place]] = reason
         positions = self._positions(found, batch)
-        self._forget_ahead(found, batch, values, positions)
+        self._ignore_ahead(found, batch, values, positions)
         if reasons:
             return self._with_dead_letters(found, batch, values, reasons, positions)
         keys = found.keys
@@ -148,7 +146,7 @@ class InferenceHandler:
             output.append(OutgoingBatch(self._topics.predictions, partition, keys[at], values[at]))
         return output
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic != self._topics.features:
             return []  # `models`: the current model serves, and the trainer publishes all again
         partition = change.partition.partition
@@ -156,26 +154,26 @@ class InferenceHandler:
         gaps: tuple[Gap, ...] = ()
         if change.unread is not None:
             gaps = (Gap(partition, change.unread, None if change.is_new_topic else change.start),)
-        reached = self._idle.refused(partition, None)
-        mark = Watermark(position=reached, log=log, gaps=gaps)
+        watermark = self._idle.rejected(partition, None)
+        mark = Watermark(position=watermark, log=log, gaps=gaps)
         return [Outgoing(self._topics.predictions, encode(mark), partition=partition)]
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         self._idle.read(message.partition, message.offset + 1)
-        mark = encode(self._refused(message, None))
+        mark = encode(self._rejection_mark(message, None))
         return [
-            self._refuse(message, reason),
+            self._dead_letter(message, reason),
             Outgoing(self._topics.predictions, mark, partition=message.partition),
         ]
 
-    def look(self, view: GroupView) -> None:
-        self._idle.look(view)
+    def on_group_progress(self, progress: GroupProgress) -> None:
+        self._idle.on_group_progress(progress)
 
-    def tick(self) -> Sequence[Outgoing]:
+    def on_tick(self) -> Sequence[Outgoing]:
         self._swap()
         if self._champion.model is None:
             self._idle.wait()
-        letters = [self._refuse(message, why) for message, why in self._examined.fresh()]
+        letters = [self._dead_letter(message, why) for message, why in self._examined.fresh()]
         return letters + [
             Outgoing(
                 topic=self._topics.predictions,
@@ -185,9 +183,9 @@ class InferenceHandler:
             for partition, position in self._idle.watermarks()
         ]
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         pointer = self._champion.catalog.champion
-        return self._idle.holds(
+        return self._idle.offsets_to_commit(
             self._topics.features,
             models=self._examined.until,
             sequence=pointer.sequence if pointer else 0,
@@ -239,7 +237,7 @@ class InferenceHandler:
             ]
         return positions
 
-    def _forget_ahead(
+    def _ignore_ahead(
         self, found: Messages, batch: Batch, values: list[bytes], positions: list[int | None]
     ) -> None:
         """Set implausible positions in `positions` to None, and mark their predictions as ahead."""
@@ -255,8 +253,9 @@ class InferenceHandler:
                     values[of_kept] = marked_ahead(values[of_kept])
             if ahead:
                 log.warning(
-                    "%s[%d]: %d records up to offset %d lie far ahead of those before them; they "
-                    "do not count in windows, and time does not move, until more records agree",
+                    "%s[%d]: %d records up to offset %d are far ahead of the records before them; "
+                    "windows ignore them, and the clock does not advance, until more records "
+                    "confirm their time",
                     topic,
                     partition,
                     len(ahead),
@@ -285,31 +284,31 @@ class InferenceHandler:
             own: list[bytes] = []
             # The largest position of the predictions since the last dead letter, and whether there
             # are any.
-            reached: int | None = None
+            max_position: int | None = None
             has_scored = False
             for place in range(at.start, at.stop):
                 message = found[place]
                 if (reason := reasons.get(place)) is None:
                     keys.append(message.key)
                     own.append(predictions[place])
-                    reached = _largest((reached, positions[place]))
+                    max_position = _largest((max_position, positions[place]))
                     has_scored = True
                     continue
                 if has_scored:
-                    self._idle.scored(partition, reached)
-                    reached, has_scored = None, False
-                output.append(self._refuse(message, reason))
+                    self._idle.scored(partition, max_position)
+                    max_position, has_scored = None, False
+                output.append(self._dead_letter(message, reason))
                 keys.append(None)
-                own.append(encode(self._refused(message, positions[place])))
+                own.append(encode(self._rejection_mark(message, positions[place])))
             if has_scored:
-                self._idle.scored(partition, reached)
+                self._idle.scored(partition, max_position)
             output.append(OutgoingBatch(self._topics.predictions, partition, keys, own))
         return output
 
-    def _refused(self, message: Message, position: int | None) -> Watermark:
+    def _rejection_mark(self, message: Message, position: int | None) -> Watermark:
         """Return the watermark that takes the place of a dead letter in the predictions topic."""
         return Watermark(
-            position=self._idle.refused(message.partition, position),
+            position=self._idle.rejected(message.partition, position),
             dead_letter=RefusedRecord(message.offset, position),
         )
 
@@ -328,7 +327,7 @@ class InferenceHandler:
                     bad.setdefault(place, reason)
         return bad
 
-    def _refuse(self, message: Message, reason: str) -> Outgoing:
+    def _dead_letter(self, message: Message, reason: str) -> Outgoing:
         return dead_letter(self._topics.deadletters, message, reason=reason, service="inference")
 
 

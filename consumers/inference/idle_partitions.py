@@ -14,7 +14,7 @@ import msgspec
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Axis, Stream
-from driftline.runtime.handler import GroupView
+from driftline.runtime.handler import GroupProgress
 from driftline.runtime.partition_clock import (
     MAX_AHEAD_ROWS,
     MAX_AHEAD_US,
@@ -28,7 +28,7 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 _LIVE_WITHIN_S = 60.0
 
 
-class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
+class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset of the features topic. `clock` and `other_clock` are the
     clocks of the records before that offset, on the axis of windows and on the other axis."""
 
@@ -43,12 +43,12 @@ class Reached(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
-        at = metadata_of(committed, Reached) or Reached()
+        at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
         self.watermark = at.watermark  # raised by records, dead letters and idle time
         # The watermark at the last prediction or idle advance: dead letters do not raise it.
-        self.passed_on = at.watermark
+        self.published_watermark = at.watermark
         clock = at.clock
-        if clock.reached is None and at.watermark is not None:  # the commit has no clock
+        if clock.max_position is None and at.watermark is not None:  # the commit has no clock
             clock = ClockState(at.watermark)
         self.clock = PartitionClock(stream.max_ahead, clock)
         other = MAX_AHEAD_ROWS if stream.axis == "time" else MAX_AHEAD_US
@@ -56,8 +56,8 @@ class _Partition:
         self.next_offset = committed.offset
         self.since_s = now_s  # when records were last read
         # When records were first read after the last prediction: set by `read`, reset by `scored`.
-        self.refusing_since_s: float | None = None
-        # The next three are set by `look`.
+        self.rejecting_since_s: float | None = None
+        # The next three are set by `on_group_progress`.
         self.lag: int | None = None
         self.end: int | None = None
         self.is_caught_up = False  # everything before the previous `end` was handled
@@ -72,25 +72,25 @@ class IdlePartitions:
         self._by_time = stream.axis == "time"
         self._idle_s = (stream.windows.idle.us or 0) / 1e6
         self._watermark_offset = stream.watermark_offset
-        # The times and values at which the largest watermark increased. `_reach` adds them,
+        # The times and values at which the largest watermark increased. `_raise_front` adds them,
         # `_front_at` removes those that are too old to matter.
         self._front: deque[tuple[float, int]] = deque()
         self._is_live = False  # updated when a record of this worker raises the largest watermark
-        # The last call of `watermarks`, and the last one before the last `look`.
+        # The last call of `watermarks`, and the last one before the last `on_group_progress`.
         self._ticked_s = self._looked_s = clock.monotonic()
-        self._own: dict[int, _Partition] = {}  # from `assigned` to `revoked`
+        self._own: dict[int, _Partition] = {}  # from `on_assigned` to `on_revoked`
         # The largest plausible position of a partition's first record, None if unknown. Set by the
         # owner whenever another model serves.
         self.latest_start: int | None = None
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         """Start tracking these partitions."""
         now_s = self._clock.monotonic()
         for (_, partition), committed in resume.items():
             own = self._own[partition] = _Partition(self._stream, committed, now_s)
-            self._reach(own.watermark)
+            self._raise_front(own.watermark)
 
-    def revoked(self, partitions: Iterable[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Stop tracking these partitions."""
         for partition in partitions:
             self._own.pop(partition.partition, None)
@@ -100,16 +100,16 @@ class IdlePartitions:
         own = self._own[partition]
         own.next_offset = max(next_offset, own.next_offset)
         own.since_s = self._clock.monotonic()
-        if own.refusing_since_s is None:
-            own.refusing_since_s = own.since_s
+        if own.rejecting_since_s is None:
+            own.rejecting_since_s = own.since_s
 
     def wait(self) -> None:
         """Restart all idle times. Called while there is no model, so that nothing is read."""
         now_s = self._clock.monotonic()
         for own in self._own.values():
             own.since_s = now_s
-            if own.refusing_since_s is not None:
-                own.refusing_since_s = now_s
+            if own.rejecting_since_s is not None:
+                own.rejecting_since_s = now_s
 
     def ahead(
         self, partition: int, positions: Sequence[int | None], others: Sequence[int | None]
@@ -126,12 +126,12 @@ class IdlePartitions:
         """Note that records of a partition were scored. `position` is their largest accepted
         position, or None."""
         own = self._own[partition]
-        own.refusing_since_s = None
+        own.rejecting_since_s = None
         if position is not None:
             self._advance(own, position)
-        own.passed_on = own.watermark
+        own.published_watermark = own.watermark
 
-    def refused(self, partition: int, position: int | None) -> int | None:
+    def rejected(self, partition: int, position: int | None) -> int | None:
         """Note the position of a dead letter, if it has one. Return the partition's watermark.
 
         A partition with nothing but dead letters counts as idle after `windows.idle`. Otherwise the
@@ -142,51 +142,55 @@ class IdlePartitions:
             self._advance(own, position)
         return own.watermark
 
-    def look(self, view: GroupView) -> None:
+    def on_group_progress(self, progress: GroupProgress) -> None:
         """Note what is left to read. If a partition was silent for half of `windows.idle`, also
         fetch the watermarks that the group's workers committed."""
         now_s = self._clock.monotonic()
-        self._looked_s = self._ticked_s  # the view was fetched after this
-        for (topic, partition), lag in view.lags.items():
+        self._looked_s = self._ticked_s  # the progress was fetched after this
+        for (topic, partition), lag in progress.lags.items():
             if (own := self._own.get(partition)) is not None:
                 own.lag = lag
                 at = TopicPartition(topic, partition)
-                own.is_caught_up = own.end is not None and view.positions[at] >= own.end
-                own.end = view.ends[at]
+                own.is_caught_up = own.end is not None and progress.positions[at] >= own.end
+                own.end = progress.ends[at]
         if any(now_s - own.since_s >= self._idle_s / 2 for own in self._own.values()):
-            for committed in view.committed().values():
-                self._reach((metadata_of(committed, Reached) or Reached()).watermark)
+            for committed in progress.committed().values():
+                self._raise_front(
+                    (metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()).watermark
+                )
 
     def watermarks(self) -> list[tuple[int, int]]:
         """Return (partition, watermark) of each idle partition to advance now.
 
-        Idle time counts up to the last `look`, not up to now: a partition that seems idle to a
-        delayed worker may have many unread records.
+        Idle time counts up to the last `on_group_progress`, not up to now: a partition that seems
+        idle to a delayed worker may have many unread records.
         """
         self._ticked_s = self._clock.monotonic()
-        reached = self._front_at(self._looked_s - self._idle_s)
-        if reached is None:
+        front = self._front_at(self._looked_s - self._idle_s)
+        if front is None:
             return []
         moved = []
         for partition, own in sorted(self._own.items()):
-            if self._is_silent(own) and (own.passed_on is None or own.passed_on < reached):
-                own.passed_on = reached
-                own.watermark = reached if own.watermark is None else max(own.watermark, reached)
-                moved.append((partition, reached))
+            if self._is_silent(own) and (
+                own.published_watermark is None or own.published_watermark < front
+            ):
+                own.published_watermark = front
+                own.watermark = front if own.watermark is None else max(own.watermark, front)
+                moved.append((partition, front))
         return moved
 
     def _is_silent(self, own: _Partition) -> bool:
         """Return whether nothing, or nothing but dead letters, was read for `windows.idle`."""
         if own.lag == 0 and self._looked_s - own.since_s >= self._idle_s:
             return True
-        refusing_s = own.refusing_since_s
+        rejecting_s = own.rejecting_since_s
         return (
-            refusing_s is not None
+            rejecting_s is not None
             and own.is_caught_up
-            and self._looked_s - refusing_s >= self._idle_s
+            and self._looked_s - rejecting_s >= self._idle_s
         )
 
-    def holds(
+    def offsets_to_commit(
         self, topic: str, *, models: int = 0, sequence: int = 0, champion: str | None = None
     ) -> dict[TopicPartition, Committed]:
         """Return the offsets to commit, with watermarks, clocks and the state of `models`."""
@@ -194,7 +198,7 @@ class IdlePartitions:
             TopicPartition(topic, partition): Committed(
                 own.next_offset,
                 msgspec.json.encode(
-                    Reached(
+                    InferenceCheckpoint(
                         own.watermark,
                         own.clock.state,
                         own.other_clock.state,
@@ -212,11 +216,11 @@ class IdlePartitions:
         watermark = position + self._watermark_offset
         if own.watermark is None or watermark > own.watermark:
             own.watermark = watermark
-        if self._reach(watermark):
+        if self._raise_front(watermark):
             delay_s = self._clock.time() - position / 1e6
             self._is_live = self._by_time and abs(delay_s) <= _LIVE_WITHIN_S
 
-    def _reach(self, watermark: int | None) -> bool:
+    def _raise_front(self, watermark: int | None) -> bool:
         """Record a watermark. Return whether it is the largest of all partitions so far."""
         if watermark is None or (self._front and watermark <= self._front[-1][1]):
             return False

@@ -19,7 +19,7 @@ class Examined:
     def __init__(self) -> None:
         self._unreadable: deque[tuple[Message, str]] = deque(maxlen=_MAX_KEPT)
         self._end = 0  # offset after the last record that was read
-        # Unreadable records before this offset are dead letters. Set by `assigned` and `fresh`,
+        # Unreadable records before this offset are dead letters. Set by `on_assigned` and `fresh`,
         # None while another worker owns partition 0.
         self._until: int | None = None
 
@@ -34,12 +34,12 @@ class Examined:
         if unreadable is not None:
             self._unreadable.append((message, unreadable))
 
-    def assigned(self, until: int) -> None:
+    def on_assigned(self, until: int) -> None:
         """Take over partition 0, whose metadata has this offset of `models`."""
         # An offset beyond the topic's end means that the topic was created again.
         self._until = until if until <= self._end else 0
 
-    def revoked(self) -> None:
+    def on_revoked(self) -> None:
         """Give up partition 0."""
         self._until = None
 

@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-from consumers.outcomes.state_store import Batch, Cache
+from consumers.outcomes.state_store import Cache, CacheBatch
 
 # The most records of a block. More would make a commit's write to the cache longer (now 20 ms) and
 # delay eviction. A day of 10,000 records a second is 105,000 blocks of 250 bytes.
@@ -31,7 +31,10 @@ T = TypeVar("T", bound=Positioned)
 
 
 class Block(msgspec.Struct, omit_defaults=True):
-    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`."""
+    """Neighbours in the topic that are evicted together: offsets from `first` to before `end`.
+
+    Some fields keep their first name in the cache.
+    """
 
     first: int
     end: int
@@ -40,24 +43,26 @@ class Block(msgspec.Struct, omit_defaults=True):
     source: int = -1  # predictions: largest source offset before the block
     last_source: int = -1  # predictions: largest source offset in the block
     joined: int = 0  # predictions: how many have an outcome
-    needs: int = NEVER  # labels: smallest offset of a prediction that was matched
+    # Labels: the smallest offset of a prediction that was matched.
+    dependency_offset: int = msgspec.field(name="needs", default=NEVER)
     waiting: bool = False  # labels: some were read before their prediction
-    placeless: bool = False  # labels: some of those are unpositioned
+    # Labels: some of those have no position yet.
+    unpositioned: bool = msgspec.field(name="placeless", default=False)
 
 
 _decode_block = msgspec.msgpack.Decoder(Block).decode
 _decode_ids = msgspec.msgpack.Decoder(list[str]).decode
 
 
-class Pending(Generic[T]):
+class Buffer(Generic[T]):
     """The records of one topic. A block spans at most `span` positions. `limit` is how many records
     stay in memory if there is a cache."""
 
     limit = 0
 
     def __init__(self, side: bytes, kind: type[T], *, span: int) -> None:
-        # The oldest `_spilled` blocks are only in the cache, the others only in memory. `load` and
-        # `_begin` add blocks, `_spill` moves them to the cache, `drop` removes them.
+        # The oldest `_spilled` blocks are only in the cache, the others only in memory. `attach`
+        # and `_begin` add blocks, `_spill` moves them to the cache, `evict` removes them.
         self.blocks: list[Block] = []
         self._firsts: list[int] = []  # first offset of each block, for bisection
         self._ids: list[list[str]] = []  # ids of each block in memory
@@ -66,18 +71,18 @@ class Pending(Generic[T]):
         self._span = span
         self._side = side
         self._spilled = 0
-        self._start = 0  # set by `load`: earlier records were evicted before the restart
+        self._start = 0  # set by `attach`: earlier records were evicted before the restart
         self._growing: Block | None = None  # the newest block, until it is sealed, moved or removed
         self._until = NEVER  # largest position that `_growing` may take
-        self._fetched: dict[str, list[T]] = {}  # loaded by the last `fetch`; emptied by `drop`
+        self._loaded: dict[str, list[T]] = {}  # loaded by the last `load`; emptied by `evict`
         # What `write` changes next in the cache: blocks by first offset, and evicted blocks.
         self._changed: set[int] = set()
-        self._dropped: list[Block] = []
-        # Blocks evicted from memory since the last commit, with their ids and records. `settle`
-        # discards them, `restore` takes them back.
-        self._unsettled: list[tuple[Block, list[str], list[T]]] = []
+        self._evicted: list[Block] = []
+        # Blocks evicted from memory since the last commit, with their ids and records.
+        # `confirm_evictions` discards them, `undo_evictions` takes them back.
+        self._unconfirmed: list[tuple[Block, list[str], list[T]]] = []
         self._shared = False  # whether an id in the cache may have several records
-        self._cache: Cache | None = None  # set by `load`
+        self._cache: Cache | None = None  # set by `attach`
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[kind]).decode  # type: ignore[valid-type]
 
@@ -87,7 +92,7 @@ class Pending(Generic[T]):
         return len(self._memory) + sum(map(len, self._more.values()))
 
     @property
-    def held(self) -> int | None:
+    def oldest_needed(self) -> int | None:
         """Return the oldest offset still needed, or None."""
         return max(self._start, self.blocks[0].first) if self.blocks else None
 
@@ -96,8 +101,8 @@ class Pending(Generic[T]):
         """Return the first offset that the cache lacks, and the largest source offset before it."""
         if self._spilled:
             last = self.blocks[self._spilled - 1]
-        elif self._dropped:  # still in the cache, and needed again after an abort
-            last = self._dropped[-1]
+        elif self._evicted:  # still in the cache, and needed again after an abort
+            last = self._evicted[-1]
         else:
             return None
         return last.end, last.last_source
@@ -174,22 +179,22 @@ class Pending(Generic[T]):
 
     @property
     def is_cached(self) -> bool:
-        """Return whether some records are only in the cache. `get` finds those after `fetch`."""
+        """Return whether some records are only in the cache. `get` finds those after `load`."""
         return self._spilled > 0
 
-    def fetch(self, ids: Iterable[str]) -> None:
+    def load(self, ids: Iterable[str]) -> None:
         """Load the records of these ids that are only in the cache, instead of the last loaded."""
-        if self._fetched:
-            self._fetched = {}
+        if self._loaded:
+            self._loaded = {}
         if self._spilled:
-            self._fetched = self._cached(list(ids))
+            self._loaded = self._cached(list(ids))
 
     def get(self, record_id: str) -> Sequence[T]:
         """Return the records of an id, by offset. Those in the cache must have been fetched."""
         newest = self._memory.get(record_id)
-        if not self._fetched and not self._more:
+        if not self._loaded and not self._more:
             return () if newest is None else (newest,)
-        found = list(self._fetched.get(record_id, ()))
+        found = list(self._loaded.get(record_id, ()))
         if newest is not None:
             found.append(newest)
             found.extend(self._more.get(record_id, ()))
@@ -198,14 +203,14 @@ class Pending(Generic[T]):
     def newest(self, ids: Sequence[str]) -> list[T | None] | None:
         """Return the record of each id, or None where there is none. Return None altogether if an
         id may have several records, or one that is only in the cache."""
-        if self._fetched or self._more:
+        if self._loaded or self._more:
             return None
         return list(map(self._memory.get, ids))
 
     def knows_none(self, ids: Sequence[str]) -> bool:
         """Return True only if it is certain that the ids all differ and that none has a record."""
         return (
-            not self._fetched and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
+            not self._loaded and self._memory.keys().isdisjoint(ids) and len(set(ids)) == len(ids)
         )
 
     def block_of(self, offset: int) -> Block:
@@ -244,7 +249,7 @@ class Pending(Generic[T]):
         inside = [pair for pair in pairs if pair[1].offset < block.end]
         return sorted(inside, key=lambda pair: pair[1].offset)
 
-    def drop(self) -> None:
+    def evict(self) -> None:
         """Evict the oldest block. If it is in the cache, `write` deletes it there."""
         block = self.blocks.pop(0)
         del self._firsts[0]
@@ -253,22 +258,22 @@ class Pending(Generic[T]):
         if self._spilled:
             self._spilled -= 1
             self._changed.discard(block.first)
-            self._dropped.append(block)
-            self._fetched = {}
+            self._evicted.append(block)
+            self._loaded = {}
         else:
             ids = self._ids.pop(0)
-            records = self._evict(ids, block.end)
+            records = self._remove_from_memory(ids, block.end)
             if self._cache is not None:
-                self._unsettled.append((block, ids, records))
+                self._unconfirmed.append((block, ids, records))
 
-    def settle(self) -> None:
+    def confirm_evictions(self) -> None:
         """Discard the evicted records for good, because a commit has covered their eviction."""
-        self._unsettled.clear()
+        self._unconfirmed.clear()
 
-    def restore(self) -> None:
+    def undo_evictions(self) -> None:
         """Take back blocks whose eviction from memory was not committed, for the next owner."""
-        while self._unsettled:
-            block, ids, records = self._unsettled.pop()
+        while self._unconfirmed:
+            block, ids, records = self._unconfirmed.pop()
             self.blocks.insert(0, block)
             self._firsts.insert(0, block.first)
             self._ids.insert(0, ids)
@@ -277,7 +282,7 @@ class Pending(Generic[T]):
                     self._more.setdefault(record_id, []).insert(0, later)
                 self._memory[record_id] = record
 
-    def _evict(self, ids: Sequence[str], end: int) -> list[T]:
+    def _remove_from_memory(self, ids: Sequence[str], end: int) -> list[T]:
         """Remove the oldest record of each id from memory. All of them are before offset `end`."""
         memory = self._memory
         if not self._more:  # each id has one record
@@ -295,32 +300,32 @@ class Pending(Generic[T]):
 
     # ---- the cache ------------------------------------------------------------------------------
 
-    def load(self, cache: Cache, held: int) -> None:
-        """Continue with the blocks that the cache has from offset `held` on. Evict older ones."""
+    def attach(self, cache: Cache, oldest_needed: int) -> None:
+        """Continue with the blocks that the cache has from this offset on. Evict older ones."""
         self._cache = cache
-        self._start = held
+        self._start = oldest_needed
         self._shared = cache.is_shared(self._side)
         for value in cache.blocks(self._side):
             block = cache.decode(_decode_block, value)
-            if block.end <= held:
-                self._dropped.append(block)
+            if block.end <= oldest_needed:
+                self._evicted.append(block)
             else:
                 self.blocks.append(block)
         self._firsts = [block.first for block in self.blocks]
         self._spilled = len(self.blocks)
 
-    def dropped(self) -> int:
+    def evicted(self) -> int:
         """Return how many blocks wait to be deleted from the cache."""
-        return len(self._dropped)
+        return len(self._evicted)
 
-    def write(self, batch: Batch, *, deletions: int, committed: int, everything: bool) -> None:
+    def write(self, batch: CacheBatch, *, deletions: int, committed: int, everything: bool) -> None:
         """Delete the first `deletions` evicted blocks from the cache. Then move the oldest blocks
         there, up to offset `committed`, until memory has `limit` records (0 if `everything`)."""
         if self._cache is None:
             return
-        for block in self._dropped[:deletions]:
+        for block in self._evicted[:deletions]:
             self._delete(batch, block)
-        del self._dropped[:deletions]
+        del self._evicted[:deletions]
         limit = 0 if everything else self.limit
         while len(self._memory) > limit and self._spilled < len(self.blocks):
             block = self.blocks[self._spilled]
@@ -333,13 +338,13 @@ class Pending(Generic[T]):
             batch.put_block(self._side, block.first, msgspec.msgpack.encode(block))
         self._changed.clear()
 
-    def _spill(self, batch: Batch, block: Block) -> None:
+    def _spill(self, batch: CacheBatch, block: Block) -> None:
         ids = self._ids.pop(0)
         if block is self._growing:
             self._growing = None
         unique = list(dict.fromkeys(ids))
         # A value has all records of an id in the cache, so those of older blocks come first.
-        older = self._raw(unique, batch) if self._spilled or self._dropped else {}
+        older = self._raw(unique, batch) if self._spilled or self._evicted else {}
         for record_id in unique:
             records = [self._memory[record_id], *self._more.get(record_id, ())]
             records = [record for record in records if record.offset < block.end]
@@ -349,12 +354,12 @@ class Pending(Generic[T]):
                     self._shared = True
                     batch.set_shared(self._side)
             batch.put_record(self._side, record_id, self._encode(records))
-        self._evict(ids, block.end)
+        self._remove_from_memory(ids, block.end)
         self._changed.add(block.first)
         batch.put_ids(self._side, block.first, msgspec.msgpack.encode(unique))
         self._spilled += 1
 
-    def _delete(self, batch: Batch, block: Block) -> None:
+    def _delete(self, batch: CacheBatch, block: Block) -> None:
         ids = self._cache_ids(block)
         if self._shared:  # later blocks may have records with the same ids
             for record_id, records in self._raw(ids, batch).items():
@@ -383,7 +388,7 @@ class Pending(Generic[T]):
                 found[record_id] = records
         return found
 
-    def _raw(self, ids: list[str], batch: Batch | None) -> dict[str, list[T]]:
+    def _raw(self, ids: list[str], batch: CacheBatch | None) -> dict[str, list[T]]:
         assert self._cache is not None  # as in `_cache_ids`
         values = self._cache.records(self._side, ids, batch)
         decode, of = self._cache.decode, self._decode

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from typing import Protocol, TypeVar
 
-from consumers.outcomes.buffer import Block, Pending, Positioned
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
-from consumers.outcomes.low_watermark import Progress
+from consumers.outcomes.buffer import Block, Buffer, Positioned
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
+from consumers.outcomes.low_watermark import JoinProgress
 
 _position_of = attrgetter("position")
 _source_of = attrgetter("source")
@@ -24,20 +24,20 @@ P = TypeVar("P")
 class Join(Protocol):
     """The part of `window_join.PartitionJoin` that this module uses."""
 
-    horizon: int
-    progress: Progress
-    kept_predictions: Pending[KeptPrediction]
-    kept_labels: Pending[KeptLabel]
+    join_window: int
+    progress: JoinProgress
+    buffered_predictions: Buffer[BufferedPrediction]
+    buffered_labels: Buffer[BufferedLabel]
 
 
 def take_ordinary_predictions(
-    join: Join, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+    join: Join, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
 ) -> bool:
     """Join a batch of predictions if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.predictions
-    if found[0].offset < side.published or not join.kept_predictions.knows_none(ids):
+    if found[0].offset < side.published or not join.buffered_predictions.knows_none(ids):
         return False
-    partners = join.kept_labels.newest(ids)
+    partners = join.buffered_labels.newest(ids)
     if partners is None:
         return False
     labels = [label for label in partners if label is not None]
@@ -45,35 +45,35 @@ def take_ordinary_predictions(
     if any(map(_ahead_of, found)):
         return False
     positions = list(map(_position_of, found))
-    reached = max(side.reached, max(positions))
-    floor = max(progress.floor, min(reached, progress.labels.reached))
-    if not _all_in_time(predictions, labels, join.horizon, floor):
+    max_position = max(side.max_position, max(positions))
+    low_watermark = max(progress.low_watermark, min(max_position, progress.labels.max_position))
+    if not _all_in_time(predictions, labels, join.join_window, low_watermark):
         return False
     sources = list(map(_source_of, found))
-    for block, start, end in join.kept_predictions.add_all(ids, found, positions, sources):
+    for block, start, end in join.buffered_predictions.add_all(ids, found, positions, sources):
         block.last_source = sources[end - 1]
         block.joined += end - start - partners[start:end].count(None)
-    for block, prediction in _with_blocks(join.kept_labels, labels, predictions):
-        if prediction.offset < block.needs:
-            block.needs = prediction.offset
+    for block, prediction in _with_blocks(join.buffered_labels, labels, predictions):
+        if prediction.offset < block.dependency_offset:
+            block.dependency_offset = prediction.offset
         if prediction.position > block.newest:
             block.newest = prediction.position
     if labels:
         results.first_outcomes(predictions, labels)
     progress.source = sources[-1]
-    side.reached = reached
-    progress.raise_floor()
+    side.max_position = max_position
+    progress.raise_low_watermark()
     return True
 
 
 def take_ordinary_labels(
-    join: Join, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+    join: Join, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
 ) -> bool:
     """Join a batch of labels if it is ordinary. Return whether it is."""
     progress, side = join.progress, join.progress.labels
-    if found[0].offset < side.published or not join.kept_labels.knows_none(ids):
+    if found[0].offset < side.published or not join.buffered_labels.knows_none(ids):
         return False
-    partners = join.kept_predictions.newest(ids)
+    partners = join.buffered_predictions.newest(ids)
     at = list(map(_at_of, found))
     if partners is None or None in at:
         return False
@@ -81,33 +81,39 @@ def take_ordinary_labels(
     if any(map(_ahead_of, found)) or any(map(_ahead_of, predictions)):
         return False
     labels = [label for label, p in zip(found, partners, strict=True) if p is not None]
-    reached = max(side.reached, max(at))
-    floor = max(progress.floor, min(reached, progress.predictions.reached))
-    if not _all_in_time(predictions, labels, join.horizon, floor):
+    max_position = max(side.max_position, max(at))
+    low_watermark = max(
+        progress.low_watermark, min(max_position, progress.predictions.max_position)
+    )
+    if not _all_in_time(predictions, labels, join.join_window, low_watermark):
         return False
     positions = [
         place if partner is None else partner.position
         for place, partner in zip(at, partners, strict=True)
     ]
-    for block, start, end in join.kept_labels.add_all(ids, found, positions):
+    for block, start, end in join.buffered_labels.add_all(ids, found, positions):
         here = partners[start:end]
         block.waiting = block.waiting or None in here
         for partner in here:
-            if partner is not None and partner.offset < block.needs:
-                block.needs = partner.offset
-    for block, _ in _with_blocks(join.kept_predictions, predictions, labels):
+            if partner is not None and partner.offset < block.dependency_offset:
+                block.dependency_offset = partner.offset
+    for block, _ in _with_blocks(join.buffered_predictions, predictions, labels):
         block.joined += 1
     if labels:
         results.first_outcomes(predictions, labels)
-    side.reached = reached
-    progress.raise_floor()
+    side.max_position = max_position
+    progress.raise_low_watermark()
     return True
 
 
 def _all_in_time(
-    predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel], horizon: int, floor: int
+    predictions: Sequence[BufferedPrediction],
+    labels: Sequence[BufferedLabel],
+    join_window: int,
+    low_watermark: int,
 ) -> bool:
-    """Return whether all pairs are surely within the join window, and `floor` has passed none."""
+    """Return whether all pairs are surely within the join window, and none is below the low
+    watermark."""
     if not labels:
         return True
     positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))
@@ -115,15 +121,15 @@ def _all_in_time(
         return False
     first: int = min(min(positions), min(at))
     last: int = max(max(positions), max(at))
-    return last - first <= horizon and first + horizon >= floor
+    return last - first <= join_window and first + join_window >= low_watermark
 
 
 def _with_blocks(
-    kept: Pending[T], records: Sequence[T], partners: Sequence[P]
+    buffer: Buffer[T], records: Sequence[T], partners: Sequence[P]
 ) -> Iterator[tuple[Block, P]]:
     """Yield the block of each record with the record's partner. Most neighbours share a block."""
     block: Block | None = None
     for record, partner in zip(records, partners, strict=True):
         if block is None or not block.first <= record.offset < block.end:
-            block = kept.block_of(record.offset)
+            block = buffer.block_of(record.offset)
         yield block, partner

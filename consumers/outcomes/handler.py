@@ -27,8 +27,8 @@ from typing import Final
 
 import msgspec
 
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction
-from consumers.outcomes.low_watermark import Resume, Stand
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction
+from consumers.outcomes.low_watermark import JoinCheckpoint, ReaderPosition
 from consumers.outcomes.output_records import Publication, are_plain, plain
 from consumers.outcomes.state_store import CacheFailed, Caches
 from consumers.outcomes.window_join import PartitionJoin
@@ -36,7 +36,7 @@ from driftline.audit.partition_placement import Placement, Side
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Stream
-from driftline.runtime.handler import GroupView, LogChange, Output
+from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.commit_metadata import Kind, usable
 from driftline.wire.envelope import lost_unread
@@ -47,8 +47,8 @@ from driftline.wire.topics import Topics
 
 log = logging.getLogger(__name__)
 
-_RESUME: Final = Kind(
-    Resume,
+_CHECKPOINT: Final = Kind(
+    JoinCheckpoint,
     "outcomes of the records from there on are published again, and labels of earlier predictions "
     "that are not joined yet become dead letters",
 )
@@ -77,8 +77,8 @@ _source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead
 _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
-class OutcomesHandler:
-    """Joins predictions with labels. `driftline.runtime.handler.Handler` documents the contract.
+class OutcomesHandler(Handler):
+    """Joins predictions with labels.
 
     `state` is the folder of the cache for records that do not fit in memory. Without it, all
     records within the join window stay in memory. If the cache fails, they do too, and all
@@ -86,8 +86,6 @@ class OutcomesHandler:
     since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
     (labels without a prediction), oversized, invalid.
     """
-
-    follows: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -103,14 +101,14 @@ class OutcomesHandler:
         self._caches = Caches(state)
         self._memory_records = memory_records
         self._uncached_records = uncached_records
-        self._is_full = False  # the last result of `_has_too_much`, which logs a change to True
+        self._is_full = False  # the last result of `_is_memory_full`, which logs a change to True
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
         self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
         # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
-        # by `_read_deferred` or `revoked`.
+        # by `_read_deferred` or `on_revoked`.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
-        self._rebuilding_since_s: float | None = None  # from `assigned` until all are rebuilt
+        self._rebuilding_since_s: float | None = None  # from `on_assigned` until all are rebuilt
         self.counts: Counter[str] = Counter()
         self._placement = Placement(stream.kafka.partitions)
         self._warned = False  # whether `problem` was logged
@@ -125,24 +123,21 @@ class OutcomesHandler:
     def inputs(self) -> tuple[str, ...]:
         return (self._topics.predictions, self._topics.labels)
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        if self._has_too_much():
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        if self._is_memory_full():
             return assigned
-        held = set()
+        paused = set()
         for partition, join in self._joins.items():
             predictions, labels = (TopicPartition(topic, partition) for topic in self.inputs)
-            waiting = join.pace.waiting()
-            if waiting is not None and predictions in assigned and labels in assigned:
-                held.add(labels if waiting is join.progress.labels else predictions)
-        return frozenset(held)
+            to_pause = join.backpressure.topic_to_pause()
+            if to_pause is not None and predictions in assigned and labels in assigned:
+                paused.add(labels if to_pause is join.progress.labels else predictions)
+        return frozenset(paused)
 
-    def follow(self, messages: Sequence[Message]) -> Output:
-        raise RuntimeError("the join follows no topic")
-
-    def assigned(
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
-        kinds = dict.fromkeys(self.inputs, _RESUME)
+        kinds = dict.fromkeys(self.inputs, _CHECKPOINT)
         resume = usable(resume, self._topics.group("outcomes"), kinds, self._stream.axis)
         starts: dict[TopicPartition, int] = {}
         for partition in sorted({at.partition for at in resume}):
@@ -157,13 +152,13 @@ class OutcomesHandler:
         if again := sum(join.to_reread for join in self._joins.values()):
             self._rebuilding_since_s = self._clock.monotonic()
             log.info(
-                "the join goes back %d records in %d partitions to rebuild its state",
+                "rereading %d records in %d partitions to rebuild the join's state",
                 again,
                 sum(join.progress.is_rebuilding for join in self._joins.values()),
             )
         return {partition: start for partition, start in starts.items() if partition in resume}
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._deferred.pop(partition.partition, None)
             if (join := self._joins.pop(partition.partition, None)) is not None:
@@ -185,10 +180,10 @@ class OutcomesHandler:
             self._placement.see(side, partition, own.keys)
         if not self._warned and self.problem is not None:
             self._warned = True
-            log.warning("labels do not meet their predictions: %s", self.problem)
+            log.warning("labels are not in the partitions of their predictions: %s", self.problem)
         return [record for p in publications.values() for record in p.records()]
 
-    def log_changed(self, change: LogChange) -> Output:
+    def on_log_change(self, change: LogChange) -> Output:
         if change.is_new_topic and change.unread is None:
             change = self._remembered(change)
         return lost_unread(change, self._topics.outcomes)
@@ -204,23 +199,25 @@ class OutcomesHandler:
         if unread == 0:
             return change
         log.error(
-            "%s[%d] was created again: from offset %d on it was not read", *change.partition, unread
+            "%s[%d] was created again: its records from offset %d on were never read",
+            *change.partition,
+            unread,
         )
         return msgspec.structs.replace(change, unread=unread)
 
-    def refuse(self, message: Message, reason: str) -> Output:
+    def reject(self, message: Message, reason: str) -> Output:
         join = self._join(message.partition)
         is_label = message.topic == self._topics.labels
         side = join.progress.labels if is_label else join.progress.predictions
         publication = self._publication(message.partition, join)
         if is_label:
-            self._refuse_label(join, message, reason, publication)
+            self._reject_label(join, message, reason, publication)
         else:
-            self._refuse(0, message, reason, publication)
+            self._reject(0, message, reason, publication)
         side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
-    def tick(self) -> Output:
+    def on_tick(self) -> Output:
         output: list[Publication] = []
         for partition, join in self._joins.items():
             publication = self._publication(partition, join)
@@ -230,23 +227,27 @@ class OutcomesHandler:
         self._tell_when_rebuilt()
         return [record for publication in output for record in publication.records()]
 
-    def look(self, view: GroupView) -> None:
+    def on_group_progress(self, progress: GroupProgress) -> None:
         for partition, join in self._joins.items():
-            stands = [
-                Stand(view.positions[at], view.ends[at])
+            readers = [
+                ReaderPosition(progress.positions[at], progress.ends[at])
                 for topic in self.inputs
-                if (at := TopicPartition(topic, partition)) in view.ends
+                if (at := TopicPartition(topic, partition)) in progress.ends
             ]
-            if len(stands) == len(self.inputs):
-                join.look(*stands)
+            if len(readers) == len(self.inputs):
+                join.on_group_progress(*readers)
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
-        held = {}
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
+        offsets = {}
         for partition, join in self._joins.items():
-            predictions, labels = join.hold()
-            held[TopicPartition(self._topics.predictions, partition)] = predictions
-            held[TopicPartition(self._topics.labels, partition)] = labels
-        return held
+            predictions, labels = join.offsets_to_commit()
+            offsets[TopicPartition(self._topics.predictions, partition)] = predictions
+            offsets[TopicPartition(self._topics.labels, partition)] = labels
+        return offsets
+
+    def on_committed(self) -> None:
+        for join in self._joins.values():
+            join.on_committed()
 
     def close(self) -> None:
         for join in self._joins.values():
@@ -281,17 +282,17 @@ class OutcomesHandler:
             topics=(self._topics.predictions, self._topics.labels),
         )
 
-    def _has_too_much(self) -> bool:
+    def _is_memory_full(self) -> bool:
         """Return whether memory is full of records that a failed cache should hold."""
         if not self._caches.have_failed:
             return False
-        kept = sum(join.in_memory for join in self._joins.values())
-        is_full = kept >= self._uncached_records
+        buffered = sum(join.in_memory for join in self._joins.values())
+        is_full = buffered >= self._uncached_records
         if is_full and not self._is_full:
             log.error(
-                "the join reads no more: it keeps %d records in memory because its cache has "
-                "failed. Make room on the disk and restart outcomes; nothing is lost meanwhile",
-                kept,
+                "the join has paused: it buffers %d records in memory because its cache has "
+                "failed. Free disk space and restart outcomes; no records are lost",
+                buffered,
             )
         self._is_full = is_full
         return is_full
@@ -305,7 +306,7 @@ class OutcomesHandler:
         since_s = self._rebuilding_since_s
         if since_s is not None and not any(j.progress.is_rebuilding for j in self._joins.values()):
             self._rebuilding_since_s = None
-            log.info("the join's state is rebuilt after %.1f s", self._clock.monotonic() - since_s)
+            log.info("rebuilt the join's state in %.1f s", self._clock.monotonic() - since_s)
 
     # ---- records --------------------------------------------------------------------------------
 
@@ -345,7 +346,7 @@ class OutcomesHandler:
         found = decode_each(_decode, values)
         for item in found.rejected:
             published = join.progress.predictions.published
-            self._refuse(published, messages[item.index], item.reason, publication)
+            self._reject(published, messages[item.index], item.reason, publication)
         read = None
         if self._stream.axis == "row" and not found.rejected:
             read = _plain_ones(messages, values, found.items, join.progress.source)
@@ -366,7 +367,7 @@ class OutcomesHandler:
         published = join.progress.predictions.published
         by_row = self._stream.axis == "row"
         ids: list[str] = []
-        read: list[KeptPrediction] = []
+        read: list[BufferedPrediction] = []
         newest = join.progress.source
         for index, event in zip(found.kept, found.items, strict=True):
             offset = offsets[index]
@@ -398,14 +399,16 @@ class OutcomesHandler:
                 position = event.row if by_row else event.time and parse_time(event.time)
                 value = plain(values[index] or b"", event)
             except ValueError as error:
-                self._refuse(published, messages[index], str(error), publication)
+                self._reject(published, messages[index], str(error), publication)
                 continue
             if not isinstance(position, int):
                 reason = f"no position: its {self._stream.axis} is missing"
-                self._refuse(published, messages[index], reason, publication)
+                self._reject(published, messages[index], reason, publication)
                 continue
             ids.append(event.record_id)
-            read.append(KeptPrediction(offset, source, position, keys[index], value, event.ahead))
+            read.append(
+                BufferedPrediction(offset, source, position, keys[index], value, event.ahead)
+            )
         join.take_predictions(ids, read, publication)
         join.progress.source = newest
 
@@ -420,7 +423,7 @@ class OutcomesHandler:
             self._take_labels(join, messages[start : item.index], usable, publication)
             message, start = messages[item.index], item.index + 1
             if message.offset >= join.progress.labels.published:
-                self._refuse_label(join, message, item.reason, publication)
+                self._reject_label(join, message, item.reason, publication)
         usable = found.items[start - len(found.rejected) :]
         self._take_labels(join, messages[start:], usable, publication)
 
@@ -433,18 +436,18 @@ class OutcomesHandler:
     ) -> None:
         ids, labels, at = (list(map(of, found)) for of in (_id_of, _label_of, _at_of))
         offsets, keys, headers = messages.offsets, messages.keys, messages.headers
-        read = list(map(KeptLabel, offsets, at, labels, keys, messages.values, headers))
+        read = list(map(BufferedLabel, offsets, at, labels, keys, messages.values, headers))
         join.take_labels(ids, read, publication)
 
-    def _refuse_label(
+    def _reject_label(
         self, join: PartitionJoin, message: Message, reason: str, publication: Publication
     ) -> None:
         """Reject a label that was not rejected before a restart."""
         self.counts["invalid"] += 1
-        position = join.refuse_label(self._labels.position(message.value))
-        publication.refused_label(message, reason, position)
+        position = join.reject_label(self._labels.position(message.value))
+        publication.rejected_label(message, reason, position)
 
-    def _refuse(
+    def _reject(
         self, published: int, message: Message, reason: str, publication: Publication
     ) -> None:
         if message.offset >= published:  # otherwise it was rejected before the restart
@@ -457,7 +460,7 @@ def _plain_ones(
     values: Sequence[bytes | None],
     events: Sequence[_Prediction | Watermark],
     source: int,
-) -> list[KeptPrediction] | None:
+) -> list[BufferedPrediction] | None:
     """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
     watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
     plains = [value for value in values if value is not None]
@@ -468,4 +471,4 @@ def _plain_ones(
         return None
     if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
         return None
-    return list(map(KeptPrediction, messages.offsets, sources, rows, messages.keys, plains))
+    return list(map(BufferedPrediction, messages.offsets, sources, rows, messages.keys, plains))

@@ -11,7 +11,7 @@ from driftline.wire.events import Value
 Reason = Literal["late", "orphan"]
 
 
-class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class BufferedPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A prediction until it is evicted. `value` is its bytes from `output_records.plain`.
     If `ahead`, its position is not accepted, and no label is too early or too late for it."""
 
@@ -23,7 +23,7 @@ class KeptPrediction(msgspec.Struct, frozen=True, gc=False, array_like=True):
     ahead: bool = False
 
 
-class KeptLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
+class BufferedLabel(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A label until it is evicted.
 
     `at` is the position at which it became known, or None. If `ahead`, `at` is implausibly far
@@ -45,17 +45,17 @@ class Results(Protocol):
     """Receives the results of a join in the order in which they are to be published."""
 
     def first_outcomes(
-        self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
+        self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
         """Add the first outcome of each prediction, with the label at the same index; n >= 1."""
 
-    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
+    def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         """Add the outcome of a prediction and a label that belongs to it."""
 
-    def refused(self, label: KeptLabel, reason: Reason) -> None:
+    def rejected(self, label: BufferedLabel, reason: Reason) -> None:
         """Reject a label that is too late for its record, or has no record."""
 
-    def repeated(self, label: KeptLabel) -> None:
+    def repeated(self, label: BufferedLabel) -> None:
         """Count a label that repeats the known one."""
 
     def unlabelled(self, predictions: int) -> None:

@@ -17,17 +17,19 @@ from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
 
-class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
+class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata beside a committed offset: what was done before the commit.
 
-    Records from the committed offset up to `published` are read again only to rebuild state.
+    Records from the committed offset up to `published` are read again only to rebuild state. Some
+    fields keep their first name in the JSON.
     """
 
     published: Offset = 0  # the first offset that was not handled
     # Predictions: the largest source offset before the committed offset.
     before: Annotated[int, Meta(ge=-1, le=2**63 - 1)] = -1
-    reached: Position = BEFORE_ALL  # max position
-    passed: Position = BEFORE_ALL  # labels: predictions below it no longer wait for labels
+    max_position: Position = msgspec.field(name="reached", default=BEFORE_ALL)
+    # Labels: predictions below this position no longer wait for labels.
+    closed_up_to: Position = msgspec.field(name="passed", default=BEFORE_ALL)
     watermark: Position | None = None  # predictions: a watermark that was read but not published
     token: str = ""  # identifies the commits that a cache belongs to
     log: str = ""  # predictions: id of the topic that `before` is an offset of; empty: unknown
@@ -38,34 +40,36 @@ class Resume(msgspec.Struct, frozen=True, omit_defaults=True):
     axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
 
 
-class Side:
+class TopicProgress:
     """The progress of reading one topic. `resumed`, `at` and `published` do not change."""
 
     def __init__(self, committed: Committed) -> None:
         self.resumed = committed
-        self.at = metadata_of(committed, Resume) or Resume()
-        self.next_offset = committed.offset  # advanced by the handler, `Spill` and `look`
-        self.reached = self.at.reached  # max position, raised by the join
+        self.at = metadata_of(committed, JoinCheckpoint) or JoinCheckpoint()
+        # Advanced by the handler, `Spill` and `on_group_progress`.
+        self.next_offset = committed.offset
+        self.max_position = self.at.max_position  # raised by the join
         self.published = self.at.published  # records before it were handled before the restart
-        self.end = self.published  # end of the topic, as far as known; updated by `look`
+        # End of the topic, as far as known; updated by `on_group_progress`.
+        self.end = self.published
 
     @property
     def is_behind(self) -> bool:
         """Return whether records that were handled before a restart are still to be read again."""
         return self.next_offset < self.published
 
-    def reach(self, position: int) -> None:
+    def raise_max_position(self, position: int) -> None:
         """Raise the max position to this one if it is larger."""
-        if position > self.reached:
-            self.reached = position
+        if position > self.max_position:
+            self.max_position = position
 
-    def commit(self, held: int | None, resume: Resume) -> Committed:
-        """Return the commit for offset `held`, or for the next offset if `held` is None."""
-        offset = self.next_offset if held is None else held
-        return Committed(offset, msgspec.json.encode(resume).decode())
+    def commit(self, oldest_needed: int | None, checkpoint: JoinCheckpoint) -> Committed:
+        """Return the commit for the oldest needed offset, or for the next one if that is None."""
+        offset = self.next_offset if oldest_needed is None else oldest_needed
+        return Committed(offset, msgspec.json.encode(checkpoint).decode())
 
 
-class Stand(NamedTuple):
+class ReaderPosition(NamedTuple):
     """A reader position: all records before `position` were handled, and `end` was then fetched
     as the end of the partition's log."""
 
@@ -73,63 +77,65 @@ class Stand(NamedTuple):
     end: int
 
 
-class Fence(msgspec.Struct):
+class Barrier(msgspec.Struct):
     """A barrier, which notes where both topics end. Once one topic is read up to there, all records
     of the other topic that were read before have been compared with what it had at that time."""
 
     predictions_end: int
     labels_end: int
     labels_read: int  # next offset of labels
-    reached: int  # max position of predictions
+    max_position: int  # max position of predictions
     watermark: int | None  # the watermark to publish behind the barrier
     is_passed_by_predictions: bool = False
     is_passed_by_labels: bool = False
 
 
-class Passed(msgspec.Struct, frozen=True):
-    """Facts that are known once a topic has passed the barrier."""
+class BarrierResult(msgspec.Struct, frozen=True):
+    """What is known once a topic has passed the barrier."""
 
     labels_before: int | None = None  # labels before this offset met all existing predictions
     watermark: int | None = None  # records before this position met all existing labels
 
 
-class Progress:
+class JoinProgress:
     """Both topics of a partition. Time advances by their positions, never by a clock.
 
-    `floor` is the low watermark: the smaller max position of the two topics, or `_passed` if that
-    is larger. `_passed` is the max position that predictions had at the last barrier that was
+    `low_watermark` is the smaller max position of the two topics, or `_closed_up_to` if that is
+    larger. `_closed_up_to` is the max position that predictions had at the last barrier that was
     passed by the labels.
     """
 
     def __init__(self, predictions: Committed, labels: Committed, stream: Stream) -> None:
         self._axis = stream.axis
-        self.predictions = Side(predictions)
-        self.labels = Side(labels)
+        self.predictions = TopicProgress(predictions)
+        self.labels = TopicProgress(labels)
         clock = self.labels.at.clock
-        if clock.reached is None and self.labels.reached > BEFORE_ALL:  # the commit has no clock
-            clock = ClockState(self.labels.reached)
+        # The commit has no clock.
+        if clock.max_position is None and self.labels.max_position > BEFORE_ALL:
+            clock = ClockState(self.labels.max_position)
         self.label_clock = PartitionClock(stream.max_ahead, clock)
         # Largest source offset of a prediction: raised by the join, reset by `take_log`.
         self.source = self.predictions.at.before
         self._log = self.predictions.at.log  # id of the topic that `source` is an offset of
         self._log_offset = -1  # offset of the watermark record that named it
-        self.floor = BEFORE_ALL
-        self._passed = self.labels.at.passed  # raised by `pass_fence`
-        self._watermark = self.predictions.at.watermark  # until `pass_fence` publishes it
-        self._fence: Fence | None = None  # from `look` until both topics have passed it
-        self.raise_floor()
+        self.low_watermark = BEFORE_ALL
+        self._closed_up_to = self.labels.at.closed_up_to  # raised by `pass_barrier`
+        self._watermark = self.predictions.at.watermark  # until `pass_barrier` publishes it
+        # From `on_group_progress` until both topics have passed it.
+        self._barrier: Barrier | None = None
+        self.raise_low_watermark()
 
     @property
     def is_rebuilding(self) -> bool:
         """Return whether records from before a restart are still being read again."""
         return self.predictions.is_behind or self.labels.is_behind
 
-    def raise_floor(self) -> None:
-        """Update the low watermark after a max position or `_passed` has increased."""
-        predictions, labels = self.predictions.reached, self.labels.reached
+    def raise_low_watermark(self) -> None:
+        """Update the low watermark after a max position or `_closed_up_to` has increased."""
+        predictions, labels = self.predictions.max_position, self.labels.max_position
         both = predictions if predictions < labels else labels
-        if both > self.floor or self._passed > self.floor:
-            self.floor = max(both, self._passed)
+        if both > self.low_watermark or self._closed_up_to > self.low_watermark:
+            self.low_watermark = max(both, self._closed_up_to)
 
     def take_log(self, offset: int, log: Log) -> None:
         """Note that predictions after `offset` have source offsets of this log of features."""
@@ -138,59 +144,59 @@ class Progress:
             self.source = log.offset - 1
 
     def take_watermark(self, position: int) -> None:
-        """Note a watermark: no prediction before it will follow. `pass_fence` publishes it."""
-        self.predictions.reach(position - 1)
+        """Note a watermark: no prediction before it will follow. `pass_barrier` publishes it."""
+        self.predictions.raise_max_position(position - 1)
         if self._watermark is None or position > self._watermark:
             self._watermark = position
-        self.raise_floor()
+        self.raise_low_watermark()
 
-    def look(self, predictions: Stand, labels: Stand) -> bool:
+    def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> bool:
         """Note the reader positions of both topics. Return whether a barrier was set."""
         sides = ((self.predictions, predictions), (self.labels, labels))
-        for side, stand in sides:
-            side.end = stand.end
+        for side, reader in sides:
+            side.end = reader.end
         if self.is_rebuilding:
-            for side, stand in sides:
-                if side.is_behind and stand.position >= side.published:
+            for side, reader in sides:
+                if side.is_behind and reader.position >= side.published:
                     side.next_offset = side.published  # retention deleted the last old ones
             return False
-        for side, stand in sides:
+        for side, reader in sides:
             # The last record may be followed by transaction markers.
-            side.next_offset = max(side.next_offset, stand.position)
-        if self._fence is not None:
+            side.next_offset = max(side.next_offset, reader.position)
+        if self._barrier is not None:
             return False
-        self._fence = Fence(
+        self._barrier = Barrier(
             predictions_end=predictions.end,
             labels_end=labels.end,
             labels_read=self.labels.next_offset,
-            reached=self.predictions.reached,
+            max_position=self.predictions.max_position,
             watermark=self._watermark,
         )
         return True
 
-    def pass_fence(self) -> Passed:
+    def pass_barrier(self) -> BarrierResult:
         """Return what the barrier has shown since the last call."""
-        fence = self._fence
-        if fence is None:
-            return Passed()
+        barrier = self._barrier
+        if barrier is None:
+            return BarrierResult()
         labels_before = watermark = None
-        has_predictions = self.predictions.next_offset >= fence.predictions_end
-        if has_predictions and not fence.is_passed_by_predictions:
-            fence.is_passed_by_predictions = True
-            labels_before = fence.labels_read
-        has_labels = self.labels.next_offset >= fence.labels_end
-        if has_labels and not fence.is_passed_by_labels:
-            fence.is_passed_by_labels = True
-            self._passed = max(self._passed, fence.reached)
-            self.raise_floor()
-            watermark = fence.watermark
+        has_predictions = self.predictions.next_offset >= barrier.predictions_end
+        if has_predictions and not barrier.is_passed_by_predictions:
+            barrier.is_passed_by_predictions = True
+            labels_before = barrier.labels_read
+        has_labels = self.labels.next_offset >= barrier.labels_end
+        if has_labels and not barrier.is_passed_by_labels:
+            barrier.is_passed_by_labels = True
+            self._closed_up_to = max(self._closed_up_to, barrier.max_position)
+            self.raise_low_watermark()
+            watermark = barrier.watermark
             if self._watermark == watermark:
                 self._watermark = None
-        if fence.is_passed_by_predictions and fence.is_passed_by_labels:
-            self._fence = None
-        return Passed(labels_before, watermark)
+        if barrier.is_passed_by_predictions and barrier.is_passed_by_labels:
+            self._barrier = None
+        return BarrierResult(labels_before, watermark)
 
-    def hold(
+    def offsets_to_commit(
         self, predictions: int | None, before: int | None, labels: int | None, token: str
     ) -> tuple[Committed, Committed]:
         """Return the commits of both topics. `predictions` and `labels` are the oldest offsets
@@ -200,10 +206,10 @@ class Progress:
         return (
             self.predictions.commit(
                 predictions,
-                Resume(
+                JoinCheckpoint(
                     published=self.predictions.next_offset,
                     before=self.source if before is None else before,
-                    reached=self.predictions.reached,
+                    max_position=self.predictions.max_position,
                     watermark=self._watermark,
                     token=token,
                     axis=self._axis,
@@ -214,10 +220,10 @@ class Progress:
             ),
             self.labels.commit(
                 labels,
-                Resume(
+                JoinCheckpoint(
                     published=self.labels.next_offset,
-                    reached=self.labels.reached,
-                    passed=self._passed,
+                    max_position=self.labels.max_position,
+                    closed_up_to=self._closed_up_to,
                     token=token,
                     axis=self._axis,
                     beside=self.predictions.next_offset,

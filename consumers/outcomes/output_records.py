@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import methodcaller
 from typing import Final
 
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Reason
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Reason
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.config.stream import Stream
 from driftline.wire.envelope import dead_letter, encode
@@ -25,8 +25,8 @@ _ends: Final = methodcaller("endswith", b"}")
 _SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
 
 _REASONS: Final[dict[Reason, str]] = {
-    "late": "known later than the horizon after its record",
-    "orphan": "no prediction with this id within the horizon",
+    "late": "known more than a join window after its record",
+    "orphan": "no prediction with this id within the join window",
 }
 
 
@@ -48,7 +48,7 @@ def plain(value: bytes, event: Prediction) -> bytes:
     return encode(event)
 
 
-def _with_label_ahead(value: bytes, prediction: KeptPrediction) -> bytes:
+def _with_label_ahead(value: bytes, prediction: BufferedPrediction) -> bytes:
     """Mark an outcome whose label is ahead. It is marked already if its prediction is ahead."""
     return value if prediction.ahead else marked_ahead(value)
 
@@ -61,7 +61,7 @@ def are_plain(values: Sequence[bytes]) -> bool:
 class Publication:
     """Collects the results of a join for one partition, and adds their numbers to `counts`.
 
-    `reached` returns the watermark of the partition's outcomes when a label is rejected.
+    `current_watermark` returns the watermark of the partition's outcomes when a label is rejected.
     """
 
     def __init__(
@@ -70,12 +70,12 @@ class Publication:
         topics: Topics,
         partition: int,
         counts: Counter[str],
-        reached: Callable[[], int | None],
+        current_watermark: Callable[[], int | None],
     ) -> None:
         self._topics = topics
         self._partition = partition
         self._counts = counts
-        self._reached = reached
+        self._current_watermark = current_watermark
         self._by_row = stream.axis == "row"
         self._keys: list[bytes | None] = []
         self._values: list[bytes] = []
@@ -84,7 +84,7 @@ class Publication:
         self._texts: dict[Value, bytes] = {}  # the JSON of each label that is a string
 
     def first_outcomes(
-        self, predictions: Sequence[KeptPrediction], labels: Sequence[KeptLabel]
+        self, predictions: Sequence[BufferedPrediction], labels: Sequence[BufferedLabel]
     ) -> None:
         """See `consumers.outcomes.join_records.Results`, also for the methods below."""
         known = [self._known(label) for label in labels]
@@ -103,7 +103,7 @@ class Publication:
         self._keys += keys
         self._values += values
 
-    def outcome(self, prediction: KeptPrediction, label: KeptLabel, revision: int) -> None:
+    def outcome(self, prediction: BufferedPrediction, label: BufferedLabel, revision: int) -> None:
         value = b'{"type":"outcome",%b,%b,"revision":%d}' % (
             prediction.value[_SHARED],
             self._known(label),
@@ -115,7 +115,7 @@ class Publication:
         if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
             reason = f"outcome too large: {len(value)} bytes with the prediction inside"
-            self._refuse(label, reason)
+            self._reject(label, reason)
             return
         if revision:
             self._revised += 1
@@ -124,11 +124,11 @@ class Publication:
         self._keys.append(key)
         self._values.append(value)
 
-    def refused(self, label: KeptLabel, reason: Reason) -> None:
+    def rejected(self, label: BufferedLabel, reason: Reason) -> None:
         self._counts["late" if reason == "late" else "orphans"] += 1
-        self._refuse(label, _REASONS[reason])
+        self._reject(label, _REASONS[reason])
 
-    def repeated(self, label: KeptLabel) -> None:
+    def repeated(self, label: BufferedLabel) -> None:
         self._counts["repeated"] += 1
 
     def unlabelled(self, predictions: int) -> None:
@@ -138,13 +138,13 @@ class Publication:
         self._keys.append(None)
         self._values.append(encode(Watermark(position=position)))
 
-    def refused_label(self, message: Message, reason: str, position: int | None) -> None:
+    def rejected_label(self, message: Message, reason: str, position: int | None) -> None:
         """Add a dead letter for a label, and a watermark with its position in place of its outcome.
         Without the watermark, windows would not close if every label is rejected."""
         self.dead_letter(message, reason)
         letter = RefusedRecord(message.offset, position)
         self._keys.append(None)
-        self._values.append(encode(Watermark(self._reached(), dead_letter=letter)))
+        self._values.append(encode(Watermark(self._current_watermark(), dead_letter=letter)))
 
     def dead_letter(self, message: Message, reason: str) -> None:
         """Add a dead letter for an input record."""
@@ -159,7 +159,7 @@ class Publication:
             yield OutgoingBatch(self._topics.outcomes, self._partition, self._keys, self._values)
         yield from self._letters
 
-    def _known(self, label: KeptLabel) -> bytes:
+    def _known(self, label: BufferedLabel) -> bytes:
         """Return the part of an outcome's bytes that describes its label."""
         value = label.label
         text = self._texts.get(value) if type(value) is str else encode(value)
@@ -172,7 +172,7 @@ class Publication:
             return b'"label":%b,"label_time":null,"label_row":%d' % (text, at)
         return b'"label":%b,"label_time":"%b","label_row":null' % (text, format_time(at).encode())
 
-    def _refuse(self, label: KeptLabel, reason: str) -> None:
+    def _reject(self, label: BufferedLabel, reason: str) -> None:
         message = Message(
             self._topics.labels,
             self._partition,
@@ -181,4 +181,4 @@ class Publication:
             label.value,
             label.headers,
         )
-        self.refused_label(message, reason, None if label.ahead else label.at)
+        self.rejected_label(message, reason, None if label.ahead else label.at)

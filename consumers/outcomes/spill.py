@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from consumers.outcomes.buffer import Pending
-from consumers.outcomes.low_watermark import Progress
-from consumers.outcomes.state_store import Batch, Cache, CacheFailed, Covered
+from consumers.outcomes.buffer import Buffer
+from consumers.outcomes.low_watermark import JoinProgress
+from consumers.outcomes.state_store import Cache, CacheBatch, CacheFailed, Covered
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ class _Commit(msgspec.Struct, frozen=True):
 
     predictions: int
     labels: int
-    dropped_predictions: int
-    dropped_labels: int
+    evicted_predictions: int
+    evicted_labels: int
 
 
 class Spill:
@@ -36,9 +36,9 @@ class Spill:
 
     def __init__(
         self,
-        progress: Progress,
-        predictions: Pending[Any],
-        labels: Pending[Any],
+        progress: JoinProgress,
+        predictions: Buffer[Any],
+        labels: Buffer[Any],
         cache: Cache | None,
         topics: tuple[str, str],
     ) -> None:
@@ -49,8 +49,8 @@ class Spill:
         self._topics = topics
         tokens = {progress.predictions.at.token, progress.labels.at.token}
         self.token = tokens.pop() if len(tokens) == 1 else ""
-        # The next offsets of the last successful commit, and the commit that `begin_commit` noted.
-        # `settle` takes it as successful, because after a failure there is a new join.
+        # The next offsets of the last successful commit, set by `on_committed`, and the commit that
+        # `begin_commit` noted.
         self._committed = (progress.predictions.published, progress.labels.published)
         self._commit: _Commit | None = None
         if cache is not None:
@@ -59,37 +59,37 @@ class Spill:
     def begin_commit(self) -> None:
         """Note what the loop is about to commit."""
         if not self._progress.is_rebuilding:
-            self._note_commit(
-                self._progress.predictions.next_offset, self._progress.labels.next_offset
+            self._commit = _Commit(
+                self._progress.predictions.next_offset,
+                self._progress.labels.next_offset,
+                self._predictions.evicted(),
+                self._labels.evicted(),
             )
 
-    def settle(self) -> None:
-        """Write what the last commit covers to the cache. Called in each iteration of the loop."""
+    def on_committed(self) -> None:
+        """Write to the cache what the commit covers. Raises CacheFailed."""
         commit, self._commit = self._commit, None
         if commit is not None:
             self._committed = (commit.predictions, commit.labels)
-            self._predictions.settle()
-            self._labels.settle()
-            self._write(commit.dropped_predictions, commit.dropped_labels)
-        elif self._progress.is_rebuilding:
-            self._write()  # records that are read again were committed before
+            self._predictions.confirm_evictions()
+            self._labels.confirm_evictions()
+            self._write(commit.evicted_predictions, commit.evicted_labels)
+
+    def write_reread(self) -> None:
+        """Write records to the cache that were committed before a restart and read again."""
+        self._write()
 
     def close(self) -> None:
         """Write everything committed, and close the cache. If that fails, records are reread."""
         if self._cache is not None:
             try:
-                self._predictions.restore()
-                self._labels.restore()
+                self._predictions.undo_evictions()
+                self._labels.undo_evictions()
                 self._write(everything=True)
             except CacheFailed as error:
-                log.debug("closed without its cache: %s", error)
+                log.debug("closed without writing the join cache: %s", error)
             self._cache.close()
             self._cache = None
-
-    def _note_commit(self, predictions: int, labels: int) -> None:
-        self._commit = _Commit(
-            predictions, labels, self._predictions.dropped(), self._labels.dropped()
-        )
 
     def _begin(self, cache: Cache) -> None:
         predictions, labels = self._progress.predictions, self._progress.labels
@@ -105,27 +105,26 @@ class Spill:
             cache.clear()
             covered = None
         self.token = self.token or secrets.token_hex(8)
-        self._predictions.load(cache, predictions.resumed.offset)
-        self._labels.load(cache, labels.resumed.offset)
+        self._predictions.attach(cache, predictions.resumed.offset)
+        self._labels.attach(cache, labels.resumed.offset)
         if covered is None:
             return
         if covered.predictions > predictions.next_offset:
             predictions.next_offset = covered.predictions
             self._progress.source = covered.source
         labels.next_offset = max(labels.next_offset, covered.labels)
-        self._note_commit(*self._committed)  # the blocks that `load` evicted can be deleted
 
     def _write(
-        self, dropped_predictions: int = 0, dropped_labels: int = 0, *, everything: bool = False
+        self, evicted_predictions: int = 0, evicted_labels: int = 0, *, everything: bool = False
     ) -> None:
         if self._cache is None:
             return
-        batch = Batch()
-        for pending, dropped, committed in (
-            (self._predictions, dropped_predictions, self._committed[0]),
-            (self._labels, dropped_labels, self._committed[1]),
+        batch = CacheBatch()
+        for buffer, dropped, committed in (
+            (self._predictions, evicted_predictions, self._committed[0]),
+            (self._labels, evicted_labels, self._committed[1]),
         ):
-            pending.write(batch, deletions=dropped, committed=committed, everything=everything)
+            buffer.write(batch, deletions=dropped, committed=committed, everything=everything)
         if not batch.operations.is_empty():
             predictions, source = self._predictions.next_uncached or (0, -1)
             labels, _ = self._labels.next_uncached or (0, -1)

@@ -82,9 +82,9 @@ class Caches:
         if not self.have_failed:
             self.have_failed = True
             log.error(
-                "the join's cache %s failed and no cache is used until the next start: what it "
-                "held is read again from the committed offsets, and all records within the horizon "
-                "are kept in memory: %s",
+                "the join's cache %s failed; no cache is used until the next start, all records "
+                "within the join window are buffered in memory, and records that were in the cache "
+                "are read again from the committed offsets: %s",
                 path,
                 error,
             )
@@ -123,7 +123,7 @@ class Cache:
         return covered if covered.version == _VERSION else None
 
     def records(
-        self, side: bytes, ids: list[str], batch: "Batch | None" = None
+        self, side: bytes, ids: list[str], batch: "CacheBatch | None" = None
     ) -> list[bytes | None]:
         """Return the encoded records of each id. Unwritten changes in `batch` take precedence."""
         with self._guard() as db:
@@ -161,7 +161,7 @@ class Cache:
         with self._guard():
             return decoder(value)
 
-    def write(self, batch: "Batch", covered: Covered) -> None:
+    def write(self, batch: "CacheBatch", covered: Covered) -> None:
         """Write a batch and what the cache then covers, atomically."""
         batch.operations.put(b"C", msgspec.msgpack.encode(covered))
         with self._guard() as db:
@@ -191,7 +191,11 @@ class Cache:
         try:
             return _open(self._path, options)
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing more specific
-            log.warning("the join's cache %s is of no use and begun anew: %s", self._path, error)
+            log.warning(
+                "discarding unusable join cache %s; its records are read again: %s",
+                self._path,
+                error,
+            )
             if "LOCK" in str(error):
                 # Another process still has it open. Use a temporary folder beside it.
                 self._path = _beside(self._path)
@@ -218,12 +222,12 @@ class Cache:
             try:
                 db.close()
             except Exception as closing:  # noqa: BLE001 - as in `close`
-                log.debug("the failed cache %s did not close: %s", self._path, closing)
+                log.debug("could not close the failed cache %s: %s", self._path, closing)
             shutil.rmtree(self._path, ignore_errors=True)
         return CacheFailed(f"the join's cache {self._path} failed: {error}")
 
 
-class Batch:
+class CacheBatch:
     """Changes that `Cache.write` writes atomically."""
 
     def __init__(self) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from consumers.outcomes.backpressure import Pace
-from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Pending
+from consumers.outcomes.backpressure import Backpressure
+from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Buffer
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
-from consumers.outcomes.join_records import KeptLabel, KeptPrediction, Results
-from consumers.outcomes.low_watermark import Progress, Stand
+from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
+from consumers.outcomes.low_watermark import JoinProgress, ReaderPosition
 from consumers.outcomes.spill import Spill
 from consumers.outcomes.state_store import Cache
 from driftline.broker.port import Committed
@@ -22,7 +22,7 @@ from driftline.config.stream import Stream
 from driftline.runtime.partition_clock import AGREEING
 
 # Records are evicted in blocks, which span at most 1/8 of the join window.
-_BLOCKS_OF_HORIZON = 8
+_BLOCKS_OF_JOIN_WINDOW = 8
 # One topic is read ahead of the other by at most 1/6 of the records in memory. A smaller lead means
 # more pauses, each of which discards fetched records. A larger one leaves the join less memory.
 _SLACK_OF_MEMORY = 6
@@ -32,9 +32,9 @@ class PartitionJoin:
     """Buffers the records of one partition of both topics that may still match.
 
     A prediction and a label with the same id match if the label's `@at` is at most one join window
-    (`horizon`) away from the record's position. If several predictions match, the label belongs to
-    the first of them. A record is evicted when the low watermark (`progress.floor`) is more than a
-    join window past it.
+    (`join_window`) away from the record's position. If several predictions match, the label belongs
+    to the first of them. A record is evicted when the low watermark (`progress.low_watermark`) is
+    more than a join window past it.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class PartitionJoin:
         cache: Cache | None = None,
         topics: tuple[str, str] = ("", ""),
     ) -> None:
-        self.horizon = stream.horizon
-        span = max(1, self.horizon // _BLOCKS_OF_HORIZON)
-        self.progress = Progress(predictions, labels, stream)
+        self.join_window = stream.horizon
+        span = max(1, self.join_window // _BLOCKS_OF_JOIN_WINDOW)
+        self.progress = JoinProgress(predictions, labels, stream)
         # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
         # clears it when the next prediction is not ahead.
         self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
@@ -56,11 +56,13 @@ class PartitionJoin:
         self._watermark_offset = stream.watermark_offset
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
         self._pane = stream.pane_size
-        self._passed_on = BEFORE_ALL  # the last watermark of `_pass_silence`
-        self.kept_predictions = Pending(b"p", KeptPrediction, span=span)
-        self.kept_labels = Pending(b"l", KeptLabel, span=span)
-        self.pace = Pace(self.progress.predictions, self.progress.labels)
-        self._spill = Spill(self.progress, self.kept_predictions, self.kept_labels, cache, topics)
+        self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
+        self.buffered_predictions = Buffer(b"p", BufferedPrediction, span=span)
+        self.buffered_labels = Buffer(b"l", BufferedLabel, span=span)
+        self.backpressure = Backpressure(self.progress.predictions, self.progress.labels)
+        self._spill = Spill(
+            self.progress, self.buffered_predictions, self.buffered_labels, cache, topics
+        )
 
     @property
     def to_reread(self) -> int:
@@ -71,30 +73,32 @@ class PartitionJoin:
     @property
     def in_memory(self) -> int:
         """Return how many records of both topics are in memory."""
-        return self.kept_predictions.in_memory + self.kept_labels.in_memory
+        return self.buffered_predictions.in_memory + self.buffered_labels.in_memory
 
     @property
     def watermark(self) -> int | None:
         """Return the position before which no more outcomes are expected, None if unknown.
 
         Outcomes of earlier labels were published, because both topics were read beyond it, or these
-        labels are too late. No single label moves it: see `Progress`.
+        labels are too late. No single label moves it: see `JoinProgress`.
         """
         progress = self.progress
-        if progress.floor == BEFORE_ALL:
+        if progress.low_watermark == BEFORE_ALL:
             return None
-        both = min(progress.predictions.reached, progress.labels.reached)
-        return max(both + self._watermark_offset, progress.floor - self.horizon, self._lowest)
+        both = min(progress.predictions.max_position, progress.labels.max_position)
+        return max(
+            both + self._watermark_offset, progress.low_watermark - self.join_window, self._lowest
+        )
 
     def limit_memory(self, records: int) -> None:
         """Set how many records of each topic stay in memory if a cache can hold the others."""
-        self.kept_predictions.limit = self.kept_labels.limit = records
-        self.pace.slack = records // _SLACK_OF_MEMORY
+        self.buffered_predictions.limit = self.buffered_labels.limit = records
+        self.backpressure.slack = records // _SLACK_OF_MEMORY
 
     # ---- records --------------------------------------------------------------------------------
 
     def take_predictions(
-        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
         """Buffer predictions with these record ids, and match them with labels read earlier.
 
@@ -102,20 +106,20 @@ class PartitionJoin:
         """
         if not found:
             return
-        self._fetch(ids)
+        self._load(ids)
         side = self.progress.predictions
         if self._ahead or not take_ordinary_predictions(self, ids, found, results):
             self._take_predictions(ids, found, results)
-        self.pace.read(side, found[0].offset, found[-1].offset, found[-1].position)
+        self.backpressure.read(side, found[0].offset, found[-1].offset, found[-1].position)
 
     def _take_predictions(
-        self, ids: Sequence[str], found: Sequence[KeptPrediction], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
     ) -> None:
         progress, side = self.progress, self.progress.predictions
-        kept, labels_of = self.kept_predictions, self.kept_labels.get
+        buffer, labels_of = self.buffered_predictions, self.buffered_labels.get
         for record_id, prediction in zip(ids, found, strict=True):
-            position, source = self._place_of(prediction), prediction.source
-            block = kept.add(record_id, prediction, position, source=source)
+            position, source = self._buffer_position(prediction), prediction.source
+            block = buffer.add(record_id, prediction, position, source=source)
             block.last_source = progress.source = source
             if labels := labels_of(record_id):
                 self._meet_labels(record_id, prediction, labels, results)
@@ -124,48 +128,54 @@ class PartitionJoin:
                 continue
             if self._ahead:
                 self._confirm(position)
-            if position > side.reached:
-                side.reached = position
-                progress.raise_floor()
+            if position > side.max_position:
+                side.max_position = position
+                progress.raise_low_watermark()
 
-    def _place_of(self, prediction: KeptPrediction) -> int:
+    def _buffer_position(self, prediction: BufferedPrediction) -> int:
         """Return the position from which a prediction is buffered for a join window."""
         if not prediction.ahead:
             return prediction.position
-        reached = self.progress.predictions.reached
-        return prediction.position if reached == BEFORE_ALL else min(prediction.position, reached)
+        max_position = self.progress.predictions.max_position
+        return (
+            prediction.position
+            if max_position == BEFORE_ALL
+            else min(prediction.position, max_position)
+        )
 
     def _confirm(self, position: int) -> None:
         """Compare the preceding predictions, which were ahead, with an accepted position. Those not
         ahead of it are buffered for a join window from their own positions."""
         for offset, ahead in self._ahead:
-            if self.progress.predictions.reached < ahead <= position + self._max_ahead:
-                block = self.kept_predictions.block_of(offset)
+            if self.progress.predictions.max_position < ahead <= position + self._max_ahead:
+                block = self.buffered_predictions.block_of(offset)
                 block.newest = max(block.newest, ahead)
         self._ahead.clear()
 
-    def take_labels(self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results) -> None:
+    def take_labels(
+        self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
+    ) -> None:
         """Buffer labels with these record ids, and match them with predictions read earlier."""
         if not found:
             return
-        self._fetch(ids)
+        self._load(ids)
         side = self.progress.labels
         found = self._mark_ahead(found)
         if not take_ordinary_labels(self, ids, found, results):
             self._take_labels(ids, found, results)
         at = found[-1].at
-        position = side.reached if at is None or found[-1].ahead else at
-        self.pace.read(side, found[0].offset, found[-1].offset, position)
+        position = side.max_position if at is None or found[-1].ahead else at
+        self.backpressure.read(side, found[0].offset, found[-1].offset, position)
 
-    def refuse_label(self, at: int | None) -> int | None:
+    def reject_label(self, at: int | None) -> int | None:
         """Take the position of a new label that is rejected. Return it unless it is ahead."""
         if at is None or self.progress.label_clock.take([at]):
             return None
-        self.progress.labels.reach(at)
-        self.progress.raise_floor()
+        self.progress.labels.raise_max_position(at)
+        self.progress.raise_low_watermark()
         return at
 
-    def _mark_ahead(self, found: Sequence[KeptLabel]) -> Sequence[KeptLabel]:
+    def _mark_ahead(self, found: Sequence[BufferedLabel]) -> Sequence[BufferedLabel]:
         """Mark the labels whose `@at` is implausibly far ahead of the labels before them."""
         published, clock = self.progress.labels.published, self.progress.label_clock
         if found[0].offset < published:  # the clock took these labels before the restart
@@ -175,10 +185,10 @@ class PartitionJoin:
                 else self._mark_ahead((label,))[0]
                 for label in found
             ]
-        reached = self.progress.predictions.reached
-        if clock.reached is None and reached > BEFORE_ALL:
+        max_position = self.progress.predictions.max_position
+        if clock.max_position is None and max_position > BEFORE_ALL:
             # The first label has no earlier ones. A record's label is known within a join window.
-            clock.latest_start = reached + self.horizon + self._max_ahead
+            clock.latest_start = max_position + self.join_window + self._max_ahead
         known = [(place, label.at) for place, label in enumerate(found) if label.at is not None]
         ahead = clock.take([at for _, at in known])
         if not ahead:
@@ -188,41 +198,45 @@ class PartitionJoin:
             marked[place] = msgspec.structs.replace(marked[place], ahead=True)
         return marked
 
-    def _is_ahead(self, label: KeptLabel) -> bool:
-        reached = self.progress.label_clock.reached
-        return label.at is not None and reached is not None and label.at > reached + self._max_ahead
+    def _is_ahead(self, label: BufferedLabel) -> bool:
+        max_position = self.progress.label_clock.max_position
+        return (
+            label.at is not None
+            and max_position is not None
+            and label.at > max_position + self._max_ahead
+        )
 
     def _take_labels(
-        self, ids: Sequence[str], found: Sequence[KeptLabel], results: Results
+        self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
     ) -> None:
-        side, predictions_of = self.progress.labels, self.kept_predictions.get
+        side, predictions_of = self.progress.labels, self.buffered_predictions.get
         for record_id, label in zip(ids, found, strict=True):
             at = label.at
             predictions = predictions_of(record_id)
             if predictions and at is not None:
-                last = at + self.horizon  # a prediction after this is of a later record
+                last = at + self.join_window  # a prediction after this is of a later record
                 if len(predictions) > 1 or predictions[0].position > last:
                     predictions = [p for p in predictions if p.ahead or p.position <= last]
             if predictions:
                 self._meet_predictions(record_id, label, predictions, results)
             else:
-                block = self.kept_labels.add(record_id, label, BEFORE_ALL if at is None else at)
+                block = self.buffered_labels.add(record_id, label, BEFORE_ALL if at is None else at)
                 block.waiting = True
-                block.placeless = block.placeless or at is None
-            if at is not None and not label.ahead and at > side.reached:
-                side.reached = at
-                self.progress.raise_floor()
+                block.unpositioned = block.unpositioned or at is None
+            if at is not None and not label.ahead and at > side.max_position:
+                side.max_position = at
+                self.progress.raise_low_watermark()
 
-    def _fetch(self, ids: Sequence[str]) -> None:
-        if self.kept_predictions.is_cached or self.kept_labels.is_cached:
-            self.kept_predictions.fetch(ids)
-            self.kept_labels.fetch(ids)
+    def _load(self, ids: Sequence[str]) -> None:
+        if self.buffered_predictions.is_cached or self.buffered_labels.is_cached:
+            self.buffered_predictions.load(ids)
+            self.buffered_labels.load(ids)
 
     def _meet_predictions(
         self,
         record_id: str,
-        label: KeptLabel,
-        predictions: Sequence[KeptPrediction],
+        label: BufferedLabel,
+        predictions: Sequence[BufferedPrediction],
         results: Results,
     ) -> None:
         """Match a label with the predictions of its id that were read before it."""
@@ -230,21 +244,21 @@ class PartitionJoin:
         is_new = label.offset >= self.progress.labels.published
         # The label is late for records before `oldest`. A label that was handled before a restart
         # is not compared with the low watermark again, because it was in time then.
-        oldest = BEFORE_ALL if label.at is None else label.at - self.horizon
-        if is_new and self.progress.floor - self.horizon > oldest:
-            oldest = self.progress.floor - self.horizon
-        newest = self._place_of(predictions[-1])
+        oldest = BEFORE_ALL if label.at is None else label.at - self.join_window
+        if is_new and self.progress.low_watermark - self.join_window > oldest:
+            oldest = self.progress.low_watermark - self.join_window
+        newest = self._buffer_position(predictions[-1])
         if len(predictions) > 1:
-            newest = max(map(self._place_of, predictions))
+            newest = max(map(self._buffer_position, predictions))
         if newest < oldest and not any(prediction.ahead for prediction in predictions):
             # It is late for all of them. Its block covers its offset but does not buffer it.
-            block = self.kept_labels.cover(label.offset, newest)
+            block = self.buffered_labels.cover(label.offset, newest)
             if is_new:
-                results.refused(label, "late")
+                results.rejected(label, "late")
         else:
             # The label belongs to the first prediction that it is in time for. But a label without
             # `@at` changes the last label of its id, so it belongs to that label's prediction.
-            earlier = self.kept_labels.get(record_id)
+            earlier = self.buffered_labels.get(record_id)
             owner = None
             if label.at is None and earlier:
                 owner = self._owner(record_id, earlier[-1])
@@ -253,31 +267,31 @@ class PartitionJoin:
             known, revision = self._newest(record_id, owner, earlier)
             if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
                 label = msgspec.structs.replace(label, owner=owner.offset)
-            block = self.kept_labels.add(record_id, label, newest)
+            block = self.buffered_labels.add(record_id, label, newest)
             is_repeated = known is not None and known.label == label.label
             if is_new and is_repeated:
                 results.repeated(label)
             elif is_new:
                 results.outcome(owner, label, revision + 1)
                 if revision < 0:
-                    self.kept_predictions.block_of(owner.offset).joined += 1
+                    self.buffered_predictions.block_of(owner.offset).joined += 1
             # A label without `@at` counts as known at the position of its newest prediction.
-            if label.at is None and newest > self.progress.labels.reached:
-                self.progress.labels.reached = newest
-                self.progress.raise_floor()
+            if label.at is None and newest > self.progress.labels.max_position:
+                self.progress.labels.max_position = newest
+                self.progress.raise_low_watermark()
         # If the label is read again after a restart, these predictions must be too.
-        if predictions[0].offset < block.needs:
-            block.needs = predictions[0].offset
+        if predictions[0].offset < block.dependency_offset:
+            block.dependency_offset = predictions[0].offset
 
     def _meet_labels(
         self,
         record_id: str,
-        prediction: KeptPrediction,
-        labels: Sequence[KeptLabel],
+        prediction: BufferedPrediction,
+        labels: Sequence[BufferedLabel],
         results: Results,
     ) -> None:
         """Match a prediction with the labels of its id that were read before it."""
-        position, horizon = self._place_of(prediction), self.horizon
+        position, join_window = self._buffer_position(prediction), self.join_window
         is_new = prediction.offset >= self.progress.predictions.published
         known, revision = None, -1
         for label in labels:
@@ -286,17 +300,17 @@ class PartitionJoin:
                 continue  # of an earlier record with this id
             is_first = not self._was_met(record_id, label, prediction)
             # Buffer the label for as long as the prediction, and evict the prediction after it.
-            block = self.kept_labels.block_of(label.offset)
-            block.needs = min(block.needs, prediction.offset)
+            block = self.buffered_labels.block_of(label.offset)
+            block.dependency_offset = min(block.dependency_offset, prediction.offset)
             block.newest = max(block.newest, position)
             if not is_first and self._owner(record_id, label) is not prediction:
                 continue  # it belongs to an earlier prediction with this id
             if not self._is_in_time(prediction, label):
                 if is_new and is_first:
-                    results.refused(label, "late")
-            elif is_new and at is not None and at + horizon < self.progress.floor:
+                    results.rejected(label, "late")
+            elif is_new and at is not None and at + join_window < self.progress.low_watermark:
                 if is_first:
-                    results.refused(label, "orphan")
+                    results.rejected(label, "orphan")
             elif known is not None and known.label == label.label:
                 if is_new and is_first:
                     results.repeated(label)
@@ -305,14 +319,14 @@ class PartitionJoin:
                 if is_new:
                     results.outcome(prediction, label, revision)
                     if revision == 0:
-                        self.kept_predictions.block_of(prediction.offset).joined += 1
+                        self.buffered_predictions.block_of(prediction.offset).joined += 1
             if at is None:
-                self.progress.labels.reach(position)
-                self.progress.raise_floor()
+                self.progress.labels.raise_max_position(position)
+                self.progress.raise_low_watermark()
 
     def _newest(
-        self, record_id: str, prediction: KeptPrediction, labels: Sequence[KeptLabel]
-    ) -> tuple[KeptLabel | None, int]:
+        self, record_id: str, prediction: BufferedPrediction, labels: Sequence[BufferedLabel]
+    ) -> tuple[BufferedLabel | None, int]:
         """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
         known, revision = None, -1
         for label in labels:
@@ -322,10 +336,10 @@ class PartitionJoin:
                 known, revision = label, revision + 1
         return known, revision
 
-    def _owner(self, record_id: str, label: KeptLabel) -> KeptPrediction | None:
+    def _owner(self, record_id: str, label: BufferedLabel) -> BufferedPrediction | None:
         """Return the prediction that a label belongs to: the one that is stored with it, or else
         the first one with its id that it is in time for."""
-        predictions = self.kept_predictions.get(record_id)
+        predictions = self.buffered_predictions.get(record_id)
         if label.owner is not None:
             return next((p for p in predictions if p.offset == label.owner), None)
         return next(
@@ -333,112 +347,128 @@ class PartitionJoin:
             None,
         )
 
-    def _is_in_time(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+    def _is_in_time(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at - prediction.position <= self.horizon
+            label.at is None
+            or prediction.ahead
+            or label.at - prediction.position <= self.join_window
         )
 
-    def _may_be_of(self, prediction: KeptPrediction, label: KeptLabel) -> bool:
+    def _may_be_of(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
         return (
-            label.at is None or prediction.ahead or label.at >= prediction.position - self.horizon
+            label.at is None
+            or prediction.ahead
+            or label.at >= prediction.position - self.join_window
         )
 
-    def _was_met(self, record_id: str, label: KeptLabel, by: KeptPrediction | None = None) -> bool:
+    def _was_met(
+        self, record_id: str, label: BufferedLabel, by: BufferedPrediction | None = None
+    ) -> bool:
         """Return whether a prediction other than `by` has decided the result of this label."""
         return any(
             prediction is not by and self._may_be_of(prediction, label)
-            for prediction in self.kept_predictions.get(record_id)
+            for prediction in self.buffered_predictions.get(record_id)
         )
 
     # ---- time -----------------------------------------------------------------------------------
 
-    def look(self, predictions: Stand, labels: Stand) -> None:
+    def on_group_progress(self, predictions: ReaderPosition, labels: ReaderPosition) -> None:
         """Note the reader positions of both topics, and set a barrier if there is none."""
-        if self.progress.look(predictions, labels):
-            blocks = self.kept_labels.blocks
-            if blocks and self._has_no_place(blocks[-1]):
-                self.kept_labels.seal()  # `_place_labels` needs blocks that end at the barrier
+        if self.progress.on_group_progress(predictions, labels):
+            blocks = self.buffered_labels.blocks
+            if blocks and self._is_unpositioned(blocks[-1]):
+                # `_position_labels` needs blocks that end at the barrier.
+                self.buffered_labels.seal()
 
     def pass_time(self, results: Results) -> None:
         """Apply what a passed barrier shows, and evict records that can no longer match."""
-        self._spill.settle()
         if self.progress.is_rebuilding:
+            self._spill.write_reread()
             return
-        passed = self.progress.pass_fence()
-        if passed.labels_before is not None:
-            self._place_labels(passed.labels_before)
-        if passed.watermark is not None:
-            results.watermark(passed.watermark)
-        self._pass_silence(results)
-        self._forget_labels(results)
-        self._forget_predictions(results)
+        result = self.progress.pass_barrier()
+        if result.labels_before is not None:
+            self._position_labels(result.labels_before)
+        if result.watermark is not None:
+            results.watermark(result.watermark)
+        self._advance_without_labels(results)
+        self._evict_labels(results)
+        self._evict_predictions(results)
 
-    def _pass_silence(self, results: Results) -> None:
+    def _advance_without_labels(self, results: Results) -> None:
         """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
         the windows of the other partitions, whose labels may be rejected, would wait for them."""
-        position = self.progress.floor - self.horizon
-        reached = max(self.progress.labels.reached, self._lowest, self._passed_on + self._pane)
-        if position > reached:
-            self._passed_on = position
+        position = self.progress.low_watermark - self.join_window
+        published = max(
+            self.progress.labels.max_position, self._lowest, self._unlabelled_watermark + self._pane
+        )
+        if position > published:
+            self._unlabelled_watermark = position
             results.watermark(position)
 
-    def _place_labels(self, end: int) -> None:
+    def _position_labels(self, end: int) -> None:
         """Give unpositioned labels before offset `end` the max position of predictions.
 
         They have met all predictions that were published before the barrier, so their join window
         starts here. Labels that are ahead of all predictions are treated in the same way.
         """
-        reached = self.progress.predictions.reached
-        if reached == BEFORE_ALL:
+        max_position = self.progress.predictions.max_position
+        if max_position == BEFORE_ALL:
             return
-        for block in self.kept_labels.select(end, self._has_no_place):
-            block.newest = reached
-            block.placeless = False
+        for block in self.buffered_labels.select(end, self._is_unpositioned):
+            block.newest = max_position
+            block.unpositioned = False
 
-    def _has_no_place(self, block: Block) -> bool:
-        return block.placeless or block.newest > self.progress.predictions.reached
+    def _is_unpositioned(self, block: Block) -> bool:
+        return block.unpositioned or block.newest > self.progress.predictions.max_position
 
-    def _forget_labels(self, results: Results) -> None:
-        labels = self.kept_labels
+    def _evict_labels(self, results: Results) -> None:
+        labels = self.buffered_labels
         while labels.blocks:
             block = labels.blocks[0]
-            if block.placeless or block.newest + self.horizon >= self.progress.floor:
+            if block.unpositioned or block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if block.waiting:  # those that met no prediction are orphans
                 waiting = labels.oldest()
-                self.kept_predictions.fetch([record_id for record_id, _ in waiting])
+                self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
                     if not self._was_met(record_id, label):
-                        results.refused(label, "orphan")
-            labels.drop()
+                        results.rejected(label, "orphan")
+            labels.evict()
 
-    def _forget_predictions(self, results: Results) -> None:
-        predictions = self.kept_predictions
+    def _evict_predictions(self, results: Results) -> None:
+        predictions = self.buffered_predictions
         needed: int | None = None
         while predictions.blocks:
             block = predictions.blocks[0]
-            if block.newest + self.horizon >= self.progress.floor:
+            if block.newest + self.join_window >= self.progress.low_watermark:
                 return
             if needed is None:
                 # If these labels are read again after a restart, they must meet the block again.
-                needed = min((labels.needs for labels in self.kept_labels.blocks), default=NEVER)
+                needed = min(
+                    (labels.dependency_offset for labels in self.buffered_labels.blocks),
+                    default=NEVER,
+                )
             if block.end > needed:
                 return
             results.unlabelled(block.count - block.joined)
-            predictions.drop()
+            predictions.evict()
 
     # ---- commits --------------------------------------------------------------------------------
 
-    def hold(self) -> tuple[Committed, Committed]:
+    def offsets_to_commit(self) -> tuple[Committed, Committed]:
         """Return what to commit for predictions and for labels."""
         self._spill.begin_commit()
-        blocks = self.kept_predictions.blocks
-        return self.progress.hold(
-            self.kept_predictions.held,
+        blocks = self.buffered_predictions.blocks
+        return self.progress.offsets_to_commit(
+            self.buffered_predictions.oldest_needed,
             blocks[0].source if blocks else None,
-            self.kept_labels.held,
+            self.buffered_labels.oldest_needed,
             self._spill.token,
         )
+
+    def on_committed(self) -> None:
+        """Write to the cache what was committed. Raises CacheFailed."""
+        self._spill.on_committed()
 
     def close(self) -> None:
         """Write everything committed to the cache, and close it."""

@@ -129,7 +129,7 @@ class _Reader:
                 clock = PartitionClock(self._stream.max_ahead)
                 self._clocks[message.partition] = clock
             clock.believes(position)
-            reached = position if clock.reached is None else clock.reached
+            reached = position if clock.max_position is None else clock.max_position
             value = message.value or b""
             before.append(
                 _Record(reached, message.partition, message.offset, position, record_id, value)

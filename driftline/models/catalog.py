@@ -3,7 +3,7 @@
 Input: the records of the topic in order. Output: the state that inference, trainer and commands
 share. A record is rejected if it is stale, if its signature is not by a trusted key, or if it is
 unsigned although an earlier record is signed. A rejected record changes nothing and is listed in
-`refused`.
+`rejected`.
 """
 
 import logging
@@ -34,7 +34,7 @@ MAX_SET_ASIDE = 20
 MAX_LINEAGE: Final = 100
 # The largest number of rejected records that are stored and logged, because a faulty writer could
 # publish any number of them.
-MAX_REFUSED: Final = 100
+MAX_REJECTED: Final = 100
 
 
 def announcement_record(topics: Topics, announced: ModelAnnounced) -> Outgoing:
@@ -87,7 +87,7 @@ class Catalog:
 
     def __init__(self, trusted: Trusted) -> None:
         self.announcements: dict[str, ModelAnnounced] = {}
-        self.refused: dict[str, str] = {}  # key → the reason why its newest record was rejected
+        self.rejected: dict[str, str] = {}  # key → the reason why its newest record was rejected
         self._trusted = trusted
         self._champion: Current[RolePointer] = Current()
         self._freeze: Current[Freeze] = Current()
@@ -139,7 +139,7 @@ class Catalog:
         except UntrustedPackage as error:
             why = error.message
         if why is None:
-            self.refused.pop(key, None)
+            self.rejected.pop(key, None)
             self._outdated.discard(key)
         else:
             self._keep(key)
@@ -229,11 +229,11 @@ class Catalog:
             self._outdated.add(key)
 
     def _refuse(self, key: str, why: str, message: Message | None) -> None:
-        self.refused.pop(key, None)
-        if len(self.refused) >= MAX_REFUSED:
-            del self.refused[next(iter(self.refused))]
-        self.refused[key] = why
-        if (key, why) not in self._logged and len(self._logged) < MAX_REFUSED:
+        self.rejected.pop(key, None)
+        if len(self.rejected) >= MAX_REJECTED:
+            del self.rejected[next(iter(self.rejected))]
+        self.rejected[key] = why
+        if (key, why) not in self._logged and len(self._logged) < MAX_REJECTED:
             self._logged.add((key, why))
             place = "" if message is None else f"{message.place}, "
             log.error("ignoring a record of the models topic (%s%s): %s", place, key[:200], why)

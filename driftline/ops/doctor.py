@@ -291,7 +291,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
 
     topics = Topics(stream)
     catalog = read_catalog(broker, topics, Trusted(settings.keys))
-    for key, why in catalog.refused.items():
+    for key, why in catalog.rejected.items():
         todo = f"find out who writes to {topics.models}; a trainer with a trusted key repairs it"
         yield Check("models topic", "warn", f"{key} is ignored: {why}", todo)
     if any(isinstance(event, RolePointer | Freeze) for event in catalog.restatements()):
@@ -301,9 +301,9 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
         found, _, todo = catalog.lost.partition("; ")
         yield Check("models topic", "fail", found, todo)
     lineage = catalog.lineage()
-    if not lineage and CHAMPION_KEY in catalog.refused:
+    if not lineage and CHAMPION_KEY in catalog.rejected:
         todo = "run `driftline keys trust KEY` if it is the trainer's key, then restart inference"
-        yield Check("champion", "fail", f"none: {catalog.refused[CHAMPION_KEY]}", todo)
+        yield Check("champion", "fail", f"none: {catalog.rejected[CHAMPION_KEY]}", todo)
         return
     if not lineage:
         todo = "run `driftline train --data DATA` for the first model; inference waits for it"

@@ -81,7 +81,7 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
         frozen=catalog.frozen,
         drift=_last_drift(broker, topics),
         decision=_last_decision(broker, topics),
-        refused=catalog.refused,
+        refused=catalog.rejected,
     )
 
 

@@ -39,7 +39,7 @@ class Isolation:
     records fail. Then the records around this culprit may form large chunks again: to find k
     culprits among n records takes about k log n calls. The loop calls, for each chunk of a batch:
 
-    1. `sets_aside`: skip the chunk if it is a culprit.
+    1. `quarantines`: skip the chunk if it is a culprit.
     2. Otherwise handle the chunk. If that fails: `failed`, then rewind and read again.
     3. `try_again`: if an earlier culprit failed only once, rewind and read again.
     4. `take_proven`: send earlier culprits as dead letters, before the results of this chunk.
@@ -77,7 +77,7 @@ class Isolation:
             yield Messages(found[start:end])
             start = end
 
-    def sets_aside(self, messages: Messages) -> bool:
+    def quarantines(self, messages: Messages) -> bool:
         """Return whether a chunk is a culprit. The culprit then waits for `take_proven`.
 
         Raises DriftlineError if too many culprits are in a row for the data to be the cause.

@@ -1,11 +1,11 @@
-"""Define the interface between a service and the loop that runs it (`driftline.runtime.loop`).
+"""Define the base class of services, which the loop runs (`driftline.runtime.loop`).
 
 A handler never sees a broker and reads only the clock that it was given, so tests can pass it plain
 lists.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 import msgspec
 
@@ -14,7 +14,7 @@ from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, T
 Output = Sequence[Outgoing | OutgoingBatch]
 
 
-class GroupView:
+class GroupProgress:
     """The progress of a group. `positions`: the next offset to read in each partition of this
     worker; all records before it were handled. `ends`: the log ends, fetched after the positions.
     """
@@ -59,28 +59,38 @@ class LogChange(msgspec.Struct, frozen=True):
     is_new_topic: bool = False
 
 
-class Handler(Protocol):
-    """The logic of a service. What it publishes must not depend on how records are batched."""
+class Handler(ABC):
+    """The logic of a service. What it publishes must not depend on how records are batched.
+
+    A subclass defines `inputs`, `handle` and `reject`, and overrides the other methods that it
+    needs. Each step of the loop calls them in the order in which they are listed here.
+    """
 
     @property
+    @abstractmethod
     def inputs(self) -> tuple[str, ...]:
         """Return the topics to consume as the service's group."""
 
     @property
-    def follows(self) -> tuple[str, ...]:
-        """Return the broadcast topics. Each worker reads them to their end before any input."""
+    def broadcast_topics(self) -> tuple[str, ...]:
+        """Return the topics that each worker reads completely. They are read to their end before
+        any input."""
+        return ()
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        """Return the assigned partitions to pause now. Called in each step.
-
-        `follow`, `tick` and `look` are still called while partitions are paused. Pausing a
-        partition discards what the client has prefetched of it, so do not pause for single batches.
-        """
-
-    def follow(self, messages: Sequence[Message]) -> Output:
+    def on_broadcast(self, messages: Sequence[Message]) -> Output:
         """Process records of broadcast topics, each partition in order. Return what to publish."""
+        return ()
 
-    def assigned(
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        """Return the assigned partitions that must not be read now (back-pressure).
+
+        `on_broadcast`, `on_tick` and `on_group_progress` are still called while partitions are
+        paused. Pausing a partition discards the records that the client has prefetched, so do not
+        pause for single batches.
+        """
+        return frozenset()
+
+    def on_assigned(
         self, resume: Mapping[TopicPartition, Committed]
     ) -> Mapping[TopicPartition, int] | None:
         """Rebuild the state of these partitions, which are read from these checkpoints.
@@ -88,40 +98,58 @@ class Handler(Protocol):
         If nothing was committed, the checkpoint is the start of the log, without metadata. Return
         other offsets to read from, if needed. State from an earlier assignment is gone.
         """
+        return None
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """Drop the state of these partitions. This worker no longer reads them."""
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Drop the state of these partitions. This worker no longer reads them, or reads them again
+        after a failure."""
+        return
 
-    def handle(self, messages: Sequence[Message]) -> Output:
-        """Process a batch, each partition in order. Return what to publish."""
-
-    def log_changed(self, change: LogChange) -> Output:
+    def on_log_change(self, change: LogChange) -> Output:
         """Process a change of a partition's log, before its next records. Return what to publish.
 
         A partition for which the group has committed nothing counts as changed.
         """
+        return ()
 
-    def refuse(self, message: Message, reason: str) -> Output:
+    @abstractmethod
+    def handle(self, messages: Sequence[Message]) -> Output:
+        """Process a batch, each partition in order. Return what to publish."""
+
+    @abstractmethod
+    def reject(self, message: Message, reason: str) -> Output:
         """Return the dead letter of an input record that cannot be processed.
 
-        Called instead of `handle` for a record that made `handle` or `tick` raise, or whose results
-        are too large to send. The handler's state has been rebuilt without this record. Later
-        records of the partition may have been handled already, so the offset to commit must not
-        decrease.
+        Called instead of `handle` for a record that made `handle` or `on_tick` raise, or whose
+        results are too large to send. The handler's state has been rebuilt without this record.
+        Later records of the partition may have been handled already, so the offset to commit must
+        not decrease.
         """
 
-    def tick(self) -> Output:
+    def on_group_progress(self, progress: GroupProgress) -> None:
+        """Process the group's progress. Called after an assignment and about once a second."""
+        return
+
+    def on_tick(self) -> Output:
         """Return what timers and background work publish. Called after each `handle`, and in each
         step without records."""
+        return ()
 
-    def look(self, view: GroupView) -> None:
-        """Process the group's progress. Called after an assignment and about once a second."""
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         """Return the oldest offsets still needed, with metadata on how far results are published.
 
         For a partition that is left out, the loop commits the next offset to handle.
         """
+        return {}
+
+    def on_committed(self) -> None:
+        """Store what must never be ahead of a commit, such as a cache or a snapshot.
+
+        Called after the offsets of the last `offsets_to_commit` were committed, and never after a
+        commit that failed. Raises TransactionAborted if the state must be rebuilt.
+        """
+        return
 
     def close(self) -> None:
         """Free resources, such as threads and processes. Safe to call twice."""
+        return

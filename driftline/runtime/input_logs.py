@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _TOPIC_ID = re.compile(r'^\{"topic_id":"([\w.-]*)",?')
 
 
-class Compared(NamedTuple):
+class ResumePoint(NamedTuple):
     """The checkpoint to resume from, the range of the log, and its change, if there is one."""
 
     committed: Committed
@@ -43,7 +43,7 @@ class InputLogs:
 
     def compare(
         self, partitions: Iterable[TopicPartition], found: Mapping[TopicPartition, Committed]
-    ) -> dict[TopicPartition, Compared]:
+    ) -> dict[TopicPartition, ResumePoint]:
         """Return where to resume, given the committed offsets in `found`. Raises BrokerError."""
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
@@ -60,7 +60,7 @@ class InputLogs:
             for partition in wanted
         }
 
-    def follow(self, topics: Iterable[str]) -> dict[str, str]:
+    def compare_broadcasts(self, topics: Iterable[str]) -> dict[str, str]:
         """Return the new ids of the topics that were created again since the last call with them.
 
         From now on, `have_changed` checks these topics too. Raises BrokerError.
@@ -75,7 +75,7 @@ class InputLogs:
         return changed
 
     def have_changed(self) -> bool:
-        """Return whether a topic was created again since it was compared or followed. Raises
+        """Return whether a topic was created again since it was last compared. Raises
         BrokerError."""
         admin = self._broker.admin()
         try:
@@ -100,7 +100,7 @@ class InputLogs:
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
-    ) -> Compared:
+    ) -> ResumePoint:
         topic_id = self._ids.get(partition.topic, "")
         if found is None:  # never committed, or deleted by Kafka together with the topic
             known, unread = self._read.get(partition, ("", None))
@@ -111,18 +111,18 @@ class InputLogs:
                 unread if known != topic_id else None,
                 is_new_topic=True,
             )
-            return Compared(Committed(span.start), *span, change)
+            return ResumePoint(Committed(span.start), *span, change)
         known, at = without_topic_id(found)
         unread = handled(at)
         # The topic was created again. If the known id is missing, an offset above the end shows it.
         if (known and known != topic_id) or (not known and at.offset > span.end):
             change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
-            return Compared(Committed(span.start), *span, change)
+            return ResumePoint(Committed(span.start), *span, change)
         if at.offset <= span.end < unread:
             log.warning(
-                "%s[%d]: the metadata beside the committed offset %d says that results up to %d "
-                "are published, but the log ends at %d: it is ignored, and results from the "
-                "committed offset on are published again",
+                "%s[%d]: the metadata of the committed offset %d states that results up to %d are "
+                "published, but the log ends at %d: ignoring the metadata and publishing results "
+                "from the committed offset on again",
                 partition.topic,
                 partition.partition,
                 at.offset,
@@ -132,11 +132,11 @@ class InputLogs:
             at, unread = Committed(at.offset), at.offset
         if unread < span.start:  # unread records were deleted
             change = LogChange(partition, topic_id, span.start, unread)
-            return Compared(Committed(span.start, at.metadata), *span, change)
+            return ResumePoint(Committed(span.start, at.metadata), *span, change)
         if not known:  # committed by an old version, or by a tool that moves offsets
             change = LogChange(partition, topic_id, unread, is_new_topic=True)
-            return Compared(at, *span, change)
-        return Compared(at, *span, None)
+            return ResumePoint(at, *span, change)
+        return ResumePoint(at, *span, None)
 
 
 def _with_topic_id(at: Committed, topic_id: str) -> Committed:

@@ -34,8 +34,8 @@ COMMIT_INTERVAL_S = 0.2
 # Without transactions, each commit waits for all acknowledgements. Once a second costs little
 # speed, and the successor of a killed worker repeats little.
 AT_LEAST_ONCE_INTERVAL_S = 1.0
-# The interval of `look`, the progress callback. Each call costs a round trip to the broker.
-LOOK_INTERVAL_S = 1.0
+# The interval of `on_group_progress`. Each call costs a round trip to the broker.
+PROGRESS_INTERVAL_S = 1.0
 # The session is replaced after more aborted transactions in a row than this.
 MAX_ABORTS_IN_A_ROW = 5
 # The wait before a failed session is replaced. It doubles with each failure, up to the longest.
@@ -48,19 +48,22 @@ OnConnection = Callable[[str | None], None]
 
 
 class Loop:
-    """Run one handler on one broker. Each `step` does the following:
+    """Run one handler on one broker. Each `step` calls the methods of the `Handler` as follows:
 
     1. Open a session if there is none: fence a predecessor's transaction, then join the group.
-    2. Pass new records of the broadcast topics to the handler. The first step of a session reads
+    2. Pass new records of the broadcast topics to `on_broadcast`. The first step of a session reads
        these topics to their end.
-    3. Pause the partitions that the handler wants paused now, and resume the others.
-    4. Poll. Partitions may be assigned or revoked during this call. The session commits before
-       partitions are revoked, because it cannot do so later.
-    5. Call `handle` with the batch, then `tick`. Between them, call `look` if partitions were
-       assigned or the last call was a second ago.
+    3. Pause the `paused_partitions`, and resume the others.
+    4. Poll. Partitions may be assigned or revoked during this call (`on_assigned`, `on_revoked`).
+       The session commits before partitions are revoked, because it cannot do so later. Then pass
+       changes of the logs to `on_log_change`.
+    5. Call `handle` with the batch, then `on_tick`. Between them, call `on_group_progress` if
+       partitions were assigned or the last call was a second ago. A record that makes these calls
+       fail goes to `reject` instead.
     6. Send the results and dead letters in the order of the input records. With exactly-once, the
        first record begins a transaction. Only now advance the positions past the batch.
-    7. If `commit_interval_s` has passed since the last commit, commit (`Session.commit`).
+    7. If `commit_interval_s` has passed since the last commit, commit the `offsets_to_commit`
+       (`Session.commit`), then call `on_committed`.
 
     A failure can leave the handler's state ahead of the results that were sent. The offsets to
     commit come from that state, so committing them would lose results. Therefore nothing is
@@ -106,14 +109,15 @@ class Loop:
             )
         self._commit_interval_s = commit_interval_s
         self._last_commit_s = clock.monotonic()  # set by `_commit`, even if it has nothing to do
-        self._next_look_s = self._last_commit_s + LOOK_INTERVAL_S  # set before each `look`
+        # When `on_group_progress` is due.
+        self._next_progress_s = self._last_commit_s + PROGRESS_INTERVAL_S
         # Opened by `step`. None again once it is abandoned, so that `close` cannot commit after a
         # failure.
         self._session: Session | None = None
         # These three outlive the sessions.
         self._logs = InputLogs(broker)
         # Next offset to read of the broadcast topics. The session sets it after each commit.
-        self._followed: dict[TopicPartition, int] = {}
+        self._broadcast_positions: dict[TopicPartition, int] = {}
         self._isolation = Isolation()
         self._aborts = 0  # in a row; reset by a commit, or when they exceed the limit
         self._on_connection = on_connection
@@ -162,7 +166,7 @@ class Loop:
                     self._failed(error)
                     pause_s = self._next_backoff_s()
                 except StoreUnavailable as error:
-                    log.warning("waiting for the model store, and trying again: %s", error.message)
+                    log.warning("the model store is unavailable, retrying: %s", error.message)
                     pause_s = LONGEST_BACKOFF_S
                 if pause_s:
                     # In another thread: freeing a client may block while the broker is unreachable.
@@ -179,14 +183,17 @@ class Loop:
     def close(self) -> None:
         """Commit, leave the group and close the handler. Safe to call twice and after a failure.
 
-        If the broker fails, log this and abandon the session. The next start repeats the rest.
+        If the broker fails, log this and abandon the session.
         """
         session, self._session = self._session, None
         try:
             if session is not None:
                 session.close()
         except BrokerError as error:
-            log.warning("closed without a last commit; the next start repeats it: %s", error)
+            log.warning(
+                "closed without a last commit; the next start handles its records again: %s",
+                error,
+            )
             assert session is not None
             session.abandon()
         except BaseException:
@@ -199,7 +206,7 @@ class Loop:
     # ---- one step -------------------------------------------------------------------------------
 
     def _turn(self, session: Session, timeout_s: float) -> bool:
-        busy = session.follow()
+        busy = session.read_broadcasts()
         messages = session.poll(timeout_s)
         left = len(messages)
         for chunk in self._isolation.chunks(messages) if messages else ():
@@ -209,8 +216,8 @@ class Loop:
         if not messages:
             if not self._settle_culprits(session, is_idle=True):
                 return True
-            self._look(session)
-            output = self._handler.tick()
+            self._report_progress(session)
+            output = self._handler.on_tick()
             session.send(output)
             busy = busy or bool(output)
         if self._clock.monotonic() - self._last_commit_s >= self._commit_interval_s:
@@ -219,14 +226,14 @@ class Loop:
 
     def _process(self, session: Session, messages: Messages, *, is_last: bool) -> bool:
         """Handle records and send the results. Return False if they must be read again."""
-        if self._isolation.sets_aside(messages):
+        if self._isolation.quarantines(messages):
             return True
         output: list[Outgoing | OutgoingBatch] | None
         try:
             output = list(self._handler.handle(messages))
             if is_last:
-                self._look(session)
-            output.extend(self._handler.tick())
+                self._report_progress(session)
+            output.extend(self._handler.on_tick())
         except Exception as error:
             if not is_caused_by_data(error):
                 raise
@@ -260,13 +267,15 @@ class Loop:
         """Note that records failed, so that they are read again in smaller chunks."""
         if self._isolation.failed(messages, error):
             log.error(
-                "%s cannot be handled; it becomes a dead letter",
+                "%s failed twice on its own and becomes a dead letter",
                 messages[0].place,
                 exc_info=error,
             )
         else:
             log.warning(
-                "handling %d records failed, trying smaller parts: %r", len(messages), error
+                "handling %d records failed; retrying them in smaller batches: %r",
+                len(messages),
+                error,
             )
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
@@ -276,7 +285,7 @@ class Loop:
             session.rewind()
             return False
         for message, reason in self._isolation.take_proven(is_idle=is_idle):
-            output = self._handler.refuse(message, reason)
+            output = self._handler.reject(message, reason)
             if not session.was_handled_before(message):
                 session.send(output)
             session.handled(Messages([message]))
@@ -289,23 +298,23 @@ class Loop:
             self._aborts = 0
             self._works()
 
-    def _look(self, session: Session) -> None:
+    def _report_progress(self, session: Session) -> None:
         now_s = self._clock.monotonic()
-        if now_s < self._next_look_s and not session.was_assigned:
+        if now_s < self._next_progress_s and not session.was_assigned:
             return
         if self._isolation.is_unproven:
             return  # the consumer is past records that the handler did not process
-        self._next_look_s = now_s + LOOK_INTERVAL_S
+        self._next_progress_s = now_s + PROGRESS_INTERVAL_S
         try:
-            answered = session.look()
+            works = session.report_progress()
             self._check_stuck(session)
         except (InstanceFenced, Stuck, TransactionAborted):
             raise
         except BrokerError as error:
-            # The clients may recover by themselves. Try again at the next `look`.
+            # The clients may recover by themselves. Try again after the interval.
             self._failed(error)
         else:
-            if answered and not session.is_dirty:
+            if works and not session.is_dirty:
                 self._works()
 
     def _check_stuck(self, session: Session) -> None:
@@ -313,7 +322,9 @@ class Loop:
         stuck_at = session.stuck_at
         if stuck_at and stuck_at != self._stuck_at:
             self._stuck_at = dict(stuck_at)
-            raise Stuck("no records arrive although there are some; trying with new clients")
+            raise Stuck(
+                "no records arrive although the log has unread ones; retrying with new clients"
+            )
 
     # ---- sessions -------------------------------------------------------------------------------
 
@@ -325,7 +336,7 @@ class Loop:
             client_id=self._client_id,
             exactly_once=self._exactly_once,
             max_records=self._max_records,
-            followed=self._followed,
+            broadcast_positions=self._broadcast_positions,
             logs=self._logs,
             on_reread=self._isolation.reread,
         )
@@ -342,7 +353,7 @@ class Loop:
         if self._aborts > MAX_ABORTS_IN_A_ROW:
             self._aborts = 0
             raise error
-        log.warning("transaction aborted, rebuilding from the committed offsets: %s", error.message)
+        log.warning("transaction aborted; resuming from the committed offsets: %s", error.message)
 
     def _next_backoff_s(self) -> float:
         backoff_s = FIRST_BACKOFF_S * 2.0 ** min(self._failures, 10)
@@ -361,9 +372,9 @@ class Loop:
     def _failed(self, error: BrokerError) -> None:
         if self._problem_since_s is None:
             self._problem_since_s = self._clock.monotonic()
-            log.warning("waiting for Kafka, and trying again until it answers: %s", error.message)
+            log.warning("Kafka is unavailable, retrying until it responds: %s", error.message)
         else:
-            log.debug("still waiting for Kafka: %s", error.message)
+            log.debug("Kafka is still unavailable: %s", error.message)
         self._on_connection(error.message)
 
     def _works(self) -> None:
@@ -371,7 +382,7 @@ class Loop:
         if self._problem_since_s is not None:
             waited_s = self._clock.monotonic() - self._problem_since_s
             self._problem_since_s = None
-            log.info("Kafka answers again after %.0f s", waited_s)
+            log.info("Kafka is available again after %.0f s", waited_s)
             self._on_connection(None)
 
 

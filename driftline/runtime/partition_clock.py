@@ -34,7 +34,8 @@ MAX_AHEAD_ROWS: Final = 1_000_000
 class ClockState(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a clock between two records, stored in the metadata of a commit."""
 
-    reached: Position | None = None  # the largest accepted position
+    # The largest accepted position. The field keeps its first name in the JSON.
+    max_position: Position | None = msgspec.field(name="reached", default=None)
     steps: tuple[Step, ...] = ()  # the last steps forward, at most `_STEPS`
     # Positions of the consecutive records ahead, until they are accepted.
     ahead: Annotated[tuple[Position, ...], Meta(max_length=AGREEING)] = ()
@@ -49,17 +50,17 @@ class PartitionClock:
     earlier ones to compare it with: it is ahead if its position exceeds `latest_start`.
 
     >>> clock = PartitionClock(max_ahead=100)
-    >>> clock.take([1, 2, 9_999, 3]), clock.reached
+    >>> clock.take([1, 2, 9_999, 3]), clock.max_position
     ([2], 3)
     >>> clock.take(list(range(5_000, 5_020)))
     [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    >>> clock.reached
+    >>> clock.max_position
     5019
     """
 
     def __init__(self, max_ahead: int, state: ClockState | None = None) -> None:
         state = state or ClockState()
-        self.reached = state.reached
+        self.max_position = state.max_position
         self._max_ahead = max_ahead
         self._steps = list(state.steps)
         self._ahead = list(state.ahead)
@@ -69,18 +70,18 @@ class PartitionClock:
     @property
     def state(self) -> ClockState:
         """Return the state for a clock that continues from here."""
-        return ClockState(self.reached, tuple(self._steps), tuple(self._ahead))
+        return ClockState(self.max_position, tuple(self._steps), tuple(self._ahead))
 
     def take(self, positions: Sequence[int]) -> list[int]:
         """Take the positions of the next records; return the indices of those that are ahead."""
         if not positions:
             return []
-        if not self._ahead and (self.reached is not None or self._may_start_at(positions[0])):
-            start = positions[0] if self.reached is None else self.reached
-            reached = np.maximum.accumulate(np.array([start, *positions], dtype=np.int64))
-            steps = np.diff(reached)
+        if not self._ahead and (self.max_position is not None or self._may_start_at(positions[0])):
+            start = positions[0] if self.max_position is None else self.max_position
+            max_positions = np.maximum.accumulate(np.array([start, *positions], dtype=np.int64))
+            steps = np.diff(max_positions)
             if steps.max() <= self._max_ahead:
-                self.reached = int(reached[-1])
+                self.max_position = int(max_positions[-1])
                 forward = steps[steps > 0][-_STEPS:].tolist()
                 self._steps = [*self._steps, *forward][-_STEPS:]
                 return []
@@ -88,16 +89,16 @@ class PartitionClock:
 
     def believes(self, position: int) -> bool:
         """Take the position of the next record; return False if the record is ahead."""
-        if self.reached is None:
+        if self.max_position is None:
             if self._may_start_at(position):
                 self._ahead.clear()
-                self.reached = position
+                self.max_position = position
                 return True
-        elif position <= self.reached + self._limit():
+        elif position <= self.max_position + self._limit():
             self._ahead.clear()
-            if position > self.reached:
-                self._steps = [*self._steps, position - self.reached][-_STEPS:]
-                self.reached = position
+            if position > self.max_position:
+                self._steps = [*self._steps, position - self.max_position][-_STEPS:]
+                self.max_position = position
             return True
         self._ahead.append(position)
         if len(self._ahead) < AGREEING:
@@ -116,16 +117,16 @@ class PartitionClock:
         ordered = sorted(self._ahead)
         # Use the smaller half of the gaps, because some of these positions may be wrong.
         gaps = sorted(b - a for a, b in pairwise(ordered))
-        leap = 0 if self.reached is None else ordered[0] - self.reached
+        leap = 0 if self.max_position is None else ordered[0] - self.max_position
         self._steps = [gap for gap in gaps[: AGREEING // 2] if gap > 0]
         limit = self._limit()
-        self.reached = ordered[0]
+        self.max_position = ordered[0]
         for position in ordered[1:]:
-            if position > self.reached + limit:
+            if position > self.max_position + limit:
                 break
-            self.reached = position
+            self.max_position = position
         # Remember the leap itself. If times are dates, the step to the next day is as long.
         if leap:
             self._steps.insert(0, leap)
-        self._ahead = [position for position in self._ahead if position > self.reached]
-        return self.reached
+        self._ahead = [position for position in self._ahead if position > self.max_position]
+        return self.max_position

@@ -19,26 +19,28 @@ from driftline.broker.port import (
 )
 from driftline.broker.scan import handled
 from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
-from driftline.runtime.handler import GroupView, Handler, LogChange, Output
+from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs, without_topic_id
 
 log = logging.getLogger(__name__)
 
 # An abandoned transaction hides later records, also those of other workers, until it times out.
 TRANSACTION_TIMEOUT_S = 10.0
-# Topic ids are compared after this many calls of `look`, about every 10 s. This detects a topic
-# that was created again even if its new log contains the old position.
-_LOOKS_BETWEEN_IDS = 10
-# The clients are replaced if unread records do not arrive for this many calls of `look`, or 100 s.
-_PATIENT_LOOKS = 100
+# Topic ids are compared after this many calls of `report_progress`, about every 10 s. This detects
+# a topic that was created again even if its new log contains the old position.
+_CHECKS_BETWEEN_IDS = 10
+# The clients are replaced if unread records do not arrive for this many calls of `report_progress`,
+# or 100 s.
+_PATIENT_CHECKS = 100
 
 
 class Session:
     """One membership in the group of a service, with the producer and the broadcast consumer.
 
-    `followed` contains the next offset to read of each partition of the broadcast topics. Each
-    commit updates it. `on_reread` is called when uncommitted records will be read again, here or by
-    another worker. Raises BrokerError if the broker cannot be reached or rejects a request.
+    `broadcast_positions` contains the next offset to read of each partition of the broadcast
+    topics. Each commit updates it. `on_reread` is called when uncommitted records will be read
+    again, here or by another worker. Raises BrokerError if the broker cannot be reached or rejects
+    a request.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Session:
         client_id: str,
         exactly_once: bool,
         max_records: int,
-        followed: dict[TopicPartition, int],
+        broadcast_positions: dict[TopicPartition, int],
         logs: InputLogs,
         on_reread: Callable[[], None],
     ) -> None:
@@ -59,18 +61,19 @@ class Session:
         self._client_id = client_id
         self._exactly_once = exactly_once
         self._max_records = max_records
-        self._followed_from = followed
+        self._broadcast_positions = broadcast_positions
         self._logs = logs
-        # Found by an assignment or `_go_on`; `poll` passes them to the handler and empties it.
+        # Found by an assignment or `_recover_position`; `poll` passes them to the handler and
+        # empties it.
         self._changes: list[LogChange] = []
-        self._looks = 0  # calls of `look` since topic ids were last compared
-        # Positions below the log's end at the last `look`, without paused partitions.
+        self._checks = 0  # calls of `report_progress` since topic ids were compared
+        # Positions below the log's end at the last check, without paused partitions.
         self._behind: dict[TopicPartition, int] = {}
-        self._looks_without_progress = 0  # reset by `look` when `_behind` changes or is empty
+        self._checks_without_progress = 0  # reset when `_behind` changes or is empty
         self._on_reread = on_reread
         self._in_transaction = False  # set by `_begin`, reset by a commit or with a new producer
         self.is_dirty = False  # something was handled or sent since the last commit or rewind
-        self.was_assigned = False  # an assignment or rewind was completed since the last `look`
+        self.was_assigned = False  # by an assignment or rewind since the last `report_progress`
         self.paused: frozenset[TopicPartition] = frozenset()  # set before each poll
         # Next offset to handle of each assigned partition. It is set by an assignment, advanced
         # only after results were sent, and removed by a revocation.
@@ -79,7 +82,7 @@ class Session:
         # they are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # set at the first use
-        self._followed: Consumer | None = None  # made by the first `follow`
+        self._broadcasts: Consumer | None = None  # made by the first `read_broadcasts`
         self._producer = self._new_producer()
         try:
             self._consumer = self._join(group)
@@ -108,8 +111,8 @@ class Session:
 
         Raises TopicRecreated after committing; the session must then be abandoned.
         """
-        if self._looks >= _LOOKS_BETWEEN_IDS:
-            self._looks = 0
+        if self._checks >= _CHECKS_BETWEEN_IDS:
+            self._checks = 0
             self._check_topics()
         self._pause_or_resume()
         found: Sequence[Message] = ()
@@ -119,9 +122,9 @@ class Session:
                 break
             except OffsetOutOfRange as error:
                 outside = TopicPartition(error.topic, error.partition)
-            self._go_on(outside)
+            self._recover_position(outside)
         self._report_changes()
-        return self._put_back(Messages.of(found))
+        return self._undo_poll(Messages.of(found))
 
     def handled(self, messages: Messages) -> None:
         """Advance the positions past these records. Call it after their results were sent."""
@@ -140,19 +143,19 @@ class Session:
         """Return the next offset to handle of each assigned partition."""
         return self._positions
 
-    def look(self) -> bool:
+    def report_progress(self) -> bool:
         """Pass the group's progress to the handler. Return whether this proves that Kafka works.
 
         Without partitions no request is sent, so only a new assignment proves it, even if empty.
         Unread records must be read first, because that may fail. The next commit then proves it.
         """
         was_assigned, self.was_assigned = self.was_assigned, False
-        self._looks += 1
+        self._checks += 1
         partitions = sorted(self._consumer.assignment())
         positions = {partition: self._consumer.position(partition) for partition in partitions}
         ends = self._consumer.ends(partitions)
         self._note_progress(positions, ends)
-        self._handler.look(GroupView(positions, ends, self._committed_of_all))
+        self._handler.on_group_progress(GroupProgress(positions, ends, self._committed_of_all))
         return (was_assigned or bool(partitions)) and not self._behind
 
     def _note_progress(
@@ -163,15 +166,15 @@ class Session:
             for partition, position in positions.items()
             if partition not in self.paused and position < ends.get(partition, 0)
         }
-        self._looks_without_progress = (
-            self._looks_without_progress + 1 if behind and behind == self._behind else 0
+        self._checks_without_progress = (
+            self._checks_without_progress + 1 if behind and behind == self._behind else 0
         )
         self._behind = behind
 
     @property
     def stuck_at(self) -> Mapping[TopicPartition, int]:
         """Return the positions of partitions with unread records, if none has advanced for long."""
-        return self._behind if self._looks_without_progress >= _PATIENT_LOOKS else {}
+        return self._behind if self._checks_without_progress >= _PATIENT_CHECKS else {}
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:
@@ -190,33 +193,33 @@ class Session:
 
     # ---- broadcast topics -----------------------------------------------------------------------
 
-    def follow(self) -> bool:
+    def read_broadcasts(self) -> bool:
         """Pass new records of the broadcast topics to the handler. Return whether there were any.
         The first call reads the topics to their end and returns True."""
-        if not self._handler.follows:
+        if not self._handler.broadcast_topics:
             return False
-        if self._followed is None:
-            self._follow_to_end()
+        if self._broadcasts is None:
+            self._read_broadcasts_to_end()
             return True
-        messages = self._followed.poll(max_records=self._max_records, timeout_s=0)
+        messages = self._broadcasts.poll(max_records=self._max_records, timeout_s=0)
         if messages:
-            self.send(self._handler.follow(messages))
+            self.send(self._handler.on_broadcast(messages))
             self.is_dirty = True
         return bool(messages)
 
-    def _follow_to_end(self) -> None:
-        created_again = self._logs.follow(self._handler.follows)
+    def _read_broadcasts_to_end(self) -> None:
+        created_again = self._logs.compare_broadcasts(self._handler.broadcast_topics)
         admin = self._broker.admin()
         try:
             ranges = {
                 partition: offsets
-                for topic in self._handler.follows
+                for topic in self._handler.broadcast_topics
                 for partition, offsets in admin.offsets(topic).items()
             }
         finally:
             admin.close()
-        consumer = self._broker.consumer(client_id=f"{self._client_id}-follow")
-        self._followed = consumer
+        consumer = self._broker.consumer(client_id=f"{self._client_id}-broadcast")
+        self._broadcasts = consumer
         starts = {}
         for partition, offsets in ranges.items():
             if (id := created_again.get(partition.topic)) is not None:
@@ -225,15 +228,15 @@ class Session:
                     "from its beginning",
                     partition.topic,
                 )
-                self._followed_from.pop(partition, None)
+                self._broadcast_positions.pop(partition, None)
                 change = LogChange(partition, id, offsets.start, is_new_topic=True)
-                self.send(self._handler.log_changed(change))
-            known = self._followed_from.get(partition, offsets.start)
+                self.send(self._handler.on_log_change(change))
+            known = self._broadcast_positions.get(partition, offsets.start)
             starts[partition] = known if offsets.start <= known <= offsets.end else offsets.start
         consumer.assign(starts)
         while any(consumer.position(p) < offsets.end for p, offsets in ranges.items()):
             found = consumer.poll(max_records=self._max_records, timeout_s=0.05)
-            self.send(self._handler.follow(found))
+            self.send(self._handler.on_broadcast(found))
         self.is_dirty = True
 
     # ---- partitions -----------------------------------------------------------------------------
@@ -252,7 +255,7 @@ class Session:
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Assign these partitions to the handler at their committed offsets."""
         found = self._logs.compare(partitions, self._consumer.committed(partitions))
-        starts = dict(self._handler.assigned({p: at.committed for p, at in found.items()}) or {})
+        starts = dict(self._handler.on_assigned({p: at.committed for p, at in found.items()}) or {})
         for partition, at in found.items():
             # The log may start later. Only the loss of unhandled records is reported as a change.
             start = max(starts.get(partition, at.committed.offset), at.start)
@@ -262,7 +265,7 @@ class Session:
         self._changes += [at.change for at in found.values() if at.change is not None]
         self.was_assigned = True
 
-    def _go_on(self, partition: TopicPartition) -> None:
+    def _recover_position(self, partition: TopicPartition) -> None:
         """Move a position that is outside of its log to the nearest offset in the log, and report
         lost records. Raises TopicRecreated, BrokerError."""
         position = self._consumer.position(partition)
@@ -275,7 +278,7 @@ class Session:
         start = max(position, found.start)
         if position > found.end:
             log.error(
-                "%s[%d] ends at offset %d, before offset %d that was read: Kafka has lost records",
+                "%s[%d] ends at offset %d, but offset %d was read before: Kafka has lost records",
                 *partition,
                 found.end,
                 position,
@@ -289,7 +292,7 @@ class Session:
         must end, because its clients may still read the deleted topic."""
         if self._logs.have_changed():
             self.commit()
-            raise TopicRecreated("a topic was created again; reading it with new clients")
+            raise TopicRecreated("a topic was created again; reopening it with new clients")
 
     def _report_changes(self) -> None:
         changes, self._changes = self._changes, []
@@ -297,8 +300,8 @@ class Session:
             if change.partition not in self._positions:
                 continue
             if change.unread is not None:
-                log.error("%s", _told(change))
-            self.send(self._handler.log_changed(change))
+                log.error("%s", _loss_message(change))
+            self.send(self._handler.on_log_change(change))
             self.is_dirty = True
 
     def _on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
@@ -309,7 +312,7 @@ class Session:
                 is_committed = True
             except TransactionAborted as error:
                 # The next owner of the partitions handles their uncommitted records again.
-                log.warning("transaction lost while handing over partitions: %s", error.message)
+                log.warning("transaction aborted while partitions were revoked: %s", error.message)
             if not is_committed:
                 self._replace_producer()
         self._drop(partitions)
@@ -321,28 +324,28 @@ class Session:
             self._unread.pop(partition, None)
         self._changes = [at for at in self._changes if at.partition in self._positions]
         self._on_reread()
-        self._handler.revoked(partitions)
+        self._handler.on_revoked(partitions)
 
     def _pause_or_resume(self) -> None:
-        held = self._handler.held_back(self._consumer.assignment())
-        if held == self.paused:
+        paused = self._handler.paused_partitions(self._consumer.assignment())
+        if paused == self.paused:
             return
-        if released := self.paused - held:
-            self._consumer.resume(released)
-        if fresh := held - self.paused:
-            self._consumer.pause(fresh)
-        self.paused = held
+        if resumed := self.paused - paused:
+            self._consumer.resume(resumed)
+        if newly_paused := paused - self.paused:
+            self._consumer.pause(newly_paused)
+        self.paused = paused
 
-    def _put_back(self, messages: Messages) -> Messages:
+    def _undo_poll(self, messages: Messages) -> Messages:
         """Undo the poll for partitions that were assigned during it and must be paused, which the
         next step does. Return the other records."""
-        held = self._handler.held_back(self._consumer.assignment()) - self.paused
-        if not held:
+        paused = self._handler.paused_partitions(self._consumer.assignment()) - self.paused
+        if not paused:
             return messages
         first: dict[TopicPartition, int] = {}
         kept: list[Message] = []
         for partition, at in messages.runs:
-            if partition in held:
+            if partition in paused:
                 first.setdefault(partition, messages[at.start].offset)
             else:
                 kept.extend(messages[at])
@@ -371,13 +374,14 @@ class Session:
         2. With exactly-once, add them to the transaction and commit it. With at-least-once, wait
            until all sent records are acknowledged, then commit the offsets.
         3. Remember the offsets, and the positions in the broadcast topics.
+        4. Tell the handler that the commit succeeded.
         """
         if not self.is_dirty:
             return {}
-        holds = self._handler.holds()
+        own = self._handler.offsets_to_commit()
         offsets = self._logs.committed(
             {
-                partition: holds.get(partition, Committed(offset))
+                partition: own.get(partition, Committed(offset))
                 for partition, offset in self._positions.items()
             }
         )
@@ -393,9 +397,10 @@ class Session:
                 self._consumer.commit(offsets)
         self.is_dirty = False
         self._logs.remember(offsets)
-        if self._followed is not None:
-            for partition in self._followed.assignment():
-                self._followed_from[partition] = self._followed.position(partition)
+        if self._broadcasts is not None:
+            for partition in self._broadcasts.assignment():
+                self._broadcast_positions[partition] = self._broadcasts.position(partition)
+        self._handler.on_committed()
         return offsets
 
     def _new_producer(self) -> Producer:
@@ -434,29 +439,29 @@ class Session:
     def close(self) -> None:
         """Commit, leave the group and close the clients. Raises BrokerError."""
         self.commit()
-        for client in (self._followed, self._consumer, self._producer):
+        for client in (self._broadcasts, self._consumer, self._producer):
             if client is not None:
                 client.close()
 
     def abandon(self) -> None:
         """Free the clients after a failure, without a commit and without waiting for the broker."""
-        for client in (self._followed, self._consumer, self._producer):
+        for client in (self._broadcasts, self._consumer, self._producer):
             if client is not None:
                 client.abandon()
         self._drop(sorted(self._positions))
 
 
-def _told(change: LogChange) -> str:
+def _loss_message(change: LogChange) -> str:
     """Return the log message for lost records."""
     topic, partition = change.partition
     if change.is_new_topic:
         return (
             f"{topic} was created again: records of {topic}[{partition}] from offset "
-            f"{change.unread} on were not read; going on at offset {change.start} of the new topic"
+            f"{change.unread} on were not read; resuming at offset {change.start} of the new topic"
         )
     assert change.unread is not None
     return (
-        f"{change.start - change.unread} offsets of {topic}[{partition}] were deleted before they "
-        f"were read, from {change.unread} on; going on at {change.start}. Raise the topic's "
+        f"{topic}[{partition}]: offsets {change.unread} to {change.start - 1} were deleted before "
+        f"they were read; resuming at {change.start}. Raise the topic's "
         "retention above the longest downtime"
     )

@@ -189,7 +189,7 @@ class ColumnResult(msgspec.Struct, frozen=True):
     quality: tuple[Quality, ...] = ()
 
 
-class RelationResult(msgspec.Struct, frozen=True):
+class DependenceDrift(msgspec.Struct, frozen=True):
     """Columns whose dependence on each other has drifted although no column has drifted alone.
 
     For a pair, `effect` is the share of records that are in another cell of a 3 × 3 table, beyond
@@ -243,7 +243,7 @@ class DataGroup(msgspec.Struct, frozen=True):
     tested: bool  # there were enough records, and the reference was available
     columns: tuple[ColumnResult, ...] = ()
     prediction: ColumnResult | None = None
-    relations: tuple[RelationResult, ...] = ()
+    relations: tuple[DependenceDrift, ...] = ()
     repeated: Count = 0
     limits: Limits | None = None
     estimate: MetricEstimate | None = None  # None: not tested, or the package lacks the data
@@ -378,7 +378,7 @@ class SampledRecords(msgspec.Struct, frozen=True):
     scores: dict[str, bytes] = {}
 
 
-class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
+class GroupAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
     """One model's records. `sample` contains those that may be in the merged sample."""
 
     model: str
@@ -387,7 +387,7 @@ class GroupPart(msgspec.Struct, frozen=True, omit_defaults=True):
     sample: SampledRecords | None = None
 
 
-class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
+class SlideAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
     """The partial aggregate of one partition for one slide of predictions, or a chunk of it.
 
     A slide is the span between the starts of two consecutive windows.
@@ -397,7 +397,7 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
     late: Count = 0
     row: RowNumber | None = None
     time: str | None = None
-    groups: tuple[GroupPart, ...] = ()
+    groups: tuple[GroupAggregate, ...] = ()
     dead_letters: Count = 0
     lost: Count = 0
 
@@ -405,7 +405,7 @@ class SlicePart(msgspec.Struct, frozen=True, omit_defaults=True):
         _check_time(self.time)
 
 
-class DataParts(Event, frozen=True, tag="data_parts"):
+class DataAggregates(Event, frozen=True, tag="data_parts"):
     """The slides of predictions that a partition has closed, with its partial aggregates.
 
     Chunks of one slide are added up. `grid` contains the size of a slide and its number of panes,
@@ -417,7 +417,7 @@ class DataParts(Event, frozen=True, tag="data_parts"):
     partition: PartitionNumber
     grid: str
     passed: Position | None
-    slices: tuple[SlicePart, ...]
+    slices: tuple[SlideAggregate, ...]
 
 
 class SampledErrors(msgspec.Struct, frozen=True):
@@ -451,7 +451,7 @@ class ErrorSums(msgspec.Struct, frozen=True):
     fourths: str = "0"
 
 
-class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
+class ModelAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
     """The outcomes of one model: `pairs` for classification, `sums` for regression."""
 
     model: str
@@ -468,27 +468,27 @@ class ModelPart(msgspec.Struct, frozen=True, omit_defaults=True):
         _check_time(self.time)
 
 
-class PanePart(msgspec.Struct, frozen=True, omit_defaults=True):
+class PaneAggregate(msgspec.Struct, frozen=True, omit_defaults=True):
     """The partial aggregate of one partition for one pane of outcomes, or a chunk of it."""
 
     index: Position
     late: Count = 0
     revised: Count = 0
-    models: tuple[ModelPart, ...] = ()
+    models: tuple[ModelAggregate, ...] = ()
     lost: Count = 0
     dead_letters: Count = 0
 
 
-class PerformanceParts(Event, frozen=True, tag="performance_parts"):
+class PerformanceAggregates(Event, frozen=True, tag="performance_parts"):
     """The panes of outcomes that a partition has closed, with its partial aggregates.
 
-    `passed` is the index of a pane. All other fields are as in `DataParts`.
+    `passed` is the index of a pane. All other fields are as in `DataAggregates`.
     """
 
     partition: PartitionNumber
     grid: str
     passed: Position | None
-    panes: tuple[PanePart, ...]
+    panes: tuple[PaneAggregate, ...]
 
 
 # ---- drift, retraining --------------------------------------------------------------------------
@@ -625,7 +625,7 @@ class Freeze(Event, frozen=True, tag="freeze"):
 
 PredictionsEvent = Prediction | Watermark
 OutcomesEvent = Outcome | Watermark
-PartsEvent = DataParts | PerformanceParts
+PartsEvent = DataAggregates | PerformanceAggregates
 WindowsEvent = DataWindow | PerformanceWindow | PerformancePane
 RetrainEvent = RetrainRequest | RetrainDecision
 ModelsEvent = ModelAnnounced | RolePointer | Freeze

@@ -14,13 +14,13 @@ from driftline_app.cli.progress_bar import progress_bar
 from driftline_app.context import open_context
 from driftline_app.estimate_errors import compare_estimates, error_sentence
 from driftline_app.message_lines import short_digest
-from monitor.estimates.coverage import Compared, Coverage, coverage
+from monitor.estimates.coverage import Coverage, EstimateComparison, coverage
 
 
 class Estimates(msgspec.Struct, frozen=True):
     """The output of `driftline estimates --json`."""
 
-    windows: list[Compared]
+    windows: list[EstimateComparison]
     coverage: Coverage | None
 
 
@@ -52,7 +52,7 @@ def estimates(
         stdout.print(error_sentence(found.coverage), soft_wrap=True)
 
 
-def _show(stream: Stream, pairs: Sequence[Compared]) -> None:
+def _show(stream: Stream, pairs: Sequence[EstimateComparison]) -> None:
     by_row = stream.axis == "row"
     stdout.print(f"{stream.judged_by}, estimated and computed from labels")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0) if by_row else (0, 1, 0, 0))

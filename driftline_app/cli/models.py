@@ -78,7 +78,7 @@ def list_(
         for line in found:
             print(json_line(line))
         return
-    for key, why in catalog.refused.items():
+    for key, why in catalog.rejected.items():
         stdout.print(f"ignored record {key}: {why}", style="red", markup=False, soft_wrap=True)
     if not found:
         none = "no models; `driftline train --data DATA` creates the first one"

@@ -304,7 +304,7 @@ def prepare(
 
     def loop(service: Service) -> Loop:
         handler = build_handler(
-            service, stream, settings, broker, clock, reports=reports, in_process=True
+            service, stream, settings, broker, clock, reports=reports, synchronous=True
         )
         interval_s = 0.0 if simulated else None
         return build_loop(

@@ -6,10 +6,11 @@ In: the errors of one model in order, and their held-out variance inflation. Out
 from collections import deque
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from monitor.decisions.plain_state import Count, State, put, take
-from monitor.reference.autocorrelation import inflation_between_changes
+from monitor.reference.autocorrelation import variance_inflation_between_changes
 
 # Number of values to remember: twenty of the longest batches.
 HISTORY: Final = 4_000
@@ -17,30 +18,30 @@ HISTORY: Final = 4_000
 ASK_EVERY: Final = 32
 
 
-class RunsState(State, frozen=True):
-    """The state of `Runs`."""
+class AutocorrelationState(State, frozen=True):
+    """The state of `Autocorrelation`. A field keeps its first name in the file."""
 
-    inflation: float
+    variance_inflation: float = msgspec.field(name="inflation")
     history: list[float]
     own: float
     own_age: Count
 
 
-class Runs:
+class Autocorrelation:
     """The variance inflation of one model's mean error: from its held-out errors, which are few,
     and from its errors since. A new model gets a new object."""
 
-    def __init__(self, inflation: float = 1.0) -> None:
-        self.inflation = inflation  # of the held-out errors
+    def __init__(self, variance_inflation: float = 1.0) -> None:
+        self.variance_inflation = variance_inflation  # of the held-out errors
         self._history: deque[float] = deque(maxlen=HISTORY)
-        self._own = 1.0  # of `_history`, computed by `explain`
+        self._own = 1.0  # of `_history`, computed by `explains`
         self._own_age = ASK_EVERY  # number of values since `_own` was computed
 
-    def state(self) -> RunsState:
+    def state(self) -> AutocorrelationState:
         """Return the state as data."""
-        return take(RunsState, self)
+        return take(AutocorrelationState, self)
 
-    def restore(self, state: RunsState) -> None:
+    def restore(self, state: AutocorrelationState) -> None:
         """Restore a state."""
         put(state, self)
 
@@ -49,13 +50,13 @@ class Runs:
         self._history.append(value)
         self._own_age += 1
 
-    def explain(self, excess: float) -> bool:
+    def explains(self, excess: float) -> bool:
         """Return whether chance explains a log-likelihood ratio of `excess` times its threshold.
-        The threshold allows for the held-out inflation. Above it, chance explains the ratio if the
-        inflation of the model's own errors is at least `excess` times the held-out one."""
+        The threshold allows for the held-out variance inflation. Above it, chance explains the
+        ratio if that of the model's own errors is at least `excess` times the held-out one."""
         if excess <= 1.0:
             return True
         if self._own_age >= ASK_EVERY:
-            self._own = inflation_between_changes(np.array(self._history))
+            self._own = variance_inflation_between_changes(np.array(self._history))
             self._own_age = 0
-        return excess * self.inflation <= self._own
+        return excess * self.variance_inflation <= self._own

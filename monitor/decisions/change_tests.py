@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.decisions.autocorrelation_check import Runs
+from monitor.decisions.autocorrelation_check import Autocorrelation
 from monitor.decisions.plain_state import Count, Piece, State, put, take
 
 # Constants are chosen on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
@@ -99,13 +99,13 @@ class LikelihoodRatio:
     have the exponential quasi-likelihood: the ratio is multiplied by mean² / variance.
 
     The same test finds decreases and drops the values before them. Both tests ignore what
-    autocorrelation explains (`runs`).
+    `autocorrelation` explains.
     """
 
-    def __init__(self, threshold: float, *, binary: bool, runs: Runs) -> None:
+    def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
         """`threshold` is for independent values."""
-        self._threshold = threshold * runs.inflation
-        self._runs = runs
+        self._threshold = threshold * autocorrelation.variance_inflation
+        self._autocorrelation = autocorrelation
         self._binary = binary
         self._of = _bernoulli if binary else _exponential
         # Sums of the values since the last decrease: `_forget` drops those before it.
@@ -131,7 +131,7 @@ class LikelihoodRatio:
 
     def update(self, value: float) -> None:
         """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
-        self._runs.add(value)
+        self._autocorrelation.add(value)
         self._seen += 1
         self._count += 1
         self._total += value
@@ -141,7 +141,7 @@ class LikelihoodRatio:
         if value * self._count > self._total:  # else the evidence of an increase has not grown
             ratio, split = self._rising.likeliest(self._of, self._count, self._total)
             excess = ratio * self._dispersion() / self._threshold
-            self.drift_detected = not self._runs.explain(excess)
+            self.drift_detected = not self._autocorrelation.explains(excess)
             self.warning_detected = excess > WARNING
             self.split = split if self.drift_detected else None
         if self._seen % FALL_EVERY == 0:
@@ -149,7 +149,9 @@ class LikelihoodRatio:
 
     def _forget(self) -> None:
         ratio, split = self._falling.likeliest(self._of, self._count, self._total)
-        if split is None or self._runs.explain(ratio * self._dispersion() / self._threshold):
+        if split is None or self._autocorrelation.explains(
+            ratio * self._dispersion() / self._threshold
+        ):
             return
         self._squares *= split.ago / self._count
         self._count, self._total = split.ago, split.after * split.ago
@@ -234,15 +236,21 @@ class Cusum:
     not affect it (E. S. Page, "Continuous inspection schemes", Biometrika 1954). With a known mean,
     the mean time between false alarms is at least exp(threshold) (G. Lorden, "Procedures for
     reacting to a change in distribution", 1971). For `binary` values the odds increase. Others are
-    taken as exponential, scaled by their variance. The test ignores what autocorrelation explains
-    (`runs`).
+    taken as exponential, scaled by their variance. The test ignores what `autocorrelation`
+    explains.
     """
 
     def __init__(
-        self, threshold: float, *, factor: float, least_values: int, binary: bool, runs: Runs
+        self,
+        threshold: float,
+        *,
+        factor: float,
+        least_values: int,
+        binary: bool,
+        autocorrelation: Autocorrelation,
     ) -> None:
-        self._threshold = threshold * runs.inflation
-        self._runs = runs
+        self._threshold = threshold * autocorrelation.variance_inflation
+        self._autocorrelation = autocorrelation
         self._factor = factor
         self._least_values = least_values
         self._binary = binary
@@ -267,13 +275,13 @@ class Cusum:
 
     def update(self, value: float) -> None:
         """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
-        self._runs.add(value)
+        self._autocorrelation.add(value)
         self._ago += 1
         self._since += value
         self._since_squares += value * value
         self._sum += self._each + self._slope * value
         excess = self._sum / self._threshold
-        self.drift_detected = not self._runs.explain(excess)
+        self.drift_detected = not self._autocorrelation.explains(excess)
         self.warning_detected = excess > WARNING
         self.split = (
             Split(self._ago, self._total / self._count, self._since / self._ago)

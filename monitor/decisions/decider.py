@@ -16,20 +16,20 @@ from driftline.wire.events import (
     ColumnResult,
     DataGroup,
     DataWindow,
+    DependenceDrift,
     DriftEvent,
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
-    RelationResult,
     RetrainRequest,
     WindowsEvent,
 )
 from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss
-from monitor.decisions.event_lifecycle import Finding, Lane, LaneState
+from monitor.decisions.event_lifecycle import EventLifecycle, Finding, LifecycleState
 from monitor.decisions.plain_state import State
 from monitor.decisions.retraining import RetrainRule, RetrainState
 from monitor.estimates.harm import harm_of, severity
-from monitor.reference.quality import MIN_RISE
+from monitor.reference.quality import MIN_INCREASE
 from monitor.reference.thresholds import IN_A_ROW
 
 _KINDS: Final[tuple[DriftKind, ...]] = ("data", "prediction", "quality", "performance")
@@ -44,13 +44,14 @@ class DriftedState(State, frozen=True):
 
 
 class DeciderState(State, frozen=True):
-    """All state that depends on the events read so far and affects decisions on later ones."""
+    """All state that depends on the events read so far and affects decisions on later ones. A
+    field keeps its first name in the file."""
 
-    lanes: dict[DriftKind, LaneState]
+    lifecycles: dict[DriftKind, LifecycleState] = msgspec.field(name="lanes")
     errors: ErrorWatchState
     rule: RetrainState
     drifted: list[DriftedState]
-    lost: LaneState
+    lost: LifecycleState
 
 
 class Decider:
@@ -58,11 +59,11 @@ class Decider:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._lanes = {kind: Lane(stream, kind) for kind in _KINDS}
+        self._lifecycles = {kind: EventLifecycle(stream, kind) for kind in _KINDS}
         # The lifecycle of events on labels that became dead letters, and on labels, predictions and
         # outcomes that were lost. Performance windows have no fixed order relative to data windows,
         # so these events are separate, and never request a retraining.
-        self._lost = Lane(stream, "quality")
+        self._lost = EventLifecycle(stream, "quality")
         self._errors = ErrorWatch(stream)
         self._rule = RetrainRule(stream)
         # By kind and model: the ends of the newest windows, and whether each had a finding.
@@ -75,7 +76,7 @@ class Decider:
         if errors is None:
             return None
         return DeciderState(
-            lanes={kind: lane.state() for kind, lane in self._lanes.items()},
+            lifecycles={kind: lifecycle.state() for kind, lifecycle in self._lifecycles.items()},
             errors=errors,
             rule=self._rule.state(),
             drifted=[
@@ -89,8 +90,8 @@ class Decider:
     def restored(cls, stream: Stream, state: DeciderState) -> "Decider":
         """Build from a state. Raises ValueError or LookupError if it is of another stream."""
         decider = cls(stream)
-        for kind, lane in decider._lanes.items():
-            lane.restore(state.lanes[kind])
+        for kind, lifecycle in decider._lifecycles.items():
+            lifecycle.restore(state.lifecycles[kind])
         decider._errors.restore(state.errors)
         decider._rule.restore(state.rule)
         decider._lost.restore(state.lost)
@@ -112,8 +113,10 @@ class Decider:
             events = [*self._unread(event), *self._performance(event)]
         if not isinstance(event, PerformancePane):
             return [*events]
-        self._rule.see(event)
-        request = self._rule.ask([lane.open for lane in self._lanes.values() if lane.open])
+        self._rule.update(event)
+        request = self._rule.request_if_due(
+            [lifecycle.open for lifecycle in self._lifecycles.values() if lifecycle.open]
+        )
         return [*events, *([request] if request is not None else [])]
 
     # ---- data, predictions, quality -------------------------------------------------------------
@@ -125,14 +128,14 @@ class Decider:
             return self._untested(window)
         events: list[DriftEvent | None] = []
         for kind, verdict in _VERDICTS.items():
-            lane = self._lanes[kind]
+            lifecycle = self._lifecycles[kind]
             findings = [self._confirmed(kind, window, group, verdict(group)) for group in tested]
             if kind == "quality":
                 findings[-1] = _with_window(findings[-1], window)
             # Only the newest model counts: an older one never changes an event of its successor.
-            if not _is_newer(lane.open, tested[-1].model, window):
+            if not _is_newer(lifecycle.open, tested[-1].model, window):
                 events.append(
-                    lane.observe(
+                    lifecycle.observe(
                         findings[-1],
                         model=tested[-1].model,
                         window=window.id,
@@ -148,9 +151,9 @@ class Decider:
         finding = _with_window(None, window)
         if finding is None:
             return []
-        lane = self._lanes["quality"]
+        lifecycle = self._lifecycles["quality"]
         model = window.groups[-1].model if window.groups else None
-        event = lane.observe(finding, model=model, window=window.id, position=window.end)
+        event = lifecycle.observe(finding, model=model, window=window.id, position=window.end)
         return [] if event is None else [event]
 
     def _confirmed(
@@ -170,12 +173,12 @@ class Decider:
             return None
         finding = msgspec.structs.replace(finding, onset=since - slide)
         limits = group.limits
-        if kind == "quality" or limits is None or before or self._lanes[kind].open is not None:
+        if kind == "quality" or limits is None or before or self._lifecycles[kind].open is not None:
             return finding
         columns = group.columns if kind == "data" else _prediction(group)
         scores = [column.score for column in columns if column.drifted]
         if kind == "data":
-            scores += [relation.score for relation in group.relations]
+            scores += [pair.score for pair in group.relations]
         highest = max(scores)
         return finding if limits.alarm is not None and highest >= limits.alarm else None
 
@@ -192,42 +195,42 @@ class Decider:
         finding = self._errors.update(pane)
         if finding is None:
             return []
-        event = self._lanes["performance"].observe(
+        event = self._lifecycles["performance"].observe(
             finding, model=pane.model, window=pane.id, position=pane.end
         )
         return [] if event is None else [event]
 
     def _unread(self, window: PerformanceWindow) -> list[DriftEvent]:
         labels = window.records + window.revised + window.dead_letters
-        share, said = 0.0, []
+        share, messages = 0.0, []
         if window.lost:
             share = window.lost / (window.records + window.lost)
-            said.append(_deleted(window.lost))
+            messages.append(_deleted(window.lost))
         if "dead_letters" in window.quality:
-            refused = window.dead_letters / labels
-            share = max(share, refused)
-            said.append(f"{refused:.1%} of the labels became dead letters")
-        elif window.dead_letters and labels < self._stream.windows.min_records and not said:
+            rejected = window.dead_letters / labels
+            share = max(share, rejected)
+            messages.append(f"{rejected:.1%} of the labels became dead letters")
+        elif window.dead_letters and labels < self._stream.windows.min_records and not messages:
             return []  # too few to open or resolve an event
         finding = None
-        if said:
-            finding = Finding((), share, "; ".join(said), window.start, is_drawn=False)
+        if messages:
+            finding = Finding((), share, "; ".join(messages), window.start, is_drawn=False)
         event = self._lost.observe(finding, model=None, window=window.id, position=window.end)
         return [] if event is None else [event]
 
     def _performance(self, window: PerformanceWindow) -> list[DriftEvent]:
         found_in, self._errors.found_in = self._errors.found_in, None
-        lane = self._lanes["performance"]
+        lifecycle = self._lifecycles["performance"]
         tested = [group for group in window.groups if group.p_value is not None]
-        if not tested or _is_newer(lane.open, tested[-1].model, window):
+        if not tested or _is_newer(lifecycle.open, tested[-1].model, window):
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
             # The whole window shows no degradation, but a detector found one in it: it is not
             # quiet.
             return []
-        event = lane.observe(
-            _worse(group, self._newest_part(window)) if group.worse else None,
+        event = lifecycle.observe(
+            _degradation(group, self._newest_part(window)) if group.worse else None,
             model=group.model,
             window=window.id,
             position=window.end,
@@ -285,30 +288,28 @@ def _prediction(group: DataGroup) -> tuple[ColumnResult, ...]:
 def _drifted(
     group: DataGroup,
     columns: Sequence[ColumnResult],
-    relations: Sequence[RelationResult],
+    pairs: Sequence[DependenceDrift],
 ) -> Finding | None:
     drifted = sorted((c for c in columns if c.drifted), key=lambda c: -c.effect)
-    said = []
+    messages = []
     if drifted:
         shifts = [f"{column.column} ({column.effect:.2f})" for column in drifted]
-        said.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
-    if relations:
-        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in relations]
-        said.append(f"go together otherwise: {_listed(changed)}")
-    if not said:
+        messages.append(f"{len(drifted)} of {len(columns)} shifted: {_listed(shifts)}")
+    if pairs:
+        changed = [f"{_joined(r.columns)} ({r.effect:.2f})" for r in pairs]
+        messages.append(f"dependence changed: {_listed(changed)}")
+    if not messages:
         return None
     harm = harm_of(group.estimate)
     if harm:
-        said.append(f"the error is estimated to be {harm:.0%} higher")
+        messages.append(f"the error is estimated to be {harm:.0%} higher")
     if group.limits is not None and group.limits.alarm is None:
-        said.append("uncalibrated: the reference is too short")
-    names = [c.column for c in drifted] + [name for r in relations for name in r.columns]
+        messages.append("uncalibrated: the reference is too short")
+    names = [c.column for c in drifted] + [name for r in pairs for name in r.columns]
     return Finding(
         columns=tuple(dict.fromkeys(names)),
-        severity=severity(
-            max([*(c.effect for c in drifted), *(r.effect for r in relations)]), harm
-        ),
-        message="; ".join(said),
+        severity=severity(max([*(c.effect for c in drifted), *(r.effect for r in pairs)]), harm),
+        message="; ".join(messages),
         onset=None,
         harm=harm,
     )
@@ -328,23 +329,23 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _quality_verdict(group: DataGroup) -> Finding | None:
-    risen = [
+    increased = [
         (getattr(column, quality) / group.sampled, column.column, quality.replace("_", " "))
         for column in group.columns
         for quality in column.quality
     ]
-    columns = [name for _, name, _ in sorted(risen, key=lambda item: -item[0])]
+    columns = [name for _, name, _ in sorted(increased, key=lambda item: -item[0])]
     repeated = group.repeated / max(1, group.sampled)
     # A model never learns from an id twice, so its reference has no repeats.
-    if repeated >= MIN_RISE:
-        risen.append((repeated, "ids", "repeated"))
-    if not risen:
+    if repeated >= MIN_INCREASE:
+        increased.append((repeated, "ids", "repeated"))
+    if not increased:
         return None
-    risen.sort(key=lambda item: -item[0])
+    increased.sort(key=lambda item: -item[0])
     return Finding(
         columns=tuple(dict.fromkeys(columns)),
-        severity=risen[0][0],
-        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in risen]),
+        severity=increased[0][0],
+        message=_listed([f"{name} {what} {share:.1%}" for share, name, what in increased]),
         onset=None,
         harm=harm_of(group.estimate),
     )
@@ -354,21 +355,21 @@ def _with_window(finding: Finding | None, window: DataWindow) -> Finding | None:
     """Add the dead letters and gaps of the window to the finding."""
     if not window.quality:
         return finding
-    scored_or_refused = window.records + window.dead_letters
-    severity, said = 0.0, []
+    scored_or_rejected = window.records + window.dead_letters
+    severity, messages = 0.0, []
     if "gaps" in window.quality:
-        severity = window.lost / (scored_or_refused + window.lost)
-        said.append(_deleted(window.lost))
+        severity = window.lost / (scored_or_rejected + window.lost)
+        messages.append(_deleted(window.lost))
     if "dead_letters" in window.quality:
-        share = window.dead_letters / scored_or_refused
+        share = window.dead_letters / scored_or_rejected
         severity = max(severity, share)
-        said.append(f"{share:.1%} of the records became dead letters")
+        messages.append(f"{share:.1%} of the records became dead letters")
     if finding is None:
-        return Finding((), severity, "; ".join(said), window.start, is_drawn=False)
+        return Finding((), severity, "; ".join(messages), window.start, is_drawn=False)
     return msgspec.structs.replace(
         finding,
         severity=max(severity, finding.severity),
-        message="; ".join([*said, finding.message]),
+        message="; ".join([*messages, finding.message]),
     )
 
 
@@ -376,7 +377,7 @@ def _deleted(lost: int) -> str:
     return f"{lost:,} records or more were deleted before they were read"
 
 
-def _worse(group: PerformanceGroup, onset: int) -> Finding:
+def _degradation(group: PerformanceGroup, onset: int) -> Finding:
     before = group.reference_error or 0.0
     return Finding(
         columns=(),

@@ -15,7 +15,7 @@ from msgspec import structs
 from driftline.config.stream import Stream, Task
 from driftline.errors import StreamFileError
 from monitor.decisions import river_detectors as river
-from monitor.decisions.autocorrelation_check import Runs, RunsState
+from monitor.decisions.autocorrelation_check import Autocorrelation, AutocorrelationState
 from monitor.decisions.change_tests import (
     Cusum,
     LikelihoodRatio,
@@ -36,7 +36,7 @@ FAILURE: Final = 2.0 / SCALE_CUT
 REMEMBERED: Final = 2_000
 
 
-class Rise(msgspec.Struct, frozen=True):
+class Increase(msgspec.Struct, frozen=True):
     """An increase of the error that started `ago` values before the end of the last update."""
 
     ago: int
@@ -45,10 +45,10 @@ class Rise(msgspec.Struct, frozen=True):
 
 
 class DetectorState(State, frozen=True):
-    """The state of an `ErrorDetector`."""
+    """The state of an `ErrorDetector`. A field keeps its first name in the file."""
 
     name: str
-    runs: RunsState
+    autocorrelation: AutocorrelationState = msgspec.field(name="runs")
     test: TestState
     recent: list[float]
     first: list[float]
@@ -56,7 +56,7 @@ class DetectorState(State, frozen=True):
 
 
 class _Kind(msgspec.Struct, frozen=True):
-    make: Callable[[Task, Runs], river.RiverDetector]
+    make: Callable[[Task, Autocorrelation], river.RiverDetector]
     failures: bool = False  # accepts only 0 and 1
 
 
@@ -73,17 +73,19 @@ STEPD_SIGMAS: Final = 4.5
 SEED_DELTA: Final = 0.002
 
 
-def _glr(task: Task, runs: Runs) -> LikelihoodRatio:
-    return LikelihoodRatio(GLR_THRESHOLD, binary=task == "classification", runs=runs)
+def _glr(task: Task, autocorrelation: Autocorrelation) -> LikelihoodRatio:
+    return LikelihoodRatio(
+        GLR_THRESHOLD, binary=task == "classification", autocorrelation=autocorrelation
+    )
 
 
-def _cusum(task: Task, runs: Runs) -> Cusum:
+def _cusum(task: Task, autocorrelation: Autocorrelation) -> Cusum:
     return Cusum(
         CUSUM_THRESHOLD,
         factor=CUSUM_FACTOR,
         least_values=CUSUM_VALUES,
         binary=task == "classification",
-        runs=runs,
+        autocorrelation=autocorrelation,
     )
 
 
@@ -109,49 +111,54 @@ _OWN: Final = (LikelihoodRatio, Cusum, Stepd, Seed)
 class ErrorDetector:
     """A detector that reports only increases of the error.
 
-    After `update`, `rises` contains the increases found among these errors. They do not depend on
-    how errors are divided into calls. `warning` is true while a detector is in its warning zone, if
-    it has one. The detector restarts after each increase, and at `reset` for a new model. Memory is
-    bounded. glr and cusum take autocorrelation into account, the others do not.
+    After `update`, `increases` contains the increases found among these errors. They do not depend
+    on how errors are divided into calls. `warning` is true while a detector is in its warning zone,
+    if it has one. The detector restarts after each increase, and at `reset` for a new model. Memory
+    is bounded. glr and cusum take autocorrelation into account, the others do not.
     """
 
-    def __init__(self, name: str, task: Task, inflation: float = 1.0) -> None:
+    def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
         self.name = name
         self._task = task
-        self.reset(inflation)
+        self.reset(variance_inflation)
 
-    def reset(self, inflation: float = 1.0) -> None:
-        """Drop all state, because the next errors are another model's. `inflation` is the variance
-        inflation of that model's mean error."""
-        self._runs = Runs(inflation)
+    def reset(self, variance_inflation: float = 1.0) -> None:
+        """Drop all state, because the next errors are another model's. `variance_inflation` is
+        that of the model's mean error."""
+        self._autocorrelation = Autocorrelation(variance_inflation)
         self._test = self._new_test()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
         self._first: list[float] = []  # errors before the scale is known
         self._scale: float | None = 1.0 if self._task == "classification" else None
-        self.rises: tuple[Rise, ...] = ()  # of the last `update`
+        self.increases: tuple[Increase, ...] = ()  # of the last `update`
 
     def state(self) -> DetectorState | None:
         """Return the state as data, None if it is inside an object of River's."""
         if not isinstance(self._test, _OWN):
             return None
-        return take(DetectorState, self, runs=self._runs.state(), test=self._test.state())
+        return take(
+            DetectorState,
+            self,
+            autocorrelation=self._autocorrelation.state(),
+            test=self._test.state(),
+        )
 
     def restore(self, state: DetectorState) -> None:
         """Restore a state. Raises ValueError for the state of another detector."""
         self.reset()
-        self._runs.restore(state.runs)
-        self._test = test = self._new_test()  # its threshold depends on `_runs`
+        self._autocorrelation.restore(state.autocorrelation)
+        self._test = test = self._new_test()  # its threshold depends on `_autocorrelation`
         if state.name != self.name or not isinstance(test, _OWN):
-            raise ValueError(f"the state of {state.name} is none of {self.name}")
+            raise ValueError(f"this is the state of detector {state.name}, not of {self.name}")
         if type(state.test) is not type(test.state()):
-            raise ValueError(f"{self.name} has no state of this kind")
+            raise ValueError(f"this is not a state of detector {self.name}")
         test.restore(state.test)  # type: ignore[arg-type]  # the types were checked above
-        put(state, self, "name", "runs", "test")
+        put(state, self, "name", "autocorrelation", "test")
 
     @property
     def drift(self) -> bool:
         """Return whether the last `update` found an increase."""
-        return bool(self.rises)
+        return bool(self.increases)
 
     @property
     def warning(self) -> bool:
@@ -160,7 +167,7 @@ class ErrorDetector:
 
     def update(self, errors: Sequence[float]) -> None:
         """Add errors in order."""
-        rises: list[Rise] = []
+        increases: list[Increase] = []
         kind = DETECTORS[self.name]
         left = len(errors)
         for error in errors:
@@ -170,12 +177,14 @@ class ErrorDetector:
                 self._recent.append(raw)
                 value = min(raw / cast(float, self._scale), 1.0)
                 self._test.update(value > FAILURE if kind.failures else value)
-                if self._test.drift_detected and (rise := self._found()) is not None:
-                    rises.append(structs.replace(rise, ago=rise.ago + len(known) - place + left))
-        self.rises = tuple(rises)
+                if self._test.drift_detected and (increase := self._found()) is not None:
+                    increases.append(
+                        structs.replace(increase, ago=increase.ago + len(known) - place + left)
+                    )
+        self.increases = tuple(increases)
 
     def _new_test(self) -> river.RiverDetector:
-        return DETECTORS[self.name].make(self._task, self._runs)
+        return DETECTORS[self.name].make(self._task, self._autocorrelation)
 
     def _known(self, error: float) -> Sequence[float]:
         """Return the errors to test: none before their scale is known, then all buffered ones."""
@@ -192,7 +201,7 @@ class ErrorDetector:
         self._scale, self._first = SCALE_CUT * mean, []
         return first
 
-    def _found(self) -> Rise | None:
+    def _found(self) -> Increase | None:
         """Return the increase, None if it was a decrease."""
         scale = cast(float, self._scale)
         split = getattr(self._test, "split", None)
@@ -206,7 +215,7 @@ class ErrorDetector:
         self._test = self._new_test()
         if self._task == "regression":  # clip at the new level
             self._scale = max(scale, SCALE_CUT * sum(since) / len(since))
-        return Rise(split.ago, split.before * scale, split.after * scale)
+        return Increase(split.ago, split.before * scale, split.after * scale)
 
 
 def check(stream: Stream) -> None:

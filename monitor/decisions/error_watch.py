@@ -9,7 +9,7 @@ from typing import Final
 
 from driftline.config.stream import Stream
 from driftline.wire.events import PerformancePane
-from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Rise
+from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Increase
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take
 
@@ -25,7 +25,7 @@ class ErrorWatchState(State, frozen=True):
     newest: int | None
     panes: list[tuple[int, int, Count]]
     recent: list[float]
-    early: dict[str, Rise]
+    early: dict[str, Increase]
     found_in: str | None
 
 
@@ -44,7 +44,7 @@ class ErrorWatch:
         # First and last position, number of errors.
         self._panes: deque[tuple[int, int, int]] = deque()
         self._recent: deque[float] = deque(maxlen=REMEMBERED)
-        self._early: dict[str, Rise] = {}  # by detector: an increase that is still too small
+        self._early: dict[str, Increase] = {}  # by detector: an increase that is still too small
         # Model of a finding since the last performance window, which resets it
         # (`Decider._performance`).
         self.found_in: str | None = None
@@ -74,59 +74,59 @@ class ErrorWatch:
         while sum(count for _, _, count in self._panes) - self._panes[0][2] > REMEMBERED:
             self._panes.popleft()
         found = [
-            (detector.name, rise)
+            (detector.name, increase)
             for detector in self._detectors
-            if (rise := self._mattering(detector, pane)) is not None
+            if (increase := self._large_increase(detector, pane)) is not None
         ]
         if not found:
             return None
         self.found_in = pane.model
-        name, rise = found[0]
+        name, increase = found[0]
         return Finding(
             columns=(),
-            severity=loss(rise.before, rise.after),
-            message=f"error rose by {rise.after / rise.before - 1.0:.0%}"
-            if rise.before
+            severity=loss(increase.before, increase.after),
+            message=f"error rose by {increase.after / increase.before - 1.0:.0%}"
+            if increase.before
             else "errors, where there were none",
-            onset=self._onset(rise.ago),
+            onset=self._onset(increase.ago),
             detector=name,
             notable=True,
         )
 
-    def _mattering(self, detector: ErrorDetector, pane: PerformancePane) -> Rise | None:
+    def _large_increase(self, detector: ErrorDetector, pane: PerformancePane) -> Increase | None:
         """Return an increase that this detector finds, or found recently, if it is large enough
         now. A gradual change is found while it is still small, so `_early` keeps it until it has
         grown."""
         detector.update(pane.errors)
-        rises = list(detector.rises)
+        increases = list(detector.increases)
         if (early := self._early.pop(detector.name, None)) is not None:
             ago = early.ago + len(pane.errors)
-            rises.insert(0, Rise(ago, early.before, self._mean_of_last(ago)))
-        for rise in reversed(rises):
-            if self._matters(rise, pane):
-                return rise
-        if rises and rises[0].ago <= REMEMBERED:
-            self._early[detector.name] = rises[0]
+            increases.insert(0, Increase(ago, early.before, self._mean_of_last(ago)))
+        for increase in reversed(increases):
+            if self._is_large_enough(increase, pane):
+                return increase
+        if increases and increases[0].ago <= REMEMBERED:
+            self._early[detector.name] = increases[0]
         return None
 
-    def _matters(self, rise: Rise, pane: PerformancePane) -> bool:
+    def _is_large_enough(self, increase: Increase, pane: PerformancePane) -> bool:
         """Return whether the error is enough larger than before, and than the held-out error."""
         least = 1.0 + self._stream.drift.min_metric_loss
-        if rise.after < rise.before * least:
+        if increase.after < increase.before * least:
             return False
         known = pane.reference_error
-        return known is None or self._mean_of_last(rise.ago) >= known * least
+        return known is None or self._mean_of_last(increase.ago) >= known * least
 
     def _mean_of_last(self, count: int) -> float:
         recent = list(self._recent)[-count:]
         return sum(recent) / max(1, len(recent))
 
-    def _restart(self, inflation: float) -> None:
+    def _restart(self, variance_inflation: float) -> None:
         self._panes.clear()
         self._recent.clear()
         self._early.clear()
         for detector in self._detectors:
-            detector.reset(inflation)
+            detector.reset(variance_inflation)
 
     def _onset(self, ago: int) -> int:
         """Return the position of the record whose error came `ago` errors before the end."""

@@ -12,7 +12,7 @@ from driftline.wire.events import DriftEvent, event_id
 from monitor.decisions.plain_state import Count, State, put, take
 
 # Republish an open event when its severity has grown by 50% since it was last published.
-WORSENED: Final = 1.5
+REPUBLISH_GROWTH: Final = 1.5
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -29,14 +29,14 @@ class Finding(msgspec.Struct, frozen=True):
     notable: bool = False
 
 
-class LaneState(State, frozen=True):
-    """The state of a `Lane`."""
+class LifecycleState(State, frozen=True):
+    """The state of an `EventLifecycle`."""
 
     quiet: Count
     open: DriftEvent | None
 
 
-class Lane:
+class EventLifecycle:
     """The lifecycle of the drift events of one kind, of which at most one is open."""
 
     def __init__(self, stream: Stream, kind: DriftKind) -> None:
@@ -46,11 +46,11 @@ class Lane:
         self._quiet = 0
         self.open: DriftEvent | None = None  # as last published; None: no event is open
 
-    def state(self) -> LaneState:
+    def state(self) -> LifecycleState:
         """Return the state as data."""
-        return take(LaneState, self)
+        return take(LifecycleState, self)
 
-    def restore(self, state: LaneState) -> None:
+    def restore(self, state: LifecycleState) -> None:
         """Restore a state."""
         put(state, self)
 
@@ -73,12 +73,12 @@ class Lane:
             return self._publish("opened", identity, finding, model, window, position)
         # Republish for new columns, a higher severity, or a notable finding after a window's
         # length.
-        more = set(finding.columns) - set(event.columns)
-        is_worse = finding.severity >= WORSENED * event.severity
-        is_new = finding.notable and position - event.position >= self._stream.window_size
-        if not (is_new or more or is_worse):
+        new_columns = set(finding.columns) - set(event.columns)
+        has_grown = finding.severity >= REPUBLISH_GROWTH * event.severity
+        is_due = finding.notable and position - event.position >= self._stream.window_size
+        if not (is_due or new_columns or has_grown):
             return None
-        columns = (*event.columns, *(name for name in finding.columns if name in more))
+        columns = (*event.columns, *(name for name in finding.columns if name in new_columns))
         # Another increase of the error has its own onset. Shifted data keeps the first one.
         onset = finding.onset if finding.notable else event.onset
         finding = msgspec.structs.replace(finding, columns=columns, onset=onset)

@@ -18,14 +18,14 @@ from driftline.wire.feature_records import parse_time
 from monitor.decisions.plain_state import Count, State, put, take
 
 
-class _Reached(msgspec.Struct, frozen=True):
+class _StreamPoint(msgspec.Struct, frozen=True):
     """A point of the stream: position on the axis of the windows, row, time."""
 
     position: int
     row: int | None
     time_us: int | None
 
-    def is_past(self, earlier: "_Reached", span: Span) -> bool:
+    def is_past(self, earlier: "_StreamPoint", span: Span) -> bool:
         """Return whether this is at least the span after `earlier`, in rows or in time."""
         if span.records is not None:
             now, then, least = self.row, earlier.row, span.records
@@ -40,11 +40,11 @@ class _Situation(msgspec.Struct, frozen=True):
 
     stream: Stream
     events: Sequence[DriftEvent]
-    reached: _Reached
-    last: _Reached
+    current: _StreamPoint
+    last: _StreamPoint
 
 
-class _Wish(msgspec.Struct, frozen=True):
+class _RetrainTrigger(msgspec.Struct, frozen=True):
     """A retrain trigger. Data is new from `onset` on."""
 
     cause: Literal["drift", "schedule"]
@@ -59,18 +59,18 @@ _PANES: Final = 2_000
 
 
 class RetrainState(State, frozen=True):
-    """The state of a `RetrainRule`."""
+    """The state of a `RetrainRule`. Some fields keep their first name in the file."""
 
     panes: list[tuple[int, Count]]
     outcomes: Count
-    began: _Reached | None
-    reached: _Reached | None
-    asked: list[_Reached]
-    wish: _Wish
-    wished: _Reached | None
+    began: _StreamPoint | None
+    current: _StreamPoint | None = msgspec.field(name="reached")
+    requests: list[_StreamPoint] = msgspec.field(name="asked")
+    trigger: _RetrainTrigger = msgspec.field(name="wish")
+    triggered_at: _StreamPoint | None = msgspec.field(name="wished")
     to_learn: Count
     since: Count
-    learnt_from: int | None
+    trained_on: int | None = msgspec.field(name="learnt_from")
 
 
 class RetrainRule:
@@ -86,22 +86,22 @@ class RetrainRule:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._policy = _POLICIES[stream.retrain.policy]
-        # First position and number of records of each pane; `see` adds and evicts panes.
+        # First position and number of records of each pane; `update` adds and evicts panes.
         self._panes: deque[tuple[int, int]] = deque()
         self._outcomes = 0  # records in `_panes`
-        self._began: _Reached | None = None  # set by the first pane, then fixed
-        self._reached: _Reached | None = None  # set by each pane, never goes back
+        self._began: _StreamPoint | None = None  # set by the first pane, then fixed
+        self._current: _StreamPoint | None = None  # set by each pane, never goes back
         # The last requests, as many as the budget allows, at least one.
-        self._asked: deque[_Reached] = deque(maxlen=_remembered(stream))
-        # A renewal uses these. `_wish` is the last trigger that was not a renewal, and `_wished`
-        # the point at which `ask` accepted it. Each pane adds its outcomes to `_to_learn` (a
-        # trigger with an onset restarts it there) and `_since` (each request resets it).
-        # `_learnt_from` is `_to_learn` at the last request, or the training size of the first
-        # model.
-        self._wish = _Wish("schedule", "")
-        self._wished: _Reached | None = None
+        self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
+        # A renewal uses these. `_trigger` is the last trigger that was not a renewal, and
+        # `_triggered_at` the point at which `request_if_due` accepted it. Each pane adds its
+        # outcomes to `_to_learn` (a trigger with an onset restarts it there) and `_since` (each
+        # request resets it). `_trained_on` is `_to_learn` at the last request, or the training size
+        # of the first model.
+        self._trigger = _RetrainTrigger("schedule", "")
+        self._triggered_at: _StreamPoint | None = None
         self._to_learn = self._since = 0
-        self._learnt_from: int | None = None
+        self._trained_on: int | None = None
 
     def state(self) -> RetrainState:
         """Return the state as data."""
@@ -111,16 +111,16 @@ class RetrainRule:
         """Restore a state."""
         put(state, self)
 
-    def see(self, event: PerformancePane) -> None:
+    def update(self, event: PerformancePane) -> None:
         """Update the progress of the stream."""
         time_us = None if event.time is None else parse_time(event.time)
-        last = self._reached
+        last = self._current
         if last is None:
             self._began = self._beginning(event, time_us)
-            self._learnt_from = event.trained_on
-            self._reached = _Reached(event.end, event.row, time_us)
+            self._trained_on = event.trained_on
+            self._current = _StreamPoint(event.end, event.row, time_us)
         else:
-            self._reached = _Reached(
+            self._current = _StreamPoint(
                 max(event.end, last.position),
                 _later(event.row, last.row),
                 _later(time_us, last.time_us),
@@ -132,72 +132,76 @@ class RetrainRule:
         while len(self._panes) > _PANES and self._outcomes - self._panes[0][1] >= self._least:
             self._outcomes -= self._panes.popleft()[1]
 
-    def _beginning(self, event: PerformancePane, time_us: int | None) -> _Reached:
+    def _beginning(self, event: PerformancePane, time_us: int | None) -> _StreamPoint:
         """Return where the first pane starts: the row before its first record, and its time."""
         if self._stream.axis == "row":
-            return _Reached(event.start, event.first_position - 1, time_us)
+            return _StreamPoint(event.start, event.first_position - 1, time_us)
         # The first record's row is unknown. Count back as many rows as there are outcomes, which is
         # exact if no record lacks a label.
         row = None if event.row is None else event.row - event.records
-        return _Reached(event.start, row, event.first_position)
+        return _StreamPoint(event.start, row, event.first_position)
 
-    def ask(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
+    def request_if_due(self, open_events: Sequence[DriftEvent]) -> RetrainRequest | None:
         """Return a request if one is due."""
-        reached, began = self._reached, self._began
-        if reached is None or began is None or not self._within_budget(reached):
+        current, began = self._current, self._began
+        if current is None or began is None or not self._within_budget(current):
             return None
         # Ignore events that the outcomes have not reached yet. Otherwise the request would depend
         # on whether predictions or outcomes were read first.
-        events = [event for event in open_events if event.position <= reached.position]
-        last = self._asked[-1] if self._asked else began
+        events = [event for event in open_events if event.position <= current.position]
+        last = self._requests[-1] if self._requests else began
         # After the cooldown, ask the policy. Without a new trigger, consider a renewal.
-        wish = None
-        if self._is_cool(self._wished, reached):
-            wish = self._policy(_Situation(self._stream, events, reached, last))
-        if wish is None or self._is_repeated(wish, reached):
-            wish = self._renewal(reached)
-            if wish is None:
+        trigger = None
+        if self._is_cool(self._triggered_at, current):
+            trigger = self._policy(_Situation(self._stream, events, current, last))
+        if trigger is None or self._is_repeated(trigger, current):
+            trigger = self._renewal(current)
+            if trigger is None:
                 return None
         else:
             # Require enough outcomes since the onset, or for a schedule since the last request.
-            new_since = self._asked[-1].position if self._asked else None
-            if self._known(wish.onset if wish.cause == "drift" else new_since) < self._least:
+            new_since = self._requests[-1].position if self._requests else None
+            if self._known(trigger.onset if trigger.cause == "drift" else new_since) < self._least:
                 return None
-            self._wish, self._wished = wish, reached
-            if wish.onset is not None:
-                self._to_learn = self._known(wish.onset)
-        self._asked.append(reached)
-        self._learnt_from, self._since = self._to_learn, 0
+            self._trigger, self._triggered_at = trigger, current
+            if trigger.onset is not None:
+                self._to_learn = self._known(trigger.onset)
+        self._requests.append(current)
+        self._trained_on, self._since = self._to_learn, 0
         return RetrainRequest(
-            id=event_id("retrain", self._stream.name, *wish.caused_by, reached.position),
-            cause=wish.cause,
-            caused_by=wish.caused_by,
-            reason=wish.reason,
-            position=reached.position,
-            since=wish.onset,
+            id=event_id("retrain", self._stream.name, *trigger.caused_by, current.position),
+            cause=trigger.cause,
+            caused_by=trigger.caused_by,
+            reason=trigger.reason,
+            position=current.position,
+            since=trigger.onset,
         )
 
-    def _is_repeated(self, wish: _Wish, reached: _Reached) -> bool:
+    def _is_repeated(self, trigger: _RetrainTrigger, current: _StreamPoint) -> bool:
         """Return whether the same events caused a request less than a window ago."""
-        if not self._asked or not wish.caused_by or wish.caused_by != self._wish.caused_by:
+        if (
+            not self._requests
+            or not trigger.caused_by
+            or trigger.caused_by != self._trigger.caused_by
+        ):
             return False
-        return reached.position - self._asked[-1].position < self._stream.window_size
+        return current.position - self._requests[-1].position < self._stream.window_size
 
-    def _renewal(self, reached: _Reached) -> _Wish | None:
+    def _renewal(self, current: _StreamPoint) -> _RetrainTrigger | None:
         """Return the last trigger again if there are enough new outcomes. A renewal does not delay
-        a request for new drift: the policy's cooldown starts at `_wished`."""
-        how, learnt_from = self._stream.retrain, self._learnt_from
-        if how.policy not in _RENEWED or not how.renew or learnt_from is None:
+        a request for new drift: the policy's cooldown starts at `_triggered_at`."""
+        how, trained_on = self._stream.retrain, self._trained_on
+        if how.policy not in _RENEWED or not how.renew or trained_on is None:
             return None
-        least = max(how.renew * learnt_from, self._least)
-        last = self._asked[-1] if self._asked else None
-        if self._since < least or not self._is_cool(last, reached):
+        least = max(how.renew * trained_on, self._least)
+        last = self._requests[-1] if self._requests else None
+        if self._since < least or not self._is_cool(last, current):
             return None
-        began = self._wished or self._began
-        if began and how.train_on and reached.is_past(began, how.train_on):
+        began = self._triggered_at or self._began
+        if began and how.train_on and current.is_past(began, how.train_on):
             return None
-        reason = f"{self._since} more outcomes to learn from, after {learnt_from}"
-        return msgspec.structs.replace(self._wish, reason=reason)
+        reason = f"{self._since} more outcomes to learn from, after {trained_on}"
+        return msgspec.structs.replace(self._trigger, reason=reason)
 
     def _known(self, onset: int | None) -> int:
         """Return how many of the outcomes are in panes whose records start at the onset or
@@ -208,23 +212,23 @@ class RetrainRule:
     def _least(self) -> int:
         return self._stream.retrain.min_outcomes
 
-    def _is_cool(self, last: _Reached | None, reached: _Reached) -> bool:
+    def _is_cool(self, last: _StreamPoint | None, current: _StreamPoint) -> bool:
         """Return whether the cooldown after a request is over."""
         cooldown = self._stream.retrain.cooldown
-        return last is None or cooldown is None or reached.is_past(last, cooldown)
+        return last is None or cooldown is None or current.is_past(last, cooldown)
 
-    def _within_budget(self, reached: _Reached) -> bool:
+    def _within_budget(self, current: _StreamPoint) -> bool:
         budget = self._stream.retrain.budget
-        if budget is None or len(self._asked) < budget.requests:
+        if budget is None or len(self._requests) < budget.requests:
             return True
         # The oldest of the last `budget.requests`.
-        return reached.is_past(self._asked[0], budget.per)
+        return current.is_past(self._requests[0], budget.per)
 
 
 # ---- policies -----------------------------------------------------------------------------------
 
 
-def _harm(now: _Situation) -> _Wish | None:
+def _harm(now: _Situation) -> _RetrainTrigger | None:
     """Trigger while the realised error is degraded, or the estimated harm is large enough."""
     least = now.stream.drift.min_metric_loss
     return _for_events(
@@ -234,31 +238,31 @@ def _harm(now: _Situation) -> _Wish | None:
     )
 
 
-def _drift(now: _Situation) -> _Wish | None:
+def _drift(now: _Situation) -> _RetrainTrigger | None:
     return _for_events(event for event in now.events if event.kind in now.stream.retrain.on)
 
 
-def _schedule(now: _Situation) -> _Wish | None:
+def _schedule(now: _Situation) -> _RetrainTrigger | None:
     every = now.stream.retrain.every
-    if every is None or not now.reached.is_past(now.last, every):
+    if every is None or not now.current.is_past(now.last, every):
         return None
-    return _Wish("schedule", f"{every} since the last request")
+    return _RetrainTrigger("schedule", f"{every} since the last request")
 
 
-def _always(now: _Situation) -> _Wish | None:
+def _always(now: _Situation) -> _RetrainTrigger | None:
     size = now.stream.window_size
-    if now.reached.position // size <= now.last.position // size:
+    if now.current.position // size <= now.last.position // size:
         return None
-    return _Wish("schedule", "a window of outcomes is complete")
+    return _RetrainTrigger("schedule", "a window of outcomes is complete")
 
 
-def _never(now: _Situation) -> _Wish | None:
+def _never(now: _Situation) -> _RetrainTrigger | None:
     return None
 
 
 # The policies that request nothing while there is no drift.
 _RENEWED: Final[frozenset[Policy]] = frozenset({"harm", "drift"})
-_POLICIES: Final[Mapping[Policy, Callable[[_Situation], _Wish | None]]] = {
+_POLICIES: Final[Mapping[Policy, Callable[[_Situation], _RetrainTrigger | None]]] = {
     "harm": _harm,
     "drift": _drift,
     "schedule": _schedule,
@@ -267,12 +271,12 @@ _POLICIES: Final[Mapping[Policy, Callable[[_Situation], _Wish | None]]] = {
 }
 
 
-def _for_events(found: Iterable[DriftEvent]) -> _Wish | None:
+def _for_events(found: Iterable[DriftEvent]) -> _RetrainTrigger | None:
     causes = list(found)
     if not causes:
         return None
     reason = "; ".join(f"{event.kind} drift: {event.message}" for event in causes)
-    return _Wish("drift", reason, tuple(event.id for event in causes), _onset(causes))
+    return _RetrainTrigger("drift", reason, tuple(event.id for event in causes), _onset(causes))
 
 
 def _onset(causes: Sequence[DriftEvent]) -> int | None:

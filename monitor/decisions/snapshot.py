@@ -29,7 +29,7 @@ EVERY = 2_000
 MAX_BYTES = 32 << 20
 
 
-class Decided(msgspec.Struct, frozen=True, omit_defaults=True):
+class DecisionsCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     """Metadata of `windows`: all decisions before offset `published` were published."""
 
     published: Offset = 0
@@ -71,18 +71,18 @@ class Snapshots:
         self._of = hashlib.sha256(repr(stream).encode()).hexdigest()
         self._token = ""  # set by `resume`: the committed one, or a new one
         self._taken_at = 0  # offset of the last snapshot that was loaded or saved
-        # Next snapshot: encoded by `hold`, saved by `settle` after the commit, dropped by `resume`.
+        # Next snapshot: encoded by `checkpoint`, saved after the commit, dropped by `resume`.
         self._taken: tuple[int, bytes] | None = None
         self._cannot_write = False  # the last write failed, so later failures are not logged
         if self._path is not None and Decider(stream).state() is None:
             self._path = None
             log.info(
-                "decisions of %s are not kept on disk, for a detector of River's is used: each "
-                "start reads `windows` from its beginning",
+                "no snapshots of the decisions of %s are saved, because the state of River's "
+                "detectors cannot be stored: each start reads `windows` from its beginning",
                 stream.name,
             )
 
-    def resume(self, committed: Decided) -> tuple[int, Decider]:
+    def resume(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
         """Return the offset from which to read `windows`, and the decider as of that offset."""
         self._token = committed.token
         if self._path is not None and not self._token:
@@ -92,7 +92,7 @@ class Snapshots:
             offset, decider = self._read(committed)
         except _Unusable as error:
             log.warning(
-                "the snapshot %s cannot be read: %s; `windows` is read from its beginning",
+                "discarding unusable snapshot %s and reading `windows` from its beginning: %s",
                 self._path,
                 error,
             )
@@ -100,7 +100,7 @@ class Snapshots:
         self._taken_at = offset
         return offset, decider
 
-    def hold(self, published: int, read: int, decider: Decider) -> Decided:
+    def checkpoint(self, published: int, read: int, decider: Decider) -> DecisionsCheckpoint:
         """Return the metadata to commit, and encode a snapshot if one is due. Decisions on events
         before `published` were published. `decider` has read all events before `read`, which is
         less while it reads events again."""
@@ -110,9 +110,9 @@ class Snapshots:
             body = msgspec.msgpack.encode(_Body(self._of, self._token, read, state))
             file = _File(VERSION, hashlib.sha256(body).digest(), msgspec.Raw(body))
             self._taken = read, msgspec.msgpack.encode(file)
-        return Decided(published, self._token)
+        return DecisionsCheckpoint(published, self._token)
 
-    def settle(self) -> None:
+    def save(self) -> None:
         """Save the snapshot of the last commit. Call it only after that commit."""
         taken, self._taken = self._taken, None
         if taken is None or self._path is None:
@@ -124,12 +124,12 @@ class Snapshots:
             fresh.write_bytes(content)
             fresh.replace(self._path)
         except OSError as error:
-            self._tell_once(error)
+            self._log_once(error)
             _remove(fresh)
         else:
             self._cannot_write = False
 
-    def _read(self, committed: Decided) -> tuple[int, Decider]:
+    def _read(self, committed: DecisionsCheckpoint) -> tuple[int, Decider]:
         """Return the offset and decider of the snapshot, or of the beginning if it is of other
         commits. Raises _Unusable."""
         nothing = 0, Decider(self._stream)
@@ -157,7 +157,7 @@ class Snapshots:
             return None
         try:
             if self._path.stat().st_uid != os.geteuid():
-                raise _Unusable("it is another user's")
+                raise _Unusable("it belongs to another user")
             with self._path.open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
         except FileNotFoundError:
@@ -168,12 +168,12 @@ class Snapshots:
             raise _Unusable(f"it has more than {MAX_BYTES} bytes")
         return content
 
-    def _tell_once(self, error: OSError) -> None:
+    def _log_once(self, error: OSError) -> None:
         if not self._cannot_write:
             self._cannot_write = True
             log.warning(
-                "the snapshot %s cannot be written: %s; decisions go on, and the next start reads "
-                "more of `windows` again",
+                "could not write snapshot %s; the monitor continues, and its next start reads more "
+                "of `windows` again: %s",
                 self._path,
                 error,
             )
@@ -184,4 +184,4 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        log.debug("%s cannot be removed: %s", path, error)
+        log.debug("could not remove %s: %s", path, error)

@@ -15,7 +15,7 @@ from monitor.metric_sums import Tally, new_tally
 from monitor.panes import Grid
 
 
-class Compared(msgspec.Struct, frozen=True):
+class EstimateComparison(msgspec.Struct, frozen=True):
     """The estimate for one model's records in one window, and their realised metric."""
 
     end: int  # of the window
@@ -71,10 +71,10 @@ class Truth:
                     self._tallies[key] = new_tally(self._stream.task)
                 self._tallies[key].add(labels, predictions)
 
-    def compare(self, windows: Iterable[DataWindow]) -> list[Compared]:
+    def compare(self, windows: Iterable[DataWindow]) -> list[EstimateComparison]:
         """Return a pair for each group with an estimate and outcomes, in the order of windows."""
         return [
-            Compared(
+            EstimateComparison(
                 window.end,
                 group.model,
                 group.estimate,
@@ -91,7 +91,7 @@ class Truth:
         ]
 
 
-def coverage(pairs: Sequence[Compared]) -> Coverage | None:
+def coverage(pairs: Sequence[EstimateComparison]) -> Coverage | None:
     """Return the summary of all pairs, None if there are none."""
     if not pairs:
         return None

@@ -1,6 +1,6 @@
 """Merge the partial aggregates of slides into data windows, and test complete windows.
 
-In: `DataParts`. Out: `DataWindow` events, and the samples of windows with findings.
+In: `DataAggregates`. Out: `DataWindow` events, and the samples of windows with findings.
 """
 
 from collections import OrderedDict
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataGroup, DataParts, DataWindow, SlicePart, event_id
+from driftline.wire.events import DataAggregates, DataGroup, DataWindow, SlideAggregate, event_id
 from driftline.wire.feature_records import format_time, parse_time
-from monitor.bottom_k_sample import Rows, Sample, Smallest
+from monitor.bottom_k_sample import BottomKSample, Rows, Sample
 from monitor.optional import optional
 from monitor.panes import Grid, later
 from monitor.parts_codec import unpack_records
@@ -37,23 +37,24 @@ class DataWindows:
         self._judge = Judge(stream)
         self._columns = watched(stream)
         # Slides of incomplete windows by index: `add` adds them, `close` removes them.
-        self._slices: dict[int, _Slice] = {}
+        self._slides: dict[int, _Slide] = {}
         # Window id → model, sample: added by `_test` if it has findings, evicted oldest first.
         self.samples: OrderedDict[str, tuple[str, Sample]] = OrderedDict()
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
-        return min((piece.first_offset for piece in self._slices.values()), default=None)
+        """Return the offset of the oldest record of `parts` that an incomplete window
+        needs."""
+        return min((slide.first_offset for slide in self._slides.values()), default=None)
 
-    def add(self, offset: int, parts: DataParts, *, closed: int | None) -> None:
+    def add(self, offset: int, aggregates: DataAggregates, *, closed: int | None) -> None:
         """Add the record at this offset. Windows before `closed` were published."""
-        for part in parts.slices:
-            if closed is not None and part.index < closed:
+        for aggregate in aggregates.slices:
+            if closed is not None and aggregate.index < closed:
                 continue
-            piece = self._slices.get(part.index)
-            if piece is None:
-                piece = self._slices[part.index] = _Slice(offset)
-            self._gather(piece, parts.partition, part)
+            slide = self._slides.get(aggregate.index)
+            if slide is None:
+                slide = self._slides[aggregate.index] = _Slide(offset)
+            self._merge(slide, aggregates.partition, aggregate)
 
     def close(self, closed: int | None, complete: int) -> tuple[int, DataWindow | None]:
         """Return the first window that is not published after this call, and the next complete
@@ -63,21 +64,23 @@ class DataWindows:
         # After a restart, less may be known to be complete than was published.
         if closed is not None and end <= closed:
             return closed, None
-        index = self._grid.window_after(closed, self._slices)
+        index = self._grid.window_after(closed, self._slides)
         if index is None or index >= end:
             return end, None
         window = self._window(index)
-        self._slices.pop(index, None)  # all later windows start after this slide
+        self._slides.pop(index, None)  # all later windows start after this slide
         return index + 1, window
 
-    def _gather(self, piece: "_Slice", partition: int, part: SlicePart) -> None:
-        piece.late += part.late
-        piece.dead_letters += part.dead_letters
-        piece.lost += part.lost
-        piece.row = later(piece.row, part.row)
-        piece.time_us = later(piece.time_us, None if part.time is None else parse_time(part.time))
-        for group in part.groups:
-            own = piece.groups.setdefault(group.model, _Group(self._stream.windows.max_sample))
+    def _merge(self, slide: "_Slide", partition: int, aggregate: SlideAggregate) -> None:
+        slide.late += aggregate.late
+        slide.dead_letters += aggregate.dead_letters
+        slide.lost += aggregate.lost
+        slide.row = later(slide.row, aggregate.row)
+        slide.time_us = later(
+            slide.time_us, None if aggregate.time is None else parse_time(aggregate.time)
+        )
+        for group in aggregate.groups:
+            own = slide.groups.setdefault(group.model, _Group(self._stream.windows.max_sample))
             sample = group.sample
             own.add(
                 group.records,
@@ -92,20 +95,20 @@ class DataWindows:
         identity = event_id("window", self._stream.name, "data", start, end)
         places = range(index, index + self._grid.overlap)
         # A window merges its slides, which stay unchanged because overlapping windows share them.
-        slices = [self._slices[place] for place in places if place in self._slices]
+        slides = [self._slides[place] for place in places if place in self._slides]
         row = time_us = None
         groups: dict[str, _Group] = {}
-        for piece in slices:
-            row, time_us = later(row, piece.row), later(time_us, piece.time_us)
-            for model, own in piece.groups.items():
-                if len(slices) == 1:
+        for slide in slides:
+            row, time_us = later(row, slide.row), later(time_us, slide.time_us)
+            for model, own in slide.groups.items():
+                if len(slides) == 1:
                     groups[model] = own
                     continue
                 group = groups.setdefault(model, _Group(self._stream.windows.max_sample))
                 group.add(own.records, own.last, own.sample.rows() if len(own.sample) else None)
         records = sum(group.records for group in groups.values())
-        dead_letters = sum(piece.dead_letters for piece in slices)
-        lost = sum(piece.lost for piece in slices)
+        dead_letters = sum(slide.dead_letters for slide in slides)
+        lost = sum(slide.lost for slide in slides)
         ordered = sorted(groups.items(), key=lambda item: (item[1].last or 0, item[0]))
         return DataWindow(
             id=identity,
@@ -113,7 +116,7 @@ class DataWindows:
             start=start,
             end=end,
             records=records,
-            late=sum(piece.late for piece in slices),
+            late=sum(slide.late for slide in slides),
             row=row,
             time=None if time_us is None else format_time(time_us),
             groups=tuple(self._test(identity, model, group) for model, group in ordered),
@@ -166,7 +169,7 @@ class _Group:
     def __init__(self, limit: int) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
-        self.sample = Smallest(limit)
+        self.sample = BottomKSample(limit)
 
     def add(self, records: int, last: int | None, sample: Rows | None) -> None:
         self.records += records
@@ -175,7 +178,7 @@ class _Group:
             self.sample.add(sample)
 
 
-class _Slice:
+class _Slide:
     """The merged partial aggregates of one slide, whose records start at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:

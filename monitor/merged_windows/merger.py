@@ -13,14 +13,14 @@ from driftline.errors import DataError
 from driftline.logs import alike
 from driftline.wire.envelope import decode, parts_decoder
 from driftline.wire.events import (
-    DataParts,
+    DataAggregates,
     DataWindow,
     PerformancePane,
     PerformanceWindow,
     WindowsEvent,
 )
 from monitor.bottom_k_sample import Sample
-from monitor.merged_windows.closed_panes import Kind, Merging
+from monitor.merged_windows.closed_panes import Kind, MergeProgress
 from monitor.merged_windows.data_windows import DataWindows
 from monitor.merged_windows.performance_windows import PerformanceWindows
 from monitor.panes import Grid
@@ -38,7 +38,7 @@ class Merger:
         self._data = DataWindows(stream, profiles)
         self._performance = PerformanceWindows(stream, references)
         self._grid = Grid.of(stream).name
-        self._merging = Merging(stream.kafka.partitions, committed, self._grid)
+        self._progress = MergeProgress(stream.kafka.partitions, committed, self._grid)
 
     @property
     def samples(self) -> Mapping[str, tuple[str, Sample]]:
@@ -47,27 +47,31 @@ class Merger:
 
     def read(self, message: Message) -> None:
         """Add one record."""
-        merging = self._merging
-        merging.read(message.offset)
+        progress = self._progress
+        progress.read(message.offset)
         try:
             event = decode(parts_decoder, message)
         except DataError as error:
-            log.warning("not a part, left out: %s", error.message, extra=alike(error.message))
+            log.warning(
+                "skipping a record of `parts` that is not a partial aggregate: %s",
+                error.message,
+                extra=alike(error.message),
+            )
             return
         if event.grid != self._grid:  # from before the windows in the stream file were changed
             return
-        kind: Kind = "data" if isinstance(event, DataParts) else "performance"
-        before = merging.closed(kind)
-        if isinstance(event, DataParts):
+        kind: Kind = "data" if isinstance(event, DataAggregates) else "performance"
+        before = progress.closed(kind)
+        if isinstance(event, DataAggregates):
             self._data.add(message.offset, event, closed=before)
         else:
             self._performance.add(message.offset, event, closed=before)
         if event.passed is not None:
-            merging.advance(message.offset, kind, event.partition, event.passed)
+            progress.advance(message.offset, kind, event.partition, event.passed)
 
     def skip(self, offset: int) -> None:
         """Skip a record."""
-        self._merging.read(offset)
+        self._progress.read(offset)
 
     def complete(self) -> list[WindowsEvent]:
         """Return the next complete events: at most one data window, and the new panes of at most
@@ -75,25 +79,25 @@ class Merger:
         return [*self._complete_data(), *self._complete_performance()]
 
     def _complete_data(self) -> list[DataWindow]:
-        merging, closed = self._merging, self._merging.closed("data")
-        complete = merging.complete("data")
+        progress, closed = self._progress, self._progress.closed("data")
+        complete = progress.complete("data")
         if complete is None:
             return []
         closed, window = self._data.close(closed, complete)
-        merging.close("data", closed)
+        progress.close("data", closed)
         return [] if window is None else [window]
 
     def _complete_performance(self) -> list[PerformancePane | PerformanceWindow]:
-        merging, closed = self._merging, self._merging.closed("performance")
-        complete = merging.complete("performance")
+        progress, closed = self._progress, self._progress.closed("performance")
+        complete = progress.complete("performance")
         while complete is not None and (closed is None or closed < complete):
             closed, events = self._performance.close(closed, complete)
-            merging.close("performance", closed)
+            progress.close("performance", closed)
             if events:
                 return events
         return []
 
-    def hold(self) -> Committed:
+    def checkpoint(self) -> Committed:
         """Return the offset to commit for `parts`."""
         needed = [n for n in (self._data.needed(), self._performance.needed()) if n is not None]
-        return self._merging.hold(min(needed, default=None))
+        return self._progress.checkpoint(min(needed, default=None))

@@ -1,7 +1,7 @@
 """Merge the partial aggregates of panes into performance panes and windows, when they are complete.
 
-In: `PerformanceParts`. Out: `PerformancePane` events for the detectors, and `PerformanceWindow`
-events with the realised metric.
+In: `PerformanceAggregates`. Out: `PerformancePane` events for the detectors, and
+`PerformanceWindow` events with the realised metric.
 """
 
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ import numpy as np
 
 from driftline.config.stream import Stream
 from driftline.wire.events import (
-    ModelPart,
-    PanePart,
+    ModelAggregate,
+    PaneAggregate,
+    PerformanceAggregates,
     PerformanceGroup,
     PerformancePane,
-    PerformanceParts,
     PerformanceWindow,
     event_id,
 )
 from driftline.wire.feature_records import format_time, parse_time
-from monitor.bottom_k_sample import Smallest
-from monitor.metric_sums import Tally, new_tally, rise
+from monitor.bottom_k_sample import BottomKSample
+from monitor.metric_sums import Tally, compare_error, new_tally
 from monitor.optional import optional
 from monitor.panes import Grid, later
 from monitor.partition_windows.aggregate_outcomes import errors_kept
@@ -40,26 +40,27 @@ class PerformanceWindows:
         self._judge = Judge(stream)
         self._limit = errors_kept(stream)
         # Slides of incomplete windows by index: `add` adds them, `close` removes them.
-        self._slices: dict[int, _Slice] = {}
+        self._slides: dict[int, _Slide] = {}
 
     def needed(self) -> int | None:
-        """Return the offset of the oldest record of `parts` that an incomplete window needs."""
-        return min((piece.first_offset for piece in self._slices.values()), default=None)
+        """Return the offset of the oldest record of `parts` that an incomplete window
+        needs."""
+        return min((slide.first_offset for slide in self._slides.values()), default=None)
 
-    def add(self, offset: int, parts: PerformanceParts, *, closed: int | None) -> None:
+    def add(self, offset: int, aggregates: PerformanceAggregates, *, closed: int | None) -> None:
         """Add the record at this offset. Panes before `closed` were published."""
-        for part in parts.panes:
-            index = part.index // self._grid.panes
+        for aggregate in aggregates.panes:
+            index = aggregate.index // self._grid.panes
             if closed is not None and index < self._first_open(closed):
                 continue
-            piece = self._slices.get(index)
-            if piece is None:
-                piece = self._slices[index] = _Slice(offset)
-            piece.late += part.late
-            piece.revised += part.revised
-            piece.lost += part.lost
-            piece.dead_letters += part.dead_letters
-            self._gather(piece, parts.partition, part)
+            slide = self._slides.get(index)
+            if slide is None:
+                slide = self._slides[index] = _Slide(offset)
+            slide.late += aggregate.late
+            slide.revised += aggregate.revised
+            slide.lost += aggregate.lost
+            slide.dead_letters += aggregate.dead_letters
+            self._merge(slide, aggregates.partition, aggregate)
 
     def close(
         self, closed: int | None, complete: int
@@ -68,7 +69,7 @@ class PerformanceWindows:
         open window: its newly complete panes, then the window itself if it is complete. Panes
         before `closed` were published. The pane `complete` is the first that is not complete."""
         first = None if closed is None else self._first_open(closed)
-        index = self._grid.window_after(first, self._slices)
+        index = self._grid.window_after(first, self._slides)
         if index is None:
             return complete, []
         window_end = (index + self._grid.overlap) * self._grid.panes
@@ -82,20 +83,20 @@ class PerformanceWindows:
         ]
         if end == window_end:
             events.append(self._window_event(index, self._of(index)))
-            self._slices.pop(index, None)  # all later windows start after this slide
+            self._slides.pop(index, None)  # all later windows start after this slide
         return end, events
 
     def _first_open(self, closed: int) -> int:
         """Return the first window that is not complete when panes before `closed` are complete."""
         return closed // self._grid.panes - self._grid.overlap + 1
 
-    def _of(self, index: int) -> "list[_Slice]":
+    def _of(self, index: int) -> "list[_Slide]":
         places = range(index, index + self._grid.overlap)
-        return [self._slices[place] for place in places if place in self._slices]
+        return [self._slides[place] for place in places if place in self._slides]
 
-    def _gather(self, piece: "_Slice", partition: int, part: PanePart) -> None:
-        models = piece.panes.setdefault(part.index, {})
-        for own in part.models:
+    def _merge(self, slide: "_Slide", partition: int, aggregate: PaneAggregate) -> None:
+        models = slide.panes.setdefault(aggregate.index, {})
+        for own in aggregate.models:
             if (model := models.get(own.model)) is None:
                 model = models[own.model] = _Model(self._stream, self._limit)
             model.add(own, partition)
@@ -136,30 +137,30 @@ class PerformanceWindows:
         reference = self._references.of(model)
         return None if reference is None else reference.rows
 
-    def _window_event(self, index: int, slices: "Sequence[_Slice]") -> PerformanceWindow:
+    def _window_event(self, index: int, slides: "Sequence[_Slide]") -> PerformanceWindow:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
         models: dict[str, tuple[int, Tally]] = {}  # largest position of a record, sums
-        for pane in (models for piece in slices for models in piece.panes.values()):
-            for name, part in pane.items():
-                last, tally = models.get(name) or (part.last, new_tally(stream.task))
-                tally.merge(part.tally)
-                whole.merge(part.tally)
-                models[name] = (max(last, part.last), tally)
-                row, time_us = later(row, part.row), later(time_us, part.time_us)
+        for pane in (models for slide in slides for models in slide.panes.values()):
+            for name, own in pane.items():
+                last, tally = models.get(name) or (own.last, new_tally(stream.task))
+                tally.merge(own.tally)
+                whole.merge(own.tally)
+                models[name] = (max(last, own.last), tally)
+                row, time_us = later(row, own.row), later(time_us, own.time_us)
         ordered = sorted(models.items(), key=lambda item: (item[1][0], item[0]))
         start, end = self._grid.window(index)
-        revised = sum(piece.revised for piece in slices)
-        dead_letters = sum(piece.dead_letters for piece in slices)
-        lost = sum(piece.lost for piece in slices)
+        revised = sum(slide.revised for slide in slides)
+        dead_letters = sum(slide.dead_letters for slide in slides)
+        lost = sum(slide.lost for slide in slides)
         return PerformanceWindow(
             id=event_id("window", stream.name, "performance", start, end),
             index=index,
             start=start,
             end=end,
             records=whole.records,
-            late=sum(piece.late for piece in slices),
+            late=sum(slide.late for slide in slides),
             revised=revised,
             lost=lost,
             dead_letters=dead_letters,
@@ -178,10 +179,10 @@ class PerformanceWindows:
         reference = self._references.of(model)
         if reference is not None and tally.records >= stream.windows.min_records:
             found = optional(
-                lambda: rise(
+                lambda: compare_error(
                     tally,
                     reference.errors,
-                    inflation=self._references.error_inflation(model),
+                    variance_inflation=self._references.error_inflation(model),
                     level=stream.drift.false_alarm_rate,
                     min_loss=stream.drift.min_metric_loss,
                 ),
@@ -195,7 +196,7 @@ class PerformanceWindows:
             error=tally.error(),
             reference_error=None if found is None else found.reference_error,
             p_value=None if found is None else found.p_value,
-            worse=found is not None and found.worse,
+            worse=found is not None and found.is_degraded,
             standard_error=tally.standard_error(stream.judged_by),
         )
 
@@ -208,19 +209,19 @@ class _Model:
         self.first = self.last = 0
         self.row: int | None = None
         self.time_us: int | None = None
-        self._sample = Smallest(limit)
+        self._sample = BottomKSample(limit)
 
-    def add(self, piece: ModelPart, partition: int) -> None:
+    def add(self, chunk: ModelAggregate, partition: int) -> None:
         """Add a chunk of a partition's partial aggregate."""
-        if piece.first is not None and piece.last is not None:
+        if chunk.first is not None and chunk.last is not None:
             is_new = not self.tally.records
-            self.first = piece.first if is_new else min(self.first, piece.first)
-            self.last = piece.last if is_new else max(self.last, piece.last)
-        self.tally.merge_part(piece)
-        self.row = later(self.row, piece.row)
-        self.time_us = later(self.time_us, None if piece.time is None else parse_time(piece.time))
-        if piece.sample is not None:
-            self._sample.add(unpack_errors(piece.sample, partition))
+            self.first = chunk.first if is_new else min(self.first, chunk.first)
+            self.last = chunk.last if is_new else max(self.last, chunk.last)
+        self.tally.merge_aggregate(chunk)
+        self.row = later(self.row, chunk.row)
+        self.time_us = later(self.time_us, None if chunk.time is None else parse_time(chunk.time))
+        if chunk.sample is not None:
+            self._sample.add(unpack_errors(chunk.sample, partition))
 
     def errors(self) -> tuple[float, ...]:
         """Return the sampled errors, ordered by the position of the label, then of the record."""
@@ -231,7 +232,7 @@ class _Model:
         return tuple(found)
 
 
-class _Slice:
+class _Slide:
     """The merged partial aggregates of one slide, whose records start at `first_offset`."""
 
     def __init__(self, first_offset: int) -> None:

@@ -1,8 +1,8 @@
 """Aggregate the outcomes of each partition by pane and model: sums, and a sample of errors.
 
-In: outcomes, partition by partition. Out: `PerformanceParts` for the topic `parts`, as soon as a
-partition has closed a pane. The join publishes each outcome exactly once, so there is no check for
-repeats. Only the first label of a record counts in the sums.
+In: outcomes, partition by partition. Out: `PerformanceAggregates` for the topic `parts`, as soon as
+a partition has closed a pane. The join publishes each outcome exactly once, so there is no check
+for repeats. Only the first label of a record counts in the sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
-from driftline.wire.events import ModelPart, PanePart, PerformanceParts
+from driftline.wire.events import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
-from monitor.bottom_k_sample import Rows, Smallest, hashes_of
+from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.metric_sums import new_tally
-from monitor.panes import PANES, Grid, Ints, Slot, Track, distinct
+from monitor.panes import PANES, Bucket, Grid, Ints, PartitionWindowState, distinct
 from monitor.partition_windows.read_events import by_model, largest
 from monitor.partition_windows.read_outcomes import Labelled, read_outcomes
 from monitor.parts_codec import MAX_PAIRS, pack_errors, records
@@ -29,7 +29,7 @@ def errors_kept(stream: Stream) -> int:
     return max(1, stream.windows.max_sample // PANES)
 
 
-class PerformanceGathering:
+class OutcomeAggregator:
     """Aggregate the outcomes of the partitions that this worker reads."""
 
     def __init__(self, stream: Stream) -> None:
@@ -38,79 +38,87 @@ class PerformanceGathering:
         self._grid = Grid.of(stream).name
         self._limit = errors_kept(stream)
         # By partition: set by `resume`, removed by `drop`.
-        self._tracks: dict[int, Track[_Part]] = {}
+        self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
 
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition from its checkpoint."""
-        self._tracks[partition] = Track(self._stream, committed, _Part, cell="pane")
+        self._states[partition] = PartitionWindowState(
+            self._stream, committed, _PartialAggregate, unit="pane"
+        )
 
     def drop(self, partition: int) -> None:
         """Remove the state of a partition."""
-        self._tracks.pop(partition, None)
+        self._states.pop(partition, None)
 
     def skip(self, partition: int, offset: int) -> None:
         """Skip a record."""
-        track = self._tracks[partition]
-        track.next_offset = max(offset + 1, track.next_offset)
+        state = self._states[partition]
+        state.next_offset = max(offset + 1, state.next_offset)
 
-    def holds(self) -> dict[int, Committed]:
+    def offsets_to_commit(self) -> dict[int, Committed]:
         """Return the offsets to commit by partition."""
-        return {partition: track.hold() for partition, track in self._tracks.items()}
+        return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
         """Add outcomes of one partition, in the order of its log. Return the partial aggregates of
         the panes that this closes."""
-        track = self._tracks[partition]
-        track.next_offset = messages[-1].offset + 1
+        state = self._states[partition]
+        state.next_offset = messages[-1].offset + 1
         read = read_outcomes(messages, self._stream)
         if len(read.arrivals.offsets):
-            self._gather(track, partition, read)
-        if (closed := track.close()) is None:
+            self._aggregate(state, partition, read)
+        if (closed := state.close()) is None:
             return []
-        passed, slots = closed
-        pieces = [piece for pane, slot in slots for piece in self._pieces(pane, slot)]
-        end = PerformanceParts(partition=partition, grid=self._grid, passed=passed, panes=())
-        return records(self._topic, end, pieces)
+        closed_up_to, open_buckets = closed
+        chunks = [chunk for pane, bucket in open_buckets for chunk in self._chunks(pane, bucket)]
+        end = PerformanceAggregates(
+            partition=partition, grid=self._grid, passed=closed_up_to, panes=()
+        )
+        return records(self._topic, end, chunks)
 
     # ---- gathering ------------------------------------------------------------------------------
 
-    def _gather(self, track: "Track[_Part]", partition: int, read: Labelled) -> None:
-        cells, counting = track.admit(read.arrivals)
+    def _aggregate(
+        self, state: "PartitionWindowState[_PartialAggregate]", partition: int, read: Labelled
+    ) -> None:
+        buckets, counting = state.admit(read.arrivals)
         if read.arrivals.marks is not None:  # drop the watermark records
-            cells, counting = cells[~read.arrivals.marks], counting[~read.arrivals.marks]
+            buckets, counting = buckets[~read.arrivals.marks], counting[~read.arrivals.marks]
         revised = counting & read.revised
-        for pane in distinct(cells[revised]):
-            track.slots[pane].part.revised += int(np.count_nonzero(revised & (cells == pane)))
+        for pane in distinct(buckets[revised]):
+            state.open_buckets[pane].partial.revised += int(
+                np.count_nonzero(revised & (buckets == pane))
+            )
         counting &= ~revised
         if not counting.any():
             return
         hashes = hashes_of(read.ids)
         for model, of_model in by_model(read.models):
             of_model &= counting
-            for pane in distinct(cells[of_model]):
-                models = track.slots[pane].part.models
+            for pane in distinct(buckets[of_model]):
+                models = state.open_buckets[pane].partial.models
                 if (of_pane := models.get(model)) is None:
                     of_pane = models[model] = _Model(self._stream, self._limit)
-                at = np.flatnonzero(of_model & (cells == pane))
+                at = np.flatnonzero(of_model & (buckets == pane))
                 of_pane.add(read, hashes, partition, at)
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def _pieces(self, pane: int, slot: "Slot[_Part]") -> Iterator[PanePart]:
+    def _chunks(self, pane: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[PaneAggregate]:
         """Yield the partial aggregate of a pane in chunks that add up. Each chunk contains at most
         one chunk of one model's sums."""
-        part = slot.part
-        models = [piece for name, model in part.models.items() for piece in model.pieces(name)]
-        yield PanePart(
+        partial = bucket.partial
+        models = [chunk for name, model in partial.models.items() for chunk in model.chunks(name)]
+        yield PaneAggregate(
             index=pane,
-            late=slot.late,
-            revised=part.revised,
+            late=bucket.late,
+            revised=partial.revised,
             models=tuple(models[:1]),
-            lost=slot.lost,
-            dead_letters=slot.dead_letters,
+            lost=bucket.lost,
+            dead_letters=bucket.dead_letters,
         )
         for model in models[1:]:
-            yield PanePart(index=pane, models=(model,))
+            yield PaneAggregate(index=pane, models=(model,))
 
 
 class _Model:
@@ -118,7 +126,7 @@ class _Model:
 
     def __init__(self, stream: Stream, limit: int) -> None:
         self._tally = new_tally(stream.task)
-        self._sample = Smallest(limit)
+        self._sample = BottomKSample(limit)
         self._first: int | None = None
         self._last: int | None = None
         self._row: int | None = None
@@ -151,11 +159,11 @@ class _Model:
             )
         )
 
-    def pieces(self, name: str) -> Iterator[ModelPart]:
+    def chunks(self, name: str) -> Iterator[ModelAggregate]:
         """Yield the partial aggregate in chunks that add up."""
         pairs, sums = self._tally.packed()
         samples = pack_errors(self._sample.rows())
-        yield ModelPart(
+        yield ModelAggregate(
             model=name,
             records=self._tally.records,
             first=self._first,
@@ -167,12 +175,12 @@ class _Model:
             time=None if self._time_us is None else format_time(self._time_us),
         )
         for start in range(MAX_PAIRS, len(pairs), MAX_PAIRS):
-            yield ModelPart(model=name, pairs=pairs[start : start + MAX_PAIRS])
+            yield ModelAggregate(model=name, pairs=pairs[start : start + MAX_PAIRS])
         for sample in samples:
-            yield ModelPart(model=name, sample=sample)
+            yield ModelAggregate(model=name, sample=sample)
 
 
-class _Part:
+class _PartialAggregate:
     """The partial aggregate of one partition for one pane."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """Aggregate the predictions of each partition by slide and model: their number, and a sample.
 
-In: predictions, partition by partition. Out: `DataParts` for the topic `parts`, as soon as a
+In: predictions, partition by partition. Out: `DataAggregates` for the topic `parts`, as soon as a
 partition has closed a slide. Memory grows with the columns and the sample size, not with traffic.
 Only records that may be in a sample are decoded in full.
 """
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
-from driftline.wire.events import DataParts, GroupPart, SlicePart
+from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
 from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
-from monitor.bottom_k_sample import Bound, Rows, Smallest, hashes_of
-from monitor.panes import Grid, Ints, Slot, Track, distinct, later
+from monitor.bottom_k_sample import BottomKSample, Rows, SampleThreshold, hashes_of
+from monitor.panes import Bucket, Grid, Ints, PartitionWindowState, distinct, later
 from monitor.partition_windows.read_events import Positions, by_model, largest
 from monitor.partition_windows.read_predictions import Scored, ScoredReader
 from monitor.parts_codec import pack_records, records
 from monitor.watched_columns import watched
 
 
-class DataGathering:
+class PredictionAggregator:
     """Aggregate the predictions of the partitions that this worker reads."""
 
     def __init__(self, stream: Stream) -> None:
@@ -32,65 +32,69 @@ class DataGathering:
         self._topic = Topics(stream).parts
         self._grid = Grid.of(stream).name
         self._reader = ScoredReader(stream)
-        # Whether most records of the last batch might be in a sample. Set by `_gather` for the next
-        # batch, which is assumed to be similar.
+        # Whether most records of the last batch might be in a sample. Set by `_aggregate` for the
+        # next batch, which is assumed to be similar.
         self._most_are_wanted = True
         self._columns = watched(stream)
         self._names = tuple(column.name for column in self._columns)
         # By partition: set by `resume`, removed by `drop`.
-        self._tracks: dict[int, Track[_Part]] = {}
+        self._states: dict[int, PartitionWindowState[_PartialAggregate]] = {}
         # Sample thresholds by slide and model. Partitions share them, and one exists as long as one
         # of these partitions has the slide open. If another partition's records keep a record out
         # of a partial aggregate, they also keep it out of the merged sample: those records stay in
         # the log, and whichever worker reads that partition later publishes them.
-        self._bounds: WeakValueDictionary[tuple[int, str], Bound] = WeakValueDictionary()
+        self._thresholds: WeakValueDictionary[tuple[int, str], SampleThreshold] = (
+            WeakValueDictionary()
+        )
 
     def resume(self, partition: int, committed: Committed) -> None:
         """Start reading a partition from its checkpoint."""
         self.drop(partition)
-        self._tracks[partition] = Track(self._stream, committed, _Part, cell="slice")
+        self._states[partition] = PartitionWindowState(
+            self._stream, committed, _PartialAggregate, unit="slide"
+        )
 
     def drop(self, partition: int) -> None:
         """Remove the state of a partition."""
-        if self._tracks.pop(partition, None) is not None:
-            for bound in self._bounds.values():
-                bound.forget()  # this worker may read its records again
+        if self._states.pop(partition, None) is not None:
+            for threshold in self._thresholds.values():
+                threshold.drop_hashes()  # this worker may read its records again
 
     def skip(self, partition: int, offset: int) -> None:
         """Skip a record."""
-        track = self._tracks[partition]
-        track.next_offset = max(offset + 1, track.next_offset)
+        state = self._states[partition]
+        state.next_offset = max(offset + 1, state.next_offset)
 
-    def holds(self) -> dict[int, Committed]:
+    def offsets_to_commit(self) -> dict[int, Committed]:
         """Return the offsets to commit by partition."""
-        return {partition: track.hold() for partition, track in self._tracks.items()}
+        return {partition: state.checkpoint() for partition, state in self._states.items()}
 
     def read(self, partition: int, messages: Sequence[Message]) -> list[Outgoing]:
         """Add predictions of one partition, in the order of its log. Return the partial aggregates
         of the slides that this closes."""
-        track = self._tracks[partition]
-        track.next_offset = messages[-1].offset + 1
+        state = self._states[partition]
+        state.next_offset = messages[-1].offset + 1
         scored = self._reader.read(messages, whole=self._most_are_wanted)
         if len(scored.arrivals.offsets):
-            cells, counting = track.admit(scored.arrivals)
+            buckets, counting = state.admit(scored.arrivals)
             if scored.arrivals.marks is not None:  # drop the watermark records
-                cells = cells[~scored.arrivals.marks]
+                buckets = buckets[~scored.arrivals.marks]
                 counting = counting[~scored.arrivals.marks]
             if counting.any():
-                self._gather(track, partition, scored, cells, counting)
-        if (closed := track.close()) is None:
+                self._aggregate(state, partition, scored, buckets, counting)
+        if (closed := state.close()) is None:
             return []
-        passed, slots = closed
-        pieces = [piece for index, slot in slots for piece in self._pieces(index, slot)]
-        end = DataParts(partition=partition, grid=self._grid, passed=passed, slices=())
-        return records(self._topic, end, pieces)
+        closed_up_to, open_buckets = closed
+        chunks = [chunk for index, bucket in open_buckets for chunk in self._chunks(index, bucket)]
+        end = DataAggregates(partition=partition, grid=self._grid, passed=closed_up_to, slices=())
+        return records(self._topic, end, chunks)
 
-    def _gather(
+    def _aggregate(
         self,
-        track: "Track[_Part]",
+        state: "PartitionWindowState[_PartialAggregate]",
         partition: int,
         scored: Scored,
-        cells: Ints,
+        buckets: Ints,
         counting: NDArray[np.bool_],
     ) -> None:
         # Count every record, but decode in full only those whose hash is below the threshold.
@@ -99,10 +103,10 @@ class DataGathering:
         groups: list[tuple[_Group, NDArray[np.bool_]]] = []
         for model, of_model in by_model(scored.models):
             of_model &= counting
-            for cell in distinct(cells[of_model]):
-                own = of_model & (cells == cell)
-                group = self._group_of(track.slots[cell].part, cell, model)
-                _count(track.slots[cell].part, group, scored.positions, own)
+            for index in distinct(buckets[of_model]):
+                own = of_model & (buckets == index)
+                group = self._group_of(state.open_buckets[index].partial, index, model)
+                _count(state.open_buckets[index].partial, group, scored.positions, own)
                 wanted |= own & group.sample.admits(hashes)
                 groups.append((group, own))
         at, rows = self._rows(scored, hashes, partition, np.flatnonzero(wanted))
@@ -110,12 +114,12 @@ class DataGathering:
         for group, own in groups:
             group.sample.add(rows.take(own[at]) if len(groups) > 1 else rows)
 
-    def _group_of(self, part: "_Part", cell: int, model: str) -> "_Group":
-        group = part.groups.get(model)
+    def _group_of(self, partial: "_PartialAggregate", index: int, model: str) -> "_Group":
+        group = partial.groups.get(model)
         if group is None:
             limit = self._stream.windows.max_sample
-            bound = self._bounds.setdefault((cell, model), Bound(limit))
-            group = part.groups[model] = _Group(Smallest(limit, bound))
+            threshold = self._thresholds.setdefault((index, model), SampleThreshold(limit))
+            group = partial.groups[model] = _Group(BottomKSample(limit, threshold))
         return group
 
     def _rows(
@@ -138,49 +142,49 @@ class DataGathering:
 
     # ---- publishing -----------------------------------------------------------------------------
 
-    def _pieces(self, index: int, slot: "Slot[_Part]") -> Iterator[SlicePart]:
+    def _chunks(self, index: int, bucket: "Bucket[_PartialAggregate]") -> Iterator[SlideAggregate]:
         """Yield the partial aggregate of a slide in chunks that add up. Each chunk contains at most
         one chunk of one group's sample."""
-        part, row, time_us = slot.part, slot.part.row, slot.part.time_us
+        partial, row, time_us = bucket.partial, bucket.partial.row, bucket.partial.time_us
         groups = [
-            piece for name, group in part.groups.items() for piece in self._group(name, group)
+            chunk for name, group in partial.groups.items() for chunk in self._group(name, group)
         ]
         if self._stream.axis == "row":
-            row = later(row, slot.refused)
+            row = later(row, bucket.max_dead_letter_position)
         else:
-            time_us = later(time_us, slot.refused)
-        yield SlicePart(
+            time_us = later(time_us, bucket.max_dead_letter_position)
+        yield SlideAggregate(
             index=index,
-            late=slot.late,
+            late=bucket.late,
             row=row,
             time=None if time_us is None else format_time(time_us),
             groups=tuple(groups[:1]),
-            dead_letters=slot.dead_letters,
-            lost=slot.lost,
+            dead_letters=bucket.dead_letters,
+            lost=bucket.lost,
         )
         for group in groups[1:]:
-            yield SlicePart(index=index, groups=(group,))
+            yield SlideAggregate(index=index, groups=(group,))
 
-    def _group(self, model: str, group: "_Group") -> Iterator[GroupPart]:
+    def _group(self, model: str, group: "_Group") -> Iterator[GroupAggregate]:
         rows = group.sample.rows() if len(group.sample) else ()
         samples = pack_records(rows, self._names) if rows else iter(())
-        yield GroupPart(
+        yield GroupAggregate(
             model=model, records=group.records, last=group.last, sample=next(samples, None)
         )
         for sample in samples:
-            yield GroupPart(model=model, sample=sample)
+            yield GroupAggregate(model=model, sample=sample)
 
 
 class _Group:
     """The records of one partition, model and slide."""
 
-    def __init__(self, sample: Smallest) -> None:
+    def __init__(self, sample: BottomKSample) -> None:
         self.records = 0
         self.last: int | None = None  # largest position
         self.sample = sample  # of the readable ones
 
 
-class _Part:
+class _PartialAggregate:
     """The partial aggregate of one partition for one slide."""
 
     def __init__(self) -> None:
@@ -189,8 +193,10 @@ class _Part:
         self.time_us: int | None = None
 
 
-def _count(part: _Part, group: _Group, positions: Positions, own: NDArray[np.bool_]) -> None:
-    part.row = largest(positions.rows[own], part.row)
-    part.time_us = largest(positions.times_us[own], part.time_us)
+def _count(
+    partial: _PartialAggregate, group: _Group, positions: Positions, own: NDArray[np.bool_]
+) -> None:
+    partial.row = largest(positions.rows[own], partial.row)
+    partial.time_us = largest(positions.times_us[own], partial.time_us)
     group.records += int(np.count_nonzero(own))
     group.last = largest(positions.on_axis[own], group.last)

@@ -61,7 +61,7 @@ def read_events(
     """Return `place(events, offsets, watermarks)` for decoded messages of one partition. If it
     raises NoPosition, each event is tried alone, and those without a position are left out."""
     for rejected in decoded.rejected:
-        _left_out(found[rejected.index], rejected.reason)
+        _log_skipped(found[rejected.index], rejected.reason)
     events, places, offsets = decoded.items, decoded.kept, found.offsets
     if decoded.rejected:
         offsets = [offsets[place] for place in places]
@@ -98,15 +98,15 @@ def _can_be_placed(
     try:
         place([event], [message.offset], [])
     except NoPosition as error:
-        _left_out(message, str(error))
+        _log_skipped(message, str(error))
         return False
     return True
 
 
-def _left_out(message: Message, reason: str) -> None:
+def _log_skipped(message: Message, reason: str) -> None:
     """Log a message that is skipped."""
     about = alike(f"{message.topic} {reason}")
-    log.warning("%s cannot be read, left out: %s", message.place, reason, extra=about)
+    log.warning("skipping unreadable event %s: %s", message.place, reason, extra=about)
 
 
 def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
@@ -123,9 +123,9 @@ def with_marks(arrivals: Arrivals, marks: Marks) -> Arrivals:
         ahead = np.concatenate([ahead, np.zeros(len(marks), dtype=bool)])[order]
     lost = ints([sum(map(_lost, mark.gaps)) for _, mark in marks])
     lost = np.concatenate([np.zeros_like(arrivals.offsets), lost])[order]
-    letters = [mark.dead_letter for _, mark in marks]
-    own = [None if letter is None else letter.position for letter in letters]
-    are_letters = ints([letter is not None for letter in letters])
+    dead_letters = [mark.dead_letter for _, mark in marks]
+    own = [None if letter is None else letter.position for letter in dead_letters]
+    are_letters = ints([letter is not None for letter in dead_letters])
     are_letters = np.concatenate([np.zeros_like(arrivals.offsets), are_letters])[order]
     sources = arrivals.sources
     if sources is not None:

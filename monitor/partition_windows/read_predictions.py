@@ -153,12 +153,12 @@ class ScoredReader:
             )
         if batch.rejected:
             at, events = at[batch.kept], [events[place] for place in batch.kept]
-        said = [event.prediction for event in events]
+        values = [event.prediction for event in events]
         if self._is_number:
-            none = ClassScores.none(len(said))
-            return Details(at, batch.columns, np.array(said, dtype=np.float64), none)
-        names = np.empty(len(said), dtype=object)
-        names[:] = said
+            none = ClassScores.none(len(values))
+            return Details(at, batch.columns, np.array(values, dtype=np.float64), none)
+        names = np.empty(len(values), dtype=object)
+        names[:] = values
         scores = ClassScores.of(_decode_scores([event.scores for event in events]))
         return Details(at, batch.columns, names, scores)
 

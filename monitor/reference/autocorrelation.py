@@ -51,15 +51,15 @@ def politis_white(values: Floats) -> int:
     return max(1, reach, min(ceil(best), ceil(3.0 * sqrt(count))))
 
 
-def inflation(values: Floats) -> float:
+def variance_inflation(values: Floats) -> float:
     """Return the variance inflation of the mean of a series (n,), at least 1. It is the long-run
     variance divided by the variance. Small correlations with long lags count as well."""
     reach, weighted, own = _correlated(values)
     by_lags = 1.0 + 2.0 * float(weighted.sum()) / own if reach else 1.0
-    return max(by_lags, inflation_between_changes(values))
+    return max(by_lags, variance_inflation_between_changes(values))
 
 
-def inflation_between_changes(values: Floats) -> float:
+def variance_inflation_between_changes(values: Floats) -> float:
     """Return the variance inflation of a series, ignoring occasional changes of its level.
 
     It uses means of batches (Schmeiser, "Batch size effects in the analysis of simulation output",

@@ -19,7 +19,7 @@ Codes = NDArray[np.int64]  # -1: missing
 Floats = NDArray[np.float64]
 
 
-class Pair:
+class ColumnPair:
     """A pair of columns, with indices `places`. Each column is cut into thirds of the reference."""
 
     bins = CELLS
@@ -42,10 +42,12 @@ class Pair:
         return found
 
 
-def pairs(columns: Sequence[Codes]) -> list[Pair]:
+def pairs(columns: Sequence[Codes]) -> list[ColumnPair]:
     """Return the pairs to watch, given the reference's codes (n,) by column."""
     thirds = [_thirds(codes) for codes in columns]
-    found = [Pair((a, b), (thirds[a], thirds[b])) for a, b in combinations(range(len(columns)), 2)]
+    found = [
+        ColumnPair((a, b), (thirds[a], thirds[b])) for a, b in combinations(range(len(columns)), 2)
+    ]
     if len(found) <= MAX_PAIRS:
         return found
     strength = np.array(list(_strengths(found, columns)))
@@ -61,7 +63,7 @@ def dependence(shares: Floats) -> Floats:
     return found
 
 
-def _strengths(found: Sequence[Pair], columns: Sequence[Codes]) -> Iterator[float]:
+def _strengths(found: Sequence[ColumnPair], columns: Sequence[Codes]) -> Iterator[float]:
     for pair in found:
         codes = pair.codes(columns)
         counts = np.bincount(codes[codes >= 0], minlength=CELLS)

@@ -34,7 +34,7 @@ Table = NDArray[np.float32]  # (n, columns)
 Places = NDArray[np.intp]
 
 
-class Told(NamedTuple):
+class ClassifierResult(NamedTuple):
     """`effect` is the Gini coefficient, twice the area under the curve minus 1: how much more often
     a record of the window gets the higher score than one of the reference. `excess` is the effect
     divided by its limit. `places` are the columns that the classifier relies on."""
@@ -58,7 +58,7 @@ class DomainClassifier:
         self._reference = self._table(None)
         self._limits: dict[int, float] = {}  # by rounded size of window
 
-    def tell(self, columns: Sequence[NDArray[Any]]) -> Told | None:
+    def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
         """Test a window's columns (m,) each. None if the window is too small for a result, or the
         reference too short to estimate chance."""
         if len(columns[0]) < MIN_ROWS or len(self._reference) < MIN_BLOCKS * self._block:
@@ -71,7 +71,7 @@ class DomainClassifier:
         window = window[_some(np.arange(len(window)), MAX_ROWS, rng)]
         rows = _some(np.arange(len(self._reference)), REFERENCE_ROWS * len(window), rng)
         effect, places = _told_apart(self._reference[rows], window)
-        return Told(max(0.0, effect), effect / self._limits[size], places)
+        return ClassifierResult(max(0.0, effect), effect / self._limits[size], places)
 
     def _table(self, columns: Sequence[NDArray[Any]] | None) -> Table:
         return np.stack(self._histograms.codes(columns)[: self._columns], axis=1).astype(np.float32)

@@ -11,11 +11,11 @@ import msgspec
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
-from driftline.wire.events import ColumnResult, DataGroup, RelationResult, WindowQuality
+from driftline.wire.events import ColumnResult, DataGroup, DependenceDrift, WindowQuality
 from monitor.bottom_k_sample import Sample
 from monitor.optional import optional
 from monitor.reference.column_tests import compare
-from monitor.reference.profile import Measured, Profile
+from monitor.reference.profile import Measured, ReferenceProfile
 from monitor.reference.quality import (
     QUALITIES,
     Counts,
@@ -24,13 +24,13 @@ from monitor.reference.quality import (
     longest_run,
     rising,
 )
-from monitor.watched_columns import Watched, present, watched
+from monitor.watched_columns import WatchedColumn, present, watched
 
 # Smallest effect of a pair, as a share of `effect_size`. A new correlation of 0.18 moves 0.05 of
 # the records to other cells.
-RELATION_EFFECT: Final = 0.5
+DEPENDENCE_EFFECT: Final = 0.5
 # If a column becomes independent, its dependence on all columns that it was related to changes.
-MAX_RELATIONS: Final = 10
+MAX_DEPENDENCE_RESULTS: Final = 10
 
 
 class Judge:
@@ -65,7 +65,7 @@ class Judge:
         model: str,
         records: int,
         sample: Sample,
-        profile: Profile,
+        profile: ReferenceProfile,
     ) -> DataGroup:
         """Return the verdict on `records` records. `sample` is a part of them, not empty."""
         measured = profile.measure(sample)
@@ -75,7 +75,7 @@ class Judge:
             )
             for column in self._watched
         ]
-        target = Watched(
+        target = WatchedColumn(
             self._stream.target,
             "category" if self._stream.task == "classification" else "number",
             None,
@@ -90,15 +90,15 @@ class Judge:
             tested=True,
             columns=columns,
             prediction=prediction,
-            relations=self._relations(measured, {c.column for c in columns if c.drifted})
-            or self._told_apart(measured, columns, sample, profile),
+            relations=self._dependence_drift(measured, {c.column for c in columns if c.drifted})
+            or self._dependence_by_classifier(measured, columns, sample, profile),
             repeated=sample.repeated,
             limits=measured.limits,
         )
 
     def _compare(
         self,
-        column: Watched,
+        column: WatchedColumn,
         reference: NDArray[Any] | None,
         current: NDArray[Any] | None,
         measured: Measured,
@@ -125,42 +125,44 @@ class Judge:
             score=score,
         )
 
-    def _relations(self, measured: Measured, drifted: set[str]) -> tuple[RelationResult, ...]:
+    def _dependence_drift(
+        self, measured: Measured, drifted: set[str]
+    ) -> tuple[DependenceDrift, ...]:
         """Return the pairs with dependence drift but no drifted column, largest score first."""
         changed = [
-            relation
-            for relation in measured.relations
-            if self._matters(relation, measured) and not drifted.intersection(relation.columns)
+            pair
+            for pair in measured.pairs
+            if self._is_large_enough(pair, measured) and not drifted.intersection(pair.columns)
         ]
-        return tuple(sorted(changed, key=lambda relation: -relation.score)[:MAX_RELATIONS])
+        return tuple(sorted(changed, key=lambda pair: -pair.score)[:MAX_DEPENDENCE_RESULTS])
 
-    def _told_apart(
+    def _dependence_by_classifier(
         self,
         measured: Measured,
         columns: Sequence[ColumnResult],
         sample: Sample,
-        profile: Profile,
-    ) -> tuple[RelationResult, ...]:
+        profile: ReferenceProfile,
+    ) -> tuple[DependenceDrift, ...]:
         """Run the classifier if nothing else was found, and return what it found."""
         if any(column.drifted for column in columns):
             return ()
-        told = optional(
-            lambda: profile.tell_apart(sample, measured.limits),
+        drift = optional(
+            lambda: profile.domain_classifier_drift(sample, measured.limits),
             None,
             "a window is published without the domain classifier",
         )
-        return () if told is None or not self._matters(told, measured) else (told,)
+        return () if drift is None or not self._is_large_enough(drift, measured) else (drift,)
 
-    def _matters(self, relation: RelationResult, measured: Measured) -> bool:
-        least = self._stream.drift.effect_size * RELATION_EFFECT
-        return relation.score >= measured.limits.warning and relation.effect >= least
+    def _is_large_enough(self, pair: DependenceDrift, measured: Measured) -> bool:
+        least = self._stream.drift.effect_size * DEPENDENCE_EFFECT
+        return pair.score >= measured.limits.warning and pair.effect >= least
 
     def _with_quality(
         self,
         result: ColumnResult,
         counts: Mapping[str, Counts],
         sample: Sample,
-        profile: Profile,
+        profile: ReferenceProfile,
     ) -> ColumnResult:
         none: Counts = (0, 0, 0)
         now = counts.get(result.column, none)
@@ -181,7 +183,7 @@ class Judge:
         )
 
 
-def _values(sample: Sample, column: Watched) -> NDArray[Any] | None:
+def _values(sample: Sample, column: WatchedColumn) -> NDArray[Any] | None:
     columns = sample.columns
     if column.kind == "category":
         return columns.categories.get(column.name)

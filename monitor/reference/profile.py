@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from driftline.config.stream import Stream
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
-from driftline.wire.events import Limits, RelationResult
+from driftline.wire.events import DependenceDrift, Limits
 from monitor.bottom_k_sample import Sample
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms
 from monitor.reference.quality import Counts, count_categories, count_numbers, longest_run
-from monitor.reference.thresholds import Calibration
+from monitor.reference.thresholds import ThresholdCalibration
 from monitor.watched_columns import present, watched
 
 
@@ -25,11 +25,11 @@ class Measured(NamedTuple):
     """A sample's scores by column (the target's name for predictions), and results by pair."""
 
     scores: Mapping[str, float]
-    relations: Sequence[RelationResult]
+    pairs: Sequence[DependenceDrift]
     limits: Limits
 
 
-class Profile:
+class ReferenceProfile:
     """A prepared reference: columns without missing values, counts, levels, thresholds."""
 
     def __init__(self, stream: Stream, reference: Reference) -> None:
@@ -58,7 +58,7 @@ class Profile:
         asks = stream.drift.classifier and names
         # If the classifier is used, it and the other tests get half of the false-alarm rate each.
         rate = stream.drift.false_alarm_rate / (2 if asks else 1)
-        self._calibration = Calibration(
+        self._calibration = ThresholdCalibration(
             self._histograms,
             rate=rate,
             block=_block(stream, reference),
@@ -71,13 +71,13 @@ class Profile:
             else None
         )
 
-    def tell_apart(self, sample: Sample, limits: Limits) -> RelationResult | None:
+    def domain_classifier_drift(self, sample: Sample, limits: Limits) -> DependenceDrift | None:
         """Return the classifier's result if it is an alarm, with a score scaled to `limits`."""
-        told = self._classifier.tell(self._columns(sample)) if self._classifier else None
-        if told is None or told.excess < 1.0 or limits.alarm is None:
+        drift = self._classifier.test(self._columns(sample)) if self._classifier else None
+        if drift is None or drift.excess < 1.0 or limits.alarm is None:
             return None
-        names = tuple(self._names[place] for place in told.places)
-        return RelationResult(names, told.effect, told.excess * limits.alarm)
+        names = tuple(self._names[place] for place in drift.places)
+        return DependenceDrift(names, drift.effect, drift.excess * limits.alarm)
 
     def _columns(self, sample: Sample) -> list[NDArray[Any]]:
         return [*(sample.columns[name] for name in self._names[:-1]), sample.predictions]
@@ -92,8 +92,8 @@ class Profile:
         count = len(self._names)
         return Measured(
             scores=dict(zip(self._names, scores[:count], strict=True)),
-            relations=[
-                RelationResult((self._names[pair.places[0]], self._names[pair.places[1]]), *found)
+            pairs=[
+                DependenceDrift((self._names[pair.places[0]], self._names[pair.places[1]]), *found)
                 for pair, *found in zip(
                     self._histograms.pairs, distances[count:].tolist(), scores[count:], strict=True
                 )

@@ -3,7 +3,7 @@
 In: arrays of a column, counts of a window's sample and of a model's reference. Out: the shares of
 missing, unseen and out-of-range values that increased, values that are stuck, and whether a window
 has too many dead letters. With the default sample of 10,000 records, a share of 1% is known to
-±0.3% (three standard deviations), and `MIN_RISE` is 0.5%.
+±0.3% (three standard deviations), and `MIN_INCREASE` is 0.5%.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from driftline.wire.events import Quality
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
 # A smaller increase may be significant in a large window, but is no reason to act. (A new category
 # with 0.6% to 0.9% of the records, as in `car_loan_nml_dq`, is.)
-MIN_RISE: Final = 0.005
+MIN_INCREASE: Final = 0.005
 
 # A column is stuck if one value repeats this many times longer than ever in the reference, and for
 # at least this share of a window and this many records. A stuck sensor or a constant causes it.
@@ -51,7 +51,7 @@ def count_categories(values: NDArray[Any], levels: Collection[str]) -> Counts:
 def rising(
     counts: Counts, records: int, reference: Counts, reference_records: int, *, level: float
 ) -> tuple[Quality, ...]:
-    """Return which shares increased by `MIN_RISE` or more, each significantly at `level`.
+    """Return which shares increased by `MIN_INCREASE` or more, each significantly at `level`.
 
     The test is a one-sided Fisher's exact test, because counts are often small.
 
@@ -60,18 +60,18 @@ def rising(
     """
     from scipy.stats import fisher_exact
 
-    risen: list[Quality] = []
+    increased: list[Quality] = []
     for name, count, before in zip(QUALITIES, counts, reference, strict=True):
-        if not reference_records or count / records - before / reference_records < MIN_RISE:
+        if not reference_records or count / records - before / reference_records < MIN_INCREASE:
             continue
         table = [[count, records - count], [before, reference_records - before]]
         if float(fisher_exact(table, alternative="greater").pvalue) < level:
-            risen.append(name)
-    return tuple(risen)
+            increased.append(name)
+    return tuple(increased)
 
 
 def are_many(dead_letters: int, records: int, *, level: float) -> bool:
-    """Return whether more than `MIN_RISE` of all records are dead letters, significantly at
+    """Return whether more than `MIN_INCREASE` of all records are dead letters, significantly at
     `level`.
 
     The test is a one-sided binomial test. It does not use the reference, which contains no dead
@@ -82,7 +82,7 @@ def are_many(dead_letters: int, records: int, *, level: float) -> bool:
     """
     from scipy.stats import binom
 
-    return dead_letters > 0 and float(binom.sf(dead_letters - 1, records, MIN_RISE)) < level
+    return dead_letters > 0 and float(binom.sf(dead_letters - 1, records, MIN_INCREASE)) < level
 
 
 def longest_run(values: NDArray[Any]) -> int:

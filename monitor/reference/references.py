@@ -13,8 +13,8 @@ from monitor.estimates.calibration import Calibration
 from monitor.estimates.estimator import MIN_HELD, Estimator, MetricEstimator
 from monitor.estimates.loss_model import LossModel
 from monitor.optional import optional
-from monitor.reference.autocorrelation import inflation
-from monitor.reference.profile import Profile
+from monitor.reference.autocorrelation import variance_inflation
+from monitor.reference.profile import ReferenceProfile
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class References:
     def __init__(self, packages: Packages) -> None:
         self._packages = packages
         self._reference = lru_cache(KEPT)(self._load)
-        self._inflation = lru_cache(KEPT)(self._inflation_of)
+        self._variance_inflation = lru_cache(KEPT)(self._variance_inflation_of)
 
     def of(self, digest: str) -> Reference | None:
         """Return a model's reference. None if its package is missing, damaged or was rejected: its
@@ -44,7 +44,7 @@ class References:
 
     def error_inflation(self, digest: str) -> float:
         """Return the variance inflation of the mean held-out error."""
-        return self._inflation(digest)
+        return self._variance_inflation(digest)
 
     def _load(self, digest: str) -> Reference | None:
         consequence = f"records of model {digest} are not tested"
@@ -56,12 +56,12 @@ class References:
             log.warning("%s: %s", consequence, error)
             return None
 
-    def _inflation_of(self, digest: str) -> float:
+    def _variance_inflation_of(self, digest: str) -> float:
         reference = self.of(digest)
         if reference is None:
             return 1.0
         consequence = f"errors of model {digest} count as independent"
-        found = optional(lambda: inflation(reference.errors), 1.0, consequence)
+        found = optional(lambda: variance_inflation(reference.errors), 1.0, consequence)
         return found if isfinite(found) else 1.0
 
 
@@ -74,7 +74,7 @@ class Profiles:
         self._profile = lru_cache(KEPT)(self._profile_of)
         self._estimator = lru_cache(KEPT)(self._estimator_of)
 
-    def of(self, digest: str) -> Profile | None:
+    def of(self, digest: str) -> ReferenceProfile | None:
         """Return the profile of a model, None if it has no reference or an unusable one."""
         return self._profile(digest)
 
@@ -83,12 +83,12 @@ class Profiles:
         unusable."""
         return self._estimator(digest)
 
-    def _profile_of(self, digest: str) -> Profile | None:
+    def _profile_of(self, digest: str) -> ReferenceProfile | None:
         reference = self._references.of(digest)
         if reference is None:
             return None
         consequence = f"records of model {digest} are not tested"
-        return optional(lambda: Profile(self._stream, reference), None, consequence)
+        return optional(lambda: ReferenceProfile(self._stream, reference), None, consequence)
 
     def _estimator_of(self, digest: str) -> Estimator | None:
         reference = self._references.of(digest)

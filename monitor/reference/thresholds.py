@@ -56,7 +56,7 @@ class Thresholds(msgspec.Struct, frozen=True):
         return (distances.T / self.scale).T
 
 
-class Calibration:
+class ThresholdCalibration:
     """Calibrate thresholds by size of window, for one reference."""
 
     def __init__(self, histograms: Histograms, *, rate: float, block: int | None = None) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.ops.processes import ServiceState, read_state
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import GroupProgress, Handler
 from driftline.wire.envelope import rare
 from driftline.wire.events import RetrainRequest
 from driftline_app.observed_handler import ObservedHandler
@@ -18,47 +18,26 @@ RECORD = Message("s.features", 0, 0, b"a", b"{}")
 PREDICTION = Outgoing("s.predictions", b"{}", partition=0)
 
 
-class Inference:
+class Inference(Handler):
     """A handler that returns one prediction for each record."""
 
     inputs = ("s.features",)
-    follows = ("s.models",)
+    broadcast_topics = ("s.models",)
     model: str | None = None
     champion: str | None = None
-    refused: Mapping[str, str] = {}
+    rejected: Mapping[str, str] = {}
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
         return assigned if self.model is None else frozenset()
-
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        return ()
-
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        pass
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        pass
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         return [PREDICTION for _ in messages]
 
-    def look(self, view: GroupView) -> None:
-        pass
-
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
-        return ()
-
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         raise NotImplementedError
 
-    def tick(self) -> Sequence[Outgoing]:
-        return ()
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         return {TopicPartition("s.features", 0): Committed(7)}
-
-    def close(self) -> None:
-        pass
 
 
 class Watch:
@@ -87,11 +66,11 @@ def watch(tmp_path: Path) -> Watch:
 
 def test_the_states_are_starting_then_waiting_for_a_model_then_running(watch: Watch) -> None:
     states = [watch.said.state]
-    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
-    watch.watched.tick()
+    watch.watched.on_assigned({TopicPartition("s.features", 0): Committed(0)})
+    watch.watched.on_tick()
     states.append(watch.said.state)
     watch.handler.model = MODEL
-    watch.watched.tick()
+    watch.watched.on_tick()
     states.append(watch.said.state)
 
     assert states == ["starting", "waiting for a model", "running"]
@@ -100,23 +79,23 @@ def test_the_states_are_starting_then_waiting_for_a_model_then_running(watch: Wa
 
 def test_counts_are_written_once_a_second(watch: Watch) -> None:
     watch.handler.model = MODEL
-    watch.watched.assigned({})
-    watch.watched.tick()
+    watch.watched.on_assigned({})
+    watch.watched.on_tick()
     watch.watched.handle([RECORD, RECORD])
-    watch.watched.tick()
+    watch.watched.on_tick()
     before = watch.said.consumed
     watch.clock.advance(1)
-    watch.watched.tick()
+    watch.watched.on_tick()
 
     assert (before, watch.said.consumed, watch.said.published) == (0, 2, {"predictions": 2})
 
 
 def test_the_loop_gets_the_results_of_the_handler_unchanged(watch: Watch) -> None:
     assert watch.watched.handle([RECORD]) == [PREDICTION]
-    assert watch.watched.holds() == watch.handler.holds()
+    assert watch.watched.offsets_to_commit() == watch.handler.offsets_to_commit()
     assert watch.watched.inputs == watch.handler.inputs
     features = frozenset({TopicPartition("s.features", 0)})
-    assert watch.watched.held_back(features) == features
+    assert watch.watched.paused_partitions(features) == features
 
 
 def test_the_end_and_its_reason_are_written(watch: Watch) -> None:
@@ -132,10 +111,10 @@ def test_rare_messages_are_logged_as_text(
         id="retrain-1", cause="drift", caused_by=(), reason="x moved", position=1, since=None
     )
     output = [PREDICTION, rare("s.retrain", request, id=request.id)]
-    monkeypatch.setattr(watch.handler, "tick", lambda: output)
+    monkeypatch.setattr(watch.handler, "on_tick", lambda: output)
 
     with caplog.at_level(logging.INFO):
-        watch.watched.tick()
+        watch.watched.on_tick()
 
     told = [record.message for record in caplog.records if "retrain" in record.message]
     assert told == ["retrain: retrain-1 requested (drift): x moved"]
@@ -144,20 +123,20 @@ def test_rare_messages_are_logged_as_text(
 def test_the_lag_is_written_and_reset_when_partitions_are_revoked(watch: Watch) -> None:
     at = TopicPartition("s.features", 0)
     watch.handler.model = MODEL
-    watch.watched.assigned({at: Committed(0)})
-    watch.watched.look(GroupView({at: 5}, {at: 12}, dict))
-    watch.watched.tick()
+    watch.watched.on_assigned({at: Committed(0)})
+    watch.watched.on_group_progress(GroupProgress({at: 5}, {at: 12}, dict))
+    watch.watched.on_tick()
     before = watch.said.lag
-    watch.watched.revoked([at])
+    watch.watched.on_revoked([at])
     watch.clock.advance(1)
-    watch.watched.tick()
+    watch.watched.on_tick()
 
     assert (before, watch.said.lag) == (7, 0)
 
 
 def test_during_an_outage_of_kafka_the_state_is_waiting_for_kafka(watch: Watch) -> None:
     watch.handler.model = MODEL
-    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
+    watch.watched.on_assigned({TopicPartition("s.features", 0): Committed(0)})
     watch.watched.on_connection("no Kafka answers")
     waiting = watch.said
     watch.watched.on_connection(None)
@@ -170,13 +149,13 @@ def test_unread_records_are_a_trouble_unless_their_partition_is_paused(
     watch: Watch,
 ) -> None:
     at = TopicPartition("s.features", 0)
-    watch.watched.assigned({at: Committed(0)})
+    watch.watched.on_assigned({at: Committed(0)})
 
     def troubles() -> tuple[str, ...]:
-        watch.watched.held_back(frozenset({at}))
-        watch.watched.look(GroupView({at: 5}, {at: 12}, dict))
+        watch.watched.paused_partitions(frozenset({at}))
+        watch.watched.on_group_progress(GroupProgress({at: 5}, {at: 12}, dict))
         watch.clock.advance(1)
-        watch.watched.tick()
+        watch.watched.on_tick()
         return tuple(trouble.kind for trouble in watch.said.troubles)
 
     assert troubles() == ()  # it waits for a model
@@ -187,10 +166,10 @@ def test_unread_records_are_a_trouble_unless_their_partition_is_paused(
 def test_a_champion_that_does_not_serve_is_a_trouble_until_it_does(watch: Watch) -> None:
     def troubles_after(seconds: float) -> list[tuple[str, str]]:
         watch.clock.advance(seconds)
-        watch.watched.tick()
+        watch.watched.on_tick()
         return [(trouble.kind, trouble.since) for trouble in watch.said.troubles]
 
-    watch.watched.assigned({TopicPartition("s.features", 0): Committed(0)})
+    watch.watched.on_assigned({TopicPartition("s.features", 0): Committed(0)})
     assert troubles_after(1) == []  # it waits for the first model
     watch.handler.champion = MODEL
     first = troubles_after(1)

@@ -130,10 +130,10 @@ def test_a_partition_that_is_read_is_no_trouble_regardless_of_its_lag() -> None:
     assert [trouble.since for trouble in troubles.now()] == ["10:01"]
 
 
-@pytest.mark.parametrize("held_back", [{A}, frozenset({A, B})])
-def test_paused_partitions_are_no_trouble(held_back: set[TopicPartition]) -> None:
+@pytest.mark.parametrize("paused", [{A}, frozenset({A, B})])
+def test_paused_partitions_are_no_trouble(paused: set[TopicPartition]) -> None:
     troubles = Worker().troubles
-    troubles.note_progress({A: 5}, {A: 3}, held_back, "10:00")
+    troubles.note_progress({A: 5}, {A: 3}, paused, "10:00")
 
     assert troubles.now() == ()
 

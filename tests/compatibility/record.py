@@ -273,8 +273,8 @@ def _handler(
     if service == "outcomes":
         return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
     if service == "monitor":
-        return MonitorHandler(stream, Models.of(settings, stream), state=state, in_process=True)
-    return build_handler(service, stream, settings, broker, clock, in_process=True)
+        return MonitorHandler(stream, Models.of(settings, stream), state=state, synchronous=True)
+    return build_handler(service, stream, settings, broker, clock, synchronous=True)
 
 
 def start(

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from consumers.inference.idle_partitions import IdlePartitions
-from consumers.outcomes.low_watermark import Progress
+from consumers.outcomes.low_watermark import JoinProgress
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.broker.scan import handled
 from driftline.clock import ManualClock
@@ -29,8 +29,8 @@ from driftline.wire.labels import LabelCodec
 from driftline.wire.predictions import PredictionEncoder
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
-from monitor.merged_windows.closed_panes import Merging
-from monitor.panes import Track
+from monitor.merged_windows.closed_panes import MergeProgress
+from monitor.panes import PartitionWindowState
 from tests.fuzz import packages, streams
 from tests.world import SIGNER, STREAM, TRUSTED, said, signed
 
@@ -119,18 +119,20 @@ def _check_commit(value: bytes) -> None:
     committed = Committed(7, value.decode(errors="replace"))
     handled(committed)
     stream = streams.stream("rows")
-    Progress(committed, committed, stream).hold(None, None, None, "")
-    merging = Merging(2, committed, "40/20")
-    merging.complete("data")
-    merging.hold(None)
-    track: Track[list[int]] = Track(stream, committed, list, cell="pane")
-    track.close()
-    track.hold()
+    JoinProgress(committed, committed, stream).offsets_to_commit(None, None, None, "")
+    progress = MergeProgress(2, committed, "40/20")
+    progress.complete("data")
+    progress.checkpoint(None)
+    state: PartitionWindowState[list[int]] = PartitionWindowState(
+        stream, committed, list, unit="pane"
+    )
+    state.close()
+    state.checkpoint()
     idle = IdlePartitions(stream, ManualClock())
     features = Topics(stream).features
-    idle.assigned({TopicPartition(features, 0): committed})
+    idle.on_assigned({TopicPartition(features, 0): committed})
     idle.ahead(0, [1, 2, 3], [1, 2, 3])
-    idle.holds(features)
+    idle.offsets_to_commit(features)
 
 
 # ---- records and labels -------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Worker:
         self, stream: Stream, packages: Packages, reports: Path | None, state: Path | None
     ) -> None:
         self.monitor = MonitorHandler(
-            stream, packages, reports=reports, state=state, in_process=True
+            stream, packages, reports=reports, state=state, synchronous=True
         )
         self.position: dict[TopicPartition, int] = {}
         self.pending: list[Outgoing] = []
@@ -99,17 +99,17 @@ class Driver:
 
     def turn(self, number: int = 0) -> bool:
         """Call a worker's periodic callback; return whether it had any output."""
-        output = self.workers[number].monitor.tick()
+        output = self.workers[number].monitor.on_tick()
         self.workers[number].pending.extend(output)
         return bool(output)
 
     def commit(self, number: int = 0) -> bool:
         """Commit the output and offsets of a worker; return whether there was any output."""
         worker = self.workers[number]
-        holds = worker.monitor.holds()
-        assert holds.keys() <= worker.position.keys()
+        offsets = worker.monitor.offsets_to_commit()
+        assert offsets.keys() <= worker.position.keys()
         for partition, position in worker.position.items():
-            self._committed[partition] = holds.get(partition, Committed(position))
+            self._committed[partition] = offsets.get(partition, Committed(position))
         for record in worker.pending:
             self.published[record.topic].append(record)
             own = self._log.get(TopicPartition(record.topic, 0))
@@ -118,6 +118,7 @@ class Driver:
                     Message(record.topic, 0, len(own), record.key, record.value, record.headers)
                 )
         published, worker.pending = bool(worker.pending), []
+        worker.monitor.on_committed()
         return published
 
     def kill(self, number: int = 0) -> None:
@@ -139,13 +140,13 @@ class Driver:
         """Revoke partitions, which loses their uncommitted output, and assign them again."""
         for number in {self._owner[partition] for partition in partitions}:
             own = [partition for partition in partitions if self._owner[partition] == number]
-            self.workers[number].monitor.revoked(own)
+            self.workers[number].monitor.on_revoked(own)
             self._resume(number, own)
 
     def assign(self, owners: Mapping[TopicPartition, int]) -> None:
         """Assign all partitions anew; uncommitted output is lost."""
         for worker in self.workers:
-            worker.monitor.revoked(sorted(worker.position))
+            worker.monitor.on_revoked(sorted(worker.position))
             worker.position.clear()
         self._owner = dict(owners)
         for number in range(len(self.workers)):
@@ -165,7 +166,7 @@ class Driver:
     def _resume(self, number: int, partitions: list[TopicPartition]) -> None:
         worker = self.workers[number]
         resume = {p: self._committed.get(p, Committed(0)) for p in partitions}
-        starts = worker.monitor.assigned(resume) or {}
+        starts = worker.monitor.on_assigned(resume) or {}
         worker.position |= {p: starts.get(p, at.offset) for p, at in resume.items()}
         worker.pending = []
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from driftline.config.stream import Kind
 from driftline.wire.envelope import encode, parts_decoder
-from driftline.wire.events import DataParts, GroupPart, SlicePart
+from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
 from driftline.wire.topics import MAX_RECORD_BYTES
-from monitor.bottom_k_sample import Rows, Smallest, hashes_of
+from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.class_scores import ClassScores
 from monitor.parts_codec import pack_errors, pack_records, records, unpack_errors, unpack_records
-from monitor.watched_columns import Watched
+from monitor.watched_columns import WatchedColumn
 
 
 def rows_of(partition: int, records: list[tuple[int, int]]) -> Rows:
@@ -41,16 +41,16 @@ def test_batches_and_partitions_do_not_change_the_sample(
         return (int(hashes_of([str(record[2])])[0]), record[2], record[0], record[1])
 
     expected = sorted(float(r[2]) for r in sorted(placed, key=smallest_first)[:limit])
-    whole = Smallest(limit)
+    whole = BottomKSample(limit)
     for partition in range(3):
         own = [(offset, position) for at, offset, position in placed if at == partition]
-        part = Smallest(limit)
+        partial = BottomKSample(limit)
         step = cuts[partition % len(cuts)]
         for start in range(0, len(own), step):
-            part.add(rows_of(partition, own[start : start + step]))
-            assert len(part) <= limit
+            partial.add(rows_of(partition, own[start : start + step]))
+            assert len(partial) <= limit
         if own:
-            whole.add(part.rows())
+            whole.add(partial.rows())
     assert whole.rows().ordered().values[0].tolist() == expected
 
 
@@ -94,7 +94,9 @@ def test_a_sample_is_encoded_and_decoded_unchanged(
     )
     (packed,) = pack_records(sent, ["number", "name"])
     came = unpack_records(
-        packed, 3, [Watched("number", "number", None), Watched("name", "category", None)]
+        packed,
+        3,
+        [WatchedColumn("number", "number", None), WatchedColumn("name", "category", None)],
     )
     assert came is not None
     for one, other in zip(came.values, sent.values, strict=True):
@@ -124,26 +126,29 @@ def test_a_sample_too_large_for_a_record_is_split_into_chunks(kind: str) -> None
         (numbers, numbers, numbers) if kind == "numbers" else (texts, texts, numbers),
     )
     samples = list(pack_records(sent, ["a", "b"]))
-    pieces = [
-        SlicePart(index=0, groups=(GroupPart(model="m", sample=sample),)) for sample in samples
+    chunks = [
+        SlideAggregate(index=0, groups=(GroupAggregate(model="m", sample=sample),))
+        for sample in samples
     ]
-    outgoing = records("parts", DataParts(partition=0, grid="100/5", passed=1, slices=()), pieces)
+    outgoing = records(
+        "parts", DataAggregates(partition=0, grid="100/5", passed=1, slices=()), chunks
+    )
     values = [record.value or b"" for record in outgoing]
     assert max(map(len, values)) < MAX_RECORD_BYTES
-    assert len(outgoing) < len(pieces)
+    assert len(outgoing) < len(chunks)
     column: Kind = "number" if kind == "numbers" else "category"
-    columns = [Watched("a", column, None), Watched("b", column, None)]
-    came = Smallest(count)
+    columns = [WatchedColumn("a", column, None), WatchedColumn("b", column, None)]
+    came = BottomKSample(count)
     for value in values:
         event = parts_decoder.decode(value)
-        assert isinstance(event, DataParts)
+        assert isinstance(event, DataAggregates)
         assert event.passed == (1 if value is values[-1] else None)
-        for piece in event.slices:
-            (group,) = piece.groups
+        for chunk in event.slices:
+            (group,) = chunk.groups
             assert group.sample is not None
             rows = unpack_records(group.sample, 0, columns)
             assert rows is not None
             came.add(rows)
     for one, other in zip(came.rows().values, sent.values, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert encode(DataParts(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")
+    assert encode(DataAggregates(partition=0, grid="100/5", passed=1, slices=())).endswith(b"[]}")

@@ -243,13 +243,13 @@ def test_the_monitor_publishes_gaps_of_records_deleted_before_it_read_them() -> 
     found = [
         record
         for topic in monitor.inputs
-        for record in monitor.log_changed(LogChange(TopicPartition(topic, 0), "id", 9, unread=4))
+        for record in monitor.on_log_change(LogChange(TopicPartition(topic, 0), "id", 9, unread=4))
     ]
     assert {record.topic for record in found} == {topics.outcomes}
     events = [outcomes_decoder.decode(record.value or b"") for record in found]
     assert events == [Watermark(None, gaps=(Gap(0, 4, 9, topic),)) for topic in monitor.inputs]
     first = LogChange(TopicPartition(topics.outcomes, 0), "id", 9, is_new_topic=True)
-    assert not monitor.log_changed(first)
+    assert not monitor.on_log_change(first)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])

@@ -50,7 +50,7 @@ def parts() -> tuple[Sample, Reference]:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_report_is_drawn_for_columns_of_any_name_and_content(tmp_path: Path) -> None:
-    reports = Reports(ODD, tmp_path / "reports", in_process=True)
+    reports = Reports(ODD, tmp_path / "reports", synchronous=True)
     reports.draw("window-1.html", *parts())
     text = (tmp_path / "reports" / "window-1.html").read_text(encoding="utf-8")
     assert "a b/" in text
@@ -61,10 +61,10 @@ def test_a_report_is_drawn_for_columns_of_any_name_and_content(tmp_path: Path) -
 def test_a_background_process_draws_reports_and_skips_those_above_the_limit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reports = Reports(ODD, tmp_path, in_process=False)
+    reports = Reports(ODD, tmp_path, synchronous=False)
     for number in range(MAX_WAITING + 2):
         reports.draw(f"{number}.html", *parts())
-    assert "left out" in caplog.text
+    assert "skipping report" in caplog.text
     reports.wait()
     assert (tmp_path / "0.html").exists()
     reports.close()
@@ -110,14 +110,14 @@ def test_a_report_is_drawn_for_an_event_without_a_drifted_column(
     opened = [event for event in driver.drift() if event.action == "opened"]
     assert [event.kind for event in opened] == ["data" if what == "relation" else "quality"]
     assert {path.name for path in tmp_path.iterdir()} == {event.report for event in opened}
-    assert "is not drawn" not in caplog.text
+    assert "skipping report" not in caplog.text
 
 
 def test_a_report_that_cannot_be_drawn_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
-    reports = Reports(ODD, tmp_path / "taken", in_process=True)
+    reports = Reports(ODD, tmp_path / "taken", synchronous=True)
     reports.draw("drift-1.html", *parts())
     assert "could not be drawn" in caplog.text
 
@@ -127,8 +127,8 @@ def test_a_reference_that_lacks_a_column_is_logged(
 ) -> None:
     sample, old = parts()
     old.columns.numbers.pop("constant")
-    for in_process in (True, False):
-        Reports(ODD, tmp_path, in_process=in_process).draw("drift-1.html", sample, old)
+    for synchronous in (True, False):
+        Reports(ODD, tmp_path, synchronous=synchronous).draw("drift-1.html", sample, old)
     assert caplog.text.count("drift-1.html could not be drawn") == 2
 
 
@@ -139,7 +139,7 @@ def test_after_the_process_was_killed_another_one_draws_the_next_reports(
         def submit(self, *_: object, **__: object) -> NoReturn:
             raise BrokenProcessPool("terminated abruptly")
 
-    reports = Reports(ODD, tmp_path, in_process=False)
+    reports = Reports(ODD, tmp_path, synchronous=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("monitor.evidently_reports.ProcessPoolExecutor", Killed)
         reports.draw("1.html", *parts())

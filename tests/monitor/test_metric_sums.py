@@ -17,8 +17,8 @@ from sklearn.metrics import (
 )
 
 from driftline.config.stream import Metric
-from driftline.wire.events import ErrorSums, ModelPart
-from monitor.metric_sums import ClassTally, NumberTally, Tally, rise
+from driftline.wire.events import ErrorSums, ModelAggregate
+from monitor.metric_sums import ClassTally, NumberTally, Tally, compare_error
 
 SCORES = {
     "accuracy": accuracy_score,
@@ -68,9 +68,9 @@ def test_sums_of_any_size_are_encoded_and_decoded_unchanged(
     for tally, values in ((NumberTally(), labels), (ClassTally(), tuple(map(str, labels)))):
         tally.add(values, said)
         pairs, sums = tally.packed()
-        part = ModelPart(model="a", records=tally.records, pairs=pairs, sums=sums)
+        part = ModelAggregate(model="a", records=tally.records, pairs=pairs, sums=sums)
         came = type(tally)()
-        came.merge_part(msgspec.json.decode(msgspec.json.encode(part), type=ModelPart))
+        came.merge_aggregate(msgspec.json.decode(msgspec.json.encode(part), type=ModelAggregate))
         assert (came.records, came.error()) == (tally.records, tally.error())
 
 
@@ -82,18 +82,18 @@ def tally(wrong: int, right: int) -> Tally:
 
 def test_a_degradation_must_be_significant_and_large_enough() -> None:
     trained = np.array([1.0] * 100 + [0.0] * 900)
-    found = rise(tally(40, 160), trained, level=0.005, min_loss=0.1)
+    found = compare_error(tally(40, 160), trained, level=0.005, min_loss=0.1)
     assert found is not None
-    assert (found.reference_error, found.worse) == (0.1, True)
+    assert (found.reference_error, found.is_degraded) == (0.1, True)
     for wrong, right in ((21, 179), (5, 195)):  # an increase within chance; a smaller error
-        found = rise(tally(wrong, right), trained, level=0.005, min_loss=0.1)
+        found = compare_error(tally(wrong, right), trained, level=0.005, min_loss=0.1)
         assert found is not None
-        assert not found.worse
+        assert not found.is_degraded
     many = np.array([1.0] * 10_000 + [0.0] * 90_000)
-    found = rise(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
+    found = compare_error(tally(10_600, 89_400), many, level=0.005, min_loss=0.1)
     assert found is not None
     assert found.p_value < 1e-4
-    assert not found.worse  # an increase of 6%: significant, but too small to matter
+    assert not found.is_degraded  # an increase of 6%: significant, but too small to matter
 
 
 def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
@@ -103,16 +103,17 @@ def test_an_increase_of_autocorrelated_errors_is_less_significant() -> None:
     numbers.add(errors.tolist(), [0.0] * 200)
     for tested in (wrong, numbers):
         plain, in_runs = (
-            rise(tested, trained, inflation=more, level=0.005, min_loss=0.1) for more in (1.0, 8.0)
+            compare_error(tested, trained, variance_inflation=more, level=0.005, min_loss=0.1)
+            for more in (1.0, 8.0)
         )
         assert plain is not None
         assert in_runs is not None
-        assert plain.worse
-        assert not in_runs.worse
+        assert plain.is_degraded
+        assert not in_runs.is_degraded
 
 
 def test_without_held_out_errors_there_is_no_result() -> None:
-    assert rise(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
+    assert compare_error(tally(3, 3), np.empty(0), level=0.005, min_loss=0.1) is None
 
 
 def test_a_degradation_of_absolute_errors_is_found() -> None:
@@ -122,8 +123,8 @@ def test_a_degradation_of_absolute_errors_is_found() -> None:
     errors = np.abs(rng.normal(size=500))
     same.add(errors.tolist(), [0.0] * 500)
     worse.add((1.5 * errors).tolist(), [0.0] * 500)
-    verdicts = [rise(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
-    assert [verdict is not None and verdict.worse for verdict in verdicts] == [False, True]
+    verdicts = [compare_error(t, trained, level=0.005, min_loss=0.1) for t in (same, worse)]
+    assert [verdict is not None and verdict.is_degraded for verdict in verdicts] == [False, True]
 
 
 def test_constant_errors_cause_no_division_by_zero() -> None:
@@ -183,8 +184,8 @@ def test_the_standard_error_is_0_if_all_errors_are_equal() -> None:
 
 
 def test_old_partial_aggregates_without_fourth_powers_have_an_rmse_error_of_0() -> None:
-    part = ModelPart(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
+    part = ModelAggregate(model="a", records=2, sums=ErrorSums(str(3 << 64), str(5 << 64)))
     came = NumberTally()
-    came.merge_part(part)
+    came.merge_aggregate(part)
     assert came.standard_error("mae") == pytest.approx(0.5 / math.sqrt(2))
     assert came.standard_error("rmse") == 0.0

@@ -23,7 +23,7 @@ from monitor.optional import optional
 from monitor.reference import column_tests, domain_classifier, judge, references
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.judge import Judge
-from monitor.reference.profile import Profile
+from monitor.reference.profile import ReferenceProfile
 from monitor.reference.references import Profiles, References, estimator_for
 from tests.monitor.driver import play
 from tests.monitor.streams import Log, Packages, small_stream
@@ -129,7 +129,7 @@ def test_odd_columns_are_tested_and_give_an_estimate(
     if now_scores is not None:
         own = ClassScores({name: packed(now_scores[:, n]) for n, name in enumerate("ba")}, 150)
     sample = Sample(new, now, own)
-    group = Judge(stream).test("m", 150, sample, Profile(stream, reference))
+    group = Judge(stream).test("m", 150, sample, ReferenceProfile(stream, reference))
     estimator = estimator_for(stream, reference)
     assert estimator is not None
     group = msgspec.structs.replace(group, estimate=estimator.estimate(sample, 150))
@@ -184,13 +184,13 @@ def fail(*_: object, **__: object) -> None:
     ("owner", "name", "logged", "tested", "estimated"),
     [
         (Packages, "reference", "records of model a are not tested", False, False),
-        (references, "Profile", "records of model a are not tested", False, False),
-        (references, "inflation", "errors of model a count as independent", True, True),
+        (references, "ReferenceProfile", "records of model a are not tested", False, False),
+        (references, "variance_inflation", "errors of model a count as independent", True, True),
         (references, "estimator_for", "without an estimate for model a", True, False),
         (MetricEstimator, "estimate", "without an estimate for model a", True, False),
         (Judge, "test", "without tests for model a", False, True),
-        (DomainClassifier, "tell", "without the domain classifier", True, True),
-        (performance_windows, "rise", "without a test of model a", True, True),
+        (DomainClassifier, "test", "without the domain classifier", True, True),
+        (performance_windows, "compare_error", "without a test of model a", True, True),
     ],
 )
 def test_a_window_is_published_without_the_part_that_fails(

@@ -240,9 +240,9 @@ def test_many_complete_windows_are_tested_over_several_iterations(
     parts = TopicPartition(driver.topics.parts, 0)
     assert driver.deliver(parts, 1000)
     assigned = frozenset(driver.partitions)
-    assert driver.monitor.held_back(assigned) == assigned  # no records are read meanwhile
+    assert driver.monitor.paused_partitions(assigned) == assigned  # no records are read meanwhile
     turns = 1
-    while driver.monitor.held_back(assigned):
+    while driver.monitor.paused_partitions(assigned):
         driver.commit()
         turns += 1
         if turns == 5:
@@ -408,7 +408,7 @@ def test_an_unreadable_record_is_skipped() -> None:
 def test_metadata_is_small_and_offsets_are_at_the_end_without_open_windows() -> None:
     packages, log = history(3)
     driver = play(STREAM, packages, log.messages)
-    holds = driver.monitor.holds()
+    holds = driver.monitor.offsets_to_commit()
     assert max(len(committed.metadata) for committed in holds.values()) < 200
     predictions = TopicPartition(driver.topics.predictions, 0)
     assert holds[predictions].offset == len(log.messages[predictions])
@@ -444,5 +444,5 @@ def test_an_unknown_test_or_detector_is_rejected_at_the_start(section: str, mess
 def test_the_first_monitor_of_a_stream_starts_at_the_beginning() -> None:
     monitor = MonitorHandler(STREAM, Packages({}))
     partition = TopicPartition("small.predictions", 0)
-    monitor.assigned({partition: Committed(0)})
-    assert monitor.holds()[partition].offset == 0
+    monitor.on_assigned({partition: Committed(0)})
+    assert monitor.offsets_to_commit()[partition].offset == 0

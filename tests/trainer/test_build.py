@@ -42,10 +42,10 @@ def fill(broker: Broker, stream: Stream, folder: Path) -> str:
     return first.digest
 
 
-def loop(broker: Broker, stream: Stream, here: Settings, *, in_process: bool) -> Loop:
-    clock = CLOCK if in_process else SystemClock()
+def loop(broker: Broker, stream: Stream, here: Settings, *, synchronous: bool) -> Loop:
+    clock = CLOCK if synchronous else SystemClock()
     return Loop(
-        build_trainer(stream, here, broker, clock, in_process=in_process),
+        build_trainer(stream, here, broker, clock, synchronous=synchronous),
         broker,
         group=Topics(stream).group("trainer"),
         delivery="exactly_once",
@@ -64,7 +64,7 @@ def test_a_request_gives_one_decision_and_a_new_champion(tmp_path: Path) -> None
     broker = MemoryBroker(CLOCK)
     first = fill(broker, CLASSIFICATION, tmp_path)
     for _ in range(2):  # the second iteration is like a restart
-        running = loop(broker, CLASSIFICATION, settings(tmp_path), in_process=True)
+        running = loop(broker, CLASSIFICATION, settings(tmp_path), synchronous=True)
         for _ in range(10):
             running.step(0)
         running.close()
@@ -93,7 +93,7 @@ def test_on_kafka_the_loop_continues_while_a_process_trains(
     )
     broker = connect(here.client, here.bootstrap_servers, here.properties)
     fill(broker, stream, tmp_path)
-    running = loop(broker, stream, here, in_process=False)
+    running = loop(broker, stream, here, synchronous=False)
     steps, until_s = 0, time.monotonic() + 90
     try:
         while not decisions(broker, stream):

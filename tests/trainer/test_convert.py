@@ -97,7 +97,7 @@ def test_a_model_that_cannot_be_converted_is_scored_by_scikit_learn() -> None:
     matrix = encode_matrix(model.schema, rows(CLASSIFICATION, 500, 50).columns)
     conversion = convert(model, CLASSIFICATION, matrix)
     assert (conversion.scoring, conversion.onnx) == ("sklearn", None)
-    assert "does not convert" in conversion.reason
+    assert "cannot be converted" in conversion.reason
 
 
 def test_an_onnx_form_with_other_predictions_is_not_in_the_package(

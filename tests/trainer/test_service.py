@@ -88,21 +88,21 @@ class Bench:
         self.retrain: list[Message] = []
         self.decisions: list[RetrainDecision] = []
         self.published: list[ModelsEvent] = []
-        self.handler.assigned({RETRAIN: resume or Committed(0)})
+        self.handler.on_assigned({RETRAIN: resume or Committed(0)})
         self.catalog = Catalog(TRUSTED)
 
-    def follow(self, *events: ModelsEvent) -> None:
+    def read_models(self, *events: ModelsEvent) -> None:
         """Write to the models topic as another program."""
         messages = [signed(TOPICS, event, len(self.models) + i) for i, event in enumerate(events)]
         self.models += messages
         for message in messages:
             self.catalog.apply(message)
-        self._take(self.handler.follow(messages))
+        self._take(self.handler.on_broadcast(messages))
 
     def champion(self, digest: str) -> RolePointer:
         """Make this model champion manually."""
         pointer = self.catalog.pointer(digest, by="person", reason="", at=AT)
-        self.follow(announcement(digest), pointer)
+        self.read_models(announcement(digest), pointer)
         return pointer
 
     def ask(self, *names: str, at: int | None = None) -> None:
@@ -116,7 +116,7 @@ class Bench:
 
     def tick(self, result: TrainingResult | None = None) -> None:
         self.runner.result = result
-        self._take(self.handler.tick())
+        self._take(self.handler.on_tick())
 
     def _take(self, output: Sequence[Outgoing]) -> None:
         for record in output:
@@ -134,7 +134,7 @@ class Bench:
     def read_back(self) -> None:
         """Let the handler read from the models topic what it published."""
         published, self.published = self.published, []
-        self.follow(*published)
+        self.read_models(*published)
 
 
 @pytest.fixture
@@ -196,13 +196,13 @@ def test_a_model_that_is_not_better_gives_only_a_decision(bench: Bench) -> None:
 def test_everything_is_published_again_if_the_models_topic_was_created_again(bench: Bench) -> None:
     bench.champion(NEW)
     freeze = bench.catalog.freezing(frozen=True, reason="audit", at=AT)
-    bench.follow(freeze)
+    bench.read_models(freeze)
     bench.tick()
     assert bench.published == []
     before = bench.catalog.champion
     bench.catalog, bench.models = Catalog(TRUSTED), []
     models = TopicPartition(TOPICS.models, 0)
-    bench.handler.log_changed(LogChange(models, "id", 0, is_new_topic=True))
+    bench.handler.on_log_change(LogChange(models, "id", 0, is_new_topic=True))
     bench.tick()
     bench.tick()
     assert len(bench.published) == 4
@@ -226,13 +226,13 @@ def test_a_rollback_during_training_takes_effect(bench: Bench) -> None:
     assert bench.published == [WON.announcement]
     (decision,) = bench.decisions
     assert (decision.published, decision.promoted) == (True, False)
-    assert "a person changed the champion while it was trained" in decision.reason
+    assert "an operator changed the champion while it was trained" in decision.reason
 
 
 def test_on_a_frozen_stream_a_model_is_published_but_not_promoted(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
-    bench.follow(Freeze(id="f", frozen=True, reason="audit until Friday", at=AT, sequence=1))
+    bench.read_models(Freeze(id="f", frozen=True, reason="audit until Friday", at=AT, sequence=1))
     bench.tick(WON)
     assert bench.published == [WON.announcement]
     assert bench.decisions[0].reason.endswith("promotion is frozen: audit until Friday")
@@ -259,8 +259,8 @@ def test_only_the_newest_request_that_arrives_during_a_training_is_processed(ben
     assert bench.handler.working_on == "r4"
     assert [(d.request, d.reason) for d in bench.decisions] == [
         ("r1", "the champion stays"),
-        ("r2", "a newer request, r4, is worked instead"),
-        ("r3", "a newer request, r4, is worked instead"),
+        ("r2", "replaced by the newer request r4"),
+        ("r3", "replaced by the newer request r4"),
     ]
     bench.tick(LOST)
     assert bench.decisions[-1].request == "r4"
@@ -280,28 +280,28 @@ def test_the_next_training_waits_until_the_trainer_has_read_its_own_pointer(benc
 
 
 def test_the_offset_to_commit_is_that_of_the_request_in_progress(bench: Bench) -> None:
-    assert bench.handler.holds() == {}
+    assert bench.handler.offsets_to_commit() == {}
     bench.ask("r1")
-    assert bench.handler.holds() == {RETRAIN: Committed(0)}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0)}
     bench.tick()
     bench.ask("r2")
-    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":1}')}
     bench.tick(LOST)
-    assert bench.handler.holds() == {RETRAIN: Committed(1)}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(1)}
     bench.tick(LOST)
-    assert bench.handler.holds() == {}
+    assert bench.handler.offsets_to_commit() == {}
 
 
 def test_the_request_in_progress_is_trained_again_after_a_crash(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick()
-    held = bench.handler.holds()[RETRAIN]
+    held = bench.handler.offsets_to_commit()[RETRAIN]
     successor = Bench(resume=held)
     successor.champion(OLD)
     successor.ask("r1", at=held.offset)
     successor.tick()
     assert successor.handler.working_on == "r1"
-    assert successor.handler.holds() == {RETRAIN: Committed(0, '{"attempt":2}')}
+    assert successor.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":2}')}
     successor.tick(LOST)
     assert [decision.request for decision in successor.decisions] == ["r1"]
 
@@ -310,8 +310,8 @@ def test_the_request_is_trained_again_after_an_aborted_transaction(bench: Bench)
     bench.ask("r1")
     bench.tick(WON)
     bench.decisions, bench.published = [], []
-    bench.handler.revoked([RETRAIN])
-    bench.handler.assigned({RETRAIN: Committed(0, '{"attempt":1}')})
+    bench.handler.on_revoked([RETRAIN])
+    bench.handler.on_assigned({RETRAIN: Committed(0, '{"attempt":1}')})
     assert bench.runner.cancelled == 1
     bench.retrain = []
     bench.ask("r1")
@@ -328,7 +328,7 @@ def test_a_request_with_a_decision_is_not_processed_again(bench: Bench) -> None:
     successor.handler.handle(messages)
     successor.tick()
     assert successor.runner.jobs == []
-    assert successor.handler.holds() == {}
+    assert successor.handler.offsets_to_commit() == {}
 
 
 def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
@@ -336,7 +336,8 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench.ask("r1")
     bench.tick()
     assert bench.runner.jobs == []
-    assert bench.decisions[0].reason == f"given up: the trainer ended {MAX_ATTEMPTS} times at it"
+    ended = f"the trainer ended {MAX_ATTEMPTS} times while it worked on it"
+    assert bench.decisions[0].reason == f"abandoned: {ended}"
 
 
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])
@@ -344,14 +345,14 @@ def test_metadata_of_another_program_does_not_count_as_an_attempt(resume: Commit
     bench = Bench(resume=resume)
     bench.ask("r1")
     bench.tick()
-    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":1}')}
 
 
 def test_a_request_waits_for_enough_outcomes_since_a_change(bench: Bench) -> None:
     bench.ask("r1")
     bench.tick(WAIT)
     assert bench.decisions == []
-    assert bench.handler.holds() == {RETRAIN: Committed(0, '{"attempt":1}')}
+    assert bench.handler.offsets_to_commit() == {RETRAIN: Committed(0, '{"attempt":1}')}
     bench.outcomes = 569
     bench.clock.advance(2)
     bench.tick()
@@ -369,7 +370,7 @@ def test_a_newer_request_replaces_a_waiting_one(bench: Bench) -> None:
     bench.ask("r2")
     bench.tick(LOST)
     assert [decision.request for decision in bench.decisions] == ["r1", "r2"]
-    assert bench.decisions[0].reason == "a newer request, r2, is worked instead"
+    assert bench.decisions[0].reason == "replaced by the newer request r2"
 
 
 def test_bytes_that_are_not_a_request_become_a_dead_letter(bench: Bench) -> None:
@@ -379,7 +380,7 @@ def test_bytes_that_are_not_a_request_become_a_dead_letter(bench: Bench) -> None
 
 
 def test_the_trainer_publishes_no_dead_letter_for_an_unreadable_models_record(bench: Bench) -> None:
-    assert not bench.handler.follow([Message(TOPICS.models, 0, 9, b"k", b"{")])
+    assert not bench.handler.on_broadcast([Message(TOPICS.models, 0, 9, b"k", b"{")])
 
 
 def test_the_trainer_restates_the_champion_once_after_an_outdated_pointer(bench: Bench) -> None:
@@ -387,7 +388,7 @@ def test_the_trainer_restates_the_champion_once_after_an_outdated_pointer(bench:
     assert champion is not None
     late = pointer("late", champion.id, NEW, sequence=2)
     bench.champion("sha256:newer")
-    bench.follow(late)
+    bench.read_models(late)
     bench.tick()
     bench.tick()
     current = bench.catalog.champion
@@ -431,5 +432,5 @@ def test_a_request_waits_for_an_unreachable_model_store(
     said = [record.getMessage() for record in caplog.records if "store" in record.getMessage()]
     assert said == [
         "request retrain-1 waits for the model store: no route to the store",
-        "the model store can be reached again",
+        "the model store is available again",
     ]

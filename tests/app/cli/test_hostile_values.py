@@ -17,7 +17,7 @@ from driftline.wire.topics import Role
 from driftline_app.cli.estimates import _show
 from driftline_app.cli.options import stdout
 from driftline_app.message_lines import line
-from monitor.estimates.coverage import Compared
+from monitor.estimates.coverage import EstimateComparison
 from tests.hostile import HOSTILE
 from tests.world import MODEL, STREAM_FILE
 
@@ -93,6 +93,6 @@ def test_a_window_outside_of_valid_times_is_shown_in_the_table(shown: io.StringI
     timed = STREAM_FILE.replace("horizon = 10", 'horizon = "1h"')
     stream = loads(timed + 'time = { column = "t" }\nwindows = { span = "1h" }\n')
     estimate = MetricEstimate(metric="accuracy", value=0.9, low=0.8, high=1.0, reference=0.9)
-    pairs = [Compared(2**60, MODEL, estimate, 0.9, 10, 10)]
+    pairs = [EstimateComparison(2**60, MODEL, estimate, 0.9, 10, 10)]
     _show(stream, pairs)
     assert "µs" in shown.getvalue()

@@ -97,7 +97,7 @@ def test_the_old_model_serves_until_the_new_one_is_loaded(
     two: list[TrainedModel], models: HeldModels
 ) -> None:
     first, second = (model.announcement.digest for model in two)
-    champion = Champion(STREAM, models, ManualClock(), in_thread=True)
+    champion = Champion(STREAM, models, ManualClock(), background=True)
     for message in messages(two[0]):
         champion.apply(message)
     champion.swap()
@@ -121,7 +121,7 @@ def test_a_rollback_while_a_model_is_loading_takes_effect(
     for message in messages(two[0]) + messages(two[1]):
         catalog.apply(message)
     first, second = (model.announcement.digest for model in two)
-    champion = Champion(STREAM, models, ManualClock(), in_thread=True)
+    champion = Champion(STREAM, models, ManualClock(), background=True)
     for message in messages(two[0]):
         champion.apply(message)
     models.let_go.release()
@@ -137,7 +137,7 @@ def test_a_rollback_while_a_model_is_loading_takes_effect(
     models.let_go.release()
     until(champion, lambda: champion._loading is None)
     assert champion.digest == first
-    assert second not in champion.refused
+    assert second not in champion.rejected
     champion.close()
 
 
@@ -159,7 +159,7 @@ class Restarted:
             return load(announced)
 
         models.load = counted  # type: ignore[method-assign]
-        self.champion = Champion(STREAM, models, self.clock, in_thread=False)
+        self.champion = Champion(STREAM, models, self.clock, background=False)
         for model in trained:
             for message in messages(model):
                 self.champion.apply(message)
@@ -188,14 +188,14 @@ def test_the_newest_ancestor_with_a_package_serves_until_a_newer_package_exists(
     service = Restarted(tmp_path, three)
     service.away(second, third)
     assert service.after(0) == first.digest
-    assert list(service.champion.refused) == [third.digest, second.digest]
-    assert all("does not hold" in why for why in service.champion.refused.values())
+    assert list(service.champion.rejected) == [third.digest, second.digest]
+    assert all("does not hold" in why for why in service.champion.rejected.values())
     service.back(second)
     assert service.after(FIRST_RETRY_S) == second.digest
-    assert list(service.champion.refused) == [third.digest]
+    assert list(service.champion.rejected) == [third.digest]
     service.back(third)
     assert service.after(2 * FIRST_RETRY_S) == third.digest
-    assert not service.champion.refused
+    assert not service.champion.rejected
     service.away(third)
     assert service.after(LONGEST_RETRY_S) == third.digest, "what is loaded serves on"
 
@@ -207,7 +207,7 @@ def test_a_damaged_package_is_loaded_after_its_repair(
     good = service.path(three[2]).read_bytes()
     service.path(three[2]).write_bytes(good[:-7])
     assert service.after(0) == three[1].digest
-    assert "digest" in service.champion.refused[three[2].digest]
+    assert "digest" in service.champion.rejected[three[2].digest]
     service.path(three[2]).write_bytes(good)
     assert service.after(FIRST_RETRY_S) == three[2].digest
 
@@ -220,7 +220,7 @@ def test_a_missing_package_is_retried_at_growing_intervals(
     for _ in range(100_000):
         assert service.after(0.1) is None
     assert len(service.loads) == 9 + 10_000 // LONGEST_RETRY_S - 1
-    assert len([r for r in caplog.records if "refused" in r.message]) == 1
+    assert len([r for r in caplog.records if "rejecting" in r.message]) == 1
     service.back(three[0])
     assert service.after(LONGEST_RETRY_S) == three[0].digest
 
@@ -234,7 +234,7 @@ def test_inference_waits_for_an_unreachable_store(
     assert service.after(0) is None
     assert service.after(FIRST_RETRY_S) is None
     assert set(service.loads) == {three[2].digest}
-    assert "no route" in service.champion.refused[three[2].digest]
+    assert "no route" in service.champion.rejected[three[2].digest]
     monkeypatch.undo()
     assert service.after(2 * FIRST_RETRY_S) == three[2].digest
 

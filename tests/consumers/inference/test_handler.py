@@ -75,7 +75,7 @@ class Service:
         self.clock = ManualClock()
         models = Models(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
         self.handler = InferenceHandler(stream, models, self.clock)
-        self.handler.assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
+        self.handler.on_assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
         self.catalog = Catalog(Trusted(home / "keys"))
         self.offset = 0
 
@@ -84,7 +84,7 @@ class Service:
             self.offset += 1
             message = said(sent, self.offset)
             self.catalog.apply(message)
-            self.handler.follow([message])
+            self.handler.on_broadcast([message])
 
     def send(self, *values: bytes, partition: int = 0) -> list[Outgoing]:
         messages = [self._message("s.features", value, partition) for value in values]
@@ -123,7 +123,7 @@ def predicted(output: list[Outgoing]) -> list[Prediction]:
     return [event for event in events if isinstance(event, Prediction)]
 
 
-def refused(output: list[Outgoing]) -> list[str]:
+def rejected(output: list[Outgoing]) -> list[str]:
     return [
         dict(o.headers)["driftline_reason"].decode() for o in output if o.topic == "s.deadletters"
     ]
@@ -165,7 +165,7 @@ def test_a_record_that_cannot_be_scored_becomes_a_dead_letter_with_the_reason(
     service.publish(first)
     output = service.send(value, record(7))
     assert [event.record_id for event in predicted(output)] == ["7"]
-    (said,) = refused(output)
+    (said,) = rejected(output)
     assert reason in said
     letter = next(o for o in output if o.topic == "s.deadletters")
     assert letter.value == value
@@ -197,12 +197,12 @@ def test_a_prediction_that_is_not_finite_makes_only_its_record_a_dead_letter(
     assert [event.prediction for event in scored] == [
         event.prediction for row in (1, 3) for event in predicted(service.send(record(row)))
     ]
-    unreadable, *reasons = sorted(refused(output), key=lambda reason: "finite" in reason)
+    unreadable, *reasons = sorted(rejected(output), key=lambda reason: "finite" in reason)
     assert "finite" not in unreadable
     assert reasons == 2 * ["the model's prediction is not finite"]
     marks = [found for _, found in accounted(output) if isinstance(found, RefusedRecord)]
     assert [mark.position for mark in marks] == [2, None, 4]
-    (alone,) = refused(service.send(record(5, x=3.4e38)))
+    (alone,) = rejected(service.send(record(5, x=3.4e38)))
     assert alone == reasons[0]
 
 
@@ -258,7 +258,7 @@ def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
         if sent.topic == TOPICS.predictions and sent.key is None
     ]
     assert [mark.position for mark in marks if isinstance(mark, Watermark)] == [12, 12, 13, 14]
-    assert len(refused(output)) == 4
+    assert len(rejected(output)) == 4
 
 
 @pytest.mark.parametrize("is_rejected", [False, True])
@@ -270,7 +270,7 @@ def test_the_first_record_of_a_partition_is_compared_with_the_training_rows(
     x = {"x": "text"} if is_rejected else {}
     output = service.send(record(2**53 - 1, **x), record(300), record(301))
     assert [event.row for event in predicted(output) if not event.ahead] == [300, 301]
-    assert service.handler.holds()[TopicPartition("s.features", 0)].metadata.startswith(
+    assert service.handler.offsets_to_commit()[TopicPartition("s.features", 0)].metadata.startswith(
         '{"watermark":302'
     )
 
@@ -294,7 +294,7 @@ def test_a_record_whose_prediction_is_too_large_becomes_a_dead_letter(
     service = Service(home)
     service.publish(first)
     output = service.send(record(1, note="x" * (MAX_RECORD_BYTES - 100)))
-    assert "too large" in refused(output)[0]
+    assert "too large" in rejected(output)[0]
 
 
 @pytest.mark.parametrize("policy", ["score", "dead_letter"])
@@ -307,15 +307,15 @@ def test_unseen_categories_are_handled_by_the_policy(
     output = service.send(record(1, colour="green"))
     assert len(predicted(output)) == (policy == "score")
     expected = [] if policy == "score" else ["unseen category: column 'colour' is 'green'"]
-    assert refused(output) == expected
+    assert rejected(output) == expected
 
 
 def test_without_a_model_all_partitions_are_paused(home: Path, first: TrainedModel) -> None:
     service = Service(home)
     assigned = frozenset({TopicPartition("s.features", 0)})
-    assert service.handler.held_back(assigned) == assigned
+    assert service.handler.paused_partitions(assigned) == assigned
     service.publish(first)
-    assert not service.handler.held_back(assigned)
+    assert not service.handler.paused_partitions(assigned)
 
 
 def test_a_new_champion_serves_from_the_next_batch(home: Path, first: TrainedModel) -> None:
@@ -356,7 +356,7 @@ def test_an_invalid_champion_is_rejected_and_the_old_one_continues_to_serve(
                 signature.write_bytes(b'{"value":"00","key_id":"%s"}' % other.encode())
         service.publish(msgspec.structs.replace(bad, records=(announced, pointer)))
         assert predicted(service.send(record(1)))[0].model == first.announcement.digest
-        assert digest in service.handler.refused
+        assert digest in service.handler.rejected
     finally:
         path.write_bytes(kept)
 
@@ -372,7 +372,7 @@ def test_after_a_restart_the_parent_of_an_invalid_champion_serves(
         path.write_bytes(kept[:-1])
         service.publish(msgspec.structs.replace(bad, records=(first.records[0], *bad.records)))
         assert service.handler.model == first.announcement.digest
-        assert bad.digest in service.handler.refused
+        assert bad.digest in service.handler.rejected
         assert service.handler.champion == bad.digest
     finally:
         path.write_bytes(kept)

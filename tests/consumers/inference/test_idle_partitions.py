@@ -8,7 +8,7 @@ from consumers.inference.idle_partitions import IdlePartitions
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream import Stream, loads
-from driftline.runtime.handler import GroupView
+from driftline.runtime.handler import GroupProgress
 
 TOPIC = "s.features"
 FILE = """
@@ -37,8 +37,8 @@ def worker(
     clock: ManualClock, *partitions: int, stream: Stream = BY_ROW, metadata: str = ""
 ) -> IdlePartitions:
     idle = IdlePartitions(stream, clock)
-    idle.assigned({TopicPartition(TOPIC, p): Committed(5, metadata) for p in partitions})
-    idle.look(view(dict.fromkeys(partitions, 0)))
+    idle.on_assigned({TopicPartition(TOPIC, p): Committed(5, metadata) for p in partitions})
+    idle.on_group_progress(view(dict.fromkeys(partitions, 0)))
     return idle
 
 
@@ -47,13 +47,13 @@ def read(idle: IdlePartitions, partition: int, position: int, offset: int = 9) -
     idle.scored(partition, position)
 
 
-def view(lags: Mapping[int, int], *others: IdlePartitions) -> GroupView:
+def view(lags: Mapping[int, int], *others: IdlePartitions) -> GroupProgress:
     committed = {}
     for other in others:
-        committed.update(other.holds(TOPIC))
+        committed.update(other.offsets_to_commit(TOPIC))
     positions = dict.fromkeys((TopicPartition(TOPIC, p) for p in lags), 100)
     ends = {TopicPartition(TOPIC, p): 100 + lag for p, lag in lags.items()}
-    return GroupView(positions, ends, lambda: committed)
+    return GroupProgress(positions, ends, lambda: committed)
 
 
 def moved(
@@ -61,7 +61,7 @@ def moved(
 ) -> list[tuple[int, int]]:
     """Return the watermarks of two steps of the loop with a progress callback in between."""
     found = idle.watermarks()
-    idle.look(view({0: 0, 1: 0} if lags is None else lags, *others))
+    idle.on_group_progress(view({0: 0, 1: 0} if lags is None else lags, *others))
     return found + idle.watermarks()
 
 
@@ -113,9 +113,9 @@ def test_a_partition_with_only_dead_letters_advances_like_an_idle_one() -> None:
     for second in range(1, 13):  # it is read continuously, but never to its end
         clock.advance(1)
         idle.read(1, 10 * second)
-        idle.refused(1, None)
+        idle.rejected(1, None)
         found += idle.watermarks()
-        idle.look(GroupView({AT: 10 * second}, {AT: 10 * second + 3}, dict))
+        idle.on_group_progress(GroupProgress({AT: 10 * second}, {AT: 10 * second + 3}, dict))
         found += idle.watermarks()
     assert found == [(1, 42)]
     read(idle, 1, 60)
@@ -128,7 +128,7 @@ def test_dead_letters_advance_data_windows_at_once_but_the_join_only_when_idle()
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
     idle.read(1, 8)
-    assert [idle.refused(1, position) for position in (50, 45, None)] == [51, 51, 51]
+    assert [idle.rejected(1, position) for position in (50, 45, None)] == [51, 51, 51]
     clock.advance(10)
     assert moved(idle) == [(0, 51), (1, 51)]
 
@@ -171,7 +171,7 @@ def test_a_restart_restores_the_positions_of_its_partitions() -> None:
     clock = ManualClock()
     before = worker(clock, 0)
     read(before, 0, 41, offset=20)
-    (held,) = before.holds(TOPIC).values()
+    (held,) = before.offsets_to_commit(TOPIC).values()
     assert held.offset == 21
     idle = worker(clock, 0, 1, metadata=held.metadata)
     clock.advance(10)
@@ -184,7 +184,7 @@ def test_a_restart_restores_the_positions_of_its_partitions() -> None:
 def test_a_revoked_partition_gets_no_watermark() -> None:
     idle = worker(clock := ManualClock(), 0, 1)
     read(idle, 0, 41)
-    idle.revoked([TopicPartition(TOPIC, 1)])
+    idle.on_revoked([TopicPartition(TOPIC, 1)])
     clock.advance(20)
     assert moved(idle) == []
 

@@ -55,7 +55,7 @@ class Site:
 
     def worker(self, slot: int = 0) -> Loop:
         handler = build_handler(
-            "inference", self.stream, self.settings, self.broker, self.clock, in_process=True
+            "inference", self.stream, self.settings, self.broker, self.clock, synchronous=True
         )
         return build_loop(
             "inference",

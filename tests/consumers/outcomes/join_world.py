@@ -12,7 +12,7 @@ from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, T
 from driftline.clock import ManualClock
 from driftline.config.stream import loads
 from driftline.errors import StateLost
-from driftline.runtime.handler import GroupView, Output
+from driftline.runtime.handler import GroupProgress, Output
 from driftline.wire.envelope import dead_letter_origin, encode, outcomes_decoder
 from driftline.wire.events import Outcome, Prediction, Source
 
@@ -73,7 +73,7 @@ class Log(msgspec.Struct, frozen=True):
                     values.append(label.value)
         return sorted(found)
 
-    def refused(self) -> list[int]:
+    def rejected(self) -> list[int]:
         """Return the offsets of labels that do not belong to any record."""
         return [
             offset
@@ -147,7 +147,7 @@ class Join:
         self._assign()
 
     def _assign(self) -> None:
-        starts = self.handler.assigned(self._committed)
+        starts = self.handler.on_assigned(self._committed)
         self._positions = {p: at.offset for p, at in self._committed.items()} | dict(starts or {})
         self._pending = []
 
@@ -165,7 +165,7 @@ class Join:
                 self._pending.extend(self.handler.handle(messages))
             self._positions[partition] = position + len(messages)
             self._furthest[partition] = max(self._furthest[partition], position + len(messages))
-            self._pending.extend(self.handler.tick())
+            self._pending.extend(self.handler.on_tick())
         except StateLost:
             self.losses += 1
             self.abort()
@@ -173,24 +173,29 @@ class Join:
     def tick(self) -> None:
         """Do a step of the loop without records."""
         try:
-            self._pending.extend(self.handler.tick())
+            self._pending.extend(self.handler.on_tick())
         except StateLost:
             self.losses += 1
             self.abort()
 
-    def look(self) -> None:
+    def report_progress(self) -> None:
         ends = {p: len(log) for p, log in self.log.items()}
-        self.handler.look(GroupView(dict(self._positions), ends, dict))
+        self.handler.on_group_progress(GroupProgress(dict(self._positions), ends, dict))
 
     def commit(self) -> None:
-        self._committed = dict(self.handler.holds())
+        self._committed = dict(self.handler.offsets_to_commit())
         self.published.extend(self._pending)
         self._pending = []
+        try:
+            self.handler.on_committed()
+        except StateLost:
+            self.losses += 1
+            self.abort()
 
     def abort(self) -> None:
         """Abort the transaction after the handler has returned its offsets to commit."""
-        self.handler.holds()
-        self.handler.revoked(list(self.log))
+        self.handler.offsets_to_commit()
+        self.handler.on_revoked(list(self.log))
         self._assign()
 
     def stop(self) -> None:
@@ -250,7 +255,7 @@ class Join:
             while left := self.left():
                 self.read(left[0], 100)
             for _ in range(3):
-                self.look()
+                self.report_progress()
                 self.tick()
                 while left := self.left():
                     self.read(left[0], 100)
@@ -272,7 +277,7 @@ class Join:
             if isinstance(event, Outcome) and event.source.offset < END
         )
 
-    def refused(self) -> list[int]:
+    def rejected(self) -> list[int]:
         """Return the offsets of the labels that became dead letters."""
         letters = [item for item in self.published if isinstance(item, Outgoing)]
         return sorted(
@@ -300,7 +305,7 @@ def drive(
             case "read":
                 join.read(data.draw(st.sampled_from(partitions)), data.draw(st.integers(1, 6)))
             case "look":
-                join.look()
+                join.report_progress()
             case "commit":
                 join.commit()
             case "abort":

@@ -197,10 +197,10 @@ def test_a_topic_is_paused_only_while_the_other_can_be_read(log: Log, data: st.D
 
     def readable(join: Join) -> list[TopicPartition]:
         left = join.left()
-        free = set(left) - join.handler.held_back(assigned)
+        free = set(left) - join.handler.paused_partitions(assigned)
         assert free or not left
         return sorted(free)
 
     drive(join, data, actions, readable=readable)
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()

@@ -14,7 +14,7 @@ from consumers.outcomes.handler import OutcomesHandler
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream import loads
-from driftline.runtime.handler import GroupView
+from driftline.runtime.handler import GroupProgress
 from driftline.runtime.partition_clock import AGREEING, PartitionClock
 from driftline.wire.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.wire.events import Outcome, Prediction
@@ -57,7 +57,7 @@ def predictions(rows: Sequence[int]) -> list[Message]:
 
 def handler(resume: Mapping[TopicPartition, Committed] = FROM_START) -> OutcomesHandler:
     made = OutcomesHandler(STREAM, ManualClock())
-    made.assigned(resume)
+    made.on_assigned(resume)
     return made
 
 
@@ -85,19 +85,19 @@ def test_a_record_and_a_label_from_the_far_future_do_not_affect_others(seed: int
             pending += join.handle(messages)
         positions[partition] += len(messages)
         ends = {p: len(log) for p, log in logs.items()}
-        join.look(GroupView(dict(positions), ends, dict))
-        pending += join.tick()
+        join.on_group_progress(GroupProgress(dict(positions), ends, dict))
+        pending += join.on_tick()
         match random.choice(["go on"] * 6 + ["commit"] * 3 + ["restart"]):
             case "commit":
-                committed = dict(join.holds())
+                committed = dict(join.offsets_to_commit())
                 output += pending
                 pending = []
             case "restart":
                 join, pending = handler(committed), []
                 positions = {p: at.offset for p, at in committed.items()}
     for _ in range(3):
-        join.look(GroupView(dict(positions), dict(positions), dict))
-        pending += join.tick()
+        join.on_group_progress(GroupProgress(dict(positions), dict(positions), dict))
+        pending += join.on_tick()
     output += pending
     joined = {record_id for record_id, _, _ in outcomes(output)}
     assert joined | {str(known[bad][1])} == {str(row) for row in range(60)}
@@ -134,9 +134,9 @@ def test_a_record_from_the_future_is_evicted_with_its_neighbours() -> None:
     join = handler()
     join.handle([*predictions([0, FAR, *range(1, 100)])])
     join.handle([label(n, n, "b", at=n) for n in range(100)])
-    join.tick()
-    assert join.holds()[PREDICTIONS].offset > 50
-    assert join.holds()[LABELS].offset > 50
+    join.on_tick()
+    assert join.offsets_to_commit()[PREDICTIONS].offset > 50
+    assert join.offsets_to_commit()[LABELS].offset > 50
 
 
 @pytest.mark.parametrize("delay", [0, 5, HORIZON])
@@ -150,8 +150,8 @@ def test_after_a_pause_of_the_stream_every_label_is_matched(delay: int) -> None:
     for at, is_label, offset in sorted(events):
         message = label(offset, rows[offset], "b", at=at) if is_label else found[offset]
         output += join.handle([message])
-        join.look(view(join))
-        output += join.tick()
+        join.on_group_progress(view(join))
+        output += join.on_tick()
     assert not reasons(output)
     assert len(outcomes(output)) == len(rows)
     published = [

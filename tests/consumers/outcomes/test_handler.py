@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.outcomes.handler import OutcomesHandler
-from consumers.outcomes.low_watermark import Resume
+from consumers.outcomes.low_watermark import JoinCheckpoint
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream import Labels, Span, Stream, Windows, loads
-from driftline.runtime.handler import GroupView
+from driftline.runtime.handler import GroupProgress
 from driftline.wire.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.wire.events import Outcome, Prediction, RefusedRecord, Source, Watermark
 
@@ -57,7 +57,7 @@ def joined(
     clock: ManualClock | None = None,
 ) -> OutcomesHandler:
     handler = OutcomesHandler(stream, clock or ManualClock())
-    handler.assigned(resume or FROM_START)
+    handler.on_assigned(resume or FROM_START)
     return handler
 
 
@@ -73,16 +73,16 @@ def single(output: Iterable[Outgoing | OutgoingBatch]) -> Iterator[Outgoing]:
 
 def view(
     handler: OutcomesHandler, *, predictions: int = 0, labels: int = 0, markers: int = 0
-) -> GroupView:
+) -> GroupProgress:
     """Return a view after all handled records and markers; the other numbers are unread."""
-    held = handler.holds()
+    held = handler.offsets_to_commit()
     positions = {
-        at: msgspec.json.decode(committed.metadata, type=Resume).published
+        at: msgspec.json.decode(committed.metadata, type=JoinCheckpoint).published
         for at, committed in held.items()
     }
     positions[LABELS] += markers
     more = {PREDICTIONS: predictions, LABELS: labels}
-    return GroupView(positions, {at: positions[at] + left for at, left in more.items()}, dict)
+    return GroupProgress(positions, {at: positions[at] + left for at, left in more.items()}, dict)
 
 
 def outcomes(output: Iterable[Outgoing | OutgoingBatch]) -> list[tuple[str, str | float, int]]:
@@ -132,21 +132,21 @@ def test_a_label_without_prediction_becomes_a_dead_letter_after_the_join_window(
     handler = joined()
     handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 10)])
     handler.handle([label(1, 10, "b", at=10)])
-    assert not handler.tick()
+    assert not handler.on_tick()
     handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
-    letters = [o for o in single(handler.tick()) if o.topic == "s.deadletters"]
-    assert reasons(letters) == ["no prediction with this id within the horizon"]
+    letters = [o for o in single(handler.on_tick()) if o.topic == "s.deadletters"]
+    assert reasons(letters) == ["no prediction with this id within the join window"]
     assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
 
 def test_labels_read_long_before_their_predictions_wait_for_them() -> None:
     handler = joined()
     handler.handle([label(row, row, "b", at=row) for row in range(100)])
-    handler.tick()
+    handler.on_tick()
     output: list[Outgoing | OutgoingBatch] = []
     for row in range(100):
         output += handler.handle([prediction(row, row)])
-        output += handler.tick()
+        output += handler.on_tick()
     assert len(outcomes(output)) == 100
     assert not reasons(output)
 
@@ -154,11 +154,11 @@ def test_labels_read_long_before_their_predictions_wait_for_them() -> None:
 def test_predictions_read_long_before_their_labels_wait_for_them() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
-    handler.tick()
+    handler.on_tick()
     output: list[Outgoing | OutgoingBatch] = []
     for row in range(100):
         output += handler.handle([label(row, row, "b", at=row + 5)])
-        output += handler.tick()
+        output += handler.on_tick()
     assert len(outcomes(output)) == 100
     assert not reasons(output)
 
@@ -167,7 +167,7 @@ def test_a_label_outside_the_join_window_becomes_a_dead_letter() -> None:
     handler = joined()
     output = handler.handle([prediction(0, 0), label(0, 0, "b", at=11)])
     assert not outcomes(output)
-    assert reasons(output) == ["known later than the horizon after its record"]
+    assert reasons(output) == ["known more than a join window after its record"]
 
 
 def test_a_changed_label_outside_the_join_window_becomes_a_dead_letter() -> None:
@@ -180,58 +180,58 @@ def test_a_changed_label_outside_the_join_window_becomes_a_dead_letter() -> None
 def test_predictions_without_labels_are_evicted_once_all_labels_are_read() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
-    handler.tick()
+    handler.on_tick()
     assert handler.counts["unlabelled"] == 0  # labels may exist that are not read yet
-    handler.look(view(handler, labels=0))
-    handler.tick()
+    handler.on_group_progress(view(handler, labels=0))
+    handler.on_tick()
     assert handler.counts["unlabelled"] == 88  # all but a join window of 10 and a block of 2
 
 
 def test_predictions_stay_buffered_while_published_labels_are_unread() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
-    handler.look(view(handler, labels=1))
-    handler.tick()
+    handler.on_group_progress(view(handler, labels=1))
+    handler.on_tick()
     assert outcomes(handler.handle([label(0, 0, "b", at=5)])) == [("0", "b", 0)]
-    handler.tick()
+    handler.on_tick()
     assert handler.counts["unlabelled"] == 87
 
 
 def test_transaction_markers_in_the_labels_topic_do_not_block_eviction() -> None:
     handler = joined()
     handler.handle([prediction(row, row) for row in range(100)])
-    handler.look(view(handler, labels=2))
-    handler.tick()
+    handler.on_group_progress(view(handler, labels=2))
+    handler.on_tick()
     assert handler.counts["unlabelled"] == 0
-    handler.look(view(handler, markers=2))  # the transaction was aborted
-    handler.tick()
+    handler.on_group_progress(view(handler, markers=2))  # the transaction was aborted
+    handler.on_tick()
     assert handler.counts["unlabelled"] == 88
 
 
 def test_an_unpositioned_label_waits_until_predictions_have_been_read_and_advanced() -> None:
     handler = joined()
     handler.handle([label(0, "nobody", "b"), prediction(0, 50)])
-    handler.look(view(handler, predictions=1))
-    assert not reasons(handler.tick())
+    handler.on_group_progress(view(handler, predictions=1))
+    assert not reasons(handler.on_tick())
     handler.handle([prediction(1, 60)])
-    handler.tick()
+    handler.on_tick()
     handler.handle([prediction(2, 70)])
-    handler.look(view(handler))
-    assert not handler.tick()
+    handler.on_group_progress(view(handler))
+    assert not handler.on_tick()
     handler.handle([prediction(3, 71)])
-    handler.look(view(handler))
-    assert reasons(handler.tick()) == ["no prediction with this id within the horizon"]
+    handler.on_group_progress(view(handler))
+    assert reasons(handler.on_tick()) == ["no prediction with this id within the join window"]
 
 
 def test_a_label_from_the_far_future_does_not_affect_others() -> None:
     handler = joined()
     handler.handle([label(0, "nobody", "b", at=10**9), prediction(0, 0), prediction(1, 50)])
     assert outcomes(handler.handle([label(1, 50, "b", at=51)])) == [("50", "b", 0)]
-    handler.look(view(handler))
-    handler.tick()
+    handler.on_group_progress(view(handler))
+    handler.on_tick()
     handler.handle([prediction(2, 61), label(2, 61, "b", at=61)])
-    assert len(reasons(handler.tick())) == 1
-    assert handler.holds()[LABELS].offset > 0
+    assert len(reasons(handler.on_tick())) == 1
+    assert handler.offsets_to_commit()[LABELS].offset > 0
 
 
 def test_a_label_joined_before_a_restart_is_not_rejected_after_it() -> None:
@@ -239,13 +239,13 @@ def test_a_label_joined_before_a_restart_is_not_rejected_after_it() -> None:
     messages = [prediction(0, 0), prediction(1, 9), label(0, 0, "b", at=9), prediction(2, 12)]
     first = joined(clock=clock)
     first.handle(messages)
-    first.tick()
-    held = first.holds()
+    first.on_tick()
+    held = first.offsets_to_commit()
     second = joined(resume=held, clock=clock)
     again = [m for m in messages if m.offset >= held[TopicPartition(m.topic, 0)].offset]
     output = list(second.handle([*again, prediction(3, 30), prediction(4, 50)]))
     clock.advance(11)
-    output += second.tick()
+    output += second.on_tick()
     assert not reasons(output)
     assert not outcomes(output)
 
@@ -268,7 +268,7 @@ def test_each_rejected_label_is_a_watermark_record_in_place_of_its_outcome() -> 
         Watermark(4, dead_letter=RefusedRecord(3, 4)),  # predictions have only reached row 3
     ]
     assert outcomes(output) == [("3", "b", 0)]
-    successor = joined(resume=handler.holds())
+    successor = joined(resume=handler.offsets_to_commit())
     assert not marks(successor.handle([prediction(1, 3), *renamed, label(4, 3, "b", at=3)]))
 
 
@@ -276,7 +276,7 @@ def test_a_label_without_prediction_is_a_watermark_record_when_it_is_rejected() 
     handler = joined()
     handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 20)])
     handler.handle([label(1, 20, "b", at=20)])
-    assert marks(handler.tick()) == [Watermark(21, dead_letter=RefusedRecord(0, 0))]
+    assert marks(handler.on_tick()) == [Watermark(21, dead_letter=RefusedRecord(0, 0))]
 
 
 def test_a_rejected_label_from_the_far_future_moves_no_watermark() -> None:
@@ -298,8 +298,8 @@ def test_a_partition_without_labels_advances_a_join_window_behind_its_prediction
     found = []
     for row in range(16):
         handler.handle([prediction(row, row)])
-        handler.look(view(handler))
-        found += marks(handler.tick())
+        handler.on_group_progress(view(handler))
+        found += marks(handler.on_tick())
     assert found == [Watermark(position) for position in (1, 4)]  # at most once per pane
 
 
@@ -361,9 +361,9 @@ def test_a_watermark_is_published_after_the_outcomes_of_published_labels() -> No
     handler = joined()
     message = Message(*PREDICTIONS, 1, None, encode(Watermark(position=9)))
     assert not handler.handle([prediction(0, 7), message])
-    handler.look(view(handler, labels=1))
-    assert not handler.tick()
-    output = [*handler.handle([label(0, 7, "b", at=8)]), *handler.tick()]
+    handler.on_group_progress(view(handler, labels=1))
+    assert not handler.on_tick()
+    output = [*handler.handle([label(0, 7, "b", at=8)]), *handler.on_tick()]
     found = [outcomes_decoder.decode(record.value or b"") for record in single(output)]
     assert isinstance(found[0], Outcome)
     assert found[1:] == [Watermark(position=9)]
@@ -373,12 +373,12 @@ def test_a_watermark_is_published_after_the_outcomes_of_published_labels() -> No
 def test_a_watermark_is_published_once_despite_restarts() -> None:
     first = joined()
     first.handle([Message(*PREDICTIONS, 0, None, encode(Watermark(position=9)))])
-    second = joined(resume=first.holds())
-    second.look(view(second))
-    assert len(list(single(second.tick()))) == 1
-    third = joined(resume=second.holds())
-    third.look(view(third))
-    assert not third.tick()
+    second = joined(resume=first.offsets_to_commit())
+    second.on_group_progress(view(second))
+    assert len(list(single(second.on_tick()))) == 1
+    third = joined(resume=second.offsets_to_commit())
+    third.on_group_progress(view(third))
+    assert not third.on_tick()
 
 
 def test_records_rejected_before_a_restart_are_not_rejected_again() -> None:
@@ -386,7 +386,7 @@ def test_records_rejected_before_a_restart_are_not_rejected_again() -> None:
     messages = [prediction(0, 0), label(0, 0, "b", at=1), *garbage]
     first = joined()
     assert len(reasons(first.handle(messages))) == 2
-    held = first.holds()
+    held = first.offsets_to_commit()
     assert all(committed.offset == 0 for committed in held.values())
     second = joined(resume=held)
     output = second.handle([*messages, prediction(2, 2), label(2, 2, "c", at=3)])
@@ -436,14 +436,14 @@ def test_a_crash_at_any_moment_neither_loses_nor_repeats_an_outcome(
             count = data.draw(st.integers(1, 4))
             batch = logs_by_partition[partition][positions[partition] :][:count]
             pending.extend(handler.handle(batch))
-            pending.extend(handler.tick())
+            pending.extend(handler.on_tick())
             positions[partition] += len(batch)
             actions = ["go on", "commit"] + ["crash"] * (crashes_left > 0)
             action = data.draw(st.sampled_from(actions))
             if action == "commit":
                 published.extend(pending)
                 pending = []
-                committed = dict(handler.holds())
+                committed = dict(handler.offsets_to_commit())
             crash = action == "crash"
             crashes_left -= crash
         if not crash:
@@ -471,11 +471,11 @@ def test_memory_is_bounded_by_the_join_window(count: int) -> None:
     handler = joined()
     for row in range(count * 20):
         handler.handle([prediction(row, row), label(row, row, "b", at=row)])
-        handler.tick()
+        handler.on_tick()
     join = handler._joins[0]
-    for kept in (join.kept_predictions, join.kept_labels):
-        assert kept.in_memory <= 13  # the join window and a block of 2
-        assert len(kept.blocks) <= 7
+    for buffer in (join.buffered_predictions, join.buffered_labels):
+        assert buffer.in_memory <= 13  # the join window and a block of 2
+        assert len(buffer.blocks) <= 7
 
 
 def test_an_outcome_contains_the_bytes_of_its_prediction_and_the_label() -> None:
@@ -562,5 +562,5 @@ def test_labels_from_a_producer_with_another_partitioner_are_reported_once(
     assert handler.problem is not None
     assert "labels by CRC32" in handler.problem
     assert [record.message[:36] for record in caplog.records if record.levelname == "WARNING"] == [
-        "labels do not meet their predictions"
+        "labels are not in the partitions of their predictions"
     ]

@@ -74,7 +74,7 @@ def test_a_disk_failure_at_any_call_does_not_change_the_published_results(
         join = Join(log, tmp_path_factory.mktemp("state"))
         drive(join, data, ["read", "read", "read", "look", "commit", "abort", "stop"])
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 def _many(count: int = 400) -> Log:
@@ -87,7 +87,7 @@ def _read_all(join: Join) -> None:
     while left := join.left():
         for partition in left:
             join.read(partition, 20)
-        join.look()
+        join.report_progress()
         join.commit()
     join.finish()
 
@@ -176,14 +176,14 @@ def test_without_a_cache_the_join_pauses_at_its_memory_limit_and_logs_this_once(
     (tmp_path / "state").write_text("in the way")
     handler = OutcomesHandler(STREAM, ManualClock(), state=tmp_path / "state", uncached_records=3)
     both = frozenset({PREDICTIONS, LABELS})
-    handler.assigned(dict.fromkeys(both, Committed(0)))
+    handler.on_assigned(dict.fromkeys(both, Committed(0)))
     log = Log((1, 2, 3), ()).messages()[PREDICTIONS]
     handler.handle(log[:2])
-    assert handler.held_back(both) == frozenset()
+    assert handler.paused_partitions(both) == frozenset()
     handler.handle(log[2:])
-    assert handler.held_back(both) == both
-    assert handler.held_back(both) == both
-    assert [told for told in _told(caplog) if "reads no more" in told] == _told(caplog)[1:]
+    assert handler.paused_partitions(both) == both
+    assert handler.paused_partitions(both) == both
+    assert [told for told in _told(caplog) if "the join has paused" in told] == _told(caplog)[1:]
 
 
 def test_a_process_uses_another_folder_while_the_cache_is_open_elsewhere(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_the_folder_of_a_process_that_was_killed_is_used_again_but_not_its_recor
     tmp_path: Path,
 ) -> None:
     left = state_store.Cache(tmp_path / "0-1")
-    batch = state_store.Batch()
+    batch = state_store.CacheBatch()
     batch.put_record(b"L", "a", b"old")
     left.write(batch, state_store.Covered(("predictions", "labels"), "token"))
     left.close()

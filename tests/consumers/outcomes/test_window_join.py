@@ -21,7 +21,7 @@ def test_order_batches_and_crashes_do_not_change_the_results_in_memory(
     actions = ["read"] * 6 + ["look", "commit", "commit", "abort", "kill"]
     drive(join, data, actions)
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 @given(log=logs(), data=st.data())
@@ -34,7 +34,7 @@ def test_order_batches_and_crashes_do_not_change_the_results_with_a_cache(
     actions = ["read"] * 8 + ["look", "commit", "commit", "commit", "abort"]
     drive(join, data, [*actions, "kill", "stop", "lose", "restore"], copy=folder / "copy")
     assert join.outcomes() == log.outcomes()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 ROWS = tuple(range(200))
@@ -75,7 +75,7 @@ def test_a_redelivery_is_recognised_after_a_restart_without_rereading(tmp_path: 
     join = Join(log, tmp_path)
     join.read(PREDICTIONS, 20)
     join.commit()
-    join.look()
+    join.report_progress()
     join.read(PREDICTIONS, 0)
     join.stop()
     join.finish()
@@ -95,7 +95,7 @@ def test_records_evicted_without_a_commit_are_still_in_the_cache(tmp_path: Path)
         join.read(LABELS, 0)  # the dead letters are in a transaction that never ends
     join.kill()
     join.finish()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
 
 
 @pytest.mark.parametrize("memory_records", [1, 2, 100])
@@ -134,7 +134,7 @@ def test_records_in_the_cache_are_not_added_again_after_an_abort(tmp_path: Path)
     join.read(LABELS, 5)
     join.abort()
     join.finish()
-    assert join.refused() == log.refused()
+    assert join.rejected() == log.rejected()
     assert join.outcomes() == log.outcomes()
 
 
@@ -144,7 +144,7 @@ def test_memory_is_bounded_if_no_labels_arrive(tmp_path: Path) -> None:
     for _ in range(200):
         join.read(PREDICTIONS, 10)
         join.commit()
-        most = max(most, join.handler._joins[0].kept_predictions.in_memory)
+        most = max(most, join.handler._joins[0].buffered_predictions.in_memory)
     assert most <= 50 + 10 + 2  # plus a batch and the open block
     join.finish()
 
@@ -155,7 +155,7 @@ def test_memory_is_bounded_if_labels_are_read_long_before_their_predictions(tmp_
     for _ in range(20):
         join.read(LABELS, 10)
         join.commit()
-        most = max(most, join.handler._joins[0].kept_labels.in_memory)
+        most = max(most, join.handler._joins[0].buffered_labels.in_memory)
     assert most <= 20 + 10 + 2
     join.finish()
     assert join.outcomes() == LONG.outcomes()
@@ -198,6 +198,6 @@ def test_a_restart_logs_how_many_records_it_rereads_and_how_long_that_took(
         join.clock.advance(2.5)
         join.finish()
     assert [record.getMessage() for record in caplog.records] == [
-        "the join goes back 51 records in 1 partitions to rebuild its state",
-        "the join's state is rebuilt after 2.5 s",
+        "rereading 51 records in 1 partitions to rebuild the join's state",
+        "rebuilt the join's state in 2.5 s",
     ]

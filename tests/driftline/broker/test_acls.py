@@ -122,7 +122,7 @@ def played(site: Site) -> Site:
     loops = []
     for service in SERVICES:
         broker = site.broker(service)
-        handler = build_handler(service, site.stream, settings, broker, clock, in_process=True)
+        handler = build_handler(service, site.stream, settings, broker, clock, synchronous=True)
         loops.append(build_loop(service, site.stream, broker, handler, clock=clock))
     everything = {topic.name for topic in Topics(site.stream).plan()}
     try:

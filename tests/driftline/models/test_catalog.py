@@ -16,7 +16,7 @@ from driftline.errors import DataError, UntrustedPackage
 from driftline.models.catalog import (
     CHAMPION_KEY,
     FREEZE_KEY,
-    MAX_REFUSED,
+    MAX_REJECTED,
     Catalog,
     announcement_record,
     freeze_record,
@@ -167,7 +167,7 @@ def test_records_of_the_topic_are_decoded_and_other_bytes_are_rejected() -> None
     catalog = Catalog(TRUSTED)
     for offset, (event, record) in enumerate(zip(events, records, strict=True)):
         assert catalog.apply(said(sign(record, SIGNER), offset)) == event
-    assert not catalog.refused
+    assert not catalog.rejected
     assert [r.key for r in records] == [b"model/sha256:a", b"role/champion", b"freeze"]
     assert catalog.apply(Message(TOPICS.models, 0, 3, b"model/sha256:a", None)) is None
     with pytest.raises(DataError, match=r"paint.models\[0\]@4"):
@@ -191,7 +191,7 @@ def test_the_first_of_two_signed_pointers_with_the_same_predecessor_counts() -> 
         signed(TOPICS, pointer("p3", "p1", "sha256:c", sequence=2)),
     )
     assert catalog.champion_digest == "sha256:b"
-    assert catalog.refused[CHAMPION_KEY] == "stale: its sequence is 2, the current one is 2"
+    assert catalog.rejected[CHAMPION_KEY] == "stale: its sequence is 2, the current one is 2"
 
 
 def test_a_later_conflicting_pointer_never_counts_after_a_restatement_of_the_first() -> None:
@@ -275,12 +275,12 @@ def test_a_forged_pointer_changes_nothing_and_is_reported(stranger: Path, kind: 
     catalog = read(genuine, forged)
     assert catalog.champion_digest == "sha256:a"
     assert not catalog.frozen
-    assert list(catalog.refused) == [CHAMPION_KEY]
+    assert list(catalog.rejected) == [CHAMPION_KEY]
     (restated,) = catalog.restatements()
     assert isinstance(restated, RolePointer)
     assert (restated.digest, restated.sequence) == ("sha256:a", 2)
     catalog.apply(signed(TOPICS, restated))
-    assert not catalog.refused
+    assert not catalog.rejected
     assert catalog.restatements() == ()
     compacted = read(forged, signed(TOPICS, restated))
     assert compacted.champion_digest == "sha256:a"
@@ -290,7 +290,7 @@ def test_an_old_pointer_cannot_be_replayed() -> None:
     old = signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1))
     catalog = read(old, signed(TOPICS, pointer("p2", "p1", "sha256:b", sequence=2)), old)
     assert catalog.champion_digest == "sha256:b"
-    assert "stale" in catalog.refused[CHAMPION_KEY]
+    assert "stale" in catalog.rejected[CHAMPION_KEY]
 
 
 def test_an_old_freeze_cannot_be_replayed() -> None:
@@ -300,7 +300,7 @@ def test_an_old_freeze_cannot_be_replayed() -> None:
     catalog.apply(signed(TOPICS, catalog.freezing(frozen=True, reason="audit", at=AT)))
     catalog.apply(off)
     assert catalog.frozen
-    assert "stale" in catalog.refused[FREEZE_KEY]
+    assert "stale" in catalog.rejected[FREEZE_KEY]
     (restated,) = catalog.restatements()
     assert read(off, signed(TOPICS, restated)).frozen, "compacted, and restated"
 
@@ -341,11 +341,11 @@ def test_a_forged_announcement_never_replaces_a_valid_one(
 
 def test_the_list_of_rejected_records_is_bounded() -> None:
     catalog = Catalog(TRUSTED)
-    for number in range(3 * MAX_REFUSED):
+    for number in range(3 * MAX_REJECTED):
         catalog.apply(plain(pointer(f"p{number}", sequence=9)))
         bad = msgspec.structs.replace(announced(f"sha256:{number}"), signature="")
         catalog.apply(plain(bad))
-    assert len(catalog.refused) <= MAX_REFUSED
+    assert len(catalog.rejected) <= MAX_REJECTED
     assert catalog.announcements == {}
 
 
@@ -353,10 +353,10 @@ def test_a_pointer_seen_earlier_counts_if_the_topic_has_only_an_older_one() -> N
     """Compaction has removed the newest pointer, after someone had replayed an old one."""
     catalog = read(signed(TOPICS, pointer("p1", None, "sha256:a", sequence=1)))
     catalog.remember(1, "sha256:a")
-    assert not catalog.refused
+    assert not catalog.rejected
     catalog.remember(3, "sha256:c")
     assert catalog.champion_digest == "sha256:c"
-    assert "sequence 3 was seen earlier" in catalog.refused[CHAMPION_KEY]
+    assert "sequence 3 was seen earlier" in catalog.rejected[CHAMPION_KEY]
     (restated,) = catalog.restatements()
     assert isinstance(restated, RolePointer)
     assert (restated.digest, restated.sequence) == ("sha256:c", 4)
@@ -468,7 +468,7 @@ def test_the_first_of_two_unsigned_pointers_with_the_same_predecessor_counts() -
     chain = [pointer("p1", None, "sha256:a"), pointer("p2", "p1", "sha256:b")]
     catalog = read(*map(plain, (*chain, pointer("p3", "p1", "sha256:c"))))
     assert catalog.champion == chain[1]
-    assert catalog.refused[CHAMPION_KEY] == "it replaces p1, which is not the current pointer"
+    assert catalog.rejected[CHAMPION_KEY] == "it replaces p1, which is not the current pointer"
 
 
 def test_an_unsigned_pointer_counts_if_compaction_removed_its_predecessor() -> None:

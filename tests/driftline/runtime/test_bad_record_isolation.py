@@ -14,35 +14,21 @@ from driftline.clock import ManualClock
 from driftline.config.stream import Delivery
 from driftline.errors import BrokerUnavailable, DriftlineError, InstanceFenced
 from driftline.runtime.bad_record_isolation import MAX_CULPRITS_IN_A_ROW
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
 
 IN, OUT, DEAD = "in", "out", "dead"
 
 
-class Copies:
+class Copies(Handler):
     """Publishes each number, or raises the error that `fails` returns for it."""
 
     inputs = (IN,)
-    follows: tuple[str, ...] = ()
 
     def __init__(self, fails: Callable[[int], Exception | None]) -> None:
         self._fails = fails
         self.largest_batch = 0
         self.calls = 0
-
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return frozenset()
-
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        raise NotImplementedError
-
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
-        return ()
-
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None: ...
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
 
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         self.calls += 1
@@ -52,18 +38,8 @@ class Copies:
         self.largest_batch = max(self.largest_batch, len(messages))
         return [Outgoing(OUT, message.value, partition=0) for message in messages]
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [Outgoing(DEAD, b"%b: %b" % (message.value, reason.encode()), partition=0)]  # type: ignore[str-format]
-
-    def tick(self) -> Sequence[Outgoing]:
-        return []
-
-    def look(self, view: GroupView) -> None: ...
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
-        return {}
-
-    def close(self) -> None: ...
 
 
 class World:
@@ -131,7 +107,7 @@ class _Rebuilding(Copies):
         self._read: dict[TopicPartition, int] = {}
         self._published: dict[TopicPartition, int] = {}
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
         self._published = {partition: handled(at) for partition, at in resume.items()}
         self._read |= self._published
 
@@ -143,16 +119,16 @@ class _Rebuilding(Copies):
                 new.append(record)
         return new
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         self._note(message)
-        return super().refuse(message, reason)
+        return super().reject(message, reason)
 
     def _note(self, message: Message) -> int:
         partition = TopicPartition(message.topic, message.partition)
         self._read[partition] = max(message.offset + 1, self._read.get(partition, 0))
         return self._published.get(partition, 0)
 
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         return {at: Committed(0, f'{{"published":{n}}}') for at, n in self._read.items()}
 
 

@@ -1,6 +1,6 @@
 """Records deleted before they were read are detected at the start and while reading."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 import pytest
@@ -9,7 +9,7 @@ from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream import Delivery
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler, LogChange
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.loop import Loop
 
@@ -18,48 +18,24 @@ AT = TopicPartition(IN, 0)
 by_delivery = pytest.mark.parametrize("delivery", get_args(Delivery))
 
 
-class Copier:
+class Copier(Handler):
     """Publishes the records that it reads and the changes of logs, in their order."""
 
     inputs = (IN,)
-    follows: tuple[str, ...] = ()
+    broadcast_topics: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.changes: list[LogChange] = []
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return frozenset()
-
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        raise NotImplementedError
-
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        pass
-
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        pass
-
     def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
         return [Outgoing(OUT, message.value, partition=0) for message in messages]
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         self.changes.append(change)
         return () if change.unread is None else (Outgoing(OUT, b"gap", partition=0),)
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         raise NotImplementedError
-
-    def look(self, view: GroupView) -> None:
-        pass
-
-    def tick(self) -> Sequence[Outgoing]:
-        return ()
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
-        return {}
-
-    def close(self) -> None:
-        pass
 
 
 class Setting:
@@ -202,14 +178,14 @@ def test_a_broadcast_topic_that_is_created_again_is_read_from_its_beginning(
 ) -> None:
     setting = Setting(delivery)
     loop, handler = setting.loop()
-    followed: list[object] = []
-    handler.follows = ("all",)
+    broadcast: list[object] = []
+    handler.broadcast_topics = ("all",)
 
-    def follow(messages: Sequence[Message]) -> Sequence[Outgoing]:
-        followed.extend(message.value for message in messages)
+    def on_broadcast(messages: Sequence[Message]) -> Sequence[Outgoing]:
+        broadcast.extend(message.value for message in messages)
         return ()
 
-    monkeypatch.setattr(handler, "follow", follow)
+    monkeypatch.setattr(handler, "on_broadcast", on_broadcast)
     setting.admin.create([NewTopic("all", 1, 1, {})])
     producer = setting.broker.producer()
     for value in (b"a", b"b"):
@@ -224,8 +200,8 @@ def test_a_broadcast_topic_that_is_created_again_is_read_from_its_beginning(
     for _ in range(30):
         setting.clock.advance(1)
         drain(loop)
-    assert followed[:2] == [b"a", b"b"]
-    assert followed[-count:] == fresh
+    assert broadcast[:2] == [b"a", b"b"]
+    assert broadcast[-count:] == fresh
     (change,) = [at for at in handler.changes if at.partition.topic == "all"]
     assert (change.start, change.unread, change.is_new_topic) == (0, None, True)
     assert caplog.text.count("all was created again: its earlier records are lost") == 1

@@ -29,40 +29,42 @@ from driftline.errors import (
     TransactionAborted,
     UnsupportedCodec,
 )
-from driftline.runtime.handler import GroupView, LogChange
-from driftline.runtime.loop import LOOK_INTERVAL_S, MAX_ABORTS_IN_A_ROW, Loop
+from driftline.runtime.handler import GroupProgress, Handler, LogChange
+from driftline.runtime.loop import MAX_ABORTS_IN_A_ROW, PROGRESS_INTERVAL_S, Loop
 
-IN, OUT, FOLLOWED, DEAD = "in", "out", "followed", "dead"
+IN, OUT, BROADCAST, DEAD = "in", "out", "broadcast", "dead"
 
 
-class PairSums:
+class PairSums(Handler):
     """Publishes the sum of each pair of consecutive numbers in a partition."""
 
     inputs = (IN,)
-    follows: tuple[str, ...] = ()
+    broadcast_topics: tuple[str, ...] = ()
 
     def __init__(self) -> None:
-        self.held: frozenset[TopicPartition] = frozenset()
-        self.followed: list[bytes] = []
+        self.paused: frozenset[TopicPartition] = frozenset()
+        self.broadcast: list[bytes] = []
         self.assignments: list[dict[TopicPartition, Committed]] = []
         self.starts: dict[TopicPartition, int] = {}
-        self.views: list[GroupView] = []
+        self.progresss: list[GroupProgress] = []
         self.changes: list[LogChange] = []
         self._first: dict[TopicPartition, Message] = {}
         self._published: dict[TopicPartition, int] = {}
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return self.held & assigned
+    def paused_partitions(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
+        return self.paused & assigned
 
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        self.followed.extend(message.value or b"" for message in messages)
+    def on_broadcast(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
+        self.broadcast.extend(message.value or b"" for message in messages)
         return []
 
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> Mapping[TopicPartition, int]:
+    def on_assigned(
+        self, resume: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, int]:
         self.assignments.append(dict(resume))
         return self.starts
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._first.pop(partition, None)
 
@@ -77,24 +79,18 @@ class PairSums:
                 self._first[partition] = message
         return output
 
-    def look(self, view: GroupView) -> None:
-        self.views.append(view)
+    def on_group_progress(self, progress: GroupProgress) -> None:
+        self.progresss.append(progress)
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
+    def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         self.changes.append(change)
         return ()
 
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [Outgoing(DEAD, message.value, partition=0)]
 
-    def tick(self) -> Sequence[Outgoing]:
-        return []
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         return {p: Committed(m.offset, "first of a pair") for p, m in self._first.items()}
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.fixture
@@ -104,7 +100,7 @@ def broker() -> MemoryBroker:
 
 def new_broker(partitions: int = 1) -> MemoryBroker:
     broker = MemoryBroker(ManualClock())
-    broker.admin().create([NewTopic(name, partitions) for name in (IN, OUT, FOLLOWED, DEAD)])
+    broker.admin().create([NewTopic(name, partitions) for name in (IN, OUT, BROADCAST, DEAD)])
     return broker
 
 
@@ -200,6 +196,36 @@ def test_an_aborted_transaction_is_repeated_from_the_committed_offsets(
     assert got(broker) == [3, 7]
 
 
+def test_the_handler_is_told_of_each_commit_that_succeeds_and_of_no_other(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    class Noting(PairSums):
+        def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
+            calls.append("offsets")
+            return super().offsets_to_commit()
+
+        def on_committed(self) -> None:
+            calls.append("committed")
+
+    put(broker, 1, 2)
+    loop = new_loop(broker, Noting())
+    commit = MemoryProducer.commit
+
+    def abort_once(producer: object) -> None:
+        monkeypatch.setattr(MemoryProducer, "commit", commit)
+        raise TransactionAborted("a coordinator moved")
+
+    monkeypatch.setattr(MemoryProducer, "commit", abort_once)
+    loop.step(0)
+    assert calls == ["offsets"]
+    loop.step(0)
+    assert calls == ["offsets", "offsets", "committed"]
+    loop.close()
+    assert calls == ["offsets", "offsets", "committed"]  # nothing was left to commit
+
+
 def test_too_many_aborts_in_a_row_are_an_error(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,20 +247,20 @@ def test_broadcast_topics_are_read_to_their_end_before_the_first_input(
     seen: list[list[bytes]] = []
 
     class Handler(PairSums):
-        follows = (FOLLOWED,)
+        broadcast_topics = (BROADCAST,)
 
         def handle(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-            seen.append(list(self.followed))
+            seen.append(list(self.broadcast))
             return super().handle(messages)
 
-    put(broker, *range(300), topic=FOLLOWED)
+    put(broker, *range(300), topic=BROADCAST)
     put(broker, 1)
     loop = new_loop(broker, handler := Handler(), max_records=7)
     run(loop)
     assert len(seen[0]) == 300
-    put(broker, 300, topic=FOLLOWED)
+    put(broker, 300, topic=BROADCAST)
     run(loop)
-    assert handler.followed[-1] == b"300"
+    assert handler.broadcast[-1] == b"300"
 
 
 def test_a_partition_is_not_read_while_the_handler_pauses_it() -> None:
@@ -244,16 +270,16 @@ def test_a_partition_is_not_read_while_the_handler_pauses_it() -> None:
     for number in (10, 20):
         producer.send(Outgoing(IN, str(number).encode(), partition=1))
     handler = PairSums()
-    handler.held = frozenset({TopicPartition(IN, 0)})
+    handler.paused = frozenset({TopicPartition(IN, 0)})
     loop = new_loop(broker, handler)
     run(loop)
     assert got(broker, partitions=2) == [30]
-    handler.held = frozenset({TopicPartition(IN, 1)})
+    handler.paused = frozenset({TopicPartition(IN, 1)})
     for number in (30, 40):
         producer.send(Outgoing(IN, str(number).encode(), partition=1))
     run(loop)
     assert got(broker, partitions=2) == [3, 30]
-    handler.held = frozenset()
+    handler.paused = frozenset()
     run(loop)
     assert got(broker, partitions=2) == [3, 30, 70]
 
@@ -267,16 +293,16 @@ def test_records_of_a_partition_paused_during_a_poll_are_read_again_later(
     poll = MemoryConsumer.poll
     waits = frozenset({TopicPartition(IN, 0)})
 
-    def hold_back_meanwhile(*args: object, **options: object) -> object:
-        handler.held = waits
+    def pause_meanwhile(*args: object, **options: object) -> object:
+        handler.paused = waits
         return poll(*args, **options)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryConsumer, "poll", hold_back_meanwhile)
+        patch.setattr(MemoryConsumer, "poll", pause_meanwhile)
         loop.step(0)
         loop.step(0)
     assert handler._first == {}
-    handler.held = frozenset()
+    handler.paused = frozenset()
     put(broker, 4)
     run(loop)
     assert got(broker) == [3, 7]
@@ -289,7 +315,7 @@ def test_an_abort_while_a_partition_is_paused_loses_no_records(
     handler = PairSums()
     loop = new_loop(broker, handler, clock=(clock := ManualClock()), interval_s=1, max_records=2)
     loop.step(0)
-    handler.held = frozenset({TopicPartition(IN, 0)})
+    handler.paused = frozenset({TopicPartition(IN, 0)})
     loop.step(0)
 
     def abort(producer: object) -> None:
@@ -301,7 +327,7 @@ def test_an_abort_while_a_partition_is_paused_loses_no_records(
         loop.step(0)
     loop.step(0)
     assert len(handler.assignments) == 2
-    handler.held = frozenset()
+    handler.paused = frozenset()
     clock.advance(1)
     loop.step(0)
     clock.advance(1)
@@ -333,17 +359,17 @@ def test_a_handler_gets_the_positions_and_commits_of_its_group() -> None:
     put(broker, 1, 2, 3, 4, 5)
     loop = new_loop(broker, handler := PairSums(), clock=clock, max_records=1)
     loop.step(0)
-    (view,) = handler.views
-    assert view.positions == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
+    (progress,) = handler.progresss
+    assert progress.positions == {TopicPartition(IN, 0): 1, TopicPartition(IN, 1): 0}
     loop.step(0)
-    assert handler.views == [view]
-    clock.advance(LOOK_INTERVAL_S)
+    assert handler.progresss == [progress]
+    clock.advance(PROGRESS_INTERVAL_S)
     loop.step(0)
-    view = handler.views[1]
-    assert view.positions == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
-    assert view.ends == {TopicPartition(IN, 0): 5, TopicPartition(IN, 1): 0}
-    assert view.lags == {TopicPartition(IN, 0): 2, TopicPartition(IN, 1): 0}
-    assert view.committed()[TopicPartition(IN, 0)] == Committed(2, "first of a pair")
+    progress = handler.progresss[1]
+    assert progress.positions == {TopicPartition(IN, 0): 3, TopicPartition(IN, 1): 0}
+    assert progress.ends == {TopicPartition(IN, 0): 5, TopicPartition(IN, 1): 0}
+    assert progress.lags == {TopicPartition(IN, 0): 2, TopicPartition(IN, 1): 0}
+    assert progress.committed()[TopicPartition(IN, 0)] == Committed(2, "first of a pair")
 
 
 def test_the_progress_callback_is_retried_if_the_broker_was_unreachable(
@@ -356,13 +382,13 @@ def test_the_progress_callback_is_retried_if_the_broker_was_unreachable(
     loop = new_loop(broker, handler := PairSums(), clock=clock)
     with monkeypatch.context() as patch:
         patch.setattr(MemoryConsumer, "ends", away)
-        clock.advance(LOOK_INTERVAL_S)
+        clock.advance(PROGRESS_INTERVAL_S)
         loop.step(0)
-    assert handler.views == []
+    assert handler.progresss == []
     put(broker, 1, 2)
-    clock.advance(LOOK_INTERVAL_S)
+    clock.advance(PROGRESS_INTERVAL_S)
     loop.step(0)
-    assert len(handler.views) == 1
+    assert len(handler.progresss) == 1
     assert got(broker) == [3]
 
 
@@ -463,7 +489,7 @@ def test_kafka_works_again_only_when_unread_records_were_read(
     def fails_after_an_empty_poll(consumer: MemoryConsumer, **wanted: Any) -> Sequence[Message]:
         nonlocal polls
         polls += 1
-        clock.advance(LOOK_INTERVAL_S)
+        clock.advance(PROGRESS_INTERVAL_S)
         if polls > 6:
             stop.set()
             return poll(consumer, **wanted)
@@ -546,7 +572,7 @@ def run_steps(loop: Loop, clock: ManualClock) -> Callable[[int], None]:
 
     def step(count: int) -> None:
         for _ in range(count):
-            clock.advance(LOOK_INTERVAL_S)
+            clock.advance(PROGRESS_INTERVAL_S)
             loop.step(0)
 
     return step

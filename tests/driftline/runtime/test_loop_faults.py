@@ -29,7 +29,7 @@ from driftline.errors import (
     InstanceFenced,
     TransactionAborted,
 )
-from driftline.runtime.handler import GroupView, LogChange
+from driftline.runtime.handler import Handler
 from driftline.runtime.input_logs import without_topic_id
 from driftline.runtime.loop import Loop
 
@@ -88,10 +88,10 @@ class _Faulty:
         return lambda *args, **options: self._faults.call(found, *args, **options)
 
 
-class PairsAndEchoes:
+class PairsAndEchoes(Handler):
     """Publishes each number when the next one of its partition arrives, so it buffers one."""
 
-    follows: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     def __init__(self, topics: tuple[str, str, str]) -> None:
         self.source, self.out, self.dead = topics
@@ -100,19 +100,13 @@ class PairsAndEchoes:
         self._next: dict[TopicPartition, int] = {}
         self._published: dict[TopicPartition, int] = {}
 
-    def held_back(self, assigned: frozenset[TopicPartition]) -> frozenset[TopicPartition]:
-        return frozenset()
-
-    def follow(self, messages: Sequence[Message]) -> Sequence[Outgoing]:
-        raise NotImplementedError
-
-    def assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
-        self.revoked(list(resume))
+    def on_assigned(self, resume: Mapping[TopicPartition, Committed]) -> None:
+        self.on_revoked(list(resume))
         for partition, at in resume.items():
             self._next[partition] = at.offset
             self._published[partition] = int(at.metadata or 0)
 
-    def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
             self._held.pop(partition, None)
 
@@ -128,21 +122,12 @@ class PairsAndEchoes:
             self._next[partition] = message.offset + 1
         return output
 
-    def log_changed(self, change: LogChange) -> Sequence[Outgoing]:
-        return ()
-
-    def refuse(self, message: Message, reason: str) -> Sequence[Outgoing]:
+    def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         partition = TopicPartition(message.topic, message.partition)
         self._next[partition] = max(message.offset + 1, self._next[partition])
         return [Outgoing(self.dead, message.value, partition=0)]
 
-    def look(self, view: GroupView) -> None:
-        pass
-
-    def tick(self) -> Sequence[Outgoing]:
-        return []
-
-    def holds(self) -> Mapping[TopicPartition, Committed]:
+    def offsets_to_commit(self) -> Mapping[TopicPartition, Committed]:
         return {
             partition: Committed(message.offset, str(self._published_now(partition)))
             for partition, message in self._held.items()
@@ -150,9 +135,6 @@ class PairsAndEchoes:
 
     def _published_now(self, partition: TopicPartition) -> int:
         return max(self._next[partition], self._published[partition])
-
-    def close(self) -> None:
-        pass
 
 
 class Stop:

@@ -21,21 +21,21 @@ def clock(*positions: int) -> PartitionClock:
 def test_too_few_consecutive_bad_records_do_not_advance_the_clock(bad: int, far: int) -> None:
     of = clock(*range(1_000))
     assert of.take([far + place for place in range(bad)]) == [*range(bad)]
-    assert of.reached == 999
+    assert of.max_position == 999
     assert of.take([*range(1_000, 1_200)]) == []
-    assert of.reached == 1_199
+    assert of.max_position == 1_199
 
 
 def test_a_single_record_within_the_limit_advances_the_clock() -> None:
     of = clock(*range(1_000))
     assert of.take([999 + MAX_AHEAD]) == []
-    assert of.reached == 999 + MAX_AHEAD
+    assert of.max_position == 999 + MAX_AHEAD
 
 
 def test_after_a_pause_enough_consecutive_records_advance_the_clock() -> None:
     of = clock(*range(1_000))
     assert of.take([*range(90_000, 90_100)]) == [*range(AGREEING - 1)]
-    assert of.reached == 90_099
+    assert of.max_position == 90_099
 
 
 @pytest.mark.parametrize("wrong", range(AGREEING))
@@ -46,14 +46,14 @@ def test_a_bad_record_among_those_after_a_pause_does_not_advance_the_clock(wrong
     ahead = of.take(after)
     assert wrong in ahead
     assert len(ahead) <= AGREEING + 1
-    assert of.reached == 90_099
+    assert of.max_position == 90_099
 
 
 def test_a_producer_with_a_wrong_clock_among_others_does_not_advance_the_clock() -> None:
     of = clock(0)
     mixed = [place if place % 3 else place + 10**6 for place in range(1, 5_000)]
     assert of.take(mixed) == [place for place, position in enumerate(mixed) if position >= 10**6]
-    assert of.reached == 4_999
+    assert of.max_position == 4_999
 
 
 def test_in_a_sparse_partition_long_steps_become_plausible() -> None:
@@ -61,7 +61,7 @@ def test_in_a_sparse_partition_long_steps_become_plausible() -> None:
     steps = [250 + 300 * (place % 7) for place in range(200)]
     ahead = of.take([sum(steps[: place + 1]) for place in range(200)])
     assert len(ahead) < 2 * AGREEING
-    assert of.reached == sum(steps)
+    assert of.max_position == sum(steps)
 
 
 def test_if_times_are_dates_the_next_day_becomes_plausible() -> None:
@@ -75,16 +75,16 @@ def test_the_first_records_do_not_start_the_clock_beyond_the_latest_start(bad: i
     of = PartitionClock(MAX_AHEAD)
     of.latest_start = 500
     assert of.take([2**53 - 1] * bad) == [*range(bad)]
-    assert of.reached is None
+    assert of.max_position is None
     assert of.take([3, 1, 2**53 - 1, 4]) == [2]
-    assert of.reached == 4
+    assert of.max_position == 4
 
 
 def test_a_stream_that_starts_later_than_expected_is_accepted_after_enough_records() -> None:
     of = PartitionClock(MAX_AHEAD)
     of.latest_start = 500
     assert of.take([*range(90_000, 90_100)]) == [*range(AGREEING - 1)]
-    assert of.reached == 90_099
+    assert of.max_position == 90_099
     assert of.take([90_100 + MAX_AHEAD]) == [0]
 
 

@@ -134,7 +134,7 @@ def test_a_service_continues_despite_unusable_commit_metadata(
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     commit(broker, service, metadata, with_id=with_id)
     with caplog.at_level(logging.WARNING):
-        handler = build_handler(service, STREAM, settings, broker, clock, in_process=True)
+        handler = build_handler(service, STREAM, settings, broker, clock, synchronous=True)
         loop = build_loop(service, STREAM, broker, handler, clock=clock)
         for _ in range(4):
             loop.step(0)
@@ -156,7 +156,7 @@ def test_a_service_rejects_a_stream_file_whose_windows_are_on_another_axis(
     new_key(tmp_path / "keys")
     settings = load_settings({"DRIFTLINE_HOME": str(tmp_path)})
     commit(broker, service, '{"axis":"time"}')
-    handler = build_handler(service, STREAM, settings, broker, clock, in_process=True)
+    handler = build_handler(service, STREAM, settings, broker, clock, synchronous=True)
     loop = build_loop(service, STREAM, broker, handler, clock=clock)
     with pytest.raises(StreamFileError, match="counts windows in records"):
         loop.step(0)

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.config.stream import Task
-from monitor.decisions.autocorrelation_check import HISTORY, Runs
+from monitor.decisions.autocorrelation_check import HISTORY, Autocorrelation
 from monitor.decisions.detectors import (
     DETECTORS,
     REMEMBERED,
     SCALE_VALUES,
     DetectorState,
     ErrorDetector,
-    Rise,
+    Increase,
 )
-from monitor.reference.autocorrelation import inflation
+from monitor.reference.autocorrelation import variance_inflation
 
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
@@ -38,18 +38,20 @@ def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
     return [rng.expovariate(1.0) * level * 1000.0 for _ in range(count)]
 
 
-def feed(detector: ErrorDetector, values: list[float], pane: int = 50) -> list[tuple[int, Rise]]:
+def feed(
+    detector: ErrorDetector, values: list[float], pane: int = 50
+) -> list[tuple[int, Increase]]:
     """Return (values read, increase) of each finding."""
     found = []
     for start in range(0, len(values), pane):
         detector.update(values[start : start + pane])
-        found += [(min(start + pane, len(values)), rise) for rise in detector.rises]
+        found += [(min(start + pane, len(values)), increase) for increase in detector.increases]
     return found
 
 
-def dated(found: list[tuple[int, Rise]]) -> list[tuple[int, float, float]]:
+def dated(found: list[tuple[int, Increase]]) -> list[tuple[int, float, float]]:
     """Return (onset, mean before, mean after) of each finding."""
-    return [(read - rise.ago, rise.before, rise.after) for read, rise in found]
+    return [(read - increase.ago, increase.before, increase.after) for read, increase in found]
 
 
 @tasks
@@ -58,10 +60,10 @@ def test_an_increase_is_found_with_its_onset(name: str, task: Task) -> None:
     values = errors(task, 0.1, 1000, 1) + errors(task, 0.6, 1000, 2)
     found = feed(ErrorDetector(name, task), values)
     assert found
-    read, rise = found[0]
+    read, increase = found[0]
     assert 1000 < read <= 1500
-    assert abs(read - rise.ago - 1000) <= 100
-    assert rise.after > rise.before
+    assert abs(read - increase.ago - 1000) <= 100
+    assert increase.after > increase.before
 
 
 @tasks
@@ -86,9 +88,9 @@ def test_an_increase_is_found_after_a_long_enough_decrease(name: str) -> None:
 def test_errors_of_a_constant_level_raise_almost_no_alarm(name: str, task: Task) -> None:
     seeds, count = (1, 600) if name == "kswin" else (4, 1500)
     alarms = [
-        rise
+        increase
         for seed in range(seeds)
-        for rise in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
+        for increase in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
     ]
     assert len(alarms) <= 1
 
@@ -118,15 +120,21 @@ def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
 def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
     name: str, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def alarms(inflation: float) -> int:
+    def alarms(variance_inflation: float) -> int:
         return sum(
-            len(feed(ErrorDetector(name, task, inflation), in_runs(task, 0.2, 5_000, seed), 500))
+            len(
+                feed(
+                    ErrorDetector(name, task, variance_inflation),
+                    in_runs(task, 0.2, 5_000, seed),
+                    500,
+                )
+            )
             for seed in range(4)
         )
 
-    held_out = inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
+    held_out = variance_inflation(np.array(in_runs(task, 0.2, 2_000, 99)))
     from_themselves = alarms(1.0)
-    monkeypatch.setattr(Runs, "add", lambda self, value: None)
+    monkeypatch.setattr(Autocorrelation, "add", lambda self, value: None)
     assert alarms(held_out) <= 2, "known from training"
     assert alarms(1.0) > max(10, 4 * from_themselves)
 
@@ -137,10 +145,10 @@ def test_a_decrease_explained_by_autocorrelation_does_not_lower_the_usual_level(
     usual, dry, worse = [0.0, 0.0, 0.0, 0.0, 1.0] * 120, [0.0] * 72, [1.0, 1.0, 1.0, 0.0] * 60
 
     def before(explained: float) -> float:
-        monkeypatch.setattr(Runs, "explain", lambda self, excess: excess <= explained)
+        monkeypatch.setattr(Autocorrelation, "explains", lambda self, excess: excess <= explained)
         detector = ErrorDetector("glr", "classification")
         detector.update([*usual, *dry, *worse])
-        return detector.rises[0].before
+        return detector.increases[0].before
 
     assert before(1.0) < 0.05, "errors come one by one: there are none any more"
     assert before(3.0) == pytest.approx(0.18, abs=0.03)
@@ -170,7 +178,7 @@ def test_an_earlier_change_does_not_hide_the_next_one(
 
 @tasks
 def test_an_increase_of_autocorrelated_errors_is_found(task: Task) -> None:
-    held_out = inflation(np.array(in_runs(task, 0.1, 2_000, 99)))
+    held_out = variance_inflation(np.array(in_runs(task, 0.1, 2_000, 99)))
     for seed in range(3):
         values = in_runs(task, 0.1, 3_000, seed) + in_runs(task, 0.5, 1_500, seed + 10)
         place, _, _ = dated(feed(ErrorDetector("glr", task, held_out), values, 50))[-1]
@@ -190,7 +198,7 @@ def test_the_findings_do_not_depend_on_the_batches(name: str, task: Task, cuts: 
     edges = [0, *sorted(cuts), len(values)]
     for start, end in itertools.pairwise(edges):
         detector.update(values[start:end])
-        found += [(end, rise) for rise in detector.rises]
+        found += [(end, increase) for increase in detector.increases]
     assert dated(found) == dated(feed(ErrorDetector(name, task), values, 50))
 
 
@@ -265,7 +273,7 @@ def test_the_first_errors_of_a_model_without_errors_are_drift(name: str, task: T
     found = dated(feed(ErrorDetector(name, task), values))
     # The usual size of absolute errors is unknown until some have occurred.
     assert task == "regression" or abs(found[0][0] - 1500) <= 100
-    assert [rise for rise in found if rise[0] < 1400] == []
+    assert [increase for increase in found if increase[0] < 1400] == []
 
 
 @every

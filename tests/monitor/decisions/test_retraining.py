@@ -56,9 +56,9 @@ def requests(
     found = []
     for index in panes:
         seen = pane(index, GOOD[:records])
-        rule.see(msgspec.structs.replace(seen, trained_on=trained_on))
+        rule.update(msgspec.structs.replace(seen, trained_on=trained_on))
         is_open = resolved is None or index < resolved
-        if (request := rule.ask(events if is_open else ())) is not None:
+        if (request := rule.request_if_due(events if is_open else ())) is not None:
             found.append(request)
     return found
 
@@ -99,9 +99,9 @@ def test_a_request_with_a_new_cause_does_not_wait_for_a_window() -> None:
     rule = RetrainRule(stream_with("harm"))
     found = []
     for index in range(30):
-        rule.see(pane(index, GOOD))
+        rule.update(pane(index, GOOD))
         events = [event("performance"), event("data", harm=0.5)][: 1 if index < 16 else 2]
-        if (request := rule.ask(events)) is not None:
+        if (request := rule.request_if_due(events)) is not None:
             found.append(request)
     assert positions(found)[:3] == [500, 750, 850]
     assert found[2].caused_by == ("drift-performance", "drift-data")
@@ -183,8 +183,8 @@ def test_a_schedule_by_time_counts_from_the_first_record() -> None:
             last_position=start + hour // 2,
             time=format_time(start + hour // 2),
         )
-        rule.see(seen)
-        found += [rule.ask(())]
+        rule.update(seen)
+        found += [rule.request_if_due(())]
     asked = [request.position / hour for request in found if request and request.position]
     assert asked == [2, 4, 6, 8, 10]
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from driftline.config.stream import Stream
 from driftline.wire.events import PerformancePane, WindowsEvent
 from monitor.decisions import snapshot
 from monitor.decisions.decider import Decider, DeciderState
-from monitor.decisions.snapshot import Decided, Snapshots
+from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots
 from tests.monitor.streams import small_stream
 
 STREAM = small_stream()
@@ -49,13 +50,13 @@ def read(decider: Decider, events: list[WindowsEvent]) -> list[object]:
     return [decision for event in events for decision in decider.read(event)]
 
 
-def committed(folder: Path, count: int, stream: Stream = STREAM) -> Decided:
+def committed(folder: Path, count: int, stream: Stream = STREAM) -> DecisionsCheckpoint:
     """Return the checkpoint after this many windows."""
     snapshots = Snapshots(stream, folder)
-    _, decider = snapshots.resume(Decided())
+    _, decider = snapshots.resume(DecisionsCheckpoint())
     read(decider, windows(50)[:count])
-    at = snapshots.hold(count, count, decider)
-    snapshots.settle()
+    at = snapshots.checkpoint(count, count, decider)
+    snapshots.save()
     return at
 
 
@@ -77,10 +78,10 @@ def test_a_snapshot_is_written_after_a_number_of_windows_and_a_commit(tmp_path: 
     assert committed(tmp_path, 9).published == 9
     assert not list(tmp_path.iterdir())
     snapshots = Snapshots(STREAM, tmp_path)
-    _, decider = snapshots.resume(Decided())
-    snapshots.hold(10, 10, decider)
+    _, decider = snapshots.resume(DecisionsCheckpoint())
+    snapshots.checkpoint(10, 10, decider)
     assert not list(tmp_path.iterdir())
-    snapshots.settle()
+    snapshots.save()
     assert [path.name for path in tmp_path.iterdir()] == ["decisions"]
 
 
@@ -89,8 +90,8 @@ def test_a_snapshot_that_does_not_match_the_commit_or_the_settings_is_not_used(
 ) -> None:
     at = committed(tmp_path, 20)
     behind = msgspec.structs.replace(at, published=19)
-    recreated = Decided(published=30, token="another")
-    for other in (behind, recreated, Decided(published=30), Decided()):
+    recreated = DecisionsCheckpoint(published=30, token="another")
+    for other in (behind, recreated, DecisionsCheckpoint(published=30), DecisionsCheckpoint()):
         assert Snapshots(STREAM, tmp_path).resume(other)[0] == 0
     edited = small_stream(drift="detectors = ['ddm']")
     assert Snapshots(edited, tmp_path).resume(at)[0] == 0
@@ -109,15 +110,21 @@ def test_a_snapshot_of_another_version_is_not_used_and_this_is_logged(
 
 def test_the_version_is_raised_when_the_format_changes() -> None:
     """If this fails, raise `VERSION` in snapshot.py, then enter the new digest here."""
-    schema = msgspec.json.encode(_bare(msgspec.json.schema(DeciderState)), order="sorted")
-    assert (snapshot.VERSION, hashlib.sha256(schema).hexdigest()[:16]) == (3, "72ae4250245c6fdf")
+    whole = msgspec.json.schema(DeciderState)
+    schema = msgspec.json.encode(_bare(whole, whole["$defs"]), order="sorted")
+    assert (snapshot.VERSION, hashlib.sha256(schema).hexdigest()[:16]) == (3, "f15c9bbbf37fc905")
 
 
-def _bare(schema: object) -> object:
-    """Remove descriptions from a schema."""
+def _bare(schema: object, structs: Mapping[str, object]) -> object:
+    """Remove descriptions and the names of structs, which are not stored, from a schema."""
     if isinstance(schema, dict):
-        return {key: _bare(value) for key, value in schema.items() if key != "description"}
-    return [_bare(value) for value in schema] if isinstance(schema, list | tuple) else schema
+        if "$ref" in schema:
+            return _bare(structs[schema["$ref"].removeprefix("#/$defs/")], structs)
+        unused = ("description", "title", "discriminator", "$defs")
+        return {key: _bare(own, structs) for key, own in schema.items() if key not in unused}
+    if isinstance(schema, list | tuple):
+        return [_bare(own, structs) for own in schema]
+    return schema
 
 
 class _Trap:
@@ -141,7 +148,7 @@ def test_loading_a_snapshot_runs_no_code_in_it(
         path.write_bytes(content)
         assert Snapshots(STREAM, tmp_path).resume(at)[0] == 0
         assert not mark.exists()
-    assert caplog.text.count("cannot be read") == 2
+    assert caplog.text.count("discarding unusable snapshot") == 2
 
 
 @given(st.data())
@@ -207,7 +214,7 @@ def test_a_snapshot_of_other_detectors_is_not_used_and_this_is_logged(
         )
         caplog.clear()
         assert Snapshots(STREAM, tmp_path).resume(at)[0] == 0
-        assert "cannot be read" in caplog.text
+        assert "discarding unusable snapshot" in caplog.text
 
 
 def test_windows_are_reread_if_a_detector_of_river_is_used(
@@ -216,18 +223,18 @@ def test_windows_are_reread_if_a_detector_of_river_is_used(
     caplog.set_level("INFO")
     stream = small_stream(drift="detectors = ['glr', 'adwin']")
     snapshots = Snapshots(stream, tmp_path)
-    assert "not kept on disk" in caplog.text
-    _, decider = snapshots.resume(Decided())
+    assert "no snapshots of the decisions" in caplog.text
+    _, decider = snapshots.resume(DecisionsCheckpoint())
     read(decider, windows(50))
-    assert snapshots.hold(50, 50, decider) == Decided(50)
-    snapshots.settle()
+    assert snapshots.checkpoint(50, 50, decider) == DecisionsCheckpoint(50)
+    snapshots.save()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_folder_the_checkpoint_contains_no_snapshot() -> None:
     snapshots = Snapshots(STREAM, None)
-    _, decider = snapshots.resume(Decided())
-    assert snapshots.hold(20, 20, decider) == Decided(20)
+    _, decider = snapshots.resume(DecisionsCheckpoint())
+    assert snapshots.checkpoint(20, 20, decider) == DecisionsCheckpoint(20)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk"])
@@ -237,7 +244,7 @@ def test_an_unreadable_snapshot_is_not_used_and_this_is_logged(
     at = committed(tmp_path, 20)
     (tmp_path / "decisions").write_bytes(content)
     assert Snapshots(STREAM, tmp_path).resume(at)[0] == 0
-    assert "decisions cannot be read" in caplog.text
+    assert "decisions and reading `windows` from its beginning" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_is_logged_and_the_monitor_continues(
@@ -246,4 +253,4 @@ def test_a_folder_that_cannot_be_written_is_logged_and_the_monitor_continues(
     (tmp_path / "file").write_text("in the way")
     at = committed(tmp_path / "file", 20)
     assert at.published == 20
-    assert "cannot be written" in caplog.text
+    assert "could not write snapshot" in caplog.text

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from driftline.broker.port import Committed, Message
 from driftline.config.stream import Stream
 from driftline.wire.envelope import parts_decoder
-from driftline.wire.events import DataGroup, DataParts
+from driftline.wire.events import DataAggregates, DataGroup
 from monitor.bottom_k_sample import hashes_of
 from monitor.merged_windows.data_windows import DataWindows
-from monitor.partition_windows.aggregate_predictions import DataGathering
+from monitor.partition_windows.aggregate_predictions import PredictionAggregator
 from monitor.reference.references import Profiles, References
 from tests.monitor.streams import Log, Packages, columns, reference, small_stream
 
@@ -58,10 +58,12 @@ def history(rng: random.Random) -> tuple[Events, dict[tuple[int, str], list[tupl
     return {partition: own for (_, partition), own in log.messages.items()}, expected
 
 
-def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) -> list[DataParts]:
+def gathered(
+    events: Events, rng: random.Random, *, workers: int, calm: bool
+) -> list[DataAggregates]:
     """Return the output of workers that read random batches and pass partitions to each other."""
     owner = {partition: rng.randrange(workers) for partition in events}
-    all_workers = [DataGathering(STREAM) for _ in range(workers)]
+    all_workers = [PredictionAggregator(STREAM) for _ in range(workers)]
     committed = dict.fromkeys(events, Committed(0))
     position = dict.fromkeys(events, 0)
     for partition, number in owner.items():
@@ -76,7 +78,7 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
         position[partition] += len(batch)
         if published or (not calm and rng.random() < 0.2):
             found.extend(published)
-            committed[partition] = worker.holds()[partition]
+            committed[partition] = worker.offsets_to_commit()[partition]
         if not calm and rng.random() < 0.2:
             lost = rng.choice(list(events))
             if rng.random() < 0.7:  # otherwise it is assigned again without a revocation
@@ -85,10 +87,10 @@ def gathered(events: Events, rng: random.Random, *, workers: int, calm: bool) ->
             all_workers[owner[lost]].resume(lost, committed[lost])
             position[lost] = committed[lost].offset
     decoded = [parts_decoder.decode(record.value or b"") for record in found]
-    return [event for event in decoded if isinstance(event, DataParts)]
+    return [event for event in decoded if isinstance(event, DataAggregates)]
 
 
-def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
+def sampled(parts: list[DataAggregates]) -> dict[int, tuple[DataGroup, ...]]:
     """Return the verdicts on all windows."""
     profiles = Profiles(STREAM, References(Packages({"a": REFERENCE, "b": REFERENCE})))
     windows = DataWindows(STREAM, profiles)
@@ -103,14 +105,14 @@ def sampled(parts: list[DataParts]) -> dict[int, tuple[DataGroup, ...]]:
     return found
 
 
-def samples(parts: list[DataParts], model: str, window: int) -> list[float]:
+def samples(parts: list[DataAggregates], model: str, window: int) -> list[float]:
     """Return the sample of a window, merged in the test."""
     rows = [
         value
         for event in parts
-        for part in event.slices
-        for group in part.groups
-        if (part.index, group.model) == (window, model) and group.sample is not None
+        for partial in event.slices
+        for group in partial.groups
+        if (partial.index, group.model) == (window, model) and group.sample is not None
         for x in [group.sample.columns["x"]]
         for value in np.frombuffer(x if isinstance(x, bytes) else b"", "<f8").tolist()
     ]
@@ -145,7 +147,7 @@ def test_partitions_of_one_worker_publish_little_more_than_one_sample() -> None:
     parts = gathered(events, rng, workers=1, calm=True)
     sent = sum(
         len(group.sample.hashes) // 4
-        for event in parts for part in event.slices for group in part.groups
+        for event in parts for partial in event.slices for group in partial.groups
         if group.sample is not None
     )  # fmt: skip
     assert len(expected) * LIMIT <= sent < 2 * len(expected) * LIMIT

@@ -134,7 +134,7 @@ def test_a_prediction_without_a_usable_position_is_skipped_with_a_reason(
         found = ScoredReader(stream()).read(messages([prediction(1), value]))
     assert found.ids == ["1"]
     (said,) = caplog.messages
-    assert said.startswith(f"s.predictions[0]@7 cannot be read, left out: {reason}")
+    assert said.startswith(f"skipping unreadable event s.predictions[0]@7: {reason}")
 
 
 def test_a_record_with_unreadable_columns_has_a_position_but_no_values(

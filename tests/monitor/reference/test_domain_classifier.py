@@ -31,19 +31,19 @@ def made(columns: list[NDArray[np.float64]], block: int = 1) -> DomainClassifier
 
 
 def test_it_lists_the_most_important_column_first() -> None:
-    told = made(drawn(2_000, 0)).tell(drawn(400, 1, shift=1.0))
-    assert told is not None
-    assert told.excess > 1.0
-    assert told.places[0] == 1
+    result = made(drawn(2_000, 0)).test(drawn(400, 1, shift=1.0))
+    assert result is not None
+    assert result.excess > 1.0
+    assert result.places[0] == 1
 
 
 def test_it_lists_a_column_but_raises_no_alarm_without_a_change() -> None:
     classifier = made(drawn(2_000, 0))
     for seed in range(1, 6):
-        told = classifier.tell(drawn(400, seed))
-        assert told is not None
-        assert told.excess < 1.0
-        assert len(told.places) >= 1
+        result = classifier.test(drawn(400, seed))
+        assert result is not None
+        assert result.excess < 1.0
+        assert len(result.places) >= 1
 
 
 def test_it_uses_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,15 +56,15 @@ def test_it_uses_a_limited_number_of_rows(monkeypatch: pytest.MonkeyPatch) -> No
         return told_apart(reference, window, **named)
 
     monkeypatch.setattr(domain_classifier, "_told_apart", watched)
-    told = made(drawn(4_000, 0)).tell(drawn(900, 1, shift=1.0))
-    assert told is not None
-    assert told.excess > 1.0
+    result = made(drawn(4_000, 0)).test(drawn(900, 1, shift=1.0))
+    assert result is not None
+    assert result.excess > 1.0
     assert sizes == {(1200, 300)}
 
 
 def test_windows_of_nearly_the_same_size_share_a_limit() -> None:
     classifier = made(drawn(2_000, 0))
-    one, other = classifier.tell(drawn(400, 1, 1.0)), classifier.tell(drawn(390, 1, 1.0))
+    one, other = classifier.test(drawn(400, 1, 1.0)), classifier.test(drawn(390, 1, 1.0))
     assert one is not None
     assert other is not None
     assert one.excess / one.effect == pytest.approx(other.excess / other.effect)
@@ -72,14 +72,14 @@ def test_windows_of_nearly_the_same_size_share_a_limit() -> None:
 
 def test_the_limit_is_above_0_for_constant_columns() -> None:
     constant = [np.zeros(2_000)] * 3
-    told = made(constant).tell([np.zeros(400)] * 3)
-    assert told is not None
-    assert told.excess < 1.0
-    other = made(constant).tell([np.ones(400)] * 3)
+    result = made(constant).test([np.zeros(400)] * 3)
+    assert result is not None
+    assert result.excess < 1.0
+    other = made(constant).test([np.ones(400)] * 3)
     assert other is not None
     assert other.excess > 1.0
 
 
 def test_it_gives_no_result_for_few_records_or_a_too_short_reference() -> None:
-    assert made(drawn(2_000, 0)).tell(drawn(99, 1)) is None
-    assert made(drawn(2_000, 0), block=200).tell(drawn(500, 1)) is None
+    assert made(drawn(2_000, 0)).test(drawn(99, 1)) is None
+    assert made(drawn(2_000, 0), block=200).test(drawn(500, 1)) is None

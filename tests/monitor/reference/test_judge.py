@@ -8,7 +8,7 @@ from driftline.wire.events import DataGroup
 from monitor.bottom_k_sample import Sample
 from monitor.reference import domain_classifier
 from monitor.reference.judge import Judge
-from monitor.reference.profile import Profile
+from monitor.reference.profile import ReferenceProfile
 from monitor.reference.quality import count_categories, count_numbers, is_stuck, longest_run, rising
 from monitor.watched_columns import watched
 from tests.monitor.streams import columns, reference, small_stream
@@ -28,7 +28,7 @@ def data(size: int, shift: float = 0.0, colours: str = "rb", missing: float = 0.
     return made
 
 
-OLD = Profile(STREAM, reference(data(10_000), ["yes", "no"] * 5000))
+OLD = ReferenceProfile(STREAM, reference(data(10_000), ["yes", "no"] * 5000))
 
 
 def verdict(current: Columns, said: str = "yes no") -> DataGroup:
@@ -96,7 +96,7 @@ def test_a_completely_missing_column_is_only_a_quality_problem() -> None:
 
 
 def test_a_column_that_the_reference_lacks_is_not_tested() -> None:
-    bare = Profile(STREAM, reference(Columns({}, {}, 100), ["yes", "no"] * 50))
+    bare = ReferenceProfile(STREAM, reference(Columns({}, {}, 100), ["yes", "no"] * 50))
     current = data(100)
     sample = Sample(current, np.array(["yes", "no"] * 50, dtype=object))
     group = Judge(STREAM).test("a", 100, sample, bare)
@@ -105,7 +105,7 @@ def test_a_column_that_the_reference_lacks_is_not_tested() -> None:
 
 def test_tests_by_distance_use_only_the_effect_size() -> None:
     stream = small_stream(drift='number_test = "psi"\neffect_size = 0.2')
-    profile = Profile(stream, reference(data(2000), ["yes", "no"] * 1000))
+    profile = ReferenceProfile(stream, reference(data(2000), ["yes", "no"] * 1000))
     results = []
     for shift in (0.0, 1.0):
         current = data(1000, shift)
@@ -140,7 +140,7 @@ def test_dependence_drift_of_a_pair_is_found_though_neither_column_shifted() -> 
         return Columns({"x": x, "y": y, "z": z}, {})
 
     said = np.array(["yes", "no"] * 500, dtype=object)
-    profile = Profile(stream, reference(rows(5000, 0.8), ["yes", "no"] * 2500))
+    profile = ReferenceProfile(stream, reference(rows(5000, 0.8), ["yes", "no"] * 2500))
     as_before = Judge(stream).test("a", 1000, Sample(rows(1000, 0.8), said), profile)
     turned = Judge(stream).test("a", 1000, Sample(rows(1000, -0.2), said), profile)
     assert as_before.relations == ()
@@ -171,7 +171,7 @@ def test_the_classifier_finds_a_change_that_no_pair_of_columns_shows(
 
     said = np.array(["yes", "no"] * 500, dtype=object)
     known = reference(rows(3000, signs=False), ["yes", "no"] * 1500)
-    profile = Profile(stream, known)
+    profile = ReferenceProfile(stream, known)
     as_before = Judge(stream).test("a", 1000, Sample(rows(1000, signs=False), said), profile)
     other = Sample(rows(1000, signs=True), said)
     seen = Judge(stream).test("a", 1000, other, profile)
@@ -182,8 +182,10 @@ def test_the_classifier_finds_a_change_that_no_pair_of_columns_shows(
     assert seen.limits is not None
     assert seen.limits.alarm is not None
     assert relation.score > seen.limits.alarm
-    assert Judge(stream).test("a", 1000, other, Profile(stream, known)) == seen, "always the same"
-    assert Judge(without).test("a", 1000, other, Profile(without, known)).relations == ()
+    assert Judge(stream).test("a", 1000, other, ReferenceProfile(stream, known)) == seen, (
+        "always the same"
+    )
+    assert Judge(without).test("a", 1000, other, ReferenceProfile(without, known)).relations == ()
 
 
 def test_a_shift_of_a_column_is_not_also_reported_as_dependence_drift() -> None:

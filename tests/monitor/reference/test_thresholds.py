@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from monitor.reference.histograms import Histograms
-from monitor.reference.thresholds import IN_A_ROW, MIN_BLOCKS, Calibration
+from monitor.reference.thresholds import IN_A_ROW, MIN_BLOCKS, ThresholdCalibration
 
 RATE = 0.05  # high, so that few windows are enough to check it
 SIZE = 200
@@ -43,7 +43,7 @@ def events_a_window(draw: Callable[[np.random.Generator, int], Columns]) -> floa
     for seed in range(REFERENCES):
         data = draw(np.random.default_rng(seed), 3000 + WINDOWS * SIZE)
         known = Histograms([column[:3000] for column in data])
-        thresholds = Calibration(known, rate=RATE).of(SIZE)
+        thresholds = ThresholdCalibration(known, rate=RATE).of(SIZE)
         assert thresholds.calibrated
         assert thresholds.alarm is not None
         starts = range(3000, len(data[0]), SIZE)
@@ -68,32 +68,33 @@ def test_autocorrelation_increases_the_thresholds() -> None:
     series = dependent(rng, 4000)
     shuffled = [rng.permutation(values) for values in series]
     wide, narrow = (
-        Calibration(Histograms(columns), rate=RATE).of(SIZE) for columns in (series, shuffled)
+        ThresholdCalibration(Histograms(columns), rate=RATE).of(SIZE)
+        for columns in (series, shuffled)
     )
     assert (wide.scale > 1.5 * narrow.scale).all()
 
 
 def test_the_same_reference_gives_the_same_thresholds() -> None:
     data = independent(np.random.default_rng(0), 1000)
-    one, other = (Calibration(Histograms(data), rate=RATE).of(SIZE) for _ in range(2))
+    one, other = (ThresholdCalibration(Histograms(data), rate=RATE).of(SIZE) for _ in range(2))
     assert one.scale.tolist() == other.scale.tolist()
     assert (one.warning, one.alarm) == (other.warning, other.alarm)
 
 
 def test_a_lower_rate_and_smaller_windows_give_higher_thresholds() -> None:
     known = Histograms(independent(np.random.default_rng(0), 2000))
-    usual, strict = (Calibration(known, rate=rate).of(SIZE) for rate in (0.01, 0.0001))
+    usual, strict = (ThresholdCalibration(known, rate=rate).of(SIZE) for rate in (0.01, 0.0001))
     assert usual.alarm is not None
     assert strict.alarm is not None
     assert usual.warning < strict.warning < strict.alarm
     assert usual.warning < usual.alarm < strict.alarm
-    assert (Calibration(known, rate=0.01).of(50).scale > usual.scale).all()
+    assert (ThresholdCalibration(known, rate=0.01).of(50).scale > usual.scale).all()
 
 
 def test_a_reference_too_short_for_its_blocks_gives_no_alarm_threshold() -> None:
     season = np.sin(np.arange(2000) / 50)  # a period of 314
     known = Histograms([season])
-    calibration = Calibration(known, rate=RATE)
+    calibration = ThresholdCalibration(known, rate=RATE)
     assert calibration.block * MIN_BLOCKS > known.records
     thresholds = calibration.of(100)
     assert thresholds.alarm is None
@@ -104,19 +105,19 @@ def test_a_reference_too_short_for_its_blocks_gives_no_alarm_threshold() -> None
 
 def test_a_given_block_length_is_used() -> None:
     known = Histograms([np.sin(np.arange(10_000) / 50)])
-    assert Calibration(known, rate=RATE, block=314).of(100).calibrated
+    assert ThresholdCalibration(known, rate=RATE, block=314).of(100).calibrated
 
 
 def test_windows_larger_than_the_reference_have_thresholds_too() -> None:
     known = Histograms(independent(np.random.default_rng(0), 300))
-    assert Calibration(known, rate=RATE).of(10_000).calibrated
-    assert Calibration(Histograms([np.arange(10.0)]), rate=RATE).of(100).warning > 0
+    assert ThresholdCalibration(known, rate=RATE).of(10_000).calibrated
+    assert ThresholdCalibration(Histograms([np.arange(10.0)]), rate=RATE).of(100).warning > 0
 
 
 def test_a_change_of_a_constant_column_is_an_alarm() -> None:
     rng = np.random.default_rng(0)
     known = Histograms([np.zeros(1000), rng.normal(size=1000)])
-    thresholds = Calibration(known, rate=0.005).of(500)
+    thresholds = ThresholdCalibration(known, rate=0.005).of(500)
     assert thresholds.alarm is not None
     changed = known.count([np.repeat([0.0, 1.0], [480, 20]), rng.normal(size=500)])
     scores = thresholds.scores(known.distances(changed, known.total))
@@ -127,6 +128,6 @@ def test_a_change_of_a_constant_column_is_an_alarm() -> None:
 def test_constant_columns_without_a_change_are_not_drift() -> None:
     known = Histograms([np.zeros(1000)])
     for block in (1, 500):
-        thresholds = Calibration(known, rate=0.005, block=block).of(100)
+        thresholds = ThresholdCalibration(known, rate=0.005, block=block).of(100)
         scores = thresholds.scores(known.distances(known.count([np.zeros(100)]), known.total))
         assert scores.max() < thresholds.warning
