@@ -65,8 +65,8 @@ class MonitorHandler(Handler):
 
     `packages` provides the references. No reports are drawn without a `reports` folder.
 
-    Raises StreamFileError for a test or detector that does not exist, and MissingExtra if Evidently
-    is not installed.
+    Raises StreamFileError for a test or detector that does not exist, and MissingExtra for a test
+    that needs Evidently if that is not installed.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ _EXTRAS = {
     "confluent-kafka": ("librdkafka", "the faster Kafka client"),
     "onnxruntime": ("onnx", "scoring with ONNX"),
     "skl2onnx": ("onnx", "converting models to ONNX"),
-    "evidently": ("evidently", "drift tests and reports; the monitor needs it"),
+    "evidently": ("evidently", "more drift tests, and HTML reports of windows that drifted"),
     "jgo": ("local-broker", "`driftline broker up`"),
 }
 _DAY_MS = 86_400_000

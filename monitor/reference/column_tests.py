@@ -52,7 +52,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 def check(stream: Stream) -> None:
     """Check that the stream's tests exist and can be run here. Raises StreamFileError for an
-    unknown name, and MissingExtra if Evidently is not installed."""
+    unknown name, and MissingExtra if a test needs Evidently and that is not installed."""
     kinds: tuple[tuple[Kind, str], ...] = (
         ("number", stream.drift.number_test),
         ("category", stream.drift.category_test),
@@ -66,8 +66,10 @@ def check(stream: Stream) -> None:
                 f"stream {stream.name}: [drift.{kind}_test] {why}",
                 hint="expected one of " + ", ".join(P_VALUES[kind] + DISTANCES[kind]),
             )
-    if find_spec("evidently") is None:
-        raise MissingExtra("Evidently", "evidently")
+        if name not in {**OF_NUMBERS, **OF_CATEGORIES} and find_spec("evidently") is None:
+            raise MissingExtra(
+                f"Evidently, which [drift] {kind}_test = {name!r} needs,", "evidently"
+            )
 
 
 def compare(

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,3 +160,21 @@ def test_a_run_works_on_kafka(
     again = invoke(tmp_path / "home", *arguments)
     assert again.exit_code == 2
     assert "is not empty" in again.stderr
+
+
+def test_without_evidently_a_run_detects_drift_and_explains_the_extra(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['evidently'] = None;"
+        "from driftline_app.cli.entry import start; start()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--limit", "4500", "--json"],
+        env=os.environ | {"DRIFTLINE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("pip install 'driftline[evidently]'") == 1
+    assert json.loads(done.stdout.splitlines()[-1])["alerts"]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert "Evidently report" not in (run / "report.html").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from driftline.config.stream import Kind
-from driftline.errors import StreamFileError
+from driftline.errors import MissingExtra, StreamFileError
 from monitor.reference.column_tests import (
     DISTANCES,
     LEFT_OUT,
@@ -94,6 +94,15 @@ def test_the_z_test_falls_back_to_chi_square_for_more_than_two_values() -> None:
     three = np.array(["a", "b", "c", "c"] * 25, dtype=object)
     names = [compare("category", "z", two, other) for other in (two, three)]
     assert [found and found.test for found in names] == ["z", "chisquare"]
+
+
+def test_only_tests_without_an_implementation_of_ours_need_evidently(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "evidently", None)  # as if it were not installed
+    check(small_stream())
+    with pytest.raises(MissingExtra, match="category_test = 'psi' needs, is not installed"):
+        check(small_stream(drift='category_test = "psi"'))
 
 
 def test_each_test_of_evidently_is_available_or_excluded_with_a_reason() -> None:
