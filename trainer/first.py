@@ -15,8 +15,8 @@ from driftline.models.package import Manifest
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
 from driftline.wire.events import ModelAnnounced, Value
-from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import from_records

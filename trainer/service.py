@@ -29,8 +29,8 @@ from driftline.wire.events import (
     RolePointer,
     event_id,
 )
-from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
 from trainer.retrain import TrainingJob, TrainingResult
 from trainer.runner import Runner
 

@@ -25,8 +25,8 @@ from benchmarks.evidence.models_over import (
     WINDOW,
     DetectorWatch,
     EventWatch,
-    Run,
     Watch,
+    WatcherResult,
     run,
     stream_with,
 )
@@ -75,7 +75,7 @@ class Score(msgspec.Struct):
     by_bound: dict[str, list[int]] = msgspec.field(default_factory=dict)
     seconds: float = 0.0
 
-    def add(self, stream: Drifting, result: Run, seconds: float = 0.0) -> None:
+    def add(self, stream: Drifting, result: WatcherResult, seconds: float = 0.0) -> None:
         """Add the alarms on a stream, and the time that it took to find them."""
         self.seconds += seconds
         self.rows += len(stream.y) - stream.training
@@ -124,7 +124,7 @@ class Score(msgspec.Struct):
         }
 
 
-def _next(stream: Drifting, result: Run, change: int, end: int) -> int | None:
+def _next(stream: Drifting, result: WatcherResult, change: int, end: int) -> int | None:
     """Return the first alarm between the limit `end` and the next change: it is late, not false."""
     until = [*(other.row for other in stream.changes), len(stream.y)][change + 1]
     return next((k for k, a in enumerate(result.alarms) if end < a.row <= until), None)

@@ -37,7 +37,7 @@ class Alarm(msgspec.Struct, frozen=True):
     onset: int | None
 
 
-class Run(msgspec.Struct, frozen=True):
+class WatcherResult(msgspec.Struct, frozen=True):
     """The alarms, and for each change the number of rows that the best test would need."""
 
     alarms: tuple[Alarm, ...]
@@ -123,7 +123,7 @@ class _Model:
         return errors
 
 
-def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Run:
+def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> WatcherResult:
     """Watch a stream pane by pane. A new model serves from the pane after its training."""
     watch = make(config)
     window = config.window_size
@@ -151,7 +151,7 @@ def run(stream: Drifting, make: Callable[[Stream], Watch], config: Stream) -> Ru
         if since is not None and end - since >= RETRAIN_ROWS:
             model = _Model(stream, slice(since, end), str(end))
             since = None
-    return Run(tuple(alarms), tuple(bounds))
+    return WatcherResult(tuple(alarms), tuple(bounds))
 
 
 def _bound(

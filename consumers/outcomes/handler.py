@@ -41,9 +41,9 @@ from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.commit_metadata import Kind, usable
 from driftline.wire.envelope import lost_unread
 from driftline.wire.events import Prediction, Source, Watermark
-from driftline.wire.feature_records import LabelCodec, parse_time
-from driftline.wire.labels import Label
+from driftline.wire.labels import Label, LabelCodec
 from driftline.wire.topics import Topics
+from driftline.wire.values import parse_time
 
 log = logging.getLogger(__name__)
 

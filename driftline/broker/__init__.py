@@ -6,46 +6,10 @@ Input: the client, addresses, properties. Output: a `Broker`. No client is impor
 from collections.abc import Mapping
 from typing import Literal
 
-from driftline.broker.port import (
-    Admin,
-    Broker,
-    Committed,
-    Consumer,
-    Headers,
-    Message,
-    Messages,
-    NewTopic,
-    OffsetRange,
-    Outgoing,
-    OutgoingBatch,
-    Producer,
-    Rebalanced,
-    TopicInfo,
-    TopicPartition,
-)
+from driftline.broker.port import Broker
 from driftline.errors import SettingsError
 
 Client = Literal["memory", "kafka-python", "librdkafka"]
-
-__all__ = [
-    "Admin",
-    "Broker",
-    "Client",
-    "Committed",
-    "Consumer",
-    "Headers",
-    "Message",
-    "Messages",
-    "NewTopic",
-    "OffsetRange",
-    "Outgoing",
-    "OutgoingBatch",
-    "Producer",
-    "Rebalanced",
-    "TopicInfo",
-    "TopicPartition",
-    "connect",
-]
 
 
 def connect(

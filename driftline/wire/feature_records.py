@@ -19,19 +19,13 @@ from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.column_decoders import DECODE_ERRORS, IdType, Scalar, make_decoder, make_struct
 from driftline.wire.columns import Batch, Columns, Rejected
 from driftline.wire.events import MAX_ROW
-from driftline.wire.labels import LabelCodec
 from driftline.wire.values import (
     MAX_NUMBER,
-    format_time,
-    parse_time,
     shortened,
     shown,
     text,
     time_reader,
 )
-
-__all__ = ["LabelCodec", "RecordCodec", "format_time", "parse_time"]
-
 
 Rows = Sequence[tuple[Any, ...]]
 """Records as tuples, in the order of the decoder's fields."""

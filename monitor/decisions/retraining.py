@@ -14,7 +14,7 @@ import msgspec
 
 from driftline.config.stream import Policy, Span, Stream
 from driftline.wire.events import DriftEvent, PerformancePane, RetrainRequest, event_id
-from driftline.wire.feature_records import parse_time
+from driftline.wire.values import parse_time
 from monitor.decisions.plain_state import Count, State, put, take
 
 

@@ -10,7 +10,7 @@ import msgspec
 
 from driftline.config.stream import Stream
 from driftline.wire.events import DataWindow, MetricEstimate, Outcome, Value
-from driftline.wire.feature_records import parse_time
+from driftline.wire.values import parse_time
 from monitor.metric_sums import Tally, new_tally
 from monitor.panes import Grid
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from driftline.config.stream import Stream
 from driftline.wire.columns import Columns
 from driftline.wire.events import DataAggregates, DataGroup, DataWindow, SlideAggregate, event_id
-from driftline.wire.feature_records import format_time, parse_time
+from driftline.wire.values import format_time, parse_time
 from monitor.bottom_k_sample import BottomKSample, Rows, Sample
 from monitor.optional import optional
 from monitor.panes import Grid, later

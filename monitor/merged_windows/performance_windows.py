@@ -19,7 +19,7 @@ from driftline.wire.events import (
     PerformanceWindow,
     event_id,
 )
-from driftline.wire.feature_records import format_time, parse_time
+from driftline.wire.values import format_time, parse_time
 from monitor.bottom_k_sample import BottomKSample
 from monitor.metric_sums import Tally, compare_error, new_tally
 from monitor.optional import optional

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
 from driftline.wire.events import ModelAggregate, PaneAggregate, PerformanceAggregates
-from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.metric_sums import new_tally
 from monitor.panes import PANES, Bucket, Grid, Ints, PartitionWindowState, distinct

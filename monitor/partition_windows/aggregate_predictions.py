@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
 from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
-from driftline.wire.feature_records import format_time
 from driftline.wire.topics import Topics
+from driftline.wire.values import format_time
 from monitor.bottom_k_sample import BottomKSample, Rows, SampleThreshold, hashes_of
 from monitor.panes import Bucket, Grid, Ints, PartitionWindowState, distinct, later
 from monitor.partition_windows.read_events import Positions, by_model, largest
