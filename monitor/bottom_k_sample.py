@@ -1,7 +1,7 @@
 """Sample the records of a window: keep those with the smallest hashes of their ids (bottom-k
 sample).
 
-Samples of partial aggregates merge to the sample of the whole window, in any order. A hash is a
+Samples of partial aggregates merge into the sample of the whole window, in any order. A hash is a
 mixed CRC-32 of the id. Equal hashes are ordered by position, partition and offset.
 """
 
@@ -103,7 +103,7 @@ class SampleThreshold:
     """
 
     def __init__(self, limit: int) -> None:
-        self.value = 2**32 - 1  # only ever falls, even across `drop_hashes`
+        self.value = 2**32 - 1  # never increases; `drop_hashes` does not reset it
         self._limit = limit
         self._chunks: list[NDArray[np.uint32]] = []  # filled by `add`, cleared by `drop_hashes`
         self._buffered = 0
@@ -124,7 +124,7 @@ class SampleThreshold:
 
 
 class BottomKSample:
-    """A bottom-k sample of `limit` records. It buffers at most twice as many and one batch.
+    """A bottom-k sample of `limit` records. It buffers at most 2 × `limit` records and one batch.
 
     Samples of the same window that will be merged may share a threshold. Together they then buffer
     as much as one of them would alone.

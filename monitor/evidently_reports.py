@@ -63,7 +63,7 @@ class Reports:
         """Draw the file `name`, or submit it to the process. If a report cannot be drawn, this is
         only logged, because drift must be published anyway."""
         if name == self._newest:
-            return  # a window may open several events
+            return  # a window that opens several events has one report
         self._newest = name
         try:
             self._draw(self._task(self._folder / name, sample, reference))

@@ -139,7 +139,7 @@ class NumberTally:
         self.records = 0
         self._sum = 0
         self._squares = 0
-        self._fourths = 0  # times 2^128, the others times 2^64
+        self._fourths = 0  # stored times 2^128, the other sums times 2^64
 
     def add(self, labels: Sequence[Value], predictions: Sequence[Value]) -> NDArray[np.float64]:
         errors = np.abs(np.array(labels, np.float64) - np.array(predictions, np.float64))

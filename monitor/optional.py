@@ -1,4 +1,4 @@
-"""Compute the optional parts of a window, so that a part that fails does not cost the window.
+"""Compute the optional parts of a window. If one of them fails, the window is published without it.
 
 In: a computation. Out: its result, or a fallback and one log line. The same data always gives the
 same result, so what is published still depends only on the topics and packages.
@@ -22,7 +22,7 @@ def optional(
 ) -> Found | Fallback:
     """Return the result of `compute`, or `fallback` if the data makes it raise.
 
-    `consequence` begins the log line. Errors of the disk, the memory, the model store and the
+    The log line begins with `consequence`. Errors of the disk, the memory, the model store and the
     installation do not depend on the data: they are raised, and the service tries again.
 
     >>> optional(lambda: 1 / 0, None, "window w-1 has no estimate") is None

@@ -20,7 +20,7 @@ from driftline.config.stream import Axis, Stream
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 
-PANES: Final = 20  # in a window
+PANES: Final = 20  # number of panes in a window
 # Smaller than every position, but far enough from the limit of 64 bits for the grid's arithmetic.
 BEFORE_ALL: Final = -(2**62)
 
@@ -44,7 +44,7 @@ class Grid(msgspec.Struct, frozen=True):
     (165, 275)
     """
 
-    size: int  # of a slide
+    size: int  # size of a slide
     pane: int
     overlap: int = 1
     by_row: bool = False
@@ -109,14 +109,14 @@ class PartitionCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     published: Offset = 0
     grid: str = ""  # name of the grid that numbers the buckets
     log: str = ""  # id of the topic that `source` is an offset of, empty if unknown
-    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
+    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
 
 
 class Arrivals(NamedTuple):
     """The events of a partition, in the order of its log: arrays of length n."""
 
     offsets: Ints
-    positions: Ints  # for a watermark record, its watermark
+    positions: Ints  # the position of each record; the watermark of each watermark record
     marks: NDArray[np.bool_] | None = None  # True for watermark records; None: there are none
     # Offsets of the feature records, -1 for watermark records without one. None: no repeats.
     sources: Ints | None = None
@@ -194,7 +194,7 @@ class PartitionWindowState(Generic[Partial]):
         # Gaps that came before any position was known. `_place_early` moves them to the first
         # bucket.
         self._early: Bucket[Partial] | None = None
-        self._published = at.published  # from the checkpoint, never changed
+        self._published = at.published  # read from the checkpoint, never changed
         self._watermark_offset = stream.watermark_offset
         self._new_partial = new_partial
 
@@ -257,7 +257,8 @@ class PartitionWindowState(Generic[Partial]):
         panes = self._grid.panes_of(positions)
         watermark_panes = self._grid.panes_of(watermarks[:-1])
         if ahead is not None:
-            fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)  # else no bucket is known
+            # Without any position, no bucket is known.
+            fresh &= ~ahead | (watermarks[:-1] > BEFORE_ALL)
             panes = np.where(ahead, BEFORE_ALL, panes)
         late = fresh & (panes < watermark_panes)
         buckets: Ints = np.maximum(panes, watermark_panes) // self._panes_in_bucket

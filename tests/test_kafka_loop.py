@@ -4,7 +4,9 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from driftline.broker import connect
@@ -88,3 +90,56 @@ def _wait_until_all_windows_are_closed(file: Path, home: Path, environment: dict
         if {"data_window", "performance_window"} <= last:
             return
     pytest.fail(f"the last windows did not close within {DEADLINE_S} s")
+
+
+EVIDENTLY_DECIDES = (
+    FILE
+    + """
+drift = {{ number_test = "psi", decided_by = "test", effect_size = 0.5 }}
+retrain = {{ policy = "drift", on = ["data"] }}
+"""
+)
+
+
+@pytest.mark.kafka
+def test_a_finding_of_evidently_leads_to_a_retraining(
+    kafka_bootstrap: str, topic_name: Callable[[], str], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(20261130)
+    values = rng.normal(size=(6000, 3))
+    values[4000:, 1] += 2.0
+    rows = [f"{a},{b},{c},{'yes' if a + c > 0 else 'no'}" for a, b, c in values.round(6).tolist()]
+    data = tmp_path / "shifted.csv"
+    data.write_text("\n".join(["0,1,2,target", *rows]))
+    file, home = tmp_path / "stream.toml", tmp_path / "home"
+    file.write_text(EVIDENTLY_DECIDES.format(name=topic_name()))
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": kafka_bootstrap}
+
+    def driftline(*arguments: str) -> str:
+        done = invoke(home, *arguments, "--stream", str(file), environment=environment)
+        assert done.exit_code == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+    def events(topic: str) -> list[dict[str, Any]]:
+        tailed = driftline("tail", topic, "-n", "100", "--json")
+        return [json.loads(line) for line in tailed.splitlines()]
+
+    driftline("topics", "apply")
+    driftline("train", "--data", str(data), "--limit", "2000")
+    driftline("up")
+    try:
+        driftline("produce", str(data), "--skip", "2000")
+        deadline_s = time.monotonic() + DEADLINE_S
+        while not (results := [e for e in events("retrain") if e["type"] == "retrain_decision"]):
+            assert time.monotonic() < deadline_s, f"no retraining within {DEADLINE_S} s"
+    finally:
+        driftline("down")
+
+    drift = next(event for event in events("drift") if event["action"] == "opened")
+    request = next(event for event in events("retrain") if event["type"] == "retrain_request")
+    window = next(event for event in events("windows") if event["id"] == drift["windows"][0])
+    tested = {c["column"]: (c["test"], c["drifted"]) for c in window["groups"][-1]["columns"]}
+    assert tested == {"0": ("psi", False), "1": ("psi", True), "2": ("psi", False)}
+    assert (drift["kind"], drift["columns"]) == ("data", ["1"])
+    assert (request["cause"], request["caused_by"]) == ("drift", [drift["id"]])
+    assert results[0]["request"] == request["id"]

@@ -150,7 +150,7 @@ def _check_records(
         return ()
     scores = scorer.score(encode_matrix(fitted.schema, batch.columns))
     rows = None if scores.probabilities is None else scores.probabilities.tolist()
-    not_finite = set(scores.not_finite())  # JSON has no such numbers
+    not_finite = set(scores.not_finite())  # JSON cannot express these numbers
     return tuple(
         CheckRecord(
             record=records[index].decode(),
@@ -170,7 +170,7 @@ def _reference(
     held: TrainingRows,
     found: Found,
 ) -> Reference:
-    held_scores = found.scores  # from the fit that did not use these rows
+    held_scores = found.scores  # scores by the fit that did not use these rows
     newest = everything.take(
         np.arange(max(0, len(everything) - MAX_REFERENCE_ROWS), len(everything))
     )
@@ -224,5 +224,5 @@ def _libraries() -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            continue  # an extra that is not installed
+            continue  # the library belongs to an extra that is not installed
     return found

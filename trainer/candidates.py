@@ -164,8 +164,8 @@ def _by_path(path: str, task: Task) -> Candidate:
     missing = [name for name in ("fit", "predict", "get_params") if not hasattr(kind, name)]
     if not inspect.isclass(kind) or missing:
         raise TrainingError(
-            f"candidate {path!r} is not a scikit-learn estimator: it lacks "
-            f"{', '.join(missing) or 'a class'}",
+            f"candidate {path!r} is not a scikit-learn estimator: it "
+            + (f"has no {', '.join(missing)}" if missing else "is not a class"),
             hint=_HINT,
         )
     try:

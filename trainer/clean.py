@@ -15,7 +15,7 @@ from driftline.wire.events import Removed
 from trainer.rows import TrainingRows
 
 # If at most 1% of the records are outside a column's declared range, those are measurement errors.
-# If more are, this is what the stream now looks like.
+# If more are, the stream has changed.
 MAX_NOISE_SHARE: Final = 0.01
 
 
@@ -31,7 +31,7 @@ def clean(rows: TrainingRows, stream: Stream) -> tuple[TrainingRows, tuple[Remov
         return rows.take(np.flatnonzero(~bad))
 
     rows = _ordered(rows)
-    rows = drop(rows, _superseded(rows), "duplicate: the same record id, again or revised later")
+    rows = drop(rows, _superseded(rows), "duplicate: a record id that is repeated or revised later")
     rows = drop(rows, _bad_labels(rows, stream), f"error: {stream.target!r} is {_expected(stream)}")
     for name, feature in stream.inputs.items():
         if feature.min is None and feature.max is None:
@@ -76,7 +76,7 @@ def _bad_labels(rows: TrainingRows, stream: Stream) -> NDArray[np.bool_]:
 
 
 def _expected(stream: Stream) -> str:
-    return "no finite number" if stream.task == "regression" else "no class name"
+    return "not a finite number" if stream.task == "regression" else "not a class name"
 
 
 def _bounds(low: float | None, high: float | None) -> str:

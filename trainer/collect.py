@@ -1,6 +1,6 @@
 """Collect the outcomes that a new model may learn from (step 2 of docs/model-life.md).
 
-Input: a log of outcomes, its partitions in any order. Output: the newest ones within
+Input: a log of outcomes, its partitions in any order. Output: the newest outcomes within
 `retrain.train_on`, in bounded memory. `clean` removes duplicates and most errors.
 """
 
@@ -94,11 +94,13 @@ class _Collector:
         self._stream = stream
         self._codec = RecordCodec(stream)
         self._span = stream.retrain.train_on if bounded else None
-        self._pending: list[tuple[bytes, Value, int]] = []  # until `_flush` decodes them
+        self._pending: list[tuple[bytes, Value, int]] = []  # records that `_flush` will decode
         self._parts: list[TrainingRows] = []  # decoded chunks; `_flush` merges them
-        self._newest: list[tuple[int, str, bytes]] = []  # heap of the newest, the oldest first
+        self._newest: list[
+            tuple[int, str, bytes]
+        ] = []  # heap of the newest records, with the oldest of them first
         self._shared: dict[str, str] = {}  # one copy of each category's name
-        self._removed: Counter[str] = Counter()  # by reason
+        self._removed: Counter[str] = Counter()  # number of removed records by reason
 
     def add(self, outcome: Outcome) -> None:
         self.add_record(bytes(outcome.record), outcome.label, outcome.revision)

@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 # the measurement from changing the choice.
 CLEARLY_SLOWER: Final = 2.0
 BATCH_SIZES: Final = (1, 256)
-MAX_DIFFERENCE: Final = 1e-4  # of a probability; of a regression, relative to the spread
+# The largest difference of two probabilities, or of two predictions of a regression relative to
+# their spread.
+MAX_DIFFERENCE: Final = 1e-4
 _COMPARED_ROWS: Final = 1000
 _REPEATS: Final = 5
 
@@ -54,7 +56,7 @@ def convert(
         scorer = OnnxScorer(onnx, stream.task, classes)
         sample = matrix[:_COMPARED_ROWS]
         if not equal(sklearn.score(sample), scorer.score(sample)):
-            return Conversion(None, "sklearn", "its ONNX form says other things")
+            return Conversion(None, "sklearn", "its ONNX form gives other results")
     except (DriftlineError, RuntimeError, ValueError) as error:
         log.info("the converted ONNX model fails, serving with scikit-learn: %s", error)
         return Conversion(None, "sklearn", f"its ONNX conversion fails: {type(error).__name__}")

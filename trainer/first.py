@@ -78,7 +78,7 @@ def train_first(
         raise TrainingError(
             f"stream {stream.name!r}: {len(rows)} usable labelled records, {MIN_ROWS} are needed"
             + (f" (removed: {why})" if why else ""),
-            hint="provide more records, or check the stream file against them",
+            hint="provide more data, or check that the stream file fits the data",
         )
     train, held = split(
         rows.labels,

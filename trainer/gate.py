@@ -59,7 +59,7 @@ def judge(stream: Stream, labels: Values, challenger: Values, champion: Values |
         return Verdict(False, ours, theirs, f"{comparison}: the champion stays")
     noise = _noise(metric, stream, labels, challenger, champion)
     if abs(ours - theirs) <= noise * (1 + 1e-9):  # equal up to rounding for a gain of one row
-        reason = f"{comparison}: the gain is within chance (± {noise:.2g}), the champion stays"
+        reason = f"{comparison}: the gain may be chance (± {noise:.2g}), so the champion stays"
         return Verdict(False, ours, theirs, reason)
     return Verdict(True, ours, theirs, comparison)
 

@@ -251,6 +251,6 @@ def _predictions_of(
         except (StoreUnavailable, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a model may raise anything
-            log.info("earlier model %s is not compared: %s", announced.digest, error)
+            log.info("skipping the earlier model %s: %s", announced.digest, error)
             continue
         yield announced, objects(list(predictions))

@@ -30,7 +30,7 @@ class Runner(Protocol):
         """Start a job. No other job may be running."""
 
     def poll(self) -> TrainingResult | None:
-        """Return the result, only once, or None. It does not wait for a running process.
+        """Return the result once, and None before and after that. Do not wait for a process.
 
         Raises BrokerError if the outcomes could not be read.
         """
@@ -45,7 +45,7 @@ class InlineRunner:
     def __init__(self, train: Train, progress: Progress = no_progress) -> None:
         self._train = train
         self._progress = progress
-        self._job: TrainingJob | None = None  # from `start` to `poll` or `cancel`
+        self._job: TrainingJob | None = None  # set by `start`, reset by `poll` and `cancel`
 
     def start(self, job: TrainingJob) -> None:
         self._job = job

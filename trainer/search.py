@@ -35,7 +35,9 @@ NOT_FINITE: Final = "its predictions are not finite"
 # The controller that limits the threads of libraries, by the number of modules at its creation.
 _controllers: dict[int, Any] = {}
 
-Progress = Callable[[str, int, int], None]  # step, done, of how many
+Progress = Callable[
+    [str, int, int], None
+]  # name of the step, number of finished parts, number of all parts
 
 
 def no_progress(step: str, done: int, total: int) -> None:
@@ -58,7 +60,7 @@ class Fitted(msgspec.Struct, frozen=True):
     estimator: Any
 
     def score(self, stream: Stream, rows: TrainingRows) -> Scores:
-        """Return its scores of these rows."""
+        """Return the model's scores for these rows."""
         scorer = SklearnScorer(self.estimator, stream.task, self.schema.classes)
         return scorer.score(encode_matrix(self.schema, rows.columns))
 
@@ -81,7 +83,7 @@ def search(
     *,
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Found, tuple[Trial, ...]]:
-    """Try all candidates on all ranges. Return the best (of equals, the first) and all trials.
+    """Try all candidates on all ranges. Return all trials and the best (the first in a tie).
 
     `failed` are candidates to leave out, with the reasons. Raises TrainingError if a candidate is
     unknown or unsuitable, or none could be trained.
@@ -132,7 +134,7 @@ def tune(stream: Stream, kind: Candidate, train: TrainingRows) -> Parameters:
         share=stream.models.holdout,
         how=stream.models.split,
         task=stream.task,
-        seed=stream.models.seed + 1,  # another draw than that of the held-out rows
+        seed=stream.models.seed + 1,  # the held-out rows were drawn with another seed
     )
     learn, truth = recent.take(fit_on), recent.take(judge_on)
     best, best_metric = kind.grid[0], None

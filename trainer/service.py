@@ -61,9 +61,10 @@ class _Work(msgspec.Struct):
     asked: _Asked
     attempt: int
     pointer: str | None  # id of the champion's pointer when the training began
-    counted: int  # records in the outcomes topic when it began
-    until: int | None = None  # it waits for this many records there; None: it is being trained
-    look_at_s: float = 0.0  # while it waits: when to count the records again
+    counted: int  # number of records in the outcomes topic when the training began
+    # The request waits for this number of records there. None while it is being trained.
+    until: int | None = None
+    look_at_s: float = 0.0  # the time at which a waiting request counts the records again
     retry_s: float = 0.0  # the last delay by `_retry`; 0 once the model store can be reached
 
 
@@ -101,8 +102,8 @@ class TrainerHandler(Handler):
         self._seen = tuple(seen)
         self._catalog = Catalog(trusted)
         # `on_revoked` resets all of these but `_resumed`.
-        self._queue: list[_Asked] = []  # from `handle` to `_next`
-        self._work: _Work | None = None  # from `_next` to `_finish`
+        self._queue: list[_Asked] = []  # `handle` adds requests, `_next` removes them
+        self._work: _Work | None = None  # set by `_next`, reset by `_finish`
         self._decided: set[str] = set()  # ids of requests, from `handle` and `_decide`
         self._resumed: dict[TopicPartition, Committed] = {}  # set by `on_assigned`
         self._sent: RolePointer | None = None  # our pointer, from `_finish` until it is read back
@@ -173,7 +174,7 @@ class TrainerHandler(Handler):
     def on_log_change(self, change: LogChange) -> Sequence[Outgoing]:
         if change.partition.topic == self._topics.models:
             self._catalog.outdate()  # `on_tick` publishes everything again
-        return ()  # the loop reports it
+        return ()  # the loop reports the change
 
     def reject(self, message: Message, reason: str) -> Sequence[Outgoing]:
         return [self._refuse(message, reason)]
@@ -217,7 +218,7 @@ class TrainerHandler(Handler):
         if self._work.attempt > MAX_ATTEMPTS:
             tried = self._work.attempt - 1
             failed = TrainingResult(
-                reason=f"abandoned: the trainer ended {tried} times while it worked on it"
+                reason=f"given up: the trainer ended {tried} times while training"
             )
             return self._finish(self._work, failed)
         self._begin(self._work)
@@ -307,7 +308,7 @@ class TrainerHandler(Handler):
         if self._catalog.freeze is not None and self._catalog.frozen:
             return f"promotion is frozen: {self._catalog.freeze.reason}"
         if self._stream.retrain.promote == "manual":
-            return "[retrain] promote is manual: `driftline models promote` does it"
+            return "[retrain] promote is manual: use `driftline models promote`"
         return None
 
     def _decide(

@@ -41,9 +41,6 @@ FIRST_SEED: Final = 1_000  # first seed of the reported results; tuning uses see
 HORIZON: Final = 2_000
 BOUNDS: Final = (50, 100, 200, 500, 1_000, 2_000, math.inf)
 SEEN: Final = 500  # F1 covers only changes that the best test finds within this many rows
-# KSWIN takes 500 µs per value, so it is measured only on this many seeds,
-SLOW: Final = {"kswin": 1}
-SLOW_ROWS: Final = 5_000  # and only on files of at most this many rows
 
 
 class File(msgspec.Struct, frozen=True):
@@ -156,8 +153,6 @@ def generated(
     for family, gradual, seed in itertools.product(families, (False, True), seeds):
         stream = draw(family, seed, gradual=gradual)
         for name, (watch, detectors) in chosen.items():
-            if seed - seeds.start >= SLOW.get(name, len(seeds)):
-                continue
             began = time.process_time()
             result = run(stream, watch, stream_with(detectors, regression=family.regression))
             seconds = time.process_time() - began
@@ -226,8 +221,6 @@ def on_files(chosen: Contestants, data: Path) -> list[list[str]]:
     for file in FILES:
         stream = read(file, data)
         for name, (watch, detectors) in chosen.items():
-            if name in SLOW and len(stream.y) > SLOW_ROWS:
-                continue
             result = run(stream, watch, stream_with(detectors, window=file.window))
             score = Score()
             score.add(stream, result)

@@ -34,7 +34,7 @@ LONGEST_RETRY_S: Final = 300.0
 
 class _Failure(msgspec.Struct, frozen=True):
     why: str
-    passes: bool  # the store is unreachable; the package may be fine
+    passes: bool  # True if only the store is unreachable, and the package may be valid
     wait_s: float
     retry_at_s: float
 
@@ -49,9 +49,9 @@ class Champion:
         self._loader = ThreadPoolExecutor(1, "driftline-model") if background else None
         if self._loader is not None and not SCORED_BY_SKLEARN.isdisjoint(stream.models.candidates):
             self._loader.submit(import_sklearn)
-        self._loading: Future[Model] | None = None  # from the start of a load until it is taken
+        self._loading: Future[Model] | None = None  # set when a load starts, reset when it is taken
         self._wanted = ""  # digest of the model in `_loading`
-        self._failed: dict[str, _Failure] = {}  # by digest, until the model can be loaded
+        self._failed: dict[str, _Failure] = {}  # by digest; removed when the model can be loaded
         self.model: Model | None = None  # the model that serves; replaced by `swap`
 
     @property
@@ -142,9 +142,8 @@ class Champion:
             return
         self._failed.pop(digest, None)
         if digest not in self._better():
-            log.info(
-                "model %s was loaded but is no longer the champion", digest
-            )  # rolled back while it was loaded
+            # It was rolled back while it was loaded.
+            log.info("model %s was loaded but is no longer the champion", digest)
             return
         log.info("model %s now serves, replacing %s", digest, self.digest or "none")
         self.model = model

@@ -323,7 +323,7 @@ class InferenceHandler(Handler):
         if max(map(len, values)) + longest_key > MAX_KEY_AND_VALUE_BYTES:
             for place, (key, value) in enumerate(zip(keys, values, strict=True)):
                 if len(value) + len(key or b"") > MAX_KEY_AND_VALUE_BYTES:
-                    reason = f"prediction too large: {len(value)} bytes with the record inside"
+                    reason = f"prediction too large: {len(value)} bytes including the record"
                     bad.setdefault(place, reason)
         return bad
 
@@ -338,8 +338,8 @@ def _largest(positions: Sequence[int | None]) -> int | None:
 
 
 def _latest_start(stream: Stream, manifest: Manifest) -> int:
-    """Return the largest plausible position of the first record of a partition: after the training
-    rows by their own length, or by `windows.max_ahead` if that is longer."""
+    """Return the largest plausible position of the first record of a partition: that of the last
+    training row plus the span of the training rows, or plus `windows.max_ahead` if it is longer."""
     length = manifest.last_position - manifest.first_position
     return manifest.last_position + max(stream.max_ahead, length)
 

@@ -35,16 +35,17 @@ class InferenceCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     watermark: Position | None = None
     clock: ClockState = ClockState()
     other_clock: ClockState = ClockState()
-    models: Offset = 0  # partition 0: unreadable records of `models` before it are dead letters
+    # Only for partition 0: unreadable records of `models` before this offset are dead letters.
+    models: Offset = 0
     sequence: Offset = 0  # sequence of the newest champion pointer that was seen
     champion: str | None = None  # the model of that pointer
-    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
+    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
 
 
 class _Partition:
     def __init__(self, stream: Stream, committed: Committed, now_s: float) -> None:
         at = metadata_of(committed, InferenceCheckpoint) or InferenceCheckpoint()
-        self.watermark = at.watermark  # raised by records, dead letters and idle time
+        self.watermark = at.watermark  # advanced by records, dead letters and idle time
         # The watermark at the last prediction or idle advance: dead letters do not raise it.
         self.published_watermark = at.watermark
         clock = at.clock
@@ -78,7 +79,7 @@ class IdlePartitions:
         self._is_live = False  # updated when a record of this worker raises the largest watermark
         # The last call of `watermarks`, and the last one before the last `on_group_progress`.
         self._ticked_s = self._looked_s = clock.monotonic()
-        self._own: dict[int, _Partition] = {}  # from `on_assigned` to `on_revoked`
+        self._own: dict[int, _Partition] = {}  # added by `on_assigned`, removed by `on_revoked`
         # The largest plausible position of a partition's first record, None if unknown. Set by the
         # owner whenever another model serves.
         self.latest_start: int | None = None

@@ -22,8 +22,8 @@ class _ReadHistory:
     """The positions of a topic at some of the offsets that were read."""
 
     def __init__(self) -> None:
-        self._position = BEFORE_ALL  # of the last record that was read
-        self._offset = 0  # of the same record
+        self._position = BEFORE_ALL  # position of the last record that was read
+        self._offset = 0  # offset of the same record
         self._marks: deque[tuple[int, int]] = deque(maxlen=_MARKS)  # (offset, position)
 
     def note(self, first: int, last: int, position: int, step: int) -> None:
@@ -67,7 +67,7 @@ class Backpressure:
 
     def _must_wait(self, side: TopicProgress, other: TopicProgress) -> bool:
         if other.next_offset >= other.end:
-            return False  # there is nothing to wait for
+            return False  # the other topic has no more records
         if side.is_behind != other.is_behind:
             return other.is_behind  # new records wait until the other topic is rebuilt
         slack = self.slack // _SLACK_LEFT if side is self._paused else self.slack

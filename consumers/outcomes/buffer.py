@@ -67,7 +67,7 @@ class Buffer(Generic[T]):
         self._firsts: list[int] = []  # first offset of each block, for bisection
         self._ids: list[list[str]] = []  # ids of each block in memory
         self._memory: dict[str, T] = {}  # first record in memory of each id
-        self._more: dict[str, list[T]] = {}  # the records after it, for ids that have several
+        self._more: dict[str, list[T]] = {}  # further records in memory of ids that have several
         self._span = span
         self._side = side
         self._spilled = 0
@@ -101,7 +101,8 @@ class Buffer(Generic[T]):
         """Return the first offset that the cache lacks, and the largest source offset before it."""
         if self._spilled:
             last = self.blocks[self._spilled - 1]
-        elif self._evicted:  # still in the cache, and needed again after an abort
+        elif self._evicted:
+            # Evicted blocks are still in the cache, and needed again after an abort.
             last = self._evicted[-1]
         else:
             return None
@@ -382,14 +383,14 @@ class Buffer(Generic[T]):
         first = max(self._start, self.blocks[0].first)
         found = {}
         for record_id, records in self._raw(ids, None).items():
-            if records[0].offset < first:  # not yet deleted
+            if records[0].offset < first:  # an evicted record that is not deleted yet
                 records = [record for record in records if record.offset >= first]
             if records:
                 found[record_id] = records
         return found
 
     def _raw(self, ids: list[str], batch: CacheBatch | None) -> dict[str, list[T]]:
-        assert self._cache is not None  # as in `_cache_ids`
+        assert self._cache is not None  # blocks are moved only if there is one
         values = self._cache.records(self._side, ids, batch)
         decode, of = self._cache.decode, self._decode
         return {

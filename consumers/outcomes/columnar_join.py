@@ -112,8 +112,7 @@ def _all_in_time(
     join_window: int,
     low_watermark: int,
 ) -> bool:
-    """Return whether all pairs are surely within the join window, and none is below the low
-    watermark."""
+    """Return whether all pairs are certainly in time: within the join window and not evicted."""
     if not labels:
         return True
     positions, at = list(map(_position_of, predictions)), list(map(_at_of, labels))

@@ -80,9 +80,9 @@ _decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 class OutcomesHandler(Handler):
     """Joins predictions with labels.
 
-    `state` is the folder of the cache for records that do not fit in memory. Without it, all
-    records within the join window stay in memory. If the cache fails, they do too, and all
-    partitions are paused while `uncached_records` or more are in memory. `counts` has the results
+    `state` is the folder of the cache for records that do not fit in memory. Without it, or if the
+    cache fails, all records within the join window stay in memory. After a failure of the cache,
+    all partitions are paused while memory has `uncached_records` or more. `counts` has the results
     since this worker started: outcomes, revised, repeated, duplicates, unlabelled, late, orphans
     (labels without a prediction), oversized, invalid.
     """
@@ -104,11 +104,12 @@ class OutcomesHandler(Handler):
         self._is_full = False  # the last result of `_is_memory_full`, which logs a change to True
         self._topics = Topics(stream)
         self._labels = LabelCodec(stream)
-        self._joins: dict[int, PartitionJoin] = {}  # by partition, while it is assigned
+        self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
         # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
         # by `_read_deferred` or `on_revoked`.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
-        self._rebuilding_since_s: float | None = None  # from `on_assigned` until all are rebuilt
+        # Set by `on_assigned`, reset when the state of all partitions is rebuilt.
+        self._rebuilding_since_s: float | None = None
         self.counts: Counter[str] = Counter()
         self._placement = Placement(stream.kafka.partitions)
         self._warned = False  # whether `problem` was logged
@@ -283,7 +284,7 @@ class OutcomesHandler(Handler):
         )
 
     def _is_memory_full(self) -> bool:
-        """Return whether memory is full of records that a failed cache should hold."""
+        """Return whether memory is full of records that the failed cache would have stored."""
         if not self._caches.have_failed:
             return False
         buffered = sum(join.in_memory for join in self._joins.values())
@@ -450,7 +451,7 @@ class OutcomesHandler(Handler):
     def _reject(
         self, published: int, message: Message, reason: str, publication: Publication
     ) -> None:
-        if message.offset >= published:  # otherwise it was rejected before the restart
+        if message.offset >= published:  # earlier labels were rejected before the restart
             self.counts["invalid"] += 1
             publication.dead_letter(message, reason)
 

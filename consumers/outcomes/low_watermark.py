@@ -37,7 +37,7 @@ class JoinCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
     beside: Offset = 0
 
     clock: ClockState = ClockState()  # labels: the clock of those before `published`
-    axis: Axis | None = None  # of the positions; None: unknown, from before it was stored
+    axis: Axis | None = None  # axis of the positions; None in commits of earlier versions
 
 
 class TopicProgress:
@@ -93,8 +93,10 @@ class Barrier(msgspec.Struct):
 class BarrierResult(msgspec.Struct, frozen=True):
     """What is known once a topic has passed the barrier."""
 
-    labels_before: int | None = None  # labels before this offset met all existing predictions
-    watermark: int | None = None  # records before this position met all existing labels
+    # Labels before this offset were compared with all existing predictions, and records before this
+    # position with all existing labels.
+    labels_before: int | None = None
+    watermark: int | None = None
 
 
 class JoinProgress:
@@ -120,8 +122,8 @@ class JoinProgress:
         self._log_offset = -1  # offset of the watermark record that named it
         self.low_watermark = BEFORE_ALL
         self._closed_up_to = self.labels.at.closed_up_to  # raised by `pass_barrier`
-        self._watermark = self.predictions.at.watermark  # until `pass_barrier` publishes it
-        # From `on_group_progress` until both topics have passed it.
+        self._watermark = self.predictions.at.watermark  # reset when `pass_barrier` publishes it
+        # Set by `on_group_progress`, reset when both topics have passed it.
         self._barrier: Barrier | None = None
         self.raise_low_watermark()
 

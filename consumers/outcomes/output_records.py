@@ -114,7 +114,7 @@ class Publication:
         key = prediction.key
         if len(value) > MAX_KEY_AND_VALUE_BYTES - (len(key) if key else 0):
             self._counts["oversized"] += 1
-            reason = f"outcome too large: {len(value)} bytes with the prediction inside"
+            reason = f"outcome too large: {len(value)} bytes including the prediction"
             self._reject(label, reason)
             return
         if revision:

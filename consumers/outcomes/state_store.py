@@ -1,6 +1,6 @@
 """Store the join's buffered records of one partition in RocksDB, as a cache that may be lost.
 
-It holds records by id, blocks by their first offset, and up to which offsets it is complete. It is
+It has records by id, blocks by first offset, and the offsets up to which it is complete. It is
 written after commits without a write-ahead log, so after a kill it has the consistent state of an
 earlier commit. A cache that cannot be opened or belongs to other topics is emptied, and the topics
 are read again. If the disk fails, the worker continues without caches.
@@ -221,7 +221,7 @@ class Cache:
         if db is not None:
             try:
                 db.close()
-            except Exception as closing:  # noqa: BLE001 - as in `close`
+            except Exception as closing:  # noqa: BLE001 - rocksdict raises nothing more specific
                 log.debug("could not close the failed cache %s: %s", self._path, closing)
             shutil.rmtree(self._path, ignore_errors=True)
         return CacheFailed(f"the join's cache {self._path} failed: {error}")

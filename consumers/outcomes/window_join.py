@@ -297,7 +297,7 @@ class PartitionJoin:
         for label in labels:
             at = label.at
             if not self._may_be_of(prediction, label):
-                continue  # of an earlier record with this id
+                continue  # it belongs to an earlier record with this id
             is_first = not self._was_met(record_id, label, prediction)
             # Buffer the label for as long as the prediction, and evict the prediction after it.
             block = self.buffered_labels.block_of(label.offset)
@@ -395,8 +395,9 @@ class PartitionJoin:
         self._evict_predictions(results)
 
     def _advance_without_labels(self, results: Results) -> None:
-        """Advance outcomes by panes if predictions are a join window beyond all labels. Otherwise
-        the windows of the other partitions, whose labels may be rejected, would wait for them."""
+        """Advance the watermark of outcomes, in steps of at least a pane, if predictions are a join
+        window beyond all labels. Otherwise the windows of other partitions would wait for labels
+        that may all be rejected."""
         position = self.progress.low_watermark - self.join_window
         published = max(
             self.progress.labels.max_position, self._lowest, self._unlabelled_watermark + self._pane
@@ -427,7 +428,7 @@ class PartitionJoin:
             block = labels.blocks[0]
             if block.unpositioned or block.newest + self.join_window >= self.progress.low_watermark:
                 return
-            if block.waiting:  # those that met no prediction are orphans
+            if block.waiting:  # labels in it that matched no prediction are orphans
                 waiting = labels.oldest()
                 self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:

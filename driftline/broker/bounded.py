@@ -28,7 +28,7 @@ def call_within(timeout_s: float, call: Callable[P, T], *args: P.args, **kwargs:
     # A queue does not keep what was taken out of it. A local variable would keep an exception in a
     # reference cycle with its own frames, and with it the client and its threads.
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    is_given_up = threading.Event()  # nobody takes a late answer out of the queue
+    is_given_up = threading.Event()  # no caller waits for the result any longer
 
     def work() -> None:
         try:
@@ -62,7 +62,7 @@ def let_go(close: Callable[[], object]) -> None:
     try:
         call_within(_LET_GO_S, close)
     except Exception as error:  # noqa: BLE001 - nothing depends on the client any more
-        _log.debug("a client was given up before it had closed: %r", error)
+        _log.debug("a client did not close and was abandoned: %r", error)
 
 
 def end_elsewhere(client: object) -> None:

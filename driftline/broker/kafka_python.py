@@ -73,8 +73,8 @@ _CONSUMER: Mapping[str, object] = {
     "allow_auto_create_topics": False,
     "partition_assignment_strategy": [RangePartitionAssignor],
     "fetch_max_wait_ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
-    "session_timeout_ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
-    "heartbeat_interval_ms": 1000,  # how soon members learn of a rebalance; default 3 s
+    "session_timeout_ms": 10_000,  # the time until a killed worker's partitions move; default 45 s
+    "heartbeat_interval_ms": 1000,  # the time until members notice a rebalance; default 3 s
     "metrics_enabled": False,  # metrics take a tenth of the time of a poll
 }
 # A send takes about 40 µs of CPU, 27 of them in the client. Larger batches and longer lingering did
@@ -83,7 +83,7 @@ _PRODUCER: Mapping[str, object] = {
     "acks": "all",
     "enable_idempotence": True,
     "allow_auto_create_topics": False,
-    "linger_ms": 5,  # flush does not wait for it
+    "linger_ms": 5,  # `flush` sends at once, without this delay
     "max_request_size": CLIENT_MAX_BYTES,
     "delivery_timeout_ms": 60_000,
     "metrics_enabled": False,
@@ -183,7 +183,7 @@ class KafkaPythonBroker:
             except (kafka_errors.KafkaConfigurationError, ValueError, OSError) as error:
                 _close(made)
                 why = without_secrets(str(error), self._given)
-                raise SettingsError(f"kafka-python refuses its client properties: {why}") from None
+                raise SettingsError(f"kafka-python rejects the client properties: {why}") from None
             except RuntimeError as error:
                 _close(made)
                 if "codec" not in str(error):
@@ -228,7 +228,7 @@ class KafkaPythonAdmin:
             try:
                 answer = self._client.describe_configs(resources, config_filter="all")
             except kafka_errors.UnknownTopicOrPartitionError:
-                return False  # a topic was deleted since it was listed
+                return False  # a topic was deleted after it was listed
             configs = answer.get("topic", {})
             return True
 
@@ -340,7 +340,7 @@ class KafkaPythonAdmin:
             answer = self._client.describe_topics(topics)
         for found in answer:
             if found["error_code"] in _FORBIDDEN:
-                raise not_allowed(f"look at topic {found['name']!r}", "TopicAuthorizationFailed")
+                raise not_allowed(f"describe topic {found['name']!r}", "TopicAuthorizationFailed")
         return {
             found["name"]: len(found["partitions"])
             for found in answer

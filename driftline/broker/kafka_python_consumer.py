@@ -31,7 +31,7 @@ class KafkaPythonConsumer:
     def __init__(self, client: Any, limits: TopicLimits, *, static: bool = False) -> None:
         self._client = client
         self._limits = limits
-        self._static = static  # it has an instance id
+        self._static = static  # True if the consumer has an instance id
         self._callbacks: _Callbacks | None = None  # set by `subscribe`
         self._closed = False
 
@@ -63,7 +63,7 @@ class KafkaPythonConsumer:
             except kafka_errors.OffsetOutOfRangeError as error:
                 raise OffsetOutOfRange(*next(iter(error.args[0]))) from error
             except kafka_errors.UnsupportedCodecError as error:
-                # The error does not name the batch. The client is still at it (3.0.12).
+                # The error does not name the batch, but the client still refers to it (3.0.12).
                 batch = self._client._fetcher._next_partition_records
                 place = "{}[{}]@{}".format(*batch.topic_partition, batch.next_fetch_offset)
                 raise unsupported_codec(f"read {place}", error) from error
@@ -92,7 +92,7 @@ class KafkaPythonConsumer:
         with translated("position"):
             offset = self._client.position(kafka_partition(partition), timeout_ms=ANSWER_TIMEOUT_MS)
         if offset is None:
-            raise BrokerUnavailable(f"the broker does not tell where {partition} starts")
+            raise BrokerUnavailable(f"the broker does not report the start of {partition}")
         return int(offset)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
@@ -126,7 +126,7 @@ class KafkaPythonConsumer:
         return self._client.group_metadata()
 
     def ends(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        with translated("ask for the ends"):
+        with translated("fetch the ends of logs"):
             found = self._client.end_offsets(
                 list(map(kafka_partition, partitions)), timeout_ms=PROGRESS_TIMEOUT_MS
             )
@@ -196,7 +196,8 @@ class _Callbacks(AsyncConsumerRebalanceListener):  # type: ignore[misc]
         threading.Thread(target=self._work, name="driftline-poll", daemon=True).start()
         self._events: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
         self._result: list[Any] = []  # records of the last poll; set by `_finish`, taken by `poll`
-        self._polling = False  # from a request until its result was taken from `_events`
+        # Set when a poll is requested, reset when its result was taken from `_events`.
+        self._polling = False
         self._closing = False  # set by `abandon`: callbacks are no longer called
 
     async def on_partitions_assigned(self, assigned: Iterable[Any]) -> None:

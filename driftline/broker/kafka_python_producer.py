@@ -156,7 +156,9 @@ class KafkaPythonProducer:
         except (kafka_errors.KafkaError, BrokerUnavailable) as error:
             # The coordinator aborts it: at once after fencing, otherwise when it times out.
             self._dead = True
-            _log.warning("the transaction of %s was left to time out: %r", self._id, error)
+            _log.warning(
+                "the transaction of %s could not be aborted and will time out: %r", self._id, error
+            )
 
     def close(self) -> None:
         if self._closed:
@@ -175,7 +177,7 @@ class KafkaPythonProducer:
         self._unconfirmed.clear()
 
         def close() -> None:
-            self._client._sender.force_close()  # otherwise `close` waits for unsent records
+            self._client._sender.force_close()  # so that `close` does not wait for unsent records
             self._client.close(timeout=1)
 
         let_go(close)
@@ -206,8 +208,8 @@ class KafkaPythonProducer:
             self._dead = True
             raise BrokerUnavailable(
                 f"cannot {doing} for {self._id!r}: no answer within {self._answer_timeout_s:g} s",
-                hint="whether the transaction was committed is told by the committed offsets; "
-                "start again from them once the broker is back",
+                hint="the committed offsets show whether the transaction was committed; resume "
+                "from them once the broker is available",
             ) from error
 
     @contextlib.contextmanager
@@ -231,5 +233,5 @@ class KafkaPythonProducer:
             raise TransactionAborted(
                 f"cannot {doing} for {self._id!r}: {error!r}",
                 hint="abort and rebuild from the committed offsets; if begin fails as well, another"
-                " producer took over the id",
+                " producer has taken over the id",
             ) from error

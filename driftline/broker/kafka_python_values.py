@@ -71,7 +71,7 @@ def translated(doing: str) -> Iterator[None]:
         raise not_allowed(doing, repr(error)) from error
     except kafka_errors.RetriableError as error:
         raise BrokerUnavailable(
-            f"cannot {doing}: Kafka does not answer as it should ({error!r})",
+            f"cannot {doing}: Kafka did not respond as expected ({error!r})",
             hint="check that the broker runs and can be reached",
         ) from error
     except (kafka_errors.KafkaError, ValueError) as error:

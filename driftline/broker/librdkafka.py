@@ -55,14 +55,14 @@ _CONSUMER: Mapping[str, object] = {
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
-    "enable.partition.eof": True,  # otherwise the position stays before the last marker
+    "enable.partition.eof": True,  # without it, the position stays before the last marker
     "partition.assignment.strategy": "range",
     "group.protocol": "classic",
     "queued.max.messages.kbytes": 32_768,  # prefetched of all partitions together; default 64 MB
     "fetch.queue.backoff.ms": 5,  # with the default, 1000, a backlog is read four times slower
     "fetch.wait.max.ms": 100,  # a seek or resume waits for a pending empty fetch; default 500
-    "session.timeout.ms": 10_000,  # how soon a killed worker's partitions move; default 45 s
-    "heartbeat.interval.ms": 1000,  # how soon members learn of a rebalance; default 3 s
+    "session.timeout.ms": 10_000,  # the time until a killed worker's partitions move; default 45 s
+    "heartbeat.interval.ms": 1000,  # the time until members notice a rebalance; default 3 s
 }
 # A send takes 3.7 µs, 0.4 of them to check the size. At the median, a record is read 0.6 ms after
 # it was sent. A transaction of one record takes 5 ms, and one of a thousand records 15 to 22 ms.
@@ -190,10 +190,10 @@ class LibrdkafkaBroker:
             for name, value in self._properties.items():
                 if _refused(name, value):
                     raise unknown_property(name, "librdkafka", f": {why}") from None
-            raise SettingsError(f"librdkafka refuses its client properties: {why}") from None
+            raise SettingsError(f"librdkafka rejects the client properties: {why}") from None
 
     def _connected(self, client: Any, errors: ClientErrors) -> Any:
-        """Return the client once the cluster has answered it.
+        """Return the client once the cluster has responded to it.
 
         Raises BrokerUnavailable or AccessDenied, after destroying the client in the background.
         """
@@ -385,7 +385,7 @@ class LibrdkafkaAdmin:
             return
         # If asked by name, the broker distinguishes hidden topics from those that do not exist.
         for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
-            with translated(f"look at topic {name!r}"):
+            with translated(f"describe topic {name!r}"):
                 try:
                     answer.result(ANSWER_TIMEOUT_S)
                 except ck.KafkaException as error:

@@ -135,7 +135,7 @@ class LibrdkafkaConsumer:
             if not messages and self._out_of_range is not None:
                 raise OffsetOutOfRange(*self._out_of_range)
             if messages or time.monotonic() >= deadline_s:
-                return messages  # otherwise there were only notices, such as the end of a partition
+                return messages  # if empty, all results were notices, such as a partition's end
 
     def _note_out_of_range(self, records: Sequence[Any]) -> None:
         """Keep the error of a partition until `poll` has returned the records before it."""
@@ -229,7 +229,7 @@ class LibrdkafkaConsumer:
         wanted = [kafka_partition(partition, ck.OFFSET_END) for partition in partitions]
         if not wanted:
             return {}
-        with translated("ask for the ends"):
+        with translated("fetch the ends of logs"):
             # With OFFSET_END as the time, this request returns the ends of all partitions.
             found = self._client.offsets_for_times(wanted, timeout=PROGRESS_TIMEOUT_S)
             for each in found:
@@ -266,11 +266,11 @@ class LibrdkafkaConsumer:
                 self._client.poll(0.02)  # calls `revoked`, then gives the partitions up
         except ck.KafkaException as error:
             # Another process has taken the id, or the broker is unreachable.
-            _log.info("not left as %s: %s", self._instance_id, error.args[0].str())
+            _log.info("could not leave the group as %s: %s", self._instance_id, error.args[0].str())
 
     def _need_group(self) -> None:
         if self._group is None:
-            raise BrokerError("this consumer has no group", hint="make it with a group name")
+            raise BrokerError("this consumer has no group", hint="create it with a group name")
 
     def _own(self, partition: TopicPartition) -> TopicPartition:
         if partition not in self._starts:

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 # Longer than the delivery timeout of 60 s, so that the client can report its reason first.
 _DELIVERED_TIMEOUT_S = 75.0
-_GRACE_S = 1.0  # for a call to return after its own timeout
+_GRACE_S = 1.0  # how much later than its own timeout a call may return
 
 
 class LibrdkafkaProducer:
@@ -122,7 +122,7 @@ class LibrdkafkaProducer:
             self._fatal = self._fatal or reason
             raise DeliveryFailed(
                 f"records were not written: {reason}",
-                hint="nothing after the last committed offset is safe; read it again",
+                hint="records after the last committed offset may be lost; read them again",
             ) from error
 
     def _check_time(self, deadline_s: float) -> None:
@@ -170,7 +170,9 @@ class LibrdkafkaProducer:
             self._call("abort", self._client.abort_transaction, TRANSACTION_ANSWER_TIMEOUT_S)
         except BrokerError as error:
             # The coordinator aborts it: at once after fencing, otherwise when it times out.
-            _log.warning("the transaction of %s was left to time out: %s", self._id, error)
+            _log.warning(
+                "the transaction of %s could not be aborted and will time out: %s", self._id, error
+            )
 
     def close(self) -> None:
         if self._closed:
@@ -184,7 +186,7 @@ class LibrdkafkaProducer:
             if left := self._client.flush(ANSWER_TIMEOUT_S):
                 _log.warning("the producer was closed with %d records unsent", left)
         except ck.KafkaException as error:  # a fatal error, such as missing permissions
-            _log.warning("the producer was closed: %s", error.args[0].str())
+            _log.warning("the producer was closed after an error: %s", error.args[0].str())
         let_go(self._client.close)
 
     def abandon(self) -> None:
@@ -225,8 +227,8 @@ class LibrdkafkaProducer:
                 self._fatal = ck.KafkaException(ck.KafkaError(ck.KafkaError._TIMED_OUT))
                 raise BrokerUnavailable(
                     f"cannot {doing} for {self._id!r}: {error}",
-                    hint="whether the transaction was committed is told by the committed offsets; "
-                    "start again from them once the broker is back",
+                    hint="the committed offsets show whether the transaction was committed; resume "
+                    "from them once the broker is available",
                 ) from error
             except ck.KafkaException as error:
                 if not error.args[0].retriable() or time.monotonic() > deadline:
@@ -251,7 +253,7 @@ class LibrdkafkaProducer:
         return TransactionAborted(
             f"cannot {doing} for {self._id!r}: {reason.str()}",
             hint="abort and rebuild from the committed offsets; if begin fails as well, another"
-            " producer took over the id",
+            " producer has taken over the id",
         )
 
 

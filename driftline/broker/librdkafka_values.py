@@ -114,7 +114,7 @@ def translated(doing: str) -> Iterator[None]:
             raise not_allowed(doing, reason.str()) from error
         if reason.code() in _UNREACHABLE:
             raise BrokerUnavailable(
-                f"cannot {doing}: Kafka does not answer ({reason.str()})",
+                f"cannot {doing}: Kafka does not respond ({reason.str()})",
                 hint="check that the broker runs and can be reached",
             ) from error
         raise BrokerError(f"cannot {doing}: {reason.str()}") from error

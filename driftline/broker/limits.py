@@ -63,7 +63,7 @@ def fenced_instance() -> InstanceFenced:
     """Return the error for a group member whose instance id another member has taken over."""
     return InstanceFenced(
         "another process has taken this one's place in its group",
-        hint="no two workers of a service may have the same --slot; the later one goes on",
+        hint="no two workers of a service may have the same --slot; the newer one continues",
     )
 
 
@@ -87,8 +87,8 @@ def check_size(record: Outgoing, limit: int) -> None:
     size = record_bytes(record)
     if size > limit:
         raise MessageTooLarge(
-            f"a record of {size} bytes is over the {limit} that topic {record.topic!r} takes",
-            hint="raise the topic's max.message.bytes, or send less",
+            f"a record of {size} bytes exceeds the limit of topic {record.topic!r}, {limit} bytes",
+            hint="raise the topic's max.message.bytes, or send smaller records",
         )
 
 

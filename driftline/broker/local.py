@@ -34,7 +34,7 @@ class LocalKafkaStatus(msgspec.Struct, frozen=True):
 
     pid: int
     port: int
-    token: str  # on its command line, which distinguishes it from later processes with this pid
+    token: str  # part of its command line, to recognise it if its pid is used again
     kafka_version: str = KAFKA_VERSION
 
     @property
@@ -156,7 +156,7 @@ class LocalKafka:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise BrokerError(
-                    f"port {port} is taken by another program",
+                    f"port {port} is in use by another program",
                     hint="choose another one, or 0 for any free port",
                 ) from error
         return port
@@ -183,7 +183,7 @@ class LocalKafka:
                     raise BrokerUnavailable(
                         f"the local Kafka at {running.bootstrap_servers} does not answer "
                         f"after {_START_TIMEOUT_S:.0f} s",
-                        hint=f"look into {self.log_file}",
+                        hint=f"see {self.log_file}",
                     ) from None
                 time.sleep(0.1)
                 continue
@@ -235,7 +235,7 @@ def _class_path() -> str:
     except Exception as error:  # jgo's HTTP client may raise any error
         raise BrokerError(
             f"the jars of Apache Kafka {KAFKA_VERSION} cannot be fetched: {error}",
-            hint="it needs Maven Central once; or name a running broker instead",
+            hint="the first start downloads them from Maven Central; or use a running broker",
         ) from error
     return os.pathsep.join(str(jar) for jar in jars)
 

@@ -239,7 +239,7 @@ class MemoryConsumer:
 
     def _group(self) -> Group:
         if self._group_name is None:
-            raise BrokerError("this consumer has no group", hint="make it with a group name")
+            raise BrokerError("this consumer has no group", hint="create it with a group name")
         return self._broker._group(self._group_name)
 
     def _identity(self) -> tuple[str, int]:
@@ -315,7 +315,7 @@ class MemoryProducer:
         self._timeout_s = transaction_timeout_s
         self._in_transaction = False  # set by `begin`, reset by `_end`
         self._deadline_s = 0.0  # when the open transaction times out; set by `begin`
-        self._fenced = False  # by a newer producer or a timeout; never reset
+        self._fenced = False  # set by a newer producer or a timeout; never reset
         self._written: list[PartitionLog] = []  # logs of the open transaction, until `_end`
         self._offsets: list[tuple[Group, Mapping[TopicPartition, Committed]]] = []  # until `_end`
         self._keyless = 0  # records without a key so far, which alternate between partitions
@@ -376,7 +376,7 @@ class MemoryProducer:
     def begin(self) -> None:
         with self._broker._changed:
             check_can_begin(self._id, is_open=self._in_transaction)
-            assert self._id is not None  # `check_can_begin` raises otherwise
+            assert self._id is not None  # `check_can_begin` has checked this
             self._check_fenced()
             owner = self._broker._owners.get(self._id)
             if owner is not self:
@@ -485,13 +485,13 @@ class MemoryAdmin:
             for topic in topics:
                 if not _LEGAL_NAME.fullmatch(topic.name):
                     raise BrokerError(
-                        f"{topic.name!r} is no topic name",
+                        f"{topic.name!r} is not a valid topic name",
                         hint="use up to 249 letters, digits, dots, dashes and underscores",
                     )
                 if topic.partitions < 1:
                     raise BrokerError(f"topic {topic.name!r} needs at least one partition")
                 if topic.name in self._broker._topics:
-                    raise BrokerError(f"topic {topic.name!r} exists already")
+                    raise BrokerError(f"topic {topic.name!r} already exists")
                 logs = tuple(PartitionLog() for _ in range(topic.partitions))
                 config = dict(topic.config)
                 self._broker._created += 1

@@ -202,7 +202,7 @@ def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
     except (OSError, msgspec.MsgspecError, struct.error) as error:
         raise BrokerError(
             f"{folder} does not hold saved topics: {error}",
-            hint="name the folder of a run that ended",
+            hint="give the folder of a finished run",
         ) from error
     groups: dict[str, Group] = {}
     for row in index.groups:

@@ -76,7 +76,8 @@ def raise_refusal(servers: str, properties: Mapping[str, str]) -> None:
         try:
             raise denied.with_traceback(None)
         finally:
-            del denied  # otherwise a reference cycle with this frame keeps the caller's client
+            # A reference cycle with this frame would keep the caller's client.
+            del denied
 
 
 def check_files(properties: Mapping[str, str]) -> None:
@@ -144,7 +145,7 @@ class _Visit:
         # The connection was closed. A listener without TLS closes TLS connections.
         if self._answers_plain():
             raise self._denied(
-                f"speaks no TLS, but {_PROTOCOL} is {self._protocol}",
+                f"does not use TLS, but {_PROTOCOL} is {self._protocol}",
                 f"use the port of a listener with TLS, or set {_PROTOCOL} to "
                 + ("SASL_PLAINTEXT" if self._protocol == "SASL_SSL" else "PLAINTEXT"),
             )
@@ -156,20 +157,20 @@ class _Visit:
             raise _Unknown from error
         if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
             return self._denied(
-                f"shows a certificate that is valid from {shown.not_valid_before_utc:%F %R} "
+                f"presents a certificate that is valid from {shown.not_valid_before_utc:%F %R} "
                 f"to {shown.not_valid_after_utc:%F %R} UTC, not now",
                 "renew the broker's certificate; if it is valid, set this machine's clock",
             )
         if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
             return self._denied(
-                f"shows a certificate for other hosts: {', '.join(_names(shown)) or 'none'}",
+                f"presents a certificate for other hosts: {', '.join(_names(shown)) or 'none'}",
                 "connect by a name that the certificate has, or issue one for this name",
             )
         ca = self._properties.get("ssl.ca.location")
         return self._denied(
-            f"shows a certificate that is not trusted ({error.verify_message}): its issuer is "
-            f"{shown.issuer.rfc4514_string()!r}",
-            f"{variable('ssl.ca.location')} must name a file that holds the issuer's certificate; "
+            f"presents a certificate that is not trusted ({error.verify_message}): its issuer "
+            f"is {shown.issuer.rfc4514_string()!r}",
+            f"{variable('ssl.ca.location')} must name a file with the issuer's certificate; "
             + (f"it is {ca}" if ca else "it is not set"),
         )
 
@@ -177,8 +178,8 @@ class _Visit:
         ours = self._properties.get("ssl.certificate.location")
         name = variable("ssl.certificate.location")
         return self._denied(
-            f"ends TLS with {error.reason!r}: it "
-            + (f"refuses the certificate {ours}" if ours else "asks for a client certificate"),
+            f"ended the TLS handshake with {error.reason!r}: it "
+            + (f"rejects the certificate {ours}" if ours else "requires a client certificate"),
             f"{name} and {variable('ssl.key.location')} must name a valid certificate that was "
             "issued by an authority which the broker trusts, and its key",
         )
@@ -211,7 +212,7 @@ class _Visit:
         except (ConnectionError, struct.error) as problem:
             if "SSL" not in self._protocol and self._certificate() is not None:
                 raise self._denied(
-                    f"speaks TLS, but {_PROTOCOL} is {self._protocol}",
+                    f"uses TLS, but {_PROTOCOL} is {self._protocol}",
                     f"set {_PROTOCOL} to {'SASL_SSL' if wants else 'SSL or SASL_SSL'}, and "
                     f"{variable('ssl.ca.location')} to the file of its certificate authority",
                 ) from problem
@@ -220,7 +221,7 @@ class _Visit:
             if offered and error != _NO_SASL_HERE:
                 needed = "SASL_SSL" if "SSL" in self._protocol else "SASL_PLAINTEXT"
                 raise self._denied(
-                    f"asks for SASL ({', '.join(offered)}), but {_PROTOCOL} is {self._protocol}",
+                    f"requires SASL ({', '.join(offered)}), but {_PROTOCOL} is {self._protocol}",
                     f"set {_PROTOCOL} to {needed}, and {variable('sasl.mechanism')}, "
                     f"{variable('sasl.username')} and {variable('sasl.password')}",
                 )
@@ -228,13 +229,13 @@ class _Visit:
         if error == _NO_SASL_HERE:
             without = "SSL" if "SSL" in self._protocol else "PLAINTEXT"
             raise self._denied(
-                f"knows no SASL, but {_PROTOCOL} is {self._protocol}",
+                f"does not use SASL, but {_PROTOCOL} is {self._protocol}",
                 f"use the port of a listener with SASL, or set {_PROTOCOL} to {without}",
             )
         if error == _UNSUPPORTED_MECHANISM:
             raise self._denied(
-                f"does not take the SASL mechanism {mechanism}",
-                f"set {variable('sasl.mechanism')} to one that it takes: {', '.join(offered)}",
+                f"does not support the SASL mechanism {mechanism}",
+                f"set {variable('sasl.mechanism')} to one that it supports: {', '.join(offered)}",
             )
         if error == 0:
             self._log_in(connection, mechanism)
@@ -259,7 +260,7 @@ class _Visit:
             message, rest = _text(answer[2:])
             if error != 0:
                 raise self._denied(
-                    f"refuses the user {user!r} or its password ({mechanism}): {message}",
+                    f"rejects the user {user!r} or its password ({mechanism}): {message}",
                     f"check {variable('sasl.username')} and {variable('sasl.password')} (or "
                     f"{variable('sasl.password')}_FILE), and that the user exists for {mechanism}",
                 )
@@ -298,7 +299,7 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
         try:
             context.load_verify_locations(**{"capath" if Path(ca).is_dir() else "cafile": ca})
         except OSError as error:
-            raise _unusable("ssl.ca.location", ca, "it holds no certificate in PEM") from error
+            raise _unusable("ssl.ca.location", ca, "it contains no certificate in PEM") from error
     if pem := properties.get("ssl.ca.pem"):
         context.load_verify_locations(cadata=pem)
     if certificate := properties.get("ssl.certificate.location"):
@@ -312,7 +313,7 @@ def _context(properties: Mapping[str, str]) -> ssl.SSLContext:
             raise _unusable(
                 "ssl.certificate.location",
                 certificate,
-                "it is no certificate in PEM that goes with the key "
+                "it is not a PEM certificate that matches the key "
                 f"({variable('ssl.key.location')}, {variable('ssl.key.password')})",
             ) from error
     return context
@@ -352,7 +353,7 @@ def _ask(connection: socket.socket, api: int, version: int, body: bytes) -> byte
     connection.sendall(struct.pack(">i", len(request)) + request)
     (length,) = struct.unpack(">i", _read(connection, 4))
     if not 4 <= length <= _LONGEST_ANSWER:
-        raise ConnectionError("this is no answer of a Kafka")
+        raise ConnectionError("this is not a response of a Kafka broker")
     return _read(connection, length)[4:]
 
 

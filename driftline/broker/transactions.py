@@ -11,7 +11,7 @@ def check_can_begin(transactional_id: str | None, *, is_open: bool) -> None:
     if transactional_id is None:
         raise BrokerError("this producer has no transactional id")
     if is_open:
-        raise BrokerError(f"a transaction of {transactional_id!r} is open already")
+        raise BrokerError(f"a transaction of {transactional_id!r} is already open")
 
 
 def raise_failed(failed: list[str]) -> None:
@@ -22,5 +22,5 @@ def raise_failed(failed: list[str]) -> None:
     failed.clear()
     raise DeliveryFailed(
         f"{count} records were not acknowledged; the first: {first}",
-        hint="nothing after the last committed offset is safe; read it again",
+        hint="records after the last committed offset may be lost; read them again",
     )

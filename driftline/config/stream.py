@@ -226,11 +226,16 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "default: estimated"
         ),
     ] = None
+    decided_by: Annotated[
+        Literal["score", "test"],
+        Meta(
+            description="what decides whether a column drifted; score: its score, calibrated on "
+            "the reference; test: Evidently's test alone, and pairs of columns are not tested"
+        ),
+    ] = "score"
     number_test: Annotated[
         str,
-        Meta(
-            description="Evidently's test for numbers, reported in addition to the calibrated score"
-        ),
+        Meta(description="Evidently's test for numbers, reported in addition to the score"),
     ] = "ks"
     category_test: Annotated[
         str, Meta(description="Evidently's test for categories, reported in the same way")
@@ -254,8 +259,8 @@ class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     detectors: Annotated[
         tuple[str, ...],
         Meta(
-            description="detectors that watch errors: glr, cusum, stepd, seed, or River's adwin, "
-            "page_hinkley, ddm, eddm, hddm_a, hddm_w, kswin"
+            description="detectors that watch errors: glr, stepd, or River's adwin, page_hinkley, "
+            "ddm, hddm_a, hddm_w"
         ),
     ] = ("glr",)
     min_metric_loss: Annotated[

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.errors import DataError, DriftlineError, MessageTooLarge
 
-# Above what one faulty client should write in a row. A broken service reaches it within a second.
+# A faulty client rarely writes more bad records in a row. A broken service reaches this limit
+# within a second.
 MAX_CULPRITS_IN_A_ROW = 20
 _LONGEST_REASON = 500
 
@@ -90,8 +91,8 @@ class Isolation:
             raise DriftlineError(
                 f"{MAX_CULPRITS_IN_A_ROW} records in a row cannot be handled; the last is "
                 f"{message.place}: {self._culprits[_place(message)]}",
-                hint="the records are not to blame, so none of them was skipped; see the log "
-                "for the first error",
+                hint="so the data is probably not the cause, and no record was skipped; see the "
+                "log for the first error",
             )
         return True
 
@@ -151,7 +152,7 @@ class Isolation:
         """Return the culprits that become dead letters now, with their reasons.
 
         Call this after records were handled, because that proves that the handler works. Call it
-        with `is_idle` if there are no more records. Then any earlier success is the proof.
+        with `is_idle` if there are no more records. Then any earlier success is sufficient.
         """
         if is_idle:
             if not self._has_succeeded:

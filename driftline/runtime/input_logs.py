@@ -114,7 +114,8 @@ class InputLogs:
             return ResumePoint(Committed(span.start), *span, change)
         known, at = without_topic_id(found)
         unread = handled(at)
-        # The topic was created again. If the known id is missing, an offset above the end shows it.
+        # The topic was created again: its id has changed, or, if no id was committed, the committed
+        # offset is beyond the end of the log.
         if (known and known != topic_id) or (not known and at.offset > span.end):
             change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
             return ResumePoint(Committed(span.start), *span, change)

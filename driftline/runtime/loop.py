@@ -119,7 +119,7 @@ class Loop:
         # Next offset to read of the broadcast topics. The session sets it after each commit.
         self._broadcast_positions: dict[TopicPartition, int] = {}
         self._isolation = Isolation()
-        self._aborts = 0  # in a row; reset by a commit, or when they exceed the limit
+        self._aborts = 0  # consecutive aborts; reset by a commit, or when they exceed the limit
         self._on_connection = on_connection
         self._problem_since_s: float | None = None  # first failure; None once Kafka works again
         self._failures = 0  # failed sessions since Kafka last worked
@@ -260,7 +260,7 @@ class Loop:
         self._isolation.succeeded(messages)
         session.handled(messages)
         if self._isolation.is_searching:
-            self._commit(session)  # otherwise the next failure would undo this chunk
+            self._commit(session)  # so that the next failure does not undo this chunk
         return True
 
     def _count_failure(self, messages: Messages, error: Exception) -> None:

@@ -125,7 +125,7 @@ class PartitionClock:
             if position > self.max_position + limit:
                 break
             self.max_position = position
-        # Remember the leap itself. If times are dates, the step to the next day is as long.
+        # Store this leap as a step, too. If times are dates, the step to the next day is as long.
         if leap:
             self._steps.insert(0, leap)
         self._ahead = [position for position in self._ahead if position > self.max_position]

@@ -32,9 +32,9 @@ class Autocorrelation:
     and from its errors since. A new model gets a new object."""
 
     def __init__(self, variance_inflation: float = 1.0) -> None:
-        self.variance_inflation = variance_inflation  # of the held-out errors
+        self.variance_inflation = variance_inflation  # variance inflation of the held-out errors
         self._history: deque[float] = deque(maxlen=HISTORY)
-        self._own = 1.0  # of `_history`, computed by `explains`
+        self._own = 1.0  # variance inflation of `_history`, computed by `explains`
         self._own_age = ASK_EVERY  # number of values since `_own` was computed
 
     def state(self) -> AutocorrelationState:

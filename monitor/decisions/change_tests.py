@@ -1,4 +1,4 @@
-"""Sequential tests for an increase of the mean that River does not have.
+"""Sequential tests for an increase of the mean, which River does not provide.
 
 In: values of 0…1, one at a time. Out: `drift_detected`, and the likeliest position of the increase.
 Each test keeps counts and sums, or one short window. To restart it, create another one.
@@ -42,23 +42,6 @@ class LikelihoodState(State, frozen=True, tag="glr"):
     warning_detected: bool
 
 
-class CusumState(State, frozen=True, tag="cusum"):
-    """The state of a `Cusum`."""
-
-    count: Count
-    total: float
-    squares: float
-    ago: Count
-    since: float
-    since_squares: float
-    sum: float
-    each: float
-    slope: float
-    split: Split | None
-    drift_detected: bool
-    warning_detected: bool
-
-
 class StepdState(State, frozen=True, tag="stepd"):
     """The state of a `Stepd`."""
 
@@ -72,17 +55,7 @@ class StepdState(State, frozen=True, tag="stepd"):
     warning_detected: bool
 
 
-class SeedState(State, frozen=True, tag="seed"):
-    """The state of a `Seed`."""
-
-    blocks: list[Piece]
-    open: tuple[Count, float]
-    closed: Count
-    split: Split | None
-    drift_detected: bool
-
-
-TestState = LikelihoodState | CusumState | StepdState | SeedState
+TestState = LikelihoodState | StepdState
 
 # Number of values that an increase must last: a burst of errors does not count.
 LEAST_VALUES: Final = 30
@@ -98,8 +71,8 @@ class LikelihoodRatio:
     exponential family models", 2024). `binary` values have the Bernoulli likelihood. Other values
     have the exponential quasi-likelihood: the ratio is multiplied by mean² / variance.
 
-    The same test finds decreases and drops the values before them. Both tests ignore what
-    `autocorrelation` explains.
+    The same test finds decreases and drops the values before them. Both tests ignore a change that
+    `autocorrelation` can explain.
     """
 
     def __init__(self, threshold: float, *, binary: bool, autocorrelation: Autocorrelation) -> None:
@@ -138,7 +111,8 @@ class LikelihoodRatio:
         self._squares += value * value
         self._rising.add(value)
         self._falling.add(value)
-        if value * self._count > self._total:  # else the evidence of an increase has not grown
+        # A value below the mean adds no evidence of an increase.
+        if value * self._count > self._total:
             ratio, split = self._rising.likeliest(self._of, self._count, self._total)
             excess = ratio * self._dispersion() / self._threshold
             self.drift_detected = not self._autocorrelation.explains(excess)
@@ -229,89 +203,6 @@ def _exponential(count: int, total: float) -> float:
 TINY: Final = 0.002
 
 
-class Cusum:
-    """Page's one-sided CUSUM for a mean that increases to `factor` times its earlier value.
-
-    The earlier mean is that of all values before the sum was last zero, so that an increase does
-    not affect it (E. S. Page, "Continuous inspection schemes", Biometrika 1954). With a known mean,
-    the mean time between false alarms is at least exp(threshold) (G. Lorden, "Procedures for
-    reacting to a change in distribution", 1971). For `binary` values the odds increase. Others are
-    taken as exponential, scaled by their variance. The test ignores what `autocorrelation`
-    explains.
-    """
-
-    def __init__(
-        self,
-        threshold: float,
-        *,
-        factor: float,
-        least_values: int,
-        binary: bool,
-        autocorrelation: Autocorrelation,
-    ) -> None:
-        self._threshold = threshold * autocorrelation.variance_inflation
-        self._autocorrelation = autocorrelation
-        self._factor = factor
-        self._least_values = least_values
-        self._binary = binary
-        # Of the values before the last zero of `_sum`; `_take` adds to them.
-        self._count, self._total, self._squares = 0, 0.0, 0.0
-        # Of those since; `_take` resets them.
-        self._ago, self._since, self._since_squares = 0, 0.0, 0.0
-        self._sum = 0.0
-        # Each value x adds `_each` + `_slope` * x to `_sum`. `_take` sets both.
-        self._each = self._slope = 0.0
-        self.split: Split | None = None
-        self.drift_detected = False
-        self.warning_detected = False
-
-    def state(self) -> CusumState:
-        """Return the state as data."""
-        return take(CusumState, self)
-
-    def restore(self, state: CusumState) -> None:
-        """Restore a state."""
-        put(state, self)
-
-    def update(self, value: float) -> None:
-        """Add a value. Sets `drift_detected`, `warning_detected` and `split`."""
-        self._autocorrelation.add(value)
-        self._ago += 1
-        self._since += value
-        self._since_squares += value * value
-        self._sum += self._each + self._slope * value
-        excess = self._sum / self._threshold
-        self.drift_detected = not self._autocorrelation.explains(excess)
-        self.warning_detected = excess > WARNING
-        self.split = (
-            Split(self._ago, self._total / self._count, self._since / self._ago)
-            if self.drift_detected
-            else None
-        )
-        if self._sum <= 0.0:
-            self._take()
-
-    def _take(self) -> None:
-        """Add the values since the last zero to the earlier mean: they contain no increase."""
-        self._count += self._ago
-        self._total += self._since
-        self._squares += self._since_squares
-        self._sum, self._ago, self._since, self._since_squares = 0.0, 0, 0.0, 0.0
-        if self._count < self._least_values:
-            return
-        # Add half an error. Without it, the first error after none would be infinitely unlikely.
-        mean = (self._total + 0.5) / (self._count + 1.0)
-        if self._binary:
-            raised = self._factor * mean / (1.0 - mean + self._factor * mean)
-            self._each = math.log((1.0 - raised) / (1.0 - mean))
-            self._slope = math.log(raised / mean) - self._each
-            return
-        variance = self._squares / self._count - (self._total / self._count) ** 2
-        dispersion = mean * mean / variance if variance > 0.0 else 1.0
-        self._each = -math.log(self._factor) * dispersion
-        self._slope = (1.0 - 1.0 / self._factor) / mean * dispersion
-
-
 class Stepd:
     """Compare the last `window` values with all before, by the test of equal proportions (K.
     Nishida and K. Yamauchi, "Detecting concept drift using statistical testing", 2007)."""
@@ -321,8 +212,8 @@ class Stepd:
         self._sigmas = sigmas
         self._recent: deque[float] = deque()
         self._since = 0.0
-        self._count, self._total = 0, 0.0  # of the values before `_recent`
-        self._squares = 0.0  # of all values
+        self._count, self._total = 0, 0.0  # number and sum of the values before `_recent`
+        self._squares = 0.0  # sum of the squares of all values
         self.split: Split | None = None
         self.drift_detected = False
         self.warning_detected = False
@@ -358,80 +249,3 @@ class Stepd:
         self.drift_detected = distance > self._sigmas * deviation
         self.warning_detected = distance > WARNING * self._sigmas * deviation
         self.split = Split(self._window, before, after) if self.drift_detected else None
-
-
-class Seed:
-    """Compare all cuts of the past in two, like ADWIN, at the borders of blocks. Neighbouring
-    blocks with similar means are merged (D. T. J. Huang et al., "Detecting volatility shift in data
-    streams", ICDM 2014). Decreases are reported too. A change drops the older part."""
-
-    def __init__(self, *, delta: float, block: int = 32, alike: float = 0.01) -> None:
-        self._delta = delta
-        self._block = block
-        self._alike = alike
-        # Number of values and sum of each full block. `_open` is the block that is being filled.
-        self._blocks: list[tuple[int, float]] = []
-        self._open = 0, 0.0
-        self._closed = 0
-        self.split: Split | None = None
-        self.drift_detected = False
-
-    def state(self) -> SeedState:
-        """Return the state as data."""
-        return take(SeedState, self)
-
-    def restore(self, state: SeedState) -> None:
-        """Restore a state."""
-        put(state, self)
-
-    def update(self, value: float) -> None:
-        """Add a value. Sets `drift_detected` and `split`."""
-        self.drift_detected, self.split = False, None
-        count, total = self._open
-        self._open = count + 1, total + value
-        if count + 1 < self._block:
-            return
-        self._blocks.append(self._open)
-        self._open = 0, 0.0
-        self._closed += 1
-        self._cut()
-        if self._closed % COMPRESS_EVERY == 0 or len(self._blocks) > MAX_PIECES:
-            self._compress()
-
-    def _cut(self) -> None:
-        count = sum(size for size, _ in self._blocks)
-        total = sum(of_size for _, of_size in self._blocks)
-        mean = total / count
-        confidence = math.log(2.0 * math.log(count) / self._delta)
-        before, of_before = 0, 0.0
-        most, at = 1.0, 0
-        for place, (size, of_size) in enumerate(self._blocks[:-1], 1):
-            before += size
-            of_before += of_size
-            after, of_after = count - before, total - of_before
-            weight = 1.0 / before + 1.0 / after
-            # ADWIN's bound for the difference of the means.
-            bound = math.sqrt(2.0 * weight * mean * (1.0 - mean) * confidence)
-            difference = of_after / after - of_before / before
-            excess = abs(difference) / (bound + 2.0 / 3.0 * weight * confidence)
-            if excess > most:
-                most, at = excess, place
-                self.split = Split(after, of_before / before, of_after / after)
-        self.drift_detected = self.split is not None
-        del self._blocks[:at]
-
-    def _compress(self) -> None:
-        merged = self._blocks[:1]
-        for size, of_size in self._blocks[1:]:
-            last, of_last = merged[-1]
-            if abs(of_size / size - of_last / last) <= self._alike:
-                merged[-1] = last + size, of_last + of_size
-            else:
-                merged.append((size, of_size))
-        while len(merged) > MAX_PIECES // 2:
-            merged[:2] = [(merged[0][0] + merged[1][0], merged[0][1] + merged[1][1])]
-        self._blocks = merged
-
-
-# Number of blocks between two merges of similar neighbours, as in the paper.
-COMPRESS_EVERY: Final = 75

@@ -226,8 +226,8 @@ class Decider:
             return []
         group = tested[-1]
         if not group.worse and group.model == found_in:
-            # The whole window shows no degradation, but a detector found one in it: it is not
-            # quiet.
+            # The window as a whole shows no degradation, but a detector found one in it. So it does
+            # not count as a window without drift.
             return []
         event = lifecycle.observe(
             _degradation(group, self._newest_part(window)) if group.worse else None,

@@ -17,9 +17,7 @@ from driftline.errors import StreamFileError
 from monitor.decisions import river_detectors as river
 from monitor.decisions.autocorrelation_check import Autocorrelation, AutocorrelationState
 from monitor.decisions.change_tests import (
-    Cusum,
     LikelihoodRatio,
-    Seed,
     Split,
     Stepd,
     TestState,
@@ -30,7 +28,7 @@ from monitor.decisions.plain_state import State, put, take
 # detectors need bounded values, and a single extreme error is not drift.
 SCALE_VALUES: Final = 100
 SCALE_CUT: Final = 5.0
-# DDM and EDDM count failures. An absolute error of more than twice the mean counts as one.
+# DDM counts failures. An absolute error of more than twice the mean counts as one.
 FAILURE: Final = 2.0 / SCALE_CUT
 # Number of values to remember, to locate an increase if the detector itself does not.
 REMEMBERED: Final = 2_000
@@ -57,7 +55,7 @@ class DetectorState(State, frozen=True):
 
 class _Kind(msgspec.Struct, frozen=True):
     make: Callable[[Task, Autocorrelation], river.RiverDetector]
-    failures: bool = False  # accepts only 0 and 1
+    failures: bool = False  # True if the detector accepts only 0 and 1
 
 
 # Chosen on the tuning seeds of `python -m benchmarks.evidence detectors --tune`. The same command
@@ -65,12 +63,8 @@ class _Kind(msgspec.Struct, frozen=True):
 # once in e^t values (Lorden, 1971). Constant error rates of 1 to 40% reached e^11 at most once in
 # 60,000 values, even with the bursts that a detector ignores. The same holds for absolute errors.
 GLR_THRESHOLD: Final = 11.0
-CUSUM_THRESHOLD: Final = 11.0
-CUSUM_FACTOR: Final = 1.5
-CUSUM_VALUES: Final = 200  # fewer do not show the earlier mean
 STEPD_WINDOW: Final = 100  # 30 in the paper, which gives a false alarm every few hundred values
 STEPD_SIGMAS: Final = 4.5
-SEED_DELTA: Final = 0.002
 
 
 def _glr(task: Task, autocorrelation: Autocorrelation) -> LikelihoodRatio:
@@ -79,33 +73,19 @@ def _glr(task: Task, autocorrelation: Autocorrelation) -> LikelihoodRatio:
     )
 
 
-def _cusum(task: Task, autocorrelation: Autocorrelation) -> Cusum:
-    return Cusum(
-        CUSUM_THRESHOLD,
-        factor=CUSUM_FACTOR,
-        least_values=CUSUM_VALUES,
-        binary=task == "classification",
-        autocorrelation=autocorrelation,
-    )
-
-
 DETECTORS: Final[dict[str, _Kind]] = {
     "glr": _Kind(_glr),
-    "cusum": _Kind(_cusum),
     "stepd": _Kind(lambda *_: Stepd(window=STEPD_WINDOW, sigmas=STEPD_SIGMAS)),
-    "seed": _Kind(lambda *_: Seed(delta=SEED_DELTA)),
     "adwin": _Kind(lambda *_: river.adwin()),
     "page_hinkley": _Kind(lambda *_: river.page_hinkley()),
     "ddm": _Kind(lambda *_: river.ddm(), failures=True),
-    "eddm": _Kind(lambda *_: river.eddm(), failures=True),
     "hddm_a": _Kind(lambda *_: river.hddm_a()),
     "hddm_w": _Kind(lambda *_: river.hddm_w()),
-    "kswin": _Kind(lambda *_: river.kswin()),
 }
 
 
 # Tests whose state can be saved as data.
-_OWN: Final = (LikelihoodRatio, Cusum, Stepd, Seed)
+_OWN: Final = (LikelihoodRatio, Stepd)
 
 
 class ErrorDetector:
@@ -114,7 +94,7 @@ class ErrorDetector:
     After `update`, `increases` contains the increases found among these errors. They do not depend
     on how errors are divided into calls. `warning` is true while a detector is in its warning zone,
     if it has one. The detector restarts after each increase, and at `reset` for a new model. Memory
-    is bounded. glr and cusum take autocorrelation into account, the others do not.
+    is bounded. Only glr takes autocorrelation into account.
     """
 
     def __init__(self, name: str, task: Task, variance_inflation: float = 1.0) -> None:
@@ -130,7 +110,7 @@ class ErrorDetector:
         self._recent: deque[float] = deque(maxlen=REMEMBERED)  # raw errors since the last change
         self._first: list[float] = []  # errors before the scale is known
         self._scale: float | None = 1.0 if self._task == "classification" else None
-        self.increases: tuple[Increase, ...] = ()  # of the last `update`
+        self.increases: tuple[Increase, ...] = ()  # increases that the last `update` found
 
     def state(self) -> DetectorState | None:
         """Return the state as data, None if it is inside an object of River's."""

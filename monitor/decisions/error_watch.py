@@ -13,7 +13,7 @@ from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take
 
-# If the earlier error is 0, an increase has no limit as a share of it.
+# The largest severity. Relative to an earlier error of 0, any increase would be infinite.
 MAX_SEVERITY: Final = 100.0
 
 
@@ -87,7 +87,7 @@ class ErrorWatch:
             severity=loss(increase.before, increase.after),
             message=f"error rose by {increase.after / increase.before - 1.0:.0%}"
             if increase.before
-            else "errors, where there were none",
+            else "the model makes errors, but made none before",
             onset=self._onset(increase.ago),
             detector=name,
             notable=True,

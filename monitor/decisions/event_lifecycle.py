@@ -44,7 +44,7 @@ class EventLifecycle:
         self._kind = kind
         # Windows in a row without a finding; reset by a finding and when the event is resolved.
         self._quiet = 0
-        self.open: DriftEvent | None = None  # as last published; None: no event is open
+        self.open: DriftEvent | None = None  # the open event as it was last published, or None
 
     def state(self) -> LifecycleState:
         """Return the state as data."""
@@ -95,9 +95,7 @@ class EventLifecycle:
         self.open = None
         self._quiet = 0
         message = (
-            "quiet again with a new model"
-            if succeeded
-            else "quiet again for enough windows in a row"
+            "no drift with the new model" if succeeded else "no drift for enough windows in a row"
         )
         return msgspec.structs.replace(
             event,

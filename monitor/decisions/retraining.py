@@ -89,8 +89,8 @@ class RetrainRule:
         # First position and number of records of each pane; `update` adds and evicts panes.
         self._panes: deque[tuple[int, int]] = deque()
         self._outcomes = 0  # records in `_panes`
-        self._began: _StreamPoint | None = None  # set by the first pane, then fixed
-        self._current: _StreamPoint | None = None  # set by each pane, never goes back
+        self._began: _StreamPoint | None = None  # set by the first pane, never changed
+        self._current: _StreamPoint | None = None  # advanced by each pane
         # The last requests, as many as the budget allows, at least one.
         self._requests: deque[_StreamPoint] = deque(maxlen=_remembered(stream))
         # A renewal uses these. `_trigger` is the last trigger that was not a renewal, and
@@ -200,7 +200,7 @@ class RetrainRule:
         began = self._triggered_at or self._began
         if began and how.train_on and current.is_past(began, how.train_on):
             return None
-        reason = f"{self._since} more outcomes to learn from, after {trained_on}"
+        reason = f"{self._since} new outcomes; the last training could use {trained_on}"
         return msgspec.structs.replace(self._trigger, reason=reason)
 
     def _known(self, onset: int | None) -> int:

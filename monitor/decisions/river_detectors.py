@@ -4,7 +4,7 @@ River's defaults raise an alarm every few hundred to few thousand values. These 
 on the tuning streams of `python -m benchmarks.evidence detectors --tune`.
 """
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Protocol, cast
 
 
 class RiverDetector(Protocol):
@@ -14,10 +14,6 @@ class RiverDetector(Protocol):
 
     def update(self, x: Any) -> Any:
         """Add a value."""
-
-
-# KSWIN samples the past at random. A fixed seed makes the result reproducible.
-SEED: Final = 0
 
 
 def adwin() -> RiverDetector:
@@ -45,13 +41,6 @@ def ddm() -> RiverDetector:
     return cast(RiverDetector, DDM(warm_start=200, warning_threshold=2.5, drift_threshold=3.5))
 
 
-def eddm() -> RiverDetector:
-    """Return EDDM (M. Baena-García et al., "Early drift detection method", 2006)."""
-    from river.drift.binary import EDDM
-
-    return cast(RiverDetector, EDDM(warm_start=200, alpha=0.9, beta=0.8))
-
-
 def hddm_a() -> RiverDetector:
     """Return HDDM-A (I. Frías-Blanco et al., "Online and non-parametric drift detection methods",
     2014)."""
@@ -65,11 +54,3 @@ def hddm_w() -> RiverDetector:
     from river.drift.binary import HDDMW
 
     return cast(RiverDetector, HDDMW(drift_confidence=0.0001, lambda_val=0.01))
-
-
-def kswin() -> RiverDetector:
-    """Return KSWIN (C. Raab et al., "Reactive soft prototype computing for concept drift streams",
-    2020)."""
-    from river.drift import KSWIN
-
-    return cast(RiverDetector, KSWIN(alpha=1e-4, window_size=300, stat_size=100, seed=SEED))

@@ -21,7 +21,7 @@ from monitor.decisions.plain_state import Count, State
 log = logging.getLogger(__name__)
 
 # Increase it when the format or meaning of the state changes. Other versions are ignored.
-VERSION = 3
+VERSION = 4
 # Windows and panes between two snapshots. Reading them again takes a second or less, and writing a
 # snapshot (40 kB) a few milliseconds.
 EVERY = 2_000
@@ -42,14 +42,14 @@ class _Version(msgspec.Struct, frozen=True):
 
 class _Body(State, frozen=True):
     stream: str  # digest of the stream file's contents
-    token: str  # of the group's commits; excludes earlier topics of the same name
+    token: str  # token of the group's commits; excludes earlier topics of the same name
     offset: Count
     decider: DeciderState
 
 
 class _File(State, frozen=True):
     version: int
-    digest: bytes  # of `body`
+    digest: bytes  # digest of `body`
     body: msgspec.Raw
 
 

@@ -18,7 +18,7 @@ from monitor.panes import Grid
 class EstimateComparison(msgspec.Struct, frozen=True):
     """The estimate for one model's records in one window, and their realised metric."""
 
-    end: int  # of the window
+    end: int  # end of the window
     model: str
     estimate: MetricEstimate
     realised: float

@@ -72,15 +72,15 @@ class Estimator(Protocol):
 
 
 class MetricEstimator(Generic[Inputs, Fitted]):
-    """Estimate with an approach, and add an interval. Its variance is the sum of four:
+    """Estimate with an approach, and add an interval. Its variance is the sum of four variances:
 
-    - of the labels themselves, given what is expected of each record
-    - of the sample, if it is not the whole window
-    - of the fitted approach, by a jackknife over the folds of the held-out records (Künsch, The
-      jackknife and the bootstrap for general stationary observations, 1989)
-    - between stretches of the held-out records, as far as their metric differs from its estimate by
-      more than chance: the moment estimator of DerSimonian and Laird (Meta-analysis in clinical
-      trials, 1986). If a stream's error varies by itself, its intervals are wide.
+    - the variance of the labels, given the expected value of each record
+    - the variance of the sample, if it is not the whole window
+    - the variance of the fitted approach, by a jackknife over the folds of the held-out records
+      (Künsch, The jackknife and the bootstrap for general stationary observations, 1989)
+    - the variance between parts of the held-out records, if their metrics differ from the estimates
+      by more than chance: the moment estimator of DerSimonian and Laird (Meta-analysis in clinical
+      trials, 1986). If the error of a stream varies without drift, its intervals are wide.
 
     The last two are estimated from few folds, so the quantile is Student's with Satterthwaite's
     degrees of freedom.

@@ -8,7 +8,7 @@ from typing import Final
 from driftline.learning.metrics import higher_is_better
 from driftline.wire.events import MetricEstimate
 
-# If the held-out error is 0, an increase has no limit as a share of it.
+# The largest harm. Relative to a held-out error of 0, any increase would be infinite.
 MAX_HARM: Final = 100.0
 
 

@@ -57,7 +57,7 @@ class LossModel:
         self._numbers = numbers
         mean = float(losses.mean())
         self._slope = _slope(metric, mean)
-        # A loss deviates in proportion to its size: one coefficient of variation for all.
+        # Assume that losses deviate in proportion to their size, by one coefficient of variation.
         self._relative_variance = float(losses.var()) / mean**2 if mean > 0 else 0.0
 
     @classmethod

@@ -69,7 +69,7 @@ class MergeProgress:
             at = MergeCheckpoint(at.published)
         self._grid = grid
         self._next_offset = committed.offset
-        self._published = at.published  # from the checkpoint, never changed
+        self._published = at.published  # read from the checkpoint, never changed
         # By kind. `_closed_up_to`: first bucket that each partition has not closed, restored, then
         # set by `advance`. `_closed`: first bucket that was not published, restored, then set by
         # `close`.
@@ -123,8 +123,8 @@ class MergeProgress:
             skipped += 1
         metadata = self._metadata(offset, before)
         if len(metadata) > _MAX_METADATA_BYTES:
-            # Hundreds of partitions are far apart. Commit the previous offset again, which is older
-            # and so covers all that is needed.
+            # The metadata of hundreds of partitions that are far apart is too long. Commit the
+            # previous offset again, which is older and so covers all that is needed.
             return Committed(
                 self._committed_offset, self._metadata(self._committed_offset, self._before)
             )

@@ -168,7 +168,7 @@ class _Group:
 
     def __init__(self, limit: int) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position
+        self.last: int | None = None  # largest position of these records
         self.sample = BottomKSample(limit)
 
     def add(self, records: int, last: int | None, sample: Rows | None) -> None:

@@ -46,7 +46,7 @@ class Merger:
         return self._data.samples
 
     def read(self, message: Message) -> None:
-        """Add one record."""
+        """Add one record of `parts`."""
         progress = self._progress
         progress.read(message.offset)
         try:
@@ -58,7 +58,7 @@ class Merger:
                 extra=alike(error.message),
             )
             return
-        if event.grid != self._grid:  # from before the windows in the stream file were changed
+        if event.grid != self._grid:  # it was written before the windows in the stream file changed
             return
         kind: Kind = "data" if isinstance(event, DataAggregates) else "performance"
         before = progress.closed(kind)

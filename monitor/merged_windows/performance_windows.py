@@ -141,7 +141,8 @@ class PerformanceWindows:
         stream = self._stream
         whole = new_tally(stream.task)
         row = time_us = None
-        models: dict[str, tuple[int, Tally]] = {}  # largest position of a record, sums
+        # By model: the largest position of a record, and sums.
+        models: dict[str, tuple[int, Tally]] = {}
         for pane in (models for slide in slides for models in slide.panes.values()):
             for name, own in pane.items():
                 last, tally = models.get(name) or (own.last, new_tally(stream.task))

@@ -125,7 +125,7 @@ class PredictionAggregator:
     def _rows(
         self, scored: Scored, hashes: NDArray[np.uint32], partition: int, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.intp], Rows]:
-        """Return the places of the readable ones of these records, and their rows."""
+        """Return the indices of those records that can be read, and their rows."""
         at, columns, predictions, scores = self._reader.details(scored, partition, at)
         values = [
             (columns.numbers if kind == "number" else columns.categories)[name]
@@ -180,8 +180,8 @@ class _Group:
 
     def __init__(self, sample: BottomKSample) -> None:
         self.records = 0
-        self.last: int | None = None  # largest position
-        self.sample = sample  # of the readable ones
+        self.last: int | None = None  # largest position of these records
+        self.sample = sample  # sample of the readable records
 
 
 class _PartialAggregate:

@@ -56,8 +56,8 @@ class Labelled(msgspec.Struct, frozen=True):
     labels: list[Value]
     predictions: list[Value]
     offsets: Ints
-    positions: Ints  # of the labels, or of the record if its label has none
-    own: Ints  # positions of the records themselves
+    positions: Ints  # position of each label, or of the record if its label has none
+    own: Ints  # position of each record itself
     rows: Ints  # BEFORE_ALL if missing
     times_us: Ints  # in microseconds, BEFORE_ALL if missing
     revised: NDArray[np.bool_]  # True if not the record's first label

@@ -78,7 +78,7 @@ class Details(NamedTuple):
     at: NDArray[np.intp]  # (m,) their places in `Scored`
     columns: Columns
     predictions: NDArray[Any]  # (m,) object (class names) or float64
-    scores: ClassScores  # of m records
+    scores: ClassScores  # scores of the m records
 
 
 class ScoredReader:

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_BATCHES: Final = (25, 50, 100, 200)  # values per batch
+_BATCHES: Final = (25, 50, 100, 200)  # numbers of values in a batch
 _LEAST_BATCHES: Final = 8
 # 1.28 standard deviations of an estimate by a median: each is 2.3 / √(number of batches).
 _SURE: Final = 3.0
 
 # Smaller autocorrelations, in standard deviations, count as zero (Politis and White: 2).
 _SIGNIFICANT: Final = 2.0
-# More than `_QUIET` lags that count as zero follow the last lag that counts (Politis and White, for
-# up to 10^25 records), and more than `_QUIET_SHARE` times its number: half of a seasonal cycle may
-# be zero.
+# A lag is the last one that counts if enough lags after it count as zero: more than `_QUIET`
+# (Politis and White, for up to 10^25 records), and more than `_QUIET_SHARE` times its number,
+# because half of a seasonal cycle may count as zero.
 _QUIET: Final = 5
 _QUIET_SHARE: Final = 3.0
 
@@ -105,7 +105,7 @@ def _correlated(values: Floats) -> tuple[int, Floats, float]:
 def _reach(correlations: Floats, count: int) -> int:
     """Return the last lag that counts, given correlations (m,) from lag 0 on, 0 if none does. A
     correlation is less certain if neighbouring values are correlated (Bartlett 1946)."""
-    # Alternating correlations never end, but do not move a mean: smooth them out.
+    # Correlations of alternating sign decay slowly but hardly affect a mean, so remove them.
     smooth = np.convolve(correlations, (0.25, 0.5, 0.25), mode="same")[1:-1]
     alike = int(np.argmax(np.append(smooth, -1.0) <= 0.0))
     variance = (1.0 + 2.0 * (smooth[:alike] ** 2).sum()) / count

@@ -31,8 +31,8 @@ DISTANCES: Final[dict[Kind, tuple[str, ...]]] = {
 LEFT_OUT: Final = {
     "fisher_exact": "it needs a window as long as the reference",
     "g_test": "it needs a window as long as the reference",
-    "empirical_mmd": "it takes seconds a column",
-    "TVD": "it takes seconds a column: a permutation test that draws anew each time",
+    "empirical_mmd": "it takes seconds per column",
+    "TVD": "it takes seconds per column, because it is a permutation test",
 }
 EFFECTS: Final[dict[Kind, str]] = {"number": "wasserstein", "category": "jensenshannon"}
 # If a column was constant in training, its shift in standard deviations has no limit.

@@ -11,11 +11,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Of more pairs (21 columns or more), those with the strongest dependence are watched.
+# If there are more pairs (21 columns or more), those with the strongest dependence are watched.
 MAX_PAIRS: Final = 200
 CELLS: Final = 9
 
-Codes = NDArray[np.int64]  # -1: missing
+Codes = NDArray[np.int64]  # -1 stands for a missing value
 Floats = NDArray[np.float64]
 
 

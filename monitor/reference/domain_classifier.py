@@ -56,7 +56,7 @@ class DomainClassifier:
         self._rate = rate
         self._block = block
         self._reference = self._table(None)
-        self._limits: dict[int, float] = {}  # by rounded size of window
+        self._limits: dict[int, float] = {}  # rounded window size → limit
 
     def test(self, columns: Sequence[NDArray[Any]]) -> ClassifierResult | None:
         """Test a window's columns (m,) each. None if the window is too small for a result, or the

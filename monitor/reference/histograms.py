@@ -19,7 +19,7 @@ MAX_BINS: Final = 65
 # Less frequent categories share the last bin with new ones.
 MAX_LEVELS: Final = 64
 
-Codes = NDArray[np.int64]  # -1: missing
+Codes = NDArray[np.int64]  # -1 stands for a missing value
 Floats = NDArray[np.float64]
 
 

@@ -43,6 +43,9 @@ class Judge:
         # which are records or labels.
         tests = len(QUALITIES) * len(self._watched) + 2
         self._quality_level = stream.drift.false_alarm_rate / tests
+        # The same for the tests of the columns and of the predictions, if these tests decide.
+        self._by_test = stream.drift.decided_by == "test"
+        self._drift_level = stream.drift.false_alarm_rate / (len(self._watched) + 1)
 
     def untested(self, model: str, records: int) -> DataGroup:
         """Return the verdict if there are too few records or no reference."""
@@ -90,10 +93,13 @@ class Judge:
             tested=True,
             columns=columns,
             prediction=prediction,
-            relations=self._dependence_drift(measured, {c.column for c in columns if c.drifted})
+            relations=()
+            if self._by_test
+            else self._dependence_drift(measured, {c.column for c in columns if c.drifted})
             or self._dependence_by_classifier(measured, columns, sample, profile),
             repeated=sample.repeated,
-            limits=measured.limits,
+            # Without limits, one window with a finding opens an event.
+            limits=None if self._by_test else measured.limits,
         )
 
     def _compare(
@@ -115,13 +121,17 @@ class Judge:
         if found is None:
             return ColumnResult(column.name, column.kind, test, None, 0.0, drifted=False)
         score = measured.scores[column.name]
+        if self._by_test:
+            significant = found.p_value is None or found.p_value < self._drift_level
+        else:
+            significant = score >= measured.limits.warning
         return ColumnResult(
             column.name,
             column.kind,
             found.test,
             found.p_value,
             found.effect,
-            drifted=score >= measured.limits.warning and found.effect >= drift.effect_size,
+            drifted=significant and found.effect >= drift.effect_size,
             score=score,
         )
 

@@ -27,7 +27,7 @@ STUCK_TIMES: Final = 3
 STUCK_SHARE: Final = 0.05
 STUCK_RECORDS: Final = 20
 
-Counts = tuple[int, int, int]  # in the order of QUALITIES
+Counts = tuple[int, int, int]  # one count for each of QUALITIES, in this order
 
 
 def count_numbers(values: NDArray[np.float64], feature: Feature | None) -> Counts:

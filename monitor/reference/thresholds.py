@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from monitor.reference.autocorrelation import block_length
 from monitor.reference.histograms import Histograms
 
-# Number of drawn references, and of consecutive windows for each: a decision uses as many.
+# Number of drawn references, and of consecutive windows for each. A decision uses three windows.
 RESAMPLES: Final = 2_000
 IN_A_ROW: Final = 3
 # With fewer blocks, resamples differ too little to estimate chance.
 MIN_BLOCKS: Final = 20
 # Number of block starts: more do not improve the resamples, and take longer.
 _MAX_STARTS: Final = 500
-# Beyond this share, the tail is taken as exponential. The tail of distances is shorter.
+# Beyond this share, the tail is taken as exponential. The real tail of distances is shorter.
 _TAIL: Final = 0.05
 # Without enough blocks, the threshold is the largest score of the reference's windows times this.
 _BEYOND_OWN: Final = 1.25
@@ -42,7 +42,7 @@ class Thresholds(msgspec.Struct, frozen=True):
     is too short for its blocks.
     """
 
-    scale: Floats  # (columns and pairs of them,)
+    scale: Floats  # one value for each column and pair of columns
     warning: float
     alarm: float | None
 
@@ -64,7 +64,7 @@ class ThresholdCalibration:
         self._histograms = histograms
         self._rate = rate
         self.block = block or block_length(histograms.ranks())
-        self._known: dict[int, Thresholds] = {}  # by rounded size of window, filled by `of`
+        self._known: dict[int, Thresholds] = {}  # by rounded window size; `of` adds them
 
     def of(self, records: int) -> Thresholds:
         """Return the thresholds for windows of this size, rounded down in steps of a tenth."""
@@ -152,7 +152,7 @@ class ThresholdCalibration:
 
 
 def rounded(records: int, step: float = 1.1) -> int:
-    """Round down: smaller windows vary more, so thresholds are rather too high than too low."""
+    """Round down. Smaller windows vary more, so the thresholds are not too low."""
     return int(step ** int(log(max(records, 1), step) + 1e-9))
 
 

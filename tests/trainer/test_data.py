@@ -123,7 +123,7 @@ def test_the_highest_revision_of_a_record_is_kept() -> None:
     ]
     rows, removed = clean(collect(log, CLASSIFICATION).rows, CLASSIFICATION)
     assert list(zip(rows.ids, rows.labels, strict=True)) == [("r0", "no"), ("r1", "yes")]
-    assert removed == (Removed("duplicate: the same record id, again or revised later", 2),)
+    assert removed == (Removed("duplicate: a record id that is repeated or revised later", 2),)
 
 
 def test_equal_records_with_different_ids_are_not_duplicates() -> None:
@@ -136,10 +136,10 @@ def test_equal_records_with_different_ids_are_not_duplicates() -> None:
 def test_labels_of_the_wrong_type_are_removed_as_errors() -> None:
     log = [outcome(REGRESSION, 0), outcome(REGRESSION, 1, truth="dear")]
     rows, removed = clean(collect(log, REGRESSION).rows, REGRESSION)
-    assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is no finite number", 1),))
+    assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is not a finite number", 1),))
     log = [outcome(CLASSIFICATION, 0), outcome(CLASSIFICATION, 1, truth=3.0)]
     rows, removed = clean(collect(log, CLASSIFICATION).rows, CLASSIFICATION)
-    assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is no class name", 1),))
+    assert (ids(rows), removed) == (["r0"], (Removed("error: 'sold' is not a class name", 1),))
 
 
 def test_a_rare_value_outside_its_declared_range_is_removed_as_noise() -> None:

@@ -336,8 +336,8 @@ def test_a_request_that_repeatedly_crashes_the_trainer_is_given_up() -> None:
     bench.ask("r1")
     bench.tick()
     assert bench.runner.jobs == []
-    ended = f"the trainer ended {MAX_ATTEMPTS} times while it worked on it"
-    assert bench.decisions[0].reason == f"abandoned: {ended}"
+    ended = f"the trainer ended {MAX_ATTEMPTS} times while training"
+    assert bench.decisions[0].reason == f"given up: {ended}"
 
 
 @pytest.mark.parametrize("resume", [Committed(0, "moved by hand"), Committed(7, '{"attempt":9}')])

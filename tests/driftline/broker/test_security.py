@@ -40,17 +40,17 @@ WRONGS = {
     "wrong password (SCRAM)": (
         "SASLTLS",
         lambda kafka: kafka.sasl("ada", WRONG),
-        ("refuses the user 'ada' or its password (SCRAM-SHA-512)", "KAFKA_SASL_PASSWORD"),
+        ("rejects the user 'ada' or its password (SCRAM-SHA-512)", "KAFKA_SASL_PASSWORD"),
     ),
     "wrong password (PLAIN)": (
         "SASLTLS",
         lambda kafka: kafka.sasl("ada", WRONG, "PLAIN"),
-        ("refuses the user 'ada' or its password (PLAIN)", "KAFKA_SASL_PASSWORD"),
+        ("rejects the user 'ada' or its password (PLAIN)", "KAFKA_SASL_PASSWORD"),
     ),
     "unknown user": (
         "SASLTLS",
         lambda kafka: kafka.sasl("eve"),
-        ("refuses the user 'eve' or its password", "KAFKA_SASL_USERNAME"),
+        ("rejects the user 'eve' or its password", "KAFKA_SASL_USERNAME"),
     ),
     "wrong CA": (
         "TLS",
@@ -75,52 +75,52 @@ WRONGS = {
     "no client certificate": (
         "MTLS",
         lambda kafka: kafka.tls(),
-        ("asks for a client certificate", "KAFKA_SSL_CERTIFICATE_LOCATION"),
+        ("requires a client certificate", "KAFKA_SSL_CERTIFICATE_LOCATION"),
     ),
     "expired client certificate": (
         "MTLS",
         lambda kafka: kafka.tls("client-expired"),
-        ("refuses the certificate", "client-expired.pem", "KAFKA_SSL_KEY_LOCATION"),
+        ("rejects the certificate", "client-expired.pem", "KAFKA_SSL_KEY_LOCATION"),
     ),
     "client certificate of another CA": (
         "MTLS",
         lambda kafka: kafka.tls("client-stranger"),
-        ("refuses the certificate", "client-stranger.pem", "which the broker trusts"),
+        ("rejects the certificate", "client-stranger.pem", "which the broker trusts"),
     ),
     "wrong mechanism": (
         "SASLTLS",
         lambda kafka: kafka.sasl("ada", mechanism="SCRAM-SHA-256"),
-        ("does not take the SASL mechanism SCRAM-SHA-256", "SCRAM-SHA-512, PLAIN"),
+        ("does not support the SASL mechanism SCRAM-SHA-256", "SCRAM-SHA-512, PLAIN"),
     ),
     "plain client, TLS listener": (
         "TLS",
         lambda kafka: {},
-        ("speaks TLS, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT", "SSL or SASL_SSL"),
+        ("uses TLS, but KAFKA_SECURITY_PROTOCOL is PLAINTEXT", "SSL or SASL_SSL"),
     ),
     "TLS client, plain listener": (
         "plain",
         lambda kafka: kafka.tls(),
-        ("speaks no TLS, but KAFKA_SECURITY_PROTOCOL is SSL", "to PLAINTEXT"),
+        ("does not use TLS, but KAFKA_SECURITY_PROTOCOL is SSL", "to PLAINTEXT"),
     ),
     "SASL over TLS, plain listener": (
         "plain",
         lambda kafka: kafka.sasl("ada"),
-        ("speaks no TLS, but KAFKA_SECURITY_PROTOCOL is SASL_SSL",),
+        ("does not use TLS, but KAFKA_SECURITY_PROTOCOL is SASL_SSL",),
     ),
     "client without SASL, listener with it": (
         "SASLTLS",
         lambda kafka: kafka.tls(),
-        ("asks for SASL (SCRAM-SHA-512, PLAIN), but", "to SASL_SSL", "KAFKA_SASL_USERNAME"),
+        ("requires SASL (SCRAM-SHA-512, PLAIN), but", "to SASL_SSL", "KAFKA_SASL_USERNAME"),
     ),
     "client with SASL, listener without it": (
         "TLS",
         lambda kafka: kafka.sasl("ada"),
-        ("knows no SASL, but KAFKA_SECURITY_PROTOCOL is SASL_SSL", "to SSL"),
+        ("does not use SASL, but KAFKA_SECURITY_PROTOCOL is SASL_SSL", "to SSL"),
     ),
     "plain client, SASL listener": (
         "SASLPLAIN",
         lambda kafka: {},
-        ("asks for SASL (SCRAM-SHA-512, PLAIN), but", "to SASL_PLAINTEXT"),
+        ("requires SASL (SCRAM-SHA-512, PLAIN), but", "to SASL_PLAINTEXT"),
     ),
 }
 
@@ -205,7 +205,7 @@ def test_records_are_sent_and_read_with_each_correct_configuration(
     ("change", "words"),
     [
         ({"ssl.ca.location": "/no/such/ca.pem"}, "KAFKA_SSL_CA_LOCATION is '/no/such/ca.pem'"),
-        ({"ssl.ca.location": __file__}, "holds no certificate"),
+        ({"ssl.ca.location": __file__}, "contains no certificate"),
         ({"ssl.certificate.location": __file__, "ssl.key.location": __file__}, "KAFKA_SSL_KEY"),
         ({"ssl.key.location": __file__}, "KAFKA_SSL_CERTIFICATE_LOCATION is not"),
         ({"security.protocol": "TLS"}, "KAFKA_SECURITY_PROTOCOL is 'TLS'"),
@@ -280,7 +280,7 @@ class TestSecrets:
         )
         assert done.returncode == 2, done.stderr
         assert "error: the broker at" in done.stderr
-        assert "refuses the user 'ada' or its password" in done.stderr
+        assert "rejects the user 'ada' or its password" in done.stderr
         assert "Traceback" not in done.stderr
         assert WRONG not in done.stdout + done.stderr
 

@@ -25,9 +25,7 @@ from monitor.reference.autocorrelation import variance_inflation
 every = pytest.mark.parametrize("name", list(DETECTORS))
 TASKS: tuple[Task, ...] = ("classification", "regression")
 tasks = pytest.mark.parametrize("task", TASKS)
-# Without KSWIN, which takes half a millisecond per value.
-OWN = ["glr", "cusum", "stepd", "seed"]
-FAST = [name for name in DETECTORS if name != "kswin"]
+OWN = ["glr", "stepd"]
 
 
 def errors(task: Task, level: float, count: int, seed: int) -> list[float]:
@@ -69,12 +67,12 @@ def test_an_increase_is_found_with_its_onset(name: str, task: Task) -> None:
 @tasks
 @every
 def test_a_decrease_is_not_drift(name: str, task: Task) -> None:
-    values = errors(task, 0.6, 500, 3) + errors(task, 0.1, 300 if name == "kswin" else 1500, 4)
+    values = errors(task, 0.6, 500, 3) + errors(task, 0.1, 1500, 4)
     found = feed(ErrorDetector(name, task), values)
     assert [read for read, _ in found if read > 500] == []
 
 
-@pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin", "page_hinkley"])
+@pytest.mark.parametrize("name", ["glr", "stepd", "adwin", "page_hinkley"])
 def test_an_increase_is_found_after_a_long_enough_decrease(name: str) -> None:
     levels = ((0.5, 1000), (0.1, 4000), (0.4, 600))
     values = [x for i, (level, n) in enumerate(levels) for x in errors(TASKS[0], level, n, i)]
@@ -86,11 +84,10 @@ def test_an_increase_is_found_after_a_long_enough_decrease(name: str) -> None:
 @tasks
 @every
 def test_errors_of_a_constant_level_raise_almost_no_alarm(name: str, task: Task) -> None:
-    seeds, count = (1, 600) if name == "kswin" else (4, 1500)
     alarms = [
         increase
-        for seed in range(seeds)
-        for increase in feed(ErrorDetector(name, task), errors(task, 0.15, count, seed))
+        for seed in range(4)
+        for increase in feed(ErrorDetector(name, task), errors(task, 0.15, 1500, seed))
     ]
     assert len(alarms) <= 1
 
@@ -115,16 +112,15 @@ def in_runs(task: Task, level: float, count: int, seed: int) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("name", ["glr", "cusum"])
 @tasks
 def test_autocorrelated_errors_raise_no_more_alarms_than_independent_ones(
-    name: str, task: Task, monkeypatch: pytest.MonkeyPatch
+    task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def alarms(variance_inflation: float) -> int:
         return sum(
             len(
                 feed(
-                    ErrorDetector(name, task, variance_inflation),
+                    ErrorDetector("glr", task, variance_inflation),
                     in_runs(task, 0.2, 5_000, seed),
                     500,
                 )
@@ -191,8 +187,6 @@ def test_an_increase_of_autocorrelated_errors_is_found(task: Task) -> None:
 @given(cuts=st.lists(st.integers(0, 1200), max_size=12))
 def test_the_findings_do_not_depend_on_the_batches(name: str, task: Task, cuts: list[int]) -> None:
     values = errors(task, 0.1, 500, 5) + errors(task, 0.7, 300, 6) + errors(task, 0.95, 400, 6)
-    if name == "kswin":
-        values, cuts = values[:700], [min(cut, 700) for cut in cuts]
     detector = ErrorDetector(name, task)
     found = []
     edges = [0, *sorted(cuts), len(values)]
@@ -217,7 +211,7 @@ def test_a_detector_continues_from_the_restored_state_of_another(name: str, task
         assert msgspec.msgpack.encode(restored.state()) == msgspec.msgpack.encode(detector.state())
 
 
-@pytest.mark.parametrize("name", FAST)
+@every
 def test_memory_does_not_grow_with_the_number_of_values(name: str) -> None:
     detector = ErrorDetector(name, "classification")
     sizes = []
@@ -229,7 +223,7 @@ def test_memory_does_not_grow_with_the_number_of_values(name: str) -> None:
     assert sizes[-1] < 1.3 * sizes[1] + 2_000
 
 
-@pytest.mark.parametrize("name", FAST)
+@every
 def test_memory_is_bounded_for_an_error_that_never_stops_growing(name: str) -> None:
     detector = ErrorDetector(name, "regression")
     for start in range(0, 20_000, 1_000):
@@ -266,7 +260,7 @@ def test_the_unit_of_regression_errors_does_not_matter(name: str, unit: float) -
     assert dated(scaled) == [(place, a * unit, b * unit) for place, a, b in dated(found)]
 
 
-@pytest.mark.parametrize("name", ["glr", "cusum", "stepd", "seed", "adwin"])
+@pytest.mark.parametrize("name", ["glr", "stepd", "adwin"])
 @tasks
 def test_the_first_errors_of_a_model_without_errors_are_drift(name: str, task: Task) -> None:
     values = [0.0] * 1500 + errors(task, 0.3, 500, 15)
@@ -295,7 +289,7 @@ def test_ddm_warns_before_it_alarms() -> None:
     assert any(warned[600:])
 
 
-@pytest.mark.parametrize("name", ["glr", "cusum", "stepd"])
+@pytest.mark.parametrize("name", ["glr", "stepd"])
 def test_our_own_detectors_warn_before_they_alarm(name: str) -> None:
     detector = ErrorDetector(name, "classification")
     values = errors("classification", 0.1, 1000, 1) + errors("classification", 0.25, 600, 2)

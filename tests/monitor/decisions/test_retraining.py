@@ -228,7 +228,7 @@ def test_a_renewal_is_requested_each_time_the_number_of_outcomes_doubles(policy:
     assert {(request.cause, request.caused_by, request.since) for request in found} == {
         ("schedule", (), None)
     }
-    assert found[2].reason == "2000 more outcomes to learn from, after 2000"
+    assert found[2].reason == "2000 new outcomes; the last training could use 2000"
     half = requests(stream_with(policy, "renew = 0.5\ncooldown = 0"), trained_on=1000)
     assert positions(half) == [500, 750, 1150, 1750, 2650, 4000], "by the half, at a pane's end"
 

@@ -1,14 +1,16 @@
 """The verdict on a window: tests against the reference with a common correction, and quality."""
 
+import math
+
 import numpy as np
 import pytest
 
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataGroup
+from driftline.wire.events import DataGroup, Limits
 from monitor.bottom_k_sample import Sample
 from monitor.reference import domain_classifier
 from monitor.reference.judge import Judge
-from monitor.reference.profile import ReferenceProfile
+from monitor.reference.profile import Measured, ReferenceProfile
 from monitor.reference.quality import count_categories, count_numbers, is_stuck, longest_run, rising
 from monitor.watched_columns import watched
 from tests.monitor.streams import columns, reference, small_stream
@@ -114,6 +116,30 @@ def test_tests_by_distance_use_only_the_effect_size() -> None:
         results.append(group.columns[0])
     assert [result.drifted for result in results] == [False, True]
     assert [result.p_value for result in results] == [None, None]
+
+
+class WithoutWarnings(ReferenceProfile):
+    """A reference whose calibrated scores never become a warning."""
+
+    def measure(self, sample: Sample) -> Measured:
+        return super().measure(sample)._replace(limits=Limits(math.inf, None))
+
+
+@pytest.mark.parametrize("test", ["ks", "wasserstein"])
+@pytest.mark.parametrize(("decided_by", "found"), [("score", []), ("test", ["x"])])
+def test_the_stream_file_can_let_evidently_decide(
+    test: str, decided_by: str, found: list[str]
+) -> None:
+    stream = small_stream(drift=f'number_test = "{test}"\ndecided_by = "{decided_by}"')
+    profile = WithoutWarnings(stream, reference(data(2000), ["yes", "no"] * 1000))
+    judged = []
+    for shift in (0.0, 1.0):
+        sample = Sample(data(1000, shift), np.array(["yes", "no"] * 500, dtype=object))
+        judged.append(Judge(stream).test("a", 1000, sample, profile))
+    drifted = [[c.column for c in group.columns if c.drifted] for group in judged]
+    assert drifted == [[], found]
+    # Without limits, a finding needs no second window.
+    assert {group.limits is None for group in judged} == {decided_by == "test"}
 
 
 def test_missing_and_out_of_range_values_are_counted() -> None:
