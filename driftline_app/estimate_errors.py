@@ -10,8 +10,9 @@ from driftline.broker.port import Broker
 from driftline.broker.scan import Progress, ranges, scan, size
 from driftline.config.stream import Stream
 from driftline.wire.envelope import decode, outcomes_decoder, windows_decoder
-from driftline.wire.events import DataWindow, Outcome
+from driftline.wire.events import Outcome
 from driftline.wire.topics import Topics
+from driftline.wire.window_events import DataWindow
 from monitor.estimates.coverage import Coverage, EstimateComparison, Truth
 
 

@@ -17,8 +17,6 @@ from driftline.wire.envelope import (
     windows_decoder,
 )
 from driftline.wire.events import (
-    DataAggregates,
-    DataWindow,
     DriftEvent,
     Freeze,
     Gap,
@@ -27,9 +25,6 @@ from driftline.wire.events import (
     ModelsEvent,
     Outcome,
     OutcomesEvent,
-    PartsEvent,
-    PerformancePane,
-    PerformanceWindow,
     Prediction,
     PredictionsEvent,
     RefusedRecord,
@@ -38,10 +33,16 @@ from driftline.wire.events import (
     RetrainRequest,
     RolePointer,
     Watermark,
-    WindowsEvent,
 )
+from driftline.wire.partial_aggregates import DataAggregates, PartsEvent
 from driftline.wire.topics import Role
 from driftline.wire.values import publish_time
+from driftline.wire.window_events import (
+    DataWindow,
+    PerformancePane,
+    PerformanceWindow,
+    WindowsEvent,
+)
 
 # Hex digits of a digest that are printed. `models show` and `trace` accept as few.
 _DIGEST_DIGITS = 12

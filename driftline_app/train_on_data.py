@@ -6,7 +6,8 @@ from contextlib import closing
 import msgspec
 
 from driftline.clock import SystemClock
-from driftline.config.stream import Metric, Simulate, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Metric, Simulate
 from driftline.errors import DataError
 from driftline.models.package import Scoring
 from driftline.wire.events import Removed, Trial, Value

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric, Task
-from driftline.wire.events import ErrorSums, ModelAggregate, Pair, Value
+from driftline.config.stream_sections import Metric, Task
+from driftline.wire.events import Value
+from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate, Pair
 
 # Errors are stored as integers, times 2^64. That keeps all bits of an error above 1e-3, and 12
 # digits of an error of 1e-7. Python's integers do not overflow.

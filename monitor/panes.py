@@ -16,7 +16,8 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from driftline.broker.port import Committed
-from driftline.config.stream import Axis, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Axis
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log
 

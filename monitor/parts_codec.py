@@ -1,9 +1,9 @@
 """Encode partial aggregates as records below the broker's size limit, and decode them.
 
-In: rows of a sample. Out: structs of `driftline.wire.events`, in chunks that add up if they are
-large. Arrays are base64 of their little-endian bytes: a record of 20 numbers takes 0.2 µs and 213
-bytes. As JSON numbers it would take 1.2 µs and up to 390 bytes, with zlib 4 µs and 150 bytes. A
-class score takes 2.7 bytes.
+In: rows of a sample. Out: structs of `driftline.wire.partial_aggregates`, in chunks that add up if
+they are large. Arrays are base64 of their little-endian bytes: a record of 20 numbers takes 0.2 µs
+and 213 bytes. As JSON numbers it would take 1.2 µs and up to 390 bytes, with zlib 4 µs and 150
+bytes. A class score takes 2.7 bytes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Outgoing
 from driftline.wire.envelope import encode
-from driftline.wire.events import (
+from driftline.wire.partial_aggregates import (
     Codes,
     DataAggregates,
     PaneAggregate,

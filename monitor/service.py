@@ -20,10 +20,12 @@ from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
 from driftline.runtime.handler import Handler, LogChange
+from driftline.runtime.input_logs import lost_unread
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
-from driftline.wire.envelope import dead_letter, decode, lost_unread, rare, windows_decoder
-from driftline.wire.events import DataWindow, DriftEvent, RetrainRequest, WindowsEvent
+from driftline.wire.envelope import dead_letter, decode, rare, windows_decoder
+from driftline.wire.events import DriftEvent, RetrainRequest
 from driftline.wire.topics import Topics
+from driftline.wire.window_events import DataWindow, WindowsEvent
 from monitor.decisions import detectors
 from monitor.decisions.decider import Decider
 from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots

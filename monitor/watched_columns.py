@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Feature, Kind, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Feature, Kind
 
 
 class WatchedColumn(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any
 
 from driftline.broker.port import Broker, Outgoing
 from driftline.client.connection import as_broker, as_stream
-from driftline.config.stream import ID, ROW, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import ID, ROW
 from driftline.errors import DataError
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from driftline.config.stream import AT, LabelDelay, Span, Stream
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import AT, LabelDelay
 from driftline.errors import DataError
 
 

@@ -12,7 +12,8 @@ import msgspec
 
 from driftline.broker.port import Broker, OffsetRange, TopicPartition
 from driftline.broker.scan import ranges, scan
-from driftline.config.stream import ROW, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import ROW
 from driftline.errors import BrokerError, BrokerUnavailable, DataError
 from driftline.runtime.partition_clock import MAX_AHEAD_ROWS, PartitionClock
 from driftline.wire.column_decoders import DECODE_ERRORS

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from driftline.config.stream import Kind, Task
+from driftline.config.stream_sections import Kind, Task
 from driftline.errors import DataError
 from driftline.wire.values import text
 from producers.clocks import TimeColumn, look_at_clock

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from driftline.config.stream import AT, ID, ROW, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import AT, ID, ROW
 from driftline.errors import DataError
 from driftline.wire.events import MAX_ROW
 from driftline.wire.labels import LabelCodec

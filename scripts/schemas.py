@@ -14,11 +14,11 @@ from driftline.wire.events import (
     DriftEvent,
     ModelsEvent,
     OutcomesEvent,
-    PartsEvent,
     PredictionsEvent,
     RetrainEvent,
-    WindowsEvent,
 )
+from driftline.wire.partial_aggregates import PartsEvent
+from driftline.wire.window_events import WindowsEvent
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schemas"
 TOPICS: dict[str, type | UnionType] = {

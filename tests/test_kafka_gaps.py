@@ -13,11 +13,11 @@ from driftline.audit.reconcile import reconcile
 from driftline.audit.reconcile_findings import Lost
 from driftline.broker import Client, connect
 from driftline.broker.port import Broker, NewTopic, Outgoing, TopicPartition
-from driftline.broker.scan import handled
 from driftline.clock import SystemClock
 from driftline.config.stream import Stream, loads
 from driftline.errors import BrokerError
 from driftline.runtime.loop import Loop
+from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import encode, outcomes_decoder
 from driftline.wire.events import Gap, Watermark
 from driftline.wire.labels import LabelCodec

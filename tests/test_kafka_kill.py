@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from driftline.config.stream import Client
+from driftline.config.stream_sections import Client
 from driftline.wire.topics import SERVICES
 from tests.faults.killers import moments
 from tests.faults.run import run

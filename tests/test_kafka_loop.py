@@ -11,7 +11,8 @@ import pytest
 
 from driftline.broker import connect
 from driftline.config.settings import load_settings
-from driftline.config.stream import Client, load
+from driftline.config.stream import load
+from driftline.config.stream_sections import Client
 from driftline.models.load import Models
 from tests.app.cli.invoke import Invoked, invoke
 from tests.replay import replayed, written

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from driftline.config.stream import Task
+from driftline.config.stream_sections import Task
 from driftline.errors import TrainingError
 
 Parameters = dict[str, str | int | float | bool | None]

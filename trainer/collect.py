@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Broker
 from driftline.broker.scan import ranges, scan
-from driftline.config.stream import Span, Stream
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
 from driftline.wire.envelope import decode_or_skip, outcomes_decoder
 from driftline.wire.events import Outcome, Removed, Value
 from driftline.wire.feature_records import RecordCodec

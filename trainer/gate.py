@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from driftline.config.stream import Metric, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import Values, better, evaluate, higher_is_better
 from trainer.split import Places
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Task
+from driftline.config.stream_sections import Task
 
 Places = NDArray[np.intp]
 

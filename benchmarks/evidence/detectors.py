@@ -32,7 +32,8 @@ from benchmarks.evidence.models_over import (
 )
 from benchmarks.evidence.options import options
 from benchmarks.evidence.sets import SETS
-from driftline.config.stream import Drift, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Drift
 from monitor.decisions.detectors import DETECTORS
 
 SEEDS: Final = 30  # number of streams of each family, both abrupt and gradual

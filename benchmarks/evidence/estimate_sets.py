@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from benchmarks.evidence.sets import SETS, DataSet
 from driftline.clock import ManualClock
 from driftline.config.settings import load_settings
-from driftline.config.stream import Metric, Stream, loads
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import evaluate
 from driftline.models.load import Models
 from driftline.models.reference import Reference

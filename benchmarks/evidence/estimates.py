@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.estimate_sets import LABELLED, Followed, LabelledSet, follow
 from benchmarks.evidence.options import options
-from driftline.config.stream import Metric
+from driftline.config.stream_sections import Metric
 from driftline.models.reference import Reference
-from driftline.wire.events import MetricEstimate
+from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.coverage import EstimateComparison, coverage

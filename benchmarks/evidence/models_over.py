@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from benchmarks.evidence.drifting import Drifting, bound, bound_of_errors
 from driftline.config.stream import Stream, loads
-from driftline.wire.events import DriftEvent, PerformanceGroup, PerformancePane, PerformanceWindow
+from driftline.wire.events import DriftEvent
+from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.decisions.decider import Decider
 from monitor.decisions.error_watch import ErrorWatch
 from monitor.metric_sums import compare_error, new_tally

@@ -13,7 +13,8 @@ import msgspec
 
 from driftline.broker.port import Committed, TopicPartition
 from driftline.clock import Clock
-from driftline.config.stream import Axis, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Axis
 from driftline.runtime.handler import GroupProgress
 from driftline.runtime.partition_clock import (
     MAX_AHEAD_ROWS,

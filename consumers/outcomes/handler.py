@@ -37,9 +37,9 @@ from driftline.broker.port import Committed, Message, Messages, TopicPartition
 from driftline.clock import Clock
 from driftline.config.stream import Stream
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
+from driftline.runtime.input_logs import lost_unread
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.commit_metadata import Kind, usable
-from driftline.wire.envelope import lost_unread
 from driftline.wire.events import Prediction, Source, Watermark
 from driftline.wire.labels import Label, LabelCodec
 from driftline.wire.topics import Topics

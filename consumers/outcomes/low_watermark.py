@@ -11,7 +11,8 @@ from msgspec import Meta
 
 from consumers.outcomes.buffer import BEFORE_ALL
 from driftline.broker.port import Committed
-from driftline.config.stream import Axis, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Axis
 from driftline.runtime.partition_clock import ClockState, PartitionClock
 from driftline.wire.commit_metadata import Offset, Position, metadata_of
 from driftline.wire.events import Log

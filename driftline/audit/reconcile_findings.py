@@ -11,9 +11,9 @@ import msgspec
 from driftline.audit.reconcile_sql import NAMED_MISPLACED_LABELS
 from driftline.broker.partitioner import MURMUR2, PARTITIONERS, partitioners_for
 from driftline.broker.port import Committed, OffsetRange, TopicPartition
-from driftline.broker.scan import handled
 from driftline.config.stream import Stream
 from driftline.runtime.input_logs import without_topic_id
+from driftline.wire.commit_metadata import handled
 
 
 class Misplaced(msgspec.Struct, frozen=True):

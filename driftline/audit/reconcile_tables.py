@@ -13,10 +13,11 @@ from driftline.audit.dead_letters import REPLAYED
 from driftline.audit.reconcile_findings import Lost
 from driftline.audit.reconcile_logs import ReadLogs
 from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
-from driftline.broker.scan import Progress, handled, scan
+from driftline.broker.scan import Progress, scan
 from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.wire.column_decoders import id_reader
+from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import dead_letter_origin, decode_or_skip
 from driftline.wire.events import Count, Gap, Log, Source
 from driftline.wire.labels import LabelCodec

@@ -7,12 +7,9 @@ memory. It joins no consumer group and commits nothing, so it does not affect se
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-import msgspec
-
-from driftline.broker.port import Broker, Committed, Message, OffsetRange, TopicPartition
+from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
 from driftline.errors import BrokerUnavailable
 from driftline.interrupts import check
-from driftline.wire.commit_metadata import Offset, metadata_of
 
 # Large batches need fewer calls. A batch of records of 1 kB has 5 MB.
 _BATCH_RECORDS = 5000
@@ -106,22 +103,3 @@ def scan(
                 )
     finally:
         consumer.close()
-
-
-class _Metadata(msgspec.Struct, frozen=True):
-    published: Offset = 0
-
-
-def handled(committed: Committed | None) -> int:
-    """Return the first offset that a group has not handled yet.
-
-    The committed offset may be smaller, because the group rebuilds its state from there. Its
-    metadata then contains the offset up to which results were published.
-
-    >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
-    (25, 10, 0)
-    """
-    if committed is None:
-        return 0
-    found = metadata_of(committed, _Metadata)  # None if another program has committed
-    return committed.offset if found is None else max(committed.offset, found.published)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import msgspec
 
 from driftline.config.environment import client_properties, folder, servers, store_url
-from driftline.config.stream import Client
+from driftline.config.stream_sections import Client
 from driftline.errors import SettingsError
 
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -11,7 +11,8 @@ from driftline.config.stream_keys import quoted, quoted_key, toml
 from driftline.errors import DataError
 
 if TYPE_CHECKING:
-    from driftline.config.stream import Span, Stream
+    from driftline.config.spans import Span
+    from driftline.config.stream import Stream
 
 # Larger numbers lose digits in JSON, and no stream is that long. Sums of such numbers fit into 64
 # bits.

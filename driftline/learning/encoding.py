@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Kind, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Kind
 from driftline.wire.columns import Columns
 from driftline.wire.values import text
 

@@ -9,7 +9,7 @@ from math import isnan
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric, Task
+from driftline.config.stream_sections import Metric, Task
 from driftline.wire.events import Value
 
 Values = Sequence[Value] | NDArray[np.object_] | NDArray[np.float64]

@@ -11,7 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from driftline.config.stream import Metric, StreamName, Task
+from driftline.config.stream import StreamName
+from driftline.config.stream_sections import Metric, Task
 from driftline.errors import PackageCheckFailed
 from driftline.learning.encoding import FeatureSchema
 from driftline.models.archive import ArchiveLimits, archive

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Stream, Task
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Task
 from driftline.errors import MissingExtra, PackageCheckFailed, PackageError
 from driftline.learning.encoding import FeatureSchema, MatrixEncoder
 from driftline.models.package import Manifest, Scoring

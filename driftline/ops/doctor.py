@@ -17,7 +17,8 @@ from driftline.audit.partition_placement import Placement, Side
 from driftline.broker.port import Admin, Broker, Message, OffsetRange
 from driftline.broker.scan import scan
 from driftline.config.settings import Settings
-from driftline.config.stream import Span, Stream
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
 from driftline.errors import (
     BrokerError,
     DataError,

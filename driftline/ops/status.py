@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from driftline.broker.port import Broker, Message, OffsetRange, TopicPartition
-from driftline.broker.scan import handled, ranges, scan
+from driftline.broker.scan import ranges, scan
 from driftline.config.stream import Stream
 from driftline.models.catalog import read_catalog
 from driftline.models.keys import Trusted
 from driftline.ops.workers import Worker, Workers
+from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import decode_or_skip, drift_decoder, retrain_decoder
 from driftline.wire.events import DriftEvent, RetrainDecision
 from driftline.wire.topics import SERVICES, Role, Service, Topics

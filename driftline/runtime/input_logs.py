@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from driftline.broker.port import Broker, Committed, OffsetRange, TopicPartition
-from driftline.broker.scan import handled
+from driftline.broker.port import Broker, Committed, OffsetRange, Outgoing, TopicPartition
 from driftline.runtime.handler import LogChange
+from driftline.wire.commit_metadata import handled
+from driftline.wire.envelope import encode
+from driftline.wire.events import Gap, Watermark
 
 log = logging.getLogger(__name__)
 
@@ -165,3 +167,14 @@ def without_topic_id(at: Committed) -> tuple[str, Committed]:
         return "", at
     rest = at.metadata[match.end() :]
     return match[1], Committed(at.offset, rest[2:] if rest.startswith("}") else "{" + rest)
+
+
+def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
+    """Return the watermark for the topic `outcomes` that reports offsets deleted before they were
+    read. The list is empty if none were deleted."""
+    if change.unread is None:
+        return []
+    topic, partition = change.partition
+    end = None if change.is_new_topic else change.start
+    mark = Watermark(None, gaps=(Gap(partition, change.unread, end, topic),))
+    return [Outgoing(outcomes, encode(mark), partition=partition)]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from driftline.broker.port import Broker, Messages, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import Clock
-from driftline.config.stream import Delivery
+from driftline.config.stream_sections import Delivery
 from driftline.errors import (
     BrokerError,
     InstanceFenced,

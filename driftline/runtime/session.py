@@ -17,10 +17,10 @@ from driftline.broker.port import (
     Producer,
     TopicPartition,
 )
-from driftline.broker.scan import handled
 from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import InputLogs, without_topic_id
+from driftline.wire.commit_metadata import handled
 
 log = logging.getLogger(__name__)
 

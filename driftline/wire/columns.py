@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Axis
+from driftline.config.stream_sections import Axis
 
 
 class Columns:

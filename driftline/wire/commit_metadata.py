@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from driftline.broker.port import Committed, TopicPartition
-from driftline.config.stream import Axis
+from driftline.config.stream_sections import Axis
 from driftline.errors import StreamFileError
 from driftline.wire.column_decoders import DECODE_ERRORS
 
@@ -90,3 +90,22 @@ def usable(
             committed = Committed(committed.offset)
         found[partition] = committed
     return found
+
+
+class _Published(msgspec.Struct, frozen=True):
+    published: Offset = 0
+
+
+def handled(committed: Committed | None) -> int:
+    """Return the first offset that a group has not handled yet.
+
+    The committed offset may be smaller, because the group rebuilds its state from there. Its
+    metadata then contains the offset up to which results were published.
+
+    >>> handled(Committed(10, '{"published": 25}')), handled(Committed(10)), handled(None)
+    (25, 10, 0)
+    """
+    if committed is None:
+        return 0
+    found = metadata_of(committed, _Published)  # None if another program has committed
+    return committed.offset if found is None else max(committed.offset, found.published)

@@ -13,23 +13,20 @@ import msgspec
 from driftline.broker.port import Headers, Message, Outgoing
 from driftline.errors import DataError
 from driftline.logs import alike
-from driftline.runtime.handler import LogChange
 from driftline.wire.column_decoders import DECODE_ERRORS, reason_of
 from driftline.wire.events import (
     DriftEvent,
     Event,
-    Gap,
     ModelsEvent,
     Offset,
     OutcomesEvent,
     PartitionNumber,
-    PartsEvent,
     PredictionsEvent,
     RetrainEvent,
-    Watermark,
-    WindowsEvent,
 )
+from driftline.wire.partial_aggregates import PartsEvent
 from driftline.wire.values import shortened
+from driftline.wire.window_events import WindowsEvent
 
 log = logging.getLogger(__name__)
 
@@ -113,17 +110,6 @@ def dead_letter(topic: str, message: Message, *, reason: str, service: str) -> O
             ("driftline_offset", str(message.offset).encode()),
         ),
     )
-
-
-def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
-    """Return the watermark for the topic `outcomes` that reports offsets deleted before they were
-    read. The list is empty if none were deleted."""
-    if change.unread is None:
-        return []
-    topic, partition = change.partition
-    end = None if change.is_new_topic else change.start
-    mark = Watermark(None, gaps=(Gap(partition, change.unread, end, topic),))
-    return [Outgoing(outcomes, encode(mark), partition=partition)]
 
 
 class DeadLetterOrigin(msgspec.Struct, frozen=True):

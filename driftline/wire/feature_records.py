@@ -14,7 +14,8 @@ from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from driftline.config.expressions import Expression
-from driftline.config.stream import ID, ROW, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import ID, ROW
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.column_decoders import DECODE_ERRORS, IdType, Scalar, make_decoder, make_struct
 from driftline.wire.columns import Batch, Columns, Rejected

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from driftline.config.stream import AT, ID, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import AT, ID
 from driftline.errors import DataError
 from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.column_decoders import DECODE_ERRORS, IdType, Scalar, make_decoder, reason_of

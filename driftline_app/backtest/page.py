@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.learning.metrics import higher_is_better
-from driftline.wire.events import ColumnResult, DataWindow
 from driftline.wire.feature_records import RecordCodec
+from driftline.wire.window_events import ColumnResult, DataWindow
 from driftline_app.backtest.policy_runs import Job, Played, playback
 from driftline_app.backtest.result import Backtest, ComparisonRow, comparison
 from driftline_app.estimate_errors import error_sentence

@@ -15,9 +15,11 @@ import numpy as np
 
 from driftline.clock import ManualClock
 from driftline.config.settings import Settings
-from driftline.config.stream import AT, ROW, Budget, Policy, Retrain, Span, Stream
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import AT, ROW, Budget, Policy, Retrain
 from driftline.errors import DataError
-from driftline.wire.events import DataWindow
+from driftline.wire.window_events import DataWindow
 from driftline_app.replay.compared_predictors import ComparedPredictors
 from driftline_app.replay.first_model import FirstModel, train_on_warm_up
 from driftline_app.replay.observer import ObservedEvent

@@ -9,7 +9,8 @@ from math import floor, log10
 
 import msgspec
 
-from driftline.config.stream import Metric, Policy, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Metric, Policy
 from driftline.errors import DataError
 from driftline_app.backtest.policy_runs import (
     Job,

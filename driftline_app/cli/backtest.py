@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from driftline.config.stream import Policy, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Policy
 from driftline.errors import DriftlineError, SettingsError
 from driftline.learning.metrics import higher_is_better
 from driftline.safe_text import json_line, visible_lines

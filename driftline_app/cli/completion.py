@@ -12,7 +12,7 @@ import typer
 
 from driftline.client.saved_runs import STREAM_FILE
 from driftline.config.settings import load_settings
-from driftline.config.stream import Policy
+from driftline.config.stream_sections import Policy
 from driftline.errors import DriftlineError
 from driftline.wire.topics import Role, Topics
 from driftline_app.stream_file import find_stream, is_stream_file

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric, Task
+from driftline.config.stream_sections import Metric, Task
 from driftline.learning.metrics import evaluate, higher_is_better
 from driftline.wire.events import Value
 

@@ -24,10 +24,8 @@ from driftline.wire.envelope import (
     windows_decoder,
 )
 from driftline.wire.events import (
-    DataWindow,
     DriftEvent,
     Outcome,
-    PerformanceWindow,
     RetrainDecision,
     RetrainRequest,
     RolePointer,
@@ -35,6 +33,7 @@ from driftline.wire.events import (
 )
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.topics import Topics
+from driftline.wire.window_events import DataWindow, PerformanceWindow
 from driftline_app.replay.compared_predictors import ComparedPredictors
 from monitor.estimates.coverage import Truth
 

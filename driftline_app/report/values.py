@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from driftline.config.stream import DriftKind
+from driftline.config.stream_sections import DriftKind
 from producers.rows import Change
 
 Happened = Literal[

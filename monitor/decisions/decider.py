@@ -11,17 +11,17 @@ from typing import Final
 
 import msgspec
 
-from driftline.config.stream import DriftKind, Stream
-from driftline.wire.events import (
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import DriftKind
+from driftline.wire.events import DriftEvent, RetrainRequest
+from driftline.wire.window_events import (
     ColumnResult,
     DataGroup,
     DataWindow,
     DependenceDrift,
-    DriftEvent,
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
-    RetrainRequest,
     WindowsEvent,
 )
 from monitor.decisions.error_watch import ErrorWatch, ErrorWatchState, loss

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 from msgspec import structs
 
-from driftline.config.stream import Stream, Task
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Task
 from driftline.errors import StreamFileError
 from monitor.decisions import river_detectors as river
 from monitor.decisions.autocorrelation_check import Autocorrelation, AutocorrelationState

@@ -8,7 +8,7 @@ from collections import deque
 from typing import Final
 
 from driftline.config.stream import Stream
-from driftline.wire.events import PerformancePane
+from driftline.wire.window_events import PerformancePane
 from monitor.decisions.detectors import REMEMBERED, DetectorState, ErrorDetector, Increase
 from monitor.decisions.event_lifecycle import Finding
 from monitor.decisions.plain_state import Count, State, put, take

@@ -7,7 +7,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from driftline.config.stream import DriftKind, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import DriftKind
 from driftline.wire.events import DriftEvent, event_id
 from monitor.decisions.plain_state import Count, State, put, take
 

@@ -12,9 +12,12 @@ from typing import Final, Literal
 
 import msgspec
 
-from driftline.config.stream import Policy, Span, Stream
-from driftline.wire.events import DriftEvent, PerformancePane, RetrainRequest, event_id
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Policy
+from driftline.wire.events import DriftEvent, RetrainRequest, event_id
 from driftline.wire.values import parse_time
+from driftline.wire.window_events import PerformancePane
 from monitor.decisions.plain_state import Count, State, put, take
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric
+from driftline.config.stream_sections import Metric
 from driftline.models.reference import MAX_REFERENCE_ROWS, Reference
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import packed, unpacked

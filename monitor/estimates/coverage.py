@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from driftline.config.stream import Stream
-from driftline.wire.events import DataWindow, MetricEstimate, Outcome, Value
+from driftline.wire.events import Outcome, Value
 from driftline.wire.values import parse_time
+from driftline.wire.window_events import DataWindow, MetricEstimate
 from monitor.metric_sums import Tally, new_tally
 from monitor.panes import Grid
 

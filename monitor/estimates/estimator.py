@@ -11,8 +11,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric
-from driftline.wire.events import MetricEstimate
+from driftline.config.stream_sections import Metric
+from driftline.wire.window_events import MetricEstimate
 from monitor.bottom_k_sample import Sample
 
 # With fewer held-out records, an estimate would be mostly noise.

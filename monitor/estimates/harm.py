@@ -6,7 +6,7 @@ In: the estimate of a window. Out: the harm, and a severity that combines harm a
 from typing import Final
 
 from driftline.learning.metrics import higher_is_better
-from driftline.wire.events import MetricEstimate
+from driftline.wire.window_events import MetricEstimate
 
 # The largest harm. Relative to a held-out error of 0, any increase would be infinite.
 MAX_HARM: Final = 100.0

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Metric
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
 from monitor.bottom_k_sample import Sample

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataAggregates, DataGroup, DataWindow, SlideAggregate, event_id
+from driftline.wire.events import event_id
+from driftline.wire.partial_aggregates import DataAggregates, SlideAggregate
 from driftline.wire.values import format_time, parse_time
+from driftline.wire.window_events import DataGroup, DataWindow
 from monitor.bottom_k_sample import BottomKSample, Rows, Sample
 from monitor.optional import optional
 from monitor.panes import Grid, later

@@ -12,8 +12,8 @@ from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
 from driftline.wire.envelope import decode, parts_decoder
-from driftline.wire.events import (
-    DataAggregates,
+from driftline.wire.partial_aggregates import DataAggregates
+from driftline.wire.window_events import (
     DataWindow,
     PerformancePane,
     PerformanceWindow,

@@ -10,16 +10,10 @@ from math import isfinite
 import numpy as np
 
 from driftline.config.stream import Stream
-from driftline.wire.events import (
-    ModelAggregate,
-    PaneAggregate,
-    PerformanceAggregates,
-    PerformanceGroup,
-    PerformancePane,
-    PerformanceWindow,
-    event_id,
-)
+from driftline.wire.events import event_id
+from driftline.wire.partial_aggregates import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.values import format_time, parse_time
+from driftline.wire.window_events import PerformanceGroup, PerformancePane, PerformanceWindow
 from monitor.bottom_k_sample import BottomKSample
 from monitor.metric_sums import Tally, compare_error, new_tally
 from monitor.optional import optional

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from driftline.broker.port import Committed, Message, Outgoing
 from driftline.config.stream import Stream
-from driftline.wire.events import ModelAggregate, PaneAggregate, PerformanceAggregates
+from driftline.wire.partial_aggregates import ModelAggregate, PaneAggregate, PerformanceAggregates
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Kind, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Kind
 from driftline.errors import MissingExtra, StreamFileError
 from monitor.reference.default_tests import MIN_STD, OF_CATEGORIES, OF_NUMBERS
 

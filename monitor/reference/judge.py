@@ -11,7 +11,7 @@ import msgspec
 from numpy.typing import NDArray
 
 from driftline.config.stream import Stream
-from driftline.wire.events import ColumnResult, DataGroup, DependenceDrift, WindowQuality
+from driftline.wire.window_events import ColumnResult, DataGroup, DependenceDrift, WindowQuality
 from monitor.bottom_k_sample import Sample
 from monitor.optional import optional
 from monitor.reference.column_tests import compare

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from driftline.config.stream import Stream
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
-from driftline.wire.events import DependenceDrift, Limits
+from driftline.wire.window_events import DependenceDrift, Limits
 from monitor.bottom_k_sample import Sample
 from monitor.reference.domain_classifier import DomainClassifier
 from monitor.reference.histograms import Histograms

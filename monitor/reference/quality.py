@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from driftline.config.stream import Feature
-from driftline.wire.events import Quality
+from driftline.config.stream_sections import Feature
+from driftline.wire.window_events import Quality
 
 QUALITIES: Final[tuple[Quality, ...]] = ("missing", "unseen", "out_of_range")
 # A smaller increase may be significant in a large window, but is no reason to act. (A new category

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.local import LocalKafka
-from driftline.config.stream import Client, Delivery
+from driftline.config.stream_sections import Client, Delivery
 from driftline.wire.topics import SERVICES, Topics
 from tests.faults import campaign
 from tests.faults import scenario as scenarios

@@ -12,10 +12,10 @@ from typing import Final
 from driftline.audit.reconcile import Reconciliation
 from driftline.broker.kafka_python import KafkaPythonBroker
 from driftline.broker.port import Admin
-from driftline.broker.scan import handled
 from driftline.errors import DriftlineError
 from driftline.ops.status import INPUTS
 from driftline.runtime.partition_clock import AGREEING
+from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import decode, rare, retrain_decoder
 from driftline.wire.events import RetrainDecision, RetrainRequest
 from driftline.wire.topics import Role, Service

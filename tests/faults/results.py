@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from driftline.config.stream import Client, Delivery
+from driftline.config.stream_sections import Client, Delivery
 
 _ROOT: Final = Path(__file__).parents[2]
 

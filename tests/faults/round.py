@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from driftline.audit.reconcile import Reconciliation
-from driftline.config.stream import Client, Delivery
+from driftline.config.stream_sections import Client, Delivery
 from driftline.errors import DriftlineError
 from tests.faults import evidence
 from tests.faults.base import Base, delete_topics, make_site

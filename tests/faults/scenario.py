@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from driftline.config.stream import Client, Delivery
+from driftline.config.stream_sections import Client, Delivery
 from driftline.wire.topics import SERVICES, Service
 from producers.river_sets import TARGET, open_river
 

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final
 
-from driftline.config.stream import AT, Stream, loads
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import AT
 
 _HEAD: Final = 'version = 1\nname = "{name}"\ntask = "{task}"\ntarget = "y"\n'
 

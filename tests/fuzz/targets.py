@@ -16,13 +16,13 @@ import numpy as np
 from consumers.inference.idle_partitions import IdlePartitions
 from consumers.outcomes.low_watermark import JoinProgress
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
-from driftline.broker.scan import handled
 from driftline.clock import ManualClock
 from driftline.config.stream import loads
 from driftline.errors import DriftlineError
 from driftline.models.catalog import CHAMPION_KEY, Catalog, key_of
 from driftline.models.signed import sign
 from driftline.wire import envelope
+from driftline.wire.commit_metadata import handled
 from driftline.wire.events import Event, Prediction
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec

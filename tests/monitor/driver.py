@@ -6,8 +6,9 @@ from pathlib import Path
 from driftline.broker.port import Committed, Message, Outgoing, TopicPartition
 from driftline.config.stream import Stream
 from driftline.wire.envelope import drift_decoder, retrain_decoder, windows_decoder
-from driftline.wire.events import DriftEvent, RetrainRequest, WindowsEvent
+from driftline.wire.events import DriftEvent, RetrainRequest
 from driftline.wire.topics import Topics
+from driftline.wire.window_events import WindowsEvent
 from monitor.reference.references import Packages
 from monitor.service import MonitorHandler
 

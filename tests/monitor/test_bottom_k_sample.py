@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from driftline.config.stream import Kind
+from driftline.config.stream_sections import Kind
 from driftline.wire.envelope import encode, parts_decoder
-from driftline.wire.events import DataAggregates, GroupAggregate, SlideAggregate
+from driftline.wire.partial_aggregates import DataAggregates, GroupAggregate, SlideAggregate
 from driftline.wire.topics import MAX_RECORD_BYTES
 from monitor.bottom_k_sample import BottomKSample, Rows, hashes_of
 from monitor.class_scores import ClassScores

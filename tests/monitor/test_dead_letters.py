@@ -11,8 +11,9 @@ from driftline.broker.port import TopicPartition
 from driftline.config.stream import Stream
 from driftline.runtime.handler import LogChange
 from driftline.wire.envelope import outcomes_decoder
-from driftline.wire.events import DataWindow, Gap, PerformanceWindow, Watermark
+from driftline.wire.events import Gap, Watermark
 from driftline.wire.topics import Topics
+from driftline.wire.window_events import DataWindow, PerformanceWindow
 from monitor.service import MonitorHandler
 from tests.monitor.driver import Driver
 from tests.monitor.streams import Log, Packages, small_stream

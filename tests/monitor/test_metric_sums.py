@@ -16,8 +16,8 @@ from sklearn.metrics import (
     root_mean_squared_error,
 )
 
-from driftline.config.stream import Metric
-from driftline.wire.events import ErrorSums, ModelAggregate
+from driftline.config.stream_sections import Metric
+from driftline.wire.partial_aggregates import ErrorSums, ModelAggregate
 from monitor.metric_sums import ClassTally, NumberTally, Tally, compare_error
 
 SCORES = {

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from driftline.config.stream import Stream, Task, loads
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Task
 from driftline.errors import StoreUnavailable
 from driftline.learning.metrics import errors
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
+from driftline.wire.window_events import DataGroup, DataWindow, PerformancePane, PerformanceWindow
 from monitor.bottom_k_sample import Sample
 from monitor.class_scores import ClassScores, packed
 from monitor.estimates.estimator import Guess, MetricEstimator

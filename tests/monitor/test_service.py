@@ -16,13 +16,8 @@ from hypothesis import strategies as st
 from driftline.broker.port import Committed, TopicPartition
 from driftline.config.stream import Stream
 from driftline.errors import StreamFileError
-from driftline.wire.events import (
-    DataWindow,
-    DriftEvent,
-    PerformancePane,
-    PerformanceWindow,
-    RetrainRequest,
-)
+from driftline.wire.events import DriftEvent, RetrainRequest
+from driftline.wire.window_events import DataWindow, PerformancePane, PerformanceWindow
 from monitor.decisions import snapshot
 from monitor.decisions.decider import Decider
 from monitor.service import MonitorHandler

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.config.stream import Stream
-from driftline.wire.events import DataWindow, PerformancePane, PerformanceWindow
+from driftline.wire.window_events import DataWindow, PerformancePane, PerformanceWindow
 from monitor.panes import PANES
 from tests.monitor.driver import Driver
 from tests.monitor.streams import Log, Packages, small_stream

@@ -14,7 +14,8 @@ from driftline.broker.port import Broker, Outgoing
 from driftline.broker.scan import ranges, scan
 from driftline.clock import SystemClock
 from driftline.config.settings import Settings, load_settings
-from driftline.config.stream import Client, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import Client
 from driftline.models.catalog import read_catalog
 from driftline.models.keys import Trusted
 from driftline.runtime.loop import Loop

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Outgoing
-from driftline.config.stream import Span, Stream, loads
+from driftline.config.spans import Span
+from driftline.config.stream import Stream, loads
 from driftline.wire.envelope import encode
 from driftline.wire.events import Outcome, Removed, Watermark
 from driftline.wire.topics import Topics, apply

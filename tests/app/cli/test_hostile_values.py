@@ -12,8 +12,9 @@ from rich.tree import Tree
 
 from driftline.broker.port import Message
 from driftline.config.stream import loads
-from driftline.wire.events import Event, Freeze, MetricEstimate, Outcome, Prediction, Source
+from driftline.wire.events import Event, Freeze, Outcome, Prediction, Source
 from driftline.wire.topics import Role
+from driftline.wire.window_events import MetricEstimate
 from driftline_app.cli.estimates import _show
 from driftline_app.cli.options import stdout
 from driftline_app.message_lines import line

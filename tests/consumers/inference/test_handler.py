@@ -16,7 +16,8 @@ from driftline.broker.port import (
 )
 from driftline.clock import ManualClock
 from driftline.config.settings import load_settings
-from driftline.config.stream import Record, Stream, Task, loads
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Record, Task
 from driftline.models.catalog import Catalog
 from driftline.models.keys import Signer, Trusted, new_key
 from driftline.models.load import Models

@@ -12,7 +12,9 @@ from consumers.outcomes.low_watermark import JoinCheckpoint
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Committed, Message, Outgoing, OutgoingBatch, TopicPartition
 from driftline.clock import ManualClock
-from driftline.config.stream import Labels, Span, Stream, Windows, loads
+from driftline.config.spans import Span
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Labels, Windows
 from driftline.runtime.handler import GroupProgress
 from driftline.wire.envelope import encode, outcomes_decoder, predictions_decoder
 from driftline.wire.events import Outcome, Prediction, RefusedRecord, Source, Watermark

@@ -8,7 +8,8 @@ import pytest
 from driftline.audit.lineage import Node
 from driftline.audit.trace import trace
 from driftline.broker.port import Message
-from driftline.wire.events import DataWindow, DriftEvent, RetrainDecision, RetrainRequest
+from driftline.wire.events import DriftEvent, RetrainDecision, RetrainRequest
+from driftline.wire.window_events import DataWindow
 from tests.world import MODEL, World, announced, pointer
 
 DECISION = RetrainDecision(

@@ -15,7 +15,7 @@ from driftline.broker.librdkafka_values import ck
 from driftline.broker.limits import TopicLimits
 from driftline.broker.port import Broker, Consumer, Message, NewTopic, Outgoing, TopicPartition
 from driftline.broker.scan import ranges, scan
-from driftline.config.stream import Client
+from driftline.config.stream_sections import Client
 from driftline.errors import UnsupportedCodec
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")

@@ -8,7 +8,7 @@ import pytest
 
 from driftline.broker import connect
 from driftline.broker.port import Broker, Consumer, NewTopic, TopicPartition
-from driftline.config.stream import Client
+from driftline.config.stream_sections import Client
 from driftline.errors import BrokerError
 
 pytestmark = pytest.mark.kafka

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from driftline.config.stream import Span, Stream, load, loads
+from driftline.config.spans import Span
+from driftline.config.stream import Stream, load, loads
 from driftline.config.stream_keys import describe
 from driftline.errors import StreamFileError
 

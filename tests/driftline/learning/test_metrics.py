@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from driftline.config.stream import Metric, Task
+from driftline.config.stream_sections import Metric, Task
 from driftline.learning.metrics import better, errors, evaluate, higher_is_better
 
 names = st.sampled_from(["a", "b", "c"])

@@ -9,7 +9,8 @@ from driftline.broker.memory import MemoryAdmin, MemoryBroker, MemoryConsumer
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker, Outgoing
 from driftline.config.settings import Settings
-from driftline.config.stream import Span, Stream
+from driftline.config.spans import Span
+from driftline.config.stream import Stream
 from driftline.errors import BrokerUnavailable, UnsupportedCodec
 from driftline.models.keys import new_key, trust
 from driftline.models.store import ModelStore, digest_of

@@ -9,13 +9,13 @@ import pytest
 
 from driftline.broker.memory import MemoryBroker, MemoryConsumer
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
-from driftline.broker.scan import handled
 from driftline.clock import ManualClock
-from driftline.config.stream import Delivery
+from driftline.config.stream_sections import Delivery
 from driftline.errors import BrokerUnavailable, DriftlineError, InstanceFenced
 from driftline.runtime.bad_record_isolation import MAX_CULPRITS_IN_A_ROW
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
+from driftline.wire.commit_metadata import handled
 
 IN, OUT, DEAD = "in", "out", "dead"
 

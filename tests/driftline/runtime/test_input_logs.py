@@ -8,7 +8,7 @@ import pytest
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
-from driftline.config.stream import Delivery
+from driftline.config.stream_sections import Delivery
 from driftline.runtime.handler import Handler, LogChange
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.loop import Loop

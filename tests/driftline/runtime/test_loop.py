@@ -22,7 +22,7 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.clock import ManualClock
-from driftline.config.stream import Delivery
+from driftline.config.stream_sections import Delivery
 from driftline.errors import (
     BrokerUnavailable,
     StoreUnavailable,

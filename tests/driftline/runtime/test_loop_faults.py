@@ -21,7 +21,7 @@ from driftline.broker import connect
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Broker, Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
-from driftline.config.stream import Delivery
+from driftline.config.stream_sections import Delivery
 from driftline.errors import (
     BrokerError,
     BrokerUnavailable,

@@ -18,7 +18,7 @@ from driftline.audit import lineage, reconcile_tables, trace
 from driftline.broker.port import Message
 from driftline.config.stream import Stream, loads
 from driftline.errors import DataError
-from driftline.wire import envelope, events
+from driftline.wire import envelope, events, partial_aggregates, window_events
 from driftline.wire.events import MAX_ROW
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec
@@ -239,10 +239,13 @@ def _values_of(annotation: Any) -> list[msgspec.inspect.Type]:
     return found
 
 
+MODULES_OF_EVENTS = (events, window_events, partial_aggregates)
+
+
 def _structs() -> list[type[msgspec.Struct]]:
     """Return all structs of events, including those with which services read part of an event."""
     modules = [
-        *(events, envelope, reconcile_tables, trace, lineage),
+        *(*MODULES_OF_EVENTS, envelope, reconcile_tables, trace, lineage),
         *(read_predictions, read_outcomes, handler),
     ]
     found = {
@@ -251,7 +254,7 @@ def _structs() -> list[type[msgspec.Struct]]:
         for kind in vars(module).values()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
-        and (module is events or kind.__name__ in PARTS_OF_EVENTS)
+        and (module in MODULES_OF_EVENTS or kind.__name__ in PARTS_OF_EVENTS)
     }
     return sorted(found, key=lambda kind: (kind.__module__, kind.__name__))
 
@@ -293,7 +296,8 @@ def test_an_event_with_an_impossible_time_is_rejected(path: Path) -> None:
 
 STRUCTS = {
     name: kind
-    for name, kind in vars(events).items()
+    for module in MODULES_OF_EVENTS
+    for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 }
 

@@ -9,7 +9,6 @@ import pytest
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Outgoing, TopicPartition
-from driftline.broker.scan import handled
 from driftline.clock import ManualClock
 from driftline.config.settings import load_settings
 from driftline.config.stream import loads
@@ -17,6 +16,7 @@ from driftline.errors import StreamFileError
 from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import new_key
 from driftline.ops.status import INPUTS
+from driftline.wire.commit_metadata import handled
 from driftline.wire.topics import SERVICES, Service, Topics, apply
 from driftline_app.assembly import build_handler, build_loop
 

@@ -9,7 +9,7 @@ import pytest
 
 from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import NewTopic
-from driftline.config.stream import Span
+from driftline.config.spans import Span
 from driftline.errors import TopicMismatch
 from driftline.wire.topics import MAX_RECORD_BYTES, Topics, apply, differences, require
 from driftline_app.service_process import await_topics

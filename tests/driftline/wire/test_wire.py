@@ -17,7 +17,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from driftline.config.stream import load
-from driftline.wire import envelope, events
+from driftline.wire import envelope, events, partial_aggregates, window_events
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.labels import LabelCodec
 
@@ -40,7 +40,8 @@ def event_types() -> dict[str, type[msgspec.Struct]]:
     """Return the event classes by the value of their field `type`."""
     return {
         str(kind.__struct_config__.tag): kind
-        for kind in vars(events).values()
+        for module in (events, window_events, partial_aggregates)
+        for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, events.Event) and kind is not events.Event
     }
 
@@ -105,20 +106,20 @@ def test_exactly_the_fields_of_all_events_are_documented() -> None:
         ("watermark", "letter"): events.RefusedRecord,
         ("watermark", "log"): events.Log,
         ("watermark", "gap"): events.Gap,
-        ("data_window", "group"): events.DataGroup,
-        ("data_window", "relation"): events.DependenceDrift,
-        ("data_window", "column"): events.ColumnResult,
-        ("data_window", "estimate"): events.MetricEstimate,
-        ("performance_window", "group"): events.PerformanceGroup,
-        ("data_parts", "part"): events.SlideAggregate,
-        ("data_parts", "group"): events.GroupAggregate,
-        ("data_parts", "sample"): events.SampledRecords,
-        ("data_parts", "category"): events.Codes,
-        ("performance_parts", "part"): events.PaneAggregate,
-        ("performance_parts", "model"): events.ModelAggregate,
-        ("performance_parts", "pair"): events.Pair,
-        ("performance_parts", "sum"): events.ErrorSums,
-        ("performance_parts", "sample"): events.SampledErrors,
+        ("data_window", "group"): window_events.DataGroup,
+        ("data_window", "relation"): window_events.DependenceDrift,
+        ("data_window", "column"): window_events.ColumnResult,
+        ("data_window", "estimate"): window_events.MetricEstimate,
+        ("performance_window", "group"): window_events.PerformanceGroup,
+        ("data_parts", "part"): partial_aggregates.SlideAggregate,
+        ("data_parts", "group"): partial_aggregates.GroupAggregate,
+        ("data_parts", "sample"): partial_aggregates.SampledRecords,
+        ("data_parts", "category"): partial_aggregates.Codes,
+        ("performance_parts", "part"): partial_aggregates.PaneAggregate,
+        ("performance_parts", "model"): partial_aggregates.ModelAggregate,
+        ("performance_parts", "pair"): partial_aggregates.Pair,
+        ("performance_parts", "sum"): partial_aggregates.ErrorSums,
+        ("performance_parts", "sample"): partial_aggregates.SampledErrors,
     }
     expected = {
         (name, ""): {"type", *kind.__struct_fields__} for name, kind in event_types().items()

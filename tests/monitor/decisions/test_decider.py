@@ -7,18 +7,17 @@ import msgspec
 import pytest
 
 from driftline.config.stream import Stream
-from driftline.wire.events import (
+from driftline.wire.events import DriftEvent, RetrainRequest
+from driftline.wire.values import format_time
+from driftline.wire.window_events import (
     ColumnResult,
     DataGroup,
     DataWindow,
-    DriftEvent,
     Limits,
     PerformanceGroup,
     PerformancePane,
     PerformanceWindow,
-    RetrainRequest,
 )
-from driftline.wire.values import format_time
 from monitor.decisions.decider import Decider
 from monitor.reference.quality import QUALITIES
 from tests.monitor.streams import small_stream

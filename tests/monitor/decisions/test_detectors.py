@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.config.stream import Task
+from driftline.config.stream_sections import Task
 from monitor.decisions.autocorrelation_check import HISTORY, Autocorrelation
 from monitor.decisions.detectors import (
     DETECTORS,

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from driftline.config.stream import DriftKind, Stream
+from driftline.config.stream import Stream
+from driftline.config.stream_sections import DriftKind
 from driftline.wire.events import DriftEvent, RetrainRequest
 from driftline.wire.values import format_time
 from monitor.decisions.retraining import RetrainRule

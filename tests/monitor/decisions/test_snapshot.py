@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from driftline.config.stream import Stream
-from driftline.wire.events import PerformancePane, WindowsEvent
+from driftline.wire.window_events import PerformancePane, WindowsEvent
 from monitor.decisions import snapshot
 from monitor.decisions.decider import Decider, DeciderState
 from monitor.decisions.snapshot import DecisionsCheckpoint, Snapshots

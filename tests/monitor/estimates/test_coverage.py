@@ -3,7 +3,8 @@
 import pytest
 
 from driftline.wire.envelope import outcomes_decoder
-from driftline.wire.events import DataGroup, DataWindow, MetricEstimate, Outcome
+from driftline.wire.events import Outcome
+from driftline.wire.window_events import DataGroup, DataWindow, MetricEstimate
 from monitor.estimates.coverage import Truth, coverage
 from tests.monitor.streams import Log, small_stream
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftline.config.stream import Metric, Stream, loads
+from driftline.config.stream import Stream, loads
+from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import errors, evaluate
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns

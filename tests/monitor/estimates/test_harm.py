@@ -2,8 +2,9 @@
 
 import pytest
 
-from driftline.config.stream import Metric
-from driftline.wire.events import ColumnResult, DataGroup, DataWindow, DriftEvent, MetricEstimate
+from driftline.config.stream_sections import Metric
+from driftline.wire.events import DriftEvent
+from driftline.wire.window_events import ColumnResult, DataGroup, DataWindow, MetricEstimate
 from monitor.decisions.decider import Decider
 from monitor.estimates.harm import MAX_HARM, harm_of
 from tests.monitor.streams import small_stream

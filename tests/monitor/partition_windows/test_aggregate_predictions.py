@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from driftline.broker.port import Committed, Message
 from driftline.config.stream import Stream
 from driftline.wire.envelope import parts_decoder
-from driftline.wire.events import DataAggregates, DataGroup
+from driftline.wire.partial_aggregates import DataAggregates
+from driftline.wire.window_events import DataGroup
 from monitor.bottom_k_sample import hashes_of
 from monitor.merged_windows.data_windows import DataWindows
 from monitor.partition_windows.aggregate_predictions import PredictionAggregator

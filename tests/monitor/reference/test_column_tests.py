@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftline.config.stream import Kind
+from driftline.config.stream_sections import Kind
 from driftline.errors import MissingExtra, StreamFileError
 from monitor.reference.column_tests import (
     DISTANCES,

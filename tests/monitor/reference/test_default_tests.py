@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from driftline.config.stream import Kind
+from driftline.config.stream_sections import Kind
 from monitor.reference.column_tests import evidently
 from monitor.reference.default_tests import OF_CATEGORIES, OF_NUMBERS, ks
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from driftline.wire.columns import Columns
-from driftline.wire.events import DataGroup, Limits
+from driftline.wire.window_events import DataGroup, Limits
 from monitor.bottom_k_sample import Sample
 from monitor.reference import domain_classifier
 from monitor.reference.judge import Judge
