@@ -12,7 +12,7 @@ from driftline.broker.port import Broker
 from driftline.clock import Clock
 from driftline.config.settings import Settings
 from driftline.config.stream import Stream
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop, OnConnection
 from driftline.wire.topics import Service, Topics
@@ -43,7 +43,7 @@ def build_handler(
             from consumers.inference.handler import InferenceHandler
 
             return InferenceHandler(
-                stream, Models.of(settings, stream), clock, background=not synchronous
+                stream, ModelLoader.of(settings, stream), clock, background=not synchronous
             )
         case "outcomes":
             from consumers.outcomes.handler import OutcomesHandler
@@ -54,7 +54,7 @@ def build_handler(
 
             return MonitorHandler(
                 stream,
-                Models.of(settings, stream),
+                ModelLoader.of(settings, stream),
                 reports=_if_drawable(reports),
                 state=state and state / "monitor",
                 synchronous=synchronous,

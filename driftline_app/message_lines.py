@@ -27,7 +27,7 @@ from driftline.wire.events import (
     OutcomesEvent,
     Prediction,
     PredictionsEvent,
-    RefusedRecord,
+    RejectedRecord,
     RetrainDecision,
     RetrainEvent,
     RetrainRequest,
@@ -104,7 +104,7 @@ def _described(role: Role, message: Message) -> str:
 
 def _scored(event: PredictionsEvent | OutcomesEvent, what: str) -> str:
     match event:
-        case Watermark(dead_letter=RefusedRecord(offset=offset)):
+        case Watermark(dead_letter=RejectedRecord(offset=offset)):
             return f"dead letter: the {what} at offset {offset} was rejected"
         case Watermark(gaps=(Gap(start=start, end=end, topic=topic), *_)):
             until = "the end of the old topic" if end is None else f"{end - 1}"

@@ -176,7 +176,7 @@ class ObservedHandler(Handler):
             published={self._roles.get(topic, topic): n for topic, n in self._published.items()},
             problem=getattr(self._handler, "problem", None),  # only outcomes has this attribute
             model=model,
-            refused=dict(rejected),
+            rejected=dict(rejected),
             error=error,
             troubles=self._troubles.now(),
         )

@@ -27,6 +27,7 @@ BEFORE_ALL: Final = -(2**62)
 
 Partial = TypeVar("Partial")
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 
 class Grid(msgspec.Struct, frozen=True):
@@ -118,17 +119,17 @@ class Arrivals(NamedTuple):
 
     offsets: Ints
     positions: Ints  # the position of each record; the watermark of each watermark record
-    marks: NDArray[np.bool_] | None = None  # True for watermark records; None: there are none
+    marks: Bools | None = None  # True for watermark records; None: there are none
     # Offsets of the feature records, -1 for watermark records without one. None: no repeats.
     sources: Ints | None = None
-    dead_letters: NDArray[np.bool_] | None = None  # True for dead letters; None: there are no marks
+    dead_letters: Bools | None = None  # True for dead letters; None: there are no marks
     # Positions of dead letters, at the places of their watermark records, and BEFORE_ALL if
     # unreadable. Other places contain arbitrary values. None: there are no marks.
     dead_letter_positions: Ints | None = None
     # Number of records that a gap deleted, 0 elsewhere; None: there are no gaps.
     lost: Ints | None = None
     # True for records that are implausibly far ahead of their time; None: there are none.
-    ahead: NDArray[np.bool_] | None = None
+    ahead: Bools | None = None
     logs: tuple[tuple[int, Log], ...] = ()  # places of the watermark records that start a new log
 
     def cut(self, at: slice) -> "Arrivals":
@@ -183,23 +184,20 @@ class PartitionWindowState(Generic[Partial]):
         # Id of the topic of `source`: set by `admit` when a watermark record names a new log.
         self._log = at.log
         self._log_offset = -1  # offset of the watermark record that named `_log`, -1 if restored
-        self.closed = (
-            at.closed
-        )  # first open bucket, advanced only by `close`; None: none was closed
+        self.closed = at.closed  # first open bucket; only `close` advances it; None: none closed
         if at.grid != self._grid.name:
             # The windows in the stream file were changed: start with the first complete bucket.
             self.closed = None if at.watermark is None else self._bucket_of(at.watermark) + 1
         self.next_offset = max(committed.offset, 0)  # advanced by the owner for each record
         # Open buckets by index: added by `_count` with their first record, removed by `close`.
         self.open_buckets: dict[int, Bucket[Partial]] = {}
-        # Gaps that came before any position was known. `_place_early` moves them to the first
-        # bucket.
+        # Gaps before the first known position. `_place_early` moves them to the first bucket.
         self._early: Bucket[Partial] | None = None
         self._published = at.published  # read from the checkpoint, never changed
         self._watermark_offset = stream.watermark_offset
         self._new_partial = new_partial
 
-    def admit(self, arrivals: Arrivals) -> tuple[Ints, NDArray[np.bool_]]:
+    def admit(self, arrivals: Arrivals) -> tuple[Ints, Bools]:
         """Return the bucket of each record (n,), and whether the record counts there (n,).
 
         These do not count:
@@ -227,26 +225,23 @@ class PartitionWindowState(Generic[Partial]):
         buckets, counting = zip(*parts, strict=True)
         return np.concatenate(buckets), np.concatenate(counting)
 
-    def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, NDArray[np.bool_]]:
-        """Process events of one log. `is_new_log`: the first event starts a log that was
-        unknown."""
-        offsets, positions, marks, sources, dead_letters, dead_letter_positions, lost, ahead, _ = (
-            arrivals
-        )
+    def _admit(self, arrivals: Arrivals, *, is_new_log: bool) -> tuple[Ints, Bools]:
+        """Process events of one log. `is_new_log`: the first event starts an unknown log."""
+        offsets, positions, marks, sources, _, dead_letter_positions, lost, ahead, _ = arrivals
         # 1. Select new records, not watermark records or source offsets that were read before.
         fresh = np.ones(len(offsets), dtype=bool) if marks is None else ~marks
         own_watermarks = positions + self._watermark_offset
         if marks is not None:
             own_watermarks[marks] = positions[marks]
-        if sources is not None:
+        if sources is None:
+            is_new, newest = None, np.full(len(offsets) + 1, self.source)
+        else:
             newest = np.maximum.accumulate(np.append(self.source, sources))
             is_new = sources > newest[:-1]
             repeated = fresh & ~is_new
             fresh &= ~repeated
             own_watermarks[repeated] = BEFORE_ALL
-        else:
-            is_new = fresh
-            newest = np.full(len(offsets) + 1, self.source)
+            is_new[:1] |= is_new_log
         if ahead is not None:
             own_watermarks[ahead] = BEFORE_ALL
         # 2. Get the watermark before (`[:-1]`) and after (`[1:]`) each event. Repeated records and
@@ -264,18 +259,7 @@ class PartitionWindowState(Generic[Partial]):
         late = fresh & (panes < watermark_panes)
         buckets: Ints = np.maximum(panes, watermark_panes) // self._panes_in_bucket
         # 4. Assign dead letters and gaps, which arrive as watermark records.
-        unscored = early = None
-        if dead_letters is not None and dead_letter_positions is not None and lost is not None:
-            named = dead_letters | (lost > 0)
-            if sources is not None:
-                is_new[:1] |= is_new_log
-                named &= is_new
-            own = np.maximum(dead_letter_positions, watermarks[:-1])
-            at = np.where(dead_letters & (dead_letter_positions > BEFORE_ALL), own, watermarks[1:])
-            # Without any known position there is no bucket: only gaps are buffered, in `_early`.
-            unscored = named & (watermarks[1:] > BEFORE_ALL)
-            early = named & ~unscored & (lost > 0)
-            buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
+        unscored = self._assign_unscored(arrivals, is_new, watermarks, newest, buckets)
         # 5. Skip buckets whose partial aggregates were published, then update the open buckets.
         if self.closed is not None:
             is_open = buckets >= self.closed
@@ -285,27 +269,47 @@ class PartitionWindowState(Generic[Partial]):
         self._count(buckets, fresh, late, offsets, watermarks, newest, unscored)
         if unscored is not None and lost is not None:
             self._count_unscored(buckets, unscored, dead_letter_positions, lost)
-        if early is not None and lost is not None and early.any():
-            if self._early is None:
-                first = int(early.argmax())
-                before = int(newest[first])
-                self._early = Bucket(self._new_partial(), int(offsets[first]), None, before)
-            self._early.lost += int(lost[early].sum())
         self._place_early()
         self.source = int(newest[-1])
         if watermarks[-1] > BEFORE_ALL:
             self.watermark = int(watermarks[-1])
         return buckets, fresh & ~late
 
+    def _assign_unscored(
+        self, events: Arrivals, is_new: Bools | None, watermarks: Ints, newest: Ints, buckets: Ints
+    ) -> Bools | None:
+        """Set the bucket of new dead letters and gaps. Return which events (n,) these are, without
+        those that have no bucket. Gaps without a bucket are buffered."""
+        dead_letters, lost = events.dead_letters, events.lost
+        positions = events.dead_letter_positions
+        if dead_letters is None or positions is None or lost is None:
+            return None
+        named = dead_letters | (lost > 0)
+        if is_new is not None:
+            named &= is_new
+        own = np.maximum(positions, watermarks[:-1])
+        at = np.where(dead_letters & (positions > BEFORE_ALL), own, watermarks[1:])
+        # Without any known position there is no bucket: only gaps are buffered, in `_early`.
+        unscored: Bools = named & (watermarks[1:] > BEFORE_ALL)
+        buckets[unscored] = self._grid.panes_of(at[unscored]) // self._panes_in_bucket
+        early = named & ~unscored & (lost > 0)
+        if early.any():
+            if self._early is None:
+                first = int(early.argmax())
+                before = int(newest[first])
+                self._early = Bucket(self._new_partial(), int(events.offsets[first]), None, before)
+            self._early.lost += int(lost[early].sum())
+        return unscored
+
     def _count(
         self,
         buckets: Ints,
-        fresh: NDArray[np.bool_],
-        late: NDArray[np.bool_],
+        fresh: Bools,
+        late: Bools,
         offsets: Ints,
         watermarks: Ints,
         newest: Ints,
-        unscored: NDArray[np.bool_] | None,
+        unscored: Bools | None,
     ) -> None:
         """Open the buckets (n,) that counted records are the first of. Count the late records."""
         counted = fresh if unscored is None else fresh | unscored
@@ -323,7 +327,7 @@ class PartitionWindowState(Generic[Partial]):
             self.open_buckets[index].late += int(np.count_nonzero(late & own))
 
     def _count_unscored(
-        self, buckets: Ints, unscored: NDArray[np.bool_], positions: Ints | None, lost: Ints
+        self, buckets: Ints, unscored: Bools, positions: Ints | None, lost: Ints
     ) -> None:
         """Count dead letters, which have these `positions`, and records lost in gaps."""
         for index in distinct(buckets[unscored]):

@@ -13,7 +13,7 @@ from driftline.broker import connect
 from driftline.config.settings import load_settings
 from driftline.config.stream import load
 from driftline.config.stream_sections import Client
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from tests.app.cli.invoke import Invoked, invoke
 from tests.replay import replayed, written
 
@@ -71,7 +71,7 @@ def test_services_on_kafka_give_the_same_results_as_in_memory(
     broker = connect(settings.client, settings.bootstrap_servers, settings.properties)
     recorded = load(file)
     live = written(broker, recorded)
-    again = replayed(broker, recorded, Models.of(settings, recorded))
+    again = replayed(broker, recorded, ModelLoader.of(settings, recorded))
     for ours, theirs in ((live.windows, again.windows), (live.drift, again.drift)):
         assert len(ours) == len(set(ours))
         assert sorted(set(ours) - set(theirs)) == sorted(set(theirs) - set(ours)) == []

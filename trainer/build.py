@@ -11,7 +11,7 @@ from driftline.config.settings import Settings
 from driftline.config.stream import Stream
 from driftline.models.catalog import seen_by_inference
 from driftline.models.keys import Signer, Trusted, ensure_key
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.store import ModelStore
 from driftline.wire.topics import Topics
 from trainer.collect import BrokerOutcomeLog
@@ -69,7 +69,7 @@ def _train(
         job,
         stream,
         BrokerOutcomeLog(broker, stream),
-        Models.of(settings, stream),
+        ModelLoader.of(settings, stream),
         Publisher(ModelStore(settings.model_store), settings.keys),
         progress,
     )

@@ -14,13 +14,14 @@ from driftline.models.keys import Signer, Trusted, ensure_key
 from driftline.models.package import Manifest
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
-from driftline.wire.events import ModelAnnounced, Value
+from driftline.wire.events import ModelAnnounced, Removed, Value
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
 from trainer.assemble import Origin, assemble, without_failing
 from trainer.clean import clean
 from trainer.collect import from_records
 from trainer.publish import Publisher
+from trainer.rows import TrainingRows
 from trainer.search import Progress, Range, no_progress, search
 from trainer.split import split
 
@@ -70,16 +71,7 @@ def train_first(
     catalog = catalog or Catalog(Trusted(settings.keys))
     now = format_time(round(clock.time() * 1e6))
     progress("reading", 0, 1)
-    collected = from_records(stream, records, labels)
-    rows, cleaned = clean(collected.rows, stream)
-    removed = collected.removed + cleaned
-    if len(rows) < MIN_ROWS:
-        why = "; ".join(f"{item.count} × {item.reason}" for item in removed[:5])
-        raise TrainingError(
-            f"stream {stream.name!r}: {len(rows)} usable labelled records, {MIN_ROWS} are needed"
-            + (f" (removed: {why})" if why else ""),
-            hint="provide more data, or check that the stream file fits the data",
-        )
+    rows, removed = _usable_rows(stream, records, labels)
     train, held = split(
         rows.labels,
         share=stream.models.holdout,
@@ -115,3 +107,21 @@ def train_first(
         pointer = catalog.pointer(announced.digest, by="person", reason=reason, at=now)
         sent.append(sign(pointer_record(topics, pointer), signer))
     return TrainedModel(announced, manifest, tuple(sent))
+
+
+def _usable_rows(
+    stream: Stream, records: Iterable[bytes], labels: Iterable[Value]
+) -> tuple[TrainingRows, tuple[Removed, ...]]:
+    """Return the rows to train on, and how many others were removed, by reason. Raises
+    TrainingError if too few rows remain."""
+    collected = from_records(stream, records, labels)
+    rows, cleaned = clean(collected.rows, stream)
+    removed = collected.removed + cleaned
+    if len(rows) < MIN_ROWS:
+        why = "; ".join(f"{item.count} × {item.reason}" for item in removed[:5])
+        raise TrainingError(
+            f"stream {stream.name!r}: {len(rows)} usable labelled records, {MIN_ROWS} are needed"
+            + (f" (removed: {why})" if why else ""),
+            hint="provide more data, or check that the stream file fits the data",
+        )
+    return rows, removed

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from driftline.config.stream import Stream
 from driftline.errors import BrokerError, DriftlineError, PackageError, StoreUnavailable
 from driftline.learning.metrics import better
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.wire.events import ModelAnnounced, Removed, RetrainRequest, Trial
 from driftline.wire.values import shown_time
 from trainer.assemble import Origin, assemble, without_failing
@@ -62,7 +62,7 @@ def retrain(
     job: TrainingJob,
     stream: Stream,
     outcomes: OutcomeLog,
-    models: Models,
+    models: ModelLoader,
     publisher: Publisher,
     progress: Progress = no_progress,
 ) -> TrainingResult:
@@ -89,7 +89,7 @@ def _retrain(
     job: TrainingJob,
     stream: Stream,
     outcomes: OutcomeLog,
-    models: Models,
+    models: ModelLoader,
     publisher: Publisher,
     progress: Progress,
 ) -> TrainingResult:
@@ -120,7 +120,7 @@ class _Training(msgspec.Struct, frozen=True):
 
 def _searched(
     training: _Training,
-    models: Models,
+    models: ModelLoader,
     publisher: Publisher,
     progress: Progress,
     failed: Mapping[str, str],
@@ -206,7 +206,7 @@ def _too_few(
 
 
 def _compared(
-    job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: Models
+    job: TrainingJob, stream: Stream, truth: TrainingRows, found: Found, models: ModelLoader
 ) -> tuple[Verdict, ModelAnnounced | None]:
     """Compare the challenger, and then each earlier model, with the champion on the same rows.
     Return the verdict, and the earlier model if one won: it may know a concept that returns."""
@@ -237,7 +237,7 @@ def _compared(
 
 
 def _predictions_of(
-    earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: Models
+    earlier: Sequence[ModelAnnounced], judged: TrainingRows, models: ModelLoader
 ) -> Iterator[tuple[ModelAnnounced, NDArray[np.object_]]]:
     """Yield the earlier models that pass their check and were not trained on these rows, with
     their predictions."""

@@ -17,7 +17,7 @@ from driftline.config.settings import load_settings
 from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Metric
 from driftline.learning.metrics import evaluate
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.reference import Reference
 from driftline.models.score import Scores
 from driftline.wire.columns import Columns
@@ -123,7 +123,7 @@ def follow(chosen: LabelledSet, folder: Path, *, metric: Metric | None = None) -
             settings=settings,
             clock=ManualClock(0.0),
         )
-        models = Models.of(settings, stream)
+        models = ModelLoader.of(settings, stream)
         model = models.load(trained.announcement)
         reference = models.reference(trained.digest)
     columns = RecordCodec(stream).decode(records[warm:]).columns

@@ -18,7 +18,7 @@ from driftline.clock import Clock
 from driftline.config.stream import Stream
 from driftline.errors import PackageError, StoreUnavailable
 from driftline.models.catalog import Catalog
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.score import SCORED_BY_SKLEARN, Model, import_sklearn
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ class _Failure(msgspec.Struct, frozen=True):
 class Champion:
     """Serves the catalog's champion. With `background`, models are loaded in a thread."""
 
-    def __init__(self, stream: Stream, models: Models, clock: Clock, *, background: bool) -> None:
+    def __init__(
+        self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool
+    ) -> None:
         self._models = models
         self._clock = clock
         self.catalog = Catalog(models.trusted)

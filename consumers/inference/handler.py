@@ -28,14 +28,14 @@ from driftline.clock import Clock
 from driftline.config.stream import Stream
 from driftline.errors import DataError
 from driftline.logs import alike
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.package import Manifest
 from driftline.models.score import Model
 from driftline.runtime.handler import GroupProgress, Handler, LogChange
 from driftline.wire.columns import Batch
 from driftline.wire.commit_metadata import Kind, metadata_of, usable
 from driftline.wire.envelope import dead_letter, encode
-from driftline.wire.events import Gap, Log, RefusedRecord, Watermark
+from driftline.wire.events import Gap, Log, RejectedRecord, Watermark
 from driftline.wire.feature_records import RecordCodec
 from driftline.wire.predictions import PredictionEncoder, marked_ahead
 from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
@@ -51,7 +51,7 @@ class InferenceHandler(Handler):
     """Scores feature records. With `background`, a new champion is loaded in a thread."""
 
     def __init__(
-        self, stream: Stream, models: Models, clock: Clock, *, background: bool = False
+        self, stream: Stream, models: ModelLoader, clock: Clock, *, background: bool = False
     ) -> None:
         self._stream = stream
         self._topics = Topics(stream)
@@ -309,7 +309,7 @@ class InferenceHandler(Handler):
         """Return the watermark that takes the place of a dead letter in the predictions topic."""
         return Watermark(
             position=self._idle.rejected(message.partition, position),
-            dead_letter=RefusedRecord(message.offset, position),
+            dead_letter=RejectedRecord(message.offset, position),
         )
 
     def _unfit(

@@ -21,15 +21,14 @@ import logging
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import attrgetter, lt
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction
 from consumers.outcomes.low_watermark import JoinCheckpoint, ReaderPosition
-from consumers.outcomes.output_records import Publication, are_plain, plain
+from consumers.outcomes.output_records import Publication
+from consumers.outcomes.read_input import InputReader
 from consumers.outcomes.state_store import CacheFailed, Caches
 from consumers.outcomes.window_join import PartitionJoin
 from driftline.audit.partition_placement import Placement, Side
@@ -38,12 +37,8 @@ from driftline.clock import Clock
 from driftline.config.stream import Stream
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
 from driftline.runtime.input_logs import lost_unread
-from driftline.wire.batch_decoding import Decoded, decode_each
 from driftline.wire.commit_metadata import Kind, usable
-from driftline.wire.events import Prediction, Source, Watermark
-from driftline.wire.labels import Label, LabelCodec
 from driftline.wire.topics import Topics
-from driftline.wire.values import parse_time
 
 log = logging.getLogger(__name__)
 
@@ -58,23 +53,6 @@ _CHECKPOINT: Final = Kind(
 MEMORY_RECORDS = 300_000
 # How many records of both topics a worker buffers in memory if its cache has failed (about 2 GB).
 UNCACHED_RECORDS = 3_000_000
-
-
-class _Source(Source, frozen=True, gc=False):
-    """Not tracked by the garbage collector, because thousands exist while a batch is handled."""
-
-
-class _Prediction(Prediction, frozen=True, tag="prediction", gc=False):
-    source: _Source
-
-    def __post_init__(self) -> None:
-        """Skip the check of the time, which takes three times as long as decoding. The time is
-        parsed by `_read_one_by_one` if it is the position."""
-
-
-_id_of, _label_of, _at_of = map(attrgetter, ("record_id", "label", "at"))
-_source_of, _row_of, _ahead_of = map(attrgetter, ("source.offset", "row", "ahead"))
-_decode = msgspec.json.Decoder(_Prediction | Watermark).decode
 
 
 class OutcomesHandler(Handler):
@@ -103,14 +81,14 @@ class OutcomesHandler(Handler):
         self._uncached_records = uncached_records
         self._is_full = False  # the last result of `_is_memory_full`, which logs a change to True
         self._topics = Topics(stream)
-        self._labels = LabelCodec(stream)
+        self._reader = InputReader(stream)
         self._joins: dict[int, PartitionJoin] = {}  # the join of each assigned partition
         # New records, by partition, that wait until its join is rebuilt: added by `_read`, removed
         # by `_read_deferred` or `on_revoked`.
         self._deferred: dict[int, list[tuple[str, Messages]]] = {}
         # Set by `on_assigned`, reset when the state of all partitions is rebuilt.
         self._rebuilding_since_s: float | None = None
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()  # changed by `Publication`
         self._placement = Placement(stream.kafka.partitions)
         self._warned = False  # whether `problem` was logged
 
@@ -212,9 +190,9 @@ class OutcomesHandler(Handler):
         side = join.progress.labels if is_label else join.progress.predictions
         publication = self._publication(message.partition, join)
         if is_label:
-            self._reject_label(join, message, reason, publication)
+            self._reader.reject_label(join, message, reason, publication)
         else:
-            self._reject(0, message, reason, publication)
+            publication.invalid_prediction(message, reason)
         side.next_offset = max(message.offset + 1, side.next_offset)
         return list(publication.records())
 
@@ -225,7 +203,7 @@ class OutcomesHandler(Handler):
             join.pass_time(publication)
             output.append(publication)
             self._read_deferred(partition, join, publication)
-        self._tell_when_rebuilt()
+        self._log_when_rebuilt()
         return [record for publication in output for record in publication.records()]
 
     def on_group_progress(self, progress: GroupProgress) -> None:
@@ -303,7 +281,7 @@ class OutcomesHandler(Handler):
             self._stream, self._topics, partition, self.counts, lambda: join.watermark
         )
 
-    def _tell_when_rebuilt(self) -> None:
+    def _log_when_rebuilt(self) -> None:
         since_s = self._rebuilding_since_s
         if since_s is not None and not any(j.progress.is_rebuilding for j in self._joins.values()):
             self._rebuilding_since_s = None
@@ -332,144 +310,11 @@ class OutcomesHandler(Handler):
             self._deferred.setdefault(partition, []).append((topic, messages[first:]))
             messages = messages[:first]
             next_offset = side.published  # even if retention deleted the last old ones
-        (self._read_labels if is_label else self._read_predictions)(join, messages, publication)
+        read = self._reader.read_labels if is_label else self._reader.read_predictions
+        read(join, messages, publication)
         side.next_offset = next_offset
 
     def _read_deferred(self, partition: int, join: PartitionJoin, publication: Publication) -> None:
         if self._deferred and not join.progress.is_rebuilding:
             for topic, messages in self._deferred.pop(partition, ()):
                 self._read(join, topic, partition, messages, publication)
-
-    def _read_predictions(
-        self, join: PartitionJoin, messages: Messages, publication: Publication
-    ) -> None:
-        values = messages.values
-        found = decode_each(_decode, values)
-        for item in found.rejected:
-            published = join.progress.predictions.published
-            self._reject(published, messages[item.index], item.reason, publication)
-        read = None
-        if self._stream.axis == "row" and not found.rejected:
-            read = _plain_ones(messages, values, found.items, join.progress.source)
-        if read is None:
-            self._read_one_by_one(join, messages, found, publication)
-        else:
-            join.take_predictions(list(map(_id_of, found.items)), read, publication)
-
-    def _read_one_by_one(
-        self,
-        join: PartitionJoin,
-        messages: Messages,
-        found: Decoded[_Prediction | Watermark],
-        publication: Publication,
-    ) -> None:
-        """Read predictions, any of which may be a watermark, a duplicate or unusable."""
-        values, offsets, keys = messages.values, messages.offsets, messages.keys
-        published = join.progress.predictions.published
-        by_row = self._stream.axis == "row"
-        ids: list[str] = []
-        read: list[BufferedPrediction] = []
-        newest = join.progress.source
-        for index, event in zip(found.kept, found.items, strict=True):
-            offset = offsets[index]
-            if type(event) is Watermark:
-                if event.log is not None:
-                    join.take_predictions(ids, read, publication)
-                    ids, read = [], []
-                    join.progress.source = newest
-                    join.progress.take_log(offset, event.log)
-                    newest = join.progress.source
-                    continue
-                # Only the watermark of an idle partition counts. After that of a dead letter or a
-                # gap, labels of earlier records may still be read.
-                is_silence = event.dead_letter is None and not event.gaps
-                if offset >= published and is_silence and event.position is not None:
-                    # First join what was read before it. Otherwise a batch that is longer than the
-                    # join window would find its own labels late.
-                    join.take_predictions(ids, read, publication)
-                    ids, read = [], []
-                    join.progress.take_watermark(event.position)
-                continue
-            assert type(event) is _Prediction
-            source = event.source.offset
-            if source <= newest:
-                self.counts["duplicates"] += offset >= published
-                continue
-            newest = source
-            try:
-                position = event.row if by_row else event.time and parse_time(event.time)
-                value = plain(values[index] or b"", event)
-            except ValueError as error:
-                self._reject(published, messages[index], str(error), publication)
-                continue
-            if not isinstance(position, int):
-                reason = f"no position: its {self._stream.axis} is missing"
-                self._reject(published, messages[index], reason, publication)
-                continue
-            ids.append(event.record_id)
-            read.append(
-                BufferedPrediction(offset, source, position, keys[index], value, event.ahead)
-            )
-        join.take_predictions(ids, read, publication)
-        join.progress.source = newest
-
-    def _read_labels(
-        self, join: PartitionJoin, messages: Messages, publication: Publication
-    ) -> None:
-        found = self._labels.decode_all(messages.values)
-        start = 0
-        # Keep the order of the log, so that the results do not depend on the batches.
-        for place, item in enumerate(found.rejected):
-            usable = found.items[start - place : item.index - place]
-            self._take_labels(join, messages[start : item.index], usable, publication)
-            message, start = messages[item.index], item.index + 1
-            if message.offset >= join.progress.labels.published:
-                self._reject_label(join, message, item.reason, publication)
-        usable = found.items[start - len(found.rejected) :]
-        self._take_labels(join, messages[start:], usable, publication)
-
-    def _take_labels(
-        self,
-        join: PartitionJoin,
-        messages: Messages,
-        found: Sequence[Label],
-        publication: Publication,
-    ) -> None:
-        ids, labels, at = (list(map(of, found)) for of in (_id_of, _label_of, _at_of))
-        offsets, keys, headers = messages.offsets, messages.keys, messages.headers
-        read = list(map(BufferedLabel, offsets, at, labels, keys, messages.values, headers))
-        join.take_labels(ids, read, publication)
-
-    def _reject_label(
-        self, join: PartitionJoin, message: Message, reason: str, publication: Publication
-    ) -> None:
-        """Reject a label that was not rejected before a restart."""
-        self.counts["invalid"] += 1
-        position = join.reject_label(self._labels.position(message.value))
-        publication.rejected_label(message, reason, position)
-
-    def _reject(
-        self, published: int, message: Message, reason: str, publication: Publication
-    ) -> None:
-        if message.offset >= published:  # earlier labels were rejected before the restart
-            self.counts["invalid"] += 1
-            publication.dead_letter(message, reason)
-
-
-def _plain_ones(
-    messages: Messages,
-    values: Sequence[bytes | None],
-    events: Sequence[_Prediction | Watermark],
-    source: int,
-) -> list[BufferedPrediction] | None:
-    """Return the predictions, or None if `_read_one_by_one` must read them: if there is a
-    watermark, a duplicate, a prediction that is ahead or has no row, or another writer's bytes."""
-    plains = [value for value in values if value is not None]
-    if not events or set(map(type, events)) != {_Prediction} or not are_plain(plains):
-        return None
-    sources, rows = list(map(_source_of, events)), list(map(_row_of, events))
-    if any(map(_ahead_of, events)):
-        return None
-    if None in rows or sources[0] <= source or not all(map(lt, sources, sources[1:])):
-        return None
-    return list(map(BufferedPrediction, messages.offsets, sources, rows, messages.keys, plains))

@@ -13,7 +13,7 @@ from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, R
 from driftline.broker.port import Message, Outgoing, OutgoingBatch
 from driftline.config.stream import Stream
 from driftline.wire.envelope import dead_letter, encode
-from driftline.wire.events import Prediction, RefusedRecord, Value, Watermark
+from driftline.wire.events import Prediction, RejectedRecord, Value, Watermark
 from driftline.wire.predictions import marked_ahead
 from driftline.wire.topics import MAX_KEY_AND_VALUE_BYTES, Topics
 from driftline.wire.values import format_time
@@ -25,8 +25,8 @@ _ends: Final = methodcaller("endswith", b"}")
 _SHARED: Final = slice(len(_PREDICTION), -1)  # the bytes of a prediction in its outcome
 
 _REASONS: Final[dict[Reason, str]] = {
-    "late": "known more than a join window after its record",
-    "orphan": "no prediction with this id within the join window",
+    "late": "known more than the join window ([labels] horizon) after its record",
+    "orphan": "no prediction with this id within the join window ([labels] horizon)",
 }
 
 
@@ -134,23 +134,23 @@ class Publication:
     def unlabelled(self, predictions: int) -> None:
         self._counts["unlabelled"] += predictions
 
+    def duplicate(self) -> None:
+        """Count a prediction that was read before."""
+        self._counts["duplicates"] += 1
+
+    def invalid_prediction(self, message: Message, reason: str) -> None:
+        """Count a prediction that cannot be used, and add its dead letter."""
+        self._counts["invalid"] += 1
+        self._add_dead_letter(message, reason)
+
+    def invalid_label(self, message: Message, reason: str, position: int | None) -> None:
+        """Count a label that cannot be used, and add its dead letter and watermark."""
+        self._counts["invalid"] += 1
+        self._reject_label(message, reason, position)
+
     def watermark(self, position: int) -> None:
         self._keys.append(None)
         self._values.append(encode(Watermark(position=position)))
-
-    def rejected_label(self, message: Message, reason: str, position: int | None) -> None:
-        """Add a dead letter for a label, and a watermark with its position in place of its outcome.
-        Without the watermark, windows would not close if every label is rejected."""
-        self.dead_letter(message, reason)
-        letter = RefusedRecord(message.offset, position)
-        self._keys.append(None)
-        self._values.append(encode(Watermark(self._current_watermark(), dead_letter=letter)))
-
-    def dead_letter(self, message: Message, reason: str) -> None:
-        """Add a dead letter for an input record."""
-        self._letters.append(
-            dead_letter(self._topics.deadletters, message, reason=reason, service="outcomes")
-        )
 
     def records(self) -> Iterator[Outgoing | OutgoingBatch]:
         """Count the outcomes, and yield all records to send."""
@@ -181,4 +181,17 @@ class Publication:
             label.value,
             label.headers,
         )
-        self.rejected_label(message, reason, None if label.ahead else label.at)
+        self._reject_label(message, reason, None if label.ahead else label.at)
+
+    def _reject_label(self, message: Message, reason: str, position: int | None) -> None:
+        """Add a dead letter for a label, and a watermark with its position in place of its outcome.
+        Without the watermark, windows would not close if every label is rejected."""
+        self._add_dead_letter(message, reason)
+        letter = RejectedRecord(message.offset, position)
+        self._keys.append(None)
+        self._values.append(encode(Watermark(self._current_watermark(), dead_letter=letter)))
+
+    def _add_dead_letter(self, message: Message, reason: str) -> None:
+        self._letters.append(
+            dead_letter(self._topics.deadletters, message, reason=reason, service="outcomes")
+        )

@@ -1,11 +1,10 @@
-"""Match the predictions and labels of one partition, and evict those that can no longer match.
+"""Join the predictions and labels of one partition, and evict those that can no longer match.
 
 Input: decoded predictions and labels, each topic in its order. How the two interleave affects only
 the results that decision 14 lists. Output: outcomes and rejected labels, passed to `Results`. It
-decodes nothing and publishes nothing.
+decodes nothing and publishes nothing. Each batch is matched by `columnar_join` or `record_join`.
 """
 
-from collections import deque
 from collections.abc import Sequence
 
 import msgspec
@@ -15,11 +14,11 @@ from consumers.outcomes.buffer import BEFORE_ALL, NEVER, Block, Buffer
 from consumers.outcomes.columnar_join import take_ordinary_labels, take_ordinary_predictions
 from consumers.outcomes.join_records import BufferedLabel, BufferedPrediction, Results
 from consumers.outcomes.low_watermark import JoinProgress, ReaderPosition
+from consumers.outcomes.record_join import RecordJoin
 from consumers.outcomes.spill import Spill
 from consumers.outcomes.state_store import Cache
 from driftline.broker.port import Committed
 from driftline.config.stream import Stream
-from driftline.runtime.partition_clock import AGREEING
 
 # Records are evicted in blocks, which span at most 1/8 of the join window.
 _BLOCKS_OF_JOIN_WINDOW = 8
@@ -49,9 +48,6 @@ class PartitionJoin:
         self.join_window = stream.horizon
         span = max(1, self.join_window // _BLOCKS_OF_JOIN_WINDOW)
         self.progress = JoinProgress(predictions, labels, stream)
-        # Offsets and positions of the latest predictions while all of them are ahead. `_confirm`
-        # clears it when the next prediction is not ahead.
-        self._ahead: deque[tuple[int, int]] = deque(maxlen=AGREEING)
         self._max_ahead = stream.max_ahead
         self._watermark_offset = stream.watermark_offset
         self._lowest = 0 if stream.axis == "row" else BEFORE_ALL
@@ -59,6 +55,9 @@ class PartitionJoin:
         self._unlabelled_watermark = BEFORE_ALL  # the last watermark of `_advance_without_labels`
         self.buffered_predictions = Buffer(b"p", BufferedPrediction, span=span)
         self.buffered_labels = Buffer(b"l", BufferedLabel, span=span)
+        self._record_join = RecordJoin(
+            stream, self.progress, self.buffered_predictions, self.buffered_labels
+        )
         self.backpressure = Backpressure(self.progress.predictions, self.progress.labels)
         self._spill = Spill(
             self.progress, self.buffered_predictions, self.buffered_labels, cache, topics
@@ -108,49 +107,9 @@ class PartitionJoin:
             return
         self._load(ids)
         side = self.progress.predictions
-        if self._ahead or not take_ordinary_predictions(self, ids, found, results):
-            self._take_predictions(ids, found, results)
+        if self._record_join.ahead or not take_ordinary_predictions(self, ids, found, results):
+            self._record_join.take_predictions(ids, found, results)
         self.backpressure.read(side, found[0].offset, found[-1].offset, found[-1].position)
-
-    def _take_predictions(
-        self, ids: Sequence[str], found: Sequence[BufferedPrediction], results: Results
-    ) -> None:
-        progress, side = self.progress, self.progress.predictions
-        buffer, labels_of = self.buffered_predictions, self.buffered_labels.get
-        for record_id, prediction in zip(ids, found, strict=True):
-            position, source = self._buffer_position(prediction), prediction.source
-            block = buffer.add(record_id, prediction, position, source=source)
-            block.last_source = progress.source = source
-            if labels := labels_of(record_id):
-                self._meet_labels(record_id, prediction, labels, results)
-            if prediction.ahead:
-                self._ahead.append((prediction.offset, prediction.position))
-                continue
-            if self._ahead:
-                self._confirm(position)
-            if position > side.max_position:
-                side.max_position = position
-                progress.raise_low_watermark()
-
-    def _buffer_position(self, prediction: BufferedPrediction) -> int:
-        """Return the position from which a prediction is buffered for a join window."""
-        if not prediction.ahead:
-            return prediction.position
-        max_position = self.progress.predictions.max_position
-        return (
-            prediction.position
-            if max_position == BEFORE_ALL
-            else min(prediction.position, max_position)
-        )
-
-    def _confirm(self, position: int) -> None:
-        """Compare the preceding predictions, which were ahead, with an accepted position. Those not
-        ahead of it are buffered for a join window from their own positions."""
-        for offset, ahead in self._ahead:
-            if self.progress.predictions.max_position < ahead <= position + self._max_ahead:
-                block = self.buffered_predictions.block_of(offset)
-                block.newest = max(block.newest, ahead)
-        self._ahead.clear()
 
     def take_labels(
         self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
@@ -162,7 +121,7 @@ class PartitionJoin:
         side = self.progress.labels
         found = self._mark_ahead(found)
         if not take_ordinary_labels(self, ids, found, results):
-            self._take_labels(ids, found, results)
+            self._record_join.take_labels(ids, found, results)
         at = found[-1].at
         position = side.max_position if at is None or found[-1].ahead else at
         self.backpressure.read(side, found[0].offset, found[-1].offset, position)
@@ -206,169 +165,10 @@ class PartitionJoin:
             and label.at > max_position + self._max_ahead
         )
 
-    def _take_labels(
-        self, ids: Sequence[str], found: Sequence[BufferedLabel], results: Results
-    ) -> None:
-        side, predictions_of = self.progress.labels, self.buffered_predictions.get
-        for record_id, label in zip(ids, found, strict=True):
-            at = label.at
-            predictions = predictions_of(record_id)
-            if predictions and at is not None:
-                last = at + self.join_window  # a prediction after this is of a later record
-                if len(predictions) > 1 or predictions[0].position > last:
-                    predictions = [p for p in predictions if p.ahead or p.position <= last]
-            if predictions:
-                self._meet_predictions(record_id, label, predictions, results)
-            else:
-                block = self.buffered_labels.add(record_id, label, BEFORE_ALL if at is None else at)
-                block.waiting = True
-                block.unpositioned = block.unpositioned or at is None
-            if at is not None and not label.ahead and at > side.max_position:
-                side.max_position = at
-                self.progress.raise_low_watermark()
-
     def _load(self, ids: Sequence[str]) -> None:
         if self.buffered_predictions.is_cached or self.buffered_labels.is_cached:
             self.buffered_predictions.load(ids)
             self.buffered_labels.load(ids)
-
-    def _meet_predictions(
-        self,
-        record_id: str,
-        label: BufferedLabel,
-        predictions: Sequence[BufferedPrediction],
-        results: Results,
-    ) -> None:
-        """Match a label with the predictions of its id that were read before it."""
-        # A label that was handled before a restart only rebuilds the state and publishes nothing.
-        is_new = label.offset >= self.progress.labels.published
-        # The label is late for records before `oldest`. A label that was handled before a restart
-        # is not compared with the low watermark again, because it was in time then.
-        oldest = BEFORE_ALL if label.at is None else label.at - self.join_window
-        if is_new and self.progress.low_watermark - self.join_window > oldest:
-            oldest = self.progress.low_watermark - self.join_window
-        newest = self._buffer_position(predictions[-1])
-        if len(predictions) > 1:
-            newest = max(map(self._buffer_position, predictions))
-        if newest < oldest and not any(prediction.ahead for prediction in predictions):
-            # It is late for all of them. Its block covers its offset but does not buffer it.
-            block = self.buffered_labels.cover(label.offset, newest)
-            if is_new:
-                results.rejected(label, "late")
-        else:
-            # The label belongs to the first prediction that it is in time for. But a label without
-            # `@at` changes the last label of its id, so it belongs to that label's prediction.
-            earlier = self.buffered_labels.get(record_id)
-            owner = None
-            if label.at is None and earlier:
-                owner = self._owner(record_id, earlier[-1])
-            if owner is None:
-                owner = next(p for p in predictions if p.position >= oldest or p.ahead)
-            known, revision = self._newest(record_id, owner, earlier)
-            if len(predictions) > 1:  # the low watermark may rise and change the choice: store it
-                label = msgspec.structs.replace(label, owner=owner.offset)
-            block = self.buffered_labels.add(record_id, label, newest)
-            is_repeated = known is not None and known.label == label.label
-            if is_new and is_repeated:
-                results.repeated(label)
-            elif is_new:
-                results.outcome(owner, label, revision + 1)
-                if revision < 0:
-                    self.buffered_predictions.block_of(owner.offset).joined += 1
-            # A label without `@at` counts as known at the position of its newest prediction.
-            if label.at is None and newest > self.progress.labels.max_position:
-                self.progress.labels.max_position = newest
-                self.progress.raise_low_watermark()
-        # If the label is read again after a restart, these predictions must be too.
-        if predictions[0].offset < block.dependency_offset:
-            block.dependency_offset = predictions[0].offset
-
-    def _meet_labels(
-        self,
-        record_id: str,
-        prediction: BufferedPrediction,
-        labels: Sequence[BufferedLabel],
-        results: Results,
-    ) -> None:
-        """Match a prediction with the labels of its id that were read before it."""
-        position, join_window = self._buffer_position(prediction), self.join_window
-        is_new = prediction.offset >= self.progress.predictions.published
-        known, revision = None, -1
-        for label in labels:
-            at = label.at
-            if not self._may_be_of(prediction, label):
-                continue  # it belongs to an earlier record with this id
-            is_first = not self._was_met(record_id, label, prediction)
-            # Buffer the label for as long as the prediction, and evict the prediction after it.
-            block = self.buffered_labels.block_of(label.offset)
-            block.dependency_offset = min(block.dependency_offset, prediction.offset)
-            block.newest = max(block.newest, position)
-            if not is_first and self._owner(record_id, label) is not prediction:
-                continue  # it belongs to an earlier prediction with this id
-            if not self._is_in_time(prediction, label):
-                if is_new and is_first:
-                    results.rejected(label, "late")
-            elif is_new and at is not None and at + join_window < self.progress.low_watermark:
-                if is_first:
-                    results.rejected(label, "orphan")
-            elif known is not None and known.label == label.label:
-                if is_new and is_first:
-                    results.repeated(label)
-            else:
-                known, revision = label, revision + 1
-                if is_new:
-                    results.outcome(prediction, label, revision)
-                    if revision == 0:
-                        self.buffered_predictions.block_of(prediction.offset).joined += 1
-            if at is None:
-                self.progress.labels.raise_max_position(position)
-                self.progress.raise_low_watermark()
-
-    def _newest(
-        self, record_id: str, prediction: BufferedPrediction, labels: Sequence[BufferedLabel]
-    ) -> tuple[BufferedLabel | None, int]:
-        """Return the newest label that belongs to a prediction, and its revision (-1 if none)."""
-        known, revision = None, -1
-        for label in labels:
-            if (known is None or known.label != label.label) and (
-                self._owner(record_id, label) is prediction
-            ):
-                known, revision = label, revision + 1
-        return known, revision
-
-    def _owner(self, record_id: str, label: BufferedLabel) -> BufferedPrediction | None:
-        """Return the prediction that a label belongs to: the one that is stored with it, or else
-        the first one with its id that it is in time for."""
-        predictions = self.buffered_predictions.get(record_id)
-        if label.owner is not None:
-            return next((p for p in predictions if p.offset == label.owner), None)
-        return next(
-            (p for p in predictions if self._may_be_of(p, label) and self._is_in_time(p, label)),
-            None,
-        )
-
-    def _is_in_time(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
-        return (
-            label.at is None
-            or prediction.ahead
-            or label.at - prediction.position <= self.join_window
-        )
-
-    def _may_be_of(self, prediction: BufferedPrediction, label: BufferedLabel) -> bool:
-        return (
-            label.at is None
-            or prediction.ahead
-            or label.at >= prediction.position - self.join_window
-        )
-
-    def _was_met(
-        self, record_id: str, label: BufferedLabel, by: BufferedPrediction | None = None
-    ) -> bool:
-        """Return whether a prediction other than `by` has decided the result of this label."""
-        return any(
-            prediction is not by and self._may_be_of(prediction, label)
-            for prediction in self.buffered_predictions.get(record_id)
-        )
 
     # ---- time -----------------------------------------------------------------------------------
 
@@ -432,7 +232,7 @@ class PartitionJoin:
                 waiting = labels.oldest()
                 self.buffered_predictions.load([record_id for record_id, _ in waiting])
                 for record_id, label in waiting:
-                    if not self._was_met(record_id, label):
+                    if not self._record_join.was_met(record_id, label):
                         results.rejected(label, "orphan")
             labels.evict()
 

@@ -5,40 +5,19 @@ It never commits automatically, reads uncommitted records, or creates topics by 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from driftline.broker import probe
 from driftline.broker.bounded import end_elsewhere
+from driftline.broker.librdkafka_admin import LibrdkafkaAdmin
 from driftline.broker.librdkafka_consumer import LibrdkafkaConsumer
 from driftline.broker.librdkafka_producer import LibrdkafkaProducer
-from driftline.broker.librdkafka_values import (
-    ANSWER_TIMEOUT_S,
-    ClientErrors,
-    ck,
-    ck_admin,
-    committed_of,
-    translated,
-)
-from driftline.broker.limits import (
-    CLIENT_MAX_BYTES,
-    MAX_MESSAGE_BYTES,
-    TopicLimits,
-    unknown_topic,
-    wait_until,
-)
-from driftline.broker.port import (
-    Committed,
-    NewTopic,
-    OffsetRange,
-    TopicInfo,
-    TopicPartition,
-)
+from driftline.broker.librdkafka_values import ClientErrors, ck, ck_admin
+from driftline.broker.limits import CLIENT_MAX_BYTES, MAX_MESSAGE_BYTES, TopicLimits
+from driftline.broker.port import TopicInfo
 from driftline.config.client_properties import check, unknown_property, without_secrets
-from driftline.errors import (
-    BrokerError,
-    SettingsError,
-)
+from driftline.errors import SettingsError
 
 # The library's own log messages, see driftline.logs.
 _client_log = logging.getLogger("librdkafka")
@@ -49,7 +28,6 @@ _client_log.addFilter(lambda record: "enable.gapless.guarantee is" not in record
 # Long enough for a broker that starts slowly, short enough for a user who waits for an error.
 CONNECT_TIMEOUT_S = 10.0
 
-_URL_SAFE = str.maketrans("+/", "-_")
 _CONSUMER: Mapping[str, object] = {
     "enable.auto.commit": False,  # only the loop commits
     "enable.auto.offset.store": False,
@@ -123,7 +101,7 @@ class LibrdkafkaBroker:
         *,
         client_id: str = "driftline",
         instance_id: str | None = None,
-    ) -> "LibrdkafkaConsumer":
+    ) -> LibrdkafkaConsumer:
         # librdkafka needs a group even for a consumer that never joins one.
         own: dict[str, object] = {
             "group.id": group or f"{client_id}-alone",
@@ -144,7 +122,7 @@ class LibrdkafkaBroker:
         transaction_timeout_s: float = 10.0,
         client_id: str = "driftline",
         gapless: bool = False,
-    ) -> "LibrdkafkaProducer":
+    ) -> LibrdkafkaProducer:
         own: dict[str, object] = {"client.id": client_id}
         if gapless:
             own["enable.gapless.guarantee"] = True
@@ -157,7 +135,7 @@ class LibrdkafkaBroker:
         client = self._connected(*self._make(ck.Producer, _PRODUCER, own))
         return LibrdkafkaProducer(client, transactional_id, self._limits)
 
-    def admin(self) -> "LibrdkafkaAdmin":
+    def admin(self) -> LibrdkafkaAdmin:
         client = self._connected(*self._make(ck_admin.AdminClient, {}, {}))
         return LibrdkafkaAdmin(client, self._outsider)
 
@@ -219,192 +197,6 @@ class LibrdkafkaBroker:
         raise probe.unreachable(
             self._servers, without_secrets(errors.first or reason, self._properties)
         )
-
-
-class LibrdkafkaAdmin:
-    """Administer with a confluent_kafka.admin.AdminClient. `consumer` makes a group's consumer."""
-
-    def __init__(self, client: Any, consumer: Callable[[str], Any]) -> None:
-        self._client = client
-        self._consumer = consumer
-
-    def describe(self, topics: Iterable[str] | None = None) -> dict[str, TopicInfo]:
-        counts = self._partitions(topics)
-        if not counts:
-            return {}
-        with translated("describe topics"):
-            answers = self._client.describe_configs(
-                [ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, name) for name in counts]
-            )
-            result = {}
-            for resource, answer in answers.items():
-                try:
-                    entries = answer.result()
-                except ck.KafkaException as error:
-                    if error.args[0].code() == ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        continue  # it was deleted since it was listed
-                    raise
-                name = resource.name
-                config = {key: entry.value or "" for key, entry in entries.items()}
-                result[name] = TopicInfo(name, counts[name], config)
-            return result
-
-    def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        names = list(topics)
-        if not names:
-            return {}
-        result = {}
-        with translated("describe topics"):
-            for name, answer in self._client.describe_topics(ck.TopicCollection(names)).items():
-                try:
-                    # The client uses standard base64. Kafka uses the URL-safe variant.
-                    result[name] = str(answer.result().topic_id).translate(_URL_SAFE)
-                except ck.KafkaException as error:
-                    if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        raise
-        return result
-
-    def create(self, topics: Iterable[NewTopic]) -> None:
-        wanted = {topic.name: topic for topic in topics}
-        if not wanted:
-            return
-        answers = self._client.create_topics(
-            [
-                ck_admin.NewTopic(
-                    topic.name,
-                    num_partitions=topic.partitions,
-                    replication_factor=topic.replication_factor,
-                    config=dict(topic.config),
-                )
-                for topic in wanted.values()
-            ]
-        )
-        for name, answer in answers.items():
-            with translated(f"create topic {name!r}"):
-                answer.result()
-        wait_until(lambda: self._have_leaders(wanted), f"topics {sorted(wanted)} have no leaders")
-
-    def delete(self, topics: Iterable[str]) -> None:
-        names = list(topics)
-        if not names:
-            return
-        for name, answer in self._client.delete_topics(names).items():
-            with translated(f"delete topic {name!r}"):
-                try:
-                    answer.result()
-                except ck.KafkaException as error:
-                    if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        raise
-        wait_until(lambda: not self._partitions(names), f"topics {names} are still there")
-
-    def offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        found: dict[TopicPartition, OffsetRange] = {}
-
-        def listed() -> bool:
-            try:
-                found.update(self._offsets(topic))
-            except ck.KafkaException as error:
-                # A newly elected leader may not know yet that it is the leader.
-                if error.args[0].code() != ck.KafkaError.NOT_LEADER_FOR_PARTITION:
-                    raise
-                return False
-            return True
-
-        with translated("list offsets"):
-            wait_until(listed, f"{topic}: its partitions have no leaders")
-        return found
-
-    def _offsets(self, topic: str) -> dict[TopicPartition, OffsetRange]:
-        count = self._partitions([topic]).get(topic)
-        if count is None:
-            raise unknown_topic(topic)
-        starts, ends = (
-            self._client.list_offsets(
-                {ck.TopicPartition(topic, number): spec for number in range(count)},
-                isolation_level=ck.IsolationLevel.READ_COMMITTED,
-            )
-            for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest())
-        )
-        return {
-            TopicPartition(topic, at.partition): OffsetRange(
-                starts[at].result().offset, ends[at].result().offset
-            )
-            for at in starts
-        }
-
-    def group_offsets(self, group: str) -> dict[TopicPartition, Committed]:
-        partitions = [
-            ck.TopicPartition(topic, number)
-            for topic, count in self._partitions(None).items()
-            for number in range(count)
-        ]
-        if not partitions:
-            return {}
-        # Do not use the admin client's request. It ends in a segmentation fault when the group's
-        # coordinator moves (librdkafka 2.16, confluent-kafka-javascript#374).
-        client = self._consumer(group)
-        try:
-            with translated("list group offsets"):
-                return committed_of(client.committed(partitions, timeout=ANSWER_TIMEOUT_S))
-        finally:
-            client.close()
-
-    def group_members(self, group: str) -> int:
-        try:
-            with translated("describe the group"):
-                found = self._client.describe_consumer_groups(
-                    [group], request_timeout=ANSWER_TIMEOUT_S
-                )[group]
-                return len(found.result().members)
-        except BrokerError as error:
-            if _is(error, ck.KafkaError.GROUP_ID_NOT_FOUND):
-                return 0
-            raise
-
-    def close(self) -> None:
-        """Do nothing. The client is freed with this object."""
-
-    def _partitions(self, topics: Iterable[str] | None) -> dict[str, int]:
-        """Return partition counts of these or all topics, without unknown and internal ones."""
-        wanted = None if topics is None else set(topics)
-        with translated("list topics"):
-            found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
-        if wanted is not None:
-            self._check_allowed(sorted(wanted - set(found)))
-        return {
-            name: len(topic.partitions)
-            for name, topic in sorted(found.items())
-            if topic.error is None
-            and not name.startswith("__")
-            and (wanted is None or name in wanted)
-        }
-
-    def _check_allowed(self, topics: list[str]) -> None:
-        """Raise AccessDenied if one of these unlisted topics exists but must not be read."""
-        if not topics:
-            return
-        # If asked by name, the broker distinguishes hidden topics from those that do not exist.
-        for name, answer in self._client.describe_topics(ck.TopicCollection(topics)).items():
-            with translated(f"describe topic {name!r}"):
-                try:
-                    answer.result(ANSWER_TIMEOUT_S)
-                except ck.KafkaException as error:
-                    if error.args[0].code() != ck.KafkaError.UNKNOWN_TOPIC_OR_PART:
-                        raise
-
-    def _have_leaders(self, topics: Mapping[str, NewTopic]) -> bool:
-        found = self._client.list_topics(timeout=ANSWER_TIMEOUT_S).topics
-        return all(
-            name in found
-            and len(found[name].partitions) == topic.partitions
-            and all(partition.leader >= 0 for partition in found[name].partitions.values())
-            for name, topic in topics.items()
-        )
-
-
-def _is(error: BrokerError, code: int) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, ck.KafkaException) and cause.args[0].code() == code
 
 
 def _refused(name: str, value: str) -> bool:

@@ -1,4 +1,4 @@
-"""The state of the in-memory broker: partition logs, topics and groups. Save and load it.
+"""Partition logs, topics and groups of the in-memory broker. Save and load them.
 
 Input: messages appended by producers. Output: slices for consumers, and one file per partition. The
 same content gives the same bytes. It has no threads, retention or compaction.
@@ -53,7 +53,7 @@ class PartitionLog:
         return min(offsets[0] for offsets in self.open.values())
 
 
-class Topic(msgspec.Struct, frozen=True):
+class TopicLogs(msgspec.Struct, frozen=True):
     """The logs of a topic, and the settings with which it was created."""
 
     logs: tuple[PartitionLog, ...]
@@ -106,6 +106,17 @@ class Group:
             self.assignment = assign_ranges(self.members.values(), partitions)
             self.rebalancing = False
 
+    def check_member(self, member_id: str, generation: int) -> None:
+        """Raise BrokerError unless this is a current member, or the group has no members."""
+        if member_id == "":
+            if self.members:
+                raise BrokerError("the group has members; a consumer outside it may not commit")
+        elif member_id not in self.members or generation != self.generation:
+            raise BrokerError(
+                "the group has rebalanced since this consumer got its partitions",
+                hint="poll again; what was not committed will be read again",
+            )
+
 
 def assign_ranges(
     members: Collection[Member], partitions: Mapping[str, int]
@@ -152,7 +163,7 @@ class _SavedIndex(msgspec.Struct, frozen=True):
     groups: list[_SavedOffset]
 
 
-def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group]) -> None:
+def save(folder: Path, topics: Mapping[str, TopicLogs], groups: Mapping[str, Group]) -> None:
     """Write `index.json`, and `TOPIC-PARTITION.log` for each partition. Records of an open
     transaction are saved as aborted."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,12 +191,12 @@ def save(folder: Path, topics: Mapping[str, Topic], groups: Mapping[str, Group])
     (folder / "index.json").write_bytes(text)
 
 
-def load(folder: Path) -> tuple[dict[str, Topic], dict[str, Group]]:
+def load(folder: Path) -> tuple[dict[str, TopicLogs], dict[str, Group]]:
     """Read what `save` wrote. Raises BrokerError for missing or invalid files."""
     try:
         index = msgspec.json.decode((folder / "index.json").read_bytes(), type=_SavedIndex)
         topics = {
-            saved.name: Topic(
+            saved.name: TopicLogs(
                 tuple(
                     _load_log(folder / f"{saved.name}-{partition}.log", saved.name, partition)
                     for partition in range(saved.partitions)

@@ -96,10 +96,14 @@ def scan(
                     progress(passed)
             elif time.monotonic() - last_move_s > _PATIENCE_S:
                 partition, position = next(iter(todo.items()))
-                raise BrokerUnavailable(
-                    f"{partition.topic}[{partition.partition}]: no record for {_PATIENCE_S:g} s, "
-                    f"at offset {position} of {span[partition].end}",
-                    hint="see the broker's log; then try again",
-                )
+                raise _stalled(partition, position, span[partition].end)
     finally:
         consumer.close()
+
+
+def _stalled(partition: TopicPartition, position: int, end: int) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"{partition.topic}[{partition.partition}]: no record for {_PATIENCE_S:g} s, "
+        f"at offset {position} of {end}",
+        hint="see the broker's log; then try again",
+    )

@@ -211,7 +211,7 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except RecursionError as error:
         raise _too_deep(name) from error
     try:
-        _refuse(unusable_number(raw), name)
+        _raise_for(unusable_number(raw), name)
         stream = msgspec.convert(raw, Stream, dec_hook=_decode_span)
     except msgspec.ValidationError as error:
         problem = explain(str(error), raw, Stream, _fits)
@@ -219,11 +219,11 @@ def loads(text: str, *, name: str = "stream file") -> Stream:
     except RecursionError as error:  # raised for a key with thousands of dots
         raise _too_deep(name) from error
     stream = _with_defaults(stream)
-    _refuse(next(problems(stream), None), name)
+    _raise_for(next(problems(stream), None), name)
     return stream
 
 
-def _refuse(problem: Problem | None, name: str) -> None:
+def _raise_for(problem: Problem | None, name: str) -> None:
     if problem is not None:
         raise StreamFileError(f"{name}: [{problem.key}] {problem.reason}", hint=problem.hint)
 

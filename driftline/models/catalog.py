@@ -143,7 +143,7 @@ class Catalog:
             self._outdated.discard(key)
         else:
             self._keep(key)
-            self._refuse(key, why, message)
+            self._reject(key, why, message)
         return event
 
     def add(self, event: ModelsEvent, *, signed: bool) -> str | None:
@@ -190,7 +190,7 @@ class Catalog:
             self._any_signed = self._any_signed or sequence > 0
             why = f"sequence {sequence} was seen earlier and is no longer in the topic"
             self._outdated.add(CHAMPION_KEY)
-            self._refuse(CHAMPION_KEY, why, None)
+            self._reject(CHAMPION_KEY, why, None)
 
     def restatements(self) -> tuple[ModelsEvent, ...]:
         """Return the events to sign and publish, so that compaction keeps the current state."""
@@ -228,7 +228,7 @@ class Catalog:
         if known or key.removeprefix("model/") in self.announcements:
             self._outdated.add(key)
 
-    def _refuse(self, key: str, why: str, message: Message | None) -> None:
+    def _reject(self, key: str, why: str, message: Message | None) -> None:
         self.rejected.pop(key, None)
         if len(self.rejected) >= MAX_REJECTED:
             del self.rejected[next(iter(self.rejected))]

@@ -92,7 +92,7 @@ class VerifiedPackage:
         return data
 
 
-class Models:
+class ModelLoader:
     """Load the models of one stream from a store. It trusts the keys of one folder."""
 
     def __init__(self, store: ModelStore, trusted: Trusted, stream: Stream) -> None:
@@ -101,7 +101,7 @@ class Models:
         self._stream = stream
 
     @classmethod
-    def of(cls, settings: Settings, stream: Stream) -> "Models":
+    def of(cls, settings: Settings, stream: Stream) -> "ModelLoader":
         """Return a loader with the store and the keys of this installation."""
         return cls(ModelStore(settings.model_store), Trusted(settings.keys), stream)
 

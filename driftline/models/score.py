@@ -185,7 +185,7 @@ def classified(probabilities: NDArray[Any], classes: Sequence[str]) -> Scores:
 class Model:
     """A loaded model, which turns columns into scores.
 
-    `load.Models` creates it from a verified package. Call `check` before it serves.
+    `load.ModelLoader` creates it from a verified package. Call `check` before it serves.
     """
 
     def __init__(self, digest: str, manifest: Manifest, scorer: Scorer, stream: Stream) -> None:

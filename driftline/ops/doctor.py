@@ -30,7 +30,7 @@ from driftline.errors import (
 from driftline.models.keys import Signer, Trusted, is_open
 from driftline.ops.workers import Workers
 from driftline.wire.envelope import dead_letter_origin, decode_or_skip
-from driftline.wire.events import Freeze, RefusedRecord, RolePointer
+from driftline.wire.events import Freeze, RejectedRecord, RolePointer
 from driftline.wire.topics import SERVICES, Topics, differences
 
 Result = Literal["ok", "warn", "fail"]
@@ -55,7 +55,7 @@ class _DeadLetterMark(msgspec.Struct, frozen=True):
     """The fields of an event that show whether it is the watermark of a dead letter."""
 
     type: str
-    dead_letter: RefusedRecord | None = None
+    dead_letter: RejectedRecord | None = None
 
 
 _accounts = msgspec.json.Decoder(_DeadLetterMark)
@@ -288,7 +288,7 @@ def _check_retention(name: str, span: Span | None, shortest_ms: int | None) -> C
 
 def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Iterator[Check]:
     from driftline.models.catalog import CHAMPION_KEY, read_catalog
-    from driftline.models.load import Models
+    from driftline.models.load import ModelLoader
 
     topics = Topics(stream)
     catalog = read_catalog(broker, topics, Trusted(settings.keys))
@@ -310,7 +310,7 @@ def _check_champion(settings: Settings, broker: Broker, stream: Stream) -> Itera
         todo = "run `driftline train --data DATA` for the first model; inference waits for it"
         yield Check("champion", "warn", "none yet", todo)
         return
-    models = Models.of(settings, stream)
+    models = ModelLoader.of(settings, stream)
     failure: PackageError | None = None
     for digest in lineage:
         try:

@@ -24,8 +24,8 @@ PATIENCE_S: Mapping[TroubleKind, float] = {
     "no model": 60.0,
 }
 _WELL = ("running", "waiting for a model", "waiting for Kafka")
-# The keys in `ServiceState.refused` that concern a model: its digest, its announcement, the pointer
-# to the champion. Other records of the `models` topic, such as a freeze, do not.
+# The keys in `ServiceState.rejected` that concern a model: its digest, its announcement, the
+# pointer to the champion. Other records of the `models` topic, such as a freeze, do not.
 _OF_A_MODEL = ("sha256:", "model/", "role/champion")
 
 
@@ -60,7 +60,7 @@ def _no_usable_model(state: ServiceState) -> str | None:
     """Return why inference has no model although one was published, or None."""
     if state.service != "inference" or state.model is not None:
         return None
-    rejected = [(key, why) for key, why in state.refused.items() if key.startswith(_OF_A_MODEL)]
+    rejected = [(key, why) for key, why in state.rejected.items() if key.startswith(_OF_A_MODEL)]
     if not rejected:
         return None
     key, why = rejected[0]  # the champion comes first, if it is known

@@ -89,7 +89,7 @@ class ServiceState(Running, frozen=True, kw_only=True):
     gaps: int = 0  # ranges of its inputs that were deleted before it read them, since it started
     lost: int = 0  # offsets in those gaps whose ends are known
     problem: str | None = None  # outcomes: why labels and records are in different partitions
-    refused: dict[str, str] = {}  # inference: digest of a rejected model → reason
+    rejected: dict[str, str] = {}  # inference: digest of a rejected model → reason
     error: str | None = None
     stream_digest: str | None = None  # digest of the stream file that the service has loaded
     troubles: tuple[Trouble, ...] = ()

@@ -47,7 +47,7 @@ class Status(msgspec.Struct, frozen=True):
     frozen: bool
     drift: DriftEvent | None
     decision: RetrainDecision | None
-    refused: dict[str, str] = {}  # key of a rejected record of `models` → reason
+    rejected: dict[str, str] = {}  # key of a rejected record of `models` → reason
 
 
 # The inputs that a service reads as a consumer group. `models` is a broadcast topic, read without
@@ -82,7 +82,7 @@ def status(broker: Broker, stream: Stream, here: Workers, trusted: Trusted) -> S
         frozen=catalog.frozen,
         drift=_last_drift(broker, topics),
         decision=_last_decision(broker, topics),
-        refused=catalog.rejected,
+        rejected=catalog.rejected,
     )
 
 

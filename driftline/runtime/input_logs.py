@@ -43,6 +43,19 @@ class InputLogs:
         # Topic id and next offset to handle at the last commit, set by `remember`; never reset.
         self._read: dict[TopicPartition, tuple[str, int]] = {}
 
+    def partitions(self, topics: Iterable[str]) -> tuple[TopicPartition, ...]:
+        """Fetch all partitions of these topics. Raises BrokerError."""
+        admin = self._broker.admin()
+        try:
+            described = admin.describe(topics)
+        finally:
+            admin.close()
+        return tuple(
+            TopicPartition(topic, number)
+            for topic, info in described.items()
+            for number in range(info.partitions)
+        )
+
     def compare(
         self, partitions: Iterable[TopicPartition], found: Mapping[TopicPartition, Committed]
     ) -> dict[TopicPartition, ResumePoint]:
@@ -178,3 +191,19 @@ def lost_unread(change: LogChange, outcomes: str) -> list[Outgoing]:
     end = None if change.is_new_topic else change.start
     mark = Watermark(None, gaps=(Gap(partition, change.unread, end, topic),))
     return [Outgoing(outcomes, encode(mark), partition=partition)]
+
+
+def loss_message(change: LogChange) -> str:
+    """Return the log message for lost records."""
+    topic, partition = change.partition
+    if change.is_new_topic:
+        return (
+            f"{topic} was created again: records of {topic}[{partition}] from offset "
+            f"{change.unread} on were not read; resuming at offset {change.start} of the new topic"
+        )
+    assert change.unread is not None
+    return (
+        f"{topic}[{partition}]: offsets {change.unread} to {change.start - 1} were deleted before "
+        f"they were read; resuming at {change.start}. Raise the topic's "
+        "retention above the longest downtime"
+    )

@@ -23,6 +23,7 @@ from driftline.errors import (
     TransactionAborted,
 )
 from driftline.runtime.bad_record_isolation import Isolation, is_caused_by_data
+from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import Handler
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.session import Session
@@ -116,8 +117,9 @@ class Loop:
         self._session: Session | None = None
         # These three outlive the sessions.
         self._logs = InputLogs(broker)
-        # Next offset to read of the broadcast topics. The session sets it after each commit.
-        self._broadcast_positions: dict[TopicPartition, int] = {}
+        self._broadcasts = BroadcastReader(
+            handler, broker, self._logs, client_id=self._client_id, max_records=max_records
+        )
         self._isolation = Isolation()
         self._aborts = 0  # consecutive aborts; reset by a commit, or when they exceed the limit
         self._on_connection = on_connection
@@ -228,34 +230,21 @@ class Loop:
         """Handle records and send the results. Return False if they must be read again."""
         if self._isolation.quarantines(messages):
             return True
-        output: list[Outgoing | OutgoingBatch] | None
-        try:
-            output = list(self._handler.handle(messages))
+        output: list[Outgoing | OutgoingBatch] = []
+
+        def handle() -> None:
+            output.extend(self._handler.handle(messages))
             if is_last:
                 self._report_progress(session)
             output.extend(self._handler.on_tick())
-        except Exception as error:
-            if not is_caused_by_data(error):
-                raise
-            self._count_failure(messages, error)
-            output = None
-        if output is None:
-            session.rewind()
-            return False
+
         # Earlier records may still wait to become dead letters. Settle them before sending these
         # results, because readers drop results that are out of order as repeats.
-        if not self._settle_culprits(session, is_idle=False):
-            return False
-        is_sent = False
-        try:
-            session.send(output)
-            is_sent = True
-        except Exception as error:
-            if not is_caused_by_data(error):
-                raise
-            self._count_failure(messages, error)
-        if not is_sent:
-            session.rewind()
+        if not (
+            self._attempt(session, messages, handle)
+            and self._settle_culprits(session, is_idle=False)
+            and self._attempt(session, messages, lambda: session.send(output))
+        ):
             return False
         self._isolation.succeeded(messages)
         session.handled(messages)
@@ -263,20 +252,29 @@ class Loop:
             self._commit(session)  # so that the next failure does not undo this chunk
         return True
 
-    def _count_failure(self, messages: Messages, error: Exception) -> None:
-        """Note that records failed, so that they are read again in smaller chunks."""
-        if self._isolation.failed(messages, error):
-            log.error(
-                "%s failed twice on its own and becomes a dead letter",
-                messages[0].place,
-                exc_info=error,
-            )
-        else:
-            log.warning(
-                "handling %d records failed; retrying them in smaller batches: %r",
-                len(messages),
-                error,
-            )
+    def _attempt(self, session: Session, messages: Messages, work: Callable[[], None]) -> bool:
+        """Do this work with records. If they make it fail, rewind, so that they are read again in
+        smaller chunks, and return False."""
+        try:
+            work()
+            return True
+        except Exception as error:
+            if not is_caused_by_data(error):
+                raise
+            if self._isolation.failed(messages, error):
+                log.error(
+                    "%s failed twice on its own and becomes a dead letter",
+                    messages[0].place,
+                    exc_info=error,
+                )
+            else:
+                log.warning(
+                    "handling %d records failed; retrying them in smaller batches: %r",
+                    len(messages),
+                    error,
+                )
+        session.rewind()  # not in the `except` block, see broker/port.py
+        return False
 
     def _settle_culprits(self, session: Session, *, is_idle: bool) -> bool:
         """Send the dead letters of culprits. Return False if records must be read again first,
@@ -336,8 +334,8 @@ class Loop:
             client_id=self._client_id,
             exactly_once=self._exactly_once,
             max_records=self._max_records,
-            broadcast_positions=self._broadcast_positions,
             logs=self._logs,
+            broadcasts=self._broadcasts,
             on_reread=self._isolation.reread,
         )
         return self._session

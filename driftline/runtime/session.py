@@ -18,8 +18,9 @@ from driftline.broker.port import (
     TopicPartition,
 )
 from driftline.errors import OffsetOutOfRange, TopicRecreated, TransactionAborted
+from driftline.runtime.broadcasts import BroadcastReader
 from driftline.runtime.handler import GroupProgress, Handler, LogChange, Output
-from driftline.runtime.input_logs import InputLogs, without_topic_id
+from driftline.runtime.input_logs import InputLogs, loss_message, without_topic_id
 from driftline.wire.commit_metadata import handled
 
 log = logging.getLogger(__name__)
@@ -37,10 +38,8 @@ _PATIENT_CHECKS = 100
 class Session:
     """One membership in the group of a service, with the producer and the broadcast consumer.
 
-    `broadcast_positions` contains the next offset to read of each partition of the broadcast
-    topics. Each commit updates it. `on_reread` is called when uncommitted records will be read
-    again, here or by another worker. Raises BrokerError if the broker cannot be reached or rejects
-    a request.
+    `on_reread` is called when uncommitted records will be read again, here or by another worker.
+    Raises BrokerError if the broker cannot be reached or rejects a request.
     """
 
     def __init__(
@@ -52,8 +51,8 @@ class Session:
         client_id: str,
         exactly_once: bool,
         max_records: int,
-        broadcast_positions: dict[TopicPartition, int],
         logs: InputLogs,
+        broadcasts: BroadcastReader,
         on_reread: Callable[[], None],
     ) -> None:
         self._handler = handler
@@ -61,8 +60,8 @@ class Session:
         self._client_id = client_id
         self._exactly_once = exactly_once
         self._max_records = max_records
-        self._broadcast_positions = broadcast_positions
         self._logs = logs
+        self._broadcasts = broadcasts
         # Found by an assignment or `_recover_position`; `poll` passes them to the handler and
         # empties it.
         self._changes: list[LogChange] = []
@@ -82,7 +81,6 @@ class Session:
         # they are read only to rebuild the handler's state.
         self._unread: dict[TopicPartition, int] = {}
         self._all_partitions: tuple[TopicPartition, ...] | None = None  # set at the first use
-        self._broadcasts: Consumer | None = None  # made by the first `read_broadcasts`
         self._producer = self._new_producer()
         try:
             self._consumer = self._join(group)
@@ -97,7 +95,7 @@ class Session:
         )
         try:
             consumer.subscribe(
-                self._handler.inputs, assigned=self._on_assigned, revoked=self._on_revoked
+                self._handler.inputs, assigned=self._resume, revoked=self._on_revoked
             )
         except BaseException:
             consumer.abandon()
@@ -178,66 +176,16 @@ class Session:
 
     def _committed_of_all(self) -> Mapping[TopicPartition, Committed]:
         if self._all_partitions is None:
-            admin = self._broker.admin()
-            try:
-                described = admin.describe(self._handler.inputs)
-            finally:
-                admin.close()
-            self._all_partitions = tuple(
-                TopicPartition(topic, number)
-                for topic, info in described.items()
-                for number in range(info.partitions)
-            )
+            self._all_partitions = self._logs.partitions(self._handler.inputs)
         found = self._consumer.committed(self._all_partitions)
         return {partition: without_topic_id(at)[1] for partition, at in found.items()}
-
-    # ---- broadcast topics -----------------------------------------------------------------------
 
     def read_broadcasts(self) -> bool:
         """Pass new records of the broadcast topics to the handler. Return whether there were any.
         The first call reads the topics to their end and returns True."""
-        if not self._handler.broadcast_topics:
-            return False
-        if self._broadcasts is None:
-            self._read_broadcasts_to_end()
-            return True
-        messages = self._broadcasts.poll(max_records=self._max_records, timeout_s=0)
-        if messages:
-            self.send(self._handler.on_broadcast(messages))
-            self.is_dirty = True
-        return bool(messages)
-
-    def _read_broadcasts_to_end(self) -> None:
-        created_again = self._logs.compare_broadcasts(self._handler.broadcast_topics)
-        admin = self._broker.admin()
-        try:
-            ranges = {
-                partition: offsets
-                for topic in self._handler.broadcast_topics
-                for partition, offsets in admin.offsets(topic).items()
-            }
-        finally:
-            admin.close()
-        consumer = self._broker.consumer(client_id=f"{self._client_id}-broadcast")
-        self._broadcasts = consumer
-        starts = {}
-        for partition, offsets in ranges.items():
-            if (id := created_again.get(partition.topic)) is not None:
-                log.error(
-                    "%s was created again: its earlier records are lost; reading the new topic "
-                    "from its beginning",
-                    partition.topic,
-                )
-                self._broadcast_positions.pop(partition, None)
-                change = LogChange(partition, id, offsets.start, is_new_topic=True)
-                self.send(self._handler.on_log_change(change))
-            known = self._broadcast_positions.get(partition, offsets.start)
-            starts[partition] = known if offsets.start <= known <= offsets.end else offsets.start
-        consumer.assign(starts)
-        while any(consumer.position(p) < offsets.end for p, offsets in ranges.items()):
-            found = consumer.poll(max_records=self._max_records, timeout_s=0.05)
-            self.send(self._handler.on_broadcast(found))
-        self.is_dirty = True
+        found = self._broadcasts.read(self.send)
+        self.is_dirty = self.is_dirty or found
+        return found
 
     # ---- partitions -----------------------------------------------------------------------------
 
@@ -247,9 +195,6 @@ class Session:
         self.is_dirty = False
         partitions = sorted(self._consumer.assignment())
         self._drop(partitions)
-        self._resume(partitions)
-
-    def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self._resume(partitions)
 
     def _resume(self, partitions: Sequence[TopicPartition]) -> None:
@@ -300,7 +245,7 @@ class Session:
             if change.partition not in self._positions:
                 continue
             if change.unread is not None:
-                log.error("%s", _loss_message(change))
+                log.error("%s", loss_message(change))
             self.send(self._handler.on_log_change(change))
             self.is_dirty = True
 
@@ -397,9 +342,7 @@ class Session:
                 self._consumer.commit(offsets)
         self.is_dirty = False
         self._logs.remember(offsets)
-        if self._broadcasts is not None:
-            for partition in self._broadcasts.assignment():
-                self._broadcast_positions[partition] = self._broadcasts.position(partition)
+        self._broadcasts.remember()
         self._handler.on_committed()
         return offsets
 
@@ -440,28 +383,10 @@ class Session:
         """Commit, leave the group and close the clients. Raises BrokerError."""
         self.commit()
         for client in (self._broadcasts, self._consumer, self._producer):
-            if client is not None:
-                client.close()
+            client.close()
 
     def abandon(self) -> None:
         """Free the clients after a failure, without a commit and without waiting for the broker."""
         for client in (self._broadcasts, self._consumer, self._producer):
-            if client is not None:
-                client.abandon()
+            client.abandon()
         self._drop(sorted(self._positions))
-
-
-def _loss_message(change: LogChange) -> str:
-    """Return the log message for lost records."""
-    topic, partition = change.partition
-    if change.is_new_topic:
-        return (
-            f"{topic} was created again: records of {topic}[{partition}] from offset "
-            f"{change.unread} on were not read; resuming at offset {change.start} of the new topic"
-        )
-    assert change.unread is not None
-    return (
-        f"{topic}[{partition}]: offsets {change.unread} to {change.start - 1} were deleted before "
-        f"they were read; resuming at {change.start}. Raise the topic's "
-        "retention above the longest downtime"
-    )

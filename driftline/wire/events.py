@@ -81,7 +81,7 @@ class Prediction(Event, frozen=True, tag="prediction", omit_defaults=True):
         check_time(self.time)
 
 
-class RefusedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class RejectedRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record that became a dead letter, with its position if that is readable.
 
     In `predictions` it is a feature record, in `outcomes` a label.
@@ -126,7 +126,7 @@ class Watermark(Event, frozen=True, tag="watermark", omit_defaults=True):
     """
 
     position: Position | None
-    dead_letter: RefusedRecord | None = None
+    dead_letter: RejectedRecord | None = None
     log: Log | None = None
     gaps: tuple[Gap, ...] = ()
 

@@ -133,12 +133,12 @@ def show(
 
     Example: driftline models show champion --run last
     """
-    from driftline.models.load import Models
+    from driftline.models.load import ModelLoader
 
     context = open_context(file, bootstrap_server, run)
     catalog = catalog_of(context)
     announced = _find(catalog, digest)
-    manifest = Models.of(context.settings, context.stream).fetch(announced).manifest()
+    manifest = ModelLoader.of(context.settings, context.stream).fetch(announced).manifest()
     is_champion = announced.digest == catalog.champion_digest
     if json:
         print(json_line(ModelShown(is_champion, announced, manifest)))
@@ -245,11 +245,11 @@ def export(
     Example: driftline models export champion exported --run last
     """
     from driftline.models.export import Format, export_model
-    from driftline.models.load import Models
+    from driftline.models.load import ModelLoader
 
     context = open_context(file, bootstrap_server, run)
     announced = _find(catalog_of(context), digest)
-    package = Models.of(context.settings, context.stream).fetch(announced)
+    package = ModelLoader.of(context.settings, context.stream).fetch(announced)
     chosen: tuple[Format, ...] = tuple(item.value for item in formats or ())
     for path in export_model(package, folder, chosen or None):
         stdout.print(str(path), markup=False, soft_wrap=True)

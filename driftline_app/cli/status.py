@@ -76,15 +76,15 @@ def _show(found: Status) -> None:
     stdout.print(f"serving:   {serving}")
     frozen = " (automatic promotion is frozen)" if found.frozen else ""
     stdout.print(f"champion:  {short_digest(found.champion)}{frozen}")
-    refused = dict(found.refused)
+    rejected = dict(found.rejected)
     for worker in workers:
-        refused |= worker.state.refused if worker.alive else {}
+        rejected |= worker.state.rejected if worker.alive else {}
         if worker.state.gaps:
             lost = f"{worker.state.gaps} gaps: {worker.state.lost:,} offsets were deleted unread"
             stdout.print(f"{worker.name}: {lost}; `driftline reconcile` lists them", style="red")
         if worker.alive and worker.state.problem is not None:
             stdout.print(f"{worker.name}: {escape(worker.state.problem)}", style="red")
-    for name, why in refused.items():
+    for name, why in rejected.items():
         what = short_digest(name) if name.startswith("sha256:") else escape(name)
         stdout.print(f"rejected:  {what}: {escape(why)}", style="red")
     drift, decision = found.drift, found.decision

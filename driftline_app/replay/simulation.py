@@ -24,7 +24,7 @@ from driftline.config.stream import Stream
 from driftline.config.stream_sections import DriftKind, Metric
 from driftline.errors import DataError, TopicMismatch
 from driftline.interrupts import check
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.score import Model
 from driftline.runtime.loop import Loop
 from driftline.wire.events import DriftEvent, RetrainDecision, RolePointer
@@ -317,7 +317,7 @@ def prepare(
         broker,
         {service: loop(service) for service in SERVICES},
         playback,
-        static=Models.of(settings, stream).load(first.trained.announcement),
+        static=ModelLoader.of(settings, stream).load(first.trained.announcement),
         first=first,
         clock=simulated,
         on_event=on_event,

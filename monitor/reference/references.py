@@ -23,7 +23,7 @@ KEPT: Final = 4
 
 
 class Packages(Protocol):
-    """The source of references, in a service `driftline.models.load.Models`."""
+    """The source of references, in a service `driftline.models.load.ModelLoader`."""
 
     def reference(self, digest: str) -> Reference:
         """Return the reference of a model with a verified package. Raises PackageError."""

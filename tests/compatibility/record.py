@@ -27,7 +27,7 @@ from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, loads
 from driftline.models import catalog
 from driftline.models.keys import Signer, Trusted
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.signed import sign
 from driftline.runtime.handler import Handler
 from driftline.runtime.loop import Loop
@@ -273,7 +273,9 @@ def _handler(
     if service == "outcomes":
         return OutcomesHandler(stream, clock, state=state, memory_records=MEMORY_RECORDS)
     if service == "monitor":
-        return MonitorHandler(stream, Models.of(settings, stream), state=state, synchronous=True)
+        return MonitorHandler(
+            stream, ModelLoader.of(settings, stream), state=state, synchronous=True
+        )
     return build_handler(service, stream, settings, broker, clock, synchronous=True)
 
 

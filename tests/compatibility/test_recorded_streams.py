@@ -19,7 +19,7 @@ from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.models.catalog import Catalog, read_catalog
 from driftline.models.keys import Trusted, new_key
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.wire import envelope
 from driftline.wire.columns import Batch
 from driftline.wire.events import Outcome, Prediction
@@ -122,7 +122,7 @@ def test_every_record_is_decoded(recording: Recording) -> None:
 
 
 def test_every_package_is_verified_and_gives_the_recorded_predictions(recording: Recording) -> None:
-    models = Models.of(recording.settings, recording.stream)
+    models = ModelLoader.of(recording.settings, recording.stream)
     catalog = recording.catalog()
     predictions = recording.predictions()
     by_model = Counter(prediction.model for prediction in predictions)

@@ -16,7 +16,7 @@ from driftline.broker.scan import ranges, scan
 from driftline.config.settings import Settings, load_settings
 from driftline.config.stream import Stream, load
 from driftline.models.keys import Signer
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.signed import sign
 from driftline.wire.topics import Topics
 from monitor.panes import PANES
@@ -61,8 +61,8 @@ class Site(msgspec.Struct, frozen=True):
         return Topics(self.stream)
 
     @property
-    def models(self) -> Models:
-        return Models.of(self.settings, self.stream)
+    def models(self) -> ModelLoader:
+        return ModelLoader.of(self.settings, self.stream)
 
     def messages(self, topic: str) -> Iterator[Message]:
         """Yield all committed records of a topic, up to its current end."""

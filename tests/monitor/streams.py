@@ -12,7 +12,7 @@ from driftline.errors import PackageNotFound
 from driftline.models.reference import Reference
 from driftline.wire.columns import Columns
 from driftline.wire.envelope import encode
-from driftline.wire.events import Gap, Outcome, Prediction, RefusedRecord, Source, Value, Watermark
+from driftline.wire.events import Gap, Outcome, Prediction, RejectedRecord, Source, Value, Watermark
 from driftline.wire.events import Log as EventLog
 from driftline.wire.topics import Topics
 from driftline.wire.values import format_time
@@ -121,7 +121,7 @@ class Log:
         """Write the record that inference publishes for a dead letter; `row` may be unreadable."""
         unit = 1000 if self._by_time else 1
         source = self._sources[partition] = self._sources.get(partition, -1) + 1
-        refused = RefusedRecord(source, None if row is None else row * unit)
+        refused = RejectedRecord(source, None if row is None else row * unit)
         reached = None if watermark is None else watermark * unit
         self._append(self.topics.predictions, partition, Watermark(reached, dead_letter=refused))
 
@@ -141,7 +141,7 @@ class Log:
     ) -> None:
         """Write the record that outcomes publishes for a label that became a dead letter."""
         own = self.messages.get((self.topics.outcomes, partition), [])
-        mark = Watermark(watermark, dead_letter=RefusedRecord(len(own), row))
+        mark = Watermark(watermark, dead_letter=RejectedRecord(len(own), row))
         self._append(self.topics.outcomes, partition, mark)
 
     def new_topic(self, topic_id: str, *, partition: int, unread: int) -> None:

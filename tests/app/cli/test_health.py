@@ -85,7 +85,7 @@ def test_a_state_from_an_older_version_is_judged() -> None:
 @pytest.mark.parametrize("key", ["sha256:b", "model/sha256:b", "role/champion"])
 @pytest.mark.parametrize("state", ["waiting for a model", "waiting for Kafka"])
 def test_inference_without_a_usable_model_is_unhealthy(key: str, state: State) -> None:
-    said = msgspec.structs.replace(LIVING, state=state, refused={key: "no trusted key"})
+    said = msgspec.structs.replace(LIVING, state=state, rejected={key: "no trusted key"})
     found = judge(said, now=NOW)
 
     assert not found.healthy
@@ -94,7 +94,7 @@ def test_inference_without_a_usable_model_is_unhealthy(key: str, state: State) -
 
 
 def test_inference_that_rejects_a_model_while_another_serves_is_healthy() -> None:
-    said = msgspec.structs.replace(LIVING, model="sha256:a", refused={"sha256:b": "unsigned"})
+    said = msgspec.structs.replace(LIVING, model="sha256:a", rejected={"sha256:b": "unsigned"})
     assert judge(said, now=NOW).healthy
 
 

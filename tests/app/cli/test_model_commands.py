@@ -159,7 +159,7 @@ def test_unsigned_records_of_an_earlier_version_are_signed_on_command(broker: Me
         for message in batch:
             value = (message.value or b"").replace(b'"sequence":1', b'"sequence":0')
             old.producer().send(Outgoing(topics.models, value, message.key, 0))
-    broker._topics = old._topics
+    broker._state.topics = old._state.topics
     assert "signed: role/champion" in call("models", "sign")
     assert "everything is signed already" in call("models", "sign")
 

@@ -15,7 +15,7 @@ from driftline.config.stream import loads
 from driftline.errors import StoreUnavailable
 from driftline.models.catalog import Catalog, pointer_record
 from driftline.models.keys import Signer, Trusted, new_key
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.score import Model
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
@@ -37,7 +37,7 @@ STREAM = loads(
 PATIENCE_S = 60.0
 
 
-class HeldModels(Models):
+class HeldModels(ModelLoader):
     """Each load waits until the test releases it."""
 
     let_go: threading.Semaphore
@@ -151,7 +151,7 @@ class Restarted:
         self.clock = ManualClock()
         self.folder = folder / "models"
         self.loads: list[str] = []
-        models = Models(ModelStore(str(self.folder)), Trusted(folder / "keys"), STREAM)
+        models = ModelLoader(ModelStore(str(self.folder)), Trusted(folder / "keys"), STREAM)
         load = models.load
 
         def counted(announced: ModelAnnounced | str) -> Model:

@@ -20,11 +20,11 @@ from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Record, Task
 from driftline.models.catalog import Catalog
 from driftline.models.keys import Signer, Trusted, new_key
-from driftline.models.load import Models
+from driftline.models.load import ModelLoader
 from driftline.models.signed import sign
 from driftline.models.store import ModelStore
 from driftline.wire.envelope import encode, predictions_decoder
-from driftline.wire.events import ModelAnnounced, Prediction, RefusedRecord, Watermark
+from driftline.wire.events import ModelAnnounced, Prediction, RejectedRecord, Watermark
 from driftline.wire.topics import MAX_RECORD_BYTES, Topics
 from tests.world import said
 from trainer.first import TrainedModel, train_first
@@ -74,7 +74,7 @@ class Service:
 
     def __init__(self, home: Path, stream: Stream = STREAM) -> None:
         self.clock = ManualClock()
-        models = Models(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
+        models = ModelLoader(ModelStore(str(home / "models")), Trusted(home / "keys"), stream)
         self.handler = InferenceHandler(stream, models, self.clock)
         self.handler.on_assigned({TopicPartition("s.features", p): Committed(0) for p in range(2)})
         self.catalog = Catalog(Trusted(home / "keys"))
@@ -201,15 +201,15 @@ def test_a_prediction_that_is_not_finite_makes_only_its_record_a_dead_letter(
     unreadable, *reasons = sorted(rejected(output), key=lambda reason: "finite" in reason)
     assert "finite" not in unreadable
     assert reasons == 2 * ["the model's prediction is not finite"]
-    marks = [found for _, found in accounted(output) if isinstance(found, RefusedRecord)]
+    marks = [found for _, found in accounted(output) if isinstance(found, RejectedRecord)]
     assert [mark.position for mark in marks] == [2, None, 4]
     (alone,) = rejected(service.send(record(5, x=3.4e38)))
     assert alone == reasons[0]
 
 
-def accounted(output: list[Outgoing]) -> list[tuple[int, str | RefusedRecord | None]]:
+def accounted(output: list[Outgoing]) -> list[tuple[int, str | RejectedRecord | None]]:
     """Return (source offset, id or dead letter) of all records in the predictions topic."""
-    found: list[tuple[int, str | RefusedRecord | None]] = []
+    found: list[tuple[int, str | RejectedRecord | None]] = []
     for sent in output:
         if sent.topic == TOPICS.predictions:
             event = predictions_decoder.decode(sent.value or b"")
@@ -245,11 +245,11 @@ def test_predictions_account_for_dead_letters_in_the_order_of_the_records(
     places = [(offset - before, what) for offset, what in accounted(output)]
     assert places == [
         (0, "10"),
-        (1, RefusedRecord(before + 1, 11)),
-        (2, RefusedRecord(before + 2, None)),
-        (3, RefusedRecord(before + 3, 12)),
+        (1, RejectedRecord(before + 1, 11)),
+        (2, RejectedRecord(before + 2, None)),
+        (3, RejectedRecord(before + 3, 12)),
         (4, "13"),
-        (5, RefusedRecord(before + 5, 9)),
+        (5, RejectedRecord(before + 5, 9)),
         (6, "14"),
     ]
     # Each dead letter comes with the watermark of its partition at that point.

@@ -17,7 +17,7 @@ from driftline.config.stream import Stream, loads
 from driftline.config.stream_sections import Labels, Windows
 from driftline.runtime.handler import GroupProgress
 from driftline.wire.envelope import encode, outcomes_decoder, predictions_decoder
-from driftline.wire.events import Outcome, Prediction, RefusedRecord, Source, Watermark
+from driftline.wire.events import Outcome, Prediction, RejectedRecord, Source, Watermark
 
 STREAM = loads(
     """
@@ -32,6 +32,8 @@ STREAM = loads(
 PREDICTIONS = TopicPartition("s.predictions", 0)
 LABELS = TopicPartition("s.labels", 0)
 FROM_START = {PREDICTIONS: Committed(0), LABELS: Committed(0)}
+LATE = "known more than the join window ([labels] horizon) after its record"
+ORPHAN = "no prediction with this id within the join window ([labels] horizon)"
 
 
 def prediction(offset: int, row: int, *, record_id: str = "", source: int | None = None) -> Message:
@@ -137,7 +139,7 @@ def test_a_label_without_prediction_becomes_a_dead_letter_after_the_join_window(
     assert not handler.on_tick()
     handler.handle([prediction(2, 11), label(2, 11, "b", at=11)])
     letters = [o for o in single(handler.on_tick()) if o.topic == "s.deadletters"]
-    assert reasons(letters) == ["no prediction with this id within the join window"]
+    assert reasons(letters) == [ORPHAN]
     assert letters[0].value == b'{"@row":"nobody","y":"b","@at":0}'
 
 
@@ -169,7 +171,7 @@ def test_a_label_outside_the_join_window_becomes_a_dead_letter() -> None:
     handler = joined()
     output = handler.handle([prediction(0, 0), label(0, 0, "b", at=11)])
     assert not outcomes(output)
-    assert reasons(output) == ["known more than a join window after its record"]
+    assert reasons(output) == [LATE]
 
 
 def test_a_changed_label_outside_the_join_window_becomes_a_dead_letter() -> None:
@@ -222,7 +224,7 @@ def test_an_unpositioned_label_waits_until_predictions_have_been_read_and_advanc
     assert not handler.on_tick()
     handler.handle([prediction(3, 71)])
     handler.on_group_progress(view(handler))
-    assert reasons(handler.on_tick()) == ["no prediction with this id within the join window"]
+    assert reasons(handler.on_tick()) == [ORPHAN]
 
 
 def test_a_label_from_the_far_future_does_not_affect_others() -> None:
@@ -265,9 +267,9 @@ def test_each_rejected_label_is_a_watermark_record_in_place_of_its_outcome() -> 
     handler.handle([prediction(0, 0), label(0, 0, "b", at=1), prediction(1, 3)])
     output = [*handler.handle([*renamed, label(4, 3, "b", at=3)])]
     assert marks(output) == [
-        Watermark(3, dead_letter=RefusedRecord(1, 2)),
-        Watermark(4, dead_letter=RefusedRecord(2, 3)),
-        Watermark(4, dead_letter=RefusedRecord(3, 4)),  # predictions have only reached row 3
+        Watermark(3, dead_letter=RejectedRecord(1, 2)),
+        Watermark(4, dead_letter=RejectedRecord(2, 3)),
+        Watermark(4, dead_letter=RejectedRecord(3, 4)),  # predictions have only reached row 3
     ]
     assert outcomes(output) == [("3", "b", 0)]
     successor = joined(resume=handler.offsets_to_commit())
@@ -278,21 +280,21 @@ def test_a_label_without_prediction_is_a_watermark_record_when_it_is_rejected() 
     handler = joined()
     handler.handle([prediction(0, 0), label(0, "nobody", "b", at=0), prediction(1, 20)])
     handler.handle([label(1, 20, "b", at=20)])
-    assert marks(handler.on_tick()) == [Watermark(21, dead_letter=RefusedRecord(0, 0))]
+    assert marks(handler.on_tick()) == [Watermark(21, dead_letter=RejectedRecord(0, 0))]
 
 
 def test_a_rejected_label_from_the_far_future_moves_no_watermark() -> None:
     handler = joined()
     handler.handle([prediction(0, 0), label(0, 0, "b", at=0), prediction(1, 20)])
     odd = Message(*LABELS, 1, None, b'{"@at":9000000}')
-    assert marks(handler.handle([odd])) == [Watermark(1, dead_letter=RefusedRecord(1))]
+    assert marks(handler.handle([odd])) == [Watermark(1, dead_letter=RejectedRecord(1))]
 
 
 def test_a_rejected_label_before_unread_predictions_moves_no_watermark() -> None:
     handler = joined()
     waiting = [label(0, 0, "b", at=0), label(1, 50, "b", at=50)]
     output = handler.handle([prediction(0, 0), *waiting, Message(*LABELS, 2, None, b'{"@at":51}')])
-    assert marks(output) == [Watermark(1, dead_letter=RefusedRecord(2, 51))]
+    assert marks(output) == [Watermark(1, dead_letter=RejectedRecord(2, 51))]
 
 
 def test_a_partition_without_labels_advances_a_join_window_behind_its_predictions() -> None:
@@ -553,8 +555,10 @@ def test_labels_from_a_producer_with_another_partitioner_are_reported_once(
     count = STREAM.kafka.partitions
     for row in range(100):
         key = str(row).encode()
-        said = msgspec.structs.replace(prediction(row, row), key=key, partition=murmur2(key, count))
-        handler.handle([said])
+        partition = murmur2(key, count)
+        handler.handle(
+            [msgspec.structs.replace(prediction(row, row), key=key, partition=partition)]
+        )
         assert handler.problem is None
     for row in range(100):
         key = str(row).encode()

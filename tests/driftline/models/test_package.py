@@ -15,7 +15,7 @@ from driftline.errors import DigestMismatch, PackageCheckFailed, PackageError, U
 from driftline.models import load, score
 from driftline.models.export import export_model
 from driftline.models.keys import Signature, Signer, new_key
-from driftline.models.load import Models, VerifiedPackage
+from driftline.models.load import ModelLoader, VerifiedPackage
 from driftline.models.package import MANIFEST, REFERENCE, read_file, read_manifest
 from driftline.models.reference import load_reference, save_reference
 from driftline.models.store import ModelStore, digest_of
@@ -48,15 +48,15 @@ def data(home: Path, trained: TrainedModel) -> bytes:
     return ModelStore(settings(home).model_store).get(trained.digest)
 
 
-def models(home: Path) -> Models:
-    return Models.of(settings(home), TREE)
+def models(home: Path) -> ModelLoader:
+    return ModelLoader.of(settings(home), TREE)
 
 
-def stored(folder: Path, home: Path, data: bytes, signature: Signature | None) -> Models:
+def stored(folder: Path, home: Path, data: bytes, signature: Signature | None) -> ModelLoader:
     """Return another store that contains these bytes, with the trusted keys of `home`."""
     ModelStore(str(folder)).put(data, signature)
     changed = msgspec.structs.replace(settings(home), model_store=str(folder))
-    return Models.of(changed, TREE)
+    return ModelLoader.of(changed, TREE)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_changed_package_is_rejected_unread(
     (tmp_path / f"{hexadecimal}.zip").write_bytes(bytes(tampered))
     changed = msgspec.structs.replace(settings(home), model_store=str(tmp_path))
     with pytest.raises(DigestMismatch, match=trained.digest):
-        Models.of(changed, TREE).load(trained.announcement)
+        ModelLoader.of(changed, TREE).load(trained.announcement)
 
 
 @pytest.mark.usefixtures("no_deserializing")
@@ -170,14 +170,14 @@ def test_a_model_with_other_predictions_than_in_training_fails_its_check(
 def test_a_model_of_another_stream_file_is_rejected(home: Path, trained: TrainedModel) -> None:
     derived = msgspec.structs.replace(TREE, derived={"per_size": "size / price"})
     with pytest.raises(PackageCheckFailed, match="derived features differ"):
-        Models.of(settings(home), derived).load(trained.announcement).check()
+        ModelLoader.of(settings(home), derived).load(trained.announcement).check()
     fewer = {name: spec for name, spec in TREE.inputs.items() if name != "colour"}
     changed = msgspec.structs.replace(TREE, features=fewer)
     with pytest.raises(PackageCheckFailed, match="'colour' is not in stream"):
-        Models.of(settings(home), changed).load(trained.announcement).check()
+        ModelLoader.of(settings(home), changed).load(trained.announcement).check()
     renamed = msgspec.structs.replace(TREE, name="other")
     with pytest.raises(PackageCheckFailed, match="made for stream 'paint', not 'other'"):
-        Models.of(settings(home), renamed).load(trained.announcement)
+        ModelLoader.of(settings(home), renamed).load(trained.announcement)
 
 
 def test_the_reference_is_read_back_unchanged(data: bytes) -> None:
@@ -288,7 +288,7 @@ def test_a_package_with_an_invalid_name_of_its_stream_is_not_exported(
 def test_a_model_without_onnx_cannot_be_exported_as_onnx(tmp_path: Path) -> None:
     stream = with_candidates(REGRESSION, "hist_gradient_boosting", tune=False)
     trained = first_model(stream, tmp_path, 120)
-    package = Models.of(settings(tmp_path), stream).fetch(trained.announcement)
+    package = ModelLoader.of(settings(tmp_path), stream).fetch(trained.announcement)
     assert len(export_model(package, tmp_path / "out")) == 3
     with pytest.raises(PackageError, match="no ONNX form"):
         export_model(package, tmp_path / "out", ("onnx",))
@@ -341,11 +341,11 @@ def test_another_process_creates_the_same_packages(tmp_path: Path) -> None:
 _SCORE_ONLY = """
 import sys
 from pathlib import Path
-from driftline.models.load import Models, VerifiedPackage
+from driftline.models.load import ModelLoader, VerifiedPackage
 from driftline.config.settings import load_settings
 from driftline.config.stream import loads
 settings = load_settings({"DRIFTLINE_HOME": sys.argv[1], "DRIFTLINE_CLIENT": "memory"})
-model = Models.of(settings, loads(sys.argv[3])).load(sys.argv[2])
+model = ModelLoader.of(settings, loads(sys.argv[3])).load(sys.argv[2])
 model.warm_up()
 model.check()
 print(model.scoring, *sorted({"sklearn", "pandas", "joblib", "scipy"} & set(sys.modules)))

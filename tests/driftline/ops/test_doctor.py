@@ -5,7 +5,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from driftline.broker.memory import MemoryAdmin, MemoryBroker, MemoryConsumer
+from driftline.broker.memory import MemoryAdmin, MemoryBroker
+from driftline.broker.memory_consumer import MemoryConsumer
 from driftline.broker.partitioner import PARTITIONERS
 from driftline.broker.port import Broker, Outgoing
 from driftline.config.settings import Settings
@@ -16,7 +17,7 @@ from driftline.models.keys import new_key, trust
 from driftline.models.store import ModelStore, digest_of
 from driftline.ops.doctor import Check, check_broker, check_installation, check_models
 from driftline.wire.envelope import encode
-from driftline.wire.events import RefusedRecord, Watermark
+from driftline.wire.events import RejectedRecord, Watermark
 from tests.world import KEYS, MODEL, SIGNER, STREAM, World, announced, pointer
 
 
@@ -234,7 +235,7 @@ def test_partitions_whose_last_records_were_all_rejected_fail(
             world.prediction(record)
             continue
         world.letter(record, "missing time: column 't' is absent")
-        mark = encode(Watermark(12, dead_letter=RefusedRecord(record.offset)))
+        mark = encode(Watermark(12, dead_letter=RejectedRecord(record.offset)))
         world.send(Outgoing(world.topics.predictions, mark, partition=1))
     check = result(on_broker(settings, world.broker), "rejected records")
     assert check.result == verdict

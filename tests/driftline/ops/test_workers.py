@@ -252,7 +252,7 @@ REJECTED = {"sha256:b": "its digest is wrong", "sha256:a": "its digest is wrong"
 
 def test_inference_without_a_usable_model_is_a_problem(machine: Machine) -> None:
     machine.all_run()
-    machine.say("inference", "waiting for a model", refused=REJECTED)
+    machine.say("inference", "waiting for a model", rejected=REJECTED)
 
     assert machine.problems() == [
         "inference-0 is unhealthy: no model can be used, so no record is scored: "

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 
-from driftline.broker.memory import MemoryBroker, MemoryConsumer
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.memory_consumer import MemoryConsumer
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream_sections import Delivery

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from driftline.broker.memory import MemoryBroker, MemoryConsumer, MemoryProducer
+from driftline.broker.memory import MemoryBroker
+from driftline.broker.memory_consumer import MemoryConsumer
+from driftline.broker.memory_producer import MemoryProducer
 from driftline.broker.port import (
     Committed,
     Message,
@@ -440,7 +442,7 @@ def test_exactly_once_holds_whenever_the_process_dies(data: st.DataObject) -> No
 
 def _forget_member(broker: MemoryBroker) -> None:
     """Remove the members of the group, as a broker does after a session timeout."""
-    group = broker._group("pairs")
+    group = broker._state.group("pairs")
     for member in list(group.members.values()):
         group.leave(member)
 

@@ -103,7 +103,7 @@ def documented_fields() -> Iterator[tuple[str, str, set[str]]]:
 
 def test_exactly_the_fields_of_all_events_are_documented() -> None:
     parts: dict[tuple[str, str], type[msgspec.Struct]] = {
-        ("watermark", "letter"): events.RefusedRecord,
+        ("watermark", "letter"): events.RejectedRecord,
         ("watermark", "log"): events.Log,
         ("watermark", "gap"): events.Gap,
         ("data_window", "group"): window_events.DataGroup,
