@@ -7,10 +7,11 @@ of each committed offset contains the id of its topic.
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from driftline.broker.port import Broker, Committed, OffsetRange, Outgoing, TopicPartition
+from driftline.errors import BrokerUnavailable
 from driftline.runtime.handler import LogChange
 from driftline.wire.commit_metadata import handled
 from driftline.wire.envelope import encode
@@ -33,15 +34,20 @@ class ResumePoint(NamedTuple):
 class InputLogs:
     """The logs of one worker's input topics. One object serves all sessions of the worker.
 
-    Kafka deletes committed offsets together with their topic. Therefore this object remembers what
-    the worker has committed.
+    It remembers the worker's newest commits, for two reasons. Kafka deletes committed offsets
+    together with their topic. And after a crash, a broker (4.1.0) may answer for minutes that the
+    group has committed nothing. Reading everything again would then publish all results twice.
     """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._ids: dict[str, str] = {}  # ids of the topics, updated by `compare`
-        # Topic id and next offset to handle at the last commit, set by `remember`; never reset.
-        self._read: dict[TopicPartition, tuple[str, int]] = {}
+        # The newest known commit of each partition. `remember` and `_check_commits` set it; the
+        # latter also removes partitions that other workers have now.
+        self._known: dict[TopicPartition, Committed] = {}
+        # A transaction may have committed newer offsets than `_known`. Set by `expect`, reset by
+        # `remember` and when Kafka returns the committed offsets.
+        self._is_outcome_unknown = False
 
     def partitions(self, topics: Iterable[str]) -> tuple[TopicPartition, ...]:
         """Fetch all partitions of these topics. Raises BrokerError."""
@@ -57,9 +63,13 @@ class InputLogs:
         )
 
     def compare(
-        self, partitions: Iterable[TopicPartition], found: Mapping[TopicPartition, Committed]
+        self,
+        partitions: Iterable[TopicPartition],
+        found: Mapping[TopicPartition, Committed] | None,
     ) -> dict[TopicPartition, ResumePoint]:
-        """Return where to resume, given the committed offsets in `found`. Raises BrokerError."""
+        """Return where to resume, given the committed offsets of all partitions of this worker, or
+        None to ignore them. Raises BrokerError, and BrokerUnavailable if Kafka has no offsets of a
+        partition for which this worker knows some, and they may not be the newest."""
         wanted = list(partitions)
         topics = sorted({partition.topic for partition in wanted})
         spans: dict[TopicPartition, OffsetRange] = {}
@@ -70,6 +80,7 @@ class InputLogs:
                 spans |= admin.offsets(topic)
         finally:
             admin.close()
+        found = {} if found is None else self._check_commits(wanted, found)
         return {
             partition: self._compare(partition, found.get(partition), spans[partition])
             for partition in wanted
@@ -108,24 +119,61 @@ class InputLogs:
             for partition, at in offsets.items()
         }
 
+    def expect(self) -> None:
+        """Note that a transaction is about to be committed."""
+        self._is_outcome_unknown = True
+
     def remember(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         """Remember what was committed."""
-        for partition, at in offsets.items():
-            self._read[partition] = (self._ids.get(partition.topic, ""), handled(at))
+        self._is_outcome_unknown = False
+        self._known |= offsets
+
+    def _check_commits(
+        self, wanted: Sequence[TopicPartition], found: Mapping[TopicPartition, Committed]
+    ) -> Mapping[TopicPartition, Committed]:
+        """Return the committed offsets, with those that Kafka has lost, or not loaded yet.
+
+        The topic's id tells such a partition from one whose topic was created again.
+        """
+        known = {
+            partition: self._known[partition] for partition in wanted if partition in self._known
+        }
+        missing = {
+            partition: at
+            for partition, at in known.items()
+            if partition not in found
+            and without_topic_id(at)[0] == self._ids.get(partition.topic, "unknown")
+        }
+        if missing:
+            first = next(iter(missing))
+            where = f"{first.topic}[{first.partition}]"
+            if self._is_outcome_unknown or not all(p in found or p in known for p in wanted):
+                raise BrokerUnavailable(
+                    f"Kafka returns no committed offset of {where}, although this worker knows one",
+                    hint="restart the broker that coordinates the group, so that it loads its "
+                    "offsets again; if they were deleted on purpose, restart this service",
+                )
+            log.error(
+                "Kafka returns no committed offsets of %d partitions, such as %s, although this "
+                "worker committed some: resuming at these",
+                len(missing),
+                where,
+            )
+        else:
+            self._is_outcome_unknown = False
+        found = {**found, **missing}
+        self._known = {**known, **found}
+        return found
 
     def _compare(
         self, partition: TopicPartition, found: Committed | None, span: OffsetRange
     ) -> ResumePoint:
         topic_id = self._ids.get(partition.topic, "")
         if found is None:  # never committed, or deleted by Kafka together with the topic
-            known, unread = self._read.get(partition, ("", None))
-            change = LogChange(
-                partition,
-                topic_id,
-                span.start,
-                unread if known != topic_id else None,
-                is_new_topic=True,
-            )
+            before = self._known.get(partition)
+            is_other = before is not None and without_topic_id(before)[0] != topic_id
+            unread = handled(before) if is_other else None
+            change = LogChange(partition, topic_id, span.start, unread, is_new_topic=True)
             return ResumePoint(Committed(span.start), *span, change)
         known, at = without_topic_id(found)
         unread = handled(at)

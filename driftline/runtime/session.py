@@ -215,7 +215,7 @@ class Session:
         lost records. Raises TopicRecreated, BrokerError."""
         position = self._consumer.position(partition)
         self._check_topics()
-        (found,) = self._logs.compare([partition], {}).values()
+        (found,) = self._logs.compare([partition], None).values()
         unread = max(position, self._unread.get(partition, 0))
         if unread < found.start:
             assert found.change is not None
@@ -334,6 +334,7 @@ class Session:
             self._begin()
             if offsets:
                 self._producer.send_offsets(offsets, self._consumer.group_metadata())
+            self._logs.expect()
             self._producer.commit()
             self._in_transaction = False
         else:

@@ -9,6 +9,7 @@ from driftline.broker.memory import MemoryBroker
 from driftline.broker.port import Committed, Message, NewTopic, Outgoing, TopicPartition
 from driftline.clock import ManualClock
 from driftline.config.stream_sections import Delivery
+from driftline.errors import BrokerUnavailable
 from driftline.runtime.handler import Handler, LogChange
 from driftline.runtime.input_logs import InputLogs
 from driftline.runtime.loop import Loop
@@ -75,6 +76,10 @@ class Setting:
     def create_again(self) -> None:
         self.admin.delete([IN])
         self.admin.create([NewTopic(IN, 1)])
+
+    def forget_commits(self) -> None:
+        """Let the broker answer as if the group had committed nothing."""
+        self.broker._state.group(GROUP).committed.clear()
 
     def got(self) -> list[str]:
         consumer = self.broker.consumer()
@@ -257,3 +262,72 @@ def test_metadata_that_claims_results_up_to_the_end_of_the_log_is_used() -> None
     found = {AT: Committed(1, '{"topic_id":"memory-1","published":3}')}
     compared = InputLogs(setting.broker).compare([AT], found)[AT]
     assert compared.committed == Committed(1, '{"published":3}')
+
+
+def rejoin(setting: Setting, loop: Loop) -> None:
+    """Let another consumer join and leave the group, so that the worker is assigned again."""
+    other = setting.broker.consumer(GROUP, client_id="z")
+    other.subscribe([IN], assigned=lambda _: None, revoked=lambda _: None)
+    loop.step(0)
+    other.poll(max_records=1, timeout_s=0)
+    other.close()
+    drain(loop)
+
+
+@by_delivery
+def test_a_worker_resumes_at_its_own_commit_if_kafka_has_lost_it(
+    delivery: Delivery, caplog: pytest.LogCaptureFixture
+) -> None:
+    setting = Setting(delivery)
+    loop, _ = setting.loop()
+    setting.put(0, 1)
+    drain(loop)
+    setting.forget_commits()
+    rejoin(setting, loop)
+    setting.put(2)
+    drain(loop)
+    loop.close()
+    assert setting.got() == ["0", "1", "2"]
+    assert "Kafka returns no committed offsets of 1 partitions, such as in[0]" in caplog.text
+    setting.run()  # the commit is complete again
+    assert setting.got() == ["0", "1", "2"]
+
+
+def test_a_lost_commit_of_unknown_outcome_is_waited_for() -> None:
+    """The worker does not know whether its last transaction was committed, so it cannot tell which
+    offset is the right one."""
+    setting = Setting("exactly_once")
+    setting.put(0, 1, 2)
+    logs = InputLogs(setting.broker)
+    logs.compare([AT], {})
+    logs.remember(logs.committed({AT: Committed(1)}))
+    logs.expect()
+    with pytest.raises(BrokerUnavailable, match=r"no committed offset of in\[0\]"):
+        logs.compare([AT], {})
+    loaded = logs.committed({AT: Committed(2)})
+    assert logs.compare([AT], loaded)[AT].committed.offset == 2
+    assert logs.compare([AT], {})[AT].committed.offset == 2  # now it is known
+
+
+def test_a_worker_waits_for_lost_commits_of_partitions_that_others_had() -> None:
+    setting = Setting("at_least_once")
+    setting.admin.create([NewTopic("wide", 2)])
+    ours, theirs = TopicPartition("wide", 0), TopicPartition("wide", 1)
+    logs = InputLogs(setting.broker)
+    logs.compare([ours], {})
+    logs.remember(logs.committed({ours: Committed(0)}))
+    with pytest.raises(BrokerUnavailable):
+        logs.compare([ours, theirs], {})
+
+
+def test_a_worker_does_not_use_its_old_commit_of_a_partition_that_moved_away_and_back() -> None:
+    setting = Setting("at_least_once")
+    setting.admin.create([NewTopic("wide", 2)])
+    first, second = TopicPartition("wide", 0), TopicPartition("wide", 1)
+    logs = InputLogs(setting.broker)
+    logs.compare([first, second], {})
+    commits = logs.committed({first: Committed(0), second: Committed(0)})
+    logs.remember(commits)
+    logs.compare([first], {first: commits[first]})  # another worker has the second one
+    with pytest.raises(BrokerUnavailable):
+        logs.compare([first, second], {})
