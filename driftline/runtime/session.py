@@ -192,6 +192,7 @@ class Session:
     def rewind(self) -> None:
         """Abort what was not committed and resume at the committed offsets. Raises BrokerError."""
         self._replace_producer()
+        self._broadcasts.abandon()  # read again from the positions of the last commit
         self.is_dirty = False
         partitions = sorted(self._consumer.assignment())
         self._drop(partitions)

@@ -31,6 +31,7 @@ from tests.faults.load import items
 from tests.faults.proxy import Mode
 from tests.faults.scenario import Scenario
 from tests.faults.topic_config import Override
+from tests.replay import written
 
 # Records; small, so that the join is full long before memory is judged.
 _HORIZON: Final = 30_000
@@ -368,7 +369,7 @@ class _Soak:
         site = self._cell.site
         records, labels = self._cell.load.delivered()
         found, wrong = checks.of_records(site, records, labels)
-        self._wrong += wrong
+        self._wrong += wrong + checks.published_twice(written(site.broker, site.stream))
         growth = _growth(self._samples)
         for name, share in growth.items():
             if share > _MOST_GROWTH:

@@ -337,6 +337,34 @@ def test_an_abort_while_a_partition_is_paused_loses_no_records(
     assert got(broker) == [3, 7]
 
 
+@pytest.mark.parametrize("call", ["begin", "send", "commit"])
+def test_an_abort_loses_no_result_of_a_broadcast_topic(
+    call: str, broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Handler(PairSums):
+        broadcast_topics = (BROADCAST,)
+
+        def on_broadcast(self, messages: Sequence[Message]) -> list[Outgoing]:
+            return [Outgoing(OUT, message.value, partition=0) for message in messages]
+
+    put(broker, 1, 2, topic=BROADCAST)
+    loop = new_loop(broker, Handler(), max_records=1)
+    original = getattr(MemoryProducer, call)
+
+    def abort_once(producer: object, *arguments: object) -> None:
+        if isinstance(producer, MemoryProducer) and producer._id and calls.pop() == "abort":
+            raise TransactionAborted("a coordinator moved")
+        original(producer, *arguments)
+
+    # The first call of `begin` is by the session, to fence its predecessor.
+    calls = [*["work"] * 20, "abort", *["work"] * (call == "begin")]
+    monkeypatch.setattr(MemoryProducer, call, abort_once)
+    run(loop)
+    put(broker, 3, topic=BROADCAST)
+    run(loop)
+    assert got(broker) == [1, 2, 3]
+
+
 def test_a_batch_is_sent_in_order_with_the_other_records(broker: MemoryBroker) -> None:
     class Handler(PairSums):
         def handle(self, messages: Sequence[Message]) -> list[Outgoing | OutgoingBatch]:  # type: ignore[override]
