@@ -97,7 +97,7 @@ EVIDENTLY_DECIDES = (
     FILE
     + """
 drift = {{ number_test = "psi", decided_by = "test", effect_size = 0.5 }}
-retrain = {{ policy = "drift", on = ["data"] }}
+retrain = {{ policy = "drift", on = ["data"], renew = 0 }}
 """
 )
 

@@ -262,6 +262,6 @@ def test_inference_without_a_usable_model_is_a_problem(machine: Machine) -> None
 
 def test_inference_that_waits_for_its_first_model_is_no_problem(machine: Machine) -> None:
     machine.all_run()
-    machine.say("inference", "waiting for a model", refused={"freeze": "unsigned"})
+    machine.say("inference", "waiting for a model", rejected={"freeze": "unsigned"})
 
     assert machine.problems() == []
